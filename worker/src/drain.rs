@@ -1,0 +1,119 @@
+//! From the request to stop until the last connection is gone: the notice, the grace period, the forced close.
+
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::registry::{ConnectionInfo, Entry, Registry};
+
+/// How long handler threads get to end after their connections were closed by force. One that takes longer is
+/// reported as stuck and left behind.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What became of the connections when a server stopped.
+///
+/// Each connection that was open when the stop began, or was accepted from the queue after it, is counted once as
+/// left, closed or forced.
+#[derive(Debug, Clone, Default)]
+pub struct DrainReport {
+    /// Clients that got the notice.
+    pub told: usize,
+    /// Clients that left by themselves.
+    pub left: usize,
+    /// Connections that were closed with nothing owed to their clients.
+    pub closed: usize,
+    /// Connections that were closed by force at the deadline, as they were at that moment.
+    pub forced: Vec<ConnectionInfo>,
+    /// Those of the forced ones whose handler thread could not be ended either.
+    pub stuck: Vec<ConnectionInfo>,
+    /// From the request to stop until the last connection was gone.
+    pub took: Duration,
+}
+
+/// Tells every idle connection, waits for all to end, and closes by force what is left at the deadline.
+///
+/// The quit flag and a deadline have been set, and no new connection comes.
+pub(crate) fn drain(registry: &Arc<Registry>, notice: Option<&[u8]>) -> DrainReport {
+    for entry in registry.entries() {
+        entry.turn.claim(|| tell(registry, &entry, notice));
+    }
+
+    let mut forced = Vec::new();
+    let mut live = registry.lock();
+    let patience = loop {
+        let now = Instant::now();
+        let deadline = live.stop.map_or(now, |stop| stop.deadline);
+        if live.connections.is_empty() {
+            break None;
+        }
+        if deadline <= now {
+            for entry in live.connections.values() {
+                forced.push(entry.info());
+                entry.forced.store(true, Ordering::SeqCst);
+                // Wakes a blocked read or write. It fails only where the client is gone already.
+                let _ = entry.stream.shutdown(Shutdown::Both);
+            }
+            live.counts.forced += forced.len();
+            break Some(now + PATIENCE);
+        }
+        live = registry.wait(live, deadline - now);
+    };
+    while let Some(left) = patience.and_then(|end| end.checked_duration_since(Instant::now())) {
+        if live.connections.is_empty() {
+            break;
+        }
+        live = registry.wait(live, left);
+    }
+    DrainReport {
+        told: live.counts.told,
+        left: live.counts.left,
+        closed: live.counts.closed,
+        forced,
+        stuck: live.connections.values().map(|entry| entry.info()).collect(),
+        took: live.stop.map_or(Duration::ZERO, |stop| stop.began.elapsed()),
+    }
+}
+
+/// Tells an idle client from the draining thread, which must not wait for a client that does not read.
+fn tell(registry: &Arc<Registry>, entry: &Arc<Entry>, notice: Option<&[u8]>) {
+    let Some(notice) = notice else {
+        // Nothing is owed. This ends the connection's read; a message that has arrived in this moment is still read.
+        let _ = entry.stream.shutdown(Shutdown::Read);
+        return;
+    };
+    match write_without_waiting(entry, notice) {
+        Ok(written) if written == notice.len() => told(registry, entry),
+        Ok(written) => {
+            // The client has not read what it was sent before. A thread of its own waits for it, until the deadline.
+            let (registry, late, rest) = (registry.clone(), entry.clone(), notice[written..].to_vec());
+            let thread = thread::Builder::new().name(format!("notice-{}", entry.id));
+            // Without a thread the notice is lost to this client, which was not reading anyway.
+            let _ = thread.spawn(move || {
+                if (&late.stream).write_all(&rest).is_ok() {
+                    told(&registry, &late);
+                }
+            });
+        }
+        Err(_) => {} // The client is gone, as its own thread is about to find out.
+    }
+}
+
+/// Writes as much as the socket takes at once.
+pub(crate) fn write_without_waiting(entry: &Entry, bytes: &[u8]) -> io::Result<usize> {
+    entry.stream.set_nonblocking(true)?;
+    let written = (&entry.stream).write(bytes);
+    entry.stream.set_nonblocking(false)?;
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        written => written,
+    }
+}
+
+/// The notice has been written: half-close, so that the client hears that nothing follows.
+pub(crate) fn told(registry: &Registry, entry: &Entry) {
+    registry.count_told();
+    let _ = entry.stream.shutdown(Shutdown::Write);
+}

@@ -1,0 +1,194 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, BufRead, Write};
+
+use crate::{Connection, Handler};
+
+/// The longest line that is taken, in bytes, its end not counted.
+const MAX_LINE: usize = 1024;
+
+const SONG: &str = "\
+Row the packet, row it far,
+down the wire to where you are;
+if it's lost along the way,
+row another one today.
+";
+
+const QUOTE: &str = "\
+A server that cannot be asked to leave has to be thrown out.
+";
+
+const POEM: &str = "\
+The port was open through the night,
+a hundred clients held it tight;
+then came the word: we close at nine.
+They said goodbye, and all was fine.
+";
+
+const HAIKU: &str = "\
+The last client leaves.
+Nobody waits any more.
+The socket is free.
+";
+
+type Answer = dyn Fn(&str) -> String + Send + Sync;
+
+/// One command a line, in any case; each answered with text.
+///
+/// `SONG`, `QUOTE`, `POEM`, `HAIKU`, `HELP` and `QUIT` are there from the start. More are added in a line each:
+///
+/// ```
+/// use worker::handlers::Commands;
+///
+/// let commands = Commands::new().command("ADD", |numbers| {
+///     let sum: i64 = numbers.split_whitespace().filter_map(|number| number.parse::<i64>().ok()).sum();
+///     format!("{sum}\n")
+/// });
+/// ```
+pub struct Commands(BTreeMap<String, Box<Answer>>);
+
+impl Commands {
+    /// The commands that are there from the start.
+    pub fn new() -> Commands {
+        let commands = Commands(BTreeMap::new());
+        [("SONG", SONG), ("QUOTE", QUOTE), ("POEM", POEM), ("HAIKU", HAIKU)]
+            .into_iter()
+            .fold(commands, |commands, (name, text)| commands.command(name, |_| text.to_owned()))
+    }
+
+    /// Adds a command, or replaces one. `answer` gets what follows the command's name on the line, and returns what
+    /// the client is sent: whole lines. `HELP` and `QUIT` cannot be replaced.
+    pub fn command(mut self, name: &str, answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Commands {
+        self.0.insert(name.to_ascii_uppercase(), Box::new(answer));
+        self
+    }
+
+    /// The answer to one line. None: the client wants to quit.
+    fn answer(&self, line: &str) -> Option<String> {
+        let line = line.trim();
+        let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        match name.to_ascii_uppercase().as_str() {
+            "" => Some(String::new()),
+            "QUIT" => None,
+            "HELP" => {
+                let names: Vec<_> = self.0.keys().map(String::as_str).chain(["HELP", "QUIT"]).collect();
+                Some(format!("Commands: {}\n", names.join(" ")))
+            }
+            known => Some(match self.0.get(known) {
+                Some(answer) => answer(rest.trim_start()),
+                None => format!("Unknown command: {name}\n"),
+            }),
+        }
+    }
+}
+
+impl Default for Commands {
+    fn default() -> Commands {
+        Commands::new()
+    }
+}
+
+impl fmt::Debug for Commands {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Handler for Commands {
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        while client.next_message() {
+            let Some(line) = read_line(client)? else { return Ok(()) };
+            let answer = match line {
+                Line::Whole(line) => self.answer(&String::from_utf8_lossy(&line)),
+                Line::TooLong => Some(format!("Line too long: at most {MAX_LINE} bytes\n")),
+            };
+            match answer {
+                Some(answer) => client.write_all(answer.as_bytes())?,
+                None => return client.write_all(b"Goodbye\n"),
+            }
+        }
+        Ok(())
+    }
+
+    fn notice(&self) -> Option<&[u8]> {
+        Some(b"SHUTDOWN\n")
+    }
+
+    fn refusal(&self) -> &[u8] {
+        b"Too many connections, try again later\n"
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Whole(Vec<u8>),
+    TooLong,
+}
+
+/// Reads up to the next line feed, and leaves out what is longer than a line may be. A last line that the client did
+/// not end with a line feed counts, too. None: the client has left.
+fn read_line(client: &mut Connection) -> io::Result<Option<Line>> {
+    let mut line = Vec::new();
+    let mut too_long = false;
+    loop {
+        let available = client.buffered();
+        let (part, whole) = match available.iter().position(|&byte| byte == b'\n') {
+            Some(end) => (&available[..end], true),
+            None => (available, false),
+        };
+        let consumed = part.len() + usize::from(whole);
+        too_long |= line.len() + part.len() > MAX_LINE + 1; // One more for a carriage return.
+        if !too_long {
+            line.extend_from_slice(part);
+        }
+        client.consume(consumed);
+        if !whole && client.read_more()? > 0 {
+            continue;
+        }
+        if !whole && line.is_empty() && !too_long {
+            return Ok(None);
+        }
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+        return Ok(Some(if too_long || line.len() > MAX_LINE { Line::TooLong } else { Line::Whole(line) }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(line: &str) -> Option<String> {
+        Commands::new().answer(line)
+    }
+
+    #[test]
+    fn commands_are_known_in_any_case_and_with_blanks_around() {
+        for line in ["SONG", "song", "  sOnG \r"] {
+            assert_eq!(answer(line).as_deref(), Some(SONG));
+        }
+    }
+
+    #[test]
+    fn an_unknown_command_is_named_as_it_was_typed() {
+        assert_eq!(answer("Dance now").as_deref(), Some("Unknown command: Dance\n"));
+    }
+
+    #[test]
+    fn an_empty_line_is_no_command() {
+        assert_eq!(answer("").as_deref(), Some(""));
+    }
+
+    #[test]
+    fn quit_ends_and_help_names_every_command() {
+        assert_eq!(answer("quit"), None);
+        assert_eq!(answer("HELP").as_deref(), Some("Commands: HAIKU POEM QUOTE SONG HELP QUIT\n"));
+    }
+
+    #[test]
+    fn a_command_of_ones_own_gets_the_rest_of_the_line() {
+        let commands = Commands::new().command("greet", |name| format!("Hello {name}!\n"));
+        assert_eq!(commands.answer("GREET  Ada Lovelace").as_deref(), Some("Hello Ada Lovelace!\n"));
+    }
+}

@@ -1,0 +1,200 @@
+//! The live connections. An entry leaves when its connection is dropped.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::turn::{Phase, Turn};
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The client left by itself.
+    Left,
+    /// The server closed it, and owed its client nothing.
+    Closed,
+    /// The server closed it at the deadline of a drain, although it was still in use.
+    Forced,
+}
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// It waits for the first byte of its next message.
+    Idle,
+    /// It works on a message.
+    Busy,
+    /// Its client has been told that the server goes away, or is about to be.
+    Leaving,
+}
+
+/// A connection as seen from outside.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// Counted from 1 in the order of arrival.
+    pub id: u64,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// Since the connection was accepted.
+    pub age: Duration,
+    /// What it is doing.
+    pub activity: Activity,
+    /// Bytes received from the client.
+    pub received: u64,
+    /// Bytes sent to the client.
+    pub sent: u64,
+}
+
+/// How many connections there are and were.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Open at the moment.
+    pub now: usize,
+    /// Accepted since the start, the open ones included.
+    pub total: u64,
+    /// Turned away because there were too many.
+    pub refused: u64,
+    /// Told, in a drain, that the server goes away.
+    pub told: usize,
+    /// Left by themselves during a drain.
+    pub left: usize,
+    /// Closed during a drain with nothing owed to them.
+    pub closed: usize,
+    /// Closed by force at the deadline of a drain.
+    pub forced: usize,
+}
+
+/// One live connection, shared by its own thread and whoever looks at it from outside.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: u64,
+    pub(crate) peer: SocketAddr,
+    pub(crate) stream: TcpStream,
+    pub(crate) turn: Turn,
+    pub(crate) forced: AtomicBool,
+    pub(crate) received: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    since: Instant,
+}
+
+impl Entry {
+    pub(crate) fn info(&self) -> ConnectionInfo {
+        ConnectionInfo {
+            id: self.id,
+            peer: self.peer,
+            age: self.since.elapsed(),
+            activity: match self.turn.phase() {
+                Phase::Idle => Activity::Idle,
+                Phase::Busy => Activity::Busy,
+                Phase::Leaving => Activity::Leaving,
+            },
+            received: self.received.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// All live connections, and the deadline by which they have to be gone.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    live: Mutex<Live>,
+    /// Signalled when somebody waits and a connection leaves or the deadline changes.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) connections: BTreeMap<u64, Arc<Entry>>,
+    pub(crate) counts: Counts,
+    pub(crate) stop: Option<Stop>,
+    waiting: bool,
+}
+
+/// The request to stop.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stop {
+    pub(crate) began: Instant,
+    /// May be moved while the drain runs.
+    pub(crate) deadline: Instant,
+}
+
+impl Registry {
+    pub(crate) fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Arc<Entry> {
+        let mut live = self.lock();
+        live.counts.total += 1;
+        let entry = Arc::new(Entry {
+            id: live.counts.total,
+            peer,
+            stream,
+            turn: Turn::new(),
+            forced: AtomicBool::new(false),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            since: Instant::now(),
+        });
+        live.connections.insert(entry.id, entry.clone());
+        entry
+    }
+
+    /// Takes a connection out and counts its outcome. One that was closed by force has been counted as such already.
+    pub(crate) fn leave(&self, entry: &Entry, outcome: Outcome) {
+        let mut live = self.lock();
+        live.connections.remove(&entry.id);
+        if live.stop.is_some() {
+            match outcome {
+                Outcome::Left => live.counts.left += 1,
+                Outcome::Closed => live.counts.closed += 1,
+                Outcome::Forced => {}
+            }
+        }
+        if live.waiting {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Begins to stop, or moves the deadline of a stop that has begun.
+    pub(crate) fn set_deadline(&self, deadline: Instant) {
+        let mut live = self.lock();
+        let began = live.stop.map_or_else(Instant::now, |stop| stop.began);
+        live.stop = Some(Stop { began, deadline });
+        if live.waiting {
+            self.changed.notify_all();
+        }
+    }
+
+    pub(crate) fn count_told(&self) {
+        self.lock().counts.told += 1;
+    }
+
+    pub(crate) fn count_refused(&self) {
+        self.lock().counts.refused += 1;
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let live = self.lock();
+        Counts { now: live.connections.len(), ..live.counts }
+    }
+
+    pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
+        self.entries().iter().map(|entry| entry.info()).collect()
+    }
+
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
+        self.lock().connections.values().cloned().collect()
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Live> {
+        // Counters and map entries change in single steps: a panic elsewhere cannot leave them half written.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a connection leaves, the deadline changes, or the time is up.
+    pub(crate) fn wait<'a>(&self, mut live: MutexGuard<'a, Live>, limit: Duration) -> MutexGuard<'a, Live> {
+        live.waiting = true;
+        let (mut live, _) = self.changed.wait_timeout(live, limit).unwrap_or_else(PoisonError::into_inner);
+        live.waiting = false;
+        live
+    }
+}
