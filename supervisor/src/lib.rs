@@ -1,1 +1,533 @@
+//! A supervisor for a socket server: it starts the server, keeps it up, and ends it well.
+//!
+//! Give it a [`Handler`] and say where the order to stop may come from:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use supervisor::{AdminSocket, Log, Supervisor, worker::handlers::Echo};
+//!
+//! let running = Supervisor::new(Echo)
+//!     .grace(Duration::from_secs(10))
+//!     .console()
+//!     .signals()
+//!     .admin(AdminSocket::Require)
+//!     .log(Log::text())
+//!     .start("127.0.0.1:9999".parse()?)?;
+//! let report = running.wait()?;
+//! println!("{} clients were told", report.drain.told);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Without triggers only code stops it, with [`Running::control`].
 
+mod event;
+mod exit;
+mod holder;
+mod log;
+mod master;
+mod plain;
+mod tron;
+
+pub mod client;
+pub mod instance;
+pub mod protocol;
+pub mod text;
+mod triggers;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+pub use event::Trigger;
+pub use exit::Exit;
+pub use log::{Level, Log};
+pub use worker;
+pub use worker::Handler;
+
+use event::Event;
+use instance::{Claim, ClaimError, InstanceName, Place};
+use master::{Master, Settings};
+use text::Seconds;
+use triggers::admin::Admin;
+use triggers::console;
+use triggers::signals::Signals;
+
+/// The version of this crate.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How long clients get to leave, unless told otherwise.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(5);
+
+/// Whether a supervisor listens on an admin socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminSocket {
+    /// It does not.
+    Off,
+    /// It does if it can. If its folder cannot be used, that is logged and the server is started without it.
+    Try,
+    /// It does, or it does not start.
+    Require,
+}
+
+/// A supervisor that has not been started yet.
+#[derive(Debug)]
+pub struct Supervisor {
+    server: worker::Server,
+    name: InstanceName,
+    kind: String,
+    grace: Duration,
+    log: Log,
+    console: bool,
+    signals: bool,
+    admin: AdminSocket,
+    socket: Option<PathBuf>,
+    last_resort: bool,
+}
+
+impl Supervisor {
+    /// A supervisor for a server whose connections are served by `handler`. It has no triggers and logs nothing.
+    pub fn new(handler: impl Handler) -> Supervisor {
+        Supervisor {
+            server: worker::Server::new(handler),
+            name: InstanceName::default(),
+            kind: "server".into(),
+            grace: DEFAULT_GRACE,
+            log: Log::silent(),
+            console: false,
+            signals: false,
+            admin: AdminSocket::Off,
+            socket: None,
+            last_resort: false,
+        }
+    }
+
+    /// The name under which `admin-cli` finds this instance: `server`, unless told otherwise.
+    pub fn name(mut self, name: InstanceName) -> Supervisor {
+        self.name = name;
+        self
+    }
+
+    /// What is served, for people: `server`, unless told otherwise.
+    pub fn kind(mut self, kind: &str) -> Supervisor {
+        self.kind = kind.into();
+        self
+    }
+
+    /// How long clients get to leave, unless a trigger says otherwise: [`DEFAULT_GRACE`] at the start.
+    pub fn grace(mut self, grace: Duration) -> Supervisor {
+        self.grace = grace;
+        self
+    }
+
+    /// Where events are logged: nowhere at the start.
+    pub fn log(mut self, log: Log) -> Supervisor {
+        self.log = log;
+        self
+    }
+
+    /// How many connections are served at once, see [`worker::Server::max_connections`].
+    pub fn max_connections(mut self, limit: usize) -> Supervisor {
+        self.server = self.server.max_connections(limit);
+        self
+    }
+
+    /// Enter on the console stops the server; a second Enter closes what is left by force.
+    pub fn console(mut self) -> Supervisor {
+        self.console = true;
+        self
+    }
+
+    /// SIGHUP, SIGINT, SIGTERM and SIGQUIT (on Windows: console events) stop the server; a second one closes what is
+    /// left by force.
+    pub fn signals(mut self) -> Supervisor {
+        self.signals = true;
+        self
+    }
+
+    /// Whether `admin-cli` can command this instance.
+    pub fn admin(mut self, admin: AdminSocket) -> Supervisor {
+        self.admin = admin;
+        self
+    }
+
+    /// Puts the admin socket at a path of its own instead of the one that belongs to the name.
+    pub fn socket(mut self, path: impl Into<PathBuf>) -> Supervisor {
+        self.socket = Some(path.into());
+        self
+    }
+
+    /// Ends the whole process, with [`Exit::Overrun`], when a stop overruns its deadline by a second.
+    pub fn last_resort(mut self) -> Supervisor {
+        self.last_resort = true;
+        self
+    }
+
+    /// Binds the address and starts. When this returns, the server takes connections and all triggers are in place.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, the name is taken, or something else that is needed cannot be had. Nothing is
+    /// left behind then.
+    pub fn start(self, address: SocketAddr) -> Result<Running, Error> {
+        // The name first: of two that are started with the same name, the second hears that, and not of a taken port.
+        let claimed = self.claim()?;
+        let listener = TcpListener::bind(address).map_err(|source| Error::bind(address, source))?;
+        self.start_claimed(listener, claimed)
+    }
+
+    /// Starts on a listener that is bound already.
+    ///
+    /// # Errors
+    /// When the name is taken, or something else that is needed cannot be had. Nothing is left behind then, except the
+    /// listener, which is closed.
+    pub fn start_on(self, listener: TcpListener) -> Result<Running, Error> {
+        let claimed = self.claim()?;
+        self.start_claimed(listener, claimed)
+    }
+
+    fn start_claimed(self, listener: TcpListener, claimed: Option<(Place, Claim)>) -> Result<Running, Error> {
+        let address = listener.local_addr().map_err(|source| Error::Start { what: "the listener", source })?;
+        if self.console {
+            console::ignore_job_control().map_err(|source| Error::Start { what: "the console", source })?;
+        }
+        let (events, received) = mpsc::channel();
+        let signals = if self.signals {
+            let signals = Signals::start(events.clone());
+            Some(signals.map_err(|source| Error::Start { what: "the signal handlers", source })?)
+        } else {
+            None
+        };
+        let enter = if self.console {
+            console::start(events.clone()).map_err(|source| Error::Start { what: "the console thread", source })?
+        } else {
+            false
+        };
+        let (log, server_events) = (self.log, events.clone());
+        let server = self.server.observer(move |event| observe(log, &server_events, event));
+        let admin = match claimed {
+            None => None,
+            Some((place, claim)) => match Admin::start(place.clone(), claim, events.clone(), log) {
+                Ok(admin) => Some((admin, place)),
+                Err(source) => {
+                    without_admin(self.admin, log, Error::AdminSocket { path: place.socket, source })?;
+                    None
+                }
+            },
+        };
+        let socket = admin.as_ref().map(|(_, place)| place.socket.clone());
+        let admin = admin.map(|(admin, _)| admin);
+        let settings = Settings {
+            name: self.name.to_string(),
+            kind: self.kind,
+            grace: self.grace,
+            log,
+            last_resort: self.last_resort,
+            started: Instant::now(),
+        };
+        let server = match server.start(listener) {
+            Ok(server) => server,
+            Err(source) => {
+                admin.map(Admin::close);
+                return Err(Error::Start { what: "the server thread", source });
+            }
+        };
+        log_ready(log, address, socket.as_deref(), enter);
+        let thread = thread::Builder::new().name("master-control".into()).spawn(move || {
+            let mut end = Master::new(settings, server).run(&received);
+            drop(signals);
+            let last_answers = admin.map(Admin::close);
+            end.tell_waiting();
+            if let Some(last_answers) = last_answers {
+                last_answers.wait();
+            }
+            end.result
+        });
+        let thread = thread.map_err(|source| Error::Start { what: "master control", source })?;
+        Ok(Running { control: Control { events }, address, thread })
+    }
+
+    /// Takes the name, unless there is no admin socket to be found under it.
+    fn claim(&self) -> Result<Option<(Place, Claim)>, Error> {
+        if self.admin == AdminSocket::Off {
+            return Ok(None);
+        }
+        let place = match &self.socket {
+            Some(path) => Place::at(path),
+            None => Place::of(&self.name),
+        };
+        let claimed = place
+            .map_err(|message| Error::AdminSocket {
+                path: self.socket.clone().unwrap_or_else(|| self.name.as_str().into()),
+                source: io::Error::new(io::ErrorKind::InvalidInput, message),
+            })
+            .and_then(|place| match Claim::new(&place) {
+                Ok(claim) => Ok((place, claim)),
+                Err(ClaimError::Taken) => Err(Error::name_taken(&self.name, &place)),
+                Err(ClaimError::Unusable { path, source }) => Err(Error::AdminSocket { path, source }),
+            });
+        match claimed {
+            Ok(claimed) => Ok(Some(claimed)),
+            Err(error) => without_admin(self.admin, self.log, error).map(|()| None),
+        }
+    }
+}
+
+/// Goes on without an admin socket, if that is allowed and the reason is not that the name is taken.
+fn without_admin(admin: AdminSocket, log: Log, error: Error) -> Result<(), Error> {
+    match (&error, admin) {
+        (Error::AdminSocket { .. }, AdminSocket::Try) => {
+            let message = format!("{error}; going on without it, only Enter, signals and code stop this server");
+            log.line(Level::Warning, "no_admin_socket", message, []);
+            Ok(())
+        }
+        _ => Err(error),
+    }
+}
+
+fn log_ready(log: Log, address: SocketAddr, socket: Option<&std::path::Path>, enter: bool) {
+    let pid = std::process::id();
+    let socket = socket.map(|path| path.display().to_string());
+    let admin = socket.as_ref().map(|path| format!(", admin socket {path}")).unwrap_or_default();
+    let enter = if enter { ", press Enter to stop" } else { "" };
+    let message = format!("listening on {address} (pid {pid}){admin}{enter}");
+    let fields = [("address", address.to_string().into()), ("pid", pid.into()), ("socket", socket.into())];
+    log.line(Level::Info, "listening", message, fields);
+}
+
+/// Logs what happens in the server, and tells master control when it is done.
+fn observe(log: Log, events: &Sender<Event>, event: &worker::Event<'_>) {
+    match event {
+        worker::Event::Finished => {
+            // Without master control there is nobody to tell.
+            let _ = events.send(Event::ServerFinished);
+        }
+        worker::Event::Exhausted { error } => {
+            let message = format!("cannot take a connection: {error}; waiting until there is room again");
+            log.line(Level::Warning, "exhausted", message, []);
+        }
+        worker::Event::Panicked { id, peer, message } => {
+            let fields = [("id", (*id).into()), ("peer", peer.to_string().into())];
+            let message = format!("the handler of connection {id} from {peer} panicked: {message}");
+            log.line(Level::Error, "handler_panicked", message, fields);
+        }
+        worker::Event::Refused { peer } => {
+            let fields = [("peer", peer.to_string().into())];
+            log.line(Level::Detail, "refused", format!("{peer} turned away: too many connections"), fields);
+        }
+        worker::Event::Connected { id, peer } if log.is_verbose() => {
+            let fields = [("id", (*id).into()), ("peer", peer.to_string().into())];
+            log.line(Level::Detail, "connected", format!("connection {id} from {peer}"), fields);
+        }
+        worker::Event::Ended { connection, outcome, error } if log.is_verbose() => {
+            let how = match outcome {
+                worker::Outcome::Left => "left",
+                worker::Outcome::Closed => "closed",
+                worker::Outcome::Forced => "closed by force",
+            };
+            let why = error.map(|error| format!(": {error}")).unwrap_or_default();
+            let worker::ConnectionInfo { id, peer, age, received, sent, .. } = connection;
+            let message = format!(
+                "connection {id} from {peer} {how} after {}{why}, {received} bytes in, {sent} out",
+                Seconds(*age)
+            );
+            let fields = [
+                ("id", (*id).into()),
+                ("peer", peer.to_string().into()),
+                ("outcome", how.into()),
+                ("received", (*received).into()),
+                ("sent", (*sent).into()),
+            ];
+            log.line(Level::Detail, "ended", message, fields);
+        }
+        _ => {}
+    }
+}
+
+/// A supervisor that runs. Dropping this leaves it running.
+#[derive(Debug)]
+pub struct Running {
+    control: Control,
+    address: SocketAddr,
+    thread: JoinHandle<Result<Report, Error>>,
+}
+
+impl Running {
+    /// The address that the server listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What stops this supervisor from any thread.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Waits until the server has stopped, whoever asked for it, and says what became of its connections.
+    ///
+    /// # Errors
+    /// When the server failed instead of being stopped.
+    pub fn wait(self) -> Result<Report, Error> {
+        // Master control does not panic; should it do so, that goes on to whoever waits for it.
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// Stops a supervisor from any thread: a handler's own thread included, since it only asks and does not wait.
+#[derive(Debug, Clone)]
+pub struct Control {
+    events: Sender<Event>,
+}
+
+impl Control {
+    /// Asks for a stop, in which clients get this long to leave. A stop that is under way is made shorter, but not
+    /// longer.
+    pub fn stop(&self, grace: Duration) {
+        // If nobody listens any more, the server has stopped already.
+        let _ = self.events.send(Event::Stop { by: Trigger::Code, grace: Some(grace) });
+    }
+}
+
+/// How a stop went.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What asked for it. None: nothing did, the server ended by itself.
+    pub by: Option<Trigger>,
+    /// What became of the connections.
+    pub drain: worker::DrainReport,
+}
+
+impl Report {
+    /// What asked for the stop, for people.
+    pub fn by(&self) -> String {
+        self.by.as_ref().map_or_else(|| "nobody".into(), Trigger::to_string)
+    }
+
+    /// The exit code that says how the stop went.
+    pub fn exit(&self) -> Exit {
+        if !self.drain.stuck.is_empty() {
+            Exit::Overrun
+        } else if !self.drain.forced.is_empty() {
+            Exit::Forced
+        } else {
+            Exit::Done
+        }
+    }
+}
+
+/// Why a supervisor did not start, or ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The address cannot be bound.
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Who has it, where the system tells.
+        holder: Option<String>,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The name is taken by another instance.
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who has it, if it says so.
+        holder: Option<String>,
+    },
+    /// The admin socket cannot be had.
+    AdminSocket {
+        /// The socket, its lock, or their folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something else that is needed cannot be had.
+    Start {
+        /// What that is.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server failed instead of being stopped.
+    Server(worker::ServerError),
+}
+
+impl Error {
+    fn bind(address: SocketAddr, source: io::Error) -> Error {
+        let taken = source.kind() == io::ErrorKind::AddrInUse;
+        Error::Bind { address, holder: if taken { holder::holder_of(address) } else { None }, source }
+    }
+
+    fn name_taken(name: &InstanceName, place: &Place) -> Error {
+        let status = client::ask(place, protocol::Request::Status {}, client::Patience::short(), |_| {});
+        let holder = match status {
+            Ok(protocol::Answer::Status(status)) => {
+                Some(format!("{} on {} (pid {})", status.kind, status.address, status.pid))
+            }
+            Ok(_) | Err(_) => None,
+        };
+        Error::NameTaken { name: name.to_string(), holder }
+    }
+
+    /// The exit code for a program that ends with this error.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Error::Bind { source, .. } | Error::AdminSocket { source, .. } | Error::Start { source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Exit::NotPermitted
+            }
+            Error::Bind { .. }
+            | Error::NameTaken { .. }
+            | Error::AdminSocket { .. }
+            | Error::Start { .. }
+            | Error::Server(_) => Exit::Failed,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Bind { address, holder, source } => match source.kind() {
+                io::ErrorKind::AddrInUse => {
+                    let holder = holder.as_deref().unwrap_or("another program");
+                    write!(formatter, "port {} is taken by {holder}; stop that or choose another port", address.port())
+                }
+                io::ErrorKind::PermissionDenied => write!(
+                    formatter,
+                    "no permission to listen on port {}: ports below 1024 need a privilege, choose a higher one",
+                    address.port()
+                ),
+                io::ErrorKind::AddrNotAvailable => {
+                    write!(formatter, "this machine has no address {}; try 127.0.0.1 or 0.0.0.0", address.ip())
+                }
+                _ => write!(formatter, "cannot listen on {address}: {source}"),
+            },
+            Error::NameTaken { name, holder } => {
+                let holder = holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default();
+                write!(formatter, "the name {name} is taken{holder}; stop that or choose another name with --name")
+            }
+            Error::AdminSocket { path, source } => {
+                write!(formatter, "cannot use {} for the admin socket: {source}", path.display())
+            }
+            Error::Start { what, source } => write!(formatter, "cannot start {what}: {source}"),
+            Error::Server(error) => write!(formatter, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Bind { source, .. } | Error::AdminSocket { source, .. } | Error::Start { source, .. } => {
+                Some(source)
+            }
+            Error::NameTaken { .. } => None,
+            Error::Server(error) => Some(error),
+        }
+    }
+}

@@ -3,7 +3,9 @@
 mod command;
 mod echo;
 #[cfg(feature = "http")]
-pub mod http;
+mod http;
 
 pub use command::Commands;
 pub use echo::Echo;
+#[cfg(feature = "http")]
+pub use http::{Http, Logged};

@@ -1,0 +1,154 @@
+//! The other end of the admin socket: asks a supervisor for something.
+
+use std::fmt;
+use std::io::{self, BufReader};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use interprocess::local_socket::Stream;
+use interprocess::local_socket::traits::Stream as _;
+
+use crate::instance::Place;
+use crate::protocol::{self, Answer, LineError, Progress, Request, Response};
+
+/// Why a supervisor did not answer.
+#[derive(Debug)]
+pub enum AskError {
+    /// Nobody listens there.
+    NotRunning,
+    /// The system does not let this user in.
+    NotPermitted(io::Error),
+    /// It did not say anything in time.
+    Silent,
+    /// It did not come to an end in time; it goes on.
+    GaveUp,
+    /// It ended the conversation without a result.
+    HungUp,
+    /// It said something that is not of the protocol.
+    NotUnderstood(String),
+    /// The connection failed.
+    Io(io::Error),
+}
+
+impl fmt::Display for AskError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AskError::NotRunning => write!(formatter, "nobody listens there"),
+            AskError::NotPermitted(error) => write!(formatter, "not permitted: {error}"),
+            AskError::Silent => write!(formatter, "it does not answer"),
+            AskError::GaveUp => write!(formatter, "gave up waiting; it goes on"),
+            AskError::HungUp => write!(formatter, "it went away without an answer"),
+            AskError::NotUnderstood(line) => write!(formatter, "it answered something unknown: {line}"),
+            AskError::Io(error) => write!(formatter, "the connection failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for AskError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            AskError::NotPermitted(error) | AskError::Io(error) => Some(error),
+            AskError::NotRunning
+            | AskError::Silent
+            | AskError::GaveUp
+            | AskError::HungUp
+            | AskError::NotUnderstood(_) => None,
+        }
+    }
+}
+
+/// How long to wait for a supervisor.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Until its first word.
+    pub first: Duration,
+    /// Until the result, however much it says before. None: for ever.
+    pub whole: Option<Duration>,
+}
+
+impl Patience {
+    /// For requests that are answered at once.
+    pub fn short() -> Patience {
+        let limit = Duration::from_secs(5);
+        Patience { first: limit, whole: Some(limit) }
+    }
+}
+
+/// Asks for something and returns the answer. `progress` hears what is said before.
+///
+/// When it returns an answer to a stop, the supervisor has hung up, too: as the program `supervisor` does when it ends.
+///
+/// # Errors
+/// When there is no answer in time.
+pub fn ask(
+    place: &Place,
+    request: Request,
+    patience: Patience,
+    mut progress: impl FnMut(Progress),
+) -> Result<Answer, AskError> {
+    let began = Instant::now();
+    // A pipe on Windows has no read timeout, and to connect may block anywhere: a thread of its own does both. When
+    // the time is up it is left behind.
+    let responses = converse(place.clone(), request).map_err(AskError::Io)?;
+    let mut answer = None;
+    let mut spoken = false;
+    loop {
+        let whole = patience.whole.map(|limit| limit.saturating_sub(began.elapsed()));
+        let first = (!spoken).then(|| patience.first.saturating_sub(began.elapsed()));
+        let response = match [whole, first].into_iter().flatten().min() {
+            Some(limit) => responses.recv_timeout(limit),
+            None => responses.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match response {
+            Ok(Ok(Response::Progress(event))) => progress(event),
+            Ok(Ok(Response::Answer(result))) => answer = Some(result),
+            Ok(Err(error)) => return answer.ok_or(error),
+            Err(RecvTimeoutError::Disconnected) => return answer.ok_or(AskError::HungUp),
+            Err(RecvTimeoutError::Timeout) => {
+                return answer.ok_or(if spoken { AskError::GaveUp } else { AskError::Silent });
+            }
+        }
+        spoken = true;
+    }
+}
+
+/// Connects, asks, and passes on what is answered until the supervisor hangs up.
+fn converse(place: Place, request: Request) -> io::Result<Receiver<Result<Response, AskError>>> {
+    let (heard, responses) = mpsc::channel();
+    thread::Builder::new().name("conversation".into()).spawn(move || {
+        let outcome = (|| {
+            let stream = connect(&place)?;
+            protocol::write_request(&mut &stream, &request).map_err(AskError::Io)?;
+            let mut input = BufReader::new(&stream);
+            loop {
+                let line = match protocol::read_line(&mut input) {
+                    Ok(line) => line,
+                    Err(LineError::Closed) => return Ok(()),
+                    Err(LineError::Io(error)) => return Err(AskError::Io(error)),
+                    Err(LineError::TooLong) => return Err(AskError::NotUnderstood("a line without an end".into())),
+                };
+                let response = protocol::parse_response(&line).map_err(|error| {
+                    AskError::NotUnderstood(format!("{} ({error})", String::from_utf8_lossy(&line)))
+                })?;
+                if response.is_some_and(|response| heard.send(Ok(response)).is_err()) {
+                    return Ok(()); // Nobody waits any more.
+                }
+            }
+        })();
+        if let Err(error) = outcome {
+            let _ = heard.send(Err(error)); // Nobody waits any more.
+        }
+    })?;
+    Ok(responses)
+}
+
+fn connect(place: &Place) -> Result<Stream, AskError> {
+    use io::ErrorKind::{ConnectionRefused, InvalidInput, NotADirectory, NotFound, PermissionDenied};
+    place.socket_name().and_then(Stream::connect).map_err(|error| match error.kind() {
+        // A socket with that path cannot exist, so nobody listens there.
+        NotFound | ConnectionRefused | NotADirectory | InvalidInput => AskError::NotRunning,
+        PermissionDenied => AskError::NotPermitted(error),
+        _ => AskError::Io(error),
+    })
+}

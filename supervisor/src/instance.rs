@@ -1,0 +1,323 @@
+//! Where an instance is found: its name, its folder, its admin socket and the lock that makes the name its own.
+//!
+//! On Unix the folder is `$XDG_RUNTIME_DIR/mastercontrol`; without that variable `/run/mastercontrol` for root, and for
+//! others a folder of their own under the temporary folder. In it, `NAME.sock` is the admin socket and `NAME.lock` is
+//! held as long as the instance lives. On Windows the admin socket is the named pipe `\\.\pipe\mastercontrol-NAME`, and
+//! the lock is in the user's local application data.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::{env, fmt};
+
+use interprocess::local_socket::{GenericFilePath, Name, ToFsName};
+
+/// The longest path of a Unix socket, in bytes: `sun_path` of unix(7), less the final NUL.
+#[cfg(unix)]
+const MAX_SOCKET_PATH: usize = 107;
+
+/// The name of an instance: 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, the first not a dot.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InstanceName(String);
+
+impl InstanceName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// `server`.
+impl Default for InstanceName {
+    fn default() -> InstanceName {
+        InstanceName("server".into())
+    }
+}
+
+impl fmt::Display for InstanceName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for InstanceName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<InstanceName, String> {
+        let allowed = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+        if (1..=64).contains(&name.len()) && !name.starts_with('.') && name.chars().all(allowed) {
+            Ok(InstanceName(name.to_owned()))
+        } else {
+            Err("a name has 1 to 64 letters, digits, dots, underscores and hyphens, and begins with no dot".into())
+        }
+    }
+}
+
+/// Where an instance's admin socket and lock are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The admin socket's path, or the named pipe's.
+    pub socket: PathBuf,
+    pub(crate) lock: PathBuf,
+}
+
+impl Place {
+    /// The place of the instance with this name.
+    ///
+    /// # Errors
+    /// A message for people when the system names no folder for it.
+    pub fn of(name: &InstanceName) -> Result<Place, String> {
+        let folder = folder()?;
+        Ok(Place { socket: socket_path(&folder, name), lock: folder.join(format!("{name}.lock")) })
+    }
+
+    /// The place of an instance whose admin socket has this path. Its lock is beside it; on Windows, where a pipe has
+    /// nothing beside it, in the usual folder.
+    ///
+    /// # Errors
+    /// A message for people when the path has no file name or its folder cannot be found.
+    pub fn at(socket: &Path) -> Result<Place, String> {
+        let Some(name) = socket.file_stem() else {
+            return Err(format!("{} is no path of a socket", socket.display()));
+        };
+        let folder = if cfg!(windows) {
+            folder()?
+        } else {
+            socket.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+        };
+        let mut lock = name.to_owned();
+        lock.push(".lock");
+        Ok(Place { socket: socket.to_owned(), lock: folder.join(lock) })
+    }
+
+    /// The socket's path as the socket library wants it.
+    pub(crate) fn socket_name(&self) -> io::Result<Name<'_>> {
+        #[cfg(unix)]
+        {
+            let length = self.socket.as_os_str().len();
+            if length > MAX_SOCKET_PATH {
+                return Err(io::Error::new(
+                    ErrorKind::InvalidInput,
+                    format!("the path has {length} bytes, and a socket's path at most {MAX_SOCKET_PATH}"),
+                ));
+            }
+        }
+        self.socket.as_path().to_fs_name::<GenericFilePath>()
+    }
+}
+
+/// The names of all instances that this user has, or had: each left a socket. In order.
+///
+/// # Errors
+/// A message for people when the folder cannot be read. That it does not exist is no error.
+pub fn list() -> Result<Vec<InstanceName>, String> {
+    let folder = if cfg!(windows) { PathBuf::from(r"\\.\pipe\") } else { folder()? };
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(format!("cannot list {}: {error}", folder.display())),
+    };
+    let mut names: Vec<InstanceName> = entries
+        .filter_map(|entry| {
+            let file = entry.ok()?.file_name();
+            let file = file.to_str()?;
+            let name = if cfg!(windows) { file.strip_prefix("mastercontrol-") } else { file.strip_suffix(".sock") };
+            name?.parse().ok()
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+#[cfg(unix)]
+fn folder() -> Result<PathBuf, String> {
+    if let Some(folder) = env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()) {
+        return Ok(PathBuf::from(folder).join("mastercontrol"));
+    }
+    let user = nix::unistd::geteuid();
+    if user.is_root() {
+        return Ok("/run/mastercontrol".into());
+    }
+    Ok(env::temp_dir().join(format!("mastercontrol-{user}")))
+}
+
+#[cfg(windows)]
+fn folder() -> Result<PathBuf, String> {
+    match env::var_os("LOCALAPPDATA") {
+        Some(folder) => Ok(PathBuf::from(folder).join("mastercontrol")),
+        None => Err("LOCALAPPDATA is not set, so there is no folder for the lock".into()),
+    }
+}
+
+#[cfg(unix)]
+fn socket_path(folder: &Path, name: &InstanceName) -> PathBuf {
+    folder.join(format!("{name}.sock"))
+}
+
+#[cfg(windows)]
+fn socket_path(_folder: &Path, name: &InstanceName) -> PathBuf {
+    format!(r"\\.\pipe\mastercontrol-{name}").into()
+}
+
+/// Why an instance cannot have its place.
+#[derive(Debug)]
+pub(crate) enum ClaimError {
+    /// The name is taken by an instance that lives.
+    Taken,
+    /// The folder, or something in it, cannot be used.
+    Unusable { path: PathBuf, source: io::Error },
+}
+
+/// The name of an instance, held as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    lock: File,
+    path: PathBuf,
+}
+
+impl Claim {
+    /// Takes the place: makes its folder if there is none, and locks it for this process.
+    pub(crate) fn new(place: &Place) -> Result<Claim, ClaimError> {
+        let folder = place.lock.parent().unwrap_or(Path::new("."));
+        make_private_folder(folder).map_err(|source| ClaimError::Unusable { path: folder.to_owned(), source })?;
+        loop {
+            let unusable = |source| ClaimError::Unusable { path: place.lock.clone(), source };
+            let mut lock = open_lock(&place.lock).map_err(unusable)?;
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(ClaimError::Taken),
+                Err(TryLockError::Error(error)) => return Err(unusable(error)),
+            }
+            // Between opening and locking, the last holder may have removed the file: then this lock holds nothing.
+            if is_same_file(&lock, &place.lock) {
+                // For people who look into the folder.
+                lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(unusable)?;
+                return Ok(Claim { lock, path: place.lock.clone() });
+            }
+        }
+    }
+
+    /// Whether the lock is still where others look for it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn holds(&self) -> bool {
+        is_same_file(&self.lock, &self.path)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Removed while it is held, so that nobody's lock but our own can be removed.
+        if is_same_file(&self.lock, &self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    options.open(path)
+}
+
+#[cfg(unix)]
+fn is_same_file(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(file), Ok(path)) => (file.dev(), file.ino()) == (path.dev(), path.ino()),
+        _ => false,
+    }
+}
+
+/// An open file cannot be replaced by another on Windows.
+#[cfg(windows)]
+fn is_same_file(_file: &File, _path: &Path) -> bool {
+    true
+}
+
+/// Makes the folder for this user alone, or checks that it is one.
+#[cfg(unix)]
+fn make_private_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let metadata = fs::symlink_metadata(folder)?;
+    let refuse = |why: String| Err(io::Error::new(ErrorKind::PermissionDenied, why));
+    let user = nix::unistd::geteuid();
+    if !metadata.is_dir() {
+        return refuse("it is not a folder".into());
+    }
+    if metadata.uid() != user.as_raw() {
+        return refuse(format!("it belongs to user {}, not to user {user}", metadata.uid()));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        let mode = metadata.mode() & 0o777;
+        return refuse(format!("others may enter it (mode {mode:o}): it has to have mode 700"));
+    }
+    Ok(())
+}
+
+#[cfg(windows)]
+fn make_private_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn folder(test: &str) -> PathBuf {
+        let folder = env::temp_dir().join(format!("mastercontrol-test-{}-{test}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        folder
+    }
+
+    #[test]
+    fn a_place_is_claimed_once_and_free_again_afterwards() {
+        let folder = folder("claim");
+        let place = Place::at(&folder.join("x.sock")).unwrap();
+        let claim = Claim::new(&place).unwrap();
+        assert!(matches!(Claim::new(&place), Err(ClaimError::Taken)));
+        drop(claim);
+        assert!(!place.lock.exists(), "the lock file was left behind");
+        drop(Claim::new(&place).unwrap());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_others_may_enter_is_refused() {
+        let folder = folder("open");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        let place = Place::at(&folder.join("x.sock")).unwrap();
+        match Claim::new(&place) {
+            Err(ClaimError::Unusable { source, .. }) => assert!(source.to_string().contains("mode 755")),
+            other => panic!("{other:?}"),
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_socket_path_that_is_too_long_says_how_long_it_may_be() {
+        let place = Place::at(Path::new(&format!("/{}.sock", "x".repeat(120)))).unwrap();
+        assert!(place.socket_name().unwrap_err().to_string().contains("at most 107"));
+    }
+
+    #[test]
+    fn a_name_cannot_leave_its_folder() {
+        for name in ["../x", "", ".hidden", "a/b", "a b", &"x".repeat(65)] {
+            assert!(name.parse::<InstanceName>().is_err(), "{name} was taken");
+        }
+        assert_eq!("web-1.test".parse::<InstanceName>().unwrap().as_str(), "web-1.test");
+    }
+}

@@ -1,0 +1,7 @@
+//! The program `supervisor`.
+
+mod args;
+
+fn main() -> std::process::ExitCode {
+    args::run().into()
+}

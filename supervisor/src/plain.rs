@@ -1,0 +1,39 @@
+//! Plain counterparts of the worker's types, which the protocol carries.
+
+use crate::Report;
+use crate::protocol::{self, Activity, Connection, Counts, MAX_NAMED};
+
+pub(crate) fn connection(from: &worker::ConnectionInfo, stuck: bool) -> Connection {
+    Connection {
+        id: from.id,
+        peer: from.peer,
+        age_ms: u64::try_from(from.age.as_millis()).unwrap_or(u64::MAX),
+        activity: match from.activity {
+            _ if stuck => Activity::Stuck,
+            worker::Activity::Idle => Activity::Idle,
+            worker::Activity::Busy => Activity::Busy,
+            worker::Activity::Leaving => Activity::Leaving,
+        },
+    }
+}
+
+pub(crate) fn counts(from: worker::Counts) -> Counts {
+    Counts { now: from.now, total: from.total, refused: from.refused }
+}
+
+pub(crate) fn report(from: &Report) -> protocol::Report {
+    let drain = &from.drain;
+    let is_stuck = |id: u64| drain.stuck.iter().any(|stuck| stuck.id == id);
+    let stuck = drain.stuck.iter().map(|it| connection(it, true));
+    let others = drain.forced.iter().filter(|it| !is_stuck(it.id)).map(|it| connection(it, false));
+    protocol::Report {
+        by: from.by(),
+        told: drain.told,
+        left: drain.left,
+        closed: drain.closed,
+        forced: drain.forced.len(),
+        stuck: drain.stuck.len(),
+        took_ms: u64::try_from(drain.took.as_millis()).unwrap_or(u64::MAX),
+        connections: stuck.chain(others).take(MAX_NAMED).collect(),
+    }
+}

@@ -1,0 +1,407 @@
+//! The admin protocol. This file is its specification.
+//!
+//! A client connects to the admin socket (on Windows: the named pipe) and sends one request: one JSON object on one
+//! line, in UTF-8, at most [`MAX_LINE`] bytes long. It gets any number of event lines and then one result line, and the
+//! connection is closed. One request a connection.
+//!
+//! ```text
+//! -> {"v":1,"request":"stop","grace_ms":5000}
+//! <- {"event":"draining","by":"user 1000 (pid 77)","left":2,"remaining_ms":4999,"connections":[…]}
+//! <- {"result":"stopped","report":{"told":2,"left":2,"closed":0,"forced":0,"stuck":0,"took_ms":740,"connections":[]}}
+//! ```
+//!
+//! `v` is the protocol's version, [`VERSION`]. A request with another version, an unknown request and an unknown field
+//! are answered with an error. Clients ignore fields and events that they do not know.
+
+use std::io::{self, BufRead, Read, Write};
+use std::net::SocketAddr;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The version of the protocol that this file specifies.
+pub const VERSION: u64 = 1;
+
+/// The longest line, in bytes, its line feed included.
+pub const MAX_LINE: usize = 64 * 1024;
+
+/// How many connections an event or a report names. The counts beside them are complete.
+pub const MAX_NAMED: usize = 20;
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Is anybody there? Answered with [`Answer::Pong`].
+    ///
+    /// `{"v":1,"request":"ping"}`
+    Ping {},
+    /// Answered with [`Answer::Status`].
+    ///
+    /// `{"v":1,"request":"status"}`
+    Status {},
+    /// Stops the server. Answered with [`Progress::Draining`] events and then [`Answer::Stopped`]. During a stop it
+    /// joins that one, and can make it shorter but not longer.
+    ///
+    /// `{"v":1,"request":"stop","grace_ms":5000,"wait":true}`
+    Stop {
+        /// How long clients get to leave, in milliseconds; 0 closes all connections at once. Left out: the
+        /// supervisor's own grace period.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace_ms: Option<u64>,
+        /// With false, the answer is [`Answer::Stopping`], at once.
+        #[serde(default = "yes")]
+        wait: bool,
+    },
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A line that a client gets: any number of events, and then one result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Response {
+    /// Something has happened, and the result is still to come.
+    Progress(Progress),
+    /// The last line.
+    Answer(Answer),
+}
+
+/// What is said while a request is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Progress {
+    /// Sent when a stop begins, once a second while it lasts, and when its deadline moves.
+    ///
+    /// `{"event":"draining","by":"SIGTERM","left":2,"remaining_ms":4999,"connections":[…]}`
+    Draining(Drain),
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum Answer {
+    /// `{"result":"pong","name":"echo","pid":4242,"version":"0.1.0"}`
+    Pong {
+        /// The instance's name.
+        name: String,
+        /// The supervisor's process id.
+        pid: u32,
+        /// The supervisor's version.
+        version: String,
+    },
+    /// What a supervisor knows about itself and its server.
+    ///
+    /// `{"result":"status","name":"echo","kind":"echo","state":"serving","pid":4242,…}`
+    Status(Status),
+    /// The stop has begun, and nobody waits for it.
+    ///
+    /// `{"result":"stopping","by":"user 1000 (pid 77)","left":2,"remaining_ms":5000,"connections":[…]}`
+    Stopping(Drain),
+    /// The server has stopped. The port is free, and so is the instance's name.
+    ///
+    /// `{"result":"stopped","report":{…}}`
+    Stopped {
+        /// What became of the connections.
+        report: Report,
+    },
+    /// The request could not be carried out.
+    ///
+    /// `{"result":"error","code":"bad_request","message":"…"}`
+    Error(Refusal),
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: String,
+}
+
+/// What kind of refusal it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request is not one of this protocol, or is longer than [`MAX_LINE`].
+    BadRequest,
+    /// The request has a version that the supervisor does not speak.
+    UnsupportedVersion,
+    /// The client is neither the supervisor's user nor root.
+    NotPermitted,
+    /// Too many clients ask at the same time.
+    Busy,
+    /// The server failed instead of being stopped.
+    Failed,
+}
+
+/// What a supervisor is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Clients are served.
+    Serving,
+    /// The server is being stopped.
+    Draining,
+}
+
+/// What a supervisor knows about itself and its server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The instance's name.
+    pub name: String,
+    /// What is served: `echo`, `command`, `http`, or what a library user calls it.
+    pub kind: String,
+    /// What it is doing.
+    pub state: State,
+    /// The supervisor's process id.
+    pub pid: u32,
+    /// The address that the server listens on, or listened on before the drain.
+    pub address: SocketAddr,
+    /// Since the start, in milliseconds.
+    pub uptime_ms: u64,
+    /// How many connections there are and were.
+    pub connections: Counts,
+    /// The stop under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+    /// The supervisor's version.
+    pub version: String,
+}
+
+/// How many connections there are and were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Open at the moment.
+    pub now: usize,
+    /// Accepted since the start.
+    pub total: u64,
+    /// Turned away because there were too many.
+    pub refused: u64,
+}
+
+/// A stop under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// What asked for it.
+    pub by: String,
+    /// How many connections are left.
+    pub left: usize,
+    /// Until the deadline, in milliseconds.
+    pub remaining_ms: u64,
+    /// The connections that are left, oldest first, up to [`MAX_NAMED`] of them.
+    pub connections: Vec<Connection>,
+}
+
+/// What became of the connections when a server stopped. Each is counted once as left, closed or forced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// What asked for the stop.
+    pub by: String,
+    /// Clients that got the notice.
+    pub told: usize,
+    /// Clients that left by themselves.
+    pub left: usize,
+    /// Connections that were closed with nothing owed to their clients.
+    pub closed: usize,
+    /// Connections that were closed by force at the deadline.
+    pub forced: usize,
+    /// Those of the forced ones whose handler could not be ended either.
+    pub stuck: usize,
+    /// From the request until the last connection was gone, in milliseconds.
+    pub took_ms: u64,
+    /// The connections that were closed by force, up to [`MAX_NAMED`] of them, those with a stuck handler first.
+    pub connections: Vec<Connection>,
+}
+
+/// One connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Counted from 1 in the order of arrival.
+    pub id: u64,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// Since the connection was accepted, in milliseconds.
+    pub age_ms: u64,
+    /// What it is doing.
+    pub activity: Activity,
+}
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// It waits for its client's next message.
+    Idle,
+    /// It works on a message.
+    Busy,
+    /// Its client has been told that the server goes away, and has not left yet.
+    Leaving,
+    /// It was closed by force, and its handler goes on all the same.
+    Stuck,
+}
+
+/// Why a line could not be read.
+#[derive(Debug)]
+pub enum LineError {
+    /// The other side closed the connection before a line was complete.
+    Closed,
+    /// The line is longer than [`MAX_LINE`].
+    TooLong,
+    /// The socket failed.
+    Io(io::Error),
+}
+
+/// Reads one line, without its end. A last line without a line feed counts.
+///
+/// # Errors
+/// When there is no line, or none that is short enough.
+pub fn read_line(input: &mut impl BufRead) -> Result<Vec<u8>, LineError> {
+    let mut line = Vec::new();
+    input.take(MAX_LINE as u64).read_until(b'\n', &mut line).map_err(LineError::Io)?;
+    match line.last() {
+        None => Err(LineError::Closed),
+        Some(b'\n') => {
+            line.pop();
+            Ok(line)
+        }
+        Some(_) if line.len() >= MAX_LINE => Err(LineError::TooLong),
+        Some(_) => Ok(line),
+    }
+}
+
+/// Writes a value as one line.
+///
+/// # Errors
+/// What the socket says.
+pub fn write_line(output: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    output.write_all(&line)?;
+    output.flush()
+}
+
+/// Writes a request with the protocol's version.
+///
+/// # Errors
+/// What the socket says.
+pub fn write_request(output: &mut impl Write, request: &Request) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Envelope<'a> {
+        v: u64,
+        #[serde(flatten)]
+        request: &'a Request,
+    }
+    write_line(output, &Envelope { v: VERSION, request })
+}
+
+/// Understands a request.
+///
+/// # Errors
+/// What is wrong with it, for the client's answer.
+pub fn parse_request(line: &[u8]) -> Result<Request, Refusal> {
+    let bad = |message: String| Refusal { code: ErrorCode::BadRequest, message };
+    let mut object: Map<String, Value> =
+        parse(line).map_err(|error| bad(format!("this is not a JSON object on one line: {error}")))?;
+    match object.remove("v") {
+        Some(version) if version == VERSION => {}
+        None => return Err(bad(format!("\"v\" is missing: say \"v\":{VERSION}"))),
+        Some(version) => {
+            let message = format!("version {version} is not spoken here, only version {VERSION}");
+            return Err(Refusal { code: ErrorCode::UnsupportedVersion, message });
+        }
+    }
+    Request::deserialize(Value::Object(object)).map_err(|error| bad(error.to_string()))
+}
+
+/// Understands a line from the supervisor. None: an event that this version does not know.
+///
+/// # Errors
+/// When it is no line of this protocol.
+pub fn parse_response(line: &[u8]) -> serde_json::Result<Option<Response>> {
+    let object: Map<String, Value> = parse(line)?;
+    if object.contains_key("event") {
+        return Ok(Progress::deserialize(Value::Object(object)).ok().map(Response::Progress));
+    }
+    Answer::deserialize(Value::Object(object)).map(|answer| Some(Response::Answer(answer)))
+}
+
+fn parse<T: DeserializeOwned>(line: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(line)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn error_of(line: &str) -> (ErrorCode, String) {
+        match parse_request(line.as_bytes()) {
+            Err(Refusal { code, message }) => (code, message),
+            other => panic!("{line} was understood: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_is_one_object_with_a_version() {
+        assert_eq!(parse_request(br#"{"v":1,"request":"ping"}"#).unwrap(), Request::Ping {});
+        assert_eq!(
+            parse_request(br#"{"v":1,"request":"stop","grace_ms":5000}"#).unwrap(),
+            Request::Stop { grace_ms: Some(5000), wait: true }
+        );
+    }
+
+    #[test]
+    fn what_is_not_of_this_protocol_is_named_in_the_answer() {
+        for (line, code, part) in [
+            ("", ErrorCode::BadRequest, "not a JSON object"),
+            ("[1]", ErrorCode::BadRequest, "not a JSON object"),
+            (r#"{"request":"ping"}"#, ErrorCode::BadRequest, r#""v":1"#),
+            (r#"{"v":2,"request":"ping"}"#, ErrorCode::UnsupportedVersion, "version 2"),
+            (r#"{"v":1,"request":"dance"}"#, ErrorCode::BadRequest, "dance"),
+            (r#"{"v":1}"#, ErrorCode::BadRequest, "request"),
+            (r#"{"v":1,"request":"stop","grace":5}"#, ErrorCode::BadRequest, "grace"),
+            (r#"{"v":1,"request":"ping","grace_ms":5}"#, ErrorCode::BadRequest, "grace_ms"),
+            (r#"{"v":1,"request":"stop","grace_ms":-1}"#, ErrorCode::BadRequest, "-1"),
+        ] {
+            let (got, message) = error_of(line);
+            assert_eq!(got, code, "{line}");
+            assert!(message.contains(part), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_read_up_to_the_limit_and_not_beyond() {
+        let whole = [vec![b'x'; MAX_LINE - 1], vec![b'\n']].concat();
+        assert_eq!(read_line(&mut &whole[..]).unwrap().len(), MAX_LINE - 1);
+        assert!(matches!(read_line(&mut &vec![b'x'; MAX_LINE + 1][..]), Err(LineError::TooLong)));
+        assert!(matches!(read_line(&mut &b""[..]), Err(LineError::Closed)));
+    }
+
+    #[test]
+    fn an_event_of_a_newer_version_is_passed_over() {
+        assert_eq!(parse_response(br#"{"event":"eclipse","of":"the moon"}"#).unwrap(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_understood_or_answered_with_an_error(line: Vec<u8>) {
+            let _ = parse_request(&line);
+            let _ = parse_response(&line);
+        }
+
+        #[test]
+        fn what_is_written_is_read_again(grace_ms: Option<u64>, wait: bool) {
+            for request in [Request::Ping {}, Request::Status {}, Request::Stop { grace_ms, wait }] {
+                let mut line = Vec::new();
+                write_request(&mut line, &request).unwrap();
+                prop_assert_eq!(parse_request(&read_line(&mut &line[..]).unwrap()).unwrap(), request);
+            }
+        }
+    }
+}

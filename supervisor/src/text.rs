@@ -1,0 +1,109 @@
+//! Words for people: the same in the log and in `admin-cli`.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::protocol::{Activity, Connection, Report};
+
+/// A connection that is still there, and why.
+pub fn describe(connection: &Connection) -> String {
+    let why = match connection.activity {
+        Activity::Idle => "idle",
+        Activity::Busy => "in the middle of a message",
+        Activity::Leaving => "told, but stayed",
+        Activity::Stuck => "its handler hangs",
+    };
+    format!("connection {} from {}, {why}", connection.id, connection.peer)
+}
+
+/// A stop in one line.
+pub fn summary(report: &Report) -> String {
+    let took = Seconds(Duration::from_millis(report.took_ms));
+    let Report { told, left, closed, forced, .. } = report;
+    let stuck = match report.stuck {
+        0 => String::new(),
+        stuck => format!(", {} could not be ended", Count(stuck, "handler")),
+    };
+    format!("stopped in {took}: {told} told, {left} left, {closed} closed, {forced} by force{stuck}")
+}
+
+/// A number of things, in the singular or plural.
+#[derive(Debug, Clone, Copy)]
+pub struct Count(pub usize, pub &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Count(number, thing) = self;
+        write!(formatter, "{number} {thing}{}", if *number == 1 { "" } else { "s" })
+    }
+}
+
+/// A duration for people: milliseconds below one second, else seconds rounded to tenths.
+#[derive(Debug, Clone, Copy)]
+pub struct Seconds(pub Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenths = (self.0.as_millis() + 50) / 100;
+        if self.0.is_zero() {
+            write!(formatter, "0 s")
+        } else if self.0 < Duration::from_secs(1) {
+            write!(formatter, "{} ms", self.0.as_millis())
+        } else if tenths.is_multiple_of(10) {
+            write!(formatter, "{} s", tenths / 10)
+        } else {
+            write!(formatter, "{}.{} s", tenths / 10, tenths % 10)
+        }
+    }
+}
+
+/// A duration as people write it: seconds (`5`, `1.5`, `90s`), milliseconds (`200ms`), minutes (`2m`) or hours (`1h`).
+///
+/// # Errors
+/// A message for people when it is none of these.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let (number, unit) = units
+        .into_iter()
+        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?.trim_end(), unit)))
+        .unwrap_or((text, 1.0));
+    // A number begins with a digit: neither `inf` nor `-1` nor `+1` is a duration.
+    let number = number.parse::<f64>().ok().filter(|_| number.starts_with(|first: char| first.is_ascii_digit()));
+    number
+        .and_then(|number| Duration::try_from_secs_f64(number * unit).ok())
+        .ok_or_else(|| "say seconds (5, 1.5, 90s), milliseconds (200ms), minutes (2m) or hours (1h)".into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_duration_is_seconds_unless_it_says_otherwise() {
+        for (text, milliseconds) in [
+            ("5", 5000),
+            ("1.5", 1500),
+            ("90s", 90_000),
+            ("2m", 120_000),
+            ("200ms", 200),
+            ("0", 0),
+            (" 1 h ", 3_600_000),
+        ] {
+            assert_eq!(parse_seconds(text).unwrap(), Duration::from_millis(milliseconds), "{text}");
+        }
+        for text in ["", "-1", "+1", "inf", "NaN", "5x", "s", "1e400", "five"] {
+            assert!(parse_seconds(text).is_err(), "{text} was taken");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        for (milliseconds, text) in
+            [(0, "0 s"), (3, "3 ms"), (999, "999 ms"), (1000, "1 s"), (1540, "1.5 s"), (4999, "5 s"), (90_000, "90 s")]
+        {
+            assert_eq!(Seconds(Duration::from_millis(milliseconds)).to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! The admin socket: each connection asks for one thing, and gets its answer from master control.
+
+use std::io::{self, BufReader, Read};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use interprocess::local_socket::traits::{Stream as _, StreamCommon as _};
+use interprocess::local_socket::{Listener, ListenerOptions, Stream};
+
+use crate::event::{Event, Trigger};
+use crate::instance::{Claim, Place};
+use crate::log::{Level, Log};
+use crate::protocol::{self, Answer, ErrorCode, LineError, MAX_LINE, Refusal, Request, Response};
+
+/// How many clients may be connected at the same time.
+const MAX_CLIENTS: usize = 64;
+
+/// How long a client may take to send its request, and to read each line of the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the end of the supervisor waits for answers that are being written.
+const LAST_ANSWERS: Duration = Duration::from_millis(250);
+
+/// The admin socket, served by a thread named `admin` until it is closed.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    door: Door,
+    thread: JoinHandle<()>,
+    answers: Arc<Answers>,
+}
+
+impl Admin {
+    /// Listens on the socket of a place that has been claimed. Clients can connect when this returns.
+    pub(crate) fn start(place: Place, claim: Claim, events: Sender<Event>, log: Log) -> io::Result<Admin> {
+        let answers = Arc::new(Answers::default());
+        let listener = listen(&place)?;
+        let (door, knock) = Door::new(&place)?;
+        let desk = Desk { answers: answers.clone(), clients: Arc::new(AtomicUsize::new(0)), events, log };
+        let reception = Reception { place, claim, listener, knock, desk };
+        let thread = thread::Builder::new().name("admin".into()).spawn(move || reception.serve())?;
+        Ok(Admin { door, thread, answers })
+    }
+
+    /// Takes the socket away and frees the name. Clients that wait for an answer still get it.
+    pub(crate) fn close(self) -> LastAnswers {
+        self.door.close();
+        // It ends at once, since the door is closed; a panic there has been reported, and its socket is gone.
+        let _ = self.thread.join();
+        LastAnswers(self.answers)
+    }
+}
+
+/// Answers that are on their way to clients after the admin socket was closed.
+#[derive(Debug)]
+pub(crate) struct LastAnswers(Arc<Answers>);
+
+impl LastAnswers {
+    /// Waits until all have been written, but not long: a client that does not read is its own fault.
+    pub(crate) fn wait(&self) {
+        self.0.wait(LAST_ANSWERS);
+    }
+}
+
+/// How many clients have asked and are not answered yet.
+#[derive(Debug, Default)]
+struct Answers {
+    pending: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Answers {
+    fn add(&self, change: isize) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        *pending = pending.saturating_add_signed(change);
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, limit: Duration) {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.changed.wait_timeout_while(pending, limit, |pending| *pending > 0));
+    }
+}
+
+/// What the thread `admin` works with.
+struct Reception {
+    place: Place,
+    claim: Claim,
+    listener: Listener,
+    knock: Knock,
+    desk: Desk,
+}
+
+fn listen(place: &Place) -> io::Result<Listener> {
+    // The place is claimed, so a socket that is there has been left by an instance that is gone.
+    #[cfg(unix)]
+    match std::fs::remove_file(&place.socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let options = ListenerOptions::new().name(place.socket_name()?);
+    #[cfg(unix)]
+    let options = {
+        use interprocess::os::unix::local_socket::ListenerOptionsExt;
+        options.mode(0o600)
+    };
+    options.create_sync()
+}
+
+#[cfg(unix)]
+use unix::{Door, Knock};
+#[cfg(windows)]
+use windows::{Door, Knock};
+
+#[cfg(unix)]
+mod unix {
+    use super::{Duration, Level, Listener, Place, Reception, io};
+    use interprocess::local_socket::traits::Listener as _;
+    use nix::errno::Errno;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::io::{PipeReader, PipeWriter};
+    use std::os::fd::{AsFd, BorrowedFd};
+
+    /// How long to wait before trying again when the system is out of descriptors.
+    const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+
+    /// Closing this end of the pipe ends the thread `admin`.
+    #[derive(Debug)]
+    pub(super) struct Door(PipeWriter);
+
+    pub(super) struct Knock {
+        closed: PipeReader,
+        watch: Watch,
+    }
+
+    impl Door {
+        pub(super) fn new(place: &Place) -> io::Result<(Door, Knock)> {
+            let (closed, door) = io::pipe()?;
+            Ok((Door(door), Knock { closed, watch: Watch::new(place)? }))
+        }
+
+        pub(super) fn close(self) {
+            drop(self.0);
+        }
+    }
+
+    fn as_fd(listener: &Listener) -> BorrowedFd<'_> {
+        match listener {
+            Listener::UdSocket(listener) => listener.as_fd(),
+        }
+    }
+
+    impl Reception {
+        /// Runs on the thread `admin`.
+        pub(super) fn serve(mut self) {
+            loop {
+                let closed = PollFd::new(self.knock.closed.as_fd(), PollFlags::POLLIN);
+                let client = PollFd::new(as_fd(&self.listener), PollFlags::POLLIN);
+                let mut sources: Vec<_> = [closed, client].into();
+                sources.extend(self.knock.watch.as_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+                match poll(&mut sources, PollTimeout::NONE) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(error) => return self.give_up(&error.into()),
+                }
+                let [closed, client, watch] = [0, 1, 2].map(|at| sources.get(at).and_then(PollFd::any) == Some(true));
+                if closed {
+                    return;
+                }
+                if client {
+                    match self.listener.accept() {
+                        Ok(client) => self.desk.attend(client),
+                        // Nothing says when there will be a descriptor again.
+                        Err(_) if self.is_closed_within(EXHAUSTED_WAIT) => return,
+                        Err(_) => {}
+                    }
+                }
+                if watch && self.knock.watch.saw_something_go() && !self.is_in_place() && !self.move_in_again() {
+                    return;
+                }
+            }
+        }
+
+        fn is_closed_within(&self, limit: Duration) -> bool {
+            let mut closed = [PollFd::new(self.knock.closed.as_fd(), PollFlags::POLLIN)];
+            let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
+            poll(&mut closed, limit).is_ok_and(|ready| ready > 0)
+        }
+
+        fn give_up(&self, error: &io::Error) {
+            let message = format!("the admin socket is gone ({error}); Enter and signals still work");
+            self.desk.log.line(Level::Error, "admin_socket_lost", message, []);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) use linux::Watch;
+
+    /// Elsewhere nothing tells that the socket's file was deleted.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) struct Watch;
+
+    #[cfg(not(target_os = "linux"))]
+    impl Watch {
+        fn new(_place: &Place) -> io::Result<Watch> {
+            Ok(Watch)
+        }
+
+        fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn saw_something_go(&self) -> bool {
+            false
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    impl Reception {
+        fn is_in_place(&self) -> bool {
+            true
+        }
+
+        fn move_in_again(&mut self) -> bool {
+            true
+        }
+    }
+
+    /// Temp cleaners delete sockets of servers that run for weeks. Then the socket is made again.
+    #[cfg(target_os = "linux")]
+    mod linux {
+        use super::super::{Claim, Level, Place, Reception, io, listen};
+        use crate::instance::ClaimError;
+        use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+        use std::os::fd::{AsFd, BorrowedFd};
+        use std::path::Path;
+
+        /// Sees when something in the socket's folder is deleted, or the folder itself.
+        pub(in super::super) struct Watch(Inotify);
+
+        impl Watch {
+            pub(super) fn new(place: &Place) -> io::Result<Watch> {
+                let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+                let going = AddWatchFlags::IN_DELETE
+                    | AddWatchFlags::IN_MOVED_FROM
+                    | AddWatchFlags::IN_DELETE_SELF
+                    | AddWatchFlags::IN_MOVE_SELF;
+                inotify.add_watch(place.lock.parent().unwrap_or(Path::new(".")), going)?;
+                Ok(Watch(inotify))
+            }
+
+            pub(super) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+                Some(self.0.as_fd())
+            }
+
+            /// Takes note of all that was seen.
+            pub(super) fn saw_something_go(&self) -> bool {
+                self.0.read_events().is_ok_and(|events| !events.is_empty())
+            }
+        }
+
+        impl Reception {
+            pub(super) fn is_in_place(&self) -> bool {
+                self.place.socket.exists() && self.claim.holds()
+            }
+
+            /// Returns false if that cannot be done.
+            pub(super) fn move_in_again(&mut self) -> bool {
+                match self.try_to_move_in_again() {
+                    Ok(()) => {
+                        let path = self.place.socket.display();
+                        let message = format!("somebody deleted the admin socket; it has been made again: {path}");
+                        self.desk.log.line(Level::Warning, "admin_socket_restored", message, []);
+                        true
+                    }
+                    Err(error) => {
+                        self.give_up(&error);
+                        false
+                    }
+                }
+            }
+
+            fn try_to_move_in_again(&mut self) -> io::Result<()> {
+                if !self.claim.holds() {
+                    self.claim = Claim::new(&self.place).map_err(|error| match error {
+                        ClaimError::Taken => io::Error::other("its name was taken meanwhile"),
+                        ClaimError::Unusable { source, .. } => source,
+                    })?;
+                }
+                self.listener = listen(&self.place)?;
+                self.knock.watch = Watch::new(&self.place)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(windows)]
+mod windows {
+    use super::{Duration, Place, Reception, Stream, io};
+    use interprocess::local_socket::traits::{Listener as _, Stream as _};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// How long to wait before accepting again when that failed.
+    const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+
+    /// Closing it ends the thread `admin`: a flag, and then a connection to the pipe that wakes its `accept`.
+    #[derive(Debug)]
+    pub(super) struct Door {
+        closed: Arc<AtomicBool>,
+        place: Place,
+    }
+
+    pub(super) struct Knock(Arc<AtomicBool>);
+
+    impl Door {
+        pub(super) fn new(place: &Place) -> io::Result<(Door, Knock)> {
+            let closed = Arc::new(AtomicBool::new(false));
+            Ok((Door { closed: closed.clone(), place: place.clone() }, Knock(closed)))
+        }
+
+        pub(super) fn close(self) {
+            self.closed.store(true, Ordering::SeqCst);
+            // If nobody can connect, nobody is waiting to accept either.
+            let _ = self.place.socket_name().and_then(Stream::connect);
+        }
+    }
+
+    impl Reception {
+        /// Runs on the thread `admin`.
+        pub(super) fn serve(self) {
+            loop {
+                let client = self.listener.accept();
+                if self.knock.0.load(Ordering::SeqCst) {
+                    return;
+                }
+                match client {
+                    Ok(client) => self.desk.attend(client),
+                    // Nothing says when the system has room again.
+                    Err(_) => std::thread::sleep(EXHAUSTED_WAIT),
+                }
+            }
+        }
+    }
+}
+
+/// Attends to clients, each on a thread named `admin-client`.
+struct Desk {
+    answers: Arc<Answers>,
+    clients: Arc<AtomicUsize>,
+    events: Sender<Event>,
+    log: Log,
+}
+
+impl Desk {
+    fn attend(&self, client: Stream) {
+        let _ = client.set_send_timeout(Some(PATIENCE));
+        let seat = Seat::take(&self.clients);
+        if seat.is_none() {
+            let message = format!("more than {MAX_CLIENTS} clients ask at the same time, try again");
+            let _ = protocol::write_line(&mut &client, &Answer::Error(Refusal { code: ErrorCode::Busy, message }));
+            return;
+        }
+        let (answers, events, log) = (self.answers.clone(), self.events.clone(), self.log);
+        // Without a thread the client is not answered, and sees its connection closed.
+        let _ = thread::Builder::new().name("admin-client".into()).spawn(move || {
+            let _seat = seat;
+            converse(&client, &answers, &events, log);
+        });
+    }
+}
+
+/// One of the [`MAX_CLIENTS`] places, given back on drop.
+struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    fn take(clients: &Arc<AtomicUsize>) -> Option<Seat> {
+        let seat = Seat(clients.clone());
+        (clients.fetch_add(1, Ordering::Relaxed) < MAX_CLIENTS).then_some(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One request and its answer. A client that goes away meanwhile, or does not read, ends only its own conversation.
+fn converse(client: &Stream, answers: &Answers, events: &Sender<Event>, log: Log) {
+    let mut output = client;
+    let by = match identify(client) {
+        Ok(by) => by,
+        Err(message) => {
+            log.line(Level::Warning, "not_permitted", format!("admin socket: {message}"), []);
+            let _ =
+                protocol::write_line(&mut output, &Answer::Error(Refusal { code: ErrorCode::NotPermitted, message }));
+            return;
+        }
+    };
+    let request = match read_request(client) {
+        Ok(Some(request)) => request,
+        Ok(None) => return,
+        Err(refusal) => {
+            let _ = protocol::write_line(&mut output, &Answer::Error(refusal));
+            discard_a_line(client);
+            return;
+        }
+    };
+    answers.add(1);
+    let (reply, responses) = mpsc::channel();
+    // If master control is gone, so is the other end of `responses`.
+    let _ = events.send(Event::Request { request, by, reply });
+    for response in responses {
+        let last = matches!(response, Response::Answer(_));
+        if protocol::write_line(&mut output, &response).is_err() || last {
+            break;
+        }
+    }
+    answers.add(-1);
+}
+
+fn read_request(client: &Stream) -> Result<Option<Request>, Refusal> {
+    let mut input = BufReader::new(Impatient { client, end: Instant::now() + PATIENCE });
+    match protocol::read_line(&mut input) {
+        Ok(line) => protocol::parse_request(&line).map(Some),
+        Err(LineError::Closed) => Ok(None),
+        Err(LineError::TooLong) => Err(Refusal {
+            code: ErrorCode::BadRequest,
+            message: format!("the request is longer than {MAX_LINE} bytes"),
+        }),
+        Err(LineError::Io(error)) => match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(Refusal {
+                code: ErrorCode::BadRequest,
+                message: format!("the request took longer than {PATIENCE:?}"),
+            }),
+            _ => Ok(None),
+        },
+    }
+}
+
+/// Gives the client of a bad request the chance to read its answer: it would be lost with unread input.
+fn discard_a_line(client: &Stream) {
+    let end = Instant::now() + PATIENCE;
+    let mut rest = Impatient { client, end }.take(MAX_LINE as u64);
+    let _ = io::copy(&mut rest, &mut io::sink());
+}
+
+/// Reads from a client until a time is up. Windows has no such limit for pipes: there a slow client keeps its seat.
+struct Impatient<'a> {
+    client: &'a Stream,
+    end: Instant,
+}
+
+impl Read for Impatient<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if cfg!(unix) {
+            let left = self.end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.client.set_recv_timeout(Some(left))?;
+        }
+        self.client.read(buffer)
+    }
+}
+
+/// Who asks. An error if that is neither this process's user nor root.
+#[cfg(unix)]
+fn identify(client: &Stream) -> Result<Trigger, String> {
+    let peer = client.peer_creds().map_err(|error| format!("cannot tell who the client is: {error}"))?;
+    let Some(user) = peer.euid() else {
+        return Err("this system does not tell who the client is".into());
+    };
+    let own = nix::unistd::geteuid().as_raw();
+    if user != own && user != 0 {
+        return Err(format!("user {user} may not command the supervisor of user {own}"));
+    }
+    Ok(Trigger::Admin { user: Some(user), pid: peer.pid().and_then(|pid| u32::try_from(pid).ok()) })
+}
+
+/// The pipe is for this user alone; Windows tells the process.
+#[cfg(windows)]
+fn identify(client: &Stream) -> Result<Trigger, String> {
+    let pid = client.peer_creds().ok().and_then(|peer| peer.pid());
+    Ok(Trigger::Admin { user: None, pid })
+}

@@ -1,0 +1,139 @@
+//! Enter on the console asks for a stop. End of file does not.
+
+use std::io::{self, IsTerminal, Read};
+use std::sync::mpsc::Sender;
+use std::thread;
+
+use crate::event::{Event, Trigger};
+
+/// Listens to stdin on a thread named `console`. Nobody joins that thread: a read of stdin cannot be ended.
+///
+/// Returns whether somebody can press Enter there.
+pub(crate) fn start(events: Sender<Event>) -> io::Result<bool> {
+    let terminal = io::stdin().is_terminal();
+    thread::Builder::new().name("console".into()).spawn(move || {
+        let enter = || events.send(Event::Stop { by: Trigger::Console, grace: None }).is_ok();
+        // An error means that the console is gone, like its end: the other triggers remain.
+        let _ = if terminal { listen_to_terminal(enter) } else { listen(enter) };
+    })?;
+    Ok(terminal || is_pipe())
+}
+
+/// Calls `enter` for each line feed on stdin, until it returns false or stdin ends.
+fn listen(mut enter: impl FnMut() -> bool) -> io::Result<()> {
+    let mut stdin = io::stdin().lock();
+    while let Some(lines) = lines(&mut stdin)? {
+        for _ in 0..lines {
+            if !enter() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads once and counts the line feeds. None: the end.
+fn lines(input: &mut impl Read) -> io::Result<Option<usize>> {
+    let mut text = [0; 1024];
+    loop {
+        return match input.read(&mut text) {
+            Ok(0) => Ok(None),
+            Ok(length) => Ok(Some(text[..length].iter().filter(|&&byte| byte == b'\n').count())),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(error),
+        };
+    }
+}
+
+/// Like [`listen`], but reads only what is there, and only in the foreground: a process in the background that reads
+/// from its terminal is suspended. The terminal says when it has something to read, and after `fg` that is ours.
+///
+/// Edge-triggered, because a line that the shell is about to read keeps the terminal readable all the time.
+#[cfg(target_os = "linux")]
+fn listen_to_terminal(mut enter: impl FnMut() -> bool) -> io::Result<()> {
+    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+    use nix::unistd::{getpgrp, tcgetpgrp};
+
+    let stdin = io::stdin();
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(&stdin, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
+    let mut happened = [EpollEvent::empty()];
+    loop {
+        match epoll.wait(&mut happened, EpollTimeout::NONE) {
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        if happened[0].events().intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            return Ok(());
+        }
+        if tcgetpgrp(&stdin)? != getpgrp() {
+            continue;
+        }
+        match lines(&mut stdin.lock()) {
+            Ok(None) => return Ok(()),
+            Ok(Some(lines)) => {
+                for _ in 0..lines {
+                    if !enter() {
+                        return Ok(());
+                    }
+                }
+            }
+            // In the background after all, since this very moment.
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EIO as i32) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A background process ends its listening here instead of being suspended, since SIGTTIN is blocked.
+#[cfg(not(target_os = "linux"))]
+fn listen_to_terminal(enter: impl FnMut() -> bool) -> io::Result<()> {
+    listen(enter)
+}
+
+/// Keeps the terminal from suspending this process, and the threads that it starts from now on: with these signals
+/// blocked, a read in the background is an error, and a write goes through.
+#[cfg(unix)]
+pub(crate) fn ignore_job_control() -> io::Result<()> {
+    use nix::sys::signal::{SigSet, Signal};
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTTIN);
+    signals.add(Signal::SIGTTOU);
+    Ok(signals.thread_block()?)
+}
+
+/// There is no job control on Windows.
+#[cfg(windows)]
+pub(crate) fn ignore_job_control() -> io::Result<()> {
+    Ok(())
+}
+
+/// Whether stdin is a pipe, through which a script can press Enter.
+#[cfg(unix)]
+fn is_pipe() -> bool {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileTypeExt;
+    let stdin = io::stdin();
+    let stdin = stdin.as_fd().try_clone_to_owned().map(std::fs::File::from);
+    stdin.and_then(|stdin| stdin.metadata()).is_ok_and(|metadata| metadata.file_type().is_fifo())
+}
+
+/// Windows' std does not tell what stdin is.
+#[cfg(windows)]
+fn is_pipe() -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn each_line_feed_is_an_enter_and_the_end_is_none() {
+        let mut input: &[u8] = b"\r\nno line\n";
+        assert_eq!(lines(&mut input).unwrap(), Some(2));
+        assert_eq!(lines(&mut input).unwrap(), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! Signals, and on Windows console events: each asks for a stop.
+
+use std::io;
+use std::sync::mpsc::Sender;
+
+use crate::event::Event;
+
+#[cfg(unix)]
+pub(crate) use unix::Signals;
+#[cfg(windows)]
+pub(crate) use windows::Signals;
+
+#[cfg(unix)]
+mod unix {
+    use super::{Event, Sender, io};
+    use crate::event::Trigger;
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    use signal_hook::iterator::exfiltrator::WithOrigin;
+    use signal_hook::iterator::{Handle, SignalsInfo};
+    use std::thread;
+
+    /// Turns SIGHUP, SIGINT, SIGTERM and SIGQUIT into events, on a thread named `signals`, until it is dropped.
+    #[derive(Debug)]
+    pub(crate) struct Signals(Handle);
+
+    impl Signals {
+        /// The handlers exist when this returns.
+        pub(crate) fn start(events: Sender<Event>) -> io::Result<Signals> {
+            let wanted = [(SIGHUP, "SIGHUP"), (SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGQUIT, "SIGQUIT")];
+            // What nohup did stays: closing the terminal shall not stop the server then.
+            let wanted = wanted.into_iter().filter(|&(signal, _)| signal != SIGHUP || !is_ignored(SIGHUP));
+            let wanted: Vec<_> = wanted.collect();
+            let mut signals = SignalsInfo::<WithOrigin>::new(wanted.iter().map(|&(signal, _)| signal))?;
+            let handle = signals.handle();
+            thread::Builder::new().name("signals".into()).spawn(move || {
+                for origin in &mut signals {
+                    let Some(&(_, name)) = wanted.iter().find(|&&(signal, _)| signal == origin.signal) else {
+                        continue;
+                    };
+                    let sender = origin.process.and_then(|process| u32::try_from(process.pid).ok());
+                    let by = Trigger::Signal { name, sender: sender.filter(|&pid| pid != 0) };
+                    if events.send(Event::Stop { by, grace: None }).is_err() {
+                        return;
+                    }
+                }
+            })?;
+            Ok(Signals(handle))
+        }
+    }
+
+    impl Drop for Signals {
+        fn drop(&mut self) {
+            self.0.close();
+        }
+    }
+
+    /// Whether the signal was ignored when this process started, as Linux tells in proc(5).
+    fn is_ignored(signal: i32) -> bool {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+        mask & (1 << (signal - 1)) != 0
+    }
+}
+
+#[cfg(windows)]
+mod windows {
+    use super::{Event, Sender, io};
+    use crate::event::Trigger;
+
+    /// Turns Ctrl-C, Ctrl-Break, logging off and shutting down into events, as long as the process lives: a handler
+    /// of console events cannot be taken back.
+    #[derive(Debug)]
+    pub(crate) struct Signals;
+
+    impl Signals {
+        pub(crate) fn start(events: Sender<Event>) -> io::Result<Signals> {
+            ctrlc::set_handler(move || {
+                let by = Trigger::Signal { name: "console event", sender: None };
+                // Nobody listens any more: the server has stopped already.
+                let _ = events.send(Event::Stop { by, grace: None });
+            })
+            .map_err(io::Error::other)?;
+            Ok(Signals)
+        }
+    }
+}

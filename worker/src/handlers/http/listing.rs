@@ -1,0 +1,83 @@
+//! The page that lists a folder.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+
+use cap_std::fs::ReadDir;
+
+use super::target::escape;
+
+/// What is listed of a file.
+struct Item {
+    /// As it is shown: what is not UTF-8 is replaced.
+    name: String,
+    /// As it is linked, percent-encoded.
+    link: String,
+    /// What is behind the name: a slash for folders, an `@` for symbolic links.
+    mark: &'static str,
+}
+
+/// Lists a folder in the order of its names, whatever their case. `title` is how the folder was asked for.
+///
+/// # Errors
+/// When the folder cannot be read to its end.
+pub(super) fn page(folder: ReadDir, title: &str) -> io::Result<String> {
+    let mut items = folder.map(|entry| Item::of(&entry?)).collect::<io::Result<Vec<_>>>()?;
+    items.sort_by_cached_key(|item| (item.name.to_lowercase(), item.name.clone()));
+    let title = Escaped(title);
+    let mut page = format!(
+        "<!DOCTYPE html>\n<html>\n<head>\n<meta charset=\"utf-8\">\n<title>Files in {title}</title>\n</head>\n<body>\n\
+         <h1>Files in {title}</h1>\n<ul>\n"
+    );
+    for Item { name, link, mark } in items {
+        let slash = if mark == "/" { mark } else { "" };
+        page += &format!("<li><a href=\"{link}{slash}\">{}{mark}</a></li>\n", Escaped(&name));
+    }
+    page += "</ul>\n</body>\n</html>\n";
+    Ok(page)
+}
+
+impl Item {
+    fn of(entry: &cap_std::fs::DirEntry) -> io::Result<Item> {
+        let (name, kind) = (entry.file_name(), entry.file_type()?);
+        let mark = match () {
+            () if kind.is_dir() => "/",
+            () if kind.is_symlink() => "@",
+            () => "",
+        };
+        Ok(Item { link: escape(&bytes_of(&name)).collect(), name: name.to_string_lossy().into_owned(), mark })
+    }
+}
+
+#[cfg(unix)]
+fn bytes_of(name: &OsStr) -> std::borrow::Cow<'_, [u8]> {
+    use std::os::unix::ffi::OsStrExt;
+    name.as_bytes().into()
+}
+
+#[cfg(not(unix))]
+fn bytes_of(name: &OsStr) -> std::borrow::Cow<'_, [u8]> {
+    name.to_string_lossy().into_owned().into_bytes().into()
+}
+
+/// Text in HTML, also between double quotes.
+pub(super) struct Escaped<'text>(pub(super) &'text str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
+            formatter.write_str(&rest[..at])?;
+            formatter.write_str(match rest.as_bytes()[at] {
+                b'&' => "&amp;",
+                b'<' => "&lt;",
+                b'>' => "&gt;",
+                b'"' => "&quot;",
+                _ => "&#x27;",
+            })?;
+            rest = &rest[at + 1..];
+        }
+        formatter.write_str(rest)
+    }
+}

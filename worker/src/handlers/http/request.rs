@@ -1,0 +1,206 @@
+//! The head of a request: its limits, its framing, and the fields that matter here.
+
+use std::mem::MaybeUninit;
+
+use httparse::{Error, Header, ParserConfig};
+
+use super::answer::Status;
+
+/// The longest head that is taken, in bytes: the request line and all fields.
+pub(super) const MAX_HEAD: usize = 16 * 1024;
+
+/// The most header fields that are taken.
+pub(super) const MAX_FIELDS: usize = 100;
+
+/// Room for the header fields of one request, on the stack.
+pub(super) type Fields<'bytes> = [MaybeUninit<Header<'bytes>>; MAX_FIELDS];
+
+/// A request up to and including its empty line.
+#[derive(Debug)]
+pub(super) struct Head<'fields, 'bytes> {
+    /// How many bytes of what was received it takes.
+    pub(super) length: usize,
+    pub(super) method: Method,
+    /// The request target as it was received.
+    pub(super) target: &'bytes str,
+    /// Whether it is HTTP/1.0.
+    pub(super) old: bool,
+    /// Whether the client wants to send more requests on this connection.
+    pub(super) keep_alive: bool,
+    /// Whether the client waits for `100 Continue` before it sends the body.
+    pub(super) expects_continue: bool,
+    pub(super) body: Body,
+    fields: &'fields [Header<'bytes>],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    Get,
+    Head,
+    /// A method that exists, but that files do not have.
+    Known,
+    Unknown,
+}
+
+/// What follows the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body {
+    /// So many bytes, 0 for no body.
+    Bytes(u64),
+    Chunked,
+}
+
+/// What the fields say about the message itself.
+#[derive(Default)]
+struct Framing<'bytes> {
+    hosts: usize,
+    length: Option<u64>,
+    encoding: Option<&'bytes [u8]>,
+    expect: Option<&'bytes [u8]>,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl<'fields, 'bytes> Head<'fields, 'bytes> {
+    /// Parses what was received so far. None: it is not complete.
+    ///
+    /// # Errors
+    /// The status to answer with. Where the next request would begin is not known then.
+    pub(super) fn parse(
+        received: &'bytes [u8],
+        fields: &'fields mut Fields<'bytes>,
+    ) -> Result<Option<Head<'fields, 'bytes>>, Status> {
+        let mut request = httparse::Request::new(&mut []);
+        let parsed = ParserConfig::default().parse_request_with_uninit_headers(&mut request, received, fields);
+        let length = match parsed {
+            Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
+            Ok(httparse::Status::Partial) if received.len() < MAX_HEAD => return Ok(None),
+            Ok(_) => return Err(too_large(received)),
+            Err(Error::TooManyHeaders) => return Err(Status::FieldsTooLarge),
+            Err(Error::Version) if names_http(received) => return Err(Status::VersionNotSupported),
+            Err(_) => return Err(Status::BadRequest),
+        };
+        // A complete request has all three.
+        let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+            return Err(Status::BadRequest);
+        };
+        let old = version == 0;
+        let framing = Framing::read(request.headers)?;
+        if framing.hosts > 1 || framing.hosts == 0 && !old {
+            return Err(Status::BadRequest);
+        }
+        Ok(Some(Head {
+            length,
+            method: Method::of(method),
+            target,
+            old,
+            keep_alive: !framing.close && (!old || framing.keep_alive),
+            expects_continue: framing.expects_continue(old)?,
+            body: framing.body(old)?,
+            fields: request.headers,
+        }))
+    }
+
+    /// The values of all fields of this name, in their order.
+    pub(super) fn values<'name>(
+        &self,
+        name: &'name str,
+    ) -> impl Iterator<Item = &'bytes [u8]> + use<'name, 'fields, 'bytes> {
+        self.fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+    }
+
+    /// The value of a field that may be there once. With more than one of them none counts.
+    pub(super) fn value(&self, name: &str) -> Option<&'bytes [u8]> {
+        let mut values = self.values(name);
+        values.next().filter(|_| values.next().is_none())
+    }
+}
+
+impl Method {
+    fn of(name: &str) -> Method {
+        match name {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" | "TRACE" | "CONNECT" => Method::Known,
+            _ => Method::Unknown,
+        }
+    }
+}
+
+impl<'bytes> Framing<'bytes> {
+    /// Reads all fields once. What could be understood in two ways is refused: a proxy in front of this server might
+    /// have understood it in the other one.
+    fn read(fields: &[Header<'bytes>]) -> Result<Framing<'bytes>, Status> {
+        let mut framing = Framing::default();
+        for field in fields {
+            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+            if is("host") {
+                framing.hosts += 1;
+            } else if is("connection") {
+                for option in field.value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                    framing.close |= option.eq_ignore_ascii_case(b"close");
+                    framing.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            } else if is("content-length") {
+                let length = number(field.value).ok_or(Status::BadRequest)?;
+                if framing.length.replace(length).is_some_and(|other| other != length) {
+                    return Err(Status::BadRequest);
+                }
+            } else if is("transfer-encoding") {
+                if framing.encoding.replace(field.value).is_some() {
+                    return Err(Status::BadRequest);
+                }
+            } else if is("expect") {
+                framing.expect = Some(field.value);
+            }
+        }
+        Ok(framing)
+    }
+
+    fn body(&self, old: bool) -> Result<Body, Status> {
+        match (self.encoding, self.length) {
+            (None, length) => Ok(Body::Bytes(length.unwrap_or(0))),
+            (Some(_), Some(_)) => Err(Status::BadRequest),
+            (Some(_), None) if old => Err(Status::BadRequest),
+            (Some(encoding), None) if encoding.eq_ignore_ascii_case(b"chunked") => Ok(Body::Chunked),
+            (Some(_), None) => Err(Status::NotImplemented),
+        }
+    }
+
+    fn expects_continue(&self, old: bool) -> Result<bool, Status> {
+        match self.expect {
+            None => Ok(false),
+            Some(_) if old => Ok(false),
+            Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Ok(true),
+            Some(_) => Err(Status::ExpectationFailed),
+        }
+    }
+}
+
+/// A number of decimal digits and nothing else. One that is too large for its type is not a number either.
+pub(super) fn number(text: &[u8]) -> Option<u64> {
+    if !text.iter().all(u8::is_ascii_digit) {
+        return None; // A sign, for example, which `parse` would take.
+    }
+    str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Which part of a head is too large: the request line, or all of it.
+fn too_large(received: &[u8]) -> Status {
+    let start = &received[..received.len().min(MAX_HEAD)];
+    if start.trim_ascii_start().contains(&b'\n') { Status::FieldsTooLarge } else { Status::UriTooLong }
+}
+
+/// Whether the request line ends with a version of HTTP, as far as it was received.
+fn names_http(received: &[u8]) -> bool {
+    let line = request_line(received);
+    let version = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+    let name = b"HTTP/";
+    version.len() < line.len() && version[..version.len().min(name.len())] == name[..version.len().min(name.len())]
+}
+
+/// The first line that is not empty, without its end.
+pub(super) fn request_line(received: &[u8]) -> &[u8] {
+    let start = received.trim_ascii_start();
+    start.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end()
+}

@@ -1,0 +1,149 @@
+//! The deadline: moved, forced, stuck.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use worker::handlers::{Commands, Echo};
+use worker::{Activity, Connection};
+
+use crate::support::{Gated, HUGE, Running, Serve, eventually};
+
+#[test]
+fn a_client_that_was_told_and_stays_is_forced_at_the_deadline_and_named() {
+    let server = Running::start(Echo);
+    let mut stays = server.idle_clients(1).remove(0);
+    server.stop(Duration::from_millis(100));
+    let report = server.join();
+    assert_eq!((report.told, report.left, report.closed), (1, 0, 0));
+    assert_eq!(report.forced.iter().map(|forced| forced.peer).collect::<Vec<_>>(), [stays.address()]);
+    assert_eq!(report.forced[0].activity, Activity::Leaving);
+    assert_eq!(report.stuck.len(), 0);
+    assert!(report.took >= Duration::from_millis(100), "it was forced before the deadline");
+    stays.expect_last("SHUTDOWN\n");
+}
+
+#[test]
+fn a_client_in_the_middle_of_a_message_is_forced_at_the_deadline_and_named() {
+    let server = Running::start(Commands::new());
+    let mut stays = server.client();
+    stays.send("SO");
+    eventually("the half line has arrived", || server.connections().first().is_some_and(|first| first.received == 2));
+    server.stop(Duration::from_millis(100));
+    let report = server.join();
+    assert_eq!((report.told, report.left, report.closed), (0, 0, 0));
+    assert_eq!(report.forced.iter().map(|forced| forced.peer).collect::<Vec<_>>(), [stays.address()]);
+    assert_eq!((report.forced[0].activity, report.forced[0].received), (Activity::Busy, 2));
+    assert_eq!(report.stuck.len(), 0);
+}
+
+#[test]
+fn a_handler_that_hangs_is_reported_as_stuck_and_left_behind() {
+    let (open, handler) = Gated::new(Some(b"SHUTDOWN\n"));
+    let server = Running::start(handler);
+    let mut hangs = server.client();
+    hangs.send("a");
+    server.wait_for(1, Activity::Busy);
+    let mut other = server.idle_clients(1).remove(0);
+    server.stop(Duration::from_millis(100));
+    other.expect_last("SHUTDOWN\n");
+    drop(other);
+    let report = server.join();
+    let peers = |connections: &[worker::ConnectionInfo]| connections.iter().map(|c| c.peer).collect::<Vec<_>>();
+    assert!(peers(&report.forced).contains(&hangs.address()));
+    assert_eq!(peers(&report.stuck), [hangs.address()]);
+    drop(open);
+}
+
+#[test]
+fn the_deadline_can_be_brought_forward_during_the_drain() {
+    let server = Running::start(Echo);
+    let mut stays = server.idle_clients(1).remove(0);
+    server.stop(HUGE);
+    stays.expect_last("SHUTDOWN\n");
+    server.stop(Duration::from_millis(10));
+    let report = server.join();
+    assert_eq!((report.told, report.forced.len()), (1, 1));
+}
+
+#[test]
+fn the_deadline_can_be_put_off_during_the_drain() {
+    let server = Running::start(Echo);
+    let mut stays = server.idle_clients(1).remove(0);
+    // Long enough that even a machine under load comes to put it off in time.
+    server.stop(Duration::from_secs(5));
+    let first = server.deadline().unwrap();
+    stays.expect_last("SHUTDOWN\n");
+    server.stop(HUGE);
+    assert!(server.deadline().unwrap() > first + Duration::from_secs(60));
+    // The first deadline passes, and the client is still there.
+    while Instant::now() < first + Duration::from_millis(100) {
+        std::thread::sleep(first + Duration::from_millis(100) - Instant::now());
+    }
+    server.wait_for(1, Activity::Leaving);
+    drop(stays);
+    let report = server.join();
+    assert_eq!((report.left, report.forced.len()), (1, 0));
+}
+
+#[test]
+fn a_stop_without_grace_during_the_drain_closes_by_force_at_once() {
+    let server = Running::start(Echo);
+    let mut stays = server.idle_clients(3);
+    server.stop(HUGE);
+    stays.iter_mut().for_each(|client| client.expect_last("SHUTDOWN\n"));
+    server.stop(Duration::ZERO);
+    let report = server.join();
+    assert_eq!((report.told, report.forced.len(), report.stuck.len()), (3, 3, 0));
+}
+
+#[test]
+fn a_stop_without_grace_still_tells_idle_clients() {
+    let server = Running::start(Echo);
+    let mut clients = server.idle_clients(3);
+    server.stop(Duration::ZERO);
+    clients.iter_mut().for_each(|client| client.expect_last("SHUTDOWN\n"));
+    let report = server.join();
+    assert_eq!(report.told, 3);
+    assert_eq!(report.forced.len() + report.left, 3);
+}
+
+#[test]
+fn a_grace_period_longer_than_a_clock_can_count_is_as_good_as_for_ever() {
+    let server = Running::start(Echo);
+    let mut client = server.idle_clients(1).remove(0);
+    server.stop(Duration::MAX);
+    client.expect_last("SHUTDOWN\n");
+    drop(client);
+    assert_eq!(server.join().left, 1);
+}
+
+#[test]
+fn a_handler_that_reads_without_an_end_is_ended_by_force() {
+    let (began, begun) = mpsc::channel();
+    let server = Running::start(Serve(move |client: &mut Connection| {
+        began.send(()).unwrap();
+        std::io::copy(client, &mut std::io::sink()).map(drop)
+    }));
+    let client = server.client();
+    begun.recv().unwrap();
+    server.stop(Duration::from_millis(10));
+    let report = server.join();
+    assert_eq!((report.forced.len(), report.stuck.len()), (1, 0));
+    drop(client);
+}
+
+#[test]
+fn a_connection_that_ends_at_the_deadline_is_counted_once() {
+    for _ in 0..20 {
+        let server = Running::start(Echo);
+        let clients = server.idle_clients(20);
+        server.stop(Duration::from_millis(5));
+        let deadline = server.deadline().unwrap();
+        while Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        drop(clients);
+        let report = server.join();
+        assert_eq!(report.left + report.closed + report.forced.len(), 20, "{report:?}");
+    }
+}

@@ -1,0 +1,263 @@
+//! Too many connections, no descriptors left, waiting that costs nothing.
+
+use worker::Server;
+use worker::handlers::Echo;
+
+use crate::support::{HUGE, Log, Running, eventually};
+
+const REFUSAL: &str = "Too many connections, try again later\n";
+
+#[test]
+fn the_one_connection_too_many_is_told_so_and_counted() {
+    let log = Log::default();
+    let server = Running::of(log.observe(Server::new(Echo).max_connections(2)));
+    let mut clients = server.idle_clients(2);
+    let mut one_too_many = server.client();
+    one_too_many.expect_last(REFUSAL);
+    drop(one_too_many);
+    assert_eq!((server.counts().now, server.counts().total, server.counts().refused), (2, 2, 1));
+    // The others have noticed nothing.
+    for client in &mut clients {
+        client.send("hello");
+        client.expect("hello");
+    }
+    drop(clients);
+    server.stop(HUGE);
+    server.join();
+    assert_eq!(log.count("refused"), 1);
+}
+
+#[test]
+fn a_refusal_survives_what_the_client_sends() {
+    let server = Running::of(Server::new(Echo).max_connections(0));
+    let mut client = server.client();
+    client.send("hello?");
+    client.expect_last(REFUSAL);
+    drop(client);
+    server.stop(HUGE);
+    server.join();
+}
+
+#[test]
+fn clients_are_served_again_when_there_is_room_again() {
+    let server = Running::of(Server::new(Echo).max_connections(1));
+    let first = server.idle_clients(1);
+    server.client().expect_last(REFUSAL);
+    drop(first);
+    eventually("it has left", || server.counts().now == 0);
+    let mut client = server.client();
+    client.send("hello");
+    client.expect("hello");
+    drop(client);
+    server.stop(HUGE);
+    server.join();
+}
+
+/// The server is in a process of its own, with few descriptors; the clients are here.
+#[cfg(target_os = "linux")]
+mod descriptors {
+    use std::io::{self, BufRead, BufReader, Read, Write};
+    use std::process::{Child, ChildStdin, Stdio};
+    use std::sync::mpsc::{self, Receiver};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::support::{Client, LIMIT, Watchdog, child};
+
+    /// Says everything that happens on its standard output, and takes orders from its standard input.
+    fn server() {
+        let say = |line: &str| writeln!(io::stdout(), "\n@{line}").unwrap();
+        let log = Log::default();
+        let server = Server::new(Echo);
+        let server = Running::of(log.observe(server));
+        say(&server.address().to_string());
+        for order in io::stdin().lock().lines() {
+            match order.unwrap().as_str() {
+                "exhausted?" => say(&log.count("exhausted").to_string()),
+                "connections?" => say(&server.counts().now.to_string()),
+                "cpu?" => say(&cpu_ticks().to_string()),
+                "stop" => {
+                    server.stop(HUGE);
+                    let report = server.join();
+                    return say(&format!("told {} left {} forced {}", report.told, report.left, report.forced.len()));
+                }
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    /// What this process has used, in hundredths of a second.
+    fn cpu_ticks() -> u64 {
+        let stat = procfs();
+        // The name of the command is in brackets and may contain blanks.
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// Read through a descriptor that was opened when there was one.
+    fn procfs() -> String {
+        use std::io::Seek;
+        static STAT: std::sync::OnceLock<std::sync::Mutex<std::fs::File>> = std::sync::OnceLock::new();
+        let stat = STAT.get_or_init(|| std::sync::Mutex::new(std::fs::File::open("/proc/self/stat").unwrap()));
+        let mut stat = stat.lock().unwrap();
+        stat.rewind().unwrap();
+        let mut text = String::new();
+        stat.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    struct Process {
+        child: Child,
+        orders: ChildStdin,
+        answers: Receiver<String>,
+        address: std::net::SocketAddr,
+        _watchdog: Watchdog,
+    }
+
+    impl Process {
+        fn start(test: &str) -> Process {
+            let mut child = child(test, "ulimit -n 40");
+            let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let orders = child.stdin.take().unwrap();
+            let output = BufReader::new(child.stdout.take().unwrap());
+            let (answer, answers) = mpsc::channel();
+            thread::spawn(move || {
+                for line in output.lines().map_while(Result::ok) {
+                    if let Some(line) = line.strip_prefix('@') {
+                        let _ = answer.send(line.to_owned());
+                    }
+                }
+            });
+            let address = answers.recv_timeout(LIMIT).unwrap().parse().unwrap();
+            let mut process = Process { child, orders, answers, address, _watchdog: Watchdog::start() };
+            process.ask("cpu?");
+            process
+        }
+
+        fn ask(&mut self, question: &str) -> u64 {
+            self.say(question).parse().unwrap()
+        }
+
+        fn say(&mut self, order: &str) -> String {
+            writeln!(self.orders, "{order}").unwrap();
+            self.answers.recv_timeout(LIMIT).unwrap()
+        }
+
+        fn wait_for(&mut self, question: &str, condition: impl Fn(u64) -> bool) -> u64 {
+            let end = std::time::Instant::now() + LIMIT;
+            loop {
+                let answer = self.ask(question);
+                if condition(answer) {
+                    return answer;
+                }
+                assert!(std::time::Instant::now() < end, "{question} {answer}");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    #[test]
+    fn out_of_descriptors_the_server_waits_without_spinning_and_goes_on_when_clients_leave() {
+        if std::env::var_os("WORKER_TEST_CHILD").is_some() {
+            return server();
+        }
+        let mut server = Process::start(
+            "limits::descriptors::out_of_descriptors_the_server_waits_without_spinning_and_goes_on_when_clients_leave",
+        );
+        let mut clients: Vec<_> = (0..60).map(|_| Client::connect(server.address)).collect();
+        server.wait_for("exhausted?", |times| times == 1);
+        let room = server.wait_for("connections?", |now| now >= 20) as usize;
+        assert!(room < 40, "the limit of descriptors does not hold: {room}");
+
+        // A loop without a wait would use nearly all of this time, or half of it on a machine that is busy.
+        let before = server.ask("cpu?");
+        thread::sleep(Duration::from_secs(1));
+        let used = server.ask("cpu?") - before;
+        assert!(used <= 20, "{used} hundredths of a second of computing while there was nothing to do");
+
+        // The first have been served all the time; the last are when the first have left.
+        let ask = |client: &mut Client| {
+            client.send("hello");
+            client.expect("hello");
+        };
+        ask(&mut clients[0]);
+        while clients.len() > 20 {
+            drop(clients.drain(..10));
+        }
+        clients.iter_mut().for_each(ask);
+        assert_eq!(server.ask("exhausted?"), 1, "it was said again and again");
+        drop(clients);
+        server.wait_for("connections?", |now| now == 0);
+        assert_eq!(server.say("stop"), "told 0 left 0 forced 0");
+        assert!(server.child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn out_of_descriptors_a_stop_tells_everybody_even_those_in_the_accept_queue() {
+        if std::env::var_os("WORKER_TEST_CHILD").is_some() {
+            return server();
+        }
+        let mut server = Process::start(
+            "limits::descriptors::out_of_descriptors_a_stop_tells_everybody_even_those_in_the_accept_queue",
+        );
+        let clients: Vec<_> = (0..60).map(|_| Client::connect(server.address)).collect();
+        server.wait_for("exhausted?", |times| times == 1);
+        thread::scope(|scope| {
+            // Each leaves when it has been told, and so makes room.
+            for mut client in clients {
+                scope.spawn(move || client.expect_last("SHUTDOWN\n"));
+            }
+            assert_eq!(server.say("stop"), "told 60 left 60 forced 0");
+        });
+        assert!(server.child.wait().unwrap().success());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_idle_server_does_not_wake_up() {
+    use std::fs;
+    use std::time::Duration;
+
+    /// How often the threads of the server have been woken.
+    fn wake_ups() -> (usize, u64) {
+        let threads = fs::read_dir("/proc/self/task").unwrap().map(|thread| thread.unwrap().path());
+        let status: Vec<_> = threads.map(|thread| fs::read_to_string(thread.join("status")).unwrap()).collect();
+        let value = |status: &str, name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().to_owned()
+        };
+        let of_server: Vec<u64> = status
+            .iter()
+            .filter(|status| {
+                let name = value(status, "Name:");
+                name == "server" || name.starts_with("client-")
+            })
+            .map(|status| value(status, "voluntary_ctxt_switches:").parse().unwrap())
+            .collect();
+        (of_server.len(), of_server.iter().sum())
+    }
+
+    crate::support::in_a_process_of_its_own("limits::an_idle_server_does_not_wake_up", "", || {
+        let server = Running::start(Echo);
+        let mut clients = server.idle_clients(5);
+        clients.iter_mut().for_each(|client| {
+            client.send("hello");
+            client.expect("hello");
+        });
+        // A thread that has said that it is idle is about to wait. Then nothing is the subject.
+        eventually("all wait", || {
+            let before = wake_ups();
+            std::thread::sleep(Duration::from_millis(100));
+            wake_ups() == before
+        });
+        let before = wake_ups();
+        assert_eq!(before.0, 6, "the threads of the server, and nothing else, are counted");
+        std::thread::sleep(Duration::from_secs(2));
+        assert_eq!(wake_ups(), before);
+        drop(clients);
+        server.stop(HUGE);
+        server.join();
+    });
+}

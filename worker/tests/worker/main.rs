@@ -1,0 +1,22 @@
+//! The promises of the server thread, kept over real sockets.
+
+#![allow(clippy::unwrap_used)]
+
+// What the tests are written with.
+mod support;
+
+// When a stop ends, and from where it can be asked for.
+mod stop;
+// Who is told, and that the notice arrives.
+mod notice;
+// Clients that come in the instant of the stop, and the port afterwards.
+mod queue;
+// The deadline: moved, forced, stuck.
+mod force;
+// Handlers that panic, and what is reported about connections.
+mod report;
+// Too many connections, no descriptors left, waiting that costs nothing.
+mod limits;
+// The handlers `Commands` and `Echo`.
+mod command;
+mod echo;

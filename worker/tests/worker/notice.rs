@@ -1,0 +1,237 @@
+//! Who is told, and that the notice arrives.
+
+use std::io::{BufRead, ErrorKind, Write};
+use std::thread;
+use std::time::Duration;
+
+use worker::handlers::{Commands, Echo};
+use worker::{Activity, Connection};
+
+use crate::support::{Gated, HUGE, Running, ServeAndTell, eventually};
+
+const NOTICE: Option<&[u8]> = Some(b"SHUTDOWN\n");
+
+/// More than the buffers of a connection take.
+const A_LOT: usize = 64 * 1024 * 1024;
+
+/// Sends much more than fits to a client that says `much`, and echoes everything else.
+fn much(client: &mut Connection) -> std::io::Result<()> {
+    while client.next_message() {
+        let mut line = String::new();
+        client.read_line(&mut line)?;
+        if line == "much\n" {
+            for _ in 0..A_LOT / 65_536 {
+                client.write_all(&[b'x'; 65_536])?;
+            }
+        } else {
+            client.write_all(line.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_idle_client_gets_the_notice_and_then_the_end() {
+    let server = Running::start(Echo);
+    let mut client = server.idle_clients(1).remove(0);
+    server.stop(HUGE);
+    client.expect_last("SHUTDOWN\n");
+    drop(client);
+    let report = server.join();
+    assert_eq!((report.told, report.left, report.closed, report.forced.len()), (1, 1, 0, 0));
+}
+
+#[test]
+fn a_client_between_its_message_and_the_answer_gets_the_answer_and_then_the_notice() {
+    let (open, handler) = Gated::new(NOTICE);
+    let server = Running::start(handler);
+    let mut client = server.client();
+    client.send("a");
+    server.wait_for(1, Activity::Busy);
+    server.stop(HUGE);
+    drop(open);
+    client.expect_last(".SHUTDOWN\n");
+    drop(client);
+    assert_eq!(server.join().told, 1);
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_up_neither_the_notice_to_others_nor_the_stop() {
+    let server = Running::start(ServeAndTell(much));
+    let mut deaf = server.client();
+    deaf.send("much\n");
+    eventually("the answer has begun", || server.connections().first().is_some_and(|first| first.sent > 0));
+    let mut other = server.client();
+    other.send("hello\n");
+    other.expect("hello\n");
+    server.stop(HUGE);
+    other.expect_last("SHUTDOWN\n");
+    drop(other);
+    eventually("the other has left", || server.counts().now == 1);
+    server.stop(Duration::ZERO);
+    let report = server.join();
+    assert_eq!((report.told, report.left), (1, 1));
+    assert_eq!(report.forced.iter().map(|forced| forced.peer).collect::<Vec<_>>(), [deaf.address()]);
+    assert_eq!(report.forced[0].activity, Activity::Busy);
+    assert_eq!(report.stuck.len(), 0);
+}
+
+#[test]
+fn an_idle_client_that_has_not_read_its_answers_gets_the_notice_behind_them() {
+    let server = Running::start(ServeAndTell(|client: &mut Connection| {
+        while client.next_message() {
+            let mut line = String::new();
+            client.read_line(&mut line)?;
+            // Fill what the connection takes, to the last byte, and wait for the next message.
+            client.set_write_timeout(Some(Duration::from_millis(100)))?;
+            let error = loop {
+                if let Err(error) = client.write(&[b'x'; 65_536]) {
+                    break error;
+                }
+            };
+            assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
+            client.set_write_timeout(None)?;
+        }
+        Ok(())
+    }));
+    let mut full = server.client();
+    full.send("fill\n");
+    eventually("the answer has begun", || server.connections().first().is_some_and(|first| first.sent > 0));
+    server.wait_for(1, Activity::Idle);
+    let mut other = server.idle_clients(1).remove(0);
+    server.stop(HUGE);
+    other.expect_last("SHUTDOWN\n");
+    drop(other);
+    eventually("the other has left", || server.counts().now == 1);
+    assert_eq!(server.counts().told, 1, "the notice to the full one was written before there was room for it");
+    let rest = full.rest();
+    assert!(rest.ends_with(b"xSHUTDOWN\n"));
+    drop(full);
+    let report = server.join();
+    assert_eq!((report.told, report.left, report.forced.len()), (2, 2, 0));
+}
+
+#[test]
+fn an_idle_client_that_never_reads_is_forced_at_the_deadline_like_any_other() {
+    let server = Running::start(ServeAndTell(|client: &mut Connection| {
+        client.set_write_timeout(Some(Duration::from_millis(100)))?;
+        while client.write(&[b'x'; 65_536]).is_ok() {}
+        client.set_write_timeout(None)?;
+        while client.next_message() {}
+        Ok(())
+    }));
+    let full = server.client();
+    server.wait_for(1, Activity::Idle);
+    server.stop(Duration::from_millis(50));
+    let report = server.join();
+    assert_eq!((report.told, report.left, report.closed), (0, 0, 0));
+    assert_eq!((report.forced.len(), report.stuck.len()), (1, 0));
+    drop(full);
+}
+
+#[test]
+fn the_notice_survives_what_an_idle_client_still_sends() {
+    let server = Running::start(Echo);
+    let mut client = server.idle_clients(1).remove(0);
+    server.stop(HUGE);
+    server.wait_for(1, Activity::Leaving);
+    // It has not looked at what it was sent yet: this crosses the notice.
+    for _ in 0..64 {
+        client.send([b'x'; 65_536]);
+    }
+    client.expect_last("SHUTDOWN\n");
+    client.send("this too is read and thrown away");
+    drop(client);
+    let report = server.join();
+    assert_eq!((report.told, report.left, report.forced.len()), (1, 1, 0));
+}
+
+#[test]
+fn the_notice_survives_input_that_a_busy_connection_has_not_read() {
+    let (open, handler) = Gated::new(NOTICE);
+    let server = Running::start(handler);
+    let mut client = server.client();
+    let more = thread::spawn({
+        let mut client = crate::support::Client(client.0.try_clone().unwrap());
+        move || (0..64).for_each(|_| client.send([b'x'; 65_536]))
+    });
+    eventually("a message has begun", || server.connections().first().is_some_and(|first| first.received > 0));
+    server.wait_for(1, Activity::Busy);
+    server.stop(HUGE);
+    drop(open);
+    // Its sender goes on until all is sent, and only then the client reads.
+    more.join().unwrap();
+    client.expect_last(".SHUTDOWN\n");
+    drop(client);
+    let report = server.join();
+    assert_eq!((report.told, report.left, report.forced.len()), (1, 1, 0));
+}
+
+#[test]
+fn a_half_closed_client_still_gets_its_answer() {
+    let server = Running::start(Commands::new());
+    let mut client = server.client();
+    client.send("HAIKU\n");
+    client.half_close();
+    assert!(client.rest().ends_with(b"The socket is free.\n"));
+    server.stop(HUGE);
+    server.join();
+}
+
+#[test]
+fn a_half_closed_client_gets_its_answer_during_a_drain_too() {
+    let (open, handler) = Gated::new(NOTICE);
+    let server = Running::start(handler);
+    let mut client = server.client();
+    client.send("a");
+    client.half_close();
+    server.wait_for(1, Activity::Busy);
+    server.stop(HUGE);
+    drop(open);
+    client.expect_last(".SHUTDOWN\n");
+    // It has closed its side: nothing has to be waited for.
+    let report = server.join();
+    assert_eq!((report.told, report.left), (1, 1));
+}
+
+#[test]
+fn without_a_notice_idle_connections_are_closed_at_once() {
+    let (_open, handler) = Gated::new(None);
+    let server = Running::start(handler);
+    let mut clients = server.idle_clients(5);
+    server.stop(HUGE);
+    let stopped = server.join();
+    assert_eq!((stopped.told, stopped.left, stopped.closed, stopped.forced.len()), (0, 0, 5, 0));
+    clients.iter_mut().for_each(|client| client.expect_last(""));
+}
+
+#[test]
+fn without_a_notice_a_message_that_has_arrived_is_still_served() {
+    let (open, handler) = Gated::new(None);
+    let server = Running::start(handler);
+    let mut client = server.client();
+    client.send("a");
+    eventually("the first message has arrived", || {
+        server.connections().first().is_some_and(|first| first.received == 1)
+    });
+    client.send("b");
+    server.stop(HUGE);
+    drop(open);
+    client.expect_last("..");
+    let report = server.join();
+    assert_eq!((report.closed, report.forced.len()), (1, 0));
+}
+
+#[test]
+fn a_client_that_leaves_while_it_is_told_does_no_harm() {
+    for _ in 0..20 {
+        let server = Running::start(Echo);
+        let clients = server.idle_clients(10);
+        thread::scope(|scope| {
+            scope.spawn(|| server.stop(HUGE));
+            drop(clients);
+        });
+        let report = server.join();
+        assert_eq!(report.forced.len(), 0);
+    }
+}

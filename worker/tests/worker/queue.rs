@@ -1,0 +1,162 @@
+//! Clients that come in the instant of the stop, and the port afterwards.
+
+use std::net::TcpListener;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+
+use worker::handlers::Echo;
+use worker::{Activity, Event, Handler, Server};
+
+use crate::support::{Client, Fate, Gated, HUGE, Running, eventually};
+
+/// A server whose accepting thread is held up by an observer, until the sender is dropped. Its connections have left
+/// meanwhile: there is room for as many clients, which have to wait in the accept queue.
+fn held_up(handler: impl Handler, room: usize) -> (Running, Sender<()>) {
+    let (open, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let server = Server::new(handler).max_connections(room).observer(move |event| {
+        if let Event::Refused { .. } = event {
+            let _ = gate.lock().unwrap().recv();
+        }
+    });
+    let server = Running::of(server);
+    let first = server.idle_clients(room);
+    let one_too_many = server.client();
+    eventually("one is refused", || server.counts().refused == 1);
+    drop((first, one_too_many));
+    eventually("they have left", || server.counts().now == 0);
+    (server, open)
+}
+
+#[test]
+fn clients_that_wait_in_the_accept_queue_are_told() {
+    let (server, open) = held_up(Echo, 50);
+    let mut clients: Vec<_> = (0..50).map(|_| server.client()).collect();
+    clients.iter_mut().for_each(|client| client.send("hello?"));
+    thread::scope(|scope| {
+        scope.spawn(|| server.stop(HUGE));
+        eventually("the stop has begun", || server.deadline().is_some());
+        drop(open);
+    });
+    clients.iter_mut().for_each(|client| client.expect_last("SHUTDOWN\n"));
+    drop(clients);
+    let report = server.join();
+    assert_eq!((report.told, report.left, report.closed, report.forced.len()), (50, 50, 0, 0));
+}
+
+#[test]
+fn without_a_notice_a_message_that_waits_in_the_accept_queue_is_served() {
+    let (gate, handler) = Gated::new(None);
+    drop(gate);
+    let (server, open) = held_up(handler, 10);
+    let mut clients: Vec<_> = (0..10).map(|_| server.client()).collect();
+    clients.iter_mut().for_each(|client| client.send("a"));
+    thread::scope(|scope| {
+        scope.spawn(|| server.stop(HUGE));
+        eventually("the stop has begun", || server.deadline().is_some());
+        drop(open);
+    });
+    clients.iter_mut().for_each(|client| client.expect_last("."));
+    assert_eq!(server.join().closed, 10);
+}
+
+/// Nobody can promise more: between the last look into the queue and the close of the listener, the system completes
+/// connections of which a process never hears. So the fate of each is counted, and what was connected before the stop
+/// has no other than being told.
+#[test]
+fn every_client_connected_before_the_stop_is_told_while_others_keep_connecting() {
+    let server = Running::start(Echo);
+    let address = server.address();
+    let connected = AtomicUsize::new(0);
+    let stopping = AtomicBool::new(false);
+    let (before, after): (Vec<_>, Vec<_>) = thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut clients = Vec::new();
+                    while clients.len() < 40 {
+                        let Ok(client) = Client::try_connect(address) else { break };
+                        clients.push((stopping.load(Ordering::SeqCst), client));
+                        connected.fetch_add(1, Ordering::SeqCst);
+                    }
+                    clients
+                })
+            })
+            .collect();
+        eventually("some have connected", || connected.load(Ordering::SeqCst) >= 20);
+        stopping.store(true, Ordering::SeqCst);
+        server.stop(HUGE);
+        clients.into_iter().flat_map(|clients| clients.join().unwrap()).partition(|(late, _)| !late)
+    });
+    for (_, mut client) in before {
+        assert_eq!(client.fate(), Fate::Ended("SHUTDOWN\n".into()));
+    }
+    let fates: Vec<_> = after.into_iter().map(|(_, mut client)| client.fate()).collect();
+    let told = fates.iter().filter(|&fate| *fate == Fate::Ended("SHUTDOWN\n".into())).count();
+    let reset = fates.iter().filter(|&fate| *fate == Fate::Reset).count();
+    assert_eq!(told + reset, fates.len(), "a client was closed without a word: {fates:?}");
+    let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("late: told {told} reset {reset}\n"));
+    let report = server.join();
+    assert_eq!((report.told, report.forced.len()), (report.left, 0));
+}
+
+#[test]
+fn clients_that_keep_coming_do_not_hold_up_the_stop() {
+    let server = Running::start(Echo);
+    let address = server.address();
+    let (connected, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let mut idle = server.idle_clients(1).remove(0);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !stopped.load(Ordering::SeqCst) {
+                    if Client::try_connect(address).is_err() {
+                        thread::yield_now();
+                    }
+                    connected.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        eventually("some have connected", || connected.load(Ordering::SeqCst) >= 100);
+        server.stop(HUGE);
+        idle.expect_last("SHUTDOWN\n");
+        drop(idle);
+        let took = server.join().took;
+        stopped.store(true, Ordering::SeqCst);
+        let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("flood: {took:?}\n"));
+    });
+}
+
+#[test]
+fn the_port_can_be_bound_again_while_clients_are_still_draining() {
+    let old = Running::start(Echo);
+    let mut stays = old.idle_clients(1).remove(0);
+    old.stop(HUGE);
+    stays.expect_last("SHUTDOWN\n");
+    // Who has been told knows that the listener is closed.
+    let new = Running::on(TcpListener::bind(old.address()).unwrap(), Server::new(Echo));
+    assert_eq!(new.address(), old.address());
+    let mut client = new.client();
+    client.send("hello");
+    client.expect("hello");
+    old.wait_for(1, Activity::Leaving);
+    drop(stays);
+    assert_eq!(old.join().left, 1);
+    new.stop(HUGE);
+    client.expect_last("SHUTDOWN\n");
+    drop(client);
+    assert_eq!(new.join().left, 1);
+}
+
+#[test]
+fn new_clients_are_refused_by_the_system_while_others_are_still_draining() {
+    let server = Running::start(Echo);
+    let mut stays = server.idle_clients(1).remove(0);
+    server.stop(HUGE);
+    stays.expect_last("SHUTDOWN\n");
+    assert!(Client::try_connect(server.address()).is_err());
+    drop(stays);
+    server.join();
+}

@@ -1,0 +1,145 @@
+//! Handlers that panic, and what is reported about connections.
+
+use std::io::{Read, Write};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use worker::handlers::{Commands, Echo};
+use worker::{Activity, Connection, Server};
+
+use crate::support::{HUGE, Log, Running, ServeAndTell, eventually};
+
+#[test]
+fn a_handler_that_panics_costs_its_own_connection_and_no_other() {
+    let log = Log::default();
+    let handler = Commands::new().command("PANIC", |text| panic!("asked for: {text}"));
+    let server = Running::of(log.observe(Server::new(handler)));
+    let mut other = server.client();
+    other.send("HAIKU\n");
+    other.expect("The last client leaves.\n");
+    let mut panics = server.client();
+    panics.send("PANIC now\n");
+    panics.expect_last("");
+    other.send("NONSENSE\n");
+    other.expect("Nobody waits any more.\nThe socket is free.\nUnknown command: NONSENSE\n");
+    let mut new = server.client();
+    new.send("QUIT\n");
+    new.expect_last("Goodbye\n");
+    drop((other, new));
+    server.stop(HUGE);
+    server.join();
+    assert_eq!(log.count("panicked 2: asked for: now"), 1);
+    assert_eq!(log.count("panicked"), 1);
+}
+
+#[test]
+fn a_handler_that_panics_during_the_drain_does_not_hold_it_up() {
+    let (open, gate) = mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let server = Running::start(ServeAndTell(move |client: &mut Connection| {
+        client.next_message();
+        let _ = gate.lock().unwrap().recv();
+        panic!("on purpose");
+    }));
+    let mut client = server.client();
+    client.send("a");
+    server.wait_for(1, Activity::Busy);
+    eventually("the message has arrived", || server.connections()[0].received == 1);
+    server.stop(HUGE);
+    drop(open);
+    let report = server.join();
+    assert_eq!((report.closed, report.forced.len()), (1, 0));
+}
+
+#[test]
+fn every_connection_is_said_to_have_ended_before_the_server_is_said_to_be_finished() {
+    for _ in 0..10 {
+        let log = Log::default();
+        let server = Running::of(log.observe(Server::new(Echo)));
+        let clients = server.idle_clients(20);
+        server.stop(HUGE);
+        drop(clients);
+        server.join();
+        let lines = log.lines();
+        assert_eq!((log.count("connected"), log.count("ended")), (20, 20), "{lines:?}");
+        assert_eq!(lines.last().map(String::as_str), Some("finished in thread server"));
+    }
+}
+
+#[test]
+fn threads_are_named_after_what_they_do() {
+    let log = Log::default();
+    let handler = ServeAndTell(|client: &mut Connection| {
+        let name = thread::current().name().unwrap_or("?").to_owned();
+        writeln!(client, "{name} {}", client.id())?;
+        while client.next_message() {
+            client.read_exact(&mut [0])?;
+        }
+        Ok(())
+    });
+    let server = Running::of(log.observe(Server::new(handler)));
+    let (mut first, mut second) = (server.client(), server.client());
+    first.expect("client-1 1\n");
+    second.expect("client-2 2\n");
+    drop((first, second));
+    server.stop(HUGE);
+    server.join();
+    assert_eq!(log.count("finished in thread server"), 1);
+}
+
+#[test]
+fn connections_say_who_they_are_and_what_they_did() {
+    let server = Running::start(Echo);
+    let mut client = server.client();
+    client.send("hello");
+    client.expect("hello");
+    server.wait_for(1, Activity::Idle);
+    let connections = server.connections();
+    assert_eq!((connections[0].id, connections[0].peer), (1, client.address()));
+    assert_eq!((connections[0].received, connections[0].sent), (5, 5));
+    assert_eq!((server.counts().now, server.counts().total, server.deadline()), (1, 1, None));
+    drop(client);
+    eventually("it has left", || server.counts().now == 0);
+    // What ended before the stop is not the drain's business.
+    assert_eq!(server.counts().left, 0);
+    server.stop(HUGE);
+    assert_eq!(server.join().left, 0);
+}
+
+#[test]
+fn a_connection_that_is_idle_for_too_long_is_closed() {
+    let log = Log::default();
+    let handler = ServeAndTell(|client: &mut Connection| {
+        client.set_idle_timeout(Some(Duration::from_millis(50)));
+        while client.next_message() {
+            client.read_exact(&mut [0])?;
+        }
+        Ok(())
+    });
+    let server = Running::of(log.observe(Server::new(handler)));
+    server.client().expect_last("");
+    eventually("it is said to be closed", || log.lines().contains(&"ended 1 Closed".to_owned()));
+    server.stop(HUGE);
+    server.join();
+}
+
+#[test]
+fn a_message_that_is_not_complete_by_its_deadline_is_an_error_of_its_connection() {
+    let log = Log::default();
+    let handler = ServeAndTell(|client: &mut Connection| {
+        while client.next_message() {
+            client.set_read_deadline(Some(std::time::Instant::now() + Duration::from_millis(50)));
+            client.read_exact(&mut [0; 2])?;
+            client.write_all(b"two\n")?;
+        }
+        Ok(())
+    });
+    let server = Running::of(log.observe(Server::new(handler)));
+    let mut client = server.client();
+    client.send("a");
+    client.expect_last("");
+    eventually("it is said to be closed", || log.count("ended 1 Closed: ") == 1);
+    server.stop(HUGE);
+    server.join();
+}

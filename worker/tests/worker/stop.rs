@@ -1,0 +1,189 @@
+//! When a stop ends, and from where it can be asked for.
+
+use std::io::{BufRead, Read, Write};
+use std::sync::{Arc, Barrier, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use worker::handlers::{Commands, Echo};
+use worker::{Activity, Stopper};
+
+use crate::support::{HUGE, Running, ServeAndTell};
+
+#[test]
+fn stop_without_clients_ends_at_once() {
+    let server = Running::start(Echo);
+    server.stop(HUGE);
+    let report = server.join();
+    assert_eq!((report.told, report.left, report.closed, report.forced.len()), (0, 0, 0, 0));
+}
+
+#[test]
+fn stop_ends_when_the_last_client_leaves() {
+    let server = Running::start(Echo);
+    let clients = server.idle_clients(3);
+    server.stop(HUGE);
+    for (gone, mut client) in clients.into_iter().enumerate() {
+        client.expect_last("SHUTDOWN\n");
+        // None has left unasked: who has been told and stays is waited for.
+        assert_eq!(server.counts().now, 3 - gone);
+        drop(client);
+        crate::support::eventually("it has left", || server.counts().now == 2 - gone);
+    }
+    let report = server.join();
+    assert_eq!((report.told, report.left, report.closed, report.forced.len()), (3, 3, 0, 0));
+}
+
+#[test]
+fn stop_waits_for_a_busy_client_to_finish_its_message() {
+    let server = Running::start(Commands::new());
+    let mut client = server.client();
+    client.send("SO");
+    server.wait_for(1, Activity::Busy);
+    crate::support::eventually("the half line has arrived", || server.connections()[0].received == 2);
+    server.stop(HUGE);
+    client.send("NG\n");
+    let rest = String::from_utf8(client.rest()).unwrap();
+    assert!(rest.starts_with("Row the packet"), "{rest}");
+    assert!(rest.ends_with("another one today.\nSHUTDOWN\n"), "{rest}");
+    drop(client);
+    let report = server.join();
+    assert_eq!((report.told, report.left, report.forced.len()), (1, 1, 0));
+}
+
+#[test]
+fn stop_does_not_wait_for_a_client_that_never_sent_a_byte_but_leaves_when_told() {
+    let server = Running::start(Commands::new());
+    let mut client = server.client();
+    server.stop(HUGE);
+    client.expect_last("SHUTDOWN\n");
+    drop(client);
+    assert_eq!(server.join().forced.len(), 0);
+}
+
+#[test]
+fn a_thousand_idle_clients_are_told_and_none_is_forced() {
+    let body = || {
+        let server = Running::start(Echo);
+        let mut clients = server.idle_clients(1_000);
+        server.stop(Duration::from_secs(60));
+        for client in &mut clients {
+            client.expect_last("SHUTDOWN\n");
+        }
+        drop(clients);
+        let report = server.join();
+        assert_eq!((report.told, report.left, report.closed, report.forced.len()), (1_000, 1_000, 0, 0));
+        let _ = writeln!(std::io::stdout(), "1,000 clients: {:?}", report.took);
+    };
+    // Both ends of each connection are in one process, which needs more descriptors than many systems give at first.
+    #[cfg(unix)]
+    crate::support::in_a_process_of_its_own(
+        "stop::a_thousand_idle_clients_are_told_and_none_is_forced",
+        "ulimit -S -n 2200",
+        body,
+    );
+    #[cfg(not(unix))]
+    body();
+}
+
+#[test]
+fn a_handler_can_stop_its_own_server() {
+    let stopper: Arc<OnceLock<Stopper>> = Arc::default();
+    let own = stopper.clone();
+    let server = Running::start(ServeAndTell(move |client: &mut worker::Connection| {
+        while client.next_message() {
+            client.read_exact(&mut [0])?;
+            own.get().unwrap().stop(HUGE);
+            client.write_all(b"bye\n")?;
+        }
+        Ok(())
+    }));
+    stopper.set(Stopper::clone(&server)).unwrap();
+    let mut client = server.client();
+    client.send("!");
+    client.expect_last("bye\nSHUTDOWN\n");
+    drop(client);
+    assert_eq!(server.join().left, 1);
+}
+
+#[test]
+fn an_observer_can_stop_its_server_from_the_accepting_thread() {
+    let stopper: Arc<OnceLock<Stopper>> = Arc::default();
+    let own = stopper.clone();
+    let server = worker::Server::new(Echo).max_connections(0).observer(move |event| {
+        if let worker::Event::Refused { .. } = event {
+            own.get().unwrap().stop(HUGE);
+        }
+    });
+    let server = Running::of(server);
+    stopper.set(Stopper::clone(&server)).unwrap();
+    let mut client = server.client();
+    client.expect_last("Too many connections, try again later\n");
+    server.join();
+}
+
+#[test]
+fn many_threads_can_stop_at_once_and_the_client_is_told_once() {
+    let server = Running::start(Echo);
+    let mut client = server.idle_clients(1).remove(0);
+    let barrier = Barrier::new(16);
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                barrier.wait();
+                server.stop(HUGE);
+            });
+        }
+    });
+    client.expect_last("SHUTDOWN\n");
+    drop(client);
+    let report = server.join();
+    assert_eq!((report.told, report.left), (1, 1));
+}
+
+#[test]
+fn a_server_whose_handle_was_dropped_goes_on_and_can_be_stopped() {
+    let _watchdog = crate::support::Watchdog::start();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stopper = worker::Server::new(Echo).start(listener).unwrap().stopper();
+    let mut client = crate::support::Client::connect(stopper.address());
+    client.send("hello");
+    client.expect("hello");
+    stopper.stop(HUGE);
+    client.expect_last("SHUTDOWN\n");
+    assert!(stopper.deadline().is_some());
+}
+
+#[test]
+fn a_server_on_every_address_can_be_stopped() {
+    for address in ["0.0.0.0:0", "[::]:0"] {
+        // Not every machine has IPv6.
+        if let Ok(listener) = std::net::TcpListener::bind(address) {
+            let server = Running::on(listener, worker::Server::new(Echo));
+            server.stop(HUGE);
+            server.join();
+        }
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_message_that_has_not_begun() {
+    // The client has sent messages before; between two of them it is as idle as one that never sent any.
+    let server = Running::start(ServeAndTell(|client: &mut worker::Connection| {
+        while client.next_message() {
+            let mut line = String::new();
+            client.read_line(&mut line)?;
+            client.write_all(line.to_uppercase().as_bytes())?;
+        }
+        Ok(())
+    }));
+    let mut client = server.client();
+    for _ in 0..3 {
+        client.send("ping\n");
+        client.expect("PING\n");
+    }
+    server.stop(HUGE);
+    client.expect_last("SHUTDOWN\n");
+    drop(client);
+    server.join();
+}
