@@ -36,7 +36,7 @@ impl Default for InstanceName {
 
 impl fmt::Display for InstanceName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.pad(&self.0)
     }
 }
 

@@ -18,7 +18,10 @@ pub fn describe(connection: &Connection) -> String {
 
 /// A stop in one line.
 pub fn summary(report: &Report) -> String {
-    let took = Seconds(Duration::from_millis(report.took_ms));
+    let took = match report.took_ms {
+        0 => "under 1 ms".into(),
+        took => Seconds(Duration::from_millis(took)).to_string(),
+    };
     let Report { told, left, closed, forced, .. } = report;
     let stuck = match report.stuck {
         0 => String::new(),

@@ -37,9 +37,7 @@ pub struct DrainReport {
 ///
 /// The quit flag and a deadline have been set, and no new connection comes.
 pub(crate) fn drain(registry: &Arc<Registry>, notice: Option<&[u8]>) -> DrainReport {
-    for entry in registry.entries() {
-        entry.turn.claim(|| tell(registry, &entry, notice));
-    }
+    tell_idle(registry, notice);
 
     let mut forced = Vec::new();
     let mut live = registry.lock();
@@ -74,6 +72,13 @@ pub(crate) fn drain(registry: &Arc<Registry>, notice: Option<&[u8]>) -> DrainRep
         forced,
         stuck: live.connections.values().map(|entry| entry.info()).collect(),
         took: live.stop.map_or(Duration::ZERO, |stop| stop.began.elapsed()),
+    }
+}
+
+/// Tells every idle client. The busy ones find the quit flag at their next message boundary.
+pub(crate) fn tell_idle(registry: &Arc<Registry>, notice: Option<&[u8]>) {
+    for entry in registry.entries() {
+        entry.turn.claim(|| tell(registry, &entry, notice));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The live connections. An entry leaves when its connection is dropped.
+//! The live connections. An entry leaves when its connection has ended.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
@@ -138,17 +138,20 @@ impl Registry {
         entry
     }
 
-    /// Takes a connection out and counts its outcome. One that was closed by force has been counted as such already.
-    pub(crate) fn leave(&self, entry: &Entry, outcome: Outcome) {
+    /// Takes a connection out and counts its outcome. One that the drain has closed by force has been counted already,
+    /// even if it was about to end by itself.
+    pub(crate) fn leave(&self, entry: Arc<Entry>, outcome: Outcome) {
         let mut live = self.lock();
         live.connections.remove(&entry.id);
-        if live.stop.is_some() {
+        if live.stop.is_some() && !entry.forced.load(Ordering::SeqCst) {
             match outcome {
                 Outcome::Left => live.counts.left += 1,
                 Outcome::Closed => live.counts.closed += 1,
                 Outcome::Forced => {}
             }
         }
+        // This closes the socket: whoever hears that a connection has left can use its descriptor.
+        drop(entry);
         if live.waiting {
             self.changed.notify_all();
         }

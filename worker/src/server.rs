@@ -22,6 +22,10 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 /// While the system stays exhausted, that is said once in this time.
 const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
 
+/// How many clients are still taken from the accept queue when a stop has begun: as many as can have waited there, which
+/// is what Linux allows unless told otherwise. Clients that keep coming meanwhile must not hold up the stop.
+const QUEUE: usize = 4096;
+
 /// How many clients are turned away politely at the same time, each by a thread of its own for up to
 /// [`REFUSAL_LIMIT`]. Beyond that the answer may be lost.
 const REFUSALS: usize = 32;
@@ -264,6 +268,13 @@ pub(crate) struct Shared {
     observer: Arc<Observer>,
 }
 
+impl Shared {
+    /// Tells the observer. If it panics, that costs its own report and nothing else.
+    fn say(&self, event: &Event<'_>) {
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| (self.observer)(event)));
+    }
+}
+
 impl fmt::Debug for Shared {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Shared").field("quit", &self.quit).finish_non_exhaustive()
@@ -284,7 +295,7 @@ struct Finish(Arc<Shared>);
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        (self.0.observer)(&Event::Finished);
+        self.0.say(&Event::Finished);
     }
 }
 
@@ -309,20 +320,10 @@ impl Acceptor {
         while !self.shared.quit.flag.is_set() {
             match listener.accept() {
                 Ok((stream, peer)) => self.admit(stream, peer),
-                Err(error) => match error.kind() {
-                    // The end of one client that had not been accepted yet.
-                    ErrorKind::Interrupted
-                    | ErrorKind::ConnectionAborted
-                    | ErrorKind::ConnectionReset
-                    | ErrorKind::TimedOut
-                    | ErrorKind::HostUnreachable
-                    | ErrorKind::NetworkUnreachable
-                    | ErrorKind::NetworkDown
-                    | ErrorKind::PermissionDenied => {}
-                    // Not, or no longer, a listening socket.
-                    ErrorKind::InvalidInput => return Err(error),
-                    _ => self.wait_for_room(&error),
-                },
+                Err(error) if concerns_one_client(&error) => {}
+                // Not, or no longer, a listening socket.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
+                Err(error) => self.wait_for_room(&error),
             }
         }
         Ok(())
@@ -333,17 +334,38 @@ impl Acceptor {
         if listener.set_nonblocking(true).is_err() {
             return;
         }
-        loop {
+        for _ in 0..QUEUE {
+            let alone = self.shared.registry.lock().connections.is_empty();
             match listener.accept() {
                 Ok((stream, peer)) => {
                     // Where accepted sockets inherit it, they must not stay non-blocking.
                     let _ = stream.set_nonblocking(false);
                     self.admit(stream, peer);
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
-                Err(_) => return,
+                Err(error) if concerns_one_client(&error) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                // No descriptor is left, and nobody has one to give.
+                Err(_) if alone => return,
+                Err(_) => {
+                    if !self.make_room() {
+                        return;
+                    }
+                }
             }
         }
+    }
+
+    /// No descriptor is left for those who wait in the queue. The others are told now: who leaves makes room. Returns
+    /// whether there is time to try again.
+    fn make_room(&self) -> bool {
+        let shared = &self.shared;
+        drain::tell_idle(&shared.registry, shared.handler.notice());
+        let live = shared.registry.lock();
+        let left = live.stop.map_or(Duration::ZERO, |stop| stop.deadline.saturating_duration_since(Instant::now()));
+        if !live.connections.is_empty() {
+            drop(shared.registry.wait(live, left.min(EXHAUSTED_WAIT)));
+        }
+        !left.is_zero()
     }
 
     /// Serves, refuses, or recognizes as our own wake-up what was accepted.
@@ -362,8 +384,8 @@ impl Acceptor {
             match thread.spawn(move || serve(shared, connection)) {
                 Ok(_) => return,
                 Err(error) if self.shared.quit.flag.is_set() => {
-                    (self.shared.observer)(&Event::Exhausted { error: &error });
-                    return self.tell_without_thread(&entry);
+                    self.shared.say(&Event::Exhausted { error: &error });
+                    return self.tell_without_thread(entry);
                 }
                 Err(error) => self.wait_for_room(&error),
             }
@@ -371,20 +393,20 @@ impl Acceptor {
     }
 
     /// There is no thread left and the server is quitting: the client hears it from this one.
-    fn tell_without_thread(&self, entry: &Entry) {
+    fn tell_without_thread(&self, entry: Arc<Entry>) {
         let shared = &self.shared;
         entry.turn.rest(&shared.quit.flag);
         if let Some(notice) = shared.handler.notice()
-            && drain::write_without_waiting(entry, notice).is_ok_and(|written| written == notice.len())
+            && drain::write_without_waiting(&entry, notice).is_ok_and(|written| written == notice.len())
         {
-            drain::told(&shared.registry, entry);
+            drain::told(&shared.registry, &entry);
         }
         shared.registry.leave(entry, Outcome::Closed);
     }
 
     fn refuse(&self, stream: TcpStream, peer: SocketAddr) {
         self.shared.registry.count_refused();
-        (self.shared.observer)(&Event::Refused { peer });
+        self.shared.say(&Event::Refused { peer });
         if self.refusals.fetch_add(1, Ordering::Relaxed) < REFUSALS {
             let (shared, refusals) = (self.shared.clone(), self.refusals.clone());
             let thread = thread::Builder::new().name("refusal".into()).spawn(move || {
@@ -401,13 +423,28 @@ impl Acceptor {
     fn wait_for_room(&mut self, error: &io::Error) {
         if self.exhausted.is_none_or(|said| said.elapsed() >= EXHAUSTED_QUIET) {
             self.exhausted = Some(Instant::now());
-            (self.shared.observer)(&Event::Exhausted { error });
+            self.shared.say(&Event::Exhausted { error });
         }
         let live = self.shared.registry.lock();
         if !self.shared.quit.flag.is_set() {
             drop(self.shared.registry.wait(live, EXHAUSTED_WAIT));
         }
     }
+}
+
+/// Whether `accept` failed because of a client that had not been accepted yet, and not because of the listener.
+fn concerns_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Interrupted
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown
+            | ErrorKind::PermissionDenied
+    )
 }
 
 /// Tells a client that there is no room for it, and lets it read that.
@@ -429,20 +466,20 @@ fn refuse(mut stream: &TcpStream, answer: &[u8]) {
 
 /// Runs on the thread `client-ID`.
 fn serve(shared: Arc<Shared>, entry: Arc<Entry>) {
-    let observer = &shared.observer;
-    observer(&Event::Connected { id: entry.id, peer: entry.peer });
+    shared.say(&Event::Connected { id: entry.id, peer: entry.peer });
     let mut connection = Connection::new(entry.clone(), shared.clone());
     // A handler that panics costs its connection and nothing else: what it shares with others is its own affair, as
     // it would be if the thread had ended with the panic.
     let served = panic::catch_unwind(AssertUnwindSafe(|| shared.handler.serve(&mut connection)));
     let served = served.unwrap_or_else(|panic| {
         let message = panic_message(&*panic);
-        observer(&Event::Panicked { id: entry.id, peer: entry.peer, message });
+        shared.say(&Event::Panicked { id: entry.id, peer: entry.peer, message });
         Err(io::Error::other(format!("the handler panicked: {message}")))
     });
     let outcome = connection.finish(&served);
-    shared.registry.leave(&entry, outcome);
-    observer(&Event::Ended { connection: &entry.info(), outcome, error: served.as_ref().err() });
+    // Said before it leaves: a drain ends with the last to leave, and then nothing follows.
+    shared.say(&Event::Ended { connection: &entry.info(), outcome, error: served.as_ref().err() });
+    shared.registry.leave(entry, outcome);
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {

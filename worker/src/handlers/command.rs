@@ -104,7 +104,10 @@ impl Handler for Commands {
             };
             match answer {
                 Some(answer) => client.write_all(answer.as_bytes())?,
-                None => return client.write_all(b"Goodbye\n"),
+                None => {
+                    client.abandon_input();
+                    return client.write_all(b"Goodbye\n");
+                }
             }
         }
         Ok(())

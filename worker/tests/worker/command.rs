@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use worker::Server;
 use worker::handlers::Commands;
 
-use crate::support::{Client, HUGE, Log, Running};
+use crate::support::{Client, HUGE, Log, Running, eventually};
 
 const HELP: &str = "Commands: HAIKU POEM QUOTE SONG HELP QUIT\n";
 const QUOTE: &str = "A server that cannot be asked to leave has to be thrown out.\n";
@@ -100,6 +100,21 @@ fn goodbye_survives_what_the_client_still_sends() {
     let server = Running::start(Commands::new());
     let mut client = server.client();
     client.send("QUIT\n".to_owned() + &"SONG\n".repeat(20_000));
+    client.expect_last("Goodbye\n");
+    drop(client);
+    ends(server);
+}
+
+#[test]
+fn goodbye_survives_what_the_client_sends_later() {
+    let server = Running::start(Commands::new());
+    let mut client = server.client();
+    client.send("QUIT\n");
+    // It has been answered, and perhaps the handler is done with it: only its counters tell.
+    eventually("Goodbye is on its way", || server.connections().first().is_none_or(|first| first.sent > 0));
+    for _ in 0..64 {
+        client.send([b'x'; 65_536]);
+    }
     client.expect_last("Goodbye\n");
     drop(client);
     ends(server);

@@ -30,6 +30,20 @@ fn much(client: &mut Connection) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Sends as much as the connection takes, to the last byte.
+fn fill(client: &mut Connection) -> std::io::Result<()> {
+    client.set_write_timeout(Some(Duration::from_millis(100)))?;
+    for size in [65_536, 1] {
+        let full = loop {
+            if let Err(error) = client.write(&vec![b'x'; size]) {
+                break error;
+            }
+        };
+        assert!(matches!(full.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{full}");
+    }
+    client.set_write_timeout(None)
+}
+
 #[test]
 fn an_idle_client_gets_the_notice_and_then_the_end() {
     let server = Running::start(Echo);
@@ -82,15 +96,7 @@ fn an_idle_client_that_has_not_read_its_answers_gets_the_notice_behind_them() {
         while client.next_message() {
             let mut line = String::new();
             client.read_line(&mut line)?;
-            // Fill what the connection takes, to the last byte, and wait for the next message.
-            client.set_write_timeout(Some(Duration::from_millis(100)))?;
-            let error = loop {
-                if let Err(error) = client.write(&[b'x'; 65_536]) {
-                    break error;
-                }
-            };
-            assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
-            client.set_write_timeout(None)?;
+            fill(client)?;
         }
         Ok(())
     }));
@@ -114,9 +120,7 @@ fn an_idle_client_that_has_not_read_its_answers_gets_the_notice_behind_them() {
 #[test]
 fn an_idle_client_that_never_reads_is_forced_at_the_deadline_like_any_other() {
     let server = Running::start(ServeAndTell(|client: &mut Connection| {
-        client.set_write_timeout(Some(Duration::from_millis(100)))?;
-        while client.write(&[b'x'; 65_536]).is_ok() {}
-        client.set_write_timeout(None)?;
+        fill(client)?;
         while client.next_message() {}
         Ok(())
     }));

@@ -68,6 +68,19 @@ fn every_connection_is_said_to_have_ended_before_the_server_is_said_to_be_finish
 }
 
 #[test]
+fn an_observer_that_panics_harms_nothing_else() {
+    let server = Running::of(Server::new(Echo).max_connections(1).observer(|event| panic!("{event:?}")));
+    let mut client = server.idle_clients(1).remove(0);
+    server.client().expect_last("Too many connections, try again later\n");
+    client.send("hello");
+    client.expect("hello");
+    drop(client);
+    eventually("it has left", || server.counts().now == 0);
+    server.stop(HUGE);
+    server.join();
+}
+
+#[test]
 fn threads_are_named_after_what_they_do() {
     let log = Log::default();
     let handler = ServeAndTell(|client: &mut Connection| {

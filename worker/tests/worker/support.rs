@@ -68,7 +68,7 @@ impl Running {
 
     /// Clients that the server has accepted and that it waits for.
     pub fn idle_clients(&self, number: usize) -> Vec<Client> {
-        let before = self.counts().now;
+        let before = self.number_of(Activity::Idle);
         let clients = (0..number).map(|_| self.client()).collect();
         self.wait_for(before + number, Activity::Idle);
         clients
@@ -76,14 +76,11 @@ impl Running {
 
     /// Waits until so many connections do this.
     pub fn wait_for(&self, number: usize, activity: Activity) {
-        eventually(&format!("{number} connections are {activity:?}"), || {
-            self.connections().iter().filter(|connection| connection.activity == activity).count() == number
-        });
+        eventually(&format!("{number} connections are {activity:?}"), || self.number_of(activity) == number);
     }
 
-    /// Stops with a grace period that nobody can wait for.
-    pub fn stop_with_huge_grace(&self) {
-        self.stop(HUGE);
+    fn number_of(&self, activity: Activity) -> usize {
+        self.connections().iter().filter(|connection| connection.activity == activity).count()
     }
 
     pub fn join(self) -> DrainReport {

@@ -12,7 +12,7 @@ use crate::Connection;
 const WHOLE_FILE: u64 = 64 * 1024;
 
 /// How much of a long file is sent together with its header.
-const FIRST_PIECE: u64 = 16 * 1024;
+const FIRST_PIECE: u64 = 0;
 
 /// A connection that waits keeps no more memory than this for its next answer.
 const KEPT: usize = 16 * 1024;

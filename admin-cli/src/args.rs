@@ -1,0 +1,87 @@
+//! The command line of `admin-cli`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use supervisor::Exit;
+use supervisor::instance::InstanceName;
+use supervisor::text::parse_seconds;
+
+use crate::commands;
+
+/// Commands a running supervisor.
+#[derive(Debug, Parser)]
+#[command(name = "admin-cli", version, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  admin-cli stop                      stop the only one that is running
+  admin-cli --name web stop --now     close all connections of `web` at once
+  admin-cli --port 8000 status        what the one on port 8000 is doing
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 not running, 4 not permitted, 5 done but clients were closed by force, \
+6 no answer, 7 gave up waiting (what was asked for goes on), 8 done but a handler could not be ended")]
+struct Cli {
+    #[command(flatten)]
+    target: Target,
+    /// Write the answer as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which supervisor is meant. None of these: the only one that is running.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct Target {
+    /// The supervisor with this name
+    #[arg(short, long, global = true)]
+    pub(crate) name: Option<InstanceName>,
+    /// The supervisor with this admin socket
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// The supervisor whose server listens on this port
+    #[arg(short, long, global = true)]
+    pub(crate) port: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ask whether it is there
+    Ping,
+    /// Show what it is doing
+    Status,
+    /// Stop it: every client is told, and gets the grace period to leave
+    Stop(Stop),
+    /// List all supervisors of this user
+    List,
+}
+
+/// How to stop.
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// How long clients get to leave [default: what the supervisor was started with]
+    #[arg(short, long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) grace: Option<Duration>,
+    /// Close all connections at once: the same as --grace 0
+    #[arg(long, conflicts_with = "grace")]
+    pub(crate) now: bool,
+    /// Return at once, and let the stop go on
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Give up waiting after this time; the stop goes on
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, conflicts_with = "no_wait")]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// Runs the program to its end.
+pub(crate) fn run() -> Exit {
+    let Cli { target, json, command } = Cli::parse();
+    let outcome = match command {
+        Command::Ping => commands::ping(&target, json),
+        Command::Status => commands::status(&target, json),
+        Command::Stop(stop) => commands::stop(&target, json, &stop),
+        Command::List => commands::list(json),
+    };
+    outcome.unwrap_or_else(|failure| failure.tell(json))
+}

@@ -1,0 +1,142 @@
+//! What `admin-cli` can ask for.
+
+use std::time::Duration;
+
+use serde_json::json;
+use supervisor::Exit;
+use supervisor::client::{self, AskError, Patience};
+use supervisor::protocol::{Answer, Drain, Progress, Report, Request, State, Status};
+use supervisor::text::{Count, Seconds, describe, summary};
+
+use crate::args::{Stop, Target};
+use crate::failure::Failure;
+use crate::output::{self, LiveLine};
+use crate::target;
+
+pub(crate) fn ping(target: &Target, json: bool) -> Result<Exit, Failure> {
+    ask(target, json, Request::Ping {}, Patience::short(), |answer| match answer {
+        Answer::Pong { name, pid, version } => {
+            Some((format!("{name} is there (pid {pid}, version {version})"), Exit::Done))
+        }
+        _ => None,
+    })
+}
+
+pub(crate) fn status(target: &Target, json: bool) -> Result<Exit, Failure> {
+    ask(target, json, Request::Status {}, Patience::short(), |answer| match answer {
+        Answer::Status(status) => Some((describe_status(status), Exit::Done)),
+        _ => None,
+    })
+}
+
+pub(crate) fn stop(target: &Target, json: bool, stop: &Stop) -> Result<Exit, Failure> {
+    let grace = if stop.now { Some(Duration::ZERO) } else { stop.grace };
+    let grace_ms = grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+    let patience = Patience { whole: stop.timeout, ..Patience::short() };
+    ask(target, json, Request::Stop { grace_ms, wait: !stop.no_wait }, patience, |answer| match answer {
+        Answer::Stopping(drain) => Some((describe_drain(drain), Exit::Done)),
+        Answer::Stopped { report } => Some((describe_report(report), exit_of(report))),
+        _ => None,
+    })
+}
+
+pub(crate) fn list(json: bool) -> Result<Exit, Failure> {
+    let found = target::find()?;
+    if json {
+        let instances: Vec<_> = found
+            .iter()
+            .map(|found| match &found.status {
+                Ok(status) => json!(status),
+                Err(AskError::NotRunning) => json!({ "name": found.name.as_str(), "state": "dead" }),
+                Err(error) => json!({ "name": found.name.as_str(), "state": "unknown", "message": error.to_string() }),
+            })
+            .collect();
+        output::data(&json!({ "result": "list", "instances": instances }).to_string());
+    } else if found.is_empty() {
+        output::message("no supervisor of yours is running");
+    } else {
+        output::data(&format!("{:<15} {:<8} {:<21} {:<8} {}", "NAME", "KIND", "ADDRESS", "PID", "STATE"));
+        for found in &found {
+            output::data(&found.line());
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Asks, and writes the answer as `show` puts it, or as JSON. `show` returns None for an answer to another question.
+fn ask(
+    target: &Target,
+    json: bool,
+    request: Request,
+    patience: Patience,
+    show: impl Fn(&Answer) -> Option<(String, Exit)>,
+) -> Result<Exit, Failure> {
+    let chosen = target.choose()?;
+    let live = LiveLine::new();
+    let answer = client::ask(&chosen.place, request, patience, |progress| match progress {
+        Progress::Draining(drain) if !json => live.show(&drain),
+        Progress::Draining(_) => {}
+    });
+    drop(live);
+    let answer = answer.map_err(|error| Failure::asking(&chosen.label, &error))?;
+    match (&answer, show(&answer)) {
+        (Answer::Error(refusal), _) => Err(Failure::refused(&chosen.label, refusal)),
+        (_, Some((_, exit))) if json => {
+            output::data(&json!(answer).to_string());
+            Ok(exit)
+        }
+        (_, Some((text, exit))) => {
+            output::data(&text);
+            Ok(exit)
+        }
+        (_, None) => {
+            let error = AskError::NotUnderstood(json!(answer).to_string());
+            Err(Failure::asking(&chosen.label, &error))
+        }
+    }
+}
+
+fn exit_of(report: &Report) -> Exit {
+    if report.stuck > 0 {
+        Exit::Overrun
+    } else if report.forced > 0 {
+        Exit::Forced
+    } else {
+        Exit::Done
+    }
+}
+
+fn describe_status(status: &Status) -> String {
+    let Status { name, kind, state, pid, address, uptime_ms, connections, drain, version } = status;
+    let state = match state {
+        State::Serving => "serving",
+        State::Draining => "draining",
+    };
+    let mut text = format!(
+        "{name} is {state}\n  kind         {kind}\n  address      {address}\n  pid          {pid}\n  \
+         uptime       {}\n  connections  {} now, {} in all, {} refused\n  version      {version}",
+        Seconds(Duration::from_millis(*uptime_ms)),
+        connections.now,
+        connections.total,
+        connections.refused,
+    );
+    if let Some(drain) = drain {
+        text = format!("{text}\n  drain        {}", describe_drain(drain));
+    }
+    text
+}
+
+fn describe_drain(drain: &Drain) -> String {
+    let to_go = Seconds(Duration::from_millis(drain.remaining_ms));
+    format!("stopping, asked by {}: {} left, {to_go} to go", drain.by, Count(drain.left, "client"))
+}
+
+fn describe_report(report: &Report) -> String {
+    let mut lines = vec![summary(report)];
+    lines.extend(report.connections.iter().map(|connection| format!("  by force: {}", describe(connection))));
+    let more = report.forced.saturating_sub(report.connections.len());
+    if more > 0 {
+        lines.push(format!("  and {more} more"));
+    }
+    lines.join("\n")
+}

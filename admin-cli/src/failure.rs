@@ -1,0 +1,59 @@
+//! Why a command was not carried out, with its exit code.
+
+use serde_json::json;
+use supervisor::Exit;
+use supervisor::client::AskError;
+use supervisor::protocol::{ErrorCode, Refusal};
+
+use crate::output;
+
+/// What the user reads, and the exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Failure {
+        Failure { exit, message: message.into() }
+    }
+
+    /// What went wrong with the supervisor `whom`.
+    pub(crate) fn asking(whom: &str, error: &AskError) -> Failure {
+        let exit = match error {
+            AskError::NotRunning => return Failure::new(Exit::NotRunning, format!("{whom} is not running")),
+            AskError::NotPermitted(_) => Exit::NotPermitted,
+            AskError::Silent | AskError::HungUp => Exit::NoAnswer,
+            AskError::GaveUp => Exit::GaveUp,
+            AskError::NotUnderstood(_) | AskError::Io(_) => Exit::Failed,
+        };
+        Failure::new(exit, format!("{whom}: {error}"))
+    }
+
+    /// What `whom` does not want to do.
+    pub(crate) fn refused(whom: &str, refusal: &Refusal) -> Failure {
+        let exit = match refusal.code {
+            ErrorCode::NotPermitted => Exit::NotPermitted,
+            ErrorCode::BadRequest | ErrorCode::UnsupportedVersion | ErrorCode::Busy | ErrorCode::Failed => Exit::Failed,
+        };
+        Failure::new(exit, format!("{whom}: {}", refusal.message))
+    }
+
+    /// Tells the user: on stderr, and on stdout for programs.
+    pub(crate) fn tell(&self, json: bool) -> Exit {
+        if json {
+            let code = match self.exit {
+                Exit::Done | Exit::Failed | Exit::Forced | Exit::Overrun => "failed",
+                Exit::Usage => "usage",
+                Exit::NotRunning => "not_running",
+                Exit::NotPermitted => "not_permitted",
+                Exit::NoAnswer => "no_answer",
+                Exit::GaveUp => "gave_up",
+            };
+            output::data(&json!({ "result": "error", "code": code, "message": self.message }).to_string());
+        }
+        output::message(&format!("admin-cli: {}", self.message));
+        self.exit
+    }
+}

@@ -1,0 +1,11 @@
+//! The program `admin-cli`: arguments -> request -> answer -> text and exit code.
+
+mod args;
+mod commands;
+mod failure;
+mod output;
+mod target;
+
+fn main() -> std::process::ExitCode {
+    args::run().into()
+}

@@ -1,0 +1,115 @@
+//! Which supervisor is meant.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use supervisor::Exit;
+use supervisor::client::{self, AskError, Patience};
+use supervisor::instance::{self, InstanceName, Place};
+use supervisor::protocol::{Answer, Request, Status};
+
+use crate::args::Target;
+use crate::failure::Failure;
+use crate::output;
+
+/// How long each of several supervisors may take to say what it is.
+const LOOK: Patience = Patience { first: Duration::from_secs(2), whole: Some(Duration::from_secs(2)) };
+
+/// A supervisor to talk to.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) place: Place,
+    /// What it is called in messages.
+    pub(crate) label: String,
+}
+
+/// An instance that has a socket.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) name: InstanceName,
+    /// What it said of itself.
+    pub(crate) status: Result<Status, AskError>,
+}
+
+impl Target {
+    /// Finds the supervisor that is meant. If that is not clear, asks on a terminal.
+    pub(crate) fn choose(&self) -> Result<Chosen, Failure> {
+        match (&self.name, &self.socket, self.port) {
+            (Some(name), _, _) => named(name),
+            (_, Some(socket), _) => Ok(Chosen {
+                place: Place::at(socket).map_err(|message| Failure::new(Exit::Usage, message))?,
+                label: socket.display().to_string(),
+            }),
+            (_, _, Some(port)) => {
+                let on_port = |status: &Status| status.address.port() == port;
+                let found = find()?.into_iter().find(|found| found.status.as_ref().is_ok_and(on_port));
+                match found {
+                    Some(found) => named(&found.name),
+                    None => Err(Failure::new(Exit::NotRunning, format!("no supervisor of yours has port {port}"))),
+                }
+            }
+            (None, None, None) => only_one(),
+        }
+    }
+}
+
+/// All instances of this user that have a socket, in the order of their names.
+pub(crate) fn find() -> Result<Vec<Found>, Failure> {
+    let names = instance::list().map_err(|message| Failure::new(Exit::Failed, message))?;
+    names.into_iter().map(|name| Ok(Found { status: look(&named(&name)?.place), name })).collect()
+}
+
+fn look(place: &Place) -> Result<Status, AskError> {
+    match client::ask(place, Request::Status {}, LOOK, |_| {})? {
+        Answer::Status(status) => Ok(status),
+        other => Err(AskError::NotUnderstood(format!("{other:?}"))),
+    }
+}
+
+fn named(name: &InstanceName) -> Result<Chosen, Failure> {
+    let place = Place::of(name).map_err(|message| Failure::new(Exit::Failed, message))?;
+    Ok(Chosen { place, label: name.to_string() })
+}
+
+fn only_one() -> Result<Chosen, Failure> {
+    // One that does not answer is there, too; only leftovers are not.
+    let mut found = find()?;
+    found.retain(|found| !matches!(found.status, Err(AskError::NotRunning)));
+    match &found[..] {
+        [] => Err(Failure::new(Exit::NotRunning, "no supervisor of yours is running")),
+        [one] => named(&one.name),
+        several => named(&ask_which(several)?.name),
+    }
+}
+
+fn ask_which(several: &[Found]) -> Result<&Found, Failure> {
+    output::message("several supervisors are running:");
+    for (number, found) in several.iter().enumerate() {
+        output::message(&format!("  {}  {}", number + 1, found.line()));
+    }
+    let unclear = || Failure::new(Exit::Usage, "say which one is meant with --name or --port");
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(unclear());
+    }
+    let _ = write!(io::stderr(), "which one? ");
+    let mut answer = String::new();
+    let _ = io::stdin().read_line(&mut answer);
+    let answer = answer.trim();
+    let by_number = answer.parse::<usize>().ok().and_then(|number| several.get(number.checked_sub(1)?));
+    by_number.or_else(|| several.iter().find(|found| found.name.as_str() == answer)).ok_or_else(unclear)
+}
+
+impl Found {
+    /// Name, kind, address, process and state.
+    pub(crate) fn line(&self) -> String {
+        let name = &self.name;
+        match &self.status {
+            Ok(Status { kind, address, pid, state, .. }) => {
+                let state = format!("{state:?}").to_lowercase();
+                format!("{name:<15} {kind:<8} {:<21} {pid:<8} {state}", address.to_string())
+            }
+            Err(AskError::NotRunning) => format!("{name:<15} {:<8} {:<21} {:<8} dead", "-", "-", "-"),
+            Err(error) => format!("{name:<15} {:<8} {:<21} {:<8} {error}", "-", "-", "-"),
+        }
+    }
+}
