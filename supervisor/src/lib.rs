@@ -236,8 +236,8 @@ impl Supervisor {
         };
         log_ready(log, address, socket.as_deref(), enter);
         let thread = thread::Builder::new().name("master-control".into()).spawn(move || {
+            let _until_the_end = signals;
             let mut end = Master::new(settings, server).run(&received);
-            drop(signals);
             let last_answers = admin.map(Admin::close);
             end.tell_waiting();
             if let Some(last_answers) = last_answers {

@@ -20,7 +20,6 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Windows never wakes a read that is blocked already, not even for a forced close. So reads there look up from time
 /// to time. (Nowhere else does a thread wake up for nothing.)
-#[cfg(windows)]
 const LOOK_UP: Duration = Duration::from_millis(250);
 
 /// A client's connection, as its [`Handler`](crate::Handler) sees it.
@@ -60,8 +59,6 @@ impl Connection {
     pub(crate) fn new(entry: Arc<Entry>, shared: Arc<Shared>) -> Connection {
         // Small answers are whole messages: they go out at once. A failure means that the client is gone already.
         let _ = entry.stream.set_nodelay(true);
-        #[cfg(windows)]
-        let _ = entry.stream.set_read_timeout(Some(LOOK_UP));
         Connection {
             entry,
             shared,
@@ -283,18 +280,14 @@ impl Connection {
         Ok(length)
     }
 
-    #[cfg(not(windows))]
+    /// Sets the socket's read timeout, if it has another one now.
     fn limit_read(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        if self.applied != limit {
-            self.entry.stream.set_read_timeout(limit)?;
-            self.applied = limit;
+        let timeout = if cfg!(windows) { Some(limit.map_or(LOOK_UP, |limit| limit.min(LOOK_UP))) } else { limit };
+        if self.applied != timeout {
+            self.entry.stream.set_read_timeout(timeout)?;
+            self.applied = timeout;
         }
         Ok(())
-    }
-
-    #[cfg(windows)]
-    fn limit_read(&mut self, _limit: Option<Duration>) -> io::Result<()> {
-        Ok(()) // The socket keeps LOOK_UP; `read_within` counts.
     }
 }
 

@@ -84,7 +84,8 @@ impl Answers {
     }
 }
 
-/// What the thread `admin` works with.
+/// What the thread `admin` works with. It holds the claim as long as it lives.
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux looks at place and claim again"))]
 struct Reception {
     place: Place,
     claim: Claim,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use worker::handlers::{Commands, Echo};
 use worker::{Activity, Connection};
 
-use crate::support::{Gated, HUGE, Running, Serve, eventually};
+use crate::support::{Gated, HUGE, Running, Serve};
 
 #[test]
 fn a_client_that_was_told_and_stays_is_forced_at_the_deadline_and_named() {
@@ -27,7 +27,7 @@ fn a_client_in_the_middle_of_a_message_is_forced_at_the_deadline_and_named() {
     let server = Running::start(Commands::new());
     let mut stays = server.client();
     stays.send("SO");
-    eventually("the half line has arrived", || server.connections().first().is_some_and(|first| first.received == 2));
+    server.wait_for_message(2);
     server.stop(Duration::from_millis(100));
     let report = server.join();
     assert_eq!((report.told, report.left, report.closed), (0, 0, 0));
@@ -42,7 +42,7 @@ fn a_handler_that_hangs_is_reported_as_stuck_and_left_behind() {
     let server = Running::start(handler);
     let mut hangs = server.client();
     hangs.send("a");
-    server.wait_for(1, Activity::Busy);
+    server.wait_for_message(1);
     let mut other = server.idle_clients(1).remove(0);
     server.stop(Duration::from_millis(100));
     other.expect_last("SHUTDOWN\n");

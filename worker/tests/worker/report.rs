@@ -44,8 +44,7 @@ fn a_handler_that_panics_during_the_drain_does_not_hold_it_up() {
     }));
     let mut client = server.client();
     client.send("a");
-    server.wait_for(1, Activity::Busy);
-    eventually("the message has arrived", || server.connections()[0].received == 1);
+    server.wait_for_message(1);
     server.stop(HUGE);
     drop(open);
     let report = server.join();

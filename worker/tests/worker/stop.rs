@@ -1,14 +1,15 @@
 //! When a stop ends, and from where it can be asked for.
 
 use std::io::{BufRead, Read, Write};
+use std::net::TcpListener;
 use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use worker::handlers::{Commands, Echo};
-use worker::{Activity, Stopper};
+use worker::{Connection, Event, Server, Stopper};
 
-use crate::support::{HUGE, Running, ServeAndTell};
+use crate::support::{Client, HUGE, Running, ServeAndTell, Watchdog, eventually};
 
 #[test]
 fn stop_without_clients_ends_at_once() {
@@ -28,7 +29,7 @@ fn stop_ends_when_the_last_client_leaves() {
         // None has left unasked: who has been told and stays is waited for.
         assert_eq!(server.counts().now, 3 - gone);
         drop(client);
-        crate::support::eventually("it has left", || server.counts().now == 2 - gone);
+        eventually("it has left", || server.counts().now == 2 - gone);
     }
     let report = server.join();
     assert_eq!((report.told, report.left, report.closed, report.forced.len()), (3, 3, 0, 0));
@@ -39,8 +40,7 @@ fn stop_waits_for_a_busy_client_to_finish_its_message() {
     let server = Running::start(Commands::new());
     let mut client = server.client();
     client.send("SO");
-    server.wait_for(1, Activity::Busy);
-    crate::support::eventually("the half line has arrived", || server.connections()[0].received == 2);
+    server.wait_for_message(2);
     server.stop(HUGE);
     client.send("NG\n");
     let rest = String::from_utf8(client.rest()).unwrap();
@@ -90,7 +90,7 @@ fn a_thousand_idle_clients_are_told_and_none_is_forced() {
 fn a_handler_can_stop_its_own_server() {
     let stopper: Arc<OnceLock<Stopper>> = Arc::default();
     let own = stopper.clone();
-    let server = Running::start(ServeAndTell(move |client: &mut worker::Connection| {
+    let server = Running::start(ServeAndTell(move |client: &mut Connection| {
         while client.next_message() {
             client.read_exact(&mut [0])?;
             own.get().unwrap().stop(HUGE);
@@ -110,8 +110,8 @@ fn a_handler_can_stop_its_own_server() {
 fn an_observer_can_stop_its_server_from_the_accepting_thread() {
     let stopper: Arc<OnceLock<Stopper>> = Arc::default();
     let own = stopper.clone();
-    let server = worker::Server::new(Echo).max_connections(0).observer(move |event| {
-        if let worker::Event::Refused { .. } = event {
+    let server = Server::new(Echo).max_connections(0).observer(move |event| {
+        if let Event::Refused { .. } = event {
             own.get().unwrap().stop(HUGE);
         }
     });
@@ -143,10 +143,10 @@ fn many_threads_can_stop_at_once_and_the_client_is_told_once() {
 
 #[test]
 fn a_server_whose_handle_was_dropped_goes_on_and_can_be_stopped() {
-    let _watchdog = crate::support::Watchdog::start();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let stopper = worker::Server::new(Echo).start(listener).unwrap().stopper();
-    let mut client = crate::support::Client::connect(stopper.address());
+    let _watchdog = Watchdog::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stopper = Server::new(Echo).start(listener).unwrap().stopper();
+    let mut client = Client::connect(stopper.address());
     client.send("hello");
     client.expect("hello");
     stopper.stop(HUGE);
@@ -156,20 +156,26 @@ fn a_server_whose_handle_was_dropped_goes_on_and_can_be_stopped() {
 
 #[test]
 fn a_server_on_every_address_can_be_stopped() {
-    for address in ["0.0.0.0:0", "[::]:0"] {
-        // Not every machine has IPv6.
-        if let Ok(listener) = std::net::TcpListener::bind(address) {
-            let server = Running::on(listener, worker::Server::new(Echo));
-            server.stop(HUGE);
-            server.join();
-        }
+    for every in ["0.0.0.0:0", "[::]:0"] {
+        // Not every machine has IPv6. Some have it, but no loopback address of it.
+        let Ok(listener) = TcpListener::bind(every) else { continue };
+        let server = Running::on(listener, Server::new(Echo));
+        let through = |loopback: &str| Client::try_connect((loopback, server.address().port()));
+        let mut client = through("127.0.0.1").or_else(|_| through("::1")).unwrap();
+        // When it has been answered, the server waits for the next client, or is about to.
+        client.send("hello");
+        client.expect("hello");
+        server.stop(HUGE);
+        client.expect_last("SHUTDOWN\n");
+        drop(client);
+        server.join();
     }
 }
 
 #[test]
 fn a_stop_does_not_wait_for_a_message_that_has_not_begun() {
     // The client has sent messages before; between two of them it is as idle as one that never sent any.
-    let server = Running::start(ServeAndTell(|client: &mut worker::Connection| {
+    let server = Running::start(ServeAndTell(|client: &mut Connection| {
         while client.next_message() {
             let mut line = String::new();
             client.read_line(&mut line)?;

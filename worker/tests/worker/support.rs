@@ -1,13 +1,13 @@
 //! A server under a watchdog, its clients, and handlers that tests can steer.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::{Activity, Connection, DrainReport, Event, Handle, Handler, Server, Stopper};
+use worker::{Activity, Connection, ConnectionInfo, DrainReport, Event, Handle, Handler, Server, Stopper};
 
 /// A grace period that no test can wait for: a stop that takes it whole is ended by the watchdog.
 pub const HUGE: Duration = Duration::from_secs(600);
@@ -79,6 +79,14 @@ impl Running {
         eventually(&format!("{number} connections are {activity:?}"), || self.number_of(activity) == number);
     }
 
+    /// Waits until the oldest connection works on a message of which so many bytes have arrived. (A connection counts as
+    /// busy from its start, so that alone says little.)
+    pub fn wait_for_message(&self, bytes: u64) {
+        let first = |condition: &dyn Fn(&ConnectionInfo) -> bool| self.connections().first().is_some_and(condition);
+        eventually("the message has arrived", || first(&|connection| connection.received >= bytes));
+        eventually("it is worked on", || first(&|connection| connection.activity == Activity::Busy));
+    }
+
     fn number_of(&self, activity: Activity) -> usize {
         self.connections().iter().filter(|connection| connection.activity == activity).count()
     }
@@ -115,7 +123,7 @@ impl Client {
         Client::try_connect(address).unwrap()
     }
 
-    pub fn try_connect(address: SocketAddr) -> io::Result<Client> {
+    pub fn try_connect(address: impl ToSocketAddrs) -> io::Result<Client> {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;

@@ -1,0 +1,42 @@
+//! An echo server, and a client that leaves when it is told that the server goes away.
+//!
+//! The grace period is a minute, and the stop takes no longer than the client needs.
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::error::Error;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use supervisor::Supervisor;
+use supervisor::worker::handlers::Echo;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let running = Supervisor::new(Echo).start("127.0.0.1:0".parse()?)?;
+
+    let mut client = TcpStream::connect(running.address())?;
+    let mut lines = BufReader::new(client.try_clone()?).lines();
+    writeln!(client, "hello")?;
+    println!("the server says: {}", lines.next().ok_or("no echo")??);
+
+    running.control().stop(Duration::from_secs(60));
+    for line in lines {
+        let line = line?;
+        println!("the server says: {line}");
+        if line == "SHUTDOWN" {
+            break;
+        }
+    }
+    drop(client);
+    // The client leaves, and with it the last reason to wait.
+
+    let report = running.wait()?;
+    println!("{} told, {} left, {} by force", report.drain.told, report.drain.left, report.drain.forced.len());
+    assert_eq!((report.drain.told, report.drain.left, report.drain.forced.len()), (1, 1, 0));
+    Ok(())
+}
+
+#[test]
+fn the_example_runs() -> Result<(), Box<dyn Error>> {
+    main()
+}
