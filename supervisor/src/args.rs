@@ -12,7 +12,7 @@ use supervisor::{AdminSocket, Exit, Handler, Level, Log, Supervisor};
 
 /// Serves, and stops so that every client is told: on Enter, on a signal, or on `admin-cli stop`.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(name = "supervisor", version, arg_required_else_help = true)]
 #[command(after_help = "Examples:
   supervisor http . --listen 8080       serve this folder on 127.0.0.1:8080
   supervisor echo --grace 30            give clients half a minute to leave
