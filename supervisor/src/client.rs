@@ -11,6 +11,7 @@ use interprocess::local_socket::traits::Stream as _;
 
 use crate::instance::Place;
 use crate::protocol::{self, Answer, LineError, Progress, Request, Response};
+use crate::text::Reason;
 
 /// Why a supervisor did not answer.
 #[derive(Debug)]
@@ -35,12 +36,12 @@ impl fmt::Display for AskError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AskError::NotRunning => write!(formatter, "nobody listens there"),
-            AskError::NotPermitted(error) => write!(formatter, "not permitted: {error}"),
+            AskError::NotPermitted(error) => write!(formatter, "not permitted: {}", Reason(error)),
             AskError::Silent => write!(formatter, "it does not answer"),
             AskError::GaveUp => write!(formatter, "gave up waiting; it goes on"),
             AskError::HungUp => write!(formatter, "it went away without an answer"),
             AskError::NotUnderstood(line) => write!(formatter, "it answered something unknown: {line}"),
-            AskError::Io(error) => write!(formatter, "the connection failed: {error}"),
+            AskError::Io(error) => write!(formatter, "the connection failed: {}", Reason(error)),
         }
     }
 }

@@ -12,6 +12,8 @@ use std::{env, fmt};
 
 use interprocess::local_socket::{GenericFilePath, Name, ToFsName};
 
+use crate::text::Reason;
+
 /// The longest path of a Unix socket, in bytes: `sun_path` of unix(7), less the final NUL.
 #[cfg(unix)]
 const MAX_SOCKET_PATH: usize = 107;
@@ -115,7 +117,7 @@ pub fn list() -> Result<Vec<InstanceName>, String> {
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(format!("cannot list {}: {error}", folder.display())),
+        Err(error) => return Err(format!("cannot list {}: {}", folder.display(), Reason(&error))),
     };
     let mut names: Vec<InstanceName> = entries
         .filter_map(|entry| {

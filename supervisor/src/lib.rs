@@ -51,10 +51,15 @@ pub use worker::Handler;
 use event::Event;
 use instance::{Claim, ClaimError, InstanceName, Place};
 use master::{Master, Settings};
-use text::Seconds;
+use text::{Reason, Seconds};
 use triggers::admin::Admin;
 use triggers::console;
 use triggers::signals::Signals;
+
+/// The README's code compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
 
 /// The version of this crate.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -305,7 +310,7 @@ fn observe(log: Log, events: &Sender<Event>, event: &worker::Event<'_>) {
             let _ = events.send(Event::ServerFinished);
         }
         worker::Event::Exhausted { error } => {
-            let message = format!("cannot take a connection: {error}; waiting until there is room again");
+            let message = format!("cannot take a connection: {}; waiting until there is room again", Reason(error));
             log.line(Level::Warning, "exhausted", message, []);
         }
         worker::Event::Panicked { id, peer, message } => {
@@ -327,7 +332,7 @@ fn observe(log: Log, events: &Sender<Event>, event: &worker::Event<'_>) {
                 worker::Outcome::Closed => "closed",
                 worker::Outcome::Forced => "closed by force",
             };
-            let why = error.map(|error| format!(": {error}")).unwrap_or_default();
+            let why = error.map(|error| format!(": {}", Reason(error))).unwrap_or_default();
             let worker::ConnectionInfo { id, peer, age, received, sent, .. } = connection;
             let message = format!(
                 "connection {id} from {peer} {how} after {}{why}, {received} bytes in, {sent} out",
@@ -505,16 +510,16 @@ impl fmt::Display for Error {
                 io::ErrorKind::AddrNotAvailable => {
                     write!(formatter, "this machine has no address {}; try 127.0.0.1 or 0.0.0.0", address.ip())
                 }
-                _ => write!(formatter, "cannot listen on {address}: {source}"),
+                _ => write!(formatter, "cannot listen on {address}: {}", Reason(source)),
             },
             Error::NameTaken { name, holder } => {
                 let holder = holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default();
                 write!(formatter, "the name {name} is taken{holder}; stop that or choose another name with --name")
             }
             Error::AdminSocket { path, source } => {
-                write!(formatter, "cannot use {} for the admin socket: {source}", path.display())
+                write!(formatter, "cannot use {} for the admin socket: {}", path.display(), Reason(source))
             }
-            Error::Start { what, source } => write!(formatter, "cannot start {what}: {source}"),
+            Error::Start { what, source } => write!(formatter, "cannot start {what}: {}", Reason(source)),
             Error::Server(error) => write!(formatter, "{error}"),
         }
     }

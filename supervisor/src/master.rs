@@ -179,7 +179,7 @@ impl Settings {
         let tron = tron.and_then(|tron| match tron {
             Ok(tron) => Some(tron),
             Err(error) => {
-                let message = format!("no thread to watch over the deadline: {error}");
+                let message = format!("no thread to watch over the deadline: {}", text::Reason(&error));
                 self.log.line(Level::Warning, "no_last_resort", message, []);
                 None
             }

@@ -1,6 +1,7 @@
 //! Words for people: the same in the log and in `admin-cli`.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use crate::protocol::{Activity, Connection, Report};
@@ -38,6 +39,17 @@ impl fmt::Display for Count {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Count(number, thing) = self;
         write!(formatter, "{number} {thing}{}", if *number == 1 { "" } else { "s" })
+    }
+}
+
+/// What the system said, without its number.
+#[derive(Debug, Clone, Copy)]
+pub struct Reason<'a>(pub &'a io::Error);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        formatter.write_str(text.split_once(" (os error ").map_or(text.as_str(), |(reason, _)| reason))
     }
 }
 
@@ -82,6 +94,13 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn what_the_system_said_comes_without_its_number() {
+        let error = io::Error::from_raw_os_error(2);
+        assert!(error.to_string().contains("os error"));
+        assert!(!Reason(&error).to_string().contains("os error"));
+    }
 
     #[test]
     fn a_duration_is_seconds_unless_it_says_otherwise() {

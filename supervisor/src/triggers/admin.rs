@@ -14,6 +14,7 @@ use crate::event::{Event, Trigger};
 use crate::instance::{Claim, Place};
 use crate::log::{Level, Log};
 use crate::protocol::{self, Answer, ErrorCode, LineError, MAX_LINE, Refusal, Request, Response};
+use crate::text::Reason;
 
 /// How many clients may be connected at the same time.
 const MAX_CLIENTS: usize = 64;
@@ -117,7 +118,7 @@ use windows::{Door, Knock};
 
 #[cfg(unix)]
 mod unix {
-    use super::{Duration, Level, Listener, Place, Reception, io};
+    use super::{Duration, Level, Listener, Place, Reason, Reception, io};
     use interprocess::local_socket::traits::Listener as _;
     use nix::errno::Errno;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -190,7 +191,7 @@ mod unix {
         }
 
         fn give_up(&self, error: &io::Error) {
-            let message = format!("the admin socket is gone ({error}); Enter and signals still work");
+            let message = format!("the admin socket is gone ({}); Enter and signals still work", Reason(error));
             self.desk.log.line(Level::Error, "admin_socket_lost", message, []);
         }
     }
@@ -471,7 +472,7 @@ impl Read for Impatient<'_> {
 /// Who asks. An error if that is neither this process's user nor root.
 #[cfg(unix)]
 fn identify(client: &Stream) -> Result<Trigger, String> {
-    let peer = client.peer_creds().map_err(|error| format!("cannot tell who the client is: {error}"))?;
+    let peer = client.peer_creds().map_err(|error| format!("cannot tell who the client is: {}", Reason(&error)))?;
     let Some(user) = peer.euid() else {
         return Err("this system does not tell who the client is".into());
     };
