@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::drain;
 use crate::registry::{Entry, Outcome};
+use crate::sendfile;
 use crate::server::Shared;
 use crate::turn::Phase;
 
@@ -55,6 +56,15 @@ enum State {
     Told,
 }
 
+/// What a read waits for. On Windows the drain cannot wake it, so it looks up itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// The next message, which the drain may cut short.
+    ForMessage,
+    /// The rest of a message, or the client's leaving.
+    ForMore,
+}
+
 impl Connection {
     pub(crate) fn new(entry: Arc<Entry>, shared: Arc<Shared>) -> Connection {
         // Small answers are whole messages: they go out at once. A failure means that the client is gone already.
@@ -90,7 +100,7 @@ impl Connection {
         if self.entry.turn.rest(quit) == Phase::Leaving {
             return self.serve_what_has_arrived();
         }
-        let received = self.receive(self.idle_timeout);
+        let received = self.receive(self.idle_timeout, Wait::ForMessage);
         match (self.entry.turn.wake(), received) {
             (Phase::Leaving, _) if self.shared.handler.notice().is_some() => {
                 self.state = State::Told;
@@ -166,7 +176,7 @@ impl Connection {
                 _ => return Err(ErrorKind::TimedOut.into()),
             },
         };
-        match self.receive(limit) {
+        match self.receive(limit, Wait::ForMore) {
             Err(error) if is_timeout(&error) => Err(ErrorKind::TimedOut.into()),
             received => received,
         }
@@ -201,15 +211,28 @@ impl Connection {
         }
     }
 
-    /// Sends up to `length` bytes of a file from its current position; on Linux without copying them through this
-    /// process. Returns how many were sent: fewer if the file is shorter.
+    /// Sends `start` and then up to `length` bytes of a file from its current position: with the feature `http`, on
+    /// Linux without copying them through this process. Returns how many bytes of the file were sent: fewer if it is
+    /// shorter.
     ///
     /// # Errors
     /// What the file or the socket says.
-    pub fn send_file(&mut self, file: &File, length: u64) -> io::Result<u64> {
-        let sent = io::copy(&mut file.take(length), &mut &self.entry.stream)?;
-        self.entry.sent.fetch_add(sent, Ordering::Relaxed);
-        Ok(sent)
+    pub fn send_file(&mut self, mut start: &[u8], file: &File, length: u64) -> io::Result<u64> {
+        while !start.is_empty() {
+            let sent = sendfile::send_more_follows(&self.entry.stream, start)?;
+            self.entry.sent.fetch_add(sent as u64, Ordering::Relaxed);
+            start = &start[sent..];
+        }
+        let mut total = 0;
+        while total < length {
+            let sent = sendfile::send_piece(&self.entry.stream, file, length - total)?;
+            if sent == 0 {
+                break;
+            }
+            self.entry.sent.fetch_add(sent, Ordering::Relaxed);
+            total += sent;
+        }
+        Ok(total)
     }
 
     /// Ends the connection after its handler has returned, and says how it ended.
@@ -253,7 +276,7 @@ impl Connection {
             if left.is_some_and(|left| left.is_zero()) {
                 return Outcome::Closed;
             }
-            match self.receive(left) {
+            match self.receive(left, Wait::ForMore) {
                 Ok(0) => return Outcome::Left,
                 Ok(_) => {}
                 Err(error) if is_timeout(&error) => {}
@@ -263,7 +286,7 @@ impl Connection {
     }
 
     /// Receives once, behind what is buffered. It waits no longer than `limit`.
-    fn receive(&mut self, limit: Option<Duration>) -> io::Result<usize> {
+    fn receive(&mut self, limit: Option<Duration>, wait: Wait) -> io::Result<usize> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.end == self.buffer.len() {
@@ -274,7 +297,7 @@ impl Connection {
             }
         }
         self.limit_read(limit)?;
-        let length = read_within(&self.entry, &mut self.buffer[self.end..], limit)?;
+        let length = read_within(&self.entry, &mut self.buffer[self.end..], limit, wait)?;
         self.end += length;
         self.entry.received.fetch_add(length as u64, Ordering::Relaxed);
         Ok(length)
@@ -292,7 +315,7 @@ impl Connection {
 }
 
 #[cfg(not(windows))]
-fn read_within(entry: &Entry, buffer: &mut [u8], _limit: Option<Duration>) -> io::Result<usize> {
+fn read_within(entry: &Entry, buffer: &mut [u8], _limit: Option<Duration>, _wait: Wait) -> io::Result<usize> {
     loop {
         match (&entry.stream).read(buffer) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -302,7 +325,7 @@ fn read_within(entry: &Entry, buffer: &mut [u8], _limit: Option<Duration>) -> io
 }
 
 #[cfg(windows)]
-fn read_within(entry: &Entry, buffer: &mut [u8], limit: Option<Duration>) -> io::Result<usize> {
+fn read_within(entry: &Entry, buffer: &mut [u8], limit: Option<Duration>, wait: Wait) -> io::Result<usize> {
     let began = Instant::now();
     loop {
         match (&entry.stream).read(buffer) {
@@ -310,8 +333,8 @@ fn read_within(entry: &Entry, buffer: &mut [u8], limit: Option<Duration>) -> io:
                 if entry.forced.load(Ordering::SeqCst) {
                     return Ok(0);
                 }
-                let leaving = entry.turn.phase() == Phase::Leaving;
-                if leaving || limit.is_some_and(|limit| began.elapsed() >= limit) {
+                let told = wait == Wait::ForMessage && entry.turn.phase() == Phase::Leaving;
+                if told || limit.is_some_and(|limit| began.elapsed() >= limit) {
                     return Err(error);
                 }
             }

@@ -59,6 +59,7 @@ mod drain;
 pub mod handlers;
 mod quit;
 mod registry;
+mod sendfile;
 mod server;
 mod turn;
 

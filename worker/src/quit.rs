@@ -37,7 +37,7 @@ impl Flag {
 #[derive(Debug)]
 pub(crate) struct Quit {
     pub(crate) flag: Flag,
-    door: SocketAddr,
+    doors: Vec<SocketAddr>,
     wake: Mutex<Wake>,
 }
 
@@ -53,7 +53,7 @@ impl Quit {
     pub(crate) fn new(listener: &TcpListener) -> io::Result<Quit> {
         Ok(Quit {
             flag: Flag::new(),
-            door: through_loopback(listener.local_addr()?),
+            doors: doors(listener.local_addr()?),
             wake: Mutex::new(Wake::Ready { _spare: listener.try_clone().ok() }),
         })
     }
@@ -63,14 +63,17 @@ impl Quit {
         let mut wake = self.lock();
         if self.flag.set() {
             *wake = Wake::Done(None); // Frees the spare descriptor for the connection below.
-            let connection = TcpStream::connect_timeout(&self.door, WAKE_LIMIT);
-            *wake = Wake::Done(connection.and_then(|stream| stream.local_addr()).ok());
+            let knock = |door| TcpStream::connect_timeout(door, WAKE_LIMIT).and_then(|stream| stream.local_addr());
+            *wake = Wake::Done(self.doors.iter().find_map(|door| knock(door).ok()));
         }
     }
 
     /// Whether a connection from `peer` is the wake-up and not a client. Waits for a wake-up that is under way.
     pub(crate) fn is_wake_up(&self, peer: SocketAddr) -> bool {
-        matches!(*self.lock(), Wake::Done(Some(address)) if address == peer)
+        // A listener on every IPv6 address sees an IPv4 client under a mapped address.
+        let is_peer =
+            |own: SocketAddr| (own.ip().to_canonical(), own.port()) == (peer.ip().to_canonical(), peer.port());
+        matches!(*self.lock(), Wake::Done(Some(own)) if is_peer(own))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Wake> {
@@ -79,17 +82,22 @@ impl Quit {
     }
 }
 
-/// The address under which this machine reaches a listener: to connect to `0.0.0.0` fails on Windows.
-fn through_loopback(listener: SocketAddr) -> SocketAddr {
-    let ip = match listener.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listener.port())
+/// The addresses under which this machine may reach a listener: to connect to `0.0.0.0` fails on Windows, and where IPv6
+/// is switched off, as in many containers, there is no `::1`, though `[::]` takes IPv4 clients.
+fn doors(listener: SocketAddr) -> Vec<SocketAddr> {
+    let through = |ip: IpAddr| SocketAddr::new(ip, listener.port());
+    match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => vec![through(Ipv4Addr::LOCALHOST.into())],
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            vec![through(Ipv6Addr::LOCALHOST.into()), through(Ipv4Addr::LOCALHOST.into())]
+        }
+        // As it is: a link-local address is nothing without its scope.
+        _ => vec![listener],
+    }
 }
 
 #[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -111,9 +119,11 @@ mod tests {
 
     #[test]
     fn the_wake_up_goes_to_loopback_when_the_listener_has_every_address() {
-        for (bound, door) in [("0.0.0.0:80", "127.0.0.1:80"), ("[::]:80", "[::1]:80"), ("192.0.2.1:80", "192.0.2.1:80")]
-        {
-            assert_eq!(through_loopback(bound.parse().unwrap()), door.parse().unwrap());
-        }
+        let doors_of =
+            |bound: &str| doors(bound.parse().unwrap()).iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" ");
+        assert_eq!(doors_of("0.0.0.0:80"), "127.0.0.1:80");
+        assert_eq!(doors_of("[::]:80"), "[::1]:80 127.0.0.1:80");
+        assert_eq!(doors_of("192.0.2.1:80"), "192.0.2.1:80");
+        assert_eq!(doors_of("[fe80::1%3]:80"), "[fe80::1%3]:80");
     }
 }

@@ -10,9 +10,12 @@ mod listing;
 mod range;
 mod request;
 mod target;
+#[cfg(test)]
+mod tests;
 mod version;
 
 use std::fmt;
+use std::fs::{File, Metadata};
 use std::io::{self, BufRead, ErrorKind};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -113,7 +116,14 @@ impl Http {
     pub fn new(folder: impl AsRef<Path>) -> io::Result<Http> {
         let folder = folder.as_ref();
         let files = Files::new(folder).map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot serve the folder {}: {error}", folder.display()))
+            let name = folder.display();
+            let message = match error.kind() {
+                io::ErrorKind::NotFound => format!("there is no folder {name}"),
+                io::ErrorKind::NotADirectory => format!("{name} is not a folder"),
+                io::ErrorKind::PermissionDenied => format!("no permission to read the folder {name}"),
+                _ => format!("cannot serve the folder {name}: {error}"),
+            };
+            io::Error::new(error.kind(), message)
         })?;
         Ok(Http { files, limits: Limits::default(), log: None })
     }
@@ -238,22 +248,10 @@ impl Http {
         }
         let target = Target::parse(head.target)?;
         match self.files.find(&target).map_err(|error| files::status(&error))? {
-            Found::File(file, metadata, path) => {
-                let version = Version::of(&metadata);
-                match version.judge(head) {
-                    Verdict::Send => send_file(head, answer, file, version, &path),
-                    Verdict::NotModified => {
-                        answer.begin(Status::NotModified);
-                        write_version(answer, version);
-                        answer.end();
-                        Ok(())
-                    }
-                    Verdict::PreconditionFailed => Err(Status::PreconditionFailed),
-                }
-            }
+            Found::File(file, metadata) => answer_with_file(head, answer, file, &metadata, &target.path),
+            Found::Index(file, metadata, name) => answer_with_file(head, answer, file, &metadata, name.as_bytes()),
             Found::Folder(folder) => {
-                let title = String::from_utf8_lossy(&target.path);
-                let page = listing::page(folder, &format!("/{title}")).map_err(|error| files::status(&error))?;
+                let page = listing::page(folder, &target.path).map_err(|error| files::status(&error))?;
                 answer.begin(Status::Ok);
                 answer.end_with_html(&page);
                 Ok(())
@@ -268,14 +266,39 @@ impl Http {
     }
 }
 
-/// Answers with a file, or with the part of it that was asked for.
-fn send_file(
+/// Answers with a file if the request's conditions hold. Its media type follows from `name`.
+fn answer_with_file(
     head: &Head<'_, '_>,
     answer: &mut Answer,
-    file: std::fs::File,
-    version: Version,
-    path: &[u8],
+    file: File,
+    metadata: &Metadata,
+    name: &[u8],
 ) -> Result<(), Status> {
+    let version = Version::of(metadata);
+    match version.judge(head) {
+        Verdict::Send => {
+            let Some((start, count)) = begin_with_range(head, answer, version) else { return Ok(()) };
+            write_version(answer, version);
+            answer.field("Accept-Ranges", "bytes");
+            write_media_type(answer, name);
+            answer.end_with_file(file, start, count).map_err(|error| match error.kind() {
+                ErrorKind::UnexpectedEof => Status::ServiceUnavailable, // It is being rewritten.
+                _ => Status::InternalServerError,
+            })
+        }
+        Verdict::NotModified => {
+            answer.begin(Status::NotModified);
+            write_version(answer, version);
+            answer.end();
+            Ok(())
+        }
+        Verdict::PreconditionFailed => Err(Status::PreconditionFailed),
+    }
+}
+
+/// Begins the answer with the file, or the part of it, that was asked for, and returns where that begins and how long
+/// it is. None: the file has no such part, and the answer says so.
+fn begin_with_range(head: &Head<'_, '_>, answer: &mut Answer, version: Version) -> Option<(u64, u64)> {
     let range = match head.value("range") {
         Some(range) if head.method == Method::Get && version.allows_range(head.value("if-range")) => {
             Range::parse(range, version.length)
@@ -283,30 +306,23 @@ fn send_file(
         _ => Range::Whole,
     };
     let length = version.length;
-    let (start, count) = match range {
+    match range {
         Range::Whole => {
             answer.begin(Status::Ok);
-            answer.field("Accept-Ranges", "bytes");
-            (0, length)
+            Some((0, length))
         }
         Range::Part { first, last } => {
             answer.begin(Status::PartialContent);
             answer.field("Content-Range", format_args!("bytes {first}-{last}/{length}"));
-            (first, last - first + 1)
+            Some((first, last - first + 1))
         }
         Range::Unsatisfiable => {
             answer.begin(Status::RangeNotSatisfiable);
             answer.field("Content-Range", format_args!("bytes */{length}"));
             answer.end_with_name();
-            return Ok(());
+            None
         }
-    };
-    write_version(answer, version);
-    write_media_type(answer, path);
-    answer.end_with_file(file, start, count).map_err(|error| match error.kind() {
-        ErrorKind::UnexpectedEof => Status::ServiceUnavailable, // It is being rewritten.
-        _ => Status::InternalServerError,
-    })
+    }
 }
 
 fn write_version(answer: &mut Answer, version: Version) {

@@ -31,7 +31,10 @@ fn the_one_connection_too_many_is_told_so_and_counted() {
 fn a_refusal_survives_what_the_client_sends() {
     let server = Running::of(Server::new(Echo).max_connections(0));
     let mut client = server.client();
-    client.send("hello?");
+    eventually("it is refused", || server.counts().refused == 1);
+    for _ in 0..64 {
+        client.send([b'x'; 1024]);
+    }
     client.expect_last(REFUSAL);
     drop(client);
     server.stop(HUGE);
@@ -67,7 +70,8 @@ mod descriptors {
 
     /// Says everything that happens on its standard output, and takes orders from its standard input.
     fn server() {
-        let say = |line: &str| writeln!(io::stdout(), "\n@{line}").unwrap();
+        // Not by `println!`, which a test's harness may capture.
+        let say = |line: &str| io::stdout().write_all(format!("\n@{line}\n").as_bytes()).unwrap();
         let log = Log::default();
         let server = Server::new(Echo);
         let server = Running::of(log.observe(server));
@@ -212,6 +216,25 @@ mod descriptors {
         });
         assert!(server.child.wait().unwrap().success());
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stop_wakes_the_server_though_no_descriptor_is_left() {
+    let test = "limits::a_stop_wakes_the_server_though_no_descriptor_is_left";
+    crate::support::in_a_process_of_its_own(test, "ulimit -n 40", || {
+        let server = Running::start(Echo);
+        let mut client = server.client();
+        client.send("hello");
+        client.expect("hello");
+        // The server waits for its next client. The rest of the process takes all that is left meanwhile.
+        let taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        assert!(taken.len() < 40, "the limit of descriptors does not hold: {}", taken.len());
+        server.stop(HUGE);
+        client.expect_last("SHUTDOWN\n");
+        drop(client);
+        assert_eq!(server.join().left, 1);
+    });
 }
 
 #[cfg(target_os = "linux")]

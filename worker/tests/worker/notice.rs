@@ -1,6 +1,8 @@
 //! Who is told, and that the notice arrives.
 
-use std::io::{BufRead, ErrorKind, Write};
+#[cfg(unix)]
+use std::io::ErrorKind;
+use std::io::{BufRead, Write};
 use std::thread;
 use std::time::Duration;
 
@@ -31,6 +33,10 @@ fn much(client: &mut Connection) -> std::io::Result<()> {
 }
 
 /// Sends as much as the connection takes, to the last byte.
+///
+/// Not on Windows: there a socket is in no known state when a send has timed out, and one that has nothing else to send
+/// takes a whole notice, however full it is.
+#[cfg(unix)]
 fn fill(client: &mut Connection) -> std::io::Result<()> {
     client.set_write_timeout(Some(Duration::from_millis(100)))?;
     for size in [65_536, 1] {
@@ -90,6 +96,7 @@ fn a_client_that_does_not_read_holds_up_neither_the_notice_to_others_nor_the_sto
     assert_eq!(report.stuck.len(), 0);
 }
 
+#[cfg(unix)]
 #[test]
 fn an_idle_client_that_has_not_read_its_answers_gets_the_notice_behind_them() {
     let server = Running::start(ServeAndTell(|client: &mut Connection| {
@@ -117,6 +124,7 @@ fn an_idle_client_that_has_not_read_its_answers_gets_the_notice_behind_them() {
     assert_eq!((report.told, report.left, report.forced.len()), (2, 2, 0));
 }
 
+#[cfg(unix)]
 #[test]
 fn an_idle_client_that_never_reads_is_forced_at_the_deadline_like_any_other() {
     let server = Running::start(ServeAndTell(|client: &mut Connection| {

@@ -8,13 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::version::http_date;
 use crate::Connection;
 
-/// Up to this length, a file is sent together with its header. A longer one begins with a piece of [`FIRST_PIECE`].
-const WHOLE_FILE: u64 = 64 * 1024;
+/// Up to this length, a file is read and sent together with its header.
+const SMALL: u64 = 64 * 1024;
 
-/// How much of a long file is sent together with its header.
-const FIRST_PIECE: u64 = 0;
-
-/// A connection that waits keeps no more memory than this for its next answer.
+/// A connection that waits for its next request keeps no more memory than this for the answer.
 const KEPT: usize = 16 * 1024;
 
 /// The status of an answer.
@@ -59,7 +56,7 @@ pub(super) struct Answer {
     /// Whether the request was HEAD: then the body is described, but not sent.
     pub(super) head_only: bool,
     /// The header, and as much of the body as is sent with it.
-    bytes: Vec<u8>,
+    bytes: Buffer,
     /// The length of the header.
     header: usize,
     /// What remains of the body: so many bytes of the file, from where it stands.
@@ -102,7 +99,7 @@ impl Answer {
             status: Status::Ok,
             after: After::Abandon,
             head_only: false,
-            bytes: Vec::with_capacity(2048),
+            bytes: Buffer::default(),
             header: 0,
             rest: None,
             date: Date::default(),
@@ -114,7 +111,7 @@ impl Answer {
         self.status = status;
         self.rest = None;
         self.bytes.clear();
-        self.bytes.extend_from_slice(status.line().as_bytes());
+        self.bytes.push(status.line().as_bytes());
         self.date.write_to(&mut self.bytes);
         match self.after {
             After::Keep { tell: false } => {}
@@ -130,8 +127,8 @@ impl Answer {
 
     /// Ends the header of an answer that has no body.
     pub(super) fn end(&mut self) {
-        self.bytes.extend_from_slice(b"\r\n");
-        self.header = self.bytes.len();
+        self.bytes.push(b"\r\n");
+        self.header = self.bytes.end;
     }
 
     /// Ends the answer with a body from memory.
@@ -140,7 +137,7 @@ impl Answer {
         self.field("Content-Length", page.len());
         self.end();
         if !self.head_only {
-            self.bytes.extend_from_slice(page.as_bytes());
+            self.bytes.push(page.as_bytes());
         }
     }
 
@@ -157,15 +154,10 @@ impl Answer {
         if start > 0 {
             file.seek(SeekFrom::Start(start))?;
         }
-        let piece = if length <= WHOLE_FILE { length } else { FIRST_PIECE };
-        // The reserve is what makes it one read.
-        self.bytes.reserve(usize::try_from(piece).unwrap_or(0) + 64);
-        if (&file).take(piece).read_to_end(&mut self.bytes)? as u64 != piece {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        if length <= SMALL {
+            return self.bytes.read_from(&file, length);
         }
-        if piece < length {
-            self.rest = Some((file, length - piece));
-        }
+        self.rest = Some((file, length));
         Ok(())
     }
 
@@ -186,32 +178,88 @@ impl Answer {
         self.end_with_html(&format!("<!DOCTYPE html>\n<title>{name}</title>\n<h1>{name}</h1>\n"));
     }
 
-    /// Sends the answer. Returns how many bytes of the body went out, also if not all of them did.
+    /// Sends the answer. Returns how many bytes of the body went out, as far as that is known.
     pub(super) fn send(&mut self, client: &mut Connection) -> (u64, io::Result<()>) {
-        if let Err(error) = client.write_all(&self.bytes) {
-            return (0, Err(error));
-        }
-        let sent = (self.bytes.len() - self.header) as u64;
-        let Some((file, length)) = self.rest.take() else { return (sent, Ok(())) };
-        match client.send_file(&file, length) {
-            Err(error) => (sent, Err(error)),
-            Ok(more) if more < length => {
-                (sent + more, Err(io::Error::other("a file became shorter while it was sent")))
-            }
-            Ok(more) => (sent + more, Ok(())),
+        let Some((file, length)) = self.rest.take() else {
+            let in_memory = (self.bytes.end - self.header) as u64;
+            return match client.write_all(self.bytes.filled()) {
+                Ok(()) => (in_memory, Ok(())),
+                Err(error) => (0, Err(error)),
+            };
+        };
+        match client.send_file(self.bytes.filled(), &file, length) {
+            Err(error) => (0, Err(error)),
+            // It cannot be sent as announced: the connection ends here.
+            Ok(sent) if sent < length => (sent, Err(io::Error::other("a file became shorter while it was sent"))),
+            Ok(sent) => (sent, Ok(())),
         }
     }
 
     /// Gives memory back that a large answer took.
     pub(super) fn recycle(&mut self) {
-        if self.bytes.capacity() > KEPT {
-            self.bytes = Vec::with_capacity(KEPT);
-        }
+        self.bytes.recycle(KEPT);
     }
 
     #[cfg(test)]
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.filled()
+    }
+}
+
+/// A buffer that stays initialized, so that files can be read into it by one system call.
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    end: usize,
+}
+
+impl Buffer {
+    fn filled(&self) -> &[u8] {
+        &self.bytes[..self.end]
+    }
+
+    fn clear(&mut self) {
+        self.end = 0;
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.room(bytes.len()).copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+
+    fn read_from(&mut self, mut file: &File, length: u64) -> io::Result<()> {
+        // A piece fits into memory.
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        file.read_exact(self.room(length))?;
+        self.end += length;
+        Ok(())
+    }
+
+    /// The next `length` bytes to fill.
+    fn room(&mut self, length: usize) -> &mut [u8] {
+        let end = self.end + length;
+        if end > self.bytes.len() {
+            self.bytes.resize(end.max(2 * 1024), 0);
+        }
+        &mut self.bytes[self.end..end]
+    }
+
+    fn recycle(&mut self, kept: usize) {
+        self.clear();
+        if self.bytes.len() > kept {
+            self.bytes = Vec::new();
+        }
+    }
+}
+
+impl Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.push(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -223,13 +271,13 @@ struct Date {
 }
 
 impl Date {
-    fn write_to(&mut self, bytes: &mut Vec<u8>) {
+    fn write_to(&mut self, bytes: &mut Buffer) {
         let now = SystemTime::now();
         let second = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
         if second != self.second {
             self.second = second;
             self.field = http_date(now).map(|date| format!("Date: {date}\r\n")).unwrap_or_default();
         }
-        bytes.extend_from_slice(self.field.as_bytes());
+        bytes.push(self.field.as_bytes());
     }
 }

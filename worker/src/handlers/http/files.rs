@@ -12,7 +12,7 @@ use super::answer::Status;
 use super::target::{Target, as_path};
 
 /// What stands for a folder, in this order.
-const INDEXES: [&[u8]; 2] = [b"index.html", b"index.htm"];
+const INDEXES: [&str; 2] = ["index.html", "index.htm"];
 
 /// How much longer a path may get by the name of an index.
 pub(super) const INDEX_ROOM: usize = "/index.html".len();
@@ -28,8 +28,10 @@ pub(super) struct Files {
 
 /// What a target stands for.
 pub(super) enum Found {
-    /// A regular file, and its path, which its media type follows from.
-    File(File, Metadata, Vec<u8>),
+    /// A regular file.
+    File(File, Metadata),
+    /// The index of a folder, and its name.
+    Index(File, Metadata, &'static str),
     /// A folder without an index.
     Folder(ReadDir),
     /// A folder, but its name was given without a slash at the end.
@@ -61,7 +63,7 @@ impl Files {
             return Ok(Found::SlashMissing); // For example `/folder/..`.
         }
         Ok(match self.open(&target.path)? {
-            Opened::File(file, metadata) => Found::File(file, metadata, target.path.clone()),
+            Opened::File(file, metadata) => Found::File(file, metadata),
             Opened::Folder => Found::SlashMissing,
         })
     }
@@ -73,9 +75,9 @@ impl Files {
             if !path.is_empty() {
                 path.push(b'/');
             }
-            path.extend_from_slice(index);
+            path.extend_from_slice(index.as_bytes());
             match self.open(&path) {
-                Ok(Opened::File(file, metadata)) => return Ok(Found::File(file, metadata, path)),
+                Ok(Opened::File(file, metadata)) => return Ok(Found::Index(file, metadata, index)),
                 Ok(Opened::Folder) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -139,5 +141,38 @@ fn out_of_descriptors(error: &io::Error) -> bool {
         Some(ENFILE | EMFILE) => cfg!(unix),
         Some(ERROR_TOO_MANY_OPEN_FILES) => cfg!(windows),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_for_not_opening_has_its_status() {
+        for (error, wanted) in [
+            (ErrorKind::NotFound.into(), Status::NotFound),
+            (ErrorKind::NotADirectory.into(), Status::NotFound),
+            (ErrorKind::InvalidFilename.into(), Status::NotFound),
+            (io::Error::new(ErrorKind::PermissionDenied, "it leads outside"), Status::NotFound),
+            (ErrorKind::OutOfMemory.into(), Status::ServiceUnavailable),
+        ] {
+            assert_eq!(status(&error), wanted, "{error}");
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn the_system_s_own_errors_are_told_apart() {
+        // EACCES, ENFILE, EMFILE, ENXIO.
+        for (number, wanted) in [
+            (13, Status::Forbidden),
+            (23, Status::ServiceUnavailable),
+            (24, Status::ServiceUnavailable),
+            (6, Status::NotFound),
+        ] {
+            let error = io::Error::from_raw_os_error(number);
+            assert_eq!(status(&error), wanted, "{error}");
+        }
     }
 }

@@ -18,14 +18,18 @@ struct Item {
     mark: &'static str,
 }
 
-/// Lists a folder in the order of its names, whatever their case. `title` is how the folder was asked for.
+/// Lists a folder in the order of its names, whatever their case. `path` is where it is below the served one.
 ///
 /// # Errors
 /// When the folder cannot be read to its end.
-pub(super) fn page(folder: ReadDir, title: &str) -> io::Result<String> {
+pub(super) fn page(folder: ReadDir, path: &[u8]) -> io::Result<String> {
     let mut items = folder.map(|entry| Item::of(&entry?)).collect::<io::Result<Vec<_>>>()?;
     items.sort_by_cached_key(|item| (item.name.to_lowercase(), item.name.clone()));
-    let title = Escaped(title);
+    let mut title = format!("/{}", String::from_utf8_lossy(path));
+    if !path.is_empty() {
+        title.push('/');
+    }
+    let title = Escaped(&title);
     let mut page = format!(
         "<!DOCTYPE html>\n<html>\n<head>\n<meta charset=\"utf-8\">\n<title>Files in {title}</title>\n</head>\n<body>\n\
          <h1>Files in {title}</h1>\n<ul>\n"
@@ -62,7 +66,7 @@ fn bytes_of(name: &OsStr) -> std::borrow::Cow<'_, [u8]> {
 }
 
 /// Text in HTML, also between double quotes.
-pub(super) struct Escaped<'text>(pub(super) &'text str);
+struct Escaped<'text>(&'text str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,5 +83,21 @@ impl fmt::Display for Escaped<'_> {
             rest = &rest[at + 1..];
         }
         formatter.write_str(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn escaped_text_has_no_markup_and_loses_nothing(text in "(\\PC|[&<>\"'])*") {
+            let escaped = Escaped(&text).to_string();
+            prop_assert!(!escaped.contains(['<', '>', '"', '\'']));
+            let back = escaped.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&#x27;", "'");
+            prop_assert_eq!(back.replace("&amp;", "&"), text);
+        }
     }
 }

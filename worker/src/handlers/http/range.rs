@@ -56,3 +56,47 @@ fn split_once(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|&byte| byte == separator)?;
     Some((&text[..at], &text[at + 1..]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(first: u64, last: u64) -> Range {
+        Range::Part { first, last }
+    }
+
+    #[test]
+    fn one_range_is_understood_in_its_three_forms() {
+        for (field, range) in [
+            ("bytes=0-0", part(0, 0)),
+            ("bytes=2-4", part(2, 4)),
+            ("bytes=2-", part(2, 9)),
+            ("bytes=-3", part(7, 9)),
+            ("BYTES = 2-4 ", part(2, 4)),
+            ("bytes=0-99", part(0, 9)),
+            ("bytes=-99", part(0, 9)),
+            ("bytes=0-99999999999999999999999", part(0, 9)),
+            ("bytes=-99999999999999999999999", part(0, 9)),
+        ] {
+            assert_eq!(Range::parse(field.as_bytes(), 10), range, "{field}");
+        }
+    }
+
+    #[test]
+    fn what_the_file_does_not_have_is_unsatisfiable() {
+        for field in ["bytes=10-", "bytes=10-20", "bytes=-0", "bytes=99999999999999999999999-"] {
+            assert_eq!(Range::parse(field.as_bytes(), 10), Range::Unsatisfiable, "{field}");
+        }
+        assert_eq!(Range::parse(b"bytes=0-", 0), Range::Unsatisfiable);
+    }
+
+    #[test]
+    fn what_is_not_understood_does_not_count() {
+        for field in
+            ["", "bytes", "bytes=", "bytes=-", "bytes=4-2", "bytes=a-b", "bytes=+1-2", "lines=1-2", "bytes=0-1,3-4"]
+        {
+            assert_eq!(Range::parse(field.as_bytes(), 10), Range::Whole, "{field}");
+        }
+        assert_eq!(Range::parse(b"bytes=-5", 0), Range::Whole);
+    }
+}

@@ -204,3 +204,99 @@ pub(super) fn request_line(received: &[u8]) -> &[u8] {
     let start = received.trim_ascii_start();
     start.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// What a request comes to: None if it is not complete, else its body and whether the connection may go on.
+    fn parse(request: &str) -> Result<Option<(Body, bool)>, Status> {
+        let mut fields: Fields<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        Ok(Head::parse(request.as_bytes(), &mut fields)?.map(|head| (head.body, head.keep_alive)))
+    }
+
+    fn with(fields: &str) -> Result<Option<(Body, bool)>, Status> {
+        parse(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"))
+    }
+
+    #[test]
+    fn a_request_is_complete_with_its_empty_line() {
+        let whole = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for length in 0..whole.len() {
+            assert_eq!(parse(&whole[..length]), Ok(None), "{:?}", &whole[..length]);
+        }
+        assert_eq!(parse(whole), Ok(Some((Body::Bytes(0), true))));
+    }
+
+    #[test]
+    fn whether_the_connection_goes_on_depends_on_version_and_wish() {
+        for (request, keep_alive) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: TE, Close\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", true),
+            ("GET / HTTP/1.0\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n", false),
+        ] {
+            assert_eq!(parse(request), Ok(Some((Body::Bytes(0), keep_alive))), "{request}");
+        }
+    }
+
+    #[test]
+    fn one_host_is_needed_in_http_1_1() {
+        assert_eq!(parse("GET / HTTP/1.1\r\n\r\n"), Err(Status::BadRequest));
+        assert_eq!(with("Host: b\r\n"), Err(Status::BadRequest));
+    }
+
+    #[test]
+    fn a_length_that_could_be_understood_in_two_ways_is_refused() {
+        assert_eq!(with("Content-Length: 5\r\n"), Ok(Some((Body::Bytes(5), true))));
+        assert_eq!(with("Content-Length: 5\r\nContent-Length: 5\r\n"), Ok(Some((Body::Bytes(5), true))));
+        assert_eq!(with("Transfer-Encoding: Chunked\r\n"), Ok(Some((Body::Chunked, true))));
+        for fields in [
+            "Content-Length: 5\r\nContent-Length: 6\r\n",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 5, 5\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: -5\r\n",
+            "Content-Length: 0x5\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Content-Length : 5\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            " folded: 5\r\n",
+        ] {
+            assert_eq!(with(fields), Err(Status::BadRequest), "{fields}");
+        }
+        assert_eq!(with("Transfer-Encoding: gzip, chunked\r\n"), Err(Status::NotImplemented));
+        assert_eq!(parse("GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), Err(Status::BadRequest));
+    }
+
+    #[test]
+    fn another_version_is_told_apart_from_nonsense() {
+        for request in ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/3.0\r\n\r\n", "GET / HTTP/0.9\r\n\r\n"] {
+            assert_eq!(parse(request), Err(Status::VersionNotSupported), "{request}");
+        }
+        for request in ["GET / HTTX/1.1\r\n\r\n", "GET /\r\n\r\n", "\u{16}\u{3}\u{1}", "GET  / HTTP/1.1\r\n\r\n"] {
+            assert_eq!(parse(request), Err(Status::BadRequest), "{request}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_said() {
+        let long = "a".repeat(MAX_HEAD);
+        assert_eq!(parse(&format!("GET /{long}")), Err(Status::UriTooLong));
+        assert_eq!(parse(&format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n")), Err(Status::UriTooLong));
+        assert_eq!(with(&format!("X: {long}\r\n")), Err(Status::FieldsTooLarge));
+        assert_eq!(with(&"X: y\r\n".repeat(MAX_FIELDS - 1)), Ok(Some((Body::Bytes(0), true))));
+        assert_eq!(with(&"X: y\r\n".repeat(MAX_FIELDS)), Err(Status::FieldsTooLarge));
+    }
+
+    #[test]
+    fn only_one_expectation_is_known() {
+        assert!(with("Expect: 100-Continue\r\n").is_ok());
+        assert_eq!(with("Expect: a miracle\r\n"), Err(Status::ExpectationFailed));
+    }
+}

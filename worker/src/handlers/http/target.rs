@@ -113,3 +113,89 @@ fn normalize(decoded: &[u8]) -> Option<(Vec<u8>, bool)> {
 fn has_meaning(name: &[u8]) -> bool {
     cfg!(windows) && name.iter().any(|byte| matches!(byte, b'\\' | b':'))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use proptest::prelude::*;
+
+    fn path(target: &str) -> Result<(String, bool), Status> {
+        let target = Target::parse(target)?;
+        Ok((String::from_utf8_lossy(&target.path).into_owned(), target.folder))
+    }
+
+    #[test]
+    fn a_path_is_decoded_and_its_empty_parts_and_dots_are_taken_out() {
+        for (target, wanted, folder) in [
+            ("/", "", true),
+            ("/a/b.html", "a/b.html", false),
+            ("/a/", "a", true),
+            ("//a///b", "a/b", false),
+            ("/./a/./b/../c", "a/c", false),
+            ("/a/..", "", false),
+            ("/a/../", "", true),
+            ("/%61%2Fb%20c", "a/b c", false),
+            ("/100%", "100%", false),
+            ("/a?b=/../..", "a", false),
+            ("/a#b?c", "a", false),
+            ("http://host:80/a/b", "a/b", false),
+            ("HTTPS://host", "", true),
+            ("/...", "...", false),
+        ] {
+            assert_eq!(path(target), Ok((wanted.to_owned(), folder)), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_leads_outside_does_not_exist() {
+        for target in ["/..", "/../a", "/a/../../b", "/%2e%2e/a", "/%2E./a", "/..%2fa", "http://host/../a"] {
+            assert_eq!(path(target), Err(Status::NotFound), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_target_without_a_path_or_with_nul_is_a_bad_request() {
+        for target in ["*", "a", "", "host:80", "ftp://host/a", "/a%00b", "\\a"] {
+            assert_eq!(path(target), Err(Status::BadRequest), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_folder_s_url_stays_on_this_host_and_keeps_the_query() {
+        for (target, url) in [
+            ("//evil.example", "/evil.example/"),
+            ("/\\evil.example", "/%5Cevil.example/"),
+            ("/%2F/evil.example", "/evil.example/"),
+            ("/a%20b?c=d&e", "/a%20b/?c=d&e"),
+            ("/a%0d%0ab", "/a%0D%0Ab/"),
+            ("/a/..", "/"),
+        ] {
+            if cfg!(windows) && target.contains('\\') {
+                continue;
+            }
+            assert_eq!(Target::parse(target).unwrap().folder_url(), url, "{target}");
+        }
+    }
+
+    #[test]
+    #[cfg(windows)]
+    fn a_part_that_means_more_to_windows_than_a_name_does_not_exist() {
+        for target in ["/C:/Windows", "/a\\..\\..\\b", "/a:stream"] {
+            assert_eq!(path(target), Err(Status::NotFound), "{target}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_escapes(target in "/(\\.|/|%2e|%2F|\\\\|a|\\PC){0,40}") {
+            if let Ok(target) = Target::parse(&target) {
+                let parts: Vec<_> = target.path.split(|&byte| byte == b'/').collect();
+                prop_assert!(!parts.iter().any(|part| matches!(*part, b"." | b"..")));
+                prop_assert!(target.path.is_empty() || !parts.contains(&b"".as_slice()));
+                prop_assert!(target.folder_url().starts_with('/') && !target.folder_url().starts_with("//"));
+            }
+        }
+    }
+}

@@ -108,3 +108,111 @@ fn strongly(tag: &[u8], own: &[u8]) -> bool {
 fn weakly(tag: &[u8], own: &[u8]) -> bool {
     tag.strip_prefix(b"W/").unwrap_or(tag) == own
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::mem::MaybeUninit;
+
+    use super::*;
+    use crate::handlers::http::request::{Fields, MAX_FIELDS};
+    use proptest::prelude::*;
+
+    /// Changed on Sunday, 6 November 1994, half a second after 08:49:37.
+    const VERSION: Version = Version { length: 16, modified: Some(Duration::from_millis(784_111_777_500)) };
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
+    const AFTER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+
+    fn judge(fields: &str) -> Verdict {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+        let mut room: Fields<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        VERSION.judge(&Head::parse(request.as_bytes(), &mut room).unwrap().unwrap())
+    }
+
+    #[test]
+    fn a_version_is_named_by_time_and_length() {
+        assert_eq!(VERSION.etag().to_string(), format!("\"{:x}-10\"", 784_111_777_500_000_000_u64));
+        assert_eq!(VERSION.last_modified().unwrap().to_string(), DATE);
+    }
+
+    #[test]
+    fn who_has_this_version_is_not_sent_it_again() {
+        let etag = VERSION.etag().to_string();
+        for fields in [
+            format!("If-None-Match: {etag}"),
+            format!("If-None-Match: W/{etag}"),
+            format!("If-None-Match: \"x\", {etag}"),
+            format!("If-None-Match: \"x\"\r\nIf-None-Match: {etag}"),
+            "If-None-Match: *".to_owned(),
+            format!("If-Modified-Since: {DATE}"),
+            format!("If-Modified-Since: {AFTER}"),
+        ] {
+            assert_eq!(judge(&fields), Verdict::NotModified, "{fields}");
+        }
+    }
+
+    #[test]
+    fn who_has_another_version_is_sent_this_one() {
+        for fields in [
+            "If-None-Match: \"x\"".to_owned(),
+            format!("If-Modified-Since: {BEFORE}"),
+            "If-Modified-Since: yesterday".to_owned(),
+            // A tag says more than a date.
+            format!("If-None-Match: \"x\"\r\nIf-Modified-Since: {AFTER}"),
+        ] {
+            assert_eq!(judge(&fields), Verdict::Send, "{fields}");
+        }
+    }
+
+    #[test]
+    fn who_insists_on_another_version_is_refused() {
+        let etag = VERSION.etag().to_string();
+        for fields in [
+            "If-Match: \"x\"".to_owned(),
+            format!("If-Match: W/{etag}"),
+            format!("If-Unmodified-Since: {BEFORE}"),
+            format!("If-Match: \"x\"\r\nIf-None-Match: {etag}"),
+        ] {
+            assert_eq!(judge(&fields), Verdict::PreconditionFailed, "{fields}");
+        }
+        for fields in [
+            format!("If-Match: {etag}"),
+            "If-Match: *".to_owned(),
+            format!("If-Unmodified-Since: {DATE}"),
+            format!("If-Match: {etag}\r\nIf-Unmodified-Since: {BEFORE}"),
+        ] {
+            assert_eq!(judge(&fields), Verdict::Send, "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_range_of_another_version_is_not_sent() {
+        let etag = VERSION.etag().to_string();
+        for (field, allowed) in
+            [(etag.as_str(), true), (DATE, true), ("\"x\"", false), (BEFORE, false), (AFTER, false), ("x", false)]
+        {
+            assert_eq!(VERSION.allows_range(Some(field.as_bytes())), allowed, "{field}");
+        }
+        assert!(!VERSION.allows_range(Some(format!("W/{etag}").as_bytes())));
+        assert!(VERSION.allows_range(None));
+    }
+
+    #[test]
+    fn a_time_that_http_cannot_express_is_left_out() {
+        let year_10000 = UNIX_EPOCH + Duration::from_secs(253_402_300_800);
+        assert!(http_date(year_10000).is_none());
+        assert!(http_date(year_10000 - Duration::from_secs(1)).is_some());
+        assert!(http_date(UNIX_EPOCH - Duration::from_secs(1)).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_date_is_too_strange(
+            text in "(Sun|Mon|Sunday|Sun,|Foo), ?[0-9]{1,2}[ -](Nov|Feb|Foo)[ -]([0-9]{2}|[0-9]{4}) [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
+        ) {
+            let _ = VERSION.allows_range(Some(text.as_bytes()));
+        }
+    }
+}
