@@ -23,9 +23,8 @@ impl Flag {
         Flag(AtomicBool::new(false))
     }
 
-    /// Sets the flag. Returns whether this call was the one that set it.
-    pub(crate) fn set(&self) -> bool {
-        !self.0.swap(true, Ordering::SeqCst)
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn is_set(&self) -> bool {
@@ -58,10 +57,12 @@ impl Quit {
         })
     }
 
-    /// Sets the flag, *then* wakes `accept` by a connection to the listener's own port. Later calls do nothing.
+    /// Sets the flag, *then* wakes `accept` by a connection to the listener's own port. Later calls only try again what
+    /// has failed.
     pub(crate) fn set(&self) {
         let mut wake = self.lock();
-        if self.flag.set() {
+        self.flag.set();
+        if !matches!(*wake, Wake::Done(Some(_))) {
             *wake = Wake::Done(None); // Frees the spare descriptor for the connection below.
             let knock = |door| TcpStream::connect_timeout(door, WAKE_LIMIT).and_then(|stream| stream.local_addr());
             *wake = Wake::Done(self.doors.iter().find_map(|door| knock(door).ok()));

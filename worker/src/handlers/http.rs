@@ -118,9 +118,9 @@ impl Http {
         let files = Files::new(folder).map_err(|error| {
             let name = folder.display();
             let message = match error.kind() {
-                io::ErrorKind::NotFound => format!("there is no folder {name}"),
-                io::ErrorKind::NotADirectory => format!("{name} is not a folder"),
-                io::ErrorKind::PermissionDenied => format!("no permission to read the folder {name}"),
+                ErrorKind::NotFound => format!("there is no folder {name}"),
+                ErrorKind::NotADirectory => format!("{name} is not a folder"),
+                ErrorKind::PermissionDenied => format!("no permission to read the folder {name}"),
                 _ => format!("cannot serve the folder {name}: {error}"),
             };
             io::Error::new(error.kind(), message)
