@@ -78,8 +78,6 @@ impl Patience {
 
 /// Asks for something and returns the answer. `progress` hears what is said before.
 ///
-/// When it returns an answer to a stop, the supervisor has hung up, too: as the program `supervisor` does when it ends.
-///
 /// # Errors
 /// When there is no answer in time.
 pub fn ask(
@@ -92,7 +90,6 @@ pub fn ask(
     // A pipe on Windows has no read timeout, and to connect may block anywhere: a thread of its own does both. When
     // the time is up it is left behind.
     let responses = converse(place.clone(), request).map_err(AskError::Io)?;
-    let mut answer = None;
     let mut spoken = false;
     loop {
         let whole = patience.whole.map(|limit| limit.saturating_sub(began.elapsed()));
@@ -103,12 +100,10 @@ pub fn ask(
         };
         match response {
             Ok(Ok(Response::Progress(event))) => progress(event),
-            Ok(Ok(Response::Answer(result))) => answer = Some(result),
-            Ok(Err(error)) => return answer.ok_or(error),
-            Err(RecvTimeoutError::Disconnected) => return answer.ok_or(AskError::HungUp),
-            Err(RecvTimeoutError::Timeout) => {
-                return answer.ok_or(if spoken { AskError::GaveUp } else { AskError::Silent });
-            }
+            Ok(Ok(Response::Answer(answer))) => return Ok(answer),
+            Ok(Err(error)) => return Err(error),
+            Err(RecvTimeoutError::Disconnected) => return Err(AskError::HungUp),
+            Err(RecvTimeoutError::Timeout) => return Err(if spoken { AskError::GaveUp } else { AskError::Silent }),
         }
         spoken = true;
     }

@@ -5,6 +5,7 @@
 //! held as long as the instance lives. On Windows the admin socket is the named pipe `\\.\pipe\mastercontrol-NAME`, and
 //! the lock is in the user's local application data.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -87,7 +88,9 @@ impl Place {
         } else {
             socket.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
         };
-        let mut lock = name.to_owned();
+        // On Windows it is among the locks of instances with names, and no name begins like this.
+        let mut lock = OsString::from(if cfg!(windows) { "@" } else { "" });
+        lock.push(name);
         lock.push(".lock");
         Ok(Place { socket: socket.to_owned(), lock: folder.join(lock) })
     }
@@ -113,7 +116,7 @@ impl Place {
 /// # Errors
 /// A message for people when the folder cannot be read. That it does not exist is no error.
 pub fn list() -> Result<Vec<InstanceName>, String> {
-    let folder = if cfg!(windows) { PathBuf::from(r"\\.\pipe\") } else { folder()? };
+    let folder = folder()?;
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -123,8 +126,8 @@ pub fn list() -> Result<Vec<InstanceName>, String> {
         .filter_map(|entry| {
             let file = entry.ok()?.file_name();
             let file = file.to_str()?;
-            let name = if cfg!(windows) { file.strip_prefix("mastercontrol-") } else { file.strip_suffix(".sock") };
-            name?.parse().ok()
+            // A named pipe is in no folder of ours, but its lock is.
+            file.strip_suffix(if cfg!(windows) { ".lock" } else { ".sock" })?.parse().ok()
         })
         .collect();
     names.sort();

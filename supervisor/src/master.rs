@@ -186,8 +186,9 @@ impl Settings {
         });
         // A second from now, and not at once: most clients leave before.
         let mut stop = Stop { by, deadline, countdown: now + COUNTDOWN, waiting, tron };
-        server.stop(grace);
+        // Counted before, since some leave at once.
         let left = server.counts().now;
+        server.stop(grace);
         let message = format!("{}: stopping, {} connected, grace period {}", stop.by, clients(left), seconds(grace));
         let fields =
             [("by", stop.by.to_string().into()), ("connected", left.into()), ("grace_ms", milliseconds(grace).into())];
@@ -206,8 +207,8 @@ impl Settings {
         if let Some(tron) = &stop.tron {
             tron.deadline_moved(deadline);
         }
-        server.stop(grace);
         let left = clients(server.counts().now);
+        server.stop(grace);
         let message = if grace.is_zero() {
             format!("{by}: closing {left} by force")
         } else {

@@ -1,10 +1,11 @@
 //! The admin socket: each connection asks for one thing, and gets its answer from master control.
 
+use std::convert::Infallible;
 use std::io::{self, BufReader, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use interprocess::local_socket::traits::{Stream as _, StreamCommon as _};
@@ -14,6 +15,7 @@ use crate::event::{Event, Trigger};
 use crate::instance::{Claim, Place};
 use crate::log::{Level, Log};
 use crate::protocol::{self, Answer, ErrorCode, LineError, MAX_LINE, Refusal, Request, Response};
+#[cfg(unix)]
 use crate::text::Reason;
 
 /// How many clients may be connected at the same time.
@@ -29,7 +31,8 @@ const LAST_ANSWERS: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Admin {
     door: Door,
-    thread: JoinHandle<()>,
+    /// Hears nothing but its end, when socket and name are free.
+    gone: Receiver<Infallible>,
     answers: Arc<Answers>,
 }
 
@@ -40,16 +43,16 @@ impl Admin {
         let listener = listen(&place)?;
         let (door, knock) = Door::new(&place)?;
         let desk = Desk { answers: answers.clone(), clients: Arc::new(AtomicUsize::new(0)), events, log };
-        let reception = Reception { place, claim, listener, knock, desk };
-        let thread = thread::Builder::new().name("admin".into()).spawn(move || reception.serve())?;
-        Ok(Admin { door, thread, answers })
+        let (going, gone) = mpsc::channel();
+        let reception = Reception { place, listener, claim, _going: going, knock, desk };
+        thread::Builder::new().name("admin".into()).spawn(move || reception.serve())?;
+        Ok(Admin { door, gone, answers })
     }
 
     /// Takes the socket away and frees the name. Clients that wait for an answer still get it.
     pub(crate) fn close(self) -> LastAnswers {
         self.door.close();
-        // It ends at once, since the door is closed; a panic there has been reported, and its socket is gone.
-        let _ = self.thread.join();
+        let _ = self.gone.recv();
         LastAnswers(self.answers)
     }
 }
@@ -85,12 +88,16 @@ impl Answers {
     }
 }
 
-/// What the thread `admin` works with. It holds the claim as long as it lives.
+/// What the thread `admin` works with. At its end these are dropped in this order: Linux takes some twenty milliseconds
+/// to close what watches the folder, and nobody has to wait for that.
 #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux looks at place and claim again"))]
 struct Reception {
     place: Place,
-    claim: Claim,
+    // Dropped before the claim: it removes its file, and without the claim that may be another instance's.
     listener: Listener,
+    claim: Claim,
+    // From here on socket and name are free.
+    _going: Sender<Infallible>,
     knock: Knock,
     desk: Desk,
 }
@@ -234,9 +241,13 @@ mod unix {
     mod linux {
         use super::super::{Claim, Level, Place, Reception, io, listen};
         use crate::instance::ClaimError;
+        use interprocess::local_socket::traits::Listener as _;
         use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
         use std::os::fd::{AsFd, BorrowedFd};
         use std::path::Path;
+
+        /// How often it tries again while its folder vanishes.
+        const MOVES: usize = 20;
 
         /// Sees when something in the socket's folder is deleted, or the folder itself.
         pub(in super::super) struct Watch(Inotify);
@@ -269,7 +280,14 @@ mod unix {
 
             /// Returns false if that cannot be done.
             pub(super) fn move_in_again(&mut self) -> bool {
-                match self.try_to_move_in_again() {
+                // Whoever deletes the whole folder may do so between two steps of ours.
+                let mut moved = self.try_to_move_in_again();
+                for _ in 0..MOVES {
+                    if moved.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                        moved = self.try_to_move_in_again();
+                    }
+                }
+                match moved {
                     Ok(()) => {
                         let path = self.place.socket.display();
                         let message = format!("somebody deleted the admin socket; it has been made again: {path}");
@@ -290,8 +308,11 @@ mod unix {
                         ClaimError::Unusable { source, .. } => source,
                     })?;
                 }
-                self.listener = listen(&self.place)?;
+                // Before the socket is there: what happens to it from then on is seen.
                 self.knock.watch = Watch::new(&self.place)?;
+                // A listener removes its file when it is dropped, and the old one would remove the new one's.
+                self.listener.do_not_reclaim_name_on_drop();
+                self.listener = listen(&self.place)?;
                 Ok(())
             }
         }
