@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::registry::{ConnectionInfo, Entry, Registry};
+use crate::registry::{ConnectionInfo, Entry, For, Registry};
 
 /// How long handler threads get to end after their connections were closed by force. One that takes longer is
 /// reported as stuck and left behind.
@@ -57,13 +57,13 @@ pub(crate) fn drain(registry: &Arc<Registry>, notice: Option<&[u8]>) -> DrainRep
             live.counts.forced += forced.len();
             break Some(now + PATIENCE);
         }
-        live = registry.wait(live, deadline - now);
+        live = registry.wait(live, For::TheLast, deadline - now);
     };
     while let Some(left) = patience.and_then(|end| end.checked_duration_since(Instant::now())) {
         if live.connections.is_empty() {
             break;
         }
-        live = registry.wait(live, left);
+        live = registry.wait(live, For::TheLast, left);
     }
     DrainReport {
         told: live.counts.told,

@@ -100,7 +100,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     live: Mutex<Live>,
-    /// Signalled when somebody waits and a connection leaves or the deadline changes.
+    /// Signalled when the server thread waits, and what it waits for happens or the deadline changes.
     changed: Condvar,
 }
 
@@ -109,7 +109,16 @@ pub(crate) struct Live {
     pub(crate) connections: BTreeMap<u64, Arc<Entry>>,
     pub(crate) counts: Counts,
     pub(crate) stop: Option<Stop>,
-    waiting: bool,
+    waiting: Option<For>,
+}
+
+/// What the server thread waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum For {
+    /// That any connection leaves.
+    Room,
+    /// That the last connection leaves. The others would wake it for nothing.
+    TheLast,
 }
 
 /// The request to stop.
@@ -152,7 +161,12 @@ impl Registry {
         }
         // This closes the socket: whoever hears that a connection has left can use its descriptor.
         drop(entry);
-        if live.waiting {
+        let awaited = match live.waiting {
+            None => false,
+            Some(For::Room) => true,
+            Some(For::TheLast) => live.connections.is_empty(),
+        };
+        if awaited {
             self.changed.notify_all();
         }
     }
@@ -162,7 +176,7 @@ impl Registry {
         let mut live = self.lock();
         let began = live.stop.map_or_else(Instant::now, |stop| stop.began);
         live.stop = Some(Stop { began, deadline });
-        if live.waiting {
+        if live.waiting.is_some() {
             self.changed.notify_all();
         }
     }
@@ -193,11 +207,11 @@ impl Registry {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a connection leaves, the deadline changes, or the time is up.
-    pub(crate) fn wait<'a>(&self, mut live: MutexGuard<'a, Live>, limit: Duration) -> MutexGuard<'a, Live> {
-        live.waiting = true;
+    /// Waits for that, or until the deadline changes or the time is up.
+    pub(crate) fn wait<'a>(&self, mut live: MutexGuard<'a, Live>, what: For, limit: Duration) -> MutexGuard<'a, Live> {
+        live.waiting = Some(what);
         let (mut live, _) = self.changed.wait_timeout(live, limit).unwrap_or_else(PoisonError::into_inner);
-        live.waiting = false;
+        live.waiting = None;
         live
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::connection::Connection;
 use crate::drain::{self, DrainReport};
 use crate::quit::Quit;
-use crate::registry::{ConnectionInfo, Counts, Entry, Outcome, Registry};
+use crate::registry::{ConnectionInfo, Counts, Entry, For, Outcome, Registry};
 
 /// How long to wait before trying again when the system is out of descriptors, memory or threads, unless a connection
 /// ends before. Nothing else would say that there is room again.
@@ -363,7 +363,7 @@ impl Acceptor {
         let live = shared.registry.lock();
         let left = live.stop.map_or(Duration::ZERO, |stop| stop.deadline.saturating_duration_since(Instant::now()));
         if !live.connections.is_empty() {
-            drop(shared.registry.wait(live, left.min(EXHAUSTED_WAIT)));
+            drop(shared.registry.wait(live, For::Room, left.min(EXHAUSTED_WAIT)));
         }
         !left.is_zero()
     }
@@ -427,7 +427,7 @@ impl Acceptor {
         }
         let live = self.shared.registry.lock();
         if !self.shared.quit.flag.is_set() {
-            drop(self.shared.registry.wait(live, EXHAUSTED_WAIT));
+            drop(self.shared.registry.wait(live, For::Room, EXHAUSTED_WAIT));
         }
     }
 }
