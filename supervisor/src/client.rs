@@ -115,12 +115,13 @@ fn converse(place: Place, request: Request) -> io::Result<Receiver<Result<Respon
     thread::Builder::new().name("conversation".into()).spawn(move || {
         let outcome = (|| {
             let stream = connect(&place)?;
-            protocol::write_request(&mut &stream, &request).map_err(AskError::Io)?;
+            // One that refuses this client may hang up without hearing the request: its answer is here all the same.
+            let asked = protocol::write_request(&mut &stream, &request).map_err(AskError::Io);
             let mut input = BufReader::new(&stream);
             loop {
                 let line = match protocol::read_line(&mut input) {
                     Ok(line) => line,
-                    Err(LineError::Closed) => return Ok(()),
+                    Err(LineError::Closed) => return asked,
                     Err(LineError::Io(error)) => return Err(AskError::Io(error)),
                     Err(LineError::TooLong) => return Err(AskError::NotUnderstood("a line without an end".into())),
                 };

@@ -239,9 +239,9 @@ impl Supervisor {
                 return Err(Error::Start { what: "the server thread", source });
             }
         };
-        log_ready(log, address, socket.as_deref(), enter);
         let thread = thread::Builder::new().name("master-control".into()).spawn(move || {
             let _until_the_end = signals;
+            log_ready(log, address, socket.as_deref(), enter);
             let mut end = Master::new(settings, server).run(&received);
             let last_answers = admin.map(Admin::close);
             end.tell_waiting();

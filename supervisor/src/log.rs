@@ -1,10 +1,13 @@
 //! What the operator reads on stderr: one line an event, with its time.
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{StderrLock, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use serde_json::{Map, Value};
+
+use crate::text::Count;
 
 /// How much weight a line has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,24 +65,29 @@ impl Log {
 
     /// Logs an event with its name, a message for people, and fields for programs.
     ///
-    /// A line that cannot be written is lost: a supervisor does not end because nobody reads its log.
+    /// A line that cannot be written, or not without waiting for a reader, is lost: a supervisor does not end or stall
+    /// because nobody reads its log. How many were lost is said with the next line that can be written.
     pub fn line<const N: usize>(self, level: Level, event: &str, message: impl Display, fields: [(&str, Value); N]) {
         if self.form == Form::Silent || (level == Level::Detail && !self.verbose) {
             return;
         }
-        let line = self.format(level, event, &message.to_string(), fields, SystemTime::now());
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        let mut stderr = std::io::stderr().lock();
+        if !has_room(&stderr) {
+            LOST.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let lost = LOST.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let message = format!("nobody read the log: {} lost", Count(lost, "line"));
+            let line = self.format(Level::Warning, "log_lines_lost", &message, [("lost", lost.into())]);
+            let _ = stderr.write_all(line.as_bytes());
+        }
+        let line = self.format(level, event, &message.to_string(), fields);
+        let _ = stderr.write_all(line.as_bytes());
     }
 
-    fn format<const N: usize>(
-        self,
-        level: Level,
-        event: &str,
-        message: &str,
-        fields: [(&str, Value); N],
-        time: SystemTime,
-    ) -> String {
-        let time = humantime::format_rfc3339_millis(time).to_string();
+    fn format<const N: usize>(self, level: Level, event: &str, message: &str, fields: [(&str, Value); N]) -> String {
+        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         match self.form {
             Form::Silent => String::new(),
             Form::Text => match level {
@@ -108,19 +116,46 @@ impl Log {
     }
 }
 
+/// Lines that were lost since the last one that was written.
+static LOST: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a line can be written without waiting for whoever reads it: a pipe that is writable takes some thousand
+/// bytes (PIPE_BUF, see pipe(7)). A reader that is merely slow gets a moment, but only one.
+#[cfg(unix)]
+fn has_room(stderr: &StderrLock<'_>) -> bool {
+    use nix::errno::Errno;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+
+    const A_MOMENT: u8 = 200; // Milliseconds.
+    let limit = if LOST.load(Ordering::Relaxed) == 0 { A_MOMENT.into() } else { PollTimeout::ZERO };
+    let mut stderr = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    loop {
+        match poll(&mut stderr, limit) {
+            Err(Errno::EINTR) => {}
+            // An error, a closed pipe for one, does not make a write wait either.
+            ready => return ready != Ok(0),
+        }
+    }
+}
+
+/// Windows does not tell; there the log waits for its reader.
+#[cfg(windows)]
+fn has_room(_stderr: &StderrLock<'_>) -> bool {
+    true
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::time::{Duration, UNIX_EPOCH};
 
     #[test]
     fn a_json_line_is_one_object_whatever_the_message() {
-        let time = UNIX_EPOCH + Duration::from_millis(1500);
-        let line = Log::json().format(Level::Info, "test", "two\nlines \"quoted\"", [("id", 7.into())], time);
+        let line = Log::json().format(Level::Info, "test", "two\nlines \"quoted\"", [("id", 7.into())]);
         assert_eq!(line.matches('\n').count(), 1);
         let object: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(object["time"], "1970-01-01T00:00:01.500Z");
+        assert!(object["time"].as_str().unwrap().ends_with('Z'), "{line}");
         assert_eq!((&object["id"], &object["event"]), (&7.into(), &"test".into()));
     }
 }

@@ -25,7 +25,7 @@ const MAX_CLIENTS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the end of the supervisor waits for answers that are being written.
-const LAST_ANSWERS: Duration = Duration::from_millis(250);
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// The admin socket, served by a thread named `admin` until it is closed.
 #[derive(Debug)]

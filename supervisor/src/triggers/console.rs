@@ -71,7 +71,8 @@ fn listen_to_terminal(mut enter: impl FnMut() -> bool) -> io::Result<()> {
             continue;
         }
         match lines(&mut stdin.lock()) {
-            Ok(None) => return Ok(()),
+            // Ctrl-D: it is not Enter, and the terminal is still there.
+            Ok(None) => {}
             Ok(Some(lines)) => {
                 for _ in 0..lines {
                     if !enter() {

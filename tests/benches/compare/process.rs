@@ -1,0 +1,136 @@
+//! Programs under measurement, and what the system says of them.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The release builds of this run.
+pub const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor-under-test");
+pub const ADMIN_CLI: &str = env!("CARGO_BIN_EXE_admin-cli-under-test");
+
+/// A folder of this run, removed at the end.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Folder {
+        use std::os::unix::fs::DirBuilderExt;
+        let path = std::env::temp_dir().join(format!("mc-bench-{}-{name}", std::process::id()));
+        fs::DirBuilder::new().mode(0o755).create(&path).unwrap();
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A server that runs as a process of its own, and its child processes.
+pub struct Running {
+    pub child: Child,
+    pub address: SocketAddr,
+    _folder: Option<Folder>,
+}
+
+impl Running {
+    /// A supervisor on a free port, with its admin socket in a folder of its own.
+    pub fn supervisor(arguments: &[&str]) -> Running {
+        let folder = Folder::new(&format!("run-{}", free_port()));
+        let mut child = Command::new(SUPERVISOR)
+            .args(arguments)
+            .args(["--listen", "127.0.0.1:0", "--grace", "60"])
+            .env("XDG_RUNTIME_DIR", &folder.0)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let ready = log.by_ref().map(Result::unwrap).find(|line| line.contains("listening on ")).unwrap();
+        let address = ready.split("listening on ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        std::thread::spawn(move || log.for_each(drop));
+        Running { child, address, _folder: Some(folder) }
+    }
+
+    /// A peer that listens on `port`; waits until it does.
+    pub fn peer(command: &mut Command, port: u16) -> Option<Running> {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let running = Running { child, address, _folder: None };
+        let limit = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(address).is_err() {
+            if Instant::now() > limit {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(running)
+    }
+
+    pub fn admin(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(ADMIN_CLI);
+        command.args(arguments).stdout(Stdio::null());
+        if let Some(folder) = &self._folder {
+            command.env("XDG_RUNTIME_DIR", &folder.0);
+        }
+        command
+    }
+
+    fn family(&self) -> Vec<u32> {
+        let parent = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+        std::iter::once(parent).chain(children.split_whitespace().map(|pid| pid.parse().unwrap())).collect()
+    }
+
+    /// User and system time of the process and its children so far.
+    pub fn cpu(&self) -> Duration {
+        let ticks: u64 = self.family().iter().map(|pid| ticks(*pid)).sum();
+        Duration::from_millis(ticks * 10) // 100 ticks a second, as on every Linux for decades.
+    }
+
+    /// How often threads of the process and its children gave up the processor, to wait or because they had to.
+    pub fn context_switches(&self) -> u64 {
+        let tasks = self.family().into_iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).unwrap());
+        let status = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
+        status
+            .map(|status| field(&status, "voluntary_ctxt_switches:") + field(&status, "nonvoluntary_ctxt_switches:"))
+            .sum()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for pid in self.family().into_iter().rev() {
+            let _ = Command::new("kill").arg("-9").arg(pid.to_string()).stderr(Stdio::null()).status();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may contain anything: fields 14 and 15 of proc(5) are the 12th and 13th.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields.get(11..13).map_or(0, |times| times.iter().map(|time| time.parse::<u64>().unwrap()).sum())
+}
+
+fn field(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0, |value| value.trim().parse().unwrap())
+}
+
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).any(|folder| folder.join(program).exists())
+}
+
+pub fn write(path: &Path, text: impl AsRef<[u8]>) {
+    fs::write(path, text).unwrap();
+}

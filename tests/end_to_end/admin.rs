@@ -1,0 +1,285 @@
+//! `admin-cli`: what it does, and what its exit code says.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+
+use nix::sys::signal::Signal::{SIGCONT, SIGSTOP, SIGTERM};
+
+use crate::support::{Client, HUGE, Home, Instance, free_port};
+
+/// A server whose stop waits for this client.
+fn with_a_client(home: &Home) -> (Instance, Client) {
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    (instance, client)
+}
+
+#[test]
+fn stop_answers_when_port_and_name_are_free() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let answer = instance.admin(&["stop", "--json"]).expect(0).json();
+    instance.assert_port_is_free();
+    assert!(!home.socket().exists(), "the socket is still there");
+    assert_eq!(answer["result"], "stopped");
+    assert_eq!(answer["report"]["forced"], 0);
+    assert!(answer["report"]["by"].as_str().unwrap().starts_with("admin client (user "), "{answer}");
+}
+
+#[test]
+fn two_stops_at_the_same_time_both_get_true_answers() {
+    let home = Home::new();
+    let (instance, mut client) = with_a_client(&home);
+    let first = instance.admin_begins(&["stop", "--json"]);
+    client.assert_told();
+    // A shorter one is logged, so it is known to have been heard.
+    let second = instance.admin_begins(&["stop", "--grace", "500", "--json"]);
+    instance.err.wait_for("the grace period ends in");
+    drop(client);
+    for stop in [first, second] {
+        let report = stop.end().expect(0).json()["report"].clone();
+        assert_eq!((&report["told"], &report["left"], &report["forced"]), (&1.into(), &1.into(), &0.into()));
+    }
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn stop_without_waiting_returns_while_the_stop_goes_on() {
+    let home = Home::new();
+    let (instance, client) = with_a_client(&home);
+    let answer = instance.admin(&["stop", "--no-wait", "--json"]).expect(0).json();
+    assert_eq!((&answer["result"], &answer["left"]), (&"stopping".into(), &1.into()));
+    assert!(instance.is_running());
+    drop(client);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn a_stop_that_gives_up_waiting_is_exit_code_7_and_the_stop_goes_on() {
+    let home = Home::new();
+    let (instance, client) = with_a_client(&home);
+    instance.admin(&["stop", "--timeout", "0.5"]).expect(7).says("goes on");
+    assert_eq!(instance.status()["state"], "draining");
+    drop(client);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn stop_now_is_exit_code_5_with_clients_and_0_without() {
+    let home = Home::new();
+    let (instance, _client) = with_a_client(&home);
+    instance.admin(&["stop", "--now"]).expect(5).says("1 by force");
+    assert_eq!(instance.wait(), 5);
+
+    let instance = home.start(&["echo"]);
+    instance.admin(&["stop", "--now"]).expect(0).says("0 by force");
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn ping_status_and_list_answer_during_a_drain() {
+    let home = Home::new();
+    let (instance, client) = with_a_client(&home);
+    instance.admin(&["stop", "--no-wait"]).expect(0);
+    instance.admin(&["ping"]).expect(0);
+    instance.admin(&["status"]).expect(0).says("draining").says("1 client left");
+    let status = instance.status();
+    assert_eq!(status["state"], "draining");
+    assert_eq!((&status["drain"]["left"], &status["drain"]["connections"][0]["id"]), (&1.into(), &1.into()));
+    home.admin(&["list"]).expect(0).says("draining");
+    drop(client);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn a_second_stop_with_a_shorter_grace_shortens() {
+    let home = Home::new();
+    let (instance, _client) = with_a_client(&home);
+    let first = instance.admin_begins(&["stop"]);
+    instance.err.wait_for("stopping");
+    instance.admin(&["stop", "--grace", "0.2"]).expect(5);
+    first.end().expect(5);
+    assert_eq!(instance.wait(), 5);
+    assert!(instance.log().contains("the grace period ends in 200 ms, 1 client left"), "{}", instance.log());
+}
+
+#[test]
+fn a_second_stop_with_a_longer_grace_does_not_lengthen() {
+    let home = Home::new();
+    let (instance, _client) = with_a_client(&home);
+    instance.admin(&["stop", "--grace", "300", "--no-wait"]).expect(0);
+    let answer = instance.admin(&["stop", "--grace", "100000", "--no-wait", "--json"]).expect(0).json();
+    assert!(answer["remaining_ms"].as_u64().unwrap() <= 300_000, "{answer}");
+    assert!(!instance.err.so_far().contains("the grace period ends"), "{}", instance.err.so_far());
+}
+
+#[test]
+fn a_wrong_command_line_is_exit_code_2() {
+    let home = Home::new();
+    let wrong: [&[&str]; 8] = [
+        &[],
+        &["dance"],
+        &["stop", "--grace", "soon"],
+        &["stop", "--now", "--grace", "5"],
+        &["stop", "--no-wait", "--timeout", "5"],
+        &["--name", "a/b", "ping"],
+        &["--name", "a", "--port", "80", "ping"],
+        &["--port", "99999", "ping"],
+    ];
+    for arguments in wrong {
+        let ended = home.admin(arguments).expect(2);
+        assert!(ended.out.is_empty() && !ended.err.is_empty(), "{arguments:?}: {ended}");
+    }
+}
+
+#[test]
+fn nobody_there_is_exit_code_3_by_name_by_port_by_socket_and_without_a_target() {
+    let home = Home::new();
+    let port = free_port().to_string();
+    let socket = home.folder().join("no.sock").display().to_string();
+    let long = format!("/tmp/{}.sock", "x".repeat(120));
+    let targets: [&[&str]; 5] =
+        [&["--name", "nobody"], &["--port", &port], &["--socket", &socket], &["--socket", &long], &[]];
+    for target in targets {
+        for command in ["ping", "status", "stop"] {
+            home.admin(&[target, &[command]].concat()).expect(3);
+            let answer = home.admin(&[target, &[command, "--json"]].concat()).expect(3).json();
+            assert_eq!((&answer["result"], &answer["code"]), (&"error".into(), &"not_running".into()));
+        }
+    }
+    home.admin(&["list"]).expect(0).says("no supervisor of yours is running");
+}
+
+#[test]
+fn a_supervisor_that_hangs_is_exit_code_6() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    instance.signal(SIGSTOP);
+    let asking = ["ping", "status", "stop"].map(|command| instance.admin_begins(&[command, "--json"]));
+    for asking in asking {
+        let answer = asking.end().expect(6).json();
+        assert_eq!(answer["code"], "no_answer");
+    }
+    // It is there all the same, and the only one that can be meant.
+    home.admin(&["list"]).expect(0).says("it does not answer");
+    instance.signal(SIGCONT);
+    // The stop was asked for, and is carried out now.
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn every_command_answers_in_json() {
+    let home = Home::new();
+    let (instance, client) = with_a_client(&home);
+    let pong = instance.admin(&["--json", "ping"]).expect(0).json();
+    assert_eq!((&pong["result"], &pong["pid"]), (&"pong".into(), &instance.pid.into()));
+    assert_eq!(pong["name"], home.name());
+    assert_eq!(instance.admin(&["status", "--json"]).expect(0).json()["result"], "status");
+    let list = home.admin(&["list", "--json"]).expect(0).json();
+    assert_eq!(list["instances"][0]["address"], instance.address.to_string());
+    assert_eq!(list["instances"].as_array().unwrap().len(), 1);
+    assert_eq!(instance.admin(&["stop", "--no-wait", "--json"]).expect(0).json()["result"], "stopping");
+    let gave_up = instance.admin(&["stop", "--timeout", "0.2", "--json"]).expect(7).json();
+    assert_eq!(gave_up["code"], "gave_up");
+    drop(client);
+    assert_eq!(instance.wait(), 0);
+    assert_eq!(home.start(&["echo"]).admin(&["stop", "--json"]).expect(0).json()["result"], "stopped");
+}
+
+#[test]
+fn with_several_running_and_no_target_both_are_named_and_none_is_stopped() {
+    let home = Home::new();
+    let first = home.start(&["echo", "--name", "first"]);
+    let second = home.start(&["command", "--name", "second"]);
+    for command in ["ping", "status", "stop"] {
+        let ended = home.admin(&[command]).expect(2);
+        ended.says("first").says("second").says("--name");
+        assert!(ended.out.is_empty(), "messages belong on stderr: {ended}");
+    }
+    let list = home.admin(&["list", "--json"]).expect(0).json();
+    let names: Vec<_> = list["instances"].as_array().unwrap().iter().map(|it| it["name"].clone()).collect();
+    assert_eq!(names, ["first", "second"]);
+    first.assert_serves();
+    second.assert_serves();
+    let port = second.address.port().to_string();
+    home.admin(&["--port", &port, "stop"]).expect(0);
+    assert_eq!(second.wait(), 0);
+    // Now it is clear which one is meant.
+    home.admin(&["stop"]).expect(0);
+    assert_eq!(first.wait(), 0);
+}
+
+#[test]
+fn a_leftover_is_shown_as_dead_and_is_not_in_the_way() {
+    let home = Home::new();
+    let dead = home.start(&["echo", "--name", "dead"]);
+    dead.kill();
+    home.admin(&["list"]).expect(0).says("dead");
+    let list = home.admin(&["list", "--json"]).expect(0).json();
+    assert_eq!(list["instances"][0]["state"], "dead");
+    home.admin(&["ping"]).expect(3);
+    let alive = home.start(&["echo", "--name", "alive"]);
+    // Only one that is alive can be meant.
+    home.admin(&["ping"]).expect(0).says(&format!("pid {}", alive.pid));
+    // The name can be used again.
+    let again = home.start(&["echo", "--name", "dead"]);
+    again.assert_serves();
+}
+
+#[test]
+fn stop_and_start_twenty_times_with_the_same_name_and_port() {
+    let home = Home::new();
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut ended = Vec::new();
+    for round in 0..20 {
+        let instance = home.start(&["echo", "--listen", &address]);
+        let mut client = instance.client();
+        client.greet();
+        // The port is left by connections of both kinds: closed by the client first, and by the server first.
+        let stop = instance.admin_begins(&["stop"]);
+        if round % 2 == 0 {
+            client.assert_told();
+        }
+        drop(client);
+        stop.end().expect(0);
+        // The next one starts without waiting for the end of this process: what the answer says has to be true.
+        ended.push(instance.into_process());
+    }
+    for process in ended {
+        assert_eq!(process.wait(), 0);
+    }
+}
+
+#[test]
+fn a_socket_at_a_path_of_its_own_is_found_there() {
+    let home = Home::new();
+    let folder = home.folder().join("own");
+    fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+    let socket = folder.join("x.sock").display().to_string();
+    let instance = home.start(&["echo", "--socket", &socket]);
+    home.admin(&["--socket", &socket, "ping"]).expect(0);
+    home.admin(&["--socket", &socket, "stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "something is left behind");
+}
+
+#[test]
+fn with_the_admin_socket_off_there_is_none_and_signals_stop_it() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--admin", "off"]);
+    assert!(!home.socket().exists());
+    instance.admin(&["ping"]).expect(3);
+    instance.signal(SIGTERM);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn the_socket_is_for_its_user_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Home::new();
+    let _instance = home.start(&["echo"]);
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&home.socket()), 0o600);
+    assert_eq!(mode(&home.sockets()), 0o700);
+}

@@ -1,0 +1,200 @@
+//! Enter, Ctrl-C and Ctrl-Z on a real terminal.
+
+use std::process::Stdio;
+
+use crate::process::threads;
+use crate::pty::{CTRL_C, CTRL_D, CTRL_Z, ENTER, Job, Shell, is_in_foreground, is_stopped, stat};
+use crate::support::{HUGE, Home, eventually};
+
+#[test]
+fn the_log_says_that_enter_stops_only_where_somebody_can_press_it() {
+    let home = Home::new();
+    let (instance, _pty) = home.start_on_terminal(&["echo"]);
+    assert!(instance.err.wait_for("listening").contains("press Enter to stop"));
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    assert!(!instance.err.wait_for("listening").contains("Enter"));
+}
+
+#[test]
+fn a_second_enter_closes_the_rest_at_once() {
+    let home = Home::new();
+    let (instance, pty) = home.start_on_terminal(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    pty.press(ENTER);
+    instance.err.wait_for("Enter: stopping, 1 client connected");
+    pty.press(ENTER);
+    assert_eq!(instance.wait(), 5);
+    assert!(instance.log().contains("Enter: closing 1 client by force"), "{}", instance.log());
+}
+
+#[test]
+fn what_is_typed_without_enter_is_no_enter() {
+    let home = Home::new();
+    let (instance, pty) = home.start_on_terminal(&["echo", "--grace", HUGE]);
+    pty.press("hello");
+    instance.assert_serves();
+    assert!(!instance.err.so_far().contains("stopping"));
+    pty.press(ENTER);
+    assert_eq!(instance.wait(), 0);
+}
+
+/// Waits until nobody listens to stdin any more: what was there to be understood has been.
+fn wait_for_end_of_console(pid: u32) {
+    eventually("the console thread has ended", || !threads(pid).iter().any(|(name, _)| name == "console"));
+}
+
+#[test]
+fn the_end_of_stdin_is_not_enter() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]); // From /dev/null.
+    wait_for_end_of_console(instance.pid);
+    instance.assert_serves();
+    drop(instance);
+
+    let mut command = home.supervisor(&["echo"]);
+    command.stdin(Stdio::piped());
+    let instance = home.start_by(command);
+    drop(instance.stdin.lock().unwrap().take());
+    wait_for_end_of_console(instance.pid);
+    instance.assert_serves();
+    assert!(!instance.err.so_far().contains("stopping"), "{}", instance.err.so_far());
+}
+
+#[test]
+fn ctrl_d_is_not_enter() {
+    let home = Home::new();
+    let (instance, pty) = home.start_on_terminal(&["echo"]);
+    pty.press(CTRL_D);
+    wait_for_end_of_console(instance.pid);
+    instance.assert_serves();
+}
+
+#[test]
+fn a_closed_stdin_does_not_keep_it_from_serving() {
+    let home = Home::new();
+    let instance = home.start_by(home.supervisor_by(&["sh", "-c", "exec \"$0\" \"$@\" <&-"], &["echo"]));
+    instance.assert_serves();
+}
+
+#[test]
+fn a_terminal_that_is_closed_is_sighup_and_stops_gracefully() {
+    let home = Home::new();
+    let (instance, pty) = home.start_on_terminal(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    drop(pty);
+    client.assert_told();
+    drop(client);
+    assert_eq!(instance.wait(), 0);
+    assert!(instance.log().contains("SIGHUP: stopping"), "{}", instance.log());
+}
+
+/// Whether it serves and goes on doing so: a program that reads from its terminal in the background is stopped.
+fn assert_serves_in_background(job: &Job) {
+    let pid = job.pid();
+    job.assert_serves();
+    assert!(!is_in_foreground(pid));
+    // It hears of every key, also of those that are not for it.
+    eventually("all its threads wait", || threads(pid).iter().all(|(_, state)| state == "S"));
+    assert!(!is_stopped(pid), "it was suspended");
+    job.assert_serves();
+}
+
+#[test]
+fn in_the_background_it_goes_on_serving_and_in_the_foreground_enter_stops_it() {
+    let home = Home::new();
+    let shell = Shell::start(&home);
+    let (line, job) = shell.supervisor("echo");
+    shell.run(&format!("{line} &"));
+    assert_serves_in_background(&job);
+    // These lines are the shell's.
+    for _ in 0..3 {
+        shell.run("");
+        shell.run("true");
+    }
+    assert_serves_in_background(&job);
+    assert!(!job.log().contains("stopping"), "{}", job.log());
+
+    shell.begin("fg");
+    eventually("it is in the foreground", || is_in_foreground(job.pid()));
+    shell.pty.press(ENTER);
+    job.wait_for("Enter: stopping");
+    job.wait_for("stopped in");
+    shell.wait_for_prompt();
+}
+
+#[test]
+fn in_the_foreground_again_ctrl_c_stops_it() {
+    let home = Home::new();
+    let shell = Shell::start(&home);
+    let (line, job) = shell.supervisor("echo");
+    shell.run(&format!("{line} &"));
+    assert_serves_in_background(&job);
+    shell.begin("fg");
+    eventually("it is in the foreground", || is_in_foreground(job.pid()));
+    shell.pty.press(CTRL_C);
+    job.wait_for("SIGINT: stopping");
+    job.wait_for("stopped in");
+}
+
+#[test]
+fn ctrl_c_for_another_program_does_not_stop_it_in_the_background() {
+    let home = Home::new();
+    let shell = Shell::start(&home);
+    let (line, job) = shell.supervisor("echo");
+    shell.run(&format!("{line} &"));
+    let pid = job.pid();
+    shell.begin("cat");
+    eventually("another program is in the foreground", || {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", stat(pid, 8)));
+        name.is_ok_and(|name| name.trim() == "cat")
+    });
+    shell.pty.press(CTRL_C);
+    shell.wait_for_prompt();
+    assert_serves_in_background(&job);
+    shell.run(&format!("kill {pid}"));
+    job.wait_for("stopped in");
+}
+
+#[test]
+fn after_ctrl_z_and_bg_it_goes_on_serving_and_after_fg_enter_stops_it() {
+    let home = Home::new();
+    let shell = Shell::start(&home);
+    let (line, job) = shell.supervisor("echo");
+    shell.begin(&line);
+    let pid = job.pid();
+    eventually("it is in the foreground", || is_in_foreground(pid));
+    for _ in 0..2 {
+        shell.pty.press(CTRL_Z);
+        eventually("it is suspended", || is_stopped(pid));
+        shell.wait_for_prompt();
+        shell.run("bg");
+        eventually("it goes on", || !is_stopped(pid));
+        assert_serves_in_background(&job);
+        shell.run("true");
+        assert_serves_in_background(&job);
+        shell.begin("fg");
+        eventually("it is in the foreground", || is_in_foreground(pid));
+    }
+    assert!(!job.log().contains("stopping"), "{}", job.log());
+    shell.pty.press(ENTER);
+    job.wait_for("Enter: stopping");
+    job.wait_for("stopped in");
+}
+
+#[test]
+fn a_log_that_is_written_to_the_terminal_in_the_background_does_not_suspend_it() {
+    let home = Home::new();
+    let shell = Shell::start(&home);
+    // The terminal stops programs in the background that write to it.
+    shell.run("stty tostop");
+    let (line, _) = shell.supervisor("echo");
+    let (line, _into_a_file) = line.split_once(" 2>").unwrap();
+    shell.begin(&format!("{line} &"));
+    eventually("it writes to the terminal", || shell.pty.screen().contains("listening on 127"));
+    home.admin(&["--name", home.name(), "ping"]).expect(0);
+    home.admin(&["--name", home.name(), "stop"]).expect(0);
+    eventually("it writes to the terminal", || shell.pty.screen().contains("stopped in"));
+}

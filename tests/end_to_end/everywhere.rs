@@ -1,0 +1,134 @@
+//! What has to work on every system.
+
+use std::process::Stdio;
+
+use crate::support::{Client, HUGE, Home};
+
+#[test]
+fn a_supervisor_starts_serves_and_is_stopped_by_admin_cli() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    instance.client().greet();
+    instance.admin(&["ping"]).expect(0).says(instance.name.as_str());
+    instance.admin(&["stop"]).expect(0).says("stopped in");
+    assert_eq!(instance.wait(), 0);
+    instance.assert_port_is_free();
+}
+
+#[test]
+fn status_tells_name_kind_address_process_and_connections() {
+    let home = Home::new();
+    let instance = home.start(&["command"]);
+    let mut client = instance.client();
+    client.send("HELP\n");
+    client.expect("Commands: ");
+    let status = instance.status();
+    assert_eq!(status["result"], "status");
+    assert_eq!(status["name"], instance.name.as_str());
+    assert_eq!(status["kind"], "command");
+    assert_eq!(status["state"], "serving");
+    assert_eq!(status["address"], instance.address.to_string());
+    assert_eq!(status["pid"], instance.pid);
+    assert_eq!(status["connections"]["now"], 1);
+    instance.admin(&["status"]).expect(0).says(&instance.address.to_string()).says("serving");
+}
+
+#[test]
+fn list_shows_what_is_running() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let list = home.admin(&["list"]).expect(0);
+    let line = list.out.lines().find(|line| line.starts_with(&instance.name)).expect("it is not in the list");
+    assert!(line.contains(&instance.address.to_string()) && line.contains("serving"), "{line}");
+}
+
+#[test]
+fn an_instance_is_found_by_its_port() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let port = instance.address.port().to_string();
+    home.admin(&["--port", &port, "ping"]).expect(0).says(instance.name.as_str());
+    home.admin(&["--port", &port, "stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn enter_through_a_pipe_stops_an_idle_server() {
+    let home = Home::new();
+    let mut command = home.supervisor(&["echo", "--grace", HUGE]);
+    command.stdin(Stdio::piped());
+    let instance = home.start_by(command);
+    instance.write("\n");
+    assert_eq!(instance.wait(), 0);
+    assert!(instance.log().contains("Enter: stopping"), "{}", instance.log());
+}
+
+#[test]
+fn two_hundred_clients_are_all_told() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut clients: Vec<Client> = (0..200).map(|_| instance.client()).collect();
+    for client in &mut clients {
+        client.greet();
+    }
+    let stop = instance.admin_begins(&["stop", "--json"]);
+    for mut client in clients {
+        client.assert_told();
+    }
+    let report = stop.end().expect(0).json()["report"].clone();
+    assert_eq!((report["told"].as_u64(), report["left"].as_u64()), (Some(200), Some(200)), "{report}");
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn a_client_that_stays_is_closed_by_force_at_the_deadline() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    let stop = instance.admin(&["stop", "--grace", "0.3"]).expect(5);
+    stop.says("1 by force").says("told, but stayed");
+    client.assert_told();
+    assert_eq!(instance.wait(), 5);
+    instance.assert_port_is_free();
+}
+
+#[test]
+fn a_name_in_use_is_refused_and_says_by_whom() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let refused = home.run(home.supervisor(&["command"])).expect(1);
+    assert_eq!(refused.err.lines().count(), 1, "{refused}");
+    refused.says(&format!("pid {}", instance.pid)).says(&instance.name);
+    instance.assert_serves();
+}
+
+#[test]
+fn after_a_kill_it_starts_again_with_the_same_name_and_port() {
+    let home = Home::new();
+    let first = home.start(&["echo"]);
+    let address = first.address.to_string();
+    first.client().greet();
+    first.kill();
+    let second = home.start(&["echo", "--listen", &address]);
+    second.assert_serves();
+    assert_eq!(second.status()["pid"], second.pid);
+}
+
+#[test]
+fn a_leftover_is_shown_as_dead_in_the_list() {
+    let home = Home::new();
+    home.start(&["echo"]).kill();
+    let list = home.admin(&["list"]).expect(0);
+    let line = list.out.lines().find(|line| line.starts_with(home.name())).expect("it is not in the list");
+    assert!(line.ends_with("dead"), "{line}");
+    // Nothing is left for the lists of other tests.
+    let again = home.start(&["echo"]);
+    again.admin(&["stop"]).expect(0);
+}
+
+#[test]
+fn nobody_there_is_exit_code_3() {
+    let home = Home::new();
+    home.admin(&["--name", home.name(), "ping"]).expect(3).says("not running");
+}

@@ -1,0 +1,32 @@
+//! The real programs, as their users see them: with real clients, signals, terminals and admin clients.
+//!
+//! Each test has a folder, a name and a port of its own, so all run side by side.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod support; // Home, Instance, Process, Client: what the tests are written with.
+
+mod everywhere; // What has to work on every system, Windows included.
+
+#[cfg(unix)]
+mod admin; // admin-cli: exit codes, JSON, targets, several stops at the same time.
+#[cfg(unix)]
+mod clients; // curl, nc and Python as clients.
+#[cfg(unix)]
+mod readme; // What README.md and examples/restart.sh say.
+#[cfg(unix)]
+mod signals; // Signals are acknowledged, the second one closes the rest, nohup is respected.
+#[cfg(unix)]
+mod start; // What stands in the way of a start: names, ports, folders.
+#[cfg(unix)]
+mod users; // Another user's commands. Needs root.
+
+#[cfg(target_os = "linux")]
+mod console; // A real terminal, with a real shell for job control.
+#[cfg(target_os = "linux")]
+mod process; // What proc(5) tells: threads, descriptors, wake-ups.
+#[cfg(target_os = "linux")]
+mod pty; // A pseudo-terminal for the tests.
+#[cfg(target_os = "linux")]
+mod robustness; // Deleted sockets, broken requests, silent clients, a log that nobody reads.
+#[cfg(target_os = "linux")]
+mod triggers; // Every trigger with every kind of client.

@@ -1,0 +1,111 @@
+//! What proc(5) tells of a supervisor.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{Home, eventually};
+
+/// The names and states of a process's threads.
+pub fn threads(pid: u32) -> Vec<(String, String)> {
+    let folder = format!("/proc/{pid}/task");
+    let tasks = fs::read_dir(folder).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| {
+            // One that ends meanwhile is not there.
+            let name = fs::read_to_string(task.path().join("comm")).ok()?.trim().to_owned();
+            let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+            Some((name, stat.rsplit(") ").next()?.split(' ').next()?.to_owned()))
+        })
+        .collect()
+}
+
+/// The number of open descriptors.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// The memory in use, in kB.
+pub fn memory(pid: u32) -> u64 {
+    field(&format!("/proc/{pid}/status"), "VmRSS:").unwrap()
+}
+
+fn field(file: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
+}
+
+/// How often threads of the process have begun to wait.
+fn wake_ups(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    tasks.filter_map(|task| field(task.path().join("status").to_str()?, "voluntary_ctxt_switches:")).sum()
+}
+
+/// What the descriptors of a process are, except those that a program started by it would not get.
+fn inheritable(pid: u32) -> Vec<String> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap().flatten();
+    descriptors
+        .filter_map(|descriptor| {
+            let info = fs::read_to_string(descriptor.path()).ok()?;
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+            let close_on_exec = u32::from_str_radix(flags.trim(), 8).ok()? & 0o2_000_000 != 0;
+            let number = descriptor.file_name().into_string().ok()?;
+            let target = fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()?;
+            (!close_on_exec).then(|| target.display().to_string())
+        })
+        .collect()
+}
+
+#[test]
+fn a_program_that_it_started_would_inherit_none_of_its_sockets_and_pipes() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let mut client = instance.client();
+    client.greet();
+    let stderr = fs::read_link(format!("/proc/{}/fd/2", instance.pid)).unwrap().display().to_string();
+    let given = inheritable(std::process::id());
+    let leaked: Vec<_> = inheritable(instance.pid)
+        .into_iter()
+        .filter(|target| target.contains(":[") && !given.contains(target) && *target != stderr)
+        .collect();
+    assert!(leaked.is_empty(), "{leaked:?}");
+}
+
+#[test]
+fn an_idle_supervisor_has_no_wake_ups() {
+    let home = Home::new();
+    let (instance, _pty) = home.start_on_terminal(&["echo"]);
+    let mut client = instance.client();
+    client.greet();
+    instance.admin(&["ping"]).expect(0);
+    eventually("it is idle", || threads(instance.pid).iter().all(|(_, state)| state == "S"));
+    // What is under test is that nothing happens, so here there is nothing to wait for but time. It may take a moment
+    // until everything rests; something that polls is never at rest.
+    let restless = (0..5).all(|_| {
+        let before = wake_ups(instance.pid);
+        thread::sleep(Duration::from_secs(3));
+        before != wake_ups(instance.pid)
+    });
+    assert!(!restless, "its threads never rest: {:?}", threads(instance.pid));
+}
+
+#[test]
+fn the_names_of_its_threads_say_what_they_do() {
+    let home = Home::new();
+    let (instance, _pty) = home.start_on_terminal(&["echo"]);
+    let mut client = instance.client();
+    client.greet();
+    instance.admin(&["ping"]).expect(0); // Answered by master control, so that is there.
+    let client_is_gone = || !threads(instance.pid).iter().any(|(name, _)| name == "admin-client");
+    eventually("the admin client's thread has ended", client_is_gone);
+    let mut expected = ["supervisor-unde", "master-control", "server", "admin", "signals", "console", "client-1"];
+    expected.sort();
+    let names = || {
+        let mut names: Vec<String> = threads(instance.pid).into_iter().map(|(name, _)| name).collect();
+        names.sort();
+        names
+    };
+    // Each thread gives itself its name when it begins to run.
+    eventually("all have their names", || !names().windows(2).any(|pair| pair[0] == pair[1]));
+    assert_eq!(names(), expected);
+}

@@ -1,0 +1,362 @@
+//! Whatever happens to the admin socket, and whoever comes there: the server goes on serving, and can be stopped.
+
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Stdio;
+
+use nix::sys::signal::Signal::SIGTERM;
+use serde_json::Value;
+
+use crate::process::{descriptors, memory, threads};
+use crate::support::{HUGE, Home, Instance, LIMIT, eventually};
+
+#[test]
+fn after_a_kill_it_starts_again_over_its_leftovers() {
+    let home = Home::new();
+    for _ in 0..5 {
+        let instance = home.start(&["echo"]);
+        let socket = home.socket();
+        instance.kill();
+        assert!(socket.exists(), "there is no leftover, so this test does not test anything");
+    }
+    home.start(&["echo"]).assert_serves();
+}
+
+/// Its socket is there again, and it answers.
+fn assert_made_again(home: &Home, instance: &Instance) {
+    eventually("the socket is there again", || {
+        let log = instance.err.so_far();
+        assert!(!log.contains("the admin socket is gone"), "{log}");
+        home.socket().exists()
+    });
+    eventually("it answers", || instance.admin(&["ping"]).code == 0);
+    instance.err.wait_for("it has been made again");
+    // The name is still its own.
+    home.run(home.supervisor(&["command"])).expect(1).says(&format!("pid {}", instance.pid));
+}
+
+#[test]
+fn a_socket_that_was_deleted_is_made_again() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    for _ in 0..3 {
+        fs::remove_file(home.socket()).unwrap();
+        assert_made_again(&home, &instance);
+    }
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn a_lock_that_was_deleted_is_made_again() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    fs::remove_file(home.sockets().join(format!("{}.lock", home.name()))).unwrap();
+    assert_made_again(&home, &instance);
+}
+
+#[test]
+fn a_folder_that_was_deleted_is_made_again() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    for _ in 0..3 {
+        // While its files are deleted one by one, it may make them again.
+        eventually("the folder is deleted", || fs::remove_dir_all(home.sockets()).is_ok());
+        assert_made_again(&home, &instance);
+    }
+}
+
+#[test]
+fn a_folder_that_was_moved_away_is_made_again() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    fs::rename(home.sockets(), home.folder().join("away")).unwrap();
+    assert_made_again(&home, &instance);
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_again_costs_the_admin_socket_and_not_the_server() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    // In one step, so that it has no time to make anything again.
+    fs::write(home.folder().join("file"), "in its place").unwrap();
+    let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+    let here = nix::fcntl::AT_FDCWD;
+    nix::fcntl::renameat2(here, &home.folder().join("file"), here, &home.sockets(), exchange).unwrap();
+    instance.err.wait_for("the admin socket is gone");
+    instance.client().greet();
+    instance.signal(SIGTERM);
+    assert_eq!(instance.process.wait(), 0);
+}
+
+#[test]
+fn a_port_is_free_again_even_if_it_was_killed_with_clients() {
+    let home = Home::new();
+    let first = home.start(&["echo"]);
+    let address = first.address.to_string();
+    let mut clients: Vec<_> = (0..10).map(|_| first.client()).collect();
+    clients.iter_mut().for_each(|client| client.greet());
+    first.kill();
+    home.start(&["echo", "--listen", &address]).assert_serves();
+}
+
+/// Numbers that look random, the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn new() -> Dice {
+        let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or_else(|| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            now.unwrap().subsec_nanos().into()
+        });
+        println_seed(seed);
+        Dice(seed | 1)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        // xorshift64
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 11).unwrap() % limit
+    }
+}
+
+/// Shown if the test fails.
+#[allow(clippy::print_stdout)]
+fn println_seed(seed: u64) {
+    println!("again with SEED={seed}");
+}
+
+/// Some request that is wrong, or at most asks for something that changes nothing.
+fn request(dice: &mut Dice) -> Vec<u8> {
+    const GOOD: [&str; 2] = [r#"{"v":1,"request":"ping"}"#, r#"{"v":1,"request":"status"}"#];
+    const BAD: [&str; 12] = [
+        r#"{"v":1,"request":"stop","grace_ms":-1}"#,
+        r#"{"v":1,"request":"stop","grace_ms":1e99}"#,
+        r#"{"v":1,"request":"stop","grace_ms":99999999999999999999999}"#,
+        r#"{"v":1,"request":"stop","now":true}"#,
+        r#"{"v":1,"request":["stop"]}"#,
+        r#"{"v":2,"request":"stop"}"#,
+        r#"{"v":"1","request":"stop"}"#,
+        r#"{"request":"stop"}"#,
+        r#"{"v":1,"request":"stop"}}"#,
+        r#"{"v":1,"request":"STOP"}"#,
+        r#"["v",1]"#,
+        "stop",
+    ];
+    match dice.below(8) {
+        0 => (0..dice.below(300)).map(|_| u8::try_from(dice.below(256)).unwrap()).chain([b'\n']).collect(),
+        // Up to twice as long as a line may be.
+        1 => vec![b'{'; dice.below(128 * 1024)],
+        2 => format!("{}\n", "[".repeat(dice.below(60_000))).into_bytes(),
+        3 => format!("{{\"v\":1,\"request\":\"ping\",\"x\":\"{}\"}}\n", "x".repeat(dice.below(80_000))).into_bytes(),
+        4 | 5 => format!("{}\n", BAD[dice.below(BAD.len())]).into_bytes(),
+        _ => {
+            let mut line = GOOD[dice.below(GOOD.len())].as_bytes().to_vec();
+            match dice.below(3) {
+                0 => line.truncate(dice.below(line.len())), // Cut off.
+                1 => {
+                    let at = dice.below(line.len());
+                    line[at] = u8::try_from(dice.below(256)).unwrap();
+                    line.push(b'\n');
+                }
+                _ => line.extend(b"\nand more\n"),
+            }
+            line
+        }
+    }
+}
+
+/// Sends a request, perhaps in pieces, and hangs up, perhaps without listening to the answer.
+fn ask(socket: &Path, request: &[u8], dice: &mut Dice) -> Option<String> {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let (first, second) = request.split_at(dice.below(request.len() + 1));
+    // Of what is too long not all is taken.
+    let _ = stream.write_all(first).and_then(|()| stream.write_all(second));
+    if dice.below(10) == 0 {
+        return None;
+    }
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => {}
+        Err(error) => assert!(
+            !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+            "neither answered nor closed: {:?}",
+            String::from_utf8_lossy(request)
+        ),
+    }
+    Some(String::from_utf8(answer).unwrap())
+}
+
+#[test]
+fn thousands_of_broken_requests_are_answered_and_leave_no_trace() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    let mut dice = Dice::new();
+    let mut errors = 0;
+    instance.admin(&["ping"]).expect(0);
+    let is_quiet = || !threads(instance.pid).iter().any(|(name, _)| name == "admin-client");
+    eventually("the admin client's thread has ended", is_quiet);
+    let (descriptors_before, threads_before) = (descriptors(instance.pid), threads(instance.pid).len());
+    let mut memory_before = 0;
+    for round in 0..3000 {
+        if round == 500 {
+            memory_before = memory(instance.pid);
+        }
+        let request = request(&mut dice);
+        let Some(answer) = ask(&home.socket(), &request, &mut dice) else { continue };
+        if let Some(line) = answer.lines().next() {
+            let answer: Value = serde_json::from_str(line).unwrap();
+            assert!(["error", "pong", "status"].contains(&answer["result"].as_str().unwrap()), "{answer}");
+            errors += usize::from(answer["result"] == "error");
+        }
+        if round % 100 == 0 {
+            client.greet();
+        }
+    }
+    assert!(errors > 1000, "only {errors} errors: the requests are not broken enough");
+    eventually("as many descriptors as before", || descriptors(instance.pid) == descriptors_before);
+    eventually("as many threads as before", || threads(instance.pid).len() == threads_before);
+    let memory = memory(instance.pid);
+    assert!(memory < memory_before + 32 * 1024, "{memory_before} kB have become {memory} kB");
+    instance.assert_serves();
+    assert_eq!(instance.status()["state"], "serving");
+    instance.signal(SIGTERM);
+    client.assert_told();
+}
+
+#[test]
+fn silent_admin_clients_block_neither_the_server_nor_its_stop() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let silent: Vec<_> = (0..100).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
+    instance.client().greet();
+    // Those beyond the limit are told at once, and each of the others when its time is up: then there is room again.
+    eventually("there is room again", || instance.admin(&["ping"]).code == 0);
+    let _silent_again: Vec<_> = (0..100).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
+    instance.signal(SIGTERM);
+    assert_eq!(instance.wait(), 0);
+    drop(silent);
+}
+
+#[test]
+fn one_too_many_admin_clients_hears_that() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let mut clients: Vec<_> = (0..65).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
+    let mut last = clients.pop().unwrap();
+    last.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut answer = String::new();
+    last.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains(r#""code":"busy""#), "{answer}");
+    drop(clients);
+    eventually("there is room again", || instance.admin(&["ping"]).code == 0);
+}
+
+#[test]
+fn an_admin_client_that_asks_for_a_stop_and_vanishes_does_no_harm() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    let mut stream = UnixStream::connect(home.socket()).unwrap();
+    stream.write_all(b"{\"v\":1,\"request\":\"stop\"}\n").unwrap();
+    drop(stream);
+    client.assert_told();
+    // Each of these lines is one that the client would have got.
+    instance.err.wait_for("1 client left");
+    assert_eq!(instance.status()["state"], "draining");
+    drop(client);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn an_admin_client_that_does_not_read_its_answer_does_not_hold_up_the_end() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    let streams: Vec<_> = (0..30)
+        .map(|_| {
+            let mut stream = UnixStream::connect(home.socket()).unwrap();
+            stream.write_all(b"{\"v\":1,\"request\":\"stop\"}\n").unwrap();
+            stream
+        })
+        .collect();
+    // Until now the server has waited for this one, so all could ask.
+    client.assert_told();
+    drop(client);
+    assert_eq!(instance.wait(), 0);
+    drop(streams);
+}
+
+#[test]
+fn an_admin_client_that_sends_half_a_request_gets_an_error_in_time() {
+    let home = Home::new();
+    let _instance = home.start(&["echo"]);
+    let mut stream = UnixStream::connect(home.socket()).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(b"{\"v\":1,\"requ").unwrap();
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((&answer["result"], &answer["code"]), (&"error".into(), &"bad_request".into()));
+    assert!(answer["message"].as_str().unwrap().contains("took longer than"), "{answer}");
+}
+
+#[test]
+fn a_closed_stderr_does_not_keep_it_from_serving_and_stopping() {
+    let home = Home::new();
+    let mut command = home.supervisor_by(&["sh", "-c", "exec \"$0\" \"$@\" 2>&-"], &["echo"]);
+    command.stderr(Stdio::null());
+    let process = home.spawn(command);
+    eventually("it answers", || home.admin(&["--name", home.name(), "ping"]).code == 0);
+    home.admin(&["--name", home.name(), "stop"]).expect(0);
+    assert_eq!(process.wait(), 0);
+}
+
+/// Fills a pipe to the brim.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while writer.write(&[b'x'; 4096]).is_ok() {}
+    while writer.write(b"x").is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_keep_it_from_serving_and_stopping() {
+    let home = Home::new();
+    let (reader, writer) = full_pipe();
+    let mut command = home.supervisor(&["echo", "--grace", HUGE]);
+    command.stderr(writer);
+    let process = home.spawn(command);
+    eventually("it answers", || home.admin(&["--name", home.name(), "ping"]).code == 0);
+    process.signal(SIGTERM);
+    assert_eq!(process.wait(), 0);
+    drop(reader);
+}
+
+#[test]
+fn a_log_whose_reader_has_gone_away_does_not_keep_it_from_serving_and_stopping() {
+    let home = Home::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = home.supervisor(&["echo", "--verbose"]);
+    command.stderr(writer);
+    let process = home.spawn(command);
+    drop(reader);
+    eventually("it answers", || home.admin(&["--name", home.name(), "ping"]).code == 0);
+    home.admin(&["--name", home.name(), "stop"]).expect(0);
+    assert_eq!(process.wait(), 0);
+}

@@ -1,0 +1,190 @@
+//! What stands in the way of a start, and what it says then: one line, and an exit code.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::process::Stdio;
+
+use nix::sys::signal::Signal::SIGTERM;
+
+use crate::support::{Ended, Home, Instance, free_port};
+
+/// It did not start, said why in one line, and left nothing behind.
+#[track_caller]
+fn refused(home: &Home, arguments: &[&str], code: i32) -> Ended {
+    let ended = home.run(home.supervisor(arguments)).expect(code);
+    assert_eq!(ended.err.lines().count(), 1, "{ended}");
+    assert!(!home.socket().exists() && !home.sockets().join(format!("{}.lock", home.name())).exists(), "{ended}");
+    ended
+}
+
+/// It serves without an admin socket, has warned about that, and can be stopped.
+#[track_caller]
+fn serves_without_admin(instance: Instance, why: &str) {
+    let mut client = instance.client();
+    client.greet();
+    drop(client);
+    let warning = instance.err.wait_for("warning: ");
+    assert!(warning.contains(why) && warning.contains("going on without it"), "{warning}");
+    instance.signal(SIGTERM);
+    assert_eq!(instance.process.wait(), 0);
+}
+
+#[test]
+fn port_0_is_any_free_port_and_the_log_says_which() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--listen", "127.0.0.1:0"]);
+    assert_ne!(instance.address.port(), 0);
+    instance.assert_serves();
+    assert_eq!(instance.status()["address"], instance.address.to_string());
+}
+
+#[test]
+fn a_port_that_is_taken_is_refused_and_on_linux_says_by_whom() {
+    let program = "import socket,sys; s=socket.create_server(('127.0.0.1',int(sys.argv[1]))); print('ready',flush=True); sys.stdin.read()";
+    let home = Home::new();
+    let port = free_port();
+    let mut python = home.program("python3");
+    python.args(["-c", program, &port.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    if home.program("python3").arg("-V").stdout(Stdio::null()).status().is_err() {
+        return eprintln!("skipped: python3 is not installed");
+    }
+    let python = home.spawn(python);
+    python.out.wait_for("ready");
+    let ended = refused(&home, &["echo", "--listen", &port.to_string()], 1);
+    ended.says(&format!("port {port} is taken"));
+    if cfg!(target_os = "linux") {
+        ended.says("python").says(&format!("(pid {})", python.pid));
+    }
+}
+
+#[test]
+fn a_port_that_another_supervisor_has_is_refused_and_that_one_goes_on() {
+    let home = Home::new();
+    let other = home.start(&["echo", "--name", "other"]);
+    let ended = refused(&home, &["echo", "--listen", &other.address.to_string()], 1);
+    if cfg!(target_os = "linux") {
+        ended.says(&format!("(pid {})", other.pid));
+    }
+    other.assert_serves();
+}
+
+#[test]
+fn an_address_of_another_machine_is_refused() {
+    refused(&Home::new(), &["echo", "--listen", "192.0.2.1:8000"], 1).says("this machine has no address 192.0.2.1");
+}
+
+#[test]
+fn a_folder_that_is_missing_is_refused_by_name() {
+    refused(&Home::new(), &["http", "/no/such/folder"], 1).says("/no/such/folder");
+}
+
+#[test]
+fn a_wrong_command_line_is_exit_code_2() {
+    let home = Home::new();
+    for arguments in [["echo", "--listen", "nowhere"], ["echo", "--grace", "-1"], ["echo", "--admin", "maybe"]] {
+        home.run(home.supervisor(&arguments)).expect(2);
+    }
+    home.run(home.supervisor(&["dance"])).expect(2);
+    home.run(home.supervisor(&["echo", "--name", "../x"])).expect(2);
+}
+
+/// Makes the folder for the sockets unusable, and says what the log then has to say.
+type Spoil = fn(&Path) -> &'static str;
+
+const SPOILED: [Spoil; 3] = [
+    |sockets| {
+        fs::create_dir(sockets).unwrap();
+        fs::set_permissions(sockets, fs::Permissions::from_mode(0o755)).unwrap();
+        "mode 755"
+    },
+    |sockets| {
+        fs::write(sockets, "in its place").unwrap();
+        "not a folder"
+    },
+    |sockets| {
+        let elsewhere = sockets.with_file_name("elsewhere");
+        fs::DirBuilder::new().mode(0o700).create(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(elsewhere, sockets).unwrap();
+        "not a folder"
+    },
+];
+
+#[test]
+fn with_a_folder_that_cannot_be_used_it_warns_and_serves() {
+    for spoil in SPOILED {
+        let home = Home::new();
+        let why = spoil(&home.sockets());
+        serves_without_admin(home.start(&["echo"]), why);
+    }
+}
+
+#[test]
+fn with_a_folder_that_cannot_be_used_and_a_socket_required_it_does_not_start() {
+    for spoil in SPOILED {
+        let home = Home::new();
+        let why = spoil(&home.sockets());
+        let port = free_port();
+        let address = format!("127.0.0.1:{port}");
+        let ended = home.run(home.supervisor(&["echo", "--admin", "require", "--listen", &address]));
+        assert!([1, 4].contains(&ended.code), "{ended}");
+        assert_eq!(ended.err.lines().count(), 1, "{ended}");
+        ended.says(why);
+        std::net::TcpListener::bind(&address).expect("the port is free");
+    }
+}
+
+#[test]
+fn without_a_runtime_folder_it_warns_and_serves() {
+    let home = Home::new();
+    let mut command = home.supervisor(&["echo"]);
+    command.env("XDG_RUNTIME_DIR", home.folder().join("missing"));
+    serves_without_admin(home.start_by(command), "missing");
+}
+
+#[test]
+fn with_something_that_is_no_socket_in_its_place_it_warns_and_serves() {
+    let home = Home::new();
+    fs::DirBuilder::new().mode(0o700).create(home.sockets()).unwrap();
+    fs::create_dir(home.socket()).unwrap();
+    let instance = home.start(&["echo"]);
+    fs::remove_dir(home.socket()).unwrap();
+    serves_without_admin(instance, home.name());
+}
+
+#[test]
+fn with_a_socket_path_that_is_too_long_it_says_how_long_it_may_be() {
+    let home = Home::new();
+    let folder = home.folder().join("x".repeat(100));
+    fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+    let socket = folder.join("x.sock").display().to_string();
+    serves_without_admin(home.start(&["echo", "--socket", &socket]), "at most 107");
+    refused(&home, &["echo", "--socket", &socket, "--admin", "require"], 1).says("at most 107");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "something is left behind");
+}
+
+#[test]
+fn two_that_start_at_the_same_time_with_one_name_one_of_them_serves() {
+    let home = Home::new();
+    for _ in 0..10 {
+        let starting: Vec<_> = (0..4)
+            .map(|_| {
+                let mut command = home.supervisor(&["echo"]);
+                command.stderr(Stdio::piped());
+                home.spawn(command)
+            })
+            .collect();
+        crate::support::eventually("three have given up", || {
+            starting.iter().filter(|process| !process.is_running()).count() == 3
+        });
+        let (alive, refused): (Vec<_>, Vec<_>) = starting.iter().partition(|process| process.is_running());
+        for process in refused {
+            process.end().expect(1).says("is taken");
+        }
+        alive[0].err.wait_for("listening");
+        let pong = home.admin(&["--name", home.name(), "ping"]).expect(0);
+        pong.says(&format!("pid {}", alive[0].pid));
+        home.admin(&["--name", home.name(), "stop"]).expect(0);
+        assert_eq!(alive[0].wait(), 0);
+    }
+}

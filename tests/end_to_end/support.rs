@@ -1,0 +1,557 @@
+//! Supervisors and admin clients under a watchdog, and clients for their servers.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor-under-test");
+pub const ADMIN_CLI: &str = env!("CARGO_BIN_EXE_admin-cli-under-test");
+
+/// A grace period that no test can wait for: a stop that takes it whole is ended by the watchdog.
+pub const HUGE: &str = "600";
+
+/// How long anything may take that should happen at once, on a machine that is busy with something else.
+pub const LIMIT: Duration = Duration::from_secs(45);
+
+/// How long a whole test may take.
+const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// Waits until a condition holds.
+#[cfg(unix)]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < end, "never came true: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A port that nobody else takes meanwhile: below those that the system gives to clients, and each only once.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + u16::try_from(std::process::id() % 50).unwrap() * 440;
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 440;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+type Children = Arc<Mutex<Vec<Arc<Mutex<Child>>>>>;
+
+/// A test's own name and folder, and a watchdog over all that it starts.
+#[derive(Clone)]
+pub struct Home(Arc<Inside>);
+
+struct Inside {
+    name: String,
+    folder: PathBuf,
+    children: Children,
+    _alive: Sender<()>,
+}
+
+impl Home {
+    pub fn new() -> Home {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // Short, since the path of a socket has at most 107 bytes.
+        let folder = if cfg!(unix) { Path::new("/tmp").join(&name) } else { std::env::temp_dir().join(&name) };
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
+        let children = Children::default();
+        let _alive = watch(children.clone());
+        Home(Arc::new(Inside { name, folder, children, _alive }))
+    }
+
+    /// The name of the test's instance.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// A folder that is gone after the test. On Unix it is the programs' `XDG_RUNTIME_DIR`.
+    pub fn folder(&self) -> &Path {
+        &self.0.folder
+    }
+
+    /// The folder with sockets and locks.
+    pub fn sockets(&self) -> PathBuf {
+        if cfg!(unix) {
+            self.folder().join("mastercontrol")
+        } else {
+            PathBuf::from(std::env::var_os("LOCALAPPDATA").unwrap()).join("mastercontrol")
+        }
+    }
+
+    /// The admin socket of the test's instance.
+    #[cfg(unix)]
+    pub fn socket(&self) -> PathBuf {
+        self.sockets().join(format!("{}.sock", self.name()))
+    }
+
+    /// One of the programs, with nothing on stdin.
+    pub fn program(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env("XDG_RUNTIME_DIR", self.folder()).env_remove("NO_COLOR").stdin(Stdio::null());
+        command
+    }
+
+    /// A supervisor with these arguments, a port and the test's name.
+    pub fn supervisor(&self, arguments: &[&str]) -> Command {
+        self.supervisor_by(&[], arguments)
+    }
+
+    /// Like [`Home::supervisor`], but run by another program such as `nohup`.
+    pub fn supervisor_by(&self, by: &[&str], arguments: &[&str]) -> Command {
+        let line: Vec<&str> = by.iter().copied().chain([SUPERVISOR]).chain(arguments.iter().copied()).collect();
+        let mut command = self.program(line[0]);
+        command.args(&line[1..]);
+        if !arguments.contains(&"--listen") {
+            command.arg("--listen").arg(format!("127.0.0.1:{}", free_port()));
+        }
+        if !arguments.contains(&"--name") {
+            command.args(["--name", self.name()]);
+        }
+        command
+    }
+
+    /// Starts a supervisor and waits until it listens.
+    pub fn start(&self, arguments: &[&str]) -> Instance {
+        self.start_by(self.supervisor(arguments))
+    }
+
+    /// Starts a supervisor by this command and waits until it listens.
+    pub fn start_by(&self, mut command: Command) -> Instance {
+        command.stderr(Stdio::piped());
+        let name = command.get_args().skip_while(|&argument| argument != "--name").nth(1);
+        let name = name.map_or(self.name().to_owned(), |name| name.to_str().unwrap().to_owned());
+        let process = self.spawn(command);
+        let line = process.err.wait_for("listening on ");
+        let address = line.split("listening on ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        Instance { address: address.parse().unwrap(), process, name, home: self.clone(), released: false }
+    }
+
+    pub fn spawn(&self, mut command: Command) -> Process {
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let process = Process {
+            pid: child.id(),
+            out: Text::collect(child.stdout.take()),
+            err: Text::collect(child.stderr.take()),
+            stdin: Arc::new(Mutex::new(child.stdin.take())),
+            child: Arc::new(Mutex::new(child)),
+        };
+        lock(&self.0.children).push(process.child.clone());
+        process
+    }
+
+    /// Runs a program to its end.
+    pub fn run(&self, mut command: Command) -> Ended {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.spawn(command).end()
+    }
+
+    /// Runs `admin-cli`, without a target of its own.
+    pub fn admin(&self, arguments: &[&str]) -> Ended {
+        self.run(self.admin_command(arguments))
+    }
+
+    pub fn admin_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.program(ADMIN_CLI);
+        command.args(arguments);
+        command
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        kill_all(&self.children);
+        // A program that is not the test's own child may still be ending, and tidy up at the same time.
+        let end = Instant::now() + Duration::from_secs(2);
+        while self.folder.exists() && fs::remove_dir_all(&self.folder).is_err() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Ends what a test has started, and says which test it was, if it takes too long: a hanging test says nothing by
+/// itself. Without its programs most tests fail at once; if not even that helps, all tests end here.
+fn watch(children: Children) -> Sender<()> {
+    let (alive, ended) = mpsc::channel::<()>();
+    let test = thread::current().name().unwrap_or("?").to_owned();
+    thread::spawn(move || {
+        if ended.recv_timeout(WATCHDOG) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("watchdog: {test} takes too long, its programs are killed");
+            kill_all(&children);
+            if ended.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("watchdog: {test} hangs");
+                std::process::abort();
+            }
+        }
+    });
+    alive
+}
+
+/// A test that has failed with the lock held still has to be tidied up.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kill_all(children: &Children) {
+    for child in lock(children).iter() {
+        let mut child = lock(child);
+        // One that has been waited for is not killed: its number may be somebody else's by now.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// What a program has written so far.
+#[derive(Clone, Default)]
+pub struct Text(Arc<(Mutex<Written>, Condvar)>);
+
+#[derive(Default)]
+struct Written {
+    text: String,
+    ended: bool,
+}
+
+impl Text {
+    fn collect(source: Option<impl Read + Send + 'static>) -> Text {
+        let text = Text::default();
+        let writer = text.clone();
+        thread::spawn(move || {
+            let mut part = [0; 4096];
+            let mut source = source;
+            while let Some(length) = source.as_mut().and_then(|source| source.read(&mut part).ok()) {
+                if length == 0 {
+                    break;
+                }
+                writer.change(|written| written.text.push_str(&String::from_utf8_lossy(&part[..length])));
+            }
+            writer.change(|written| written.ended = true);
+        });
+        text
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Written)) {
+        change(&mut self.0.0.lock().unwrap());
+        self.0.1.notify_all();
+    }
+
+    /// Waits until there is a whole line with this in it, and returns the first one.
+    pub fn wait_for(&self, part: &str) -> String {
+        let end = Instant::now() + LIMIT;
+        let mut written = self.0.0.lock().unwrap();
+        loop {
+            let found = written.text.split_inclusive('\n').find(|line| line.ends_with('\n') && line.contains(part));
+            if let Some(line) = found {
+                return line.trim_end().to_owned();
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero() && !written.ended, "no line with {part:?} in:\n{}", written.text);
+            written = self.0.1.wait_timeout(written, left).unwrap().0;
+        }
+    }
+
+    /// What has been written so far.
+    pub fn so_far(&self) -> String {
+        self.0.0.lock().unwrap().text.clone()
+    }
+
+    /// Everything, up to the end.
+    pub fn whole(&self) -> String {
+        let written = self.0.0.lock().unwrap();
+        let (written, _) = self.0.1.wait_timeout_while(written, LIMIT, |written| !written.ended).unwrap();
+        assert!(written.ended, "somebody keeps the output open:\n{}", written.text);
+        written.text.clone()
+    }
+}
+
+/// A program that was started.
+#[derive(Clone)]
+pub struct Process {
+    pub pid: u32,
+    pub out: Text,
+    pub err: Text,
+    pub stdin: Arc<Mutex<Option<ChildStdin>>>,
+    child: Arc<Mutex<Child>>,
+}
+
+/// A program that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Process {
+    pub fn is_running(&self) -> bool {
+        self.status().is_none()
+    }
+
+    fn status(&self) -> Option<ExitStatus> {
+        lock(&self.child).try_wait().unwrap()
+    }
+
+    /// Waits for the end and returns the exit code.
+    pub fn wait(&self) -> i32 {
+        let end = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.status() {
+                return code(status);
+            }
+            if Instant::now() > end {
+                self.kill();
+                panic!("the program did not end; it wrote:\n{}{}", self.out.so_far(), self.err.so_far());
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn end(&self) -> Ended {
+        Ended { code: self.wait(), out: self.out.whole(), err: self.err.whole() }
+    }
+
+    pub fn kill(&self) {
+        let mut child = lock(&self.child);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[cfg(unix)]
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        // The lock keeps the number from becoming somebody else's.
+        let mut child = lock(&self.child);
+        assert!(child.try_wait().unwrap().is_none(), "it has ended already");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid.try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Writes to the program's stdin, which has to be a pipe.
+    pub fn write(&self, text: &str) {
+        self.stdin.lock().unwrap().as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+}
+
+#[cfg(unix)]
+fn code(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().unwrap_or_else(|| -status.signal().unwrap())
+}
+
+#[cfg(windows)]
+fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap()
+}
+
+impl Ended {
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Ended {
+        assert_eq!(self.code, code, "{self}");
+        self
+    }
+
+    /// The one line of JSON on stdout.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        assert_eq!(self.out.lines().count(), 1, "{self}");
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+
+    #[track_caller]
+    pub fn says(&self, part: &str) -> &Ended {
+        assert!(self.out.contains(part) || self.err.contains(part), "nothing about {part:?}: {self}");
+        self
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "exit code {}\nstdout:\n{}\nstderr:\n{}", self.code, self.out, self.err)
+    }
+}
+
+/// A supervisor that runs. At the end of the test it is stopped, and must have left nothing behind.
+pub struct Instance {
+    pub process: Process,
+    pub address: SocketAddr,
+    pub name: String,
+    home: Home,
+    /// Whether the test looks after its end by itself.
+    released: bool,
+}
+
+impl std::ops::Deref for Instance {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl Instance {
+    pub fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// Runs `admin-cli` for this instance.
+    pub fn admin(&self, arguments: &[&str]) -> Ended {
+        self.home.run(self.admin_command(arguments))
+    }
+
+    /// Starts `admin-cli` for this instance, and does not wait for it.
+    pub fn admin_begins(&self, arguments: &[&str]) -> Process {
+        let mut command = self.admin_command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.home.spawn(command)
+    }
+
+    fn admin_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.home.admin_command(&["--name", &self.name]);
+        command.args(arguments);
+        command
+    }
+
+    /// What `admin-cli status --json` says.
+    pub fn status(&self) -> Value {
+        self.admin(&["status", "--json"]).expect(0).json()
+    }
+
+    pub fn assert_serves(&self) {
+        self.admin(&["ping"]).expect(0);
+        let mut client = self.client();
+        client.send("still there?\n");
+        let mut answer = [0; 1];
+        client.0.read_exact(&mut answer).unwrap();
+    }
+
+    /// Waits for the end, returns the exit code, and looks whether anything is left.
+    pub fn wait(&self) -> i32 {
+        let code = self.process.wait();
+        let left: Vec<_> = ["sock", "lock"]
+            .iter()
+            .map(|suffix| self.home.sockets().join(format!("{}.{suffix}", self.name)))
+            .filter(|file| file.exists())
+            .collect();
+        assert!(left.is_empty(), "{left:?} is left behind by one that ended with code {code}:\n{}", self.err.so_far());
+        code
+    }
+
+    /// Stops it without waiting for its clients.
+    #[cfg(unix)]
+    fn stop(&self) {
+        // The second one closes what is left.
+        for _ in 0..2 {
+            if self.is_running() {
+                self.signal(nix::sys::signal::Signal::SIGTERM);
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+
+    #[cfg(windows)]
+    fn stop(&self) {
+        if self.is_running() {
+            self.admin(&["stop", "--now"]);
+        }
+    }
+
+    /// Takes the process away without giving it a chance to tidy up.
+    pub fn kill(mut self) {
+        self.released = true;
+        self.process.kill();
+    }
+
+    /// Only the process: what it leaves behind may belong to another one by now.
+    #[cfg(unix)]
+    pub fn into_process(mut self) -> Process {
+        self.released = true;
+        self.process.clone()
+    }
+
+    /// Whether another server can have the port.
+    #[track_caller]
+    pub fn assert_port_is_free(&self) {
+        TcpListener::bind(self.address).unwrap_or_else(|error| panic!("{} is not free: {error}", self.address));
+    }
+
+    /// Its log, up to its end.
+    pub fn log(&self) -> String {
+        self.err.whole()
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // A test that has failed says why; its programs end with its home.
+        if self.released || thread::panicking() {
+            return;
+        }
+        self.stop();
+        self.wait();
+    }
+}
+
+/// A client of a server.
+#[derive(Debug)]
+pub struct Client(pub TcpStream);
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Client {
+        Client::try_connect(address).unwrap()
+    }
+
+    pub fn try_connect(address: SocketAddr) -> io::Result<Client> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_write_timeout(Some(LIMIT))?;
+        Ok(Client(stream))
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// The next bytes are these.
+    #[track_caller]
+    pub fn expect(&mut self, expected: &str) {
+        let mut received = vec![0; expected.len()];
+        self.0.read_exact(&mut received).unwrap();
+        assert_eq!(String::from_utf8_lossy(&received), expected);
+    }
+
+    /// Asks an echo server for an answer, and so makes sure that it has this client.
+    pub fn greet(&mut self) {
+        self.send("hello\n");
+        self.expect("hello\n");
+    }
+
+    /// Reads up to the end, which is not a reset.
+    pub fn rest(&mut self) -> String {
+        self.try_rest().unwrap()
+    }
+
+    pub fn try_rest(&mut self) -> io::Result<String> {
+        let mut rest = Vec::new();
+        self.0.read_to_end(&mut rest).inspect_err(|error| {
+            assert!(!matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "the connection never ended");
+        })?;
+        Ok(String::from_utf8(rest).unwrap())
+    }
+
+    /// The last that the server says is `SHUTDOWN`, once.
+    #[track_caller]
+    pub fn assert_told(&mut self) {
+        assert_eq!(self.rest(), "SHUTDOWN\n");
+    }
+}
