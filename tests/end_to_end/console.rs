@@ -63,12 +63,28 @@ fn the_end_of_stdin_is_not_enter() {
 }
 
 #[test]
-fn ctrl_d_is_not_enter() {
+fn ctrl_d_is_not_enter_and_enter_still_works_after_it() {
     let home = Home::new();
-    let (instance, pty) = home.start_on_terminal(&["echo"]);
+    let (instance, pty) = home.start_on_terminal(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
     pty.press(CTRL_D);
-    wait_for_end_of_console(instance.pid);
     instance.assert_serves();
+    pty.press(CTRL_D);
+    pty.press("\n");
+    client.assert_told();
+    drop(client);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn two_enters_at_once_are_two() {
+    let home = Home::new();
+    let (instance, pty) = home.start_on_terminal(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    pty.press("\n\n");
+    assert_eq!(instance.wait(), 5);
 }
 
 #[test]

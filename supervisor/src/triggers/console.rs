@@ -51,38 +51,45 @@ fn lines(input: &mut impl Read) -> io::Result<Option<usize>> {
 /// Edge-triggered, because a line that the shell is about to read keeps the terminal readable all the time.
 #[cfg(target_os = "linux")]
 fn listen_to_terminal(mut enter: impl FnMut() -> bool) -> io::Result<()> {
+    use nix::errno::Errno;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
     use nix::unistd::{getpgrp, tcgetpgrp};
+    use std::os::fd::AsFd;
 
     let stdin = io::stdin();
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(&stdin, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
+    let is_readable = || {
+        let mut stdin = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        poll(&mut stdin, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    };
     let mut happened = [EpollEvent::empty()];
     loop {
         match epoll.wait(&mut happened, EpollTimeout::NONE) {
             Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => continue,
+            Err(Errno::EINTR) => continue,
             Err(error) => return Err(error.into()),
         }
         if happened[0].events().intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
             return Ok(());
         }
-        if tcgetpgrp(&stdin)? != getpgrp() {
-            continue;
-        }
-        match lines(&mut stdin.lock()) {
-            // Ctrl-D: it is not Enter, and the terminal is still there.
-            Ok(None) => {}
-            Ok(Some(lines)) => {
-                for _ in 0..lines {
-                    if !enter() {
-                        return Ok(());
+        // A terminal gives one line a read, and tells of several at once.
+        while is_readable() && tcgetpgrp(&stdin)? == getpgrp() {
+            match lines(&mut stdin.lock()) {
+                // Ctrl-D. It is not Enter, and the terminal is still there.
+                Ok(None) => {}
+                Ok(Some(lines)) => {
+                    for _ in 0..lines {
+                        if !enter() {
+                            return Ok(());
+                        }
                     }
                 }
+                // In the background after all, since this very moment.
+                Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => break,
+                Err(error) => return Err(error),
             }
-            // In the background after all, since this very moment.
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EIO as i32) => {}
-            Err(error) => return Err(error),
         }
     }
 }
