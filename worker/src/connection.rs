@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::drain;
 use crate::registry::{Entry, Outcome};
-use crate::sendfile;
 use crate::server::Shared;
+use crate::socket;
 use crate::turn::Phase;
 
 /// What a connection reads at once, in bytes: also the size of its buffer until [`Connection::read_more`] needs more.
@@ -102,8 +102,8 @@ impl Connection {
         }
         let received = self.receive(self.idle_timeout, Wait::ForMessage);
         match (self.entry.turn.wake(), received) {
-            (Phase::Leaving, _) if self.shared.handler.notice().is_some() => {
-                self.state = State::Told;
+            (Phase::Leaving, received) if self.shared.handler.notice().is_some() => {
+                self.state = if matches!(received, Ok(0)) { State::ClientLeft } else { State::Told };
                 false
             }
             (_, Ok(1..)) => true,
@@ -219,13 +219,13 @@ impl Connection {
     /// What the file or the socket says.
     pub fn send_file(&mut self, mut start: &[u8], file: &File, length: u64) -> io::Result<u64> {
         while !start.is_empty() {
-            let sent = sendfile::send_more_follows(&self.entry.stream, start)?;
+            let sent = socket::send_more_follows(&self.entry.stream, start)?;
             self.entry.sent.fetch_add(sent as u64, Ordering::Relaxed);
             start = &start[sent..];
         }
         let mut total = 0;
         while total < length {
-            let sent = sendfile::send_piece(&self.entry.stream, file, length - total)?;
+            let sent = socket::send_file(&self.entry.stream, file, length - total)?;
             if sent == 0 {
                 break;
             }

@@ -1,6 +1,6 @@
 //! From the request to stop until the last connection is gone: the notice, the grace period, the forced close.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::registry::{ConnectionInfo, Entry, For, Registry};
+use crate::socket;
 
 /// How long handler threads get to end after their connections were closed by force. One that takes longer is
 /// reported as stuck and left behind.
@@ -89,7 +90,7 @@ fn tell(registry: &Arc<Registry>, entry: &Arc<Entry>, notice: Option<&[u8]>) {
         let _ = entry.stream.shutdown(Shutdown::Read);
         return;
     };
-    match write_without_waiting(entry, notice) {
+    match socket::send_at_once(&entry.stream, notice) {
         Ok(written) if written == notice.len() => told(registry, entry),
         Ok(written) => {
             // The client has not read what it was sent before. A thread of its own waits for it, until the deadline.
@@ -103,17 +104,6 @@ fn tell(registry: &Arc<Registry>, entry: &Arc<Entry>, notice: Option<&[u8]>) {
             });
         }
         Err(_) => {} // The client is gone, as its own thread is about to find out.
-    }
-}
-
-/// Writes as much as the socket takes at once.
-pub(crate) fn write_without_waiting(entry: &Entry, bytes: &[u8]) -> io::Result<usize> {
-    entry.stream.set_nonblocking(true)?;
-    let written = (&entry.stream).write(bytes);
-    entry.stream.set_nonblocking(false)?;
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        written => written,
     }
 }
 

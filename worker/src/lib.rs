@@ -59,8 +59,8 @@ mod drain;
 pub mod handlers;
 mod quit;
 mod registry;
-mod sendfile;
 mod server;
+mod socket;
 mod turn;
 
 pub use connection::Connection;

@@ -14,6 +14,7 @@ use crate::connection::Connection;
 use crate::drain::{self, DrainReport};
 use crate::quit::Quit;
 use crate::registry::{ConnectionInfo, Counts, Entry, For, Outcome, Registry};
+use crate::socket;
 
 /// How long to wait before trying again when the system is out of descriptors, memory or threads, unless a connection
 /// ends before. Nothing else would say that there is room again.
@@ -397,7 +398,7 @@ impl Acceptor {
         let shared = &self.shared;
         entry.turn.rest(&shared.quit.flag);
         if let Some(notice) = shared.handler.notice()
-            && drain::write_without_waiting(&entry, notice).is_ok_and(|written| written == notice.len())
+            && socket::send_at_once(&entry.stream, notice).is_ok_and(|written| written == notice.len())
         {
             drain::told(&shared.registry, &entry);
         }
