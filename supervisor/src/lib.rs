@@ -179,7 +179,7 @@ impl Supervisor {
     pub fn start(self, address: SocketAddr) -> Result<Running, Error> {
         // The name first: of two that are started with the same name, the second hears that, and not of a taken port.
         let claimed = self.claim()?;
-        let listener = TcpListener::bind(address).map_err(|source| Error::bind(address, source))?;
+        let listener = bind(address).map_err(|source| Error::bind(address, source))?;
         self.start_claimed(listener, claimed)
     }
 
@@ -278,6 +278,19 @@ impl Supervisor {
             Err(error) => without_admin(self.admin, self.log, error).map(|()| None),
         }
     }
+}
+
+/// Binds the address, with room for many clients that come at the same time: std gives them 128 places, and where there
+/// is none, a client tries again a second later.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    #[cfg(unix)]
+    {
+        use nix::sys::socket::{Backlog, listen};
+        // As many as Linux gives (net.core.somaxconn); elsewhere the system takes what it can.
+        listen(&listener, Backlog::new(4096)?)?;
+    }
+    Ok(listener)
 }
 
 /// Goes on without an admin socket, if that is allowed and the reason is not that the name is taken.
