@@ -122,7 +122,7 @@ fn busy_client(stage: &Stage) -> Client {
     client.send("QUOTE\nSO");
     client.expect("A server that cannot be asked to leave has to be thrown out.\n");
     // Both lines came in one piece. With the first one answered, its thread can only wait for more of the second.
-    let waits = || threads(stage.instance.pid).iter().any(|(name, state)| name == "client-1" && state == "S");
+    let waits = || threads(stage.instance.pid).iter().any(|(name, state)| name == "handler-1" && state == "S");
     eventually("the server waits for the rest of the line", waits);
     client
 }

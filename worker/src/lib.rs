@@ -61,6 +61,7 @@ mod quit;
 mod registry;
 mod server;
 mod socket;
+mod threads;
 mod turn;
 
 pub use connection::Connection;

@@ -15,6 +15,7 @@ use crate::drain::{self, DrainReport};
 use crate::quit::Quit;
 use crate::registry::{ConnectionInfo, Counts, Entry, For, Outcome, Registry};
 use crate::socket;
+use crate::threads::Threads;
 
 /// How long to wait before trying again when the system is out of descriptors, memory or threads, unless a connection
 /// ends before. Nothing else would say that there is room again.
@@ -141,8 +142,13 @@ impl Server {
             handler: self.handler,
             observer: self.observer,
         });
+        let threads = Threads::new({
+            let shared = shared.clone();
+            move |entry| serve(&shared, entry)
+        });
         let acceptor = Acceptor {
             shared: shared.clone(),
+            threads,
             max_connections: self.max_connections,
             refusals: Arc::new(AtomicUsize::new(0)),
             exhausted: None,
@@ -285,6 +291,7 @@ impl fmt::Debug for Shared {
 /// Runs on the thread `server`.
 struct Acceptor {
     shared: Arc<Shared>,
+    threads: Arc<Threads<Arc<Entry>>>,
     max_connections: usize,
     refusals: Arc<AtomicUsize>,
     /// When it was last said that the system is exhausted.
@@ -292,18 +299,20 @@ struct Acceptor {
 }
 
 /// Says that the server thread is done, however it ends.
-struct Finish(Arc<Shared>);
+struct Finish(Arc<Shared>, Arc<Threads<Arc<Entry>>>);
 
 impl Drop for Finish {
     fn drop(&mut self) {
         self.0.say(&Event::Finished);
+        self.1.end();
     }
 }
 
 impl Acceptor {
     fn run(mut self, listener: TcpListener) -> Result<DrainReport, ServerError> {
-        let _finish = Finish(self.shared.clone());
+        let _finish = Finish(self.shared.clone(), self.threads.clone());
         let failed = self.accept_until_quit(&listener).err();
+        self.threads.keep_all();
         let shared = self.shared.clone();
         match failed {
             None => self.empty_queue(&listener),
@@ -380,10 +389,8 @@ impl Acceptor {
         }
         let entry = shared.registry.enter(stream, peer);
         loop {
-            let (shared, connection) = (self.shared.clone(), entry.clone());
-            let thread = thread::Builder::new().name(format!("client-{}", entry.id));
-            match thread.spawn(move || serve(shared, connection)) {
-                Ok(_) => return,
+            match self.threads.hand(entry.clone()) {
+                Ok(()) => return,
                 Err(error) if self.shared.quit.flag.is_set() => {
                     self.shared.say(&Event::Exhausted { error: &error });
                     return self.tell_without_thread(entry);
@@ -464,8 +471,8 @@ fn refuse(mut stream: &TcpStream, answer: &[u8]) {
     }
 }
 
-/// Runs on the thread `client-ID`.
-fn serve(shared: Arc<Shared>, entry: Arc<Entry>) {
+/// Runs on a thread `handler-N`.
+fn serve(shared: &Arc<Shared>, entry: Arc<Entry>) {
     shared.say(&Event::Connected { id: entry.id, peer: entry.peer });
     let mut connection = Connection::new(entry.clone(), shared.clone());
     // A handler that panics costs its connection and nothing else: what it shares with others is its own affair, as

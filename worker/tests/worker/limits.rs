@@ -255,7 +255,7 @@ fn an_idle_server_does_not_wake_up() {
             .iter()
             .filter(|status| {
                 let name = value(status, "Name:");
-                name == "server" || name.starts_with("client-")
+                name == "server" || name.starts_with("handler-")
             })
             .map(|status| value(status, "voluntary_ctxt_switches:").parse().unwrap())
             .collect();

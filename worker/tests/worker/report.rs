@@ -102,8 +102,8 @@ fn threads_are_named_after_what_they_do() {
     });
     let server = Running::of(log.observe(Server::new(handler)));
     let (mut first, mut second) = (server.client(), server.client());
-    first.expect("client-1 1\n");
-    second.expect("client-2 2\n");
+    first.expect("handler-1 1\n");
+    second.expect("handler-2 2\n");
     drop((first, second));
     server.stop(HUGE);
     server.join();
