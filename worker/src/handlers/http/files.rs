@@ -27,6 +27,7 @@ pub(super) struct Files {
 }
 
 /// What a target stands for.
+#[cfg_attr(windows, expect(clippy::large_enum_variant, reason = "there is one at a time, and it is not moved around"))]
 pub(super) enum Found {
     /// A regular file.
     File(File, Metadata),
