@@ -35,7 +35,7 @@ pub(crate) fn stop(target: &Target, json: bool, stop: &Stop) -> Result<Exit, Fai
     let patience = Patience { whole: stop.timeout, ..Patience::short() };
     ask(target, json, Request::Stop { grace_ms, wait: !stop.no_wait }, patience, |answer| match answer {
         Answer::Stopping(drain) => Some((describe_drain(drain), Exit::Done)),
-        Answer::Stopped { report } => Some((describe_report(report), exit_of(report))),
+        Answer::Stopped { report } => Some((describe_report(report), Exit::from(report))),
         _ => None,
     })
 }
@@ -93,16 +93,6 @@ fn ask(
             let error = AskError::NotUnderstood(json!(answer).to_string());
             Err(Failure::asking(&chosen.label, &error))
         }
-    }
-}
-
-fn exit_of(report: &Report) -> Exit {
-    if report.stuck > 0 {
-        Exit::Overrun
-    } else if report.forced > 0 {
-        Exit::Forced
-    } else {
-        Exit::Done
     }
 }
 

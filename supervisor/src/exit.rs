@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::protocol::Report;
+
 /// How a program of this project ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -24,6 +26,19 @@ pub enum Exit {
     GaveUp = 7,
     /// A stop overran its deadline because something hung; the process ended all the same.
     Overrun = 8,
+}
+
+/// How a stop went.
+impl From<&Report> for Exit {
+    fn from(report: &Report) -> Exit {
+        if report.stuck > 0 {
+            Exit::Overrun
+        } else if report.forced > 0 {
+            Exit::Forced
+        } else {
+            Exit::Done
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {

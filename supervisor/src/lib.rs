@@ -425,13 +425,7 @@ impl Report {
 
     /// The exit code that says how the stop went.
     pub fn exit(&self) -> Exit {
-        if !self.drain.stuck.is_empty() {
-            Exit::Overrun
-        } else if !self.drain.forced.is_empty() {
-            Exit::Forced
-        } else {
-            Exit::Done
-        }
+        Exit::from(&plain::report(self))
     }
 }
 
