@@ -10,6 +10,7 @@ use std::process::Command;
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
 
 use crate::support::{Home, Instance, Process, SUPERVISOR, eventually, free_port};
@@ -34,8 +35,14 @@ impl Pty {
         grantpt(&person).unwrap();
         unlockpt(&person).unwrap();
         let name = ptsname_r(&person).unwrap();
-        let program = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(name);
-        (Pty { person: OwnedFd::from(person).into(), screen: RefCell::default() }, program.unwrap())
+        let program =
+            OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(name).unwrap();
+        // Ctrl-C and Ctrl-Z first send their signal and then throw away what is on its way to the screen: with it could
+        // go the prompt that the shell has shown meanwhile.
+        let mut settings = tcgetattr(&program).unwrap();
+        settings.local_flags.insert(LocalFlags::NOFLSH);
+        tcsetattr(&program, SetArg::TCSANOW, &settings).unwrap();
+        (Pty { person: OwnedFd::from(person).into(), screen: RefCell::default() }, program)
     }
 
     pub fn press(&self, keys: &str) {
