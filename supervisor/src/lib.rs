@@ -242,7 +242,7 @@ impl Supervisor {
         let thread = thread::Builder::new().name("master-control".into()).spawn(move || {
             let _until_the_end = signals;
             log_ready(log, address, socket.as_deref(), enter);
-            let mut end = Master::new(settings, server).run(&received);
+            let mut end = Master::new(settings).run(server, &received);
             let last_answers = admin.map(Admin::close);
             end.tell_waiting();
             if let Some(last_answers) = last_answers {

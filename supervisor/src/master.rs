@@ -1,6 +1,7 @@
 //! Master control: the one thread that owns all state. It waits for an [`Event`] and does what the state says.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,7 @@ use worker::Handle;
 
 use crate::event::{Event, Trigger};
 use crate::log::{Level, Log};
-use crate::protocol::{Answer, ErrorCode, MAX_NAMED, Progress, Request, Response, State as StateName};
-use crate::protocol::{Drain, Refusal, Status};
+use crate::protocol::{self, Answer, Drain, ErrorCode, MAX_NAMED, Progress, Refusal, Request, Response, Status};
 use crate::tron::Tron;
 use crate::{Error, Report, plain, text};
 
@@ -30,17 +30,13 @@ pub(crate) struct Settings {
 
 /// Runs on the thread `master-control`.
 #[derive(Debug)]
-pub(crate) struct Master {
-    settings: Settings,
-    state: State,
-}
+pub(crate) struct Master(Settings);
 
 /// What the server is doing. What belongs to a state only is inside it.
 #[derive(Debug)]
 enum State {
     Serving { server: Handle },
     Draining { server: Handle, stop: Stop },
-    Stopped(End),
 }
 
 /// A stop under way.
@@ -63,14 +59,15 @@ pub(crate) struct End {
 }
 
 impl Master {
-    pub(crate) fn new(settings: Settings, server: Handle) -> Master {
-        Master { settings, state: State::Serving { server } }
+    pub(crate) fn new(settings: Settings) -> Master {
+        Master(settings)
     }
 
     /// Handles events until the server has stopped.
-    pub(crate) fn run(mut self, events: &Receiver<Event>) -> End {
+    pub(crate) fn run(&self, server: Handle, events: &Receiver<Event>) -> End {
+        let mut state = State::Serving { server };
         loop {
-            let event = match self.next_tick() {
+            let event = match state.next_tick() {
                 None => events.recv().ok(),
                 Some(at) => match events.recv_timeout(at.saturating_duration_since(Instant::now())) {
                     Ok(event) => Some(event),
@@ -80,121 +77,102 @@ impl Master {
             };
             // The server thread holds a sender, and sends `ServerFinished` before it lets go of it.
             let event = event.unwrap_or(Event::ServerFinished);
-            self.state = self.settings.handle(self.state, event, Instant::now());
-            if let State::Stopped(end) = self.state {
-                return end;
+            match self.handle(state, event, Instant::now()) {
+                ControlFlow::Continue(next) => state = next,
+                ControlFlow::Break(end) => return end,
             }
         }
     }
 
-    fn next_tick(&self) -> Option<Instant> {
-        match &self.state {
-            State::Serving { .. } | State::Stopped(_) => None,
-            State::Draining { stop, .. } => Some(stop.countdown),
-        }
-    }
-}
-
-impl Settings {
-    fn handle(&self, state: State, event: Event, now: Instant) -> State {
-        match (state, event) {
+    fn handle(&self, state: State, event: Event, now: Instant) -> ControlFlow<End, State> {
+        ControlFlow::Continue(match (state, event) {
             (State::Serving { server }, Event::Stop { by, grace }) => {
-                self.begin_stop(server, by, grace.unwrap_or(self.grace), Vec::new(), now)
+                let stop = self.begin_stop(&server, by, grace.unwrap_or(self.0.grace), now);
+                State::Draining { server, stop }
             }
-            (State::Serving { server }, Event::Request { request, by, reply }) => match request {
-                Request::Ping {} => answer(&reply, self.pong(), State::Serving { server }),
-                Request::Status {} => answer(&reply, self.status(&server, None, now), State::Serving { server }),
-                Request::Stop { grace_ms, wait } => {
-                    let grace = grace_ms.map_or(self.grace, Duration::from_millis);
-                    let (now_answered, waiting) = if wait { (None, vec![reply]) } else { (Some(reply), Vec::new()) };
-                    let state = self.begin_stop(server, by, grace, waiting, now);
-                    answer_stopping(now_answered, state, now)
-                }
-            },
-            (State::Serving { server }, Event::ServerFinished) => self.end(server, None),
-            (state @ State::Serving { .. }, Event::Tick) => state,
-
             (State::Draining { server, mut stop }, Event::Stop { by, grace }) => {
                 let grace = match by {
                     // Whoever asks at the console a second time does not want to wait.
                     Trigger::Console | Trigger::Signal { .. } => Duration::ZERO,
-                    Trigger::Admin { .. } | Trigger::Code => grace.unwrap_or(self.grace),
+                    Trigger::Admin { .. } | Trigger::Code => grace.unwrap_or(self.0.grace),
                 };
                 self.shorten(&server, &mut stop, &by, grace, now);
                 State::Draining { server, stop }
             }
-            (State::Draining { server, mut stop }, Event::Request { request, by, reply }) => match request {
-                Request::Ping {} => answer(&reply, self.pong(), State::Draining { server, stop }),
-                Request::Status {} => {
-                    let status = self.status(&server, Some(stop.drain(&server, now)), now);
-                    answer(&reply, status, State::Draining { server, stop })
-                }
-                Request::Stop { grace_ms, wait } => {
-                    let grace = grace_ms.map_or(self.grace, Duration::from_millis);
-                    self.shorten(&server, &mut stop, &by, grace, now);
-                    if wait {
-                        let progress = Progress::Draining(stop.drain(&server, now));
-                        // A client that has gone away meanwhile is dropped at the next line.
-                        let _ = reply.send(Response::Progress(progress));
-                        stop.waiting.push(reply);
-                        return State::Draining { server, stop };
-                    }
-                    answer_stopping(Some(reply), State::Draining { server, stop }, now)
-                }
-            },
-            (State::Draining { server, stop }, Event::ServerFinished) => self.end(server, Some(stop)),
-            (State::Draining { server, mut stop }, Event::Tick) => {
-                let drain = stop.tell_waiting(&server, now);
-                stop.countdown = now + COUNTDOWN;
-                if drain.left > 0 {
-                    let left = clients(drain.left);
-                    let to_go = seconds(stop.deadline.saturating_duration_since(now));
-                    let fields = [("left", drain.left.into()), ("remaining_ms", drain.remaining_ms.into())];
-                    self.log.line(Level::Info, "draining", format!("{left} left, {to_go} to go"), fields);
-                }
+
+            (State::Serving { server }, Event::Request { request: Request::Stop { grace_ms, wait }, by, reply }) => {
+                let mut stop = self.begin_stop(&server, by, self.grace(grace_ms), now);
+                stop.attend(reply, wait, &server, now);
                 State::Draining { server, stop }
             }
+            (
+                State::Draining { server, mut stop },
+                Event::Request { request: Request::Stop { grace_ms, wait }, by, reply },
+            ) => {
+                self.shorten(&server, &mut stop, &by, self.grace(grace_ms), now);
+                stop.attend(reply, wait, &server, now);
+                State::Draining { server, stop }
+            }
+            (
+                state @ (State::Serving { .. } | State::Draining { .. }),
+                Event::Request { request: request @ (Request::Ping {} | Request::Status {}), reply, .. },
+            ) => {
+                let answer = if request == (Request::Ping {}) { self.pong() } else { self.status(&state, now) };
+                // A client that has gone away meanwhile needs no answer.
+                let _ = reply.send(Response::Answer(answer));
+                state
+            }
 
-            // Nobody calls this any more; what is asked of a server that has stopped gets no answer.
-            (state @ State::Stopped(_), Event::Stop { .. })
-            | (state @ State::Stopped(_), Event::Request { .. })
-            | (state @ State::Stopped(_), Event::ServerFinished)
-            | (state @ State::Stopped(_), Event::Tick) => state,
-        }
+            (State::Serving { server }, Event::ServerFinished) => return ControlFlow::Break(self.end(server, None)),
+            (State::Draining { server, stop }, Event::ServerFinished) => {
+                return ControlFlow::Break(self.end(server, Some(stop)));
+            }
+
+            (state @ State::Serving { .. }, Event::Tick) => state,
+            (State::Draining { server, mut stop }, Event::Tick) => {
+                self.count_down(&server, &mut stop, now);
+                State::Draining { server, stop }
+            }
+        })
     }
 
-    fn begin_stop(
-        &self,
-        server: Handle,
-        by: Trigger,
-        grace: Duration,
-        waiting: Vec<Sender<Response>>,
-        now: Instant,
-    ) -> State {
+    fn grace(&self, asked_ms: Option<u64>) -> Duration {
+        asked_ms.map_or(self.0.grace, Duration::from_millis)
+    }
+
+    fn begin_stop(&self, server: &Handle, by: Trigger, grace: Duration, now: Instant) -> Stop {
         let deadline = later(now, grace);
-        let tron = self.last_resort.then(|| {
-            let stopper = server.stopper();
-            Tron::watch(self.log, deadline, move || what_hangs(&stopper.connections()))
-        });
-        let tron = tron.and_then(|tron| match tron {
-            Ok(tron) => Some(tron),
-            Err(error) => {
-                let message = format!("no thread to watch over the deadline: {}", text::Reason(&error));
-                self.log.line(Level::Warning, "no_last_resort", message, []);
-                None
-            }
-        });
-        // A second from now, and not at once: most clients leave before.
-        let mut stop = Stop { by, deadline, countdown: now + COUNTDOWN, waiting, tron };
+        let tron = if self.0.last_resort { self.watch(server, deadline) } else { None };
         // Counted before, since some leave at once.
         let left = server.counts().now;
         server.stop(grace);
-        let message = format!("{}: stopping, {} connected, grace period {}", stop.by, clients(left), seconds(grace));
+        let message = format!("{by}: stopping, {} connected, grace period {}", clients(left), seconds(grace));
         let fields =
-            [("by", stop.by.to_string().into()), ("connected", left.into()), ("grace_ms", milliseconds(grace).into())];
-        self.log.line(Level::Info, "stopping", message, fields);
-        stop.tell_waiting(&server, now);
-        State::Draining { server, stop }
+            [("by", by.to_string().into()), ("connected", left.into()), ("grace_ms", milliseconds(grace).into())];
+        self.0.log.line(Level::Info, "stopping", message, fields);
+        // The countdown begins a second from now, and not at once: most clients leave before.
+        Stop { by, deadline, countdown: now + COUNTDOWN, waiting: Vec::new(), tron }
+    }
+
+    fn watch(&self, server: &Handle, deadline: Instant) -> Option<Tron> {
+        let stopper = server.stopper();
+        let tron = Tron::watch(self.0.log, deadline, move || what_hangs(&stopper.connections()));
+        tron.inspect_err(|error| {
+            let message = format!("no thread to watch over the deadline: {}", text::Reason(error));
+            self.0.log.line(Level::Warning, "no_last_resort", message, []);
+        })
+        .ok()
+    }
+
+    fn count_down(&self, server: &Handle, stop: &mut Stop, now: Instant) {
+        stop.countdown = now + COUNTDOWN;
+        let drain = stop.tell_waiting(server, now);
+        if drain.left > 0 {
+            let left = clients(drain.left);
+            let to_go = seconds(stop.deadline.saturating_duration_since(now));
+            let fields = [("left", drain.left.into()), ("remaining_ms", drain.remaining_ms.into())];
+            self.0.log.line(Level::Info, "draining", format!("{left} left, {to_go} to go"), fields);
+        }
     }
 
     /// Moves the deadline of a stop under way, but only towards now: two who ask get the shorter of both.
@@ -215,64 +193,75 @@ impl Settings {
             format!("{by}: the grace period ends in {}, {left} left", seconds(grace))
         };
         let fields = [("by", by.to_string().into()), ("grace_ms", milliseconds(grace).into())];
-        self.log.line(Level::Info, "deadline_moved", message, fields);
+        self.0.log.line(Level::Info, "deadline_moved", message, fields);
         stop.tell_waiting(server, now);
     }
 
     /// The server thread is done.
-    fn end(&self, server: Handle, stop: Option<Stop>) -> State {
+    fn end(&self, server: Handle, stop: Option<Stop>) -> End {
         let joined = server.join();
         let (by, waiting) = match stop {
             Some(stop) => (Some(stop.by), stop.waiting), // Drops Tron.
             None => (None, Vec::new()),
         };
-        let result = match (joined, by) {
-            (Ok(drain), by) => Ok(Report { by, drain }),
-            (Err(error), _) => Err(Error::Server(error)),
+        let result = match joined {
+            Ok(drain) => Ok(Report { by, drain }),
+            Err(error) => Err(Error::Server(error)),
         };
         match &result {
-            Ok(report) => self.log_report(report),
-            Err(error) => self.log.line(Level::Error, "failed", error, []),
+            Ok(report) => self.log_report(&plain::report(report)),
+            Err(error) => self.0.log.line(Level::Error, "failed", error, []),
         }
-        State::Stopped(End { result, waiting })
+        End { result, waiting }
     }
 
-    fn log_report(&self, report: &Report) {
-        let drain = &report.drain;
-        for connection in &drain.forced {
-            let stuck = drain.stuck.iter().any(|stuck| stuck.id == connection.id);
-            let connection = plain::connection(connection, stuck);
-            let message = format!("closed by force: {}", text::describe(&connection));
+    fn log_report(&self, report: &protocol::Report) {
+        for connection in &report.connections {
+            let message = format!("closed by force: {}", text::describe(connection));
             let fields = [("id", connection.id.into()), ("peer", connection.peer.to_string().into())];
-            self.log.line(Level::Warning, "forced", message, fields);
+            self.0.log.line(Level::Warning, "forced", message, fields);
         }
         let fields = [
-            ("told", drain.told.into()),
-            ("left", drain.left.into()),
-            ("closed", drain.closed.into()),
-            ("forced", drain.forced.len().into()),
-            ("stuck", drain.stuck.len().into()),
-            ("took_ms", milliseconds(drain.took).into()),
+            ("told", report.told.into()),
+            ("left", report.left.into()),
+            ("closed", report.closed.into()),
+            ("forced", report.forced.into()),
+            ("stuck", report.stuck.into()),
+            ("took_ms", report.took_ms.into()),
         ];
-        self.log.line(Level::Info, "stopped", text::summary(&plain::report(report)), fields);
+        self.0.log.line(Level::Info, "stopped", text::summary(report), fields);
     }
 
     fn pong(&self) -> Answer {
-        Answer::Pong { name: self.name.clone(), pid: std::process::id(), version: crate::VERSION.into() }
+        Answer::Pong { name: self.0.name.clone(), pid: std::process::id(), version: crate::VERSION.into() }
     }
 
-    fn status(&self, server: &Handle, drain: Option<Drain>, now: Instant) -> Answer {
+    fn status(&self, state: &State, now: Instant) -> Answer {
+        let (server, state, drain) = match state {
+            State::Serving { server } => (server, protocol::State::Serving, None),
+            State::Draining { server, stop } => (server, protocol::State::Draining, Some(stop.drain(server, now))),
+        };
         Answer::Status(Status {
-            name: self.name.clone(),
-            kind: self.kind.clone(),
-            state: if drain.is_some() { StateName::Draining } else { StateName::Serving },
+            name: self.0.name.clone(),
+            kind: self.0.kind.clone(),
+            state,
             pid: std::process::id(),
             address: server.address(),
-            uptime_ms: milliseconds(now.saturating_duration_since(self.started)),
+            uptime_ms: milliseconds(now.saturating_duration_since(self.0.started)),
             connections: plain::counts(server.counts()),
             drain,
             version: crate::VERSION.into(),
         })
+    }
+}
+
+impl State {
+    /// When there is something to do, although nothing happens.
+    fn next_tick(&self) -> Option<Instant> {
+        match self {
+            State::Serving { .. } => None,
+            State::Draining { stop, .. } => Some(stop.countdown),
+        }
     }
 }
 
@@ -284,6 +273,17 @@ impl Stop {
             left: connections.len(),
             remaining_ms: milliseconds(self.deadline.saturating_duration_since(now)),
             connections: connections.iter().take(MAX_NAMED).map(|it| plain::connection(it, false)).collect(),
+        }
+    }
+
+    /// Tells somebody who asked for a stop how it goes, now and, if wanted, until its end.
+    fn attend(&mut self, reply: Sender<Response>, wait: bool, server: &Handle, now: Instant) {
+        let drain = self.drain(server, now);
+        if !wait {
+            // A client that has gone away meanwhile needs no answer.
+            let _ = reply.send(Response::Answer(Answer::Stopping(drain)));
+        } else if reply.send(Response::Progress(Progress::Draining(drain))).is_ok() {
+            self.waiting.push(reply);
         }
     }
 
@@ -306,23 +306,6 @@ impl End {
             // One that has gone away meanwhile needs no answer.
             let _ = reply.send(Response::Answer(answer.clone()));
         }
-    }
-}
-
-fn answer(reply: &Sender<Response>, answer: Answer, state: State) -> State {
-    // A client that has gone away meanwhile needs no answer.
-    let _ = reply.send(Response::Answer(answer));
-    state
-}
-
-/// Answers somebody who does not want to wait for the end of the stop.
-fn answer_stopping(reply: Option<Sender<Response>>, state: State, now: Instant) -> State {
-    match (reply, &state) {
-        (Some(reply), State::Draining { server, stop }) => {
-            let drain = stop.drain(server, now);
-            answer(&reply, Answer::Stopping(drain), state)
-        }
-        (Some(_) | None, State::Serving { .. } | State::Draining { .. } | State::Stopped(_)) => state,
     }
 }
 
