@@ -9,8 +9,9 @@ use supervisor::instance::InstanceName;
 use supervisor::text::parse_seconds;
 
 use crate::commands;
+use crate::failure::Failure;
 
-/// Commands a running supervisor.
+/// Give commands to a running supervisor.
 #[derive(Debug, Parser)]
 #[command(name = "admin-cli", version, arg_required_else_help = true)]
 #[command(after_help = "Examples:
@@ -18,14 +19,18 @@ use crate::commands;
   admin-cli --name web stop --now     close all connections of `web` at once
   admin-cli --port 8000 status        what the one on port 8000 is doing
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 not running, 4 not permitted, 5 done but clients were closed by force, \
-6 no answer, 7 gave up waiting (what was asked for goes on), 8 done but a handler could not be ended")]
+Exit codes:
+  0  done                  5  done, but clients were closed by force
+  1  failed                6  no answer
+  2  usage                 7  gave up waiting; what was asked for goes on
+  3  not running           8  done, but a handler could not be ended
+  4  not permitted")]
 struct Cli {
-    #[command(flatten)]
-    target: Target,
     /// Write the answer as JSON
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    target: Target,
     #[command(subcommand)]
     command: Command,
 }
@@ -33,6 +38,7 @@ struct Cli {
 /// Which supervisor is meant. None of these: the only one that is running.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
+#[command(next_help_heading = "Which supervisor (else the only one that is running)")]
 pub(crate) struct Target {
     /// The supervisor with this name
     #[arg(short, long, global = true)]
@@ -81,6 +87,7 @@ pub(crate) fn run() -> Exit {
         Command::Ping => commands::ping(&target, json),
         Command::Status => commands::status(&target, json),
         Command::Stop(stop) => commands::stop(&target, json, &stop),
+        Command::List if target.is_given() => Err(Failure::new(Exit::Usage, "list shows all; it takes no target")),
         Command::List => commands::list(json),
     };
     outcome.unwrap_or_else(|failure| failure.tell(json))

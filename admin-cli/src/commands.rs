@@ -6,12 +6,12 @@ use serde_json::json;
 use supervisor::Exit;
 use supervisor::client::{self, AskError, Patience};
 use supervisor::protocol::{Answer, Drain, Progress, Report, Request, State, Status};
-use supervisor::text::{Count, Seconds, describe, summary};
+use supervisor::text::{Seconds, countdown, describe_forced, summary};
 
 use crate::args::{Stop, Target};
 use crate::failure::Failure;
 use crate::output::{self, LiveLine};
-use crate::target;
+use crate::target::{self, Found};
 
 pub(crate) fn ping(target: &Target, json: bool) -> Result<Exit, Failure> {
     ask(target, json, Request::Ping {}, Patience::short(), |answer| match answer {
@@ -55,9 +55,9 @@ pub(crate) fn list(json: bool) -> Result<Exit, Failure> {
     } else if found.is_empty() {
         output::message("no supervisor of yours is running");
     } else {
-        output::data(&format!("{:<15} {:<8} {:<21} {:<8} {}", "NAME", "KIND", "ADDRESS", "PID", "STATE"));
-        for found in &found {
-            output::data(&found.line());
+        let head = ["NAME", "KIND", "ADDRESS", "PID", "STATE"].map(str::to_owned);
+        for line in output::table(std::iter::once(head).chain(found.iter().map(Found::row)).collect()) {
+            output::data(&line);
         }
     }
     Ok(Exit::Done)
@@ -82,7 +82,8 @@ fn ask(
     match (&answer, show(&answer)) {
         (Answer::Error(refusal), _) => Err(Failure::refused(&chosen.label, refusal)),
         (_, Some((_, exit))) if json => {
-            output::data(&json!(answer).to_string());
+            // As it was received, in the order of the specification.
+            output::data(&serde_json::to_string(&answer).unwrap_or_default());
             Ok(exit)
         }
         (_, Some((text, exit))) => {
@@ -117,13 +118,12 @@ fn describe_status(status: &Status) -> String {
 }
 
 fn describe_drain(drain: &Drain) -> String {
-    let to_go = Seconds(Duration::from_millis(drain.remaining_ms));
-    format!("stopping, asked by {}: {} left, {to_go} to go", drain.by, Count(drain.left, "client"))
+    format!("stopping, asked by {}: {}", drain.by, countdown(drain))
 }
 
 fn describe_report(report: &Report) -> String {
     let mut lines = vec![summary(report)];
-    lines.extend(report.connections.iter().map(|connection| format!("  by force: {}", describe(connection))));
+    lines.extend(report.connections.iter().map(|connection| format!("  by force: {}", describe_forced(connection))));
     let more = report.forced.saturating_sub(report.connections.len());
     if more > 0 {
         lines.push(format!("  and {more} more"));

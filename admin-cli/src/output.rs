@@ -1,10 +1,9 @@
 //! Data goes to stdout, messages to stderr.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
 
 use supervisor::protocol::Drain;
-use supervisor::text::{Count, Seconds, describe};
+use supervisor::text::{countdown, describe};
 
 /// How many connections the live line names.
 const NAMED: usize = 2;
@@ -17,6 +16,17 @@ pub(crate) fn data(line: &str) {
 /// Writes a line for people.
 pub(crate) fn message(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Lines whose columns are as wide as what is in them.
+pub(crate) fn table<const N: usize>(rows: Vec<[String; N]>) -> Vec<String> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |row: &[String; N]| {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }
 
 /// Shows how a drain goes in one line that is written over, if stderr is a terminal. The line is gone when this is
@@ -32,19 +42,19 @@ impl LiveLine {
     }
 
     pub(crate) fn show(&self, drain: &Drain) {
-        if !self.terminal || drain.left == 0 {
+        if !self.terminal || drain.open == 0 {
             return;
         }
-        let to_go = Seconds(Duration::from_millis(drain.remaining_ms));
-        let mut line = format!("{} left, {to_go} to go", Count(drain.left, "client"));
+        let mut line = countdown(drain);
         let named: Vec<_> = drain.connections.iter().take(NAMED).map(describe).collect();
         if !named.is_empty() {
             line = format!("{line}: {}", named.join("; "));
         }
-        if drain.left > named.len() {
+        if drain.open > named.len() {
             line.push_str("; …");
         }
-        let _ = write!(io::stderr().lock(), "\r\x1b[K{line}");
+        // Cut off at the edge instead of wrapped: only one line can be written over.
+        let _ = write!(io::stderr().lock(), "\r\x1b[K\x1b[?7l{line}\x1b[?7h");
     }
 }
 

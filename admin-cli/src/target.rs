@@ -1,6 +1,7 @@
 //! Which supervisor is meant.
 
 use std::io::{self, IsTerminal, Write};
+use std::thread;
 use std::time::Duration;
 
 use supervisor::Exit;
@@ -32,6 +33,11 @@ pub(crate) struct Found {
 }
 
 impl Target {
+    /// Whether any is named.
+    pub(crate) fn is_given(&self) -> bool {
+        self.name.is_some() || self.socket.is_some() || self.port.is_some()
+    }
+
     /// Finds the supervisor that is meant. If that is not clear, asks on a terminal.
     pub(crate) fn choose(&self) -> Result<Chosen, Failure> {
         match (&self.name, &self.socket, self.port) {
@@ -55,8 +61,15 @@ impl Target {
 
 /// All instances of this user that have a socket, in the order of their names.
 pub(crate) fn find() -> Result<Vec<Found>, Failure> {
-    let names = instance::list().map_err(|message| Failure::new(Exit::Failed, message))?;
-    names.into_iter().map(|name| Ok(Found { status: look(&named(&name)?.place), name })).collect()
+    let names = instance::list().map_err(|error| {
+        let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Failed };
+        Failure::new(exit, error.to_string())
+    })?;
+    let places = names.iter().map(|name| named(name).map(|chosen| chosen.place)).collect::<Result<Vec<_>, _>>()?;
+    // At the same time: one that hangs keeps nobody waiting for the others.
+    let looks: Vec<_> = places.into_iter().map(|place| thread::spawn(move || look(&place))).collect();
+    let looked = looks.into_iter().map(|look| look.join().unwrap_or(Err(AskError::HungUp)));
+    Ok(names.into_iter().zip(looked).map(|(name, status)| Found { name, status }).collect())
 }
 
 fn look(place: &Place) -> Result<Status, AskError> {
@@ -84,8 +97,8 @@ fn only_one() -> Result<Chosen, Failure> {
 
 fn ask_which(several: &[Found]) -> Result<&Found, Failure> {
     output::message("several supervisors are running:");
-    for (number, found) in several.iter().enumerate() {
-        output::message(&format!("  {}  {}", number + 1, found.line()));
+    for (number, line) in output::table(several.iter().map(Found::row).collect()).iter().enumerate() {
+        output::message(&format!("  {}  {line}", number + 1));
     }
     let unclear = || Failure::new(Exit::Usage, "say which one is meant with --name or --port");
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
@@ -101,15 +114,15 @@ fn ask_which(several: &[Found]) -> Result<&Found, Failure> {
 
 impl Found {
     /// Name, kind, address, process and state.
-    pub(crate) fn line(&self) -> String {
-        let name = &self.name;
+    pub(crate) fn row(&self) -> [String; 5] {
+        let unknown = |state: String| [self.name.to_string(), "-".into(), "-".into(), "-".into(), state];
         match &self.status {
             Ok(Status { kind, address, pid, state, .. }) => {
                 let state = format!("{state:?}").to_lowercase();
-                format!("{name:<15} {kind:<8} {:<21} {pid:<8} {state}", address.to_string())
+                [self.name.to_string(), kind.clone(), address.to_string(), pid.to_string(), state]
             }
-            Err(AskError::NotRunning) => format!("{name:<15} {:<8} {:<21} {:<8} dead", "-", "-", "-"),
-            Err(error) => format!("{name:<15} {:<8} {:<21} {:<8} {error}", "-", "-", "-"),
+            Err(AskError::NotRunning) => unknown("dead".into()),
+            Err(error) => unknown(error.to_string()),
         }
     }
 }

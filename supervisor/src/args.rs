@@ -10,7 +10,7 @@ use supervisor::text::{Seconds, parse_seconds};
 use supervisor::worker::handlers::{Commands, Echo, Http, Logged};
 use supervisor::{AdminSocket, Exit, Handler, Level, Log, Supervisor};
 
-/// Serves, and stops so that every client is told: on Enter, on a signal, or on `admin-cli stop`.
+/// Run a server, and stop it so that every client is told: on Enter, a signal, or `admin-cli stop`.
 #[derive(Debug, Parser)]
 #[command(name = "supervisor", version, arg_required_else_help = true)]
 #[command(after_help = "Examples:
@@ -55,7 +55,7 @@ enum Server {
 
 #[derive(Debug, Args)]
 struct Options {
-    /// Name by which admin-cli finds this instance [default: echo, command or http]
+    /// Name by which admin-cli finds this instance [default: the server's]
     #[arg(short, long)]
     name: Option<InstanceName>,
     /// How long clients get to leave on a stop
@@ -64,7 +64,7 @@ struct Options {
     /// How many connections are served at once
     #[arg(long, value_name = "N", default_value_t = default_max_connections())]
     max_connections: usize,
-    /// Whether admin-cli can command this instance: try to, do not start without, or off
+    /// Admin socket for admin-cli: start without it if it cannot be had, require it, or have none
     #[arg(long, value_name = "MODE", default_value = "try")]
     admin: Admin,
     /// Path of the admin socket, in a folder of its user alone [default: what belongs to the name]
@@ -174,7 +174,8 @@ fn default_max_connections() -> usize {
     use nix::sys::resource::{Resource, getrlimit};
     const MOST: u64 = 10_000;
     const KEPT: u64 = 100;
-    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(soft, _)| soft.saturating_sub(KEPT).clamp(1, MOST));
+    let most = |limit: u64| (limit - KEPT.min(limit / 2)).clamp(1, MOST);
+    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(soft, _)| most(soft));
     usize::try_from(most).unwrap_or(usize::MAX)
 }
 

@@ -74,6 +74,11 @@ impl Patience {
         let limit = Duration::from_secs(5);
         Patience { first: limit, whole: Some(limit) }
     }
+
+    /// Whether the time for the whole is over before an answer would be late.
+    fn gives_up_first(self) -> bool {
+        self.whole.is_some_and(|whole| whole < self.first)
+    }
 }
 
 /// Asks for something and returns the answer. `progress` hears what is said before.
@@ -103,7 +108,8 @@ pub fn ask(
             Ok(Ok(Response::Answer(answer))) => return Ok(answer),
             Ok(Err(error)) => return Err(error),
             Err(RecvTimeoutError::Disconnected) => return Err(AskError::HungUp),
-            Err(RecvTimeoutError::Timeout) => return Err(if spoken { AskError::GaveUp } else { AskError::Silent }),
+            Err(RecvTimeoutError::Timeout) if spoken || patience.gives_up_first() => return Err(AskError::GaveUp),
+            Err(RecvTimeoutError::Timeout) => return Err(AskError::Silent),
         }
         spoken = true;
     }

@@ -24,7 +24,7 @@ pub enum Exit {
     NoAnswer = 6,
     /// Gave up waiting; what was asked for goes on.
     GaveUp = 7,
-    /// A stop overran its deadline because something hung; the process ended all the same.
+    /// Something hung: a handler could not be ended, or the stop overran its deadline. The process ended all the same.
     Overrun = 8,
 }
 

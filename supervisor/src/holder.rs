@@ -10,8 +10,8 @@ pub(crate) fn holder_of(address: SocketAddr) -> Option<String> {
     use procfs::process::{FDTarget, all_processes};
 
     let in_the_way = |local: SocketAddr| {
-        let both = |ip: std::net::IpAddr| ip.is_unspecified();
-        local.port() == address.port() && (local.ip() == address.ip() || both(local.ip()) || both(address.ip()))
+        let ips = [local.ip(), address.ip()];
+        local.port() == address.port() && (ips[0] == ips[1] || ips.iter().any(|ip| ip.is_unspecified()))
     };
     let entries = procfs::net::tcp().ok()?.into_iter().chain(procfs::net::tcp6().unwrap_or_default());
     let sockets: Vec<u64> = entries

@@ -74,13 +74,13 @@ impl Place {
         Ok(Place { socket: socket_path(&folder, name), lock: folder.join(format!("{name}.lock")) })
     }
 
-    /// The place of an instance whose admin socket has this path. Its lock is beside it; on Windows, where a pipe has
-    /// nothing beside it, in the usual folder.
+    /// The place of an instance whose admin socket has this path. Its lock is beside it, with `.lock` behind its name; on
+    /// Windows, where a pipe has nothing beside it, in the usual folder.
     ///
     /// # Errors
     /// A message for people when the path has no file name or its folder cannot be found.
     pub fn at(socket: &Path) -> Result<Place, String> {
-        let Some(name) = socket.file_stem() else {
+        let Some(name) = socket.file_name() else {
             return Err(format!("{} is no path of a socket", socket.display()));
         };
         let folder = if cfg!(windows) {
@@ -114,13 +114,16 @@ impl Place {
 /// The names of all instances that this user has, or had: each left a socket. In order.
 ///
 /// # Errors
-/// A message for people when the folder cannot be read. That it does not exist is no error.
-pub fn list() -> Result<Vec<InstanceName>, String> {
-    let folder = folder()?;
+/// When the folder cannot be read. That it does not exist is no error.
+pub fn list() -> io::Result<Vec<InstanceName>> {
+    let folder = folder().map_err(io::Error::other)?;
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(format!("cannot list {}: {}", folder.display(), Reason(&error))),
+        Err(error) => {
+            let message = format!("cannot list {}: {}", folder.display(), Reason(&error));
+            return Err(io::Error::new(error.kind(), message));
+        }
     };
     let mut names: Vec<InstanceName> = entries
         .filter_map(|entry| {
@@ -196,8 +199,8 @@ impl Claim {
             }
             // Between opening and locking, the last holder may have removed the file: then this lock holds nothing.
             if is_same_file(&lock, &place.lock) {
-                // For people who look into the folder.
-                lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(unusable)?;
+                // For people who look into the folder: on a full disk they find nothing.
+                let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
                 return Ok(Claim { lock, path: place.lock.clone() });
             }
         }
@@ -225,7 +228,8 @@ fn open_lock(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
+        // A link would never be the file that was locked.
+        options.mode(0o600).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits());
     }
     options.open(path)
 }

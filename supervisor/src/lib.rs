@@ -141,13 +141,16 @@ impl Supervisor {
     }
 
     /// Enter on the console stops the server; a second Enter closes what is left by force.
+    ///
+    /// On Unix the calling thread, and the threads that it starts from then on, have SIGTTIN and SIGTTOU blocked: the
+    /// terminal cannot suspend them.
     pub fn console(mut self) -> Supervisor {
         self.console = true;
         self
     }
 
     /// SIGHUP, SIGINT, SIGTERM and SIGQUIT (on Windows: console events) stop the server; a second one closes what is
-    /// left by force.
+    /// left by force. They stay taken for the rest of the process, also when the supervisor has ended.
     pub fn signals(mut self) -> Supervisor {
         self.signals = true;
         self
@@ -196,7 +199,7 @@ impl Supervisor {
     fn start_claimed(self, listener: TcpListener, claimed: Option<(Place, Claim)>) -> Result<Running, Error> {
         let address = listener.local_addr().map_err(|source| Error::Start { what: "the listener", source })?;
         if self.console {
-            console::ignore_job_control().map_err(|source| Error::Start { what: "the console", source })?;
+            console::block_job_control().map_err(|source| Error::Start { what: "the console", source })?;
         }
         let (events, received) = mpsc::channel();
         let signals = if self.signals {
@@ -239,18 +242,23 @@ impl Supervisor {
                 return Err(Error::Start { what: "the server thread", source });
             }
         };
+        let stopper = server.stopper();
         let thread = thread::Builder::new().name("master-control".into()).spawn(move || {
             let _until_the_end = signals;
             log_ready(log, address, socket.as_deref(), enter);
             let mut end = Master::new(settings).run(server, &received);
             let last_answers = admin.map(Admin::close);
+            end.adopt(received);
             end.tell_waiting();
             if let Some(last_answers) = last_answers {
                 last_answers.wait();
             }
             end.result
         });
-        let thread = thread.map_err(|source| Error::Start { what: "master control", source })?;
+        let thread = thread.map_err(|source| {
+            stopper.stop(Duration::ZERO);
+            Error::Start { what: "master control", source }
+        })?;
         Ok(Running { control: Control { events }, address, thread })
     }
 
@@ -270,6 +278,7 @@ impl Supervisor {
             })
             .and_then(|place| match Claim::new(&place) {
                 Ok(claim) => Ok((place, claim)),
+                Err(ClaimError::Taken) if self.socket.is_some() => Err(Error::socket_taken(&place)),
                 Err(ClaimError::Taken) => Err(Error::name_taken(&self.name, &place)),
                 Err(ClaimError::Unusable { path, source }) => Err(Error::AdminSocket { path, source }),
             });
@@ -291,6 +300,16 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         listen(&listener, Backlog::new(4096)?)?;
     }
     Ok(listener)
+}
+
+/// What the instance at this place says of itself.
+fn who_is(place: &Place) -> Option<String> {
+    match client::ask(place, protocol::Request::Status {}, client::Patience::short(), |_| {}) {
+        Ok(protocol::Answer::Status(status)) => {
+            Some(format!("{} on {} (pid {})", status.kind, status.address, status.pid))
+        }
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// Goes on without an admin socket, if that is allowed and the reason is not that the name is taken.
@@ -449,6 +468,13 @@ pub enum Error {
         /// Who has it, if it says so.
         holder: Option<String>,
     },
+    /// The admin socket's path is taken by another instance.
+    SocketTaken {
+        /// The path.
+        path: PathBuf,
+        /// Who has it, if it says so.
+        holder: Option<String>,
+    },
     /// The admin socket cannot be had.
     AdminSocket {
         /// The socket, its lock, or their folder.
@@ -474,14 +500,11 @@ impl Error {
     }
 
     fn name_taken(name: &InstanceName, place: &Place) -> Error {
-        let status = client::ask(place, protocol::Request::Status {}, client::Patience::short(), |_| {});
-        let holder = match status {
-            Ok(protocol::Answer::Status(status)) => {
-                Some(format!("{} on {} (pid {})", status.kind, status.address, status.pid))
-            }
-            Ok(_) | Err(_) => None,
-        };
-        Error::NameTaken { name: name.to_string(), holder }
+        Error::NameTaken { name: name.to_string(), holder: who_is(place) }
+    }
+
+    fn socket_taken(place: &Place) -> Error {
+        Error::SocketTaken { path: place.socket.clone(), holder: who_is(place) }
     }
 
     /// The exit code for a program that ends with this error.
@@ -494,6 +517,7 @@ impl Error {
             }
             Error::Bind { .. }
             | Error::NameTaken { .. }
+            | Error::SocketTaken { .. }
             | Error::AdminSocket { .. }
             | Error::Start { .. }
             | Error::Server(_) => Exit::Failed,
@@ -523,6 +547,10 @@ impl fmt::Display for Error {
                 let holder = holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default();
                 write!(formatter, "the name {name} is taken{holder}; stop that or choose another name with --name")
             }
+            Error::SocketTaken { path, holder } => {
+                let holder = holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default();
+                write!(formatter, "the socket {} is taken{holder}; stop that or choose another path", path.display())
+            }
             Error::AdminSocket { path, source } => {
                 write!(formatter, "cannot use {} for the admin socket: {}", path.display(), Reason(source))
             }
@@ -538,7 +566,7 @@ impl std::error::Error for Error {
             Error::Bind { source, .. } | Error::AdminSocket { source, .. } | Error::Start { source, .. } => {
                 Some(source)
             }
-            Error::NameTaken { .. } => None,
+            Error::NameTaken { .. } | Error::SocketTaken { .. } => None,
             Error::Server(error) => Some(error),
         }
     }

@@ -48,7 +48,7 @@ impl Log {
         Log { form: Form::Text, verbose: false }
     }
 
-    /// One JSON object a line: `time`, `level`, `event`, `message`, and what else belongs to the event.
+    /// One JSON object a line, with `time`, `level`, `event`, `message`, and what else belongs to the event.
     pub fn json() -> Log {
         Log { form: Form::Json, verbose: false }
     }

@@ -16,6 +16,9 @@ use crate::{Error, Report, plain, text};
 /// How often those who wait for a stop hear how it goes.
 const COUNTDOWN: Duration = Duration::from_secs(1);
 
+/// A SIGHUP within this time after another signal is no second request.
+const TOGETHER: Duration = Duration::from_millis(500);
+
 /// What does not change as long as the supervisor lives.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -43,6 +46,7 @@ enum State {
 #[derive(Debug)]
 struct Stop {
     by: Trigger,
+    began: Instant,
     deadline: Instant,
     /// When the next countdown line is due.
     countdown: Instant,
@@ -88,6 +92,9 @@ impl Master {
         ControlFlow::Continue(match (state, event) {
             (State::Serving { server }, Event::Stop { by, grace }) => {
                 let stop = self.begin_stop(&server, by, grace.unwrap_or(self.0.grace), now);
+                State::Draining { server, stop }
+            }
+            (State::Draining { server, stop }, Event::Stop { by, .. }) if stop.comes_with(&by, now) => {
                 State::Draining { server, stop }
             }
             (State::Draining { server, mut stop }, Event::Stop { by, grace }) => {
@@ -151,7 +158,7 @@ impl Master {
             [("by", by.to_string().into()), ("connected", left.into()), ("grace_ms", milliseconds(grace).into())];
         self.0.log.line(Level::Info, "stopping", message, fields);
         // The countdown begins a second from now, and not at once: most clients leave before.
-        Stop { by, deadline, countdown: now + COUNTDOWN, waiting: Vec::new(), tron }
+        Stop { by, began: now, deadline, countdown: now + COUNTDOWN, waiting: Vec::new(), tron }
     }
 
     fn watch(&self, server: &Handle, deadline: Instant) -> Option<Tron> {
@@ -167,11 +174,9 @@ impl Master {
     fn count_down(&self, server: &Handle, stop: &mut Stop, now: Instant) {
         stop.countdown = now + COUNTDOWN;
         let drain = stop.tell_waiting(server, now);
-        if drain.left > 0 {
-            let left = clients(drain.left);
-            let to_go = seconds(stop.deadline.saturating_duration_since(now));
-            let fields = [("left", drain.left.into()), ("remaining_ms", drain.remaining_ms.into())];
-            self.0.log.line(Level::Info, "draining", format!("{left} left, {to_go} to go"), fields);
+        if drain.open > 0 {
+            let fields = [("open", drain.open.into()), ("remaining_ms", drain.remaining_ms.into())];
+            self.0.log.line(Level::Info, "draining", text::countdown(&drain), fields);
         }
     }
 
@@ -190,7 +195,7 @@ impl Master {
         let message = if grace.is_zero() {
             format!("{by}: closing {left} by force")
         } else {
-            format!("{by}: the grace period ends in {}, {left} left", seconds(grace))
+            format!("{by}: the grace period ends in {}, {left} still connected", seconds(grace))
         };
         let fields = [("by", by.to_string().into()), ("grace_ms", milliseconds(grace).into())];
         self.0.log.line(Level::Info, "deadline_moved", message, fields);
@@ -217,7 +222,7 @@ impl Master {
 
     fn log_report(&self, report: &protocol::Report) {
         for connection in &report.connections {
-            let message = format!("closed by force: {}", text::describe(connection));
+            let message = format!("closed by force: {}", text::describe_forced(connection));
             let fields = [("id", connection.id.into()), ("peer", connection.peer.to_string().into())];
             self.0.log.line(Level::Warning, "forced", message, fields);
         }
@@ -266,11 +271,22 @@ impl State {
 }
 
 impl Stop {
+    /// Whether this belongs to the signal that began the stop: service managers and terminals send a SIGHUP along with
+    /// another signal.
+    fn comes_with(&self, by: &Trigger, now: Instant) -> bool {
+        match (&self.by, by) {
+            (Trigger::Signal { name: first, .. }, Trigger::Signal { name: second, .. }) => {
+                *first != "SIGHUP" && *second == "SIGHUP" && now.saturating_duration_since(self.began) < TOGETHER
+            }
+            _ => false,
+        }
+    }
+
     fn drain(&self, server: &Handle, now: Instant) -> Drain {
         let connections = server.connections();
         Drain {
             by: self.by.to_string(),
-            left: connections.len(),
+            open: connections.len(),
             remaining_ms: milliseconds(self.deadline.saturating_duration_since(now)),
             connections: connections.iter().take(MAX_NAMED).map(|it| plain::connection(it, false)).collect(),
         }
@@ -296,6 +312,15 @@ impl Stop {
 }
 
 impl End {
+    /// Those who asked for a stop in the last moment get the same answer as the others.
+    pub(crate) fn adopt(&mut self, events: Receiver<Event>) {
+        for event in events.try_iter() {
+            if let Event::Request { request: Request::Stop { .. }, reply, .. } = event {
+                self.waiting.push(reply);
+            }
+        }
+    }
+
     /// Answers those who waited for the end, once the port and the name are free.
     pub(crate) fn tell_waiting(&mut self) {
         let answer = match &self.result {

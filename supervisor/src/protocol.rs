@@ -6,8 +6,8 @@
 //!
 //! ```text
 //! -> {"v":1,"request":"stop","grace_ms":5000}
-//! <- {"event":"draining","by":"user 1000 (pid 77)","left":2,"remaining_ms":4999,"connections":[…]}
-//! <- {"result":"stopped","report":{"told":2,"left":2,"closed":0,"forced":0,"stuck":0,"took_ms":740,"connections":[]}}
+//! <- {"event":"draining","by":"admin client (user 1000, pid 77)","open":2,"remaining_ms":4999,"connections":[…]}
+//! <- {"result":"stopped","report":{"by":"…","told":2,"left":2,"closed":0,"forced":0,"stuck":0,"took_ms":740,"connections":[]}}
 //! ```
 //!
 //! `v` is the protocol's version, [`VERSION`]. A request with another version, an unknown request and an unknown field
@@ -76,7 +76,7 @@ pub enum Response {
 pub enum Progress {
     /// Sent when a stop begins, once a second while it lasts, and when its deadline moves.
     ///
-    /// `{"event":"draining","by":"SIGTERM","left":2,"remaining_ms":4999,"connections":[…]}`
+    /// `{"event":"draining","by":"SIGTERM","open":2,"remaining_ms":4999,"connections":[…]}`
     Draining(Drain),
 }
 
@@ -99,7 +99,7 @@ pub enum Answer {
     Status(Status),
     /// The stop has begun, and nobody waits for it.
     ///
-    /// `{"result":"stopping","by":"user 1000 (pid 77)","left":2,"remaining_ms":5000,"connections":[…]}`
+    /// `{"result":"stopping","by":"admin client (user 1000, pid 77)","open":2,"remaining_ms":5000,"connections":[…]}`
     Stopping(Drain),
     /// The server has stopped. The port is free, and so is the instance's name.
     ///
@@ -189,11 +189,11 @@ pub struct Counts {
 pub struct Drain {
     /// What asked for it.
     pub by: String,
-    /// How many connections are left.
-    pub left: usize,
+    /// How many connections are still open.
+    pub open: usize,
     /// Until the deadline, in milliseconds.
     pub remaining_ms: u64,
-    /// The connections that are left, oldest first, up to [`MAX_NAMED`] of them.
+    /// The connections that are still open, oldest first, up to [`MAX_NAMED`] of them.
     pub connections: Vec<Connection>,
 }
 

@@ -4,14 +4,25 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::protocol::{Activity, Connection, Report};
+use crate::protocol::{Activity, Connection, Drain, Report};
 
-/// A connection that is still there, and why.
+/// How many are still connected, and for how long they may be.
+pub fn countdown(drain: &Drain) -> String {
+    format!("{} still connected, {} s to go", Count(drain.open, "client"), drain.remaining_ms.div_ceil(1000))
+}
+
+/// A connection that was closed by force, and why that was necessary.
+pub fn describe_forced(connection: &Connection) -> String {
+    let stayed = if connection.activity == Activity::Leaving { ", but stayed" } else { "" };
+    format!("{}{stayed}", describe(connection))
+}
+
+/// A connection, and what it is doing.
 pub fn describe(connection: &Connection) -> String {
     let why = match connection.activity {
         Activity::Idle => "idle",
         Activity::Busy => "in the middle of a message",
-        Activity::Leaving => "told, but stayed",
+        Activity::Leaving => "told",
         Activity::Stuck => "its handler hangs",
     };
     format!("connection {} from {}, {why}", connection.id, connection.peer)

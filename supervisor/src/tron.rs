@@ -10,6 +10,9 @@ use crate::log::{Level, Log};
 /// How far a stop may overrun its deadline.
 pub(crate) const OVERRUN: Duration = Duration::from_secs(1);
 
+/// Who wakes up that much after the time has been suspended meanwhile, by Ctrl-Z or with the whole machine.
+const LATE: Duration = Duration::from_millis(500);
+
 /// How long the last words may take. Whoever reads stderr may hang, too.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -34,6 +37,8 @@ impl Tron {
                 match deadlines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                     Ok(deadline) => end = deadline + OVERRUN,
                     Err(RecvTimeoutError::Disconnected) => return,
+                    // The whole process stood still, and has to have its second now.
+                    Err(RecvTimeoutError::Timeout) if end.elapsed() > LATE => end = Instant::now() + OVERRUN,
                     Err(RecvTimeoutError::Timeout) => derez(log, what_hangs),
                 }
             }

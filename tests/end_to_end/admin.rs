@@ -49,7 +49,7 @@ fn stop_without_waiting_returns_while_the_stop_goes_on() {
     let home = Home::new();
     let (instance, client) = with_a_client(&home);
     let answer = instance.admin(&["stop", "--no-wait", "--json"]).expect(0).json();
-    assert_eq!((&answer["result"], &answer["left"]), (&"stopping".into(), &1.into()));
+    assert_eq!((&answer["result"], &answer["open"]), (&"stopping".into(), &1.into()));
     assert!(instance.is_running());
     drop(client);
     assert_eq!(instance.wait(), 0);
@@ -83,10 +83,10 @@ fn ping_status_and_list_answer_during_a_drain() {
     let (instance, client) = with_a_client(&home);
     instance.admin(&["stop", "--no-wait"]).expect(0);
     instance.admin(&["ping"]).expect(0);
-    instance.admin(&["status"]).expect(0).says("draining").says("1 client left");
+    instance.admin(&["status"]).expect(0).says("draining").says("1 client still connected");
     let status = instance.status();
     assert_eq!(status["state"], "draining");
-    assert_eq!((&status["drain"]["left"], &status["drain"]["connections"][0]["id"]), (&1.into(), &1.into()));
+    assert_eq!((&status["drain"]["open"], &status["drain"]["connections"][0]["id"]), (&1.into(), &1.into()));
     home.admin(&["list"]).expect(0).says("draining");
     drop(client);
     assert_eq!(instance.wait(), 0);
@@ -101,7 +101,7 @@ fn a_second_stop_with_a_shorter_grace_shortens() {
     instance.admin(&["stop", "--grace", "0.2"]).expect(5);
     first.end().expect(5);
     assert_eq!(instance.wait(), 5);
-    assert!(instance.log().contains("the grace period ends in 200 ms, 1 client left"), "{}", instance.log());
+    assert!(instance.log().contains("the grace period ends in 200 ms, 1 client still connected"), "{}", instance.log());
 }
 
 #[test]

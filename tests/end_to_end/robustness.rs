@@ -275,7 +275,7 @@ fn an_admin_client_that_asks_for_a_stop_and_vanishes_does_no_harm() {
     drop(stream);
     client.assert_told();
     // Each of these lines is one that the client would have got.
-    instance.err.wait_for("1 client left");
+    instance.err.wait_for("1 client still connected");
     assert_eq!(instance.status()["state"], "draining");
     drop(client);
     assert_eq!(instance.wait(), 0);

@@ -71,11 +71,11 @@ fn while_clients_remain_a_countdown_says_how_many_and_how_long() {
     let mut clients = [instance.client(), instance.client()];
     clients.iter_mut().for_each(|client| client.greet());
     instance.signal(SIGTERM);
-    let line = instance.err.wait_for("2 clients left");
+    let line = instance.err.wait_for("2 clients still connected");
     assert!(line.ends_with(" s to go"), "{line}");
     let [_first, second] = clients;
     drop(second);
-    instance.err.wait_for("1 client left");
+    instance.err.wait_for("1 client still connected");
     drop(_first);
     assert_eq!(instance.wait(), 0);
 }
@@ -130,4 +130,18 @@ fn a_json_log_has_one_object_a_line_and_names_the_trigger() {
     assert_eq!(events, ["listening", "connected", "stopping", "ended", "stopped"], "{log}");
     assert!(objects[2]["by"].as_str().unwrap().starts_with("SIGTERM"), "{log}");
     assert_eq!((&objects[4]["told"], &objects[4]["forced"]), (&1.into(), &0.into()), "{log}");
+}
+
+#[test]
+fn a_sighup_that_comes_with_another_signal_is_no_second_request() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    // As a service manager sends them that wants to reach shells, too.
+    instance.signal(SIGTERM);
+    instance.signal(SIGHUP);
+    client.assert_told();
+    drop(client);
+    assert_eq!(instance.wait(), 0);
 }

@@ -188,3 +188,26 @@ fn two_that_start_at_the_same_time_with_one_name_one_of_them_serves() {
         assert_eq!(alive[0].wait(), 0);
     }
 }
+
+#[test]
+fn a_file_in_the_place_of_the_socket_or_of_its_lock_is_left_alone() {
+    let home = Home::new();
+    let folder = home.folder().join("private");
+    fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+    let (file, neighbour, target) = (folder.join("data.txt"), folder.join("data.lock"), folder.join("target"));
+    for file in [&file, &neighbour, &target] {
+        fs::write(file, "precious").unwrap();
+    }
+    std::os::unix::fs::symlink(&target, folder.join("linked.sock.lock")).unwrap();
+    for socket in ["data.txt", "linked.sock"] {
+        let socket = folder.join(socket).display().to_string();
+        home.run(home.supervisor(&["echo", "--admin", "require", "--socket", &socket])).expect(1);
+    }
+    let socket = folder.join("data.sock").display().to_string();
+    let instance = home.start(&["echo", "--socket", &socket]);
+    home.admin(&["--socket", &socket, "stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    for file in [&file, &neighbour, &target] {
+        assert_eq!(fs::read_to_string(file).unwrap(), "precious", "{}", file.display());
+    }
+}

@@ -67,7 +67,7 @@ pub(crate) fn drain(registry: &Arc<Registry>, notice: Option<&[u8]>) -> DrainRep
         live = registry.wait(live, For::TheLast, left);
     }
     DrainReport {
-        told: live.counts.told,
+        told: registry.told(),
         left: live.counts.left,
         closed: live.counts.closed,
         forced,

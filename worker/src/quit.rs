@@ -36,6 +36,8 @@ impl Flag {
 #[derive(Debug)]
 pub(crate) struct Quit {
     pub(crate) flag: Flag,
+    /// Set by the accepting thread when it has seen the flag.
+    pub(crate) noticed: Flag,
     doors: Vec<SocketAddr>,
     wake: Mutex<Wake>,
 }
@@ -43,7 +45,7 @@ pub(crate) struct Quit {
 #[derive(Debug)]
 enum Wake {
     /// Holds a spare descriptor, so that the wake-up can connect even when the process has no other left.
-    Ready { _spare: Option<TcpListener> },
+    Ready { spare: Option<TcpListener> },
     /// The wake-up came from this address, if it could connect.
     Done(Option<SocketAddr>),
 }
@@ -52,21 +54,51 @@ impl Quit {
     pub(crate) fn new(listener: &TcpListener) -> io::Result<Quit> {
         Ok(Quit {
             flag: Flag::new(),
+            noticed: Flag::new(),
             doors: doors(listener.local_addr()?),
-            wake: Mutex::new(Wake::Ready { _spare: listener.try_clone().ok() }),
+            wake: Mutex::new(Wake::Ready { spare: listener.try_clone().ok() }),
         })
     }
 
     /// Sets the flag, *then* wakes `accept` by a connection to the listener's own port. Later calls only try again what
     /// has failed.
+    ///
+    /// Where nothing connects, because the listener's address or the loopback interface is gone or a firewall is in the
+    /// way, the listener is shut down: that loses what waits in its queue, and nobody can have come there any more.
     pub(crate) fn set(&self) {
         let mut wake = self.lock();
         self.flag.set();
-        if !matches!(*wake, Wake::Done(Some(_))) {
-            *wake = Wake::Done(None); // Frees the spare descriptor for the connection below.
-            let knock = |door| TcpStream::connect_timeout(door, WAKE_LIMIT).and_then(|stream| stream.local_addr());
-            *wake = Wake::Done(self.doors.iter().find_map(|door| knock(door).ok()));
+        let spare = match &mut *wake {
+            Wake::Ready { spare } => spare.take(),
+            Wake::Done(None) => None,
+            Wake::Done(Some(_)) => return,
+        };
+        let knocked = match self.knock() {
+            Err(error) if is_out_of_descriptors(&error) => {
+                drop(spare);
+                self.knock().ok()
+            }
+            Err(_) if self.noticed.is_set() => None,
+            Err(_) => {
+                if let Some(listener) = spare {
+                    shut(listener);
+                }
+                None
+            }
+            Ok(address) => Some(address),
+        };
+        *wake = Wake::Done(knocked);
+    }
+
+    fn knock(&self) -> io::Result<SocketAddr> {
+        let mut failed = io::ErrorKind::AddrNotAvailable.into();
+        for door in &self.doors {
+            match TcpStream::connect_timeout(door, WAKE_LIMIT).and_then(|stream| stream.local_addr()) {
+                Ok(address) => return Ok(address),
+                Err(error) => failed = error,
+            }
         }
+        Err(failed)
     }
 
     /// Whether a connection from `peer` is the wake-up and not a client. Waits for a wake-up that is under way.
@@ -80,6 +112,29 @@ impl Quit {
     fn lock(&self) -> std::sync::MutexGuard<'_, Wake> {
         // Each state is one assignment: a panic elsewhere cannot leave it half written.
         self.wake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a blocked `accept` on this socket, on Linux: std has no name for it, but a socket is a socket.
+#[cfg(unix)]
+fn shut(listener: TcpListener) {
+    let socket = TcpStream::from(std::os::fd::OwnedFd::from(listener));
+    let _ = socket.shutdown(std::net::Shutdown::Both);
+}
+
+/// Windows ends nothing that way.
+#[cfg(windows)]
+fn shut(_listener: TcpListener) {}
+
+/// `io::ErrorKind` has no name for this. The numbers are the same on all Unix systems.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ERROR_TOO_MANY_OPEN_FILES: i32 = 4;
+    match error.raw_os_error() {
+        Some(ENFILE | EMFILE) => cfg!(unix),
+        Some(ERROR_TOO_MANY_OPEN_FILES) => cfg!(windows),
+        _ => false,
     }
 }
 
@@ -116,6 +171,20 @@ mod tests {
         let (_, peer) = listener.accept().unwrap();
         assert_eq!(peer, client.local_addr().unwrap(), "the second set() connected again");
         assert!(!quit.is_wake_up(peer));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_blocked_accept_is_ended_where_nothing_connects() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut quit = Quit::new(&listener).unwrap();
+        // Nobody listens there, so the connection is refused.
+        quit.doors = vec!["127.0.0.1:1".parse().unwrap()];
+        std::thread::scope(|scope| {
+            let accepting = scope.spawn(|| listener.accept().unwrap_err().kind());
+            quit.set();
+            assert_eq!(accepting.join().unwrap(), io::ErrorKind::InvalidInput);
+        });
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -100,6 +100,8 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     live: Mutex<Live>,
+    /// Beside the lock, because it is counted under a connection's own lock, which others take under this one.
+    told: AtomicUsize,
     /// Signalled when the server thread waits, and what it waits for happens or the deadline changes.
     changed: Condvar,
 }
@@ -182,7 +184,7 @@ impl Registry {
     }
 
     pub(crate) fn count_told(&self) {
-        self.lock().counts.told += 1;
+        self.told.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn count_refused(&self) {
@@ -191,7 +193,11 @@ impl Registry {
 
     pub(crate) fn counts(&self) -> Counts {
         let live = self.lock();
-        Counts { now: live.connections.len(), ..live.counts }
+        Counts { now: live.connections.len(), told: self.told(), ..live.counts }
+    }
+
+    pub(crate) fn told(&self) -> usize {
+        self.told.load(Ordering::Relaxed)
     }
 
     pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {

@@ -312,6 +312,7 @@ impl Acceptor {
     fn run(mut self, listener: TcpListener) -> Result<DrainReport, ServerError> {
         let _finish = Finish(self.shared.clone(), self.threads.clone());
         let failed = self.accept_until_quit(&listener).err();
+        self.shared.quit.noticed.set();
         self.threads.keep_all();
         let shared = self.shared.clone();
         match failed {
@@ -332,7 +333,10 @@ impl Acceptor {
                 Ok((stream, peer)) => self.admit(stream, peer),
                 Err(error) if concerns_one_client(&error) => {}
                 // Not, or no longer, a listening socket.
-                Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
+                Err(error) if error.kind() == ErrorKind::InvalidInput && !self.shared.quit.flag.is_set() => {
+                    return Err(error);
+                }
+                Err(error) if error.kind() == ErrorKind::InvalidInput => {}
                 Err(error) => self.wait_for_room(&error),
             }
         }
@@ -353,7 +357,7 @@ impl Acceptor {
                     self.admit(stream, peer);
                 }
                 Err(error) if concerns_one_client(&error) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::InvalidInput) => return,
                 // No descriptor is left, and nobody has one to give.
                 Err(_) if alone => return,
                 Err(_) => {

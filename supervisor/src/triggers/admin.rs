@@ -44,7 +44,16 @@ impl Admin {
         let (door, knock) = Door::new(&place)?;
         let desk = Desk { answers: answers.clone(), clients: Arc::new(AtomicUsize::new(0)), events, log };
         let (going, gone) = mpsc::channel();
-        let reception = Reception { place, listener, claim, _going: going, knock, desk };
+        let reception = Reception {
+            #[cfg(target_os = "linux")]
+            identity: unix::identity_of(&place),
+            place,
+            listener,
+            claim,
+            _going: going,
+            knock,
+            desk,
+        };
         thread::Builder::new().name("admin".into()).spawn(move || reception.serve())?;
         Ok(Admin { door, gone, answers })
     }
@@ -96,6 +105,8 @@ struct Reception {
     // Dropped before the claim: it removes its file, and without the claim that may be another instance's.
     listener: Listener,
     claim: Claim,
+    #[cfg(target_os = "linux")]
+    identity: unix::Identity,
     // From here on socket and name are free.
     _going: Sender<Infallible>,
     knock: Knock,
@@ -105,9 +116,14 @@ struct Reception {
 fn listen(place: &Place) -> io::Result<Listener> {
     // The place is claimed, so a socket that is there has been left by an instance that is gone.
     #[cfg(unix)]
-    match std::fs::remove_file(&place.socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
+    {
+        use std::os::unix::fs::FileTypeExt;
+        match std::fs::symlink_metadata(&place.socket) {
+            Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(&place.socket)?,
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else than a socket is there")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
     let options = ListenerOptions::new().name(place.socket_name()?);
     #[cfg(unix)]
@@ -204,7 +220,7 @@ mod unix {
     }
 
     #[cfg(target_os = "linux")]
-    pub(super) use linux::Watch;
+    pub(super) use linux::{Identity, Watch, identity_of};
 
     /// Elsewhere nothing tells that the socket's file was deleted.
     #[cfg(not(target_os = "linux"))]
@@ -249,14 +265,23 @@ mod unix {
         /// How often it tries again while its folder vanishes.
         const MOVES: usize = 20;
 
-        /// Sees when something in the socket's folder is deleted, or the folder itself.
+        /// Sees when something in the socket's folder is deleted or replaced, or the folder itself.
         pub(in super::super) struct Watch(Inotify);
+
+        /// What tells the socket's file from another one that was moved to its place.
+        pub(in super::super) type Identity = Option<(u64, u64)>;
+
+        pub(in super::super) fn identity_of(place: &Place) -> Identity {
+            use std::os::unix::fs::MetadataExt;
+            std::fs::symlink_metadata(&place.socket).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+        }
 
         impl Watch {
             pub(super) fn new(place: &Place) -> io::Result<Watch> {
                 let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
                 let going = AddWatchFlags::IN_DELETE
                     | AddWatchFlags::IN_MOVED_FROM
+                    | AddWatchFlags::IN_MOVED_TO
                     | AddWatchFlags::IN_DELETE_SELF
                     | AddWatchFlags::IN_MOVE_SELF;
                 inotify.add_watch(place.lock.parent().unwrap_or(Path::new(".")), going)?;
@@ -275,7 +300,7 @@ mod unix {
 
         impl Reception {
             pub(super) fn is_in_place(&self) -> bool {
-                self.place.socket.exists() && self.claim.holds()
+                self.identity.is_some() && identity_of(&self.place) == self.identity && self.claim.holds()
             }
 
             /// Returns false if that cannot be done.
@@ -302,6 +327,8 @@ mod unix {
             }
 
             fn try_to_move_in_again(&mut self) -> io::Result<()> {
+                // A listener removes its file when it is dropped, and the old one would remove another's.
+                self.listener.do_not_reclaim_name_on_drop();
                 if !self.claim.holds() {
                     self.claim = Claim::new(&self.place).map_err(|error| match error {
                         ClaimError::Taken => io::Error::other("its name was taken meanwhile"),
@@ -310,9 +337,8 @@ mod unix {
                 }
                 // Before the socket is there: what happens to it from then on is seen.
                 self.knock.watch = Watch::new(&self.place)?;
-                // A listener removes its file when it is dropped, and the old one would remove the new one's.
-                self.listener.do_not_reclaim_name_on_drop();
                 self.listener = listen(&self.place)?;
+                self.identity = identity_of(&self.place);
                 Ok(())
             }
         }
@@ -389,8 +415,7 @@ impl Desk {
         let (answers, events, log) = (self.answers.clone(), self.events.clone(), self.log);
         // Without a thread the client is not answered, and sees its connection closed.
         let _ = thread::Builder::new().name("admin-client".into()).spawn(move || {
-            let _seat = seat;
-            converse(&client, &answers, &events, log);
+            converse(&client, seat, &answers, &events, log);
         });
     }
 }
@@ -412,7 +437,9 @@ impl Drop for Seat {
 }
 
 /// One request and its answer. A client that goes away meanwhile, or does not read, ends only its own conversation.
-fn converse(client: &Stream, answers: &Answers, events: &Sender<Event>, log: Log) {
+///
+/// The seat is free again when the request has been read: who waits for the end of a stop keeps nobody from asking.
+fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Sender<Event>, log: Log) {
     let mut output = client;
     let by = match identify(client) {
         Ok(by) => by,
@@ -432,6 +459,7 @@ fn converse(client: &Stream, answers: &Answers, events: &Sender<Event>, log: Log
             return;
         }
     };
+    drop(seat);
     answers.add(1);
     let (reply, responses) = mpsc::channel();
     // If master control is gone, so is the other end of `responses`.

@@ -103,7 +103,7 @@ fn listen_to_terminal(enter: impl FnMut() -> bool) -> io::Result<()> {
 /// Keeps the terminal from suspending this process, and the threads that it starts from now on: with these signals
 /// blocked, a read in the background is an error, and a write goes through.
 #[cfg(unix)]
-pub(crate) fn ignore_job_control() -> io::Result<()> {
+pub(crate) fn block_job_control() -> io::Result<()> {
     use nix::sys::signal::{SigSet, Signal};
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTTIN);
@@ -113,7 +113,7 @@ pub(crate) fn ignore_job_control() -> io::Result<()> {
 
 /// There is no job control on Windows.
 #[cfg(windows)]
-pub(crate) fn ignore_job_control() -> io::Result<()> {
+pub(crate) fn block_job_control() -> io::Result<()> {
     Ok(())
 }
 

@@ -33,8 +33,9 @@ use version::{Verdict, Version};
 /// The longest body that is read and thrown away, in bytes. With a longer one the connection is closed.
 const MAX_BODY: u64 = 64 * 1024;
 
-/// How much of a request line is logged, in bytes.
-const MAX_LOGGED: usize = 1024;
+/// How much of a request line is logged, in bytes: with everything escaped, and once more for JSON, a line of a log stays
+/// within what a pipe takes at once.
+const MAX_LOGGED: usize = 380;
 
 /// Serves the files below a folder over HTTP/1.1: GET and HEAD, with listings of folders.
 ///

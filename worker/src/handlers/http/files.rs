@@ -10,6 +10,7 @@ use cap_std::fs::{Dir, OpenOptions, ReadDir};
 
 use super::answer::Status;
 use super::target::{Target, as_path};
+use crate::quit::is_out_of_descriptors;
 
 /// What stands for a folder, in this order.
 const INDEXES: [&str; 2] = ["index.html", "index.htm"];
@@ -121,7 +122,7 @@ impl Files {
 pub(super) fn status(error: &io::Error) -> Status {
     match error.kind() {
         _ if leads_outside(error) => Status::NotFound,
-        _ if out_of_descriptors(error) => Status::ServiceUnavailable,
+        _ if is_out_of_descriptors(error) => Status::ServiceUnavailable,
         ErrorKind::OutOfMemory | ErrorKind::WouldBlock => Status::ServiceUnavailable,
         ErrorKind::PermissionDenied => Status::Forbidden,
         _ => Status::NotFound,
@@ -131,18 +132,6 @@ pub(super) fn status(error: &io::Error) -> Status {
 /// This is how `cap-std` says it: not with an error of the system.
 fn leads_outside(error: &io::Error) -> bool {
     error.kind() == ErrorKind::PermissionDenied && error.raw_os_error().is_none()
-}
-
-/// `io::ErrorKind` has no name for this. The numbers are the same on all Unix systems.
-fn out_of_descriptors(error: &io::Error) -> bool {
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    const ERROR_TOO_MANY_OPEN_FILES: i32 = 4;
-    match error.raw_os_error() {
-        Some(ENFILE | EMFILE) => cfg!(unix),
-        Some(ERROR_TOO_MANY_OPEN_FILES) => cfg!(windows),
-        _ => false,
-    }
 }
 
 #[cfg(test)]
