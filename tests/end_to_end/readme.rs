@@ -35,7 +35,7 @@ fn shell(home: &Home, script: &str) -> Command {
         "#!/bin/bash\ncase \"$*\" in\n\
          \"run --release -p supervisor -- \"*) shift 5; exec supervisor \"$@\" ;;\n\
          \"test --workspace\") grep -q members Cargo.toml ;;\n\
-         \"install --path \"*) grep -q \"name = \\\"$3\\\"\" \"$3/Cargo.toml\" ;;\n\
+         \"install --locked --path \"*) grep -q \"name = \\\"$4\\\"\" \"$4/Cargo.toml\" ;;\n\
          *) echo \"cargo $*: unknown here\" >&2; exit 2 ;;\nesac\n"
             .into(),
     );
