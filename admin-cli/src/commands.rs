@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 use supervisor::Exit;
 use supervisor::client::{self, AskError, Patience};
-use supervisor::protocol::{Answer, Drain, Progress, Report, Request, State, Status};
-use supervisor::text::{Seconds, countdown, describe_forced, summary};
+use supervisor::protocol::{Answer, Drain, Progress, Report, Request, Status};
+use supervisor::text::{Seconds, countdown, describe_forced, milliseconds, summary};
 
 use crate::args::{Stop, Target};
 use crate::failure::Failure;
@@ -31,7 +31,7 @@ pub(crate) fn status(target: &Target, json: bool) -> Result<Exit, Failure> {
 
 pub(crate) fn stop(target: &Target, json: bool, stop: &Stop) -> Result<Exit, Failure> {
     let grace = if stop.now { Some(Duration::ZERO) } else { stop.grace };
-    let grace_ms = grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+    let grace_ms = grace.map(milliseconds);
     let patience = Patience { whole: stop.timeout, ..Patience::short() };
     ask(target, json, Request::Stop { grace_ms, wait: !stop.no_wait }, patience, |answer| match answer {
         Answer::Stopping(drain) => Some((describe_drain(drain), Exit::Done)),
@@ -99,10 +99,6 @@ fn ask(
 
 fn describe_status(status: &Status) -> String {
     let Status { name, kind, state, pid, address, uptime_ms, connections, drain, version } = status;
-    let state = match state {
-        State::Serving => "serving",
-        State::Draining => "draining",
-    };
     let mut text = format!(
         "{name} is {state}\n  kind         {kind}\n  address      {address}\n  pid          {pid}\n  \
          uptime       {}\n  connections  {} now, {} in all, {} refused\n  version      {version}",

@@ -118,8 +118,7 @@ impl Found {
         let unknown = |state: String| [self.name.to_string(), "-".into(), "-".into(), "-".into(), state];
         match &self.status {
             Ok(Status { kind, address, pid, state, .. }) => {
-                let state = format!("{state:?}").to_lowercase();
-                [self.name.to_string(), kind.clone(), address.to_string(), pid.to_string(), state]
+                [self.name.to_string(), kind.clone(), address.to_string(), pid.to_string(), state.to_string()]
             }
             Err(AskError::NotRunning) => unknown("dead".into()),
             Err(error) => unknown(error.to_string()),

@@ -10,6 +10,7 @@ use worker::Handle;
 use crate::event::{Event, Trigger};
 use crate::log::{Level, Log};
 use crate::protocol::{self, Answer, Drain, ErrorCode, MAX_NAMED, Progress, Refusal, Request, Response, Status};
+use crate::text::milliseconds;
 use crate::tron::Tron;
 use crate::{Error, Report, plain, text};
 
@@ -348,10 +349,6 @@ fn what_hangs(connections: &[worker::ConnectionInfo]) -> String {
 fn later(now: Instant, grace: Duration) -> Instant {
     // Longer than the clock can count is as good as for ever.
     now.checked_add(grace).unwrap_or(now + Duration::from_secs(u32::MAX.into()))
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn clients(number: usize) -> impl fmt::Display {

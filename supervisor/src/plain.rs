@@ -2,12 +2,13 @@
 
 use crate::Report;
 use crate::protocol::{self, Activity, Connection, Counts, MAX_NAMED};
+use crate::text::milliseconds;
 
 pub(crate) fn connection(from: &worker::ConnectionInfo, stuck: bool) -> Connection {
     Connection {
         id: from.id,
         peer: from.peer,
-        age_ms: u64::try_from(from.age.as_millis()).unwrap_or(u64::MAX),
+        age_ms: milliseconds(from.age),
         activity: match from.activity {
             _ if stuck => Activity::Stuck,
             worker::Activity::Idle => Activity::Idle,
@@ -33,7 +34,7 @@ pub(crate) fn report(from: &Report) -> protocol::Report {
         closed: drain.closed,
         forced: drain.forced.len(),
         stuck: drain.stuck.len(),
-        took_ms: u64::try_from(drain.took.as_millis()).unwrap_or(u64::MAX),
+        took_ms: milliseconds(drain.took),
         connections: stuck.chain(others).take(MAX_NAMED).collect(),
     }
 }

@@ -13,6 +13,7 @@
 //! `v` is the protocol's version, [`VERSION`]. A request with another version, an unknown request and an unknown field
 //! are answered with an error. Clients ignore fields and events that they do not know.
 
+use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
 
@@ -147,6 +148,15 @@ pub enum State {
     Serving,
     /// The server is being stopped.
     Draining,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            State::Serving => "serving",
+            State::Draining => "draining",
+        })
+    }
 }
 
 /// What a supervisor knows about itself and its server.

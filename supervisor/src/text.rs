@@ -83,6 +83,11 @@ impl fmt::Display for Seconds {
     }
 }
 
+/// Whole milliseconds, as the protocol has them. Longer than they can count is the most that they can count.
+pub fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A duration as people write it: seconds (`5`, `1.5`, `90s`), milliseconds (`200ms`), minutes (`2m`) or hours (`1h`).
 ///
 /// # Errors

@@ -32,15 +32,23 @@ mod unix {
             let wanted: Vec<_> = wanted.collect();
             let mut signals = SignalsInfo::<WithOrigin>::new(wanted.iter().map(|&(signal, _)| signal))?;
             let handle = signals.handle();
+            let closed = handle.clone();
             thread::Builder::new().name("signals".into()).spawn(move || {
-                for origin in &mut signals {
-                    let Some(&(_, name)) = wanted.iter().find(|&&(signal, _)| signal == origin.signal) else {
-                        continue;
-                    };
-                    let sender = origin.process.and_then(|process| u32::try_from(process.pid).ok());
-                    let by = Trigger::Signal { name, sender: sender.filter(|&pid| pid != 0) };
-                    if events.send(Event::Stop { by, grace: None }).is_err() {
-                        return;
+                while !closed.is_closed() {
+                    let mut together: Vec<_> = signals.wait().collect();
+                    // They come in no order. One that a SIGHUP came along with shall be the one that counts.
+                    if together.iter().any(|origin| origin.signal != SIGHUP) {
+                        together.retain(|origin| origin.signal != SIGHUP);
+                    }
+                    for origin in together {
+                        let Some(&(_, name)) = wanted.iter().find(|&&(signal, _)| signal == origin.signal) else {
+                            continue;
+                        };
+                        let sender = origin.process.and_then(|process| u32::try_from(process.pid).ok());
+                        let by = Trigger::Signal { name, sender: sender.filter(|&pid| pid != 0) };
+                        if events.send(Event::Stop { by, grace: None }).is_err() {
+                            return;
+                        }
                     }
                 }
             })?;

@@ -23,7 +23,9 @@ struct Item {
 /// # Errors
 /// When the folder cannot be read to its end.
 pub(super) fn page(folder: ReadDir, path: &[u8]) -> io::Result<String> {
-    let mut items = folder.map(|entry| Item::of(&entry?)).collect::<io::Result<Vec<_>>>()?;
+    let items = folder.map(|entry| Item::of(&entry?));
+    let is_deleted = |item: &io::Result<Item>| matches!(item, Err(error) if error.kind() == io::ErrorKind::NotFound);
+    let mut items = items.filter(|item| !is_deleted(item)).collect::<io::Result<Vec<_>>>()?;
     items.sort_by_cached_key(|item| (item.name.to_lowercase(), item.name.clone()));
     let mut title = format!("/{}", String::from_utf8_lossy(path));
     if !path.is_empty() {
