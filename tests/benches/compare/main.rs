@@ -1,7 +1,7 @@
 //! Measures beside peers in the same run, since machines differ and are noisy: read the ratios, not the figures.
 //!
 //! ```text
-//! cargo bench -p end-to-end                # everything, about four minutes
+//! cargo bench -p end-to-end                # everything, about three minutes
 //! cargo bench -p end-to-end -- stop idle   # only these: stop, idle, echo, http
 //! ```
 //!
