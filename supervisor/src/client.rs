@@ -106,6 +106,9 @@ pub fn ask(
         match response {
             Ok(Ok(Response::Progress(event))) => progress(event),
             Ok(Ok(Response::Answer(answer))) => return Ok(answer),
+            Ok(Err(AskError::Io(_))) | Err(RecvTimeoutError::Disconnected) if !spoken && is_gone(place) => {
+                return Err(AskError::NotRunning);
+            }
             Ok(Err(error)) => return Err(error),
             Err(RecvTimeoutError::Disconnected) => return Err(AskError::HungUp),
             Err(RecvTimeoutError::Timeout) if spoken || patience.gives_up_first() => return Err(AskError::GaveUp),
@@ -113,6 +116,11 @@ pub fn ask(
         }
         spoken = true;
     }
+}
+
+/// Whether a supervisor that hung up without a word did so because it was ending in that moment.
+fn is_gone(place: &Place) -> bool {
+    matches!(connect(place), Err(AskError::NotRunning))
 }
 
 /// Connects, asks, and passes on what is answered until the supervisor hangs up.
