@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use worker::Handle;
+use worker::{Handle, deadline_after};
 
 use crate::event::{Event, Trigger};
 use crate::log::{Level, Log};
@@ -149,11 +149,11 @@ impl Master {
     }
 
     fn begin_stop(&self, server: &Handle, by: Trigger, grace: Duration, now: Instant) -> Stop {
-        let deadline = later(now, grace);
+        let deadline = deadline_after(now, grace);
         let tron = if self.0.last_resort { self.watch(server, deadline) } else { None };
         // Counted before, since some leave at once.
         let left = server.counts().now;
-        server.stop(grace);
+        server.stop_by(deadline);
         let message = format!("{by}: stopping, {} connected, grace period {}", clients(left), seconds(grace));
         let fields =
             [("by", by.to_string().into()), ("connected", left.into()), ("grace_ms", milliseconds(grace).into())];
@@ -183,7 +183,7 @@ impl Master {
 
     /// Moves the deadline of a stop under way, but only towards now: two who ask get the shorter of both.
     fn shorten(&self, server: &Handle, stop: &mut Stop, by: &Trigger, grace: Duration, now: Instant) {
-        let deadline = later(now, grace);
+        let deadline = deadline_after(now, grace);
         if deadline >= stop.deadline {
             return;
         }
@@ -192,7 +192,7 @@ impl Master {
             tron.deadline_moved(deadline);
         }
         let left = clients(server.counts().now);
-        server.stop(grace);
+        server.stop_by(deadline);
         let message = if grace.is_zero() {
             format!("{by}: closing {left} by force")
         } else {
@@ -344,11 +344,6 @@ fn what_hangs(connections: &[worker::ConnectionInfo]) -> String {
     let more = connections.len() - named.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", named.join("; "))
-}
-
-fn later(now: Instant, grace: Duration) -> Instant {
-    // Longer than the clock can count is as good as for ever.
-    now.checked_add(grace).unwrap_or(now + Duration::from_secs(u32::MAX.into()))
 }
 
 fn clients(number: usize) -> impl fmt::Display {

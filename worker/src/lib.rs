@@ -67,4 +67,4 @@ mod turn;
 pub use connection::Connection;
 pub use drain::DrainReport;
 pub use registry::{Activity, ConnectionInfo, Counts, Outcome};
-pub use server::{Event, Handle, Handler, Server, ServerError, Stopper};
+pub use server::{Event, Handle, Handler, Server, ServerError, Stopper, deadline_after};

@@ -211,9 +211,11 @@ impl Stopper {
     /// If the server is stopping already, its deadline moves: shorter, longer, or with [`Duration::ZERO`] to now, which
     /// closes by force what is left.
     pub fn stop(&self, grace: Duration) {
-        let now = Instant::now();
-        // Longer than the clock can count is as good as for ever.
-        let deadline = now.checked_add(grace).unwrap_or(now + Duration::from_secs(u32::MAX.into()));
+        self.stop_by(deadline_after(Instant::now(), grace));
+    }
+
+    /// The same as [`Stopper::stop`], with the end of the grace period as a point in time.
+    pub fn stop_by(&self, deadline: Instant) {
         self.shared.registry.set_deadline(deadline);
         self.shared.quit.set();
     }
@@ -237,6 +239,12 @@ impl Stopper {
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         self.shared.registry.connections()
     }
+}
+
+/// The end of a grace period that begins now.
+pub fn deadline_after(now: Instant, grace: Duration) -> Instant {
+    // Longer than the clock can count is as good as for ever.
+    now.checked_add(grace).unwrap_or(now + Duration::from_secs(u32::MAX.into()))
 }
 
 /// Why a server ended without having been stopped.
@@ -332,11 +340,10 @@ impl Acceptor {
             match listener.accept() {
                 Ok((stream, peer)) => self.admit(stream, peer),
                 Err(error) if concerns_one_client(&error) => {}
-                // Not, or no longer, a listening socket.
-                Err(error) if error.kind() == ErrorKind::InvalidInput && !self.shared.quit.flag.is_set() => {
-                    return Err(error);
+                // No longer a listening socket: it was shut down to end this loop, or by somebody else.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                    return if self.shared.quit.flag.is_set() { Ok(()) } else { Err(error) };
                 }
-                Err(error) if error.kind() == ErrorKind::InvalidInput => {}
                 Err(error) => self.wait_for_room(&error),
             }
         }

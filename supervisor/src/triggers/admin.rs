@@ -18,7 +18,7 @@ use crate::protocol::{self, Answer, ErrorCode, LineError, MAX_LINE, Refusal, Req
 #[cfg(unix)]
 use crate::text::Reason;
 
-/// How many clients may be connected at the same time.
+/// How many clients may be about to send their request at the same time.
 const MAX_CLIENTS: usize = 64;
 
 /// How long a client may take to send its request, and to read each line of the answer.
@@ -532,7 +532,7 @@ fn identify(client: &Stream) -> Result<Trigger, String> {
     Ok(Trigger::Admin { user: Some(user), pid: peer.pid().and_then(|pid| u32::try_from(pid).ok()) })
 }
 
-/// The pipe is for this user alone; Windows tells the process.
+/// Windows tells the process. Who may write to the pipe is in its access list: by default its owner and administrators.
 #[cfg(windows)]
 fn identify(client: &Stream) -> Result<Trigger, String> {
     let pid = client.peer_creds().ok().and_then(|peer| peer.pid());
