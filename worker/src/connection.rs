@@ -39,6 +39,8 @@ pub struct Connection {
     read_deadline: Option<Instant>,
     /// The read timeout that the socket has now.
     applied: Option<Duration>,
+    /// Whether the message under way is the last one, unless others have arrived already.
+    last: bool,
     state: State,
 }
 
@@ -78,6 +80,7 @@ impl Connection {
             idle_timeout: None,
             read_deadline: None,
             applied: None,
+            last: false,
             state: State::Open,
         }
     }
@@ -93,16 +96,20 @@ impl Connection {
             return false;
         }
         self.read_deadline = None;
-        let quit = &self.shared.quit.flag;
-        if self.start < self.end && !quit.is_set() {
-            return true;
-        }
-        if self.entry.turn.rest(quit) == Phase::Leaving {
+        let at_hand = self.start < self.end && !self.last && !self.shared.leave.is_set();
+        let next = at_hand || self.wait_for_message();
+        // Only now: a message that comes during a drain is the last one, however long it was awaited.
+        self.last = self.is_draining();
+        next
+    }
+
+    fn wait_for_message(&mut self) -> bool {
+        if self.last || self.entry.turn.rest(&self.shared.leave) == Phase::Leaving {
             return self.serve_what_has_arrived();
         }
         let received = self.receive(self.idle_timeout, Wait::ForMessage);
         match (self.entry.turn.wake(), received) {
-            (Phase::Leaving, received) if self.shared.handler.notice().is_some() => {
+            (Phase::Leaving, received) if self.shared.notice.is_some() => {
                 self.state = if matches!(received, Ok(0)) { State::ClientLeft } else { State::Told };
                 false
             }
@@ -123,7 +130,7 @@ impl Connection {
     /// The server is quitting. A protocol that has a notice tells its client now. One that has none still answers a
     /// message that is here already.
     fn serve_what_has_arrived(&mut self) -> bool {
-        if self.shared.handler.notice().is_none() {
+        if self.shared.notice.is_none() {
             if self.start < self.end {
                 return true;
             }
@@ -251,7 +258,7 @@ impl Connection {
                 Outcome::Closed
             }
             State::ClientLeft => Outcome::Left,
-            State::MustTell => match self.shared.handler.notice() {
+            State::MustTell => match &self.shared.notice {
                 None => Outcome::Closed,
                 Some(notice) => match (&self.entry.stream).write_all(notice) {
                     Ok(()) => {

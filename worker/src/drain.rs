@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::net::Shutdown;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::registry::{ConnectionInfo, Entry, For, Registry};
+use crate::quit::Flag;
+use crate::registry::{ConnectionInfo, Entry, For, Live, Registry};
 use crate::socket;
 
 /// How long handler threads get to end after their connections were closed by force. One that takes longer is
@@ -30,42 +31,39 @@ pub struct DrainReport {
     pub forced: Vec<ConnectionInfo>,
     /// Those of the forced ones whose handler thread could not be ended either.
     pub stuck: Vec<ConnectionInfo>,
-    /// From the request to stop until the last connection was gone.
+    /// From the request until the last connection was gone.
     pub took: Duration,
 }
 
-/// Tells every idle connection, waits for all to end, and closes by force what is left at the deadline.
+/// Waits for all connections to end, tells the idle ones as soon as they have to leave, and closes by force what is left
+/// at the deadline.
 ///
-/// The quit flag and a deadline have been set, and no new connection comes.
-pub(crate) fn drain(registry: &Arc<Registry>, notice: Option<&[u8]>) -> DrainReport {
-    tell_idle(registry, notice);
-
+/// A deadline has been set, and no new connection comes.
+pub(crate) fn drain(registry: &Arc<Registry>, leave: &Flag, notice: Option<&[u8]>) -> DrainReport {
+    let mut all_told = false;
     let mut forced = Vec::new();
     let mut live = registry.lock();
-    let patience = loop {
+    let now = loop {
+        if leave.is_set() && !all_told {
+            drop(live);
+            tell_idle(registry, notice);
+            all_told = true;
+            live = registry.lock();
+        }
         let now = Instant::now();
         let deadline = live.stop.map_or(now, |stop| stop.deadline);
-        if live.connections.is_empty() {
-            break None;
-        }
-        if deadline <= now {
-            for entry in live.connections.values() {
-                forced.push(entry.info());
-                entry.forced.store(true, Ordering::SeqCst);
-                // Wakes a blocked read or write. It fails only where the client is gone already.
-                let _ = entry.stream.shutdown(Shutdown::Both);
-            }
-            live.counts.forced += forced.len();
-            break Some(now + PATIENCE);
+        if live.connections.is_empty() || deadline <= now {
+            break now;
         }
         live = registry.wait(live, For::TheLast, deadline - now);
     };
-    while let Some(left) = patience.and_then(|end| end.checked_duration_since(Instant::now())) {
-        if live.connections.is_empty() {
-            break;
-        }
-        live = registry.wait(live, For::TheLast, left);
-    }
+    // Those that were allowed to stay idle until now are not forced, but closed; a message that has arrived in this very
+    // moment is still answered, if that does not take long.
+    leave.set();
+    force(&mut live, &mut forced, |entry| !entry.turn.claim(|| tell(registry, entry, notice)));
+    live = wait_until_empty(registry, live, now + PATIENCE / 2);
+    force(&mut live, &mut forced, |_| true);
+    live = wait_until_empty(registry, live, now + PATIENCE);
     DrainReport {
         told: registry.told(),
         left: live.counts.left,
@@ -76,7 +74,29 @@ pub(crate) fn drain(registry: &Arc<Registry>, notice: Option<&[u8]>) -> DrainRep
     }
 }
 
-/// Tells every idle client. The busy ones find the quit flag at their next message boundary.
+/// Closes by force those of the connections for which that is due.
+fn force(live: &mut Live, forced: &mut Vec<ConnectionInfo>, is_due: impl Fn(&Arc<Entry>) -> bool) {
+    for entry in live.connections.values().filter(|entry| !entry.forced.load(Ordering::SeqCst)) {
+        if is_due(entry) {
+            forced.push(entry.info());
+            entry.forced.store(true, Ordering::SeqCst);
+            // Wakes a blocked read or write. It fails only where the client is gone already.
+            let _ = entry.stream.shutdown(Shutdown::Both);
+        }
+    }
+    live.counts.forced = forced.len();
+}
+
+fn wait_until_empty<'a>(registry: &Registry, mut live: MutexGuard<'a, Live>, end: Instant) -> MutexGuard<'a, Live> {
+    while let Some(left) = end.checked_duration_since(Instant::now())
+        && !live.connections.is_empty()
+    {
+        live = registry.wait(live, For::TheLast, left);
+    }
+    live
+}
+
+/// Tells every idle client. The busy ones find at their next message boundary that they have to leave.
 pub(crate) fn tell_idle(registry: &Arc<Registry>, notice: Option<&[u8]>) {
     for entry in registry.entries() {
         entry.turn.claim(|| tell(registry, &entry, notice));

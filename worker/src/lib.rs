@@ -54,9 +54,12 @@
 //! A reader that waits for its client is never interrupted while the client may still leave by itself. So nothing
 //! has to wake a blocked `read`, which is what Windows cannot do.
 
+mod acceptor;
 mod connection;
 mod drain;
+mod gate;
 pub mod handlers;
+mod probe;
 mod quit;
 mod registry;
 mod server;
@@ -66,5 +69,5 @@ mod turn;
 
 pub use connection::Connection;
 pub use drain::DrainReport;
-pub use registry::{Activity, ConnectionInfo, Counts, Outcome};
-pub use server::{Event, Handle, Handler, Server, ServerError, Stopper, deadline_after};
+pub use registry::{Activity, ConnectionInfo, Counts, Ids, Outcome};
+pub use server::{Event, Failure, Handle, Handler, MAX_CONNECTIONS, Server, ServerError, Stopper, deadline_after};

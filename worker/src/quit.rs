@@ -36,65 +36,94 @@ impl Flag {
 #[derive(Debug)]
 pub(crate) struct Quit {
     pub(crate) flag: Flag,
-    /// Set by the accepting thread when it has seen the flag.
-    pub(crate) noticed: Flag,
+    /// Set by the accepting thread when it accepts no more.
+    gone: Flag,
     doors: Vec<SocketAddr>,
     wake: Mutex<Wake>,
 }
 
 #[derive(Debug)]
 enum Wake {
+    /// Nobody accepts yet, or any more.
+    Pointless,
     /// Holds a spare descriptor, so that the wake-up can connect even when the process has no other left.
     Ready { spare: Option<TcpListener> },
-    /// The wake-up came from this address, if it could connect.
-    Done(Option<SocketAddr>),
+    /// The wake-up came from this address.
+    Knocked(SocketAddr),
+}
+
+/// What to do when nothing can connect to the listener: its address or the loopback interface is gone, or a firewall is in
+/// the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreachable {
+    /// Shut it down. That loses what waits in its queue, and nobody can have come there any more.
+    Shut,
+    /// Leave it, since others accept from it, too. The accepting thread goes on until the next client comes.
+    Leave,
 }
 
 impl Quit {
     pub(crate) fn new(listener: &TcpListener) -> io::Result<Quit> {
         Ok(Quit {
             flag: Flag::new(),
-            noticed: Flag::new(),
+            gone: Flag::new(),
             doors: doors(listener.local_addr()?),
-            wake: Mutex::new(Wake::Ready { spare: listener.try_clone().ok() }),
+            wake: Mutex::new(Wake::Pointless),
         })
+    }
+
+    /// The calling thread is about to accept: from now on it has to be woken. Returns false if it has been told to quit
+    /// already.
+    pub(crate) fn begin(&self, listener: &TcpListener) -> bool {
+        let mut wake = self.lock();
+        if self.flag.is_set() {
+            return false;
+        }
+        *wake = Wake::Ready { spare: listener.try_clone().ok() };
+        true
+    }
+
+    /// The calling thread accepts no more.
+    pub(crate) fn end(&self) {
+        // Before the lock: whoever is about to wake this thread holds it, and need not be in doubt any longer.
+        self.gone.set();
+        let mut wake = self.lock();
+        if let Wake::Ready { .. } = *wake {
+            *wake = Wake::Pointless;
+        }
     }
 
     /// Sets the flag, *then* wakes `accept` by a connection to the listener's own port. Later calls only try again what
     /// has failed.
-    ///
-    /// Where nothing connects, because the listener's address or the loopback interface is gone or a firewall is in the
-    /// way, the listener is shut down: that loses what waits in its queue, and nobody can have come there any more.
-    pub(crate) fn set(&self) {
+    pub(crate) fn set(&self, unreachable: Unreachable) {
         let mut wake = self.lock();
         self.flag.set();
-        let spare = match &mut *wake {
-            Wake::Ready { spare } => spare.take(),
-            Wake::Done(None) => None,
-            Wake::Done(Some(_)) => return,
+        let Wake::Ready { spare } = &mut *wake else { return };
+        let knocked = match self.knock(WAKE_LIMIT) {
+            Err(error) if is_out_of_descriptors(&error) && spare.take().is_some() => self.knock(WAKE_LIMIT),
+            knocked => knocked,
         };
-        let knocked = match self.knock() {
-            Err(error) if is_out_of_descriptors(&error) => {
-                drop(spare);
-                self.knock().ok()
+        match (knocked, unreachable) {
+            (Ok(stream), _) => {
+                if let Ok(address) = stream.local_addr() {
+                    *wake = Wake::Knocked(address);
+                }
             }
-            Err(_) if self.noticed.is_set() => None,
-            Err(_) => {
-                if let Some(listener) = spare {
+            (Err(_), Unreachable::Shut) if !self.gone.is_set() => {
+                if let Some(listener) = spare.take() {
                     shut(listener);
                 }
-                None
             }
-            Ok(address) => Some(address),
-        };
-        *wake = Wake::Done(knocked);
+            (Err(_), Unreachable::Shut | Unreachable::Leave) => {}
+        }
     }
 
-    fn knock(&self) -> io::Result<SocketAddr> {
+    /// Connects to the listener.
+    pub(crate) fn knock(&self, limit: Duration) -> io::Result<TcpStream> {
         let mut failed = io::ErrorKind::AddrNotAvailable.into();
         for door in &self.doors {
-            match TcpStream::connect_timeout(door, WAKE_LIMIT).and_then(|stream| stream.local_addr()) {
-                Ok(address) => return Ok(address),
+            match TcpStream::connect_timeout(door, limit) {
+                Ok(stream) => return Ok(stream),
                 Err(error) => failed = error,
             }
         }
@@ -106,7 +135,7 @@ impl Quit {
         // A listener on every IPv6 address sees an IPv4 client under a mapped address.
         let is_peer =
             |own: SocketAddr| (own.ip().to_canonical(), own.port()) == (peer.ip().to_canonical(), peer.port());
-        matches!(*self.lock(), Wake::Done(Some(own)) if is_peer(own))
+        matches!(*self.lock(), Wake::Knocked(own) if is_peer(own))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Wake> {
@@ -161,10 +190,11 @@ mod tests {
     fn a_blocked_accept_is_woken_once_and_knows_the_wake_up_from_a_client() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let quit = Quit::new(&listener).unwrap();
+        assert!(quit.begin(&listener));
         std::thread::scope(|scope| {
             let accepting = scope.spawn(|| listener.accept().unwrap().1);
-            quit.set();
-            quit.set();
+            quit.set(Unreachable::Shut);
+            quit.set(Unreachable::Shut);
             assert!(quit.is_wake_up(accepting.join().unwrap()));
         });
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -173,16 +203,34 @@ mod tests {
         assert!(!quit.is_wake_up(peer));
     }
 
+    #[test]
+    fn nobody_is_woken_who_does_not_accept() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let before = Quit::new(&listener).unwrap();
+        before.set(Unreachable::Shut);
+        assert!(!before.begin(&listener));
+        let after = Quit::new(&listener).unwrap();
+        assert!(after.begin(&listener));
+        after.end();
+        after.set(Unreachable::Shut);
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_blocked_accept_is_ended_where_nothing_connects() {
+    fn a_blocked_accept_is_ended_where_nothing_connects_unless_others_accept_there() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut quit = Quit::new(&listener).unwrap();
         // Nobody listens there, so the connection is refused.
         quit.doors = vec!["127.0.0.1:1".parse().unwrap()];
+        assert!(quit.begin(&listener));
+        quit.set(Unreachable::Leave);
+        drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        listener.accept().unwrap();
         std::thread::scope(|scope| {
             let accepting = scope.spawn(|| listener.accept().unwrap_err().kind());
-            quit.set();
+            quit.set(Unreachable::Shut);
             assert_eq!(accepting.join().unwrap(), io::ErrorKind::InvalidInput);
         });
     }

@@ -33,7 +33,7 @@ pub enum Activity {
 /// A connection as seen from outside.
 #[derive(Debug, Clone)]
 pub struct ConnectionInfo {
-    /// Counted from 1 in the order of arrival.
+    /// Its number, see [`Ids`].
     pub id: u64,
     /// The client's address.
     pub peer: SocketAddr,
@@ -96,10 +96,21 @@ impl Entry {
     }
 }
 
+/// Numbers for connections, from 1. Servers that share them never give one number twice.
+#[derive(Debug, Clone, Default)]
+pub struct Ids(Arc<AtomicU64>);
+
+impl Ids {
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
 /// All live connections, and the deadline by which they have to be gone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Registry {
     live: Mutex<Live>,
+    ids: Ids,
     /// Beside the lock, because it is counted under a connection's own lock, which others take under this one.
     told: AtomicUsize,
     /// Signalled when the server thread waits, and what it waits for happens or the deadline changes.
@@ -123,20 +134,34 @@ pub(crate) enum For {
     TheLast,
 }
 
-/// The request to stop.
+/// The request to stop, or to make room for another server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stop {
     pub(crate) began: Instant,
     /// May be moved while the drain runs.
     pub(crate) deadline: Instant,
+    pub(crate) queue: Queue,
+}
+
+/// What becomes of the clients that wait in the accept queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queue {
+    /// They are accepted and told: nobody else is going to.
+    Emptied,
+    /// They are left to another server on the same listener.
+    Left,
 }
 
 impl Registry {
+    pub(crate) fn new(ids: Ids) -> Registry {
+        Registry { live: Mutex::default(), ids, told: AtomicUsize::new(0), changed: Condvar::new() }
+    }
+
     pub(crate) fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Arc<Entry> {
         let mut live = self.lock();
         live.counts.total += 1;
         let entry = Arc::new(Entry {
-            id: live.counts.total,
+            id: self.ids.next(),
             peer,
             stream,
             turn: Turn::new(),
@@ -173,11 +198,11 @@ impl Registry {
         }
     }
 
-    /// Begins to stop, or moves the deadline of a stop that has begun.
-    pub(crate) fn set_deadline(&self, deadline: Instant) {
+    /// Begins to stop, or changes the deadline and the fate of the queue of a stop that has begun.
+    pub(crate) fn begin_stop(&self, deadline: Instant, queue: Queue) {
         let mut live = self.lock();
         let began = live.stop.map_or_else(Instant::now, |stop| stop.began);
-        live.stop = Some(Stop { began, deadline });
+        live.stop = Some(Stop { began, deadline, queue });
         if live.waiting.is_some() {
             self.changed.notify_all();
         }

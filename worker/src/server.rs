@@ -1,42 +1,26 @@
-//! The accept loop: [`Server`], its [`Handle`], and what they report.
+//! [`Server`], its [`Handle`], and what they report.
 
 use std::any::Any;
 use std::fmt;
-use std::io::{self, ErrorKind, Read};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::acceptor::Acceptor;
 use crate::connection::Connection;
 use crate::drain::{self, DrainReport};
-use crate::quit::Quit;
-use crate::registry::{ConnectionInfo, Counts, Entry, For, Outcome, Registry};
-use crate::socket;
+use crate::gate::Gate;
+use crate::probe::Probe;
+use crate::quit::{Flag, Quit, Unreachable, is_out_of_descriptors};
+use crate::registry::{ConnectionInfo, Counts, Entry, Ids, Outcome, Queue, Registry};
 use crate::threads::Threads;
 
-/// How long to wait before trying again when the system is out of descriptors, memory or threads, unless a connection
-/// ends before. Nothing else would say that there is room again.
-const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
-
-/// While the system stays exhausted, that is said once in this time.
-const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
-
-/// How many clients are still taken from the accept queue when a stop has begun: as many as can have waited there, which
-/// is what Linux allows unless told otherwise. Clients that keep coming meanwhile must not hold up the stop.
-const QUEUE: usize = 4096;
-
-/// How many clients are turned away politely at the same time, each by a thread of its own for up to
-/// [`REFUSAL_LIMIT`]. Beyond that the answer may be lost.
-const REFUSALS: usize = 32;
-
-/// How long a client that is turned away gets to read why.
-const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
-
 /// How many connections a server serves at once, unless told otherwise.
-const MAX_CONNECTIONS: usize = 10_000;
+pub const MAX_CONNECTIONS: usize = 10_000;
 
 /// What serves the connections of a server, each in a thread of its own.
 pub trait Handler: Send + Sync + 'static {
@@ -48,7 +32,8 @@ pub trait Handler: Send + Sync + 'static {
     fn serve(&self, client: &mut Connection) -> io::Result<()>;
 
     /// What a client is told when the server goes away. It then has until the end of the grace period to leave by
-    /// itself. With None, for a protocol without a farewell, idle connections are simply closed.
+    /// itself. With None, for a protocol without a farewell, idle connections are simply closed. Asked for once, at the
+    /// start of a server.
     fn notice(&self) -> Option<&[u8]> {
         None
     }
@@ -56,6 +41,32 @@ pub trait Handler: Send + Sync + 'static {
     /// What a client is told when there are too many connections already.
     fn refusal(&self) -> &[u8] {
         b""
+    }
+
+    /// Whether a client is served at all. False closes its connection without a word.
+    ///
+    /// Called on the server thread: while it runs nobody else is accepted, and a panic in it ends the server.
+    fn admits(&self, _peer: SocketAddr) -> bool {
+        true
+    }
+}
+
+/// One handler for several servers, such as those that replace one another.
+impl<H: Handler + ?Sized> Handler for Arc<H> {
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        (**self).serve(client)
+    }
+
+    fn notice(&self) -> Option<&[u8]> {
+        (**self).notice()
+    }
+
+    fn refusal(&self) -> &[u8] {
+        (**self).refusal()
+    }
+
+    fn admits(&self, peer: SocketAddr) -> bool {
+        (**self).admits(peer)
     }
 }
 
@@ -99,7 +110,14 @@ pub enum Event<'a> {
         /// What the system said.
         error: &'a io::Error,
     },
-    /// The server thread is done; [`Handle::join`] returns at once.
+    /// The server takes connections from now on.
+    Accepting,
+    /// The server can accept nothing any more, though it was not told to quit. It lets its clients go.
+    Failed {
+        /// Why.
+        failure: &'a Failure,
+    },
+    /// The server is done; [`Handle::join`] returns at once.
     Finished,
 }
 
@@ -110,17 +128,37 @@ pub struct Server {
     handler: Arc<dyn Handler>,
     observer: Arc<Observer>,
     max_connections: usize,
+    grace_on_failure: Duration,
+    ids: Ids,
 }
 
 impl Server {
     /// A server whose connections are served by `handler`.
     pub fn new(handler: impl Handler) -> Server {
-        Server { handler: Arc::new(handler), observer: Arc::new(|_| {}), max_connections: MAX_CONNECTIONS }
+        Server {
+            handler: Arc::new(handler),
+            observer: Arc::new(|_| {}),
+            max_connections: MAX_CONNECTIONS,
+            grace_on_failure: Duration::ZERO,
+            ids: Ids::default(),
+        }
     }
 
     /// How many connections are served at once, 10,000 by default. The one too many gets [`Handler::refusal`].
     pub fn max_connections(mut self, limit: usize) -> Server {
         self.max_connections = limit;
+        self
+    }
+
+    /// How long clients get to leave when the server fails, see [`Event::Failed`]. By default they are closed at once.
+    pub fn grace_on_failure(mut self, grace: Duration) -> Server {
+        self.grace_on_failure = grace;
+        self
+    }
+
+    /// Where the numbers of its connections come from. By default it counts its own from 1.
+    pub fn ids(mut self, ids: Ids) -> Server {
+        self.ids = ids;
         self
     }
 
@@ -135,28 +173,58 @@ impl Server {
     /// # Errors
     /// When the listener has no address, or the system gives no thread.
     pub fn start(self, listener: TcpListener) -> io::Result<Handle> {
+        let handle = self.start_closed(listener)?;
+        handle.open();
+        Ok(handle)
+    }
+
+    /// Like [`Server::start`], but accepts nothing before [`Stopper::open`] is called: another server still accepts from
+    /// the same listener, of which this one has a clone. See [`Stopper::retire`].
+    ///
+    /// # Errors
+    /// When the listener has no address, or the system gives no thread.
+    pub fn start_closed(self, listener: TcpListener) -> io::Result<Handle> {
         listener.set_nonblocking(false)?;
         let shared = Arc::new(Shared {
             quit: Quit::new(&listener)?,
-            registry: Arc::new(Registry::default()),
+            leave: Flag::new(),
+            gate: Gate::default(),
+            successor: Mutex::default(),
+            probe: Probe::default(),
+            registry: Arc::new(Registry::new(self.ids)),
+            notice: self.handler.notice().map(Into::into),
             handler: self.handler,
             observer: self.observer,
+            ending: AtomicBool::new(false),
         });
         let threads = Threads::new({
             let shared = shared.clone();
             move |entry| serve(&shared, entry)
         });
-        let acceptor = Acceptor {
-            shared: shared.clone(),
-            threads,
-            max_connections: self.max_connections,
-            refusals: Arc::new(AtomicUsize::new(0)),
-            exhausted: None,
-        };
         let address = listener.local_addr()?;
-        let thread = thread::Builder::new().name("server".into()).spawn(move || acceptor.run(listener))?;
-        Ok(Handle { stopper: Stopper { shared, address }, thread })
+        let end = End { shared: shared.clone(), threads: threads.clone(), grace_on_failure: self.grace_on_failure };
+        let acceptor = Acceptor::new(shared.clone(), threads.clone(), self.max_connections);
+        let thread = spawn(end.clone(), move |end| {
+            end.shared.gate.pass();
+            // What the accepting thread leaves behind after a panic is a loop that is over.
+            let accepted = panic::catch_unwind(AssertUnwindSafe(|| acceptor.run(&listener)));
+            drop(listener);
+            let failure = match accepted {
+                Ok(accepted) => accepted.err().map(Failure::Accept),
+                Err(panic) => Some(Failure::Panicked(panic_message(&*panic).to_owned())),
+            };
+            end.come(failure)
+        })?;
+        Ok(Handle { stopper: Stopper { shared, address }, end, thread })
     }
+}
+
+/// Starts the thread `server`, or one in its place.
+fn spawn(
+    end: End,
+    run: impl FnOnce(End) -> Result<DrainReport, ServerError> + Send + 'static,
+) -> io::Result<JoinHandle<Result<DrainReport, ServerError>>> {
+    thread::Builder::new().name("server".into()).spawn(move || run(end))
 }
 
 impl fmt::Debug for Server {
@@ -169,6 +237,7 @@ impl fmt::Debug for Server {
 #[derive(Debug)]
 pub struct Handle {
     stopper: Stopper,
+    end: End,
     thread: JoinHandle<Result<DrainReport, ServerError>>,
 }
 
@@ -185,7 +254,21 @@ impl Handle {
     /// # Errors
     /// When the server ended by itself instead of being stopped.
     pub fn join(self) -> Result<DrainReport, ServerError> {
-        self.thread.join().unwrap_or_else(|panic| Err(ServerError::Panicked(panic_message(&*panic).to_owned())))
+        self.thread.join().unwrap_or_else(|panic| {
+            let failure = Failure::Panicked(panic_message(&*panic).to_owned());
+            Err(ServerError { failure, drain: DrainReport::default() })
+        })
+    }
+
+    /// Gives up the server thread, which hangs, and lets its clients go from a new one: a failure like a panic. Should the
+    /// old thread ever go on, it ends without a word.
+    ///
+    /// # Errors
+    /// When the system gives no thread. Nothing has changed then.
+    pub fn abandon_thread(&mut self, why: impl Into<String>) -> io::Result<()> {
+        let failure = Failure::Hung(why.into());
+        self.thread = spawn(self.end.clone(), move |end| end.come(Some(failure)))?;
+        Ok(())
     }
 }
 
@@ -216,8 +299,47 @@ impl Stopper {
 
     /// The same as [`Stopper::stop`], with the end of the grace period as a point in time.
     pub fn stop_by(&self, deadline: Instant) {
-        self.shared.registry.set_deadline(deadline);
-        self.shared.quit.set();
+        // All set before anybody is woken: whoever wakes finds everything as it is going to be.
+        self.shared.leave.set();
+        self.shared.registry.begin_stop(deadline, Queue::Emptied);
+        self.shared.quit.set(Unreachable::Shut);
+    }
+
+    /// Begins to stop the server, since another one on the same listener takes its place: the accept queue is left to
+    /// that one. Returns at once. As soon as this one accepts nothing any more it calls `successor`, on its own thread: the
+    /// place for the [`Stopper::open`] of the other one.
+    ///
+    /// Clients are told as in any stop, except for those of a handler without a notice: their next message is still
+    /// answered, and a connection that stays quiet is closed at the end of the grace period.
+    ///
+    /// [`Stopper::stop`] afterwards lets these go at once, too, and moves the deadline.
+    pub fn retire_by(&self, deadline: Instant, successor: impl FnOnce() + Send + 'static) {
+        let shared = &self.shared;
+        *shared.lock_successor() = Some(Box::new(successor));
+        shared.retire(deadline);
+        shared.quit.set(Unreachable::Leave);
+        if shared.ending.load(Ordering::SeqCst) {
+            // It has ended before it could see that.
+            shared.make_way();
+        }
+    }
+
+    /// Lets a server accept that was started with [`Server::start_closed`].
+    pub fn open(&self) {
+        self.shared.gate.open();
+    }
+
+    /// Whether the server takes connections: connects to it, and waits up to `limit` until the accepting thread has gone
+    /// round, for this connection or another one.
+    ///
+    /// # Errors
+    /// When that cannot be told, because this process is out of descriptors.
+    pub fn is_accepting(&self, limit: Duration) -> io::Result<bool> {
+        let (seen, knocked) = self.shared.probe.look(limit, || self.shared.quit.knock(limit));
+        match knocked {
+            Err(error) if !seen && is_out_of_descriptors(&error) => Err(error),
+            _ => Ok(seen),
+        }
     }
 
     /// The address that the server listens on.
@@ -247,30 +369,49 @@ pub fn deadline_after(now: Instant, grace: Duration) -> Instant {
     now.checked_add(grace).unwrap_or(now + Duration::from_secs(u32::MAX.into()))
 }
 
-/// Why a server ended without having been stopped.
+/// A server ended without having been stopped.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum ServerError {
-    /// The listener failed for good, and connections that were open have been closed.
+pub struct ServerError {
+    /// Why it ended.
+    pub failure: Failure,
+    /// What became of its connections.
+    pub drain: DrainReport,
+}
+
+/// Why a server cannot accept any more.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The listener failed for good.
     Accept(io::Error),
     /// The server thread panicked, with this message.
     Panicked(String),
+    /// The server thread was given up, for this reason.
+    Hung(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Accept(error) => write!(formatter, "the listening socket failed: {error}"),
+            Failure::Panicked(message) => write!(formatter, "the server thread panicked: {message}"),
+            Failure::Hung(why) => write!(formatter, "the server thread hangs: {why}"),
+        }
+    }
 }
 
 impl fmt::Display for ServerError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ServerError::Accept(error) => write!(formatter, "the listening socket failed: {error}"),
-            ServerError::Panicked(message) => write!(formatter, "the server thread panicked: {message}"),
-        }
+        self.failure.fmt(formatter)
     }
 }
 
 impl std::error::Error for ServerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            ServerError::Accept(error) => Some(error),
-            ServerError::Panicked(_) => None,
+        match &self.failure {
+            Failure::Accept(error) => Some(error),
+            Failure::Panicked(_) | Failure::Hung(_) => None,
         }
     }
 }
@@ -278,15 +419,45 @@ impl std::error::Error for ServerError {
 /// What the threads of one server share.
 pub(crate) struct Shared {
     pub(crate) quit: Quit,
+    /// Set when connections have to leave at their next message boundary. That is not always so when the quit flag is: a
+    /// server that makes room for another one lets clients without a notice ask once more.
+    pub(crate) leave: Flag,
+    gate: Gate,
+    successor: Mutex<Option<Successor>>,
+    pub(crate) probe: Probe,
     pub(crate) registry: Arc<Registry>,
     pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) notice: Option<Box<[u8]>>,
     observer: Arc<Observer>,
+    /// Set by the thread that lets the clients go: one does.
+    ending: AtomicBool,
 }
+
+type Successor = Box<dyn FnOnce() + Send>;
 
 impl Shared {
     /// Tells the observer. If it panics, that costs its own report and nothing else.
-    fn say(&self, event: &Event<'_>) {
+    pub(crate) fn say(&self, event: &Event<'_>) {
         let _ = panic::catch_unwind(AssertUnwindSafe(|| (self.observer)(event)));
+    }
+
+    fn retire(&self, deadline: Instant) {
+        if self.notice.is_some() {
+            self.leave.set();
+        }
+        self.registry.begin_stop(deadline, Queue::Left);
+    }
+
+    /// Nobody accepts here any more.
+    fn make_way(&self) {
+        let successor = self.lock_successor().take();
+        if let Some(successor) = successor {
+            successor();
+        }
+    }
+
+    fn lock_successor(&self) -> std::sync::MutexGuard<'_, Option<Successor>> {
+        self.successor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -296,189 +467,53 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Runs on the thread `server`.
-struct Acceptor {
+/// The end of a server, after its accept loop.
+#[derive(Clone)]
+struct End {
     shared: Arc<Shared>,
     threads: Arc<Threads<Arc<Entry>>>,
-    max_connections: usize,
-    refusals: Arc<AtomicUsize>,
-    /// When it was last said that the system is exhausted.
-    exhausted: Option<Instant>,
+    grace_on_failure: Duration,
 }
 
-/// Says that the server thread is done, however it ends.
-struct Finish(Arc<Shared>, Arc<Threads<Arc<Entry>>>);
+impl End {
+    /// Makes way for the successor, if there is one, and lets the clients go.
+    fn come(self, failure: Option<Failure>) -> Result<DrainReport, ServerError> {
+        let shared = &self.shared;
+        if shared.ending.swap(true, Ordering::SeqCst) {
+            return Ok(DrainReport::default()); // Another thread does, and nobody waits for this one.
+        }
+        let _finish = Finish(&self);
+        if let Some(failure) = &failure {
+            shared.quit.flag.set();
+            shared.quit.end();
+            self.threads.keep_all();
+            if shared.registry.lock().stop.is_none() {
+                shared.retire(deadline_after(Instant::now(), self.grace_on_failure));
+            }
+            shared.say(&Event::Failed { failure });
+        }
+        shared.make_way();
+        let drain = drain::drain(&shared.registry, &shared.leave, shared.notice.as_deref());
+        match failure {
+            None => Ok(drain),
+            Some(failure) => Err(ServerError { failure, drain }),
+        }
+    }
+}
 
-impl Drop for Finish {
+impl fmt::Debug for End {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("End").finish_non_exhaustive()
+    }
+}
+
+/// Says that the server is done, however it ends.
+struct Finish<'a>(&'a End);
+
+impl Drop for Finish<'_> {
     fn drop(&mut self) {
-        self.0.say(&Event::Finished);
-        self.1.end();
-    }
-}
-
-impl Acceptor {
-    fn run(mut self, listener: TcpListener) -> Result<DrainReport, ServerError> {
-        let _finish = Finish(self.shared.clone(), self.threads.clone());
-        let failed = self.accept_until_quit(&listener).err();
-        self.shared.quit.noticed.set();
-        self.threads.keep_all();
-        let shared = self.shared.clone();
-        match failed {
-            None => self.empty_queue(&listener),
-            Some(_) => {
-                shared.registry.set_deadline(Instant::now());
-                shared.quit.flag.set();
-            }
-        }
-        drop(listener);
-        let report = drain::drain(&shared.registry, shared.handler.notice());
-        failed.map_or(Ok(report), |error| Err(ServerError::Accept(error)))
-    }
-
-    fn accept_until_quit(&mut self, listener: &TcpListener) -> io::Result<()> {
-        while !self.shared.quit.flag.is_set() {
-            match listener.accept() {
-                Ok((stream, peer)) => self.admit(stream, peer),
-                Err(error) if concerns_one_client(&error) => {}
-                // No longer a listening socket: it was shut down to end this loop, or by somebody else.
-                Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                    return if self.shared.quit.flag.is_set() { Ok(()) } else { Err(error) };
-                }
-                Err(error) => self.wait_for_room(&error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Accepts what waited in the queue when the stop began: those clients are told, too.
-    fn empty_queue(&mut self, listener: &TcpListener) {
-        if listener.set_nonblocking(true).is_err() {
-            return;
-        }
-        for _ in 0..QUEUE {
-            let alone = self.shared.registry.lock().connections.is_empty();
-            match listener.accept() {
-                Ok((stream, peer)) => {
-                    // Where accepted sockets inherit it, they must not stay non-blocking.
-                    let _ = stream.set_nonblocking(false);
-                    self.admit(stream, peer);
-                }
-                Err(error) if concerns_one_client(&error) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::InvalidInput) => return,
-                // No descriptor is left, and nobody has one to give.
-                Err(_) if alone => return,
-                Err(_) => {
-                    if !self.make_room() {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    /// No descriptor is left for those who wait in the queue. The others are told now: who leaves makes room. Returns
-    /// whether there is time to try again.
-    fn make_room(&self) -> bool {
-        let shared = &self.shared;
-        drain::tell_idle(&shared.registry, shared.handler.notice());
-        let live = shared.registry.lock();
-        let left = live.stop.map_or(Duration::ZERO, |stop| stop.deadline.saturating_duration_since(Instant::now()));
-        if !live.connections.is_empty() {
-            drop(shared.registry.wait(live, For::Room, left.min(EXHAUSTED_WAIT)));
-        }
-        !left.is_zero()
-    }
-
-    /// Serves, refuses, or recognizes as our own wake-up what was accepted.
-    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let shared = &self.shared;
-        if shared.quit.flag.is_set() && shared.quit.is_wake_up(peer) {
-            return;
-        }
-        if shared.registry.lock().connections.len() >= self.max_connections {
-            return self.refuse(stream, peer);
-        }
-        let entry = shared.registry.enter(stream, peer);
-        loop {
-            match self.threads.hand(entry.clone()) {
-                Ok(()) => return,
-                Err(error) if self.shared.quit.flag.is_set() => {
-                    self.shared.say(&Event::Exhausted { error: &error });
-                    return self.tell_without_thread(entry);
-                }
-                Err(error) => self.wait_for_room(&error),
-            }
-        }
-    }
-
-    /// There is no thread left and the server is quitting: the client hears it from this one.
-    fn tell_without_thread(&self, entry: Arc<Entry>) {
-        let shared = &self.shared;
-        entry.turn.rest(&shared.quit.flag);
-        if let Some(notice) = shared.handler.notice()
-            && socket::send_at_once(&entry.stream, notice).is_ok_and(|written| written == notice.len())
-        {
-            drain::told(&shared.registry, &entry);
-        }
-        shared.registry.leave(entry, Outcome::Closed);
-    }
-
-    fn refuse(&self, stream: TcpStream, peer: SocketAddr) {
-        self.shared.registry.count_refused();
-        self.shared.say(&Event::Refused { peer });
-        if self.refusals.fetch_add(1, Ordering::Relaxed) < REFUSALS {
-            let (shared, refusals) = (self.shared.clone(), self.refusals.clone());
-            let thread = thread::Builder::new().name("refusal".into()).spawn(move || {
-                refuse(&stream, shared.handler.refusal());
-                refusals.fetch_sub(1, Ordering::Relaxed);
-            });
-            if thread.is_ok() {
-                return;
-            }
-        }
-        self.refusals.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn wait_for_room(&mut self, error: &io::Error) {
-        if self.exhausted.is_none_or(|said| said.elapsed() >= EXHAUSTED_QUIET) {
-            self.exhausted = Some(Instant::now());
-            self.shared.say(&Event::Exhausted { error });
-        }
-        let live = self.shared.registry.lock();
-        if !self.shared.quit.flag.is_set() {
-            drop(self.shared.registry.wait(live, For::Room, EXHAUSTED_WAIT));
-        }
-    }
-}
-
-/// Whether `accept` failed because of a client that had not been accepted yet, and not because of the listener.
-fn concerns_one_client(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Interrupted
-            | ErrorKind::ConnectionAborted
-            | ErrorKind::ConnectionReset
-            | ErrorKind::TimedOut
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable
-            | ErrorKind::NetworkDown
-    )
-}
-
-/// Tells a client that there is no room for it, and lets it read that.
-fn refuse(mut stream: &TcpStream, answer: &[u8]) {
-    let end = Instant::now() + REFUSAL_LIMIT;
-    let _ = stream.set_write_timeout(Some(REFUSAL_LIMIT));
-    let said = io::Write::write_all(&mut stream, answer).and_then(|()| stream.shutdown(Shutdown::Write));
-    let mut rest = [0; 1024];
-    while said.is_ok() {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
-            return;
-        }
-        if !stream.read(&mut rest).is_ok_and(|length| length > 0) {
-            return;
-        }
+        self.0.shared.say(&Event::Finished);
+        self.0.threads.end();
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whose turn it is to tell a client: the handshake between "I am idle" and "we are draining".
 //!
-//! A connection says that it is idle and then waits for its client. A drain sets the quit flag and then looks who is
+//! A connection says that it is idle and then waits for its client. A drain sets a flag and then looks who is
 //! idle. Both do so under the lock of the connection, so one of the two sees the other: either the drain finds the
 //! connection idle and tells the client, or the connection finds the flag set at its next boundary and tells it.
 //! `loom` checks that exactly one does (see the tests below).
@@ -36,10 +36,10 @@ impl Turn {
     }
 
     /// The connection reaches a message boundary. Returns [`Phase::Idle`] if it may wait for its client, or
-    /// [`Phase::Leaving`] if the server is quitting and the caller has to tell its client.
-    pub(crate) fn rest(&self, quit: &Flag) -> Phase {
+    /// [`Phase::Leaving`] if it has to leave and the caller tells its client.
+    pub(crate) fn rest(&self, leave: &Flag) -> Phase {
         let mut phase = self.lock();
-        *phase = if quit.is_set() { Phase::Leaving } else { Phase::Idle };
+        *phase = if leave.is_set() { Phase::Leaving } else { Phase::Idle };
         *phase
     }
 
@@ -53,7 +53,7 @@ impl Turn {
         *phase
     }
 
-    /// The drain comes by, after the quit flag was set. If the connection is idle, its turn is taken and `tell` runs
+    /// The drain comes by, after the flag was set. If the connection is idle, its turn is taken and `tell` runs
     /// before the connection can go on. Returns whether it did.
     pub(crate) fn claim(&self, tell: impl FnOnce()) -> bool {
         let mut phase = self.lock();

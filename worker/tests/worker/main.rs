@@ -11,6 +11,8 @@ mod stop;
 mod notice;
 // Clients that come in the instant of the stop, and the port afterwards.
 mod queue;
+// One server takes another one's place.
+mod replace;
 // The deadline: moved, forced, stuck.
 mod force;
 // Handlers that panic, and what is reported about connections.

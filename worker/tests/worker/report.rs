@@ -63,6 +63,7 @@ fn every_connection_is_said_to_have_ended_before_the_server_is_said_to_be_finish
                 thread::sleep(Duration::from_millis(20));
                 "ended"
             }
+            Event::Accepting => return,
             Event::Finished => "finished",
             _ => "something else",
         };

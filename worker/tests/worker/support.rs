@@ -59,7 +59,11 @@ impl Running {
     }
 
     pub fn on(listener: TcpListener, server: Server) -> Running {
-        Running { handle: server.start(listener).unwrap(), _watchdog: Watchdog::start() }
+        Running::from(server.start(listener).unwrap())
+    }
+
+    pub fn from(handle: Handle) -> Running {
+        Running { handle, _watchdog: Watchdog::start() }
     }
 
     pub fn client(&self) -> Client {

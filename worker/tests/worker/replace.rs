@@ -1,0 +1,274 @@
+//! One server takes another one's place on the same listener: a restart, or the end of one that has failed.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use worker::handlers::Echo;
+use worker::{Activity, Connection, Failure, Handle, Handler, Ids, Server, Stopper, deadline_after};
+
+use crate::support::{Client, HUGE, LIMIT, Log, Running, Serve, eventually};
+
+/// Answers each byte with `first` or with `last`, as long as the server goes on and when it does not. No notice.
+fn answering(first: u8, last: u8) -> impl Handler {
+    Serve(move |client: &mut Connection| {
+        while client.next_message() {
+            client.read_exact(&mut [0])?;
+            let answer = if client.is_draining() { last } else { first };
+            client.write_all(&[answer])?;
+        }
+        Ok(())
+    })
+}
+
+/// A server, and another one that waits for its place.
+fn pair(old: impl Handler, new: impl Handler) -> (Running, Running) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let waiting = Server::new(new).start_closed(listener.try_clone().unwrap()).unwrap();
+    (Running::on(listener, Server::new(old)), Running::from(waiting))
+}
+
+fn replace(old: &Running, new: &Running, grace: Duration) {
+    let opener = Stopper::clone(new);
+    old.retire_by(deadline_after(Instant::now(), grace), move || opener.open());
+}
+
+fn ask(client: &mut Client, answer: &str) {
+    client.send("?");
+    client.expect(answer);
+}
+
+#[test]
+fn the_successor_takes_all_who_come_and_the_old_one_ends_when_its_last_client_has_left() {
+    let (old, new) = pair(Echo, Echo);
+    let mut client = old.idle_clients(1).remove(0);
+    replace(&old, &new, HUGE);
+    client.expect_last("SHUTDOWN\n");
+    let mut other = new.client();
+    ask(&mut other, "?");
+    assert_eq!((old.counts().total, new.counts().total >= 1), (1, true));
+    drop(client);
+    let report = old.join();
+    assert_eq!((report.told, report.left, report.forced.len()), (1, 1, 0));
+    ask(&mut other, "?");
+    new.stop(HUGE);
+    other.expect_last("SHUTDOWN\n");
+    drop(other);
+    new.join();
+}
+
+#[test]
+fn a_client_without_a_notice_gets_its_next_answer_and_only_that() {
+    let (old, new) = pair(answering(b'1', b'x'), answering(b'2', b'x'));
+    let mut client = old.client();
+    ask(&mut client, "1");
+    old.wait_for(1, Activity::Idle);
+    replace(&old, &new, HUGE);
+    ask(&mut new.client(), "2");
+    // It was idle all the time, and nobody has closed it.
+    client.send("?");
+    client.expect_last("x");
+    drop(client);
+    let report = old.join();
+    assert_eq!((report.closed, report.forced.len()), (1, 0));
+    new.stop(HUGE);
+    new.join();
+}
+
+#[test]
+fn a_client_that_stays_quiet_is_closed_at_the_end_of_the_grace_period_and_not_by_force() {
+    let (old, new) = pair(answering(b'1', b'x'), Echo);
+    let mut client = old.idle_clients(1).remove(0);
+    replace(&old, &new, Duration::from_millis(50));
+    client.expect_last("");
+    let report = old.join();
+    assert_eq!((report.closed, report.forced.len(), report.stuck.len()), (1, 0, 0));
+    new.stop(HUGE);
+    new.join();
+}
+
+#[test]
+fn a_stop_lets_go_at_once_whom_a_replacement_would_have_waited_for() {
+    let (old, new) = pair(answering(b'1', b'x'), Echo);
+    let mut client = old.idle_clients(1).remove(0);
+    replace(&old, &new, HUGE);
+    eventually("it is being replaced", || old.deadline().is_some());
+    old.stop(HUGE);
+    client.expect_last("");
+    assert_eq!(old.join().closed, 1);
+    new.stop(HUGE);
+    new.join();
+}
+
+#[test]
+fn clients_that_come_between_two_servers_wait_in_the_queue() {
+    let (old, new) = pair(Echo, Echo);
+    let address = old.address();
+    let (gone, way) = mpsc::channel();
+    old.retire_by(deadline_after(Instant::now(), HUGE), move || gone.send(()).unwrap());
+    way.recv().unwrap();
+    old.join();
+    // Nobody accepts now.
+    let mut clients: Vec<_> = (0..20).map(|_| Client::connect(address)).collect();
+    clients.iter_mut().for_each(|client| client.send("?"));
+    new.open();
+    clients.iter_mut().for_each(|client| client.expect("?"));
+    drop(clients);
+    new.stop(HUGE);
+    new.join();
+}
+
+#[test]
+fn a_server_that_never_got_its_place_ends_without_touching_the_queue() {
+    let (old, new) = pair(Echo, Echo);
+    new.retire_by(Instant::now(), || {});
+    new.open();
+    assert_eq!(new.join().told, 0);
+    ask(&mut old.client(), "?");
+    assert_eq!(old.counts().total, 1, "it was woken, though it did not accept");
+    old.stop(HUGE);
+    old.join();
+}
+
+#[test]
+fn no_number_is_given_twice_by_servers_that_share_them() {
+    let ids = Ids::default();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let new = Running::from(Server::new(Echo).ids(ids.clone()).start_closed(listener.try_clone().unwrap()).unwrap());
+    let old = Running::on(listener, Server::new(Echo).ids(ids));
+    let clients = old.idle_clients(2);
+    replace(&old, &new, HUGE);
+    drop(clients);
+    old.join();
+    let _client = new.idle_clients(1);
+    assert!(new.connections()[0].id >= 3, "{:?}", new.connections());
+    new.stop(Duration::ZERO);
+    new.join();
+}
+
+/// Panics, or hangs until the sender is dropped, when a client comes after `fail` was sent.
+struct Fails {
+    fail: Mutex<Receiver<()>>,
+    gate: Option<Mutex<Receiver<()>>>,
+}
+
+impl Fails {
+    fn panicking() -> (Sender<()>, Fails) {
+        let (now, fail) = mpsc::channel();
+        (now, Fails { fail: Mutex::new(fail), gate: None })
+    }
+
+    fn hanging() -> (Sender<()>, Sender<()>, Fails) {
+        let (now, fail) = mpsc::channel();
+        let (open, gate) = mpsc::channel();
+        (now, open, Fails { fail: Mutex::new(fail), gate: Some(Mutex::new(gate)) })
+    }
+}
+
+impl Handler for Fails {
+    fn serve(&self, client: &mut Connection) -> std::io::Result<()> {
+        Echo.serve(client)
+    }
+
+    fn notice(&self) -> Option<&[u8]> {
+        Some(b"SHUTDOWN\n")
+    }
+
+    fn admits(&self, _peer: SocketAddr) -> bool {
+        let fails = self.fail.lock().unwrap().try_recv().is_ok();
+        match &self.gate {
+            Some(gate) if fails => assert!(gate.lock().unwrap().recv().is_err()),
+            None if fails => panic!("on command"),
+            _ => {}
+        }
+        true
+    }
+}
+
+/// Waits for the end, which is a failure.
+fn failure(handle: Handle) -> (String, worker::DrainReport) {
+    let error = handle.join().unwrap_err();
+    (error.to_string(), error.drain)
+}
+
+#[test]
+fn a_server_thread_that_panics_lets_its_clients_go_and_the_successor_serves_the_queue() {
+    let log = Log::default();
+    let (now, handler) = Fails::panicking();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let old = log.observe(Server::new(handler)).grace_on_failure(HUGE).start(listener.try_clone().unwrap()).unwrap();
+    let mut client = Client::connect(address);
+    ask(&mut client, "?");
+    now.send(()).unwrap();
+    let _its_last = Client::connect(address);
+    client.expect_last("SHUTDOWN\n");
+    let mut waiting = Client::connect(address);
+    drop(client);
+    let (message, drain) = failure(old);
+    assert_eq!((message.as_str(), drain.told, drain.left), ("the server thread panicked: on command", 1, 1));
+    assert_eq!((log.count("Failed"), log.count("finished")), (1, 1));
+    let new = Running::on(listener, Server::new(Echo));
+    ask(&mut waiting, "?");
+    drop(waiting);
+    new.stop(HUGE);
+    new.join();
+}
+
+#[test]
+fn a_server_that_was_about_to_be_replaced_makes_way_when_it_panics() {
+    let (now, handler) = Fails::panicking();
+    let (old, new) = pair(handler, Echo);
+    now.send(()).unwrap();
+    let its_last = old.client();
+    // Whether before or after the panic.
+    replace(&old, &new, HUGE);
+    ask(&mut new.client(), "?");
+    drop(its_last);
+    new.stop(HUGE);
+    new.join();
+}
+
+#[test]
+fn a_server_that_takes_no_connections_is_told_from_one_that_does() {
+    let (now, open, handler) = Fails::hanging();
+    let server = Running::start(handler);
+    assert!(server.is_accepting(LIMIT).unwrap());
+    now.send(()).unwrap();
+    let last = server.client();
+    eventually("it hangs", || !server.is_accepting(Duration::from_millis(50)).unwrap());
+    drop(open);
+    assert!(server.is_accepting(LIMIT).unwrap());
+    server.stop(HUGE);
+    drop(last);
+    server.join();
+}
+
+#[test]
+fn the_clients_of_a_server_thread_that_hangs_are_told_all_the_same() {
+    let log = Log::default();
+    let (now, open, handler) = Fails::hanging();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut old =
+        log.observe(Server::new(handler)).grace_on_failure(HUGE).start(listener.try_clone().unwrap()).unwrap();
+    let mut client = Client::connect(address);
+    ask(&mut client, "?");
+    now.send(()).unwrap();
+    let its_last = Client::connect(address);
+    eventually("it hangs", || !old.is_accepting(Duration::from_millis(50)).unwrap());
+    old.abandon_thread("it takes no connections").unwrap();
+    client.expect_last("SHUTDOWN\n");
+    drop(client);
+    let (message, drain) = failure(old);
+    assert_eq!((message.as_str(), drain.told), ("the server thread hangs: it takes no connections", 1));
+    // When it goes on after all, the client that it was busy with is told, too.
+    drop(open);
+    let mut its_last = its_last;
+    its_last.expect_last("SHUTDOWN\n");
+    assert_eq!(log.count("finished"), 1);
+    let failure = Failure::Hung("so it is".into());
+    assert_eq!(failure.to_string(), "the server thread hangs: so it is");
+}
