@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use supervisor::Exit;
+use supervisor::config::KINDS;
 use supervisor::instance::InstanceName;
 use supervisor::text::parse_seconds;
 
@@ -16,8 +18,10 @@ use crate::failure::Failure;
 #[command(name = "admin-cli", version, arg_required_else_help = true)]
 #[command(after_help = "Examples:
   admin-cli stop                      stop the only one that is running
+  admin-cli restart                   replace its server, and lose nobody
   admin-cli --name web stop --now     close all connections of `web` at once
   admin-cli --port 8000 status        what the one on port 8000 is doing
+  admin-cli check web.json            whether `supervisor http --config web.json` would take it
 
 Exit codes:
   0  done                  5  done, but clients were closed by force
@@ -59,8 +63,12 @@ enum Command {
     Status,
     /// Stop it: every client is told, and gets the grace period to leave
     Stop(Stop),
+    /// Replace its server by a new one, and let the clients of the old one go: nobody is refused
+    Restart(Restart),
     /// List all supervisors of this user
     List,
+    /// Say whether a file with settings is right, before a supervisor reads it
+    Check(Check),
 }
 
 /// How to stop.
@@ -72,12 +80,40 @@ pub(crate) struct Stop {
     /// Close all connections at once: the same as --grace 0
     #[arg(long, conflicts_with = "grace")]
     pub(crate) now: bool,
-    /// Return at once, and let the stop go on
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+/// How to restart.
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// How long clients of the old server get to leave [default: what the supervisor was started with]
+    #[arg(short, long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) grace: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+/// How long to wait for the end of what was asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// Return at once, and let it go on
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// Give up waiting after this time; the stop goes on
+    /// Give up waiting after this time; it goes on
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, conflicts_with = "no_wait")]
     pub(crate) timeout: Option<Duration>,
+}
+
+/// What to check.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The file that is meant for the supervisor's --config
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The server that the file has to be right for [default: any]
+    #[arg(long = "for", value_name = "KIND", value_parser = PossibleValuesParser::new(KINDS))]
+    pub(crate) kind: Option<String>,
 }
 
 /// Runs the program to its end.
@@ -87,8 +123,13 @@ pub(crate) fn run() -> Exit {
         Command::Ping => commands::ping(&target, json),
         Command::Status => commands::status(&target, json),
         Command::Stop(stop) => commands::stop(&target, json, &stop),
+        Command::Restart(restart) => commands::restart(&target, json, &restart),
         Command::List if target.is_given() => Err(Failure::new(Exit::Usage, "list shows all; it takes no target")),
         Command::List => commands::list(json),
+        Command::Check(_) if target.is_given() => {
+            Err(Failure::new(Exit::Usage, "check reads a file and asks no supervisor; it takes no target"))
+        }
+        Command::Check(check) => commands::check(json, &check),
     };
     outcome.unwrap_or_else(|failure| failure.tell(json))
 }

@@ -1,14 +1,17 @@
 //! What `admin-cli` can ask for.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 use supervisor::Exit;
 use supervisor::client::{self, AskError, Patience};
-use supervisor::protocol::{Answer, Drain, Progress, Report, Request, Status};
-use supervisor::text::{Seconds, countdown, describe_forced, milliseconds, summary};
+use supervisor::config::{self, KINDS, ServerKind};
+use supervisor::protocol::{Answer, Drain, LastEnd, Report, Request, Status};
+use supervisor::text::{Seconds, countdown, describe_forced, describe_restart, listed, milliseconds, summary};
+use supervisor::worker::handlers::Http;
 
-use crate::args::{Stop, Target};
+use crate::args::{Check, Restart, Stop, Target, Wait};
 use crate::failure::Failure;
 use crate::output::{self, LiveLine};
 use crate::target::{self, Found};
@@ -32,12 +35,33 @@ pub(crate) fn status(target: &Target, json: bool) -> Result<Exit, Failure> {
 pub(crate) fn stop(target: &Target, json: bool, stop: &Stop) -> Result<Exit, Failure> {
     let grace = if stop.now { Some(Duration::ZERO) } else { stop.grace };
     let grace_ms = grace.map(milliseconds);
-    let patience = Patience { whole: stop.timeout, ..Patience::short() };
-    ask(target, json, Request::Stop { grace_ms, wait: !stop.no_wait }, patience, |answer| match answer {
+    let request = Request::Stop { grace_ms, wait: !stop.wait.no_wait };
+    ask(target, json, request, stop.wait.patience(), |answer| match answer {
         Answer::Stopping(drain) => Some((describe_drain(drain), Exit::Done)),
         Answer::Stopped { report } => Some((describe_report(report), Exit::from(report))),
         _ => None,
     })
+}
+
+pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<Exit, Failure> {
+    let request = Request::Restart { grace_ms: restart.grace.map(milliseconds), wait: !restart.wait.no_wait };
+    ask(target, json, request, restart.wait.patience(), |answer| match answer {
+        Answer::Restarting { ahead } => Some((describe_restart(*ahead), Exit::Done)),
+        Answer::Restarted { generation, replaced, report } => {
+            let mut text = format!("restarted: generation {generation} serves");
+            if let (Some(replaced), Some(report)) = (replaced, report) {
+                text = format!("{text}\n  generation {replaced} {}", describe_report(report));
+            }
+            Some((text, report.as_ref().map_or(Exit::Done, Exit::from)))
+        }
+        _ => None,
+    })
+}
+
+impl Wait {
+    fn patience(&self) -> Patience {
+        Patience { whole: self.timeout, ..Patience::short() }
+    }
 }
 
 pub(crate) fn list(json: bool) -> Result<Exit, Failure> {
@@ -63,6 +87,33 @@ pub(crate) fn list(json: bool) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
+    let file = check.file.display();
+    let (mut right, mut problem) = (Vec::new(), None);
+    for kind in KINDS.into_iter().filter(|&kind| check.kind.as_deref().is_none_or(|only| only == kind)) {
+        match check_for(&check.file, kind) {
+            Ok(()) => right.push(kind),
+            // Of several the last one is told, that of http: it has all settings.
+            Err(message) => problem = Some(message),
+        }
+    }
+    match problem {
+        Some(message) if right.is_empty() => return Err(Failure::new(Exit::Failed, message)),
+        _ if json => output::data(&json!({ "result": "right", "for": right }).to_string()),
+        _ => output::data(&format!("{file} is right for {}", listed(&right, "and"))),
+    }
+    Ok(Exit::Done)
+}
+
+/// Whether a server of this kind could be started with the file.
+fn check_for(file: &Path, kind: &str) -> Result<(), String> {
+    let config = config::check(file, kind).map_err(|error| error.to_string())?;
+    if let ServerKind::Http { dir } = config.server {
+        Http::new(dir).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    Ok(())
+}
+
 /// Asks, and writes the answer as `show` puts it, or as JSON. `show` returns None for an answer to another question.
 fn ask(
     target: &Target,
@@ -73,9 +124,10 @@ fn ask(
 ) -> Result<Exit, Failure> {
     let chosen = target.choose()?;
     let live = LiveLine::new();
-    let answer = client::ask(&chosen.place, request, patience, |progress| match progress {
-        Progress::Draining(drain) if !json => live.show(&drain),
-        Progress::Draining(_) => {}
+    let answer = client::ask(&chosen.place, request, patience, |progress| {
+        if !json {
+            live.show(&progress);
+        }
     });
     drop(live);
     let answer = answer.map_err(|error| Failure::asking(&chosen.label, &error))?;
@@ -98,23 +150,39 @@ fn ask(
 }
 
 fn describe_status(status: &Status) -> String {
-    let Status { name, kind, state, pid, address, uptime_ms, connections, drain, version } = status;
-    let mut text = format!(
-        "{name} is {state}\n  kind         {kind}\n  address      {address}\n  pid          {pid}\n  \
-         uptime       {}\n  connections  {} now, {} in all, {} refused\n  version      {version}",
-        Seconds(Duration::from_millis(*uptime_ms)),
-        connections.now,
-        connections.total,
-        connections.refused,
-    );
-    if let Some(drain) = drain {
-        text = format!("{text}\n  drain        {}", describe_drain(drain));
+    let Status { name, kind, state, pid, address, uptime_ms, generation, connections, .. } = status;
+    let ago = |ms: u64| Seconds(Duration::from_millis(ms));
+    let mut lines = vec![
+        format!("{name} is {state}"),
+        format!("  kind         {kind}"),
+        format!("  address      {address}"),
+        format!("  pid          {pid}"),
+        format!("  uptime       {}", ago(*uptime_ms)),
+        format!("  generation   {generation}"),
+        format!(
+            "  connections  {} now, {} in all, {} refused",
+            connections.now, connections.total, connections.refused
+        ),
+        format!("  version      {}", status.version),
+    ];
+    if let Some(drain) = &status.drain {
+        lines.push(format!("  drain        {}", describe_drain(drain)));
     }
-    text
+    if let Some(LastEnd { generation, reason, ago_ms }) = &status.last_end {
+        lines.push(format!("  last crash   generation {generation}, {} ago: {reason}", ago(*ago_ms)));
+    }
+    if let Some(next_try_ms) = status.next_try_ms {
+        lines.push(format!("  next try     in {}", ago(next_try_ms)));
+    }
+    lines.join("\n")
 }
 
 fn describe_drain(drain: &Drain) -> String {
-    format!("stopping, asked by {}: {}", drain.by, countdown(drain))
+    let what = match drain.generation {
+        None => "stopping".into(),
+        Some(generation) => format!("generation {generation} makes way"),
+    };
+    format!("{what}, asked by {}: {}", drain.by, countdown(drain))
 }
 
 fn describe_report(report: &Report) -> String {

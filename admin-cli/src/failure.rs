@@ -35,7 +35,11 @@ impl Failure {
     pub(crate) fn refused(whom: &str, refusal: &Refusal) -> Failure {
         let exit = match refusal.code {
             ErrorCode::NotPermitted => Exit::NotPermitted,
-            ErrorCode::BadRequest | ErrorCode::UnsupportedVersion | ErrorCode::Busy | ErrorCode::Failed => Exit::Failed,
+            ErrorCode::BadRequest
+            | ErrorCode::UnsupportedVersion
+            | ErrorCode::Busy
+            | ErrorCode::Failed
+            | ErrorCode::Stopping => Exit::Failed,
         };
         Failure::new(exit, format!("{whom}: {}", refusal.message))
     }
@@ -44,7 +48,12 @@ impl Failure {
     pub(crate) fn tell(&self, json: bool) -> Exit {
         if json {
             let code = match self.exit {
-                Exit::Done | Exit::Failed | Exit::Forced | Exit::Overrun => "failed",
+                Exit::Done
+                | Exit::Failed
+                | Exit::Forced
+                | Exit::Overrun
+                | Exit::CrashedTooOften
+                | Exit::OutOfControl => "failed",
                 Exit::Usage => "usage",
                 Exit::NotRunning => "not_running",
                 Exit::NotPermitted => "not_permitted",

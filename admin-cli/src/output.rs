@@ -2,8 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use supervisor::protocol::Drain;
-use supervisor::text::{countdown, describe};
+use supervisor::protocol::Progress;
+use supervisor::text::{countdown, describe, describe_restart};
 
 /// How many connections the live line names.
 const NAMED: usize = 2;
@@ -29,7 +29,7 @@ pub(crate) fn table<const N: usize>(rows: Vec<[String; N]>) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
-/// Shows how a drain goes in one line that is written over, if stderr is a terminal. The line is gone when this is
+/// Shows how things go in one line that is written over, if stderr is a terminal. The line is gone when this is
 /// dropped.
 #[derive(Debug)]
 pub(crate) struct LiveLine {
@@ -41,18 +41,22 @@ impl LiveLine {
         LiveLine { terminal: io::stderr().is_terminal() }
     }
 
-    pub(crate) fn show(&self, drain: &Drain) {
-        if !self.terminal || drain.open == 0 {
+    pub(crate) fn show(&self, progress: &Progress) {
+        if !self.terminal {
             return;
         }
-        let mut line = countdown(drain);
-        let named: Vec<_> = drain.connections.iter().take(NAMED).map(describe).collect();
-        if !named.is_empty() {
-            line = format!("{line}: {}", named.join("; "));
-        }
-        if drain.open > named.len() {
-            line.push_str("; …");
-        }
+        let line = match progress {
+            // Nobody is left: it is over in a moment.
+            Progress::Draining(drain) if drain.open == 0 => return,
+            Progress::Draining(drain) => {
+                let named: Vec<_> = drain.connections.iter().take(NAMED).map(describe).collect();
+                let more = if drain.open > named.len() { "; …" } else { "" };
+                let named = if named.is_empty() { String::new() } else { format!(": {}", named.join("; ")) };
+                format!("{}{named}{more}", countdown(drain))
+            }
+            Progress::Restarting { ahead } => describe_restart(*ahead),
+            Progress::Serving { generation } => format!("generation {generation} serves"),
+        };
         // Cut off at the edge instead of wrapped: only one line can be written over.
         let _ = write!(io::stderr().lock(), "\r\x1b[K\x1b[?7l{line}\x1b[?7h");
     }

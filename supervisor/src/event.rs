@@ -5,8 +5,11 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use crate::protocol::{Request, Response};
+use crate::server::Built;
+use crate::tron::Tron;
 
-/// Everything that master control hears of. Triggers only enqueue one of these.
+/// Everything that master control hears of. Triggers only enqueue one of these. Those of a server carry the number of the
+/// build that it came from.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// Somebody wants the server to stop.
@@ -15,12 +18,56 @@ pub(crate) enum Event {
         /// How long clients get to leave. None: the supervisor's own grace period.
         grace: Option<Duration>,
     },
+    /// Somebody wants a new generation of the server.
+    Restart {
+        by: Trigger,
+        /// How long the clients of the old one get to leave. None: the supervisor's own grace period.
+        grace: Option<Duration>,
+    },
     /// A client of the admin socket asks for something.
     Request { request: Request, by: Trigger, reply: Sender<Response> },
-    /// The server thread is done.
-    ServerFinished,
+    /// A server has been built, or why it has not.
+    Built { build: u64, built: Result<Built, String> },
+    /// A server takes connections from now on.
+    Accepting { build: u64 },
+    /// A server takes no connections any more, though nobody asked for that. It lets its clients go.
+    Failed { build: u64, reason: String },
+    /// A server is done.
+    Finished { build: u64 },
+    /// Whether a server was found to take connections.
+    Checked { build: u64, accepting: bool },
     /// The time has come that the state waited for.
     Tick,
+}
+
+/// What everybody has who tells master control something.
+#[derive(Debug, Clone)]
+pub(crate) struct Post {
+    events: Sender<Event>,
+    /// Sees to it that master control deals with what it is told.
+    tron: Option<Tron>,
+}
+
+/// Master control has ended.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
+impl Post {
+    pub(crate) fn new(events: Sender<Event>, tron: Option<Tron>) -> Post {
+        Post { events, tron }
+    }
+
+    pub(crate) fn send(&self, event: Event) -> Result<(), Gone> {
+        if let Some(tron) = &self.tron {
+            tron.event_comes();
+        }
+        self.events.send(event).map_err(|_| {
+            if let Some(tron) = &self.tron {
+                tron.event_done();
+            }
+            Gone
+        })
+    }
 }
 
 /// What can ask for something.

@@ -26,6 +26,10 @@ pub enum Exit {
     GaveUp = 7,
     /// Something hung: a handler could not be ended, or the stop overran its deadline. The process ended all the same.
     Overrun = 8,
+    /// The server crashed too often.
+    CrashedTooOften = 9,
+    /// Master control did not go on, so the process ended: nobody could have commanded it any more.
+    OutOfControl = 10,
 }
 
 /// How a stop went.

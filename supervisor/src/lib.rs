@@ -26,9 +26,13 @@ mod holder;
 mod log;
 mod master;
 mod plain;
+mod restart;
+mod server;
+mod thread;
 mod tron;
 
 pub mod client;
+pub mod config;
 pub mod instance;
 pub mod protocol;
 pub mod text;
@@ -37,24 +41,31 @@ mod triggers;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Sender};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use event::Trigger;
 pub use exit::Exit;
 pub use log::{Level, Log};
+pub use restart::{RestartMode, RestartPolicy};
+pub use server::Settings;
+pub use thread::BuildError;
 pub use worker;
 pub use worker::Handler;
 
-use event::Event;
+use event::{Event, Post};
 use instance::{Claim, ClaimError, InstanceName, Place};
-use master::{Master, Settings};
+use master::{Identity, Master};
+use server::Built;
 use text::{Reason, Seconds};
+use thread::{Factory, Threads};
 use triggers::admin::Admin;
 use triggers::console;
 use triggers::signals::Signals;
+use tron::Tron;
 
 /// The README's code compiles.
 #[cfg(doctest)]
@@ -78,32 +89,59 @@ pub enum AdminSocket {
     Require,
 }
 
+/// What SIGHUP does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnHup {
+    /// It stops the server, as the other signals do.
+    Stop,
+    /// It restarts the server.
+    Restart,
+}
+
 /// A supervisor that has not been started yet.
-#[derive(Debug)]
 pub struct Supervisor {
-    server: worker::Server,
+    factory: Factory,
+    settings: Settings,
     name: InstanceName,
     kind: String,
-    grace: Duration,
-    log: Log,
     console: bool,
     signals: bool,
+    on_hup: OnHup,
     admin: AdminSocket,
     socket: Option<PathBuf>,
     last_resort: bool,
 }
 
 impl Supervisor {
-    /// A supervisor for a server whose connections are served by `handler`. It has no triggers and logs nothing.
+    /// A supervisor for a server whose connections are served by `handler`, by the same one after each restart. It has no
+    /// triggers and logs nothing.
     pub fn new(handler: impl Handler) -> Supervisor {
+        let handler: Arc<dyn Handler> = Arc::new(handler);
+        Supervisor::with_factory(move |_| Ok(handler.clone()))
+    }
+
+    /// A supervisor for a server that is built afresh for each restart: `factory` makes the handler of each generation, and
+    /// may change what this supervisor was told to use as settings. With an error, or a panic, the supervisor does not
+    /// start, or the restart fails and the old generation goes on.
+    ///
+    /// It is called on a thread of its own, except for the first time.
+    pub fn with_factory(
+        factory: impl FnMut(&mut Settings) -> Result<Arc<dyn Handler>, BuildError> + Send + 'static,
+    ) -> Supervisor {
         Supervisor {
-            server: worker::Server::new(handler),
+            factory: Box::new(factory),
+            settings: Settings {
+                grace: DEFAULT_GRACE,
+                max_connections: worker::MAX_CONNECTIONS,
+                restart: RestartPolicy::default(),
+                check_every: None,
+                log: Log::silent(),
+            },
             name: InstanceName::default(),
             kind: "server".into(),
-            grace: DEFAULT_GRACE,
-            log: Log::silent(),
             console: false,
             signals: false,
+            on_hup: OnHup::Stop,
             admin: AdminSocket::Off,
             socket: None,
             last_resort: false,
@@ -124,19 +162,31 @@ impl Supervisor {
 
     /// How long clients get to leave, unless a trigger says otherwise: [`DEFAULT_GRACE`] at the start.
     pub fn grace(mut self, grace: Duration) -> Supervisor {
-        self.grace = grace;
+        self.settings.grace = grace;
         self
     }
 
     /// Where events are logged: nowhere at the start.
     pub fn log(mut self, log: Log) -> Supervisor {
-        self.log = log;
+        self.settings.log = log;
         self
     }
 
     /// How many connections are served at once, see [`worker::Server::max_connections`].
     pub fn max_connections(mut self, limit: usize) -> Supervisor {
-        self.server = self.server.max_connections(limit);
+        self.settings.max_connections = limit;
+        self
+    }
+
+    /// When the server is started again after it has ended by itself: [`RestartPolicy::default`] at the start.
+    pub fn restart(mut self, policy: RestartPolicy) -> Supervisor {
+        self.settings.restart = policy;
+        self
+    }
+
+    /// How often to look whether the server takes connections, see [`Settings::check_every`]: never at the start.
+    pub fn check_every(mut self, interval: Duration) -> Supervisor {
+        self.settings.check_every = Some(interval);
         self
     }
 
@@ -156,6 +206,12 @@ impl Supervisor {
         self
     }
 
+    /// What SIGHUP does, with [`Supervisor::signals`]: it stops the server, unless told otherwise.
+    pub fn on_hup(mut self, action: OnHup) -> Supervisor {
+        self.on_hup = action;
+        self
+    }
+
     /// Whether `admin-cli` can command this instance.
     pub fn admin(mut self, admin: AdminSocket) -> Supervisor {
         self.admin = admin;
@@ -168,7 +224,8 @@ impl Supervisor {
         self
     }
 
-    /// Ends the whole process, with [`Exit::Overrun`], when a stop overruns its deadline by a second.
+    /// Ends the whole process when a stop overruns its deadline by a second ([`Exit::Overrun`]), or when master control
+    /// hangs or panics ([`Exit::OutOfControl`]): nobody could command it any more.
     pub fn last_resort(mut self) -> Supervisor {
         self.last_resort = true;
         self
@@ -177,8 +234,8 @@ impl Supervisor {
     /// Binds the address and starts. When this returns, the server takes connections and all triggers are in place.
     ///
     /// # Errors
-    /// When the address cannot be bound, the name is taken, or something else that is needed cannot be had. Nothing is
-    /// left behind then.
+    /// When the address cannot be bound, the name is taken, the server cannot be built, or something else that is needed
+    /// cannot be had. Nothing is left behind then.
     pub fn start(self, address: SocketAddr) -> Result<Running, Error> {
         // The name first: of two that are started with the same name, the second hears that, and not of a taken port.
         let claimed = self.claim()?;
@@ -197,27 +254,27 @@ impl Supervisor {
     }
 
     fn start_claimed(self, listener: TcpListener, claimed: Option<(Place, Claim)>) -> Result<Running, Error> {
-        let address = listener.local_addr().map_err(|source| Error::Start { what: "the listener", source })?;
-        if self.console {
-            console::block_job_control().map_err(|source| Error::Start { what: "the console", source })?;
-        }
+        let lacking = |what| move |source| Error::Start { what, source };
+        let address = listener.local_addr().map_err(lacking("the listener"))?;
+        let log = self.settings.log;
+        let tron = self.last_resort.then(|| Tron::start(log)).transpose().map_err(lacking("the last resort"))?;
         let (events, received) = mpsc::channel();
+        let post = Post::new(events, tron.clone());
+        let builder = Threads::new(self.factory, listener, self.settings, post.clone());
+        // Before anything that ought to be taken back if this fails.
+        let Built { server, settings } = builder.build_here(1).map_err(|source| Error::Build { source })?;
+        if self.console {
+            console::block_job_control().map_err(lacking("the console"))?;
+        }
         let signals = if self.signals {
-            let signals = Signals::start(events.clone());
-            Some(signals.map_err(|source| Error::Start { what: "the signal handlers", source })?)
+            Some(Signals::start(post.clone(), self.on_hup).map_err(lacking("the signal handlers"))?)
         } else {
             None
         };
-        let enter = if self.console {
-            console::start(events.clone()).map_err(|source| Error::Start { what: "the console thread", source })?
-        } else {
-            false
-        };
-        let (log, server_events) = (self.log, events.clone());
-        let server = self.server.observer(move |event| observe(log, &server_events, event));
+        let enter = self.console && console::start(post.clone()).map_err(lacking("the console thread"))?;
         let admin = match claimed {
             None => None,
-            Some((place, claim)) => match Admin::start(place.clone(), claim, events.clone(), log) {
+            Some((place, claim)) => match Admin::start(place.clone(), claim, post.clone(), log) {
                 Ok(admin) => Some((admin, place)),
                 Err(source) => {
                     without_admin(self.admin, log, Error::AdminSocket { path: place.socket, source })?;
@@ -227,26 +284,18 @@ impl Supervisor {
         };
         let socket = admin.as_ref().map(|(_, place)| place.socket.clone());
         let admin = admin.map(|(admin, _)| admin);
-        let settings = Settings {
-            name: self.name.to_string(),
-            kind: self.kind,
-            grace: self.grace,
-            log,
-            last_resort: self.last_resort,
-            started: Instant::now(),
-        };
-        let server = match server.start(listener) {
-            Ok(server) => server,
-            Err(source) => {
-                admin.map(Admin::close);
-                return Err(Error::Start { what: "the server thread", source });
-            }
-        };
-        let stopper = server.stopper();
-        let thread = thread::Builder::new().name("master-control".into()).spawn(move || {
+        let identity = Identity { name: self.name.to_string(), kind: self.kind, address, log, started: Instant::now() };
+        let opener = server.opener();
+        let master = std::thread::Builder::new().name("master-control".into()).spawn(move || {
             let _until_the_end = signals;
             log_ready(log, address, socket.as_deref(), enter);
-            let mut end = Master::new(settings).run(server, &received);
+            opener();
+            let master = Master::new(identity, Box::new(builder), settings, tron.clone());
+            let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(server, &received)));
+            let mut end = end.unwrap_or_else(|panic| match tron {
+                Some(_) => tron::end_after_panic(log, thread::message(&*panic)),
+                None => panic::resume_unwind(panic),
+            });
             let last_answers = admin.map(Admin::close);
             end.adopt(received);
             end.tell_waiting();
@@ -255,11 +304,9 @@ impl Supervisor {
             }
             end.result
         });
-        let thread = thread.map_err(|source| {
-            stopper.stop(Duration::ZERO);
-            Error::Start { what: "master control", source }
-        })?;
-        Ok(Running { control: Control { events }, address, thread })
+        // Without that thread, all that it should have had is dropped, which ends it.
+        let thread = master.map_err(lacking("master control"))?;
+        Ok(Running { control: Control { post }, address, thread })
     }
 
     /// Takes the name, unless there is no admin socket to be found under it.
@@ -284,7 +331,7 @@ impl Supervisor {
             });
         match claimed {
             Ok(claimed) => Ok(Some(claimed)),
-            Err(error) => without_admin(self.admin, self.log, error).map(|()| None),
+            Err(error) => without_admin(self.admin, self.settings.log, error).map(|()| None),
         }
     }
 }
@@ -334,55 +381,6 @@ fn log_ready(log: Log, address: SocketAddr, socket: Option<&std::path::Path>, en
     log.line(Level::Info, "listening", message, fields);
 }
 
-/// Logs what happens in the server, and tells master control when it is done.
-fn observe(log: Log, events: &Sender<Event>, event: &worker::Event<'_>) {
-    match event {
-        worker::Event::Finished => {
-            // Without master control there is nobody to tell.
-            let _ = events.send(Event::ServerFinished);
-        }
-        worker::Event::Exhausted { error } => {
-            let message = format!("cannot take a connection: {}; waiting until there is room again", Reason(error));
-            log.line(Level::Warning, "exhausted", message, []);
-        }
-        worker::Event::Panicked { id, peer, message } => {
-            let fields = [("id", (*id).into()), ("peer", peer.to_string().into())];
-            let message = format!("the handler of connection {id} from {peer} panicked: {message}");
-            log.line(Level::Error, "handler_panicked", message, fields);
-        }
-        worker::Event::Refused { peer } => {
-            let fields = [("peer", peer.to_string().into())];
-            log.line(Level::Detail, "refused", format!("{peer} turned away: too many connections"), fields);
-        }
-        worker::Event::Connected { id, peer } if log.is_verbose() => {
-            let fields = [("id", (*id).into()), ("peer", peer.to_string().into())];
-            log.line(Level::Detail, "connected", format!("connection {id} from {peer}"), fields);
-        }
-        worker::Event::Ended { connection, outcome, error } if log.is_verbose() => {
-            let how = match outcome {
-                worker::Outcome::Left => "left",
-                worker::Outcome::Closed => "closed",
-                worker::Outcome::Forced => "closed by force",
-            };
-            let why = error.map(|error| format!(": {}", Reason(error))).unwrap_or_default();
-            let worker::ConnectionInfo { id, peer, age, received, sent, .. } = connection;
-            let message = format!(
-                "connection {id} from {peer} {how} after {}{why}, {received} bytes in, {sent} out",
-                Seconds(*age)
-            );
-            let fields = [
-                ("id", (*id).into()),
-                ("peer", peer.to_string().into()),
-                ("outcome", how.into()),
-                ("received", (*received).into()),
-                ("sent", (*sent).into()),
-            ];
-            log.line(Level::Detail, "ended", message, fields);
-        }
-        _ => {}
-    }
-}
-
 /// A supervisor that runs. Dropping this leaves it running.
 #[derive(Debug)]
 pub struct Running {
@@ -397,7 +395,7 @@ impl Running {
         self.address
     }
 
-    /// What stops this supervisor from any thread.
+    /// What stops or restarts the server from any thread.
     pub fn control(&self) -> Control {
         self.control.clone()
     }
@@ -405,17 +403,17 @@ impl Running {
     /// Waits until the server has stopped, whoever asked for it, and says what became of its connections.
     ///
     /// # Errors
-    /// When the server failed instead of being stopped.
+    /// When the server failed instead of being stopped, and is not started again.
     pub fn wait(self) -> Result<Report, Error> {
         // Master control does not panic; should it do so, that goes on to whoever waits for it.
-        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
     }
 }
 
-/// Stops a supervisor from any thread: a handler's own thread included, since it only asks and does not wait.
+/// Stops or restarts a server from any thread: a handler's own thread included, since it only asks and does not wait.
 #[derive(Debug, Clone)]
 pub struct Control {
-    events: Sender<Event>,
+    post: Post,
 }
 
 impl Control {
@@ -423,28 +421,30 @@ impl Control {
     /// longer.
     pub fn stop(&self, grace: Duration) {
         // If nobody listens any more, the server has stopped already.
-        let _ = self.events.send(Event::Stop { by: Trigger::Code, grace: Some(grace) });
+        let _ = self.post.send(Event::Stop { by: Trigger::Code, grace: Some(grace) });
+    }
+
+    /// Asks for a restart: a new generation of the server takes over, and the clients of the old one get this long to
+    /// leave. If it fails, that is logged, and the old generation goes on.
+    pub fn restart(&self, grace: Duration) {
+        // If nobody listens any more, the server has stopped already.
+        let _ = self.post.send(Event::Restart { by: Trigger::Code, grace: Some(grace) });
     }
 }
 
 /// How a stop went.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// What asked for it. None: nothing did, the server ended by itself.
-    pub by: Option<Trigger>,
+    /// What asked for it.
+    pub by: Trigger,
     /// What became of the connections.
     pub drain: worker::DrainReport,
 }
 
 impl Report {
-    /// What asked for the stop, for people.
-    pub fn by(&self) -> String {
-        self.by.as_ref().map_or_else(|| "nobody".into(), Trigger::to_string)
-    }
-
     /// The exit code that says how the stop went.
     pub fn exit(&self) -> Exit {
-        Exit::from(&plain::report(self))
+        Exit::from(&plain::report("", &self.drain))
     }
 }
 
@@ -489,8 +489,25 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The server failed instead of being stopped.
-    Server(worker::ServerError),
+    /// The server cannot be built.
+    Build {
+        /// Why.
+        source: BuildError,
+    },
+    /// The server failed, and its policy does not start it again.
+    Crashed {
+        /// Why.
+        reason: String,
+    },
+    /// The server failed too often.
+    CrashedTooOften {
+        /// How often within the period.
+        times: usize,
+        /// The period of the policy.
+        period: Duration,
+        /// Why it failed the last time.
+        reason: String,
+    },
 }
 
 impl Error {
@@ -515,12 +532,17 @@ impl Error {
             {
                 Exit::NotPermitted
             }
+            Error::Build { source } => match source.downcast_ref::<io::Error>() {
+                Some(error) if error.kind() == io::ErrorKind::PermissionDenied => Exit::NotPermitted,
+                Some(_) | None => Exit::Failed,
+            },
             Error::Bind { .. }
             | Error::NameTaken { .. }
             | Error::SocketTaken { .. }
             | Error::AdminSocket { .. }
             | Error::Start { .. }
-            | Error::Server(_) => Exit::Failed,
+            | Error::Crashed { .. } => Exit::Failed,
+            Error::CrashedTooOften { .. } => Exit::CrashedTooOften,
         }
     }
 }
@@ -555,7 +577,13 @@ impl fmt::Display for Error {
                 write!(formatter, "cannot use {} for the admin socket: {}", path.display(), Reason(source))
             }
             Error::Start { what, source } => write!(formatter, "cannot start {what}: {}", Reason(source)),
-            Error::Server(error) => write!(formatter, "{error}"),
+            Error::Build { source } => write!(formatter, "{source}"),
+            Error::Crashed { reason } => write!(formatter, "the server crashed: {reason}"),
+            Error::CrashedTooOften { times, period, reason } => write!(
+                formatter,
+                "the server crashed {times} times within {}, which is too often: {reason}",
+                Seconds(*period)
+            ),
         }
     }
 }
@@ -566,8 +594,11 @@ impl std::error::Error for Error {
             Error::Bind { source, .. } | Error::AdminSocket { source, .. } | Error::Start { source, .. } => {
                 Some(source)
             }
-            Error::NameTaken { .. } | Error::SocketTaken { .. } => None,
-            Error::Server(error) => Some(error),
+            Error::Build { source } => Some(&**source),
+            Error::NameTaken { .. }
+            | Error::SocketTaken { .. }
+            | Error::Crashed { .. }
+            | Error::CrashedTooOften { .. } => None,
         }
     }
 }

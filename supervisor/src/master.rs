@@ -1,59 +1,122 @@
 //! Master control: the one thread that owns all state. It waits for an [`Event`] and does what the state says.
 
+mod drains;
+mod orders;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use worker::{Handle, deadline_after};
+use worker::{Counts, DrainReport};
 
 use crate::event::{Event, Trigger};
 use crate::log::{Level, Log};
-use crate::protocol::{self, Answer, Drain, ErrorCode, MAX_NAMED, Progress, Refusal, Request, Response, Status};
-use crate::text::milliseconds;
-use crate::tron::Tron;
+use crate::protocol::{self, Answer, ErrorCode, Progress, Refusal, Request, Response, Status};
+use crate::restart::{self, Decision, Ended, History};
+use crate::server::{Builder, Built, Server, Settings};
+use crate::text::{Count, Seconds, milliseconds};
+use crate::tron::{OVERRUN, Tron};
 use crate::{Error, Report, plain, text};
 
-/// How often those who wait for a stop hear how it goes.
+use drains::{Old, Running, Stop, Why};
+use orders::{Reply, Restart};
+
+/// How often those who wait for a drain hear how it goes.
 const COUNTDOWN: Duration = Duration::from_secs(1);
 
-/// A SIGHUP within this time after another signal is no second request.
-const TOGETHER: Duration = Duration::from_millis(500);
+/// How long it may take to build a server. Then the restart has failed.
+const BUILD_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a new server waits until the old one accepts nothing any more. Then it accepts all the same: the old one hangs.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a server that is looked at may take to accept a connection, at most and at least.
+const CHECK_LIMIT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
 
 /// What does not change as long as the supervisor lives.
 #[derive(Debug)]
-pub(crate) struct Settings {
+pub(crate) struct Identity {
     pub(crate) name: String,
     pub(crate) kind: String,
-    pub(crate) grace: Duration,
+    pub(crate) address: SocketAddr,
     pub(crate) log: Log,
-    /// Whether a stop that overruns ends the process.
-    pub(crate) last_resort: bool,
     pub(crate) started: Instant,
 }
 
 /// Runs on the thread `master-control`.
 #[derive(Debug)]
-pub(crate) struct Master(Settings);
+pub(crate) struct Master {
+    identity: Identity,
+    builder: Box<dyn Builder>,
+    /// None where nothing shall end the process.
+    tron: Option<Tron>,
+    /// Those of the generation that takes connections.
+    settings: Settings,
+    /// The number of the last generation.
+    generations: u64,
+    /// The number of the last build. Not each becomes a generation.
+    builds: u64,
+    /// Servers that take no connections any more, and whose clients have not all left.
+    old: Vec<Old>,
+    /// Restarts that were asked for while another one was under way, in order.
+    queue: VecDeque<Restart>,
+    history: History,
+    last_end: Option<LastEnd>,
+    /// Counted in generations that are gone.
+    past: Counts,
+}
+
+/// The last time that the server ended by itself.
+#[derive(Debug)]
+struct LastEnd {
+    generation: u64,
+    reason: String,
+    at: Instant,
+}
 
 /// What the server is doing. What belongs to a state only is inside it.
 #[derive(Debug)]
 enum State {
-    Serving { server: Handle },
-    Draining { server: Handle, stop: Stop },
+    /// The current generation takes connections.
+    Serving { current: Running, check: Check },
+    /// The next generation is being built, beside the current one if there is one.
+    Building { current: Option<Running>, restart: Option<Restart>, limit: Instant },
+    /// The next generation has been built, and takes connections as soon as the one that it replaces takes none.
+    Opening {
+        current: Running,
+        settings: Settings,
+        replaced: Option<Replaced>,
+        restart: Option<Restart>,
+        limit: Instant,
+    },
+    /// The current generation takes connections, and the restart is complete when the one that it replaced is gone.
+    Retiring { current: Running, replaced: u64, restart: Restart, countdown: Instant },
+    /// The server has ended by itself and is started again at this time.
+    Waiting { until: Instant },
+    /// All servers let their clients go, and then the supervisor ends.
+    Draining { servers: Vec<Running>, drained: DrainReport, stop: Stop },
 }
 
-/// A stop under way.
+/// Whether the server is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Check {
+    Never,
+    At(Instant),
+    UnderWay,
+}
+
+/// The generation that another one replaces.
 #[derive(Debug)]
-struct Stop {
-    by: Trigger,
-    began: Instant,
-    deadline: Instant,
-    /// When the next countdown line is due.
-    countdown: Instant,
-    waiting: Vec<Sender<Response>>,
-    /// Calls the watch off when the stop is over. None where nothing shall end the process.
-    tron: Option<Tron>,
+enum Replaced {
+    /// It is in [`Master::old`].
+    Draining(u64),
+    Gone(u64, protocol::Report),
 }
 
 /// The end of the server, and those who have not heard of it yet.
@@ -64,260 +127,578 @@ pub(crate) struct End {
 }
 
 impl Master {
-    pub(crate) fn new(settings: Settings) -> Master {
-        Master(settings)
+    /// Master control over servers that `builder` makes.
+    pub(crate) fn new(identity: Identity, builder: Box<dyn Builder>, settings: Settings, tron: Option<Tron>) -> Master {
+        Master {
+            identity,
+            builder,
+            tron,
+            settings,
+            generations: 1,
+            builds: 1,
+            old: Vec::new(),
+            queue: VecDeque::new(),
+            history: History::default(),
+            last_end: None,
+            past: Counts::default(),
+        }
     }
 
-    /// Handles events until the server has stopped.
-    pub(crate) fn run(&self, server: Handle, events: &Receiver<Event>) -> End {
-        let mut state = State::Serving { server };
+    /// Handles events until the server has stopped. `first` is the server of build 1, which takes connections already.
+    pub(crate) fn run(mut self, first: Box<dyn Server>, events: &Receiver<Event>) -> End {
+        let mut state = self.first(first, Instant::now());
         loop {
-            let event = match state.next_tick() {
-                None => events.recv().ok(),
-                Some(at) => match events.recv_timeout(at.saturating_duration_since(Instant::now())) {
-                    Ok(event) => Some(event),
-                    Err(RecvTimeoutError::Timeout) => Some(Event::Tick),
-                    Err(RecvTimeoutError::Disconnected) => None,
-                },
+            let event = match self.next_tick(&state) {
+                None => events.recv().map_err(RecvTimeoutError::from),
+                Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
-            // The server thread holds a sender, and sends `ServerFinished` before it lets go of it.
-            let event = event.unwrap_or(Event::ServerFinished);
-            match self.handle(state, event, Instant::now()) {
+            let event = match event {
+                Ok(event) => event,
+                // The builder holds a sender, so it is never disconnected.
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    if let Some(tron) = &self.tron {
+                        tron.event_comes();
+                    }
+                    Event::Tick
+                }
+            };
+            let next = self.handle(state, event, Instant::now());
+            if let Some(tron) = &self.tron {
+                tron.event_done();
+            }
+            match next {
                 ControlFlow::Continue(next) => state = next,
-                ControlFlow::Break(end) => return end,
+                ControlFlow::Break(end) => {
+                    if let Some(tron) = &self.tron {
+                        tron.off();
+                    }
+                    return end;
+                }
             }
         }
     }
 
-    fn handle(&self, state: State, event: Event, now: Instant) -> ControlFlow<End, State> {
-        ControlFlow::Continue(match (state, event) {
-            (State::Serving { server }, Event::Stop { by, grace }) => {
-                let stop = self.begin_stop(&server, by, grace.unwrap_or(self.0.grace), now);
-                State::Draining { server, stop }
-            }
-            (State::Draining { server, stop }, Event::Stop { by, .. }) if stop.comes_with(&by, now) => {
-                State::Draining { server, stop }
-            }
-            (State::Draining { server, mut stop }, Event::Stop { by, grace }) => {
-                let grace = match by {
-                    // Whoever asks at the console a second time does not want to wait.
-                    Trigger::Console | Trigger::Signal { .. } => Duration::ZERO,
-                    Trigger::Admin { .. } | Trigger::Code => grace.unwrap_or(self.0.grace),
-                };
-                self.shorten(&server, &mut stop, &by, grace, now);
-                State::Draining { server, stop }
-            }
+    fn first(&self, server: Box<dyn Server>, now: Instant) -> State {
+        self.serving(Running { build: 1, generation: 1, server, since: now }, now)
+    }
 
-            (State::Serving { server }, Event::Request { request: Request::Stop { grace_ms, wait }, by, reply }) => {
-                let mut stop = self.begin_stop(&server, by, self.grace(grace_ms), now);
-                stop.attend(reply, wait, &server, now);
-                State::Draining { server, stop }
+    fn handle(&mut self, state: State, event: Event, now: Instant) -> ControlFlow<End, State> {
+        let state = match event {
+            Event::Stop { by, grace } => self.on_stop(state, by, grace, None, now),
+            Event::Restart { by, grace } => self.on_restart(state, Restart::new(by, grace, None), now),
+            Event::Request { request, by, reply } => match request {
+                Request::Ping {} => answer(state, &reply, self.pong()),
+                Request::Status {} => {
+                    let status = self.status(&state, now);
+                    answer(state, &reply, status)
+                }
+                Request::Stop { grace_ms, wait } => {
+                    self.on_stop(state, by, grace_ms.map(Duration::from_millis), Some(Reply { to: reply, wait }), now)
+                }
+                Request::Restart { grace_ms, wait } => {
+                    let grace = grace_ms.map(Duration::from_millis);
+                    self.on_restart(state, Restart::new(by, grace, Some(Reply { to: reply, wait })), now)
+                }
+            },
+            Event::Built { build, built } => self.on_built(state, build, built, now),
+            Event::Accepting { build } => self.on_accepting(state, build, now),
+            Event::Failed { build, reason } => self.on_failed(state, build, reason, now),
+            Event::Finished { build } => self.on_finished(state, build, now),
+            Event::Checked { build, accepting } => self.on_checked(state, build, accepting, now),
+            Event::Tick => self.on_tick(state, now),
+        };
+        match state {
+            State::Draining { servers, drained, stop } if servers.is_empty() => {
+                ControlFlow::Break(self.end(stop, drained, now))
             }
-            (
-                State::Draining { server, mut stop },
-                Event::Request { request: Request::Stop { grace_ms, wait }, by, reply },
-            ) => {
-                self.shorten(&server, &mut stop, &by, self.grace(grace_ms), now);
-                stop.attend(reply, wait, &server, now);
-                State::Draining { server, stop }
+            State::Serving { .. }
+            | State::Building { .. }
+            | State::Opening { .. }
+            | State::Retiring { .. }
+            | State::Waiting { .. }
+            | State::Draining { .. } => ControlFlow::Continue(state),
+        }
+    }
+
+    fn on_stop(
+        &mut self,
+        state: State,
+        by: Trigger,
+        grace: Option<Duration>,
+        reply: Option<Reply>,
+        now: Instant,
+    ) -> State {
+        let (servers, restart) = match state {
+            State::Draining { servers, drained, mut stop } => {
+                if !stop.comes_with(&by, now) {
+                    self.shorten(&servers, &mut stop, &by, grace, now);
+                }
+                if let Some(reply) = reply {
+                    stop.attend(reply, &servers, now);
+                }
+                return State::Draining { servers, drained, stop };
             }
-            (
-                state @ (State::Serving { .. } | State::Draining { .. }),
-                Event::Request { request: request @ (Request::Ping {} | Request::Status {}), reply, .. },
-            ) => {
-                let answer = if request == (Request::Ping {}) { self.pong() } else { self.status(&state, now) };
-                // A client that has gone away meanwhile needs no answer.
-                let _ = reply.send(Response::Answer(answer));
+            State::Serving { current, check: _ } => (vec![current], None),
+            State::Building { current, restart, limit: _ } => (current.into_iter().collect(), restart),
+            State::Opening { current, restart, .. } => (vec![current], restart),
+            State::Retiring { current, restart, .. } => (vec![current], Some(restart)),
+            State::Waiting { until: _ } => (Vec::new(), None),
+        };
+        self.call_off(restart);
+        let grace = grace.unwrap_or(self.settings.grace);
+        let (servers, mut stop) = self.begin_stop(servers, Why::Asked(by), grace, now);
+        if let Some(reply) = reply {
+            stop.attend(reply, &servers, now);
+        }
+        State::Draining { servers, drained: DrainReport::default(), stop }
+    }
+
+    fn on_restart(&mut self, state: State, restart: Restart, now: Instant) -> State {
+        match state {
+            State::Serving { current, check: _ } => self.begin_restart(Some(current), restart, now),
+            State::Waiting { until: _ } => self.begin_restart(None, restart, now),
+            State::Building { .. } | State::Opening { .. } | State::Retiring { .. } => {
+                self.queue.push_back(restart.taken_on(self.queue.len() + 1));
                 state
             }
-
-            (State::Serving { server }, Event::ServerFinished) => return ControlFlow::Break(self.end(server, None)),
-            (State::Draining { server, stop }, Event::ServerFinished) => {
-                return ControlFlow::Break(self.end(server, Some(stop)));
+            State::Draining { .. } => {
+                self.call_off(Some(restart));
+                state
             }
+        }
+    }
 
-            (state @ State::Serving { .. }, Event::Tick) => state,
-            (State::Draining { server, mut stop }, Event::Tick) => {
-                self.count_down(&server, &mut stop, now);
-                State::Draining { server, stop }
+    fn on_built(&mut self, state: State, build: u64, built: Result<Built, String>, now: Instant) -> State {
+        match (state, built) {
+            (State::Building { current, restart, limit: _ }, Ok(built)) if build == self.builds => {
+                self.take_over(current, build, built, restart, now)
             }
-        })
-    }
-
-    fn grace(&self, asked_ms: Option<u64>) -> Duration {
-        asked_ms.map_or(self.0.grace, Duration::from_millis)
-    }
-
-    fn begin_stop(&self, server: &Handle, by: Trigger, grace: Duration, now: Instant) -> Stop {
-        let deadline = deadline_after(now, grace);
-        let tron = if self.0.last_resort { self.watch(server, deadline) } else { None };
-        // Counted before, since some leave at once.
-        let left = server.counts().now;
-        server.stop_by(deadline);
-        let message = format!("{by}: stopping, {} connected, grace period {}", clients(left), seconds(grace));
-        let fields =
-            [("by", by.to_string().into()), ("connected", left.into()), ("grace_ms", milliseconds(grace).into())];
-        self.0.log.line(Level::Info, "stopping", message, fields);
-        // The countdown begins a second from now, and not at once: most clients leave before.
-        Stop { by, began: now, deadline, countdown: now + COUNTDOWN, waiting: Vec::new(), tron }
-    }
-
-    fn watch(&self, server: &Handle, deadline: Instant) -> Option<Tron> {
-        let stopper = server.stopper();
-        let tron = Tron::watch(self.0.log, deadline, move || what_hangs(&stopper.connections()));
-        tron.inspect_err(|error| {
-            let message = format!("no thread to watch over the deadline: {}", text::Reason(error));
-            self.0.log.line(Level::Warning, "no_last_resort", message, []);
-        })
-        .ok()
-    }
-
-    fn count_down(&self, server: &Handle, stop: &mut Stop, now: Instant) {
-        stop.countdown = now + COUNTDOWN;
-        let drain = stop.tell_waiting(server, now);
-        if drain.open > 0 {
-            let fields = [("open", drain.open.into()), ("remaining_ms", drain.remaining_ms.into())];
-            self.0.log.line(Level::Info, "draining", text::countdown(&drain), fields);
+            (State::Building { current, restart, limit: _ }, Err(reason)) if build == self.builds => {
+                self.restart_failed(current, restart, reason, now)
+            }
+            (State::Draining { mut servers, drained, stop }, Ok(built)) => {
+                // It closes the listening socket when it ends, and nobody else may come to do that.
+                built.server.stop_by(stop.deadline);
+                built.server.opener()();
+                servers.push(Running { build, generation: self.generations + 1, server: built.server, since: now });
+                State::Draining { servers, drained, stop }
+            }
+            // It comes too late, and is dropped.
+            (
+                state @ (State::Serving { .. }
+                | State::Building { .. }
+                | State::Opening { .. }
+                | State::Retiring { .. }
+                | State::Waiting { .. }),
+                _,
+            )
+            | (state @ State::Draining { .. }, Err(_)) => state,
         }
     }
 
-    /// Moves the deadline of a stop under way, but only towards now: two who ask get the shorter of both.
-    fn shorten(&self, server: &Handle, stop: &mut Stop, by: &Trigger, grace: Duration, now: Instant) {
-        let deadline = deadline_after(now, grace);
-        if deadline >= stop.deadline {
-            return;
+    fn on_accepting(&mut self, state: State, build: u64, now: Instant) -> State {
+        match state {
+            State::Opening { current, settings, replaced, restart, limit: _ } if current.build == build => {
+                self.settings = settings;
+                let message = format!("generation {} takes connections", current.generation);
+                let fields = [("generation", current.generation.into())];
+                self.identity.log.line(Level::Info, "serving", message, fields);
+                match (restart, replaced) {
+                    (Some(restart), Some(Replaced::Draining(replaced))) => {
+                        restart.tell(Progress::Serving { generation: current.generation });
+                        if let Some(old) = self.old.iter().find(|old| old.running.generation == replaced) {
+                            restart.tell(Progress::Draining(old.drain(now)));
+                        }
+                        State::Retiring { current, replaced, restart, countdown: now + COUNTDOWN }
+                    }
+                    (Some(restart), Some(Replaced::Gone(replaced, report))) => {
+                        restart.done(current.generation, Some((replaced, report)));
+                        self.next(current, now)
+                    }
+                    (Some(restart), None) => {
+                        restart.done(current.generation, None);
+                        self.next(current, now)
+                    }
+                    (None, _) => self.next(current, now),
+                }
+            }
+            State::Serving { .. }
+            | State::Building { .. }
+            | State::Opening { .. }
+            | State::Retiring { .. }
+            | State::Waiting { .. }
+            | State::Draining { .. } => state,
         }
-        stop.deadline = deadline;
-        if let Some(tron) = &stop.tron {
-            tron.deadline_moved(deadline);
+    }
+
+    fn on_failed(&mut self, state: State, build: u64, reason: String, now: Instant) -> State {
+        match state {
+            State::Serving { current, check: _ } if current.build == build => self.crashed(current, None, reason, now),
+            State::Opening { current, restart, .. } if current.build == build => {
+                self.crashed(current, restart, reason, now)
+            }
+            State::Retiring { current, restart, .. } if current.build == build => {
+                self.crashed(current, Some(restart), reason, now)
+            }
+            // The next one is on its way already.
+            State::Building { current: Some(current), restart, limit } if current.build == build => {
+                self.note_crash(current, &reason, now);
+                State::Building { current: None, restart, limit }
+            }
+            State::Serving { .. }
+            | State::Building { .. }
+            | State::Opening { .. }
+            | State::Retiring { .. }
+            | State::Waiting { .. }
+            | State::Draining { .. } => {
+                let message = format!("a server failed that was let go already: {reason}");
+                self.identity.log.line(Level::Warning, "old_failed", message, []);
+                state
+            }
         }
-        let left = clients(server.counts().now);
-        server.stop_by(deadline);
-        let message = if grace.is_zero() {
-            format!("{by}: closing {left} by force")
-        } else {
-            format!("{by}: the grace period ends in {}, {left} still connected", seconds(grace))
+    }
+
+    fn on_finished(&mut self, state: State, build: u64, now: Instant) -> State {
+        if let Some(at) = self.old.iter().position(|old| old.running.build == build) {
+            let old = self.old.remove(at);
+            let generation = old.running.generation;
+            let report = self.old_is_gone(old);
+            return self.after_old(state, generation, report, now);
+        }
+        let by_itself = || "it ended by itself".to_owned();
+        match state {
+            State::Serving { current, check: _ } if current.build == build => {
+                self.crashed(current, None, by_itself(), now)
+            }
+            State::Building { current: Some(current), restart, limit } if current.build == build => {
+                self.note_crash(current, &by_itself(), now);
+                State::Building { current: None, restart, limit }
+            }
+            State::Opening { current, restart, .. } if current.build == build => {
+                self.crashed(current, restart, by_itself(), now)
+            }
+            State::Retiring { current, restart, .. } if current.build == build => {
+                self.crashed(current, Some(restart), by_itself(), now)
+            }
+            State::Draining { mut servers, mut drained, stop } => {
+                if let Some(at) = servers.iter().position(|running| running.build == build) {
+                    let ended = self.ended(servers.remove(at));
+                    drained.told += ended.told;
+                    drained.left += ended.left;
+                    drained.closed += ended.closed;
+                    drained.forced.extend(ended.forced);
+                    drained.stuck.extend(ended.stuck);
+                }
+                State::Draining { servers, drained, stop }
+            }
+            State::Serving { .. }
+            | State::Building { .. }
+            | State::Opening { .. }
+            | State::Retiring { .. }
+            | State::Waiting { .. } => state,
+        }
+    }
+
+    fn on_checked(&mut self, state: State, build: u64, accepting: bool, now: Instant) -> State {
+        match state {
+            State::Serving { mut current, check: _ } if current.build == build => {
+                if !accepting {
+                    // It says that it has failed, and the rest follows.
+                    current.server.give_up("it takes no connections");
+                }
+                self.serving(current, now)
+            }
+            State::Serving { .. }
+            | State::Building { .. }
+            | State::Opening { .. }
+            | State::Retiring { .. }
+            | State::Waiting { .. }
+            | State::Draining { .. } => state,
+        }
+    }
+
+    fn on_tick(&mut self, state: State, now: Instant) -> State {
+        let state = self.hurry_old(state, now);
+        match state {
+            State::Serving { current, check: Check::At(at) } if at <= now => {
+                let every = self.settings.check_every.unwrap_or(CHECK_LIMIT.0);
+                current.server.check(every.clamp(CHECK_LIMIT.1, CHECK_LIMIT.0));
+                State::Serving { current, check: Check::UnderWay }
+            }
+            State::Building { current, restart, limit } if limit <= now => {
+                // What is built after all comes too late.
+                self.builds += 1;
+                let reason = format!("the new server was not ready within {}", Seconds(BUILD_LIMIT));
+                self.restart_failed(current, restart, reason, now)
+            }
+            State::Opening { current, settings, replaced, restart, limit } if limit <= now => {
+                let message = "the old server does not stop to accept; the new one accepts beside it";
+                self.identity.log.line(Level::Warning, "old_hangs", message, []);
+                current.server.opener()();
+                State::Opening { current, settings, replaced, restart, limit: now + OPEN_LIMIT }
+            }
+            State::Retiring { current, replaced, restart, countdown } if countdown <= now => {
+                self.count_down_old(replaced, &restart, now);
+                State::Retiring { current, replaced, restart, countdown: now + COUNTDOWN }
+            }
+            State::Waiting { until } if until <= now => {
+                self.begin_build();
+                State::Building { current: None, restart: None, limit: now + BUILD_LIMIT }
+            }
+            State::Draining { servers, drained, mut stop } if stop.countdown <= now => {
+                self.count_down(&servers, &mut stop, now);
+                State::Draining { servers, drained, stop }
+            }
+            State::Serving { .. }
+            | State::Building { .. }
+            | State::Opening { .. }
+            | State::Retiring { .. }
+            | State::Waiting { .. }
+            | State::Draining { .. } => state,
+        }
+    }
+
+    /// When there is something to do, although nothing happens.
+    fn next_tick(&self, state: &State) -> Option<Instant> {
+        let own = match state {
+            State::Serving { check: Check::At(at), .. } => Some(*at),
+            State::Serving { check: Check::Never | Check::UnderWay, .. } => None,
+            State::Building { limit, .. } | State::Opening { limit, .. } => Some(*limit),
+            State::Retiring { countdown, .. } => Some(*countdown),
+            State::Waiting { until } => Some(*until),
+            State::Draining { stop, .. } => Some(stop.countdown),
         };
-        let fields = [("by", by.to_string().into()), ("grace_ms", milliseconds(grace).into())];
-        self.0.log.line(Level::Info, "deadline_moved", message, fields);
-        stop.tell_waiting(server, now);
+        own.into_iter().chain(self.old.iter().map(Old::overdue_at)).min()
     }
 
-    /// The server thread is done.
-    fn end(&self, server: Handle, stop: Option<Stop>) -> End {
-        let joined = server.join();
-        let (by, waiting) = match stop {
-            Some(stop) => (Some(stop.by), stop.waiting), // Drops Tron.
-            None => (None, Vec::new()),
-        };
-        let result = match joined {
-            Ok(drain) => Ok(Report { by, drain }),
-            Err(error) => Err(Error::Server(error)),
-        };
-        match &result {
-            Ok(report) => self.log_report(&plain::report(report)),
-            Err(error) => self.0.log.line(Level::Error, "failed", error, []),
-        }
-        End { result, waiting }
+    /// The current generation takes connections, and nothing else goes on.
+    fn serving(&self, current: Running, now: Instant) -> State {
+        let check = self.settings.check_every.map_or(Check::Never, |every| Check::At(now + every));
+        State::Serving { current, check }
     }
 
-    fn log_report(&self, report: &protocol::Report) {
-        for connection in &report.connections {
-            let message = format!("closed by force: {}", text::describe_forced(connection));
-            let fields = [("id", connection.id.into()), ("peer", connection.peer.to_string().into())];
-            self.0.log.line(Level::Warning, "forced", message, fields);
+    /// A restart is over: the next one, if others wait.
+    fn next(&mut self, current: Running, now: Instant) -> State {
+        match self.queue.pop_front() {
+            Some(restart) => self.begin_restart(Some(current), restart, now),
+            None => self.serving(current, now),
         }
-        let fields = [
-            ("told", report.told.into()),
-            ("left", report.left.into()),
-            ("closed", report.closed.into()),
-            ("forced", report.forced.into()),
-            ("stuck", report.stuck.into()),
-            ("took_ms", report.took_ms.into()),
-        ];
-        self.0.log.line(Level::Info, "stopped", text::summary(report), fields);
+    }
+
+    fn begin_restart(&mut self, current: Option<Running>, restart: Restart, now: Instant) -> State {
+        let message = format!("{}: restarting", restart.by);
+        self.identity.log.line(Level::Info, "restarting", message, [("by", restart.by.to_string().into())]);
+        for (before, waiting) in self.queue.iter().enumerate() {
+            waiting.tell(Progress::Restarting { ahead: before + 1 });
+        }
+        self.begin_build();
+        State::Building { current, restart: Some(restart.taken_on(0)), limit: now + BUILD_LIMIT }
+    }
+
+    fn begin_build(&mut self) {
+        self.builds += 1;
+        self.builder.build(self.builds);
+    }
+
+    /// The next generation is ready. The current one makes way for it.
+    fn take_over(
+        &mut self,
+        current: Option<Running>,
+        build: u64,
+        built: Built,
+        restart: Option<Restart>,
+        now: Instant,
+    ) -> State {
+        let Built { server, settings } = built;
+        let opener = server.opener();
+        let replaced = match current {
+            None => {
+                opener();
+                None
+            }
+            Some(old) => {
+                let grace = restart.as_ref().and_then(|restart| restart.grace).unwrap_or(self.settings.grace);
+                let by = restart.as_ref().map_or_else(|| "nobody".into(), |restart| restart.by.to_string());
+                let generation = old.generation;
+                let old = self.retire(old, by, grace, opener, now);
+                self.old.push(old);
+                Some(Replaced::Draining(generation))
+            }
+        };
+        self.generations += 1;
+        let current = Running { build, generation: self.generations, server, since: now };
+        State::Opening { current, settings, replaced, restart, limit: now + OPEN_LIMIT }
+    }
+
+    /// There is no next generation. The current one goes on, if there is one.
+    fn restart_failed(
+        &mut self,
+        current: Option<Running>,
+        restart: Option<Restart>,
+        reason: String,
+        now: Instant,
+    ) -> State {
+        match current {
+            Some(current) => {
+                let message = format!("the restart failed, generation {} goes on: {reason}", current.generation);
+                self.identity.log.line(Level::Error, "restart_failed", &message, []);
+                if let Some(restart) = restart {
+                    restart.failed(message);
+                }
+                self.next(current, now)
+            }
+            None => {
+                if let Some(restart) = restart {
+                    restart.failed(format!("the restart failed: {reason}"));
+                }
+                let message = format!("the server could not be started: {reason}");
+                self.recover(self.generations + 1, message, Duration::ZERO, now)
+            }
+        }
+    }
+
+    /// The current generation has failed.
+    fn crashed(&mut self, current: Running, restart: Option<Restart>, reason: String, now: Instant) -> State {
+        let (generation, ran) = (current.generation, now.saturating_duration_since(current.since));
+        self.note_crash(current, &reason, now);
+        if let Some(restart) = restart {
+            restart.failed(format!("the restart failed, generation {generation} crashed: {reason}"));
+        }
+        self.recover(generation, reason, ran, now)
+    }
+
+    /// It lets its clients go, and is done when it says so.
+    fn note_crash(&mut self, current: Running, reason: &str, now: Instant) {
+        let message = format!("generation {} crashed: {reason}", current.generation);
+        let fields = [("generation", current.generation.into()), ("reason", reason.into())];
+        self.identity.log.line(Level::Error, "crashed", message, fields);
+        self.last_end = Some(LastEnd { generation: current.generation, reason: reason.to_owned(), at: now });
+        self.old.push(Old::new(current, "its failure".into(), self.settings.grace, now));
+    }
+
+    /// No generation takes connections: the restart policy says what now.
+    fn recover(&mut self, generation: u64, reason: String, ran: Duration, now: Instant) -> State {
+        let history = std::mem::take(&mut self.history);
+        let ended = Ended { failed: true, ran };
+        let (history, decision) = restart::decide(&self.settings.restart, history, ended, now, chance());
+        self.history = history;
+        let error = match decision {
+            Decision::Wait(wait) => {
+                self.last_end = Some(LastEnd { generation, reason, at: now });
+                if let Some(restart) = self.queue.pop_front() {
+                    return self.begin_restart(None, restart, now);
+                }
+                let message = format!("starting generation {} in {}", self.generations + 1, Seconds(wait));
+                let fields = [("wait_ms", milliseconds(wait).into())];
+                self.identity.log.line(Level::Info, "waiting", message, fields);
+                return State::Waiting { until: now + wait };
+            }
+            Decision::GiveUp(times) => Error::CrashedTooOften { times, period: self.settings.restart.period, reason },
+            Decision::End => Error::Crashed { reason },
+        };
+        self.identity.log.line(Level::Error, "gave_up", &error, []);
+        self.call_off(None);
+        let grace = self.settings.grace;
+        let (servers, stop) = self.begin_stop(Vec::new(), Why::Failed(error), grace, now);
+        State::Draining { servers, drained: DrainReport::default(), stop }
+    }
+
+    /// There will be no restart any more, neither this one nor those that wait.
+    fn call_off(&mut self, restart: Option<Restart>) {
+        for restart in restart.into_iter().chain(self.queue.drain(..)) {
+            let message = format!("{}: no restart, the server is being stopped", restart.by);
+            self.identity.log.line(Level::Warning, "no_restart", message, []);
+            restart.refuse(stopping());
+        }
     }
 
     fn pong(&self) -> Answer {
-        Answer::Pong { name: self.0.name.clone(), pid: std::process::id(), version: crate::VERSION.into() }
+        Answer::Pong { name: self.identity.name.clone(), pid: std::process::id(), version: crate::VERSION.into() }
     }
 
     fn status(&self, state: &State, now: Instant) -> Answer {
-        let (server, state, drain) = match state {
-            State::Serving { server } => (server, protocol::State::Serving, None),
-            State::Draining { server, stop } => (server, protocol::State::Draining, Some(stop.drain(server, now))),
+        let (what, serving, next_try) = match state {
+            State::Serving { current, .. } => (protocol::State::Serving, Some(current), None),
+            State::Building { current: Some(current), .. } => (protocol::State::Restarting, Some(current), None),
+            State::Building { current: None, .. } => (protocol::State::Waiting, None, Some(now)),
+            State::Opening { current, .. } | State::Retiring { current, .. } => {
+                (protocol::State::Restarting, Some(current), None)
+            }
+            State::Waiting { until } => (protocol::State::Waiting, None, Some(*until)),
+            State::Draining { .. } => (protocol::State::Draining, None, None),
         };
+        let (draining, drain) = match state {
+            State::Draining { servers, stop, .. } => (&servers[..], Some(stop.drain(servers, now))),
+            State::Serving { .. }
+            | State::Building { .. }
+            | State::Opening { .. }
+            | State::Retiring { .. }
+            | State::Waiting { .. } => (&[][..], self.old.first().map(|old| old.drain(now))),
+        };
+        let mut counts = self.past;
+        for running in serving.into_iter().chain(draining).chain(self.old.iter().map(|old| &old.running)) {
+            add(&mut counts, running.server.counts());
+        }
         Answer::Status(Status {
-            name: self.0.name.clone(),
-            kind: self.0.kind.clone(),
-            state,
+            name: self.identity.name.clone(),
+            kind: self.identity.kind.clone(),
+            state: what,
             pid: std::process::id(),
-            address: server.address(),
-            uptime_ms: milliseconds(now.saturating_duration_since(self.0.started)),
-            connections: plain::counts(server.counts()),
+            address: self.identity.address,
+            uptime_ms: milliseconds(now.saturating_duration_since(self.identity.started)),
+            generation: serving.map_or(self.generations, |running| running.generation),
+            connections: plain::counts(counts),
             drain,
+            last_end: self.last_end.as_ref().map(|end| protocol::LastEnd {
+                generation: end.generation,
+                reason: end.reason.clone(),
+                ago_ms: milliseconds(now.saturating_duration_since(end.at)),
+            }),
+            next_try_ms: next_try.map(|at| milliseconds(at.saturating_duration_since(now))),
             version: crate::VERSION.into(),
         })
     }
 }
 
-impl State {
-    /// When there is something to do, although nothing happens.
-    fn next_tick(&self) -> Option<Instant> {
-        match self {
-            State::Serving { .. } => None,
-            State::Draining { stop, .. } => Some(stop.countdown),
-        }
-    }
+fn answer(state: State, reply: &Sender<Response>, answer: Answer) -> State {
+    // A client that has gone away meanwhile needs no answer.
+    let _ = reply.send(Response::Answer(answer));
+    state
 }
 
-impl Stop {
-    /// Whether this belongs to the signal that began the stop: service managers and terminals send a SIGHUP along with
-    /// another signal.
-    fn comes_with(&self, by: &Trigger, now: Instant) -> bool {
-        match (&self.by, by) {
-            (Trigger::Signal { name: first, .. }, Trigger::Signal { name: second, .. }) => {
-                *first != "SIGHUP" && *second == "SIGHUP" && now.saturating_duration_since(self.began) < TOGETHER
-            }
-            _ => false,
-        }
-    }
+fn add(counts: &mut Counts, more: Counts) {
+    counts.now += more.now;
+    counts.total += more.total;
+    counts.refused += more.refused;
+}
 
-    fn drain(&self, server: &Handle, now: Instant) -> Drain {
-        let connections = server.connections();
-        Drain {
-            by: self.by.to_string(),
-            open: connections.len(),
-            remaining_ms: milliseconds(self.deadline.saturating_duration_since(now)),
-            connections: connections.iter().take(MAX_NAMED).map(|it| plain::connection(it, false)).collect(),
-        }
-    }
+fn stopping() -> Refusal {
+    Refusal { code: ErrorCode::Stopping, message: "there is no restart, since the server is being stopped".into() }
+}
 
-    /// Tells somebody who asked for a stop how it goes, now and, if wanted, until its end.
-    fn attend(&mut self, reply: Sender<Response>, wait: bool, server: &Handle, now: Instant) {
-        let drain = self.drain(server, now);
-        if !wait {
-            // A client that has gone away meanwhile needs no answer.
-            let _ = reply.send(Response::Answer(Answer::Stopping(drain)));
-        } else if reply.send(Response::Progress(Progress::Draining(drain))).is_ok() {
-            self.waiting.push(reply);
-        }
-    }
-
-    /// Tells those who wait how it goes, and drops those who have gone away.
-    fn tell_waiting(&mut self, server: &Handle, now: Instant) -> Drain {
-        let drain = self.drain(server, now);
-        self.waiting.retain(|reply| reply.send(Response::Progress(Progress::Draining(drain.clone()))).is_ok());
-        drain
-    }
+/// A random number from 0 to 1, as good as it has to be for spreading restarts.
+fn chance() -> f64 {
+    f64::from(RandomState::new().build_hasher().finish() as u32) / f64::from(u32::MAX)
 }
 
 impl End {
     /// Those who asked for a stop in the last moment get the same answer as the others.
     pub(crate) fn adopt(&mut self, events: Receiver<Event>) {
         for event in events.try_iter() {
-            if let Event::Request { request: Request::Stop { .. }, reply, .. } = event {
-                self.waiting.push(reply);
+            match event {
+                Event::Request { request: Request::Stop { .. }, reply, .. } => self.waiting.push(reply),
+                Event::Request { request: Request::Restart { .. }, reply, .. } => {
+                    let _ = reply.send(Response::Answer(Answer::Error(stopping())));
+                }
+                Event::Request { request: Request::Ping {} | Request::Status {}, .. }
+                | Event::Stop { .. }
+                | Event::Restart { .. }
+                | Event::Built { .. }
+                | Event::Accepting { .. }
+                | Event::Failed { .. }
+                | Event::Finished { .. }
+                | Event::Checked { .. }
+                | Event::Tick => {}
             }
         }
     }
@@ -325,7 +706,7 @@ impl End {
     /// Answers those who waited for the end, once the port and the name are free.
     pub(crate) fn tell_waiting(&mut self) {
         let answer = match &self.result {
-            Ok(report) => Answer::Stopped { report: plain::report(report) },
+            Ok(report) => Answer::Stopped { report: plain::report(&report.by.to_string(), &report.drain) },
             Err(error) => Answer::Error(Refusal { code: ErrorCode::Failed, message: error.to_string() }),
         };
         for reply in self.waiting.drain(..) {
@@ -335,22 +716,11 @@ impl End {
     }
 }
 
-fn what_hangs(connections: &[worker::ConnectionInfo]) -> String {
-    if connections.is_empty() {
-        return "no connection is left, but the server thread or master control does not end".into();
-    }
-    let named: Vec<_> =
-        connections.iter().take(MAX_NAMED).map(|it| text::describe(&plain::connection(it, true))).collect();
-    let more = connections.len() - named.len();
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{more}", named.join("; "))
-}
-
 fn clients(number: usize) -> impl fmt::Display {
-    text::Count(number, "client")
+    Count(number, "client")
 }
 
 /// Seconds for people, rounded to tenths.
 fn seconds(duration: Duration) -> impl fmt::Display {
-    text::Seconds(duration)
+    Seconds(duration)
 }

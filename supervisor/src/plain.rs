@@ -1,6 +1,5 @@
 //! Plain counterparts of the worker's types, which the protocol carries.
 
-use crate::Report;
 use crate::protocol::{self, Activity, Connection, Counts, MAX_NAMED};
 use crate::text::milliseconds;
 
@@ -22,13 +21,12 @@ pub(crate) fn counts(from: worker::Counts) -> Counts {
     Counts { now: from.now, total: from.total, refused: from.refused }
 }
 
-pub(crate) fn report(from: &Report) -> protocol::Report {
-    let drain = &from.drain;
+pub(crate) fn report(by: &str, drain: &worker::DrainReport) -> protocol::Report {
     let is_stuck = |id: u64| drain.stuck.iter().any(|stuck| stuck.id == id);
     let stuck = drain.stuck.iter().map(|it| connection(it, true));
     let others = drain.forced.iter().filter(|it| !is_stuck(it.id)).map(|it| connection(it, false));
     protocol::Report {
-        by: from.by(),
+        by: by.to_owned(),
         told: drain.told,
         left: drain.left,
         closed: drain.closed,

@@ -55,6 +55,20 @@ pub enum Request {
         #[serde(default = "yes")]
         wait: bool,
     },
+    /// Replaces the server by a new generation of it, which takes over the listening socket. Answered with
+    /// [`Progress::Restarting`] and [`Progress::Draining`] events and then, when the old generation is gone,
+    /// [`Answer::Restarted`]. Restarts that are asked for at the same time are carried out one after the other.
+    ///
+    /// `{"v":1,"request":"restart","grace_ms":5000,"wait":true}`
+    Restart {
+        /// How long the clients of the old generation get to leave, in milliseconds. Left out: the supervisor's own grace
+        /// period.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace_ms: Option<u64>,
+        /// With false, the answer is [`Answer::Restarting`], at once.
+        #[serde(default = "yes")]
+        wait: bool,
+    },
 }
 
 fn yes() -> bool {
@@ -75,10 +89,24 @@ pub enum Response {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Progress {
-    /// Sent when a stop begins, once a second while it lasts, and when its deadline moves.
+    /// Sent when a drain begins, once a second while it lasts, and when its deadline moves.
     ///
     /// `{"event":"draining","by":"SIGTERM","open":2,"remaining_ms":4999,"connections":[…]}`
     Draining(Drain),
+    /// Sent when a restart is taken on, and again when it begins.
+    ///
+    /// `{"event":"restarting","ahead":1}`
+    Restarting {
+        /// How many restarts come before this one. 0: it has begun.
+        ahead: usize,
+    },
+    /// The new generation takes connections.
+    ///
+    /// `{"event":"serving","generation":2}`
+    Serving {
+        /// Its number.
+        generation: u64,
+    },
 }
 
 /// The answer to a request.
@@ -109,6 +137,26 @@ pub enum Answer {
         /// What became of the connections.
         report: Report,
     },
+    /// The restart has been taken on, and nobody waits for it.
+    ///
+    /// `{"result":"restarting","ahead":0}`
+    Restarting {
+        /// How many restarts come before this one. 0: it has begun.
+        ahead: usize,
+    },
+    /// The new generation serves, and the old one is gone.
+    ///
+    /// `{"result":"restarted","generation":2,"replaced":1,"report":{…}}`
+    Restarted {
+        /// The number of the generation that serves now.
+        generation: u64,
+        /// The number of the one that it replaced. None: none was running, since the server had crashed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaced: Option<u64>,
+        /// What became of that one's connections.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        report: Option<Report>,
+    },
     /// The request could not be carried out.
     ///
     /// `{"result":"error","code":"bad_request","message":"…"}`
@@ -136,8 +184,10 @@ pub enum ErrorCode {
     NotPermitted,
     /// Too many clients ask at the same time.
     Busy,
-    /// The server failed instead of being stopped.
+    /// The server failed instead of being stopped, or a restart failed.
     Failed,
+    /// The server is being stopped, so it is not restarted any more.
+    Stopping,
 }
 
 /// What a supervisor is doing.
@@ -146,6 +196,10 @@ pub enum ErrorCode {
 pub enum State {
     /// Clients are served.
     Serving,
+    /// The server is being replaced by a new generation of it. Clients are served all the same.
+    Restarting,
+    /// The server has ended by itself. It is started again when the time has come; clients wait until then.
+    Waiting,
     /// The server is being stopped.
     Draining,
 }
@@ -154,6 +208,8 @@ impl fmt::Display for State {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             State::Serving => "serving",
+            State::Restarting => "restarting",
+            State::Waiting => "waiting",
             State::Draining => "draining",
         })
     }
@@ -174,13 +230,33 @@ pub struct Status {
     pub address: SocketAddr,
     /// Since the start, in milliseconds.
     pub uptime_ms: u64,
-    /// How many connections there are and were.
+    /// The number of the generation that serves, or served last.
+    #[serde(default)]
+    pub generation: u64,
+    /// How many connections there are and were, in all generations.
     pub connections: Counts,
-    /// The stop under way.
+    /// The drain under way: of all that serves, if the server is being stopped, or else of an old generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// The last time that the server ended by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_end: Option<LastEnd>,
+    /// When it is started again, in milliseconds from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try_ms: Option<u64>,
     /// The supervisor's version.
     pub version: String,
+}
+
+/// An end of the server that nobody asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastEnd {
+    /// The generation that ended, or could not be started.
+    pub generation: u64,
+    /// Why, for people.
+    pub reason: String,
+    /// How long ago, in milliseconds.
+    pub ago_ms: u64,
 }
 
 /// How many connections there are and were.
@@ -194,9 +270,12 @@ pub struct Counts {
     pub refused: u64,
 }
 
-/// A stop under way.
+/// A drain under way: of a stop, or of an old generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
+    /// The old generation whose drain this is. None: it is a stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// What asked for it.
     pub by: String,
     /// How many connections are still open.
@@ -207,10 +286,11 @@ pub struct Drain {
     pub connections: Vec<Connection>,
 }
 
-/// What became of the connections when a server stopped. Each is counted once as left, closed or forced.
+/// What became of the connections when a server, or one generation of it, stopped. Each is counted once as left, closed or
+/// forced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// What asked for the stop.
+    /// What asked for that.
     pub by: String,
     /// Clients that got the notice.
     pub told: usize,
@@ -407,7 +487,8 @@ mod tests {
 
         #[test]
         fn what_is_written_is_read_again(grace_ms: Option<u64>, wait: bool) {
-            for request in [Request::Ping {}, Request::Status {}, Request::Stop { grace_ms, wait }] {
+            let restart = Request::Restart { grace_ms, wait };
+            for request in [Request::Ping {}, Request::Status {}, Request::Stop { grace_ms, wait }, restart] {
                 let mut line = Vec::new();
                 write_request(&mut line, &request).unwrap();
                 prop_assert_eq!(parse_request(&read_line(&mut &line[..]).unwrap()).unwrap(), request);

@@ -8,7 +8,17 @@ use crate::protocol::{Activity, Connection, Drain, Report};
 
 /// How many are still connected, and for how long they may be.
 pub fn countdown(drain: &Drain) -> String {
-    format!("{} still connected, {} s to go", Count(drain.open, "client"), drain.remaining_ms.div_ceil(1000))
+    let open = Count(drain.open, "client");
+    let whom = drain.generation.map(|generation| format!(" to generation {generation}")).unwrap_or_default();
+    format!("{open} still connected{whom}, {} s to go", drain.remaining_ms.div_ceil(1000))
+}
+
+/// A restart that was asked for.
+pub fn describe_restart(ahead: usize) -> String {
+    match ahead {
+        0 => "restarting".into(),
+        ahead => format!("waiting for {}", Count(ahead, "other restart")),
+    }
 }
 
 /// A connection that was closed by force, and why that was necessary.
@@ -50,6 +60,15 @@ impl fmt::Display for Count {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Count(number, thing) = self;
         write!(formatter, "{number} {thing}{}", if *number == 1 { "" } else { "s" })
+    }
+}
+
+/// Words in a list: `a, b and c`, where the last two have `and` or `or` between them.
+pub fn listed<S: AsRef<str>>(words: &[S], between: &str) -> String {
+    let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    match &words[..] {
+        [most @ .., last] if !most.is_empty() => format!("{} {between} {last}", most.join(", ")),
+        _ => words.concat(),
     }
 }
 
@@ -110,6 +129,13 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_list_has_a_word_before_its_last() {
+        for (words, text) in [(&["a"][..], "a"), (&["a", "b"], "a or b"), (&["a", "b", "c"], "a, b or c"), (&[], "")] {
+            assert_eq!(listed(words, "or"), text);
+        }
+    }
 
     #[test]
     fn what_the_system_said_comes_without_its_number() {

@@ -1,6 +1,10 @@
-//! The last resort: ends the process when a stop overruns its deadline because something hangs.
+//! The last resort: ends the process when a stop overruns its deadline because something hangs, or when master control does
+//! not go on.
 
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::fmt;
+use std::io;
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,57 +14,264 @@ use crate::log::{Level, Log};
 /// How far a stop may overrun its deadline.
 pub(crate) const OVERRUN: Duration = Duration::from_secs(1);
 
+/// How long master control may take for one event. It waits for nobody, so it takes milliseconds.
+const HANG: Duration = Duration::from_secs(10);
+
 /// Who wakes up that much after the time has been suspended meanwhile, by Ctrl-Z or with the whole machine.
 const LATE: Duration = Duration::from_millis(500);
 
 /// How long the last words may take. Whoever reads stderr may hang, too.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// Watches over one stop, on a thread named `tron`. Dropping it calls the watch off.
+/// Watches on a thread named `tron`, as long as a clone of it lives. While there is nothing to watch it does not wake up.
+#[derive(Debug, Clone)]
+pub(crate) struct Tron(Arc<Hold>);
+
+/// The watch ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Tron(Sender<Instant>);
+struct Hold(Arc<Watch>);
 
-impl Tron {
-    /// Ends the process one second after the deadline, and says with `what_hangs` why.
-    ///
-    /// # Errors
-    /// When the system gives no thread.
-    pub(crate) fn watch(
-        log: Log,
-        deadline: Instant,
-        what_hangs: impl Fn() -> String + Send + 'static,
-    ) -> std::io::Result<Tron> {
-        let (moved, deadlines) = mpsc::channel();
-        thread::Builder::new().name("tron".into()).spawn(move || {
-            let mut end = deadline + OVERRUN;
-            loop {
-                match deadlines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                    Ok(deadline) => end = deadline + OVERRUN,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                    // The whole process stood still, and has to have its second now.
-                    Err(RecvTimeoutError::Timeout) if end.elapsed() > LATE => end = Instant::now() + OVERRUN,
-                    Err(RecvTimeoutError::Timeout) => derez(log, what_hangs),
-                }
-            }
-        })?;
-        Ok(Tron(moved))
-    }
-
-    /// The deadline has moved.
-    pub(crate) fn deadline_moved(&self, deadline: Instant) {
-        // The watch ends only with the process, or when it is called off.
-        let _ = self.0.send(deadline);
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.change(|watched| watched.over = true);
     }
 }
 
-fn derez(log: Log, what_hangs: impl Fn() -> String + Send + 'static) -> ! {
+#[derive(Debug)]
+struct Watch {
+    watched: Mutex<Watched>,
+    changed: Condvar,
+}
+
+struct Watched {
+    stop: Option<(Instant, Arc<WhatHangs>)>,
+    /// Events that master control has not dealt with.
+    open: usize,
+    /// When it dealt with one the last time, or got the first of these.
+    since: Instant,
+    over: bool,
+}
+
+type WhatHangs = dyn Fn() -> String + Send + Sync;
+
+/// Why the process has to end.
+enum Why {
+    Overrun(Arc<WhatHangs>),
+    OutOfControl,
+}
+
+impl Tron {
+    /// Starts the watch.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn start(log: Log) -> io::Result<Tron> {
+        Tron::start_with(move |why| derez(log, why))
+    }
+
+    fn start_with(end: impl FnOnce(Why) + Send + 'static) -> io::Result<Tron> {
+        let watched = Watched { stop: None, open: 0, since: Instant::now(), over: false };
+        let watch = Arc::new(Watch { watched: Mutex::new(watched), changed: Condvar::new() });
+        let watcher = watch.clone();
+        thread::Builder::new().name("tron".into()).spawn(move || {
+            if let Some(why) = watcher.wait() {
+                end(why);
+            }
+        })?;
+        Ok(Tron(Arc::new(Hold(watch))))
+    }
+
+    /// Ends the process one second after the deadline of a stop, and says with `what_hangs` why.
+    pub(crate) fn watch_stop(&self, deadline: Instant, what_hangs: impl Fn() -> String + Send + Sync + 'static) {
+        self.change(|watched| watched.stop = Some((deadline + OVERRUN, Arc::new(what_hangs))));
+    }
+
+    /// The deadline of the stop has moved.
+    pub(crate) fn deadline_moved(&self, deadline: Instant) {
+        self.change(|watched| {
+            if let Some((end, _)) = &mut watched.stop {
+                *end = deadline + OVERRUN;
+            }
+        });
+    }
+
+    /// Master control has something to do.
+    pub(crate) fn event_comes(&self) {
+        self.change(|watched| {
+            if watched.open == 0 {
+                watched.since = Instant::now();
+            }
+            watched.open += 1;
+        });
+    }
+
+    /// Master control has done it.
+    pub(crate) fn event_done(&self) {
+        self.change(|watched| {
+            watched.since = Instant::now();
+            watched.open = watched.open.saturating_sub(1);
+        });
+    }
+
+    /// There is nothing to watch any more.
+    pub(crate) fn off(&self) {
+        self.change(|watched| watched.over = true);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Watched)) {
+        self.0.0.change(change);
+    }
+}
+
+impl Watched {
+    fn end(&self) -> Option<Instant> {
+        let stop = self.stop.as_ref().map(|(end, _)| *end);
+        let master = (self.open > 0).then(|| self.since + HANG);
+        [stop, master].into_iter().flatten().min()
+    }
+}
+
+impl Watch {
+    /// Waits until the process has to end. None: nothing is watched any more.
+    fn wait(&self) -> Option<Why> {
+        let mut watched = self.lock();
+        loop {
+            if watched.over {
+                return None;
+            }
+            let Some(end) = watched.end() else {
+                watched = self.changed.wait(watched).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let now = Instant::now();
+            if now < end {
+                watched = self.changed.wait_timeout(watched, end - now).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            if now - end > LATE {
+                // The whole process stood still, and has to have its time now.
+                watched.since = now;
+                if let Some((end, _)) = &mut watched.stop {
+                    *end = (*end).max(now + OVERRUN);
+                }
+                continue;
+            }
+            return Some(match &watched.stop {
+                Some((end, what_hangs)) if *end <= now => Why::Overrun(what_hangs.clone()),
+                Some(_) | None => Why::OutOfControl,
+            });
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Watched)) {
+        let mut watched = self.lock();
+        let before = watched.end();
+        change(&mut watched);
+        // That the end is later now is found when the earlier one has come; but for no end at all nobody shall wake up.
+        let end = watched.end();
+        if watched.over || end.is_none() || end < before || before.is_none() {
+            self.changed.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watched> {
+        // Each change is a few assignments that cannot panic.
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Watched").field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
+/// Ends the process, since master control has panicked.
+pub(crate) fn end_after_panic(log: Log, message: &str) -> ! {
+    let message = format!("master control panicked, so the process ends, with all connections: {message}");
+    last_words(Exit::OutOfControl, move || log.line(Level::Error, "out_of_control", message, []))
+}
+
+fn derez(log: Log, why: Why) {
+    match why {
+        Why::Overrun(what_hangs) => last_words(Exit::Overrun, move || {
+            let hung = what_hangs();
+            let message = format!("the stop overran its deadline by {OVERRUN:?}, so the process ends: {hung}");
+            log.line(Level::Error, "overrun", message, [("hung", hung.into())]);
+        }),
+        Why::OutOfControl => last_words(Exit::OutOfControl, move || {
+            let message = format!(
+                "master control has not gone on for {HANG:?}, so the process ends, with all connections: nobody could \
+                 command it any more"
+            );
+            log.line(Level::Error, "out_of_control", message, []);
+        }),
+    }
+}
+
+fn last_words(exit: Exit, speak: impl FnOnce() + Send + 'static) -> ! {
     let (said, done) = mpsc::channel::<()>();
     let _ = thread::Builder::new().name("last-words".into()).spawn(move || {
-        let hung = what_hangs();
-        let message = format!("the stop overran its deadline by {OVERRUN:?}, so the process ends: {hung}");
-        log.line(Level::Error, "overrun", message, [("hung", hung.into())]);
+        speak();
         drop(said);
     });
     let _ = done.recv_timeout(LAST_WORDS);
-    std::process::exit(Exit::Overrun as i32)
+    std::process::exit(exit as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A watch that tells the test instead of ending the process.
+    fn tron() -> (Tron, mpsc::Receiver<Why>) {
+        let (tell, told) = mpsc::channel();
+        (Tron::start_with(move |why| tell.send(why).unwrap()).unwrap(), told)
+    }
+
+    fn ago(time: Duration) -> Instant {
+        Instant::now().checked_sub(time).unwrap()
+    }
+
+    #[test]
+    fn a_stop_that_overruns_ends_the_process_and_one_that_was_called_off_does_not() {
+        let (tron, told) = tron();
+        tron.watch_stop(ago(OVERRUN), || "a handler".into());
+        assert!(matches!(told.recv().unwrap(), Why::Overrun(hangs) if hangs() == "a handler"));
+
+        let (tron, told) = self::tron();
+        tron.watch_stop(Instant::now() + HANG, || "nothing".into());
+        tron.off();
+        assert!(told.recv().is_err());
+    }
+
+    #[test]
+    fn a_deadline_that_moves_is_watched_where_it_is() {
+        let (tron, told) = tron();
+        tron.watch_stop(Instant::now() + Duration::from_secs(600), || "a handler".into());
+        tron.deadline_moved(ago(OVERRUN));
+        assert!(matches!(told.recv().unwrap(), Why::Overrun(_)));
+    }
+
+    #[test]
+    fn an_event_that_nobody_deals_with_ends_the_process() {
+        let (tron, told) = tron();
+        // Some are dealt with, and one is not.
+        tron.event_comes();
+        tron.event_comes();
+        tron.event_done();
+        tron.change(|watched| watched.since = ago(HANG));
+        assert!(matches!(told.recv().unwrap(), Why::OutOfControl));
+    }
+
+    #[test]
+    fn a_process_that_stood_still_has_its_time_afterwards() {
+        let (tron, told) = tron();
+        tron.event_comes();
+        tron.change(|watched| watched.since = ago(HANG + 2 * LATE));
+        tron.event_done();
+        tron.off();
+        assert!(told.recv().is_err());
+    }
 }

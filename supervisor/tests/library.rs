@@ -4,12 +4,15 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use supervisor::worker::{Connection, ServerError, handlers::Echo};
-use supervisor::{Control, Error, Exit, Handler, Log, Report, Running, Supervisor, Trigger};
+use supervisor::worker::{Connection, handlers::Echo};
+use supervisor::{
+    Control, Error, Exit, Handler, Log, Report, RestartMode, RestartPolicy, Running, Supervisor, Trigger,
+};
 
 /// No test can wait for this.
 const HUGE: Duration = Duration::from_secs(600);
@@ -49,7 +52,7 @@ fn a_stop_from_another_thread_tells_the_clients_and_returns_the_report() {
     drop(client);
     let report = wait(running).unwrap();
     assert_eq!((report.drain.told, report.drain.left, report.drain.forced.len()), (1, 1, 0));
-    assert_eq!((report.by.clone(), report.exit()), (Some(Trigger::Code), Exit::Done));
+    assert_eq!((report.by.clone(), report.exit()), (Trigger::Code, Exit::Done));
 }
 
 #[test]
@@ -120,23 +123,165 @@ fn a_taken_port_is_an_error_with_its_cause() {
 }
 
 #[test]
-fn a_server_that_ends_by_itself_is_an_error() {
+fn a_handler_that_cannot_be_made_keeps_the_supervisor_from_starting() {
     struct BadNotice;
     impl Handler for BadNotice {
-        fn serve(&self, client: &mut Connection) -> io::Result<()> {
-            while client.next_message() {}
+        fn serve(&self, _client: &mut Connection) -> io::Result<()> {
             Ok(())
         }
         fn notice(&self) -> Option<&[u8]> {
             panic!("no words")
         }
     }
-    let running = Supervisor::new(BadNotice).start(anywhere()).unwrap();
-    running.control().stop(HUGE);
-    match wait(running) {
-        Err(Error::Server(ServerError::Panicked(message))) => assert_eq!(message, "no words"),
-        other => panic!("{other:?}"),
+    let denied = || io::Error::new(io::ErrorKind::PermissionDenied, "keep out");
+    for (supervisor, message, exit) in [
+        (Supervisor::new(BadNotice), "its handler panicked: no words", Exit::Failed),
+        (Supervisor::with_factory(|_| panic!("no hands")), "building it panicked: no hands", Exit::Failed),
+        (Supervisor::with_factory(|_| Err("no idea".into())), "no idea", Exit::Failed),
+        (Supervisor::with_factory(move |_| Err(denied().into())), "keep out", Exit::NotPermitted),
+    ] {
+        let error = supervisor.start(anywhere()).unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.exit()), (message, exit));
     }
+}
+
+/// An echo server whose accepting thread panics when a client comes after a `!` was sent to it.
+#[derive(Default)]
+struct Crashes(AtomicBool);
+
+impl Handler for Crashes {
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        while client.next_message() {
+            let mut message = [0];
+            client.read_exact(&mut message)?;
+            self.0.store(message == *b"!", Ordering::SeqCst);
+            client.write_all(&message)?;
+        }
+        Ok(())
+    }
+
+    fn notice(&self) -> Option<&[u8]> {
+        Some(b"SHUTDOWN\n")
+    }
+
+    fn admits(&self, _peer: SocketAddr) -> bool {
+        assert!(!self.0.swap(false, Ordering::SeqCst), "on command");
+        true
+    }
+}
+
+/// Has the server crash. Returns when it has.
+fn crash(running: &Running) {
+    let mut client = client(running);
+    client.write_all(b"!").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    let _last = self::client(running);
+    // Told, since its generation ends.
+    let mut heard = String::new();
+    client.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "SHUTDOWN\n");
+}
+
+#[test]
+fn a_server_that_crashes_is_started_again_and_serves_who_came_meanwhile_until_that_is_too_often() {
+    let running = Supervisor::new(Crashes::default()).start(anywhere()).unwrap();
+    for _ in 0..5 {
+        crash(&running);
+        // It waits in the queue until there is a server again.
+        greet(&mut client(&running));
+    }
+    crash(&running);
+    let address = running.address();
+    let error = wait(running).unwrap_err();
+    assert!(matches!(error, Error::CrashedTooOften { times: 6, .. }), "{error}");
+    assert_eq!(error.exit(), Exit::CrashedTooOften);
+    let message = "the server crashed 6 times within 60 s, which is too often: the server thread panicked: on command";
+    assert_eq!(error.to_string(), message);
+    TcpListener::bind(address).unwrap();
+}
+
+#[test]
+fn a_policy_that_starts_nothing_again_ends_the_supervisor_with_the_first_crash() {
+    let policy = RestartPolicy { mode: RestartMode::Never, ..RestartPolicy::default() };
+    let running = Supervisor::new(Crashes::default()).restart(policy).start(anywhere()).unwrap();
+    crash(&running);
+    let error = wait(running).unwrap_err();
+    assert_eq!(error.to_string(), "the server crashed: the server thread panicked: on command");
+    assert_eq!(error.exit(), Exit::Failed);
+}
+
+#[test]
+fn a_restart_from_code_builds_the_server_afresh() {
+    /// Answers with the number of its generation.
+    struct Numbered(u8);
+    impl Handler for Numbered {
+        fn serve(&self, client: &mut Connection) -> io::Result<()> {
+            while client.next_message() {
+                client.consume_all();
+                client.write_all(&[self.0])?;
+            }
+            Ok(())
+        }
+    }
+    let mut built = 0;
+    let supervisor = Supervisor::with_factory(move |_| {
+        built += 1;
+        // The second one cannot be built, and the first goes on.
+        if built == 2 { Err("not today".into()) } else { Ok(Arc::new(Numbered(built))) }
+    });
+    let running = supervisor.start(anywhere()).unwrap();
+    let ask = |client: &mut TcpStream| {
+        let mut answer = [0];
+        client.write_all(b"?").and_then(|()| client.read_exact(&mut answer)).unwrap();
+        answer[0]
+    };
+    let mut first = client(&running);
+    assert_eq!(ask(&mut first), 1);
+    running.control().restart(HUGE);
+    running.control().restart(HUGE);
+    while ask(&mut client(&running)) != 3 {
+        thread::yield_now();
+    }
+    // Of the old generation, which still answers once.
+    assert_eq!(ask(&mut first), 1);
+    assert_eq!(first.read(&mut [0]).unwrap(), 0);
+    running.control().stop(HUGE);
+    wait(running).unwrap();
+}
+
+#[test]
+fn a_server_that_takes_no_connections_is_found_and_restarted() {
+    /// Hangs for ever when its second client comes, in the first generation.
+    struct HangsOnce(AtomicUsize, bool);
+    impl Handler for HangsOnce {
+        fn serve(&self, client: &mut Connection) -> io::Result<()> {
+            Echo.serve(client)
+        }
+        fn notice(&self) -> Option<&[u8]> {
+            Some(b"SHUTDOWN\n")
+        }
+        fn admits(&self, _peer: SocketAddr) -> bool {
+            while self.1 && self.0.fetch_add(1, Ordering::SeqCst) >= 1 {
+                thread::park();
+            }
+            true
+        }
+    }
+    let mut built = 0;
+    let supervisor = Supervisor::with_factory(move |_| {
+        built += 1;
+        Ok(Arc::new(HangsOnce(AtomicUsize::new(0), built == 1)))
+    });
+    let running = supervisor.check_every(Duration::from_millis(50)).start(anywhere()).unwrap();
+    let mut first = client(&running);
+    // Told, though the thread that should do it hangs; by then it may have been greeted or not.
+    let mut heard = String::new();
+    first.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "SHUTDOWN\n");
+    drop(first);
+    greet(&mut client(&running));
+    running.control().stop(HUGE);
+    wait(running).unwrap();
 }
 
 #[test]
@@ -165,21 +310,25 @@ fn a_handler_that_hangs_is_reported_and_does_not_hold_up_the_end() {
 #[test]
 fn a_stop_that_hangs_is_ended_by_the_last_resort_which_says_so() {
     const CHILD: &str = "MASTERCONTROL_TEST_LAST_RESORT";
-    struct HangingNotice;
-    impl Handler for HangingNotice {
-        fn serve(&self, client: &mut Connection) -> io::Result<()> {
-            while client.next_message() {}
+    struct HangingServer(Mutex<mpsc::Sender<()>>);
+    impl Handler for HangingServer {
+        fn serve(&self, _client: &mut Connection) -> io::Result<()> {
             Ok(())
         }
-        fn notice(&self) -> Option<&[u8]> {
+        fn admits(&self, _peer: SocketAddr) -> bool {
             // The server thread itself hangs here, and nothing else would end it.
-            let (_sender, receiver) = mpsc::channel::<()>();
-            let _ = receiver.recv();
-            None
+            self.0.lock().unwrap().send(()).unwrap();
+            loop {
+                thread::park();
+            }
         }
     }
     if std::env::var_os(CHILD).is_some() {
-        let running = Supervisor::new(HangingNotice).last_resort().log(Log::text()).start(anywhere()).unwrap();
+        let (hangs, hanging) = mpsc::channel();
+        let supervisor = Supervisor::new(HangingServer(Mutex::new(hangs)));
+        let running = supervisor.last_resort().log(Log::text()).start(anywhere()).unwrap();
+        let _client = client(&running);
+        hanging.recv().unwrap();
         running.control().stop(Duration::from_millis(50));
         let _ = running.wait();
         return;

@@ -5,6 +5,7 @@
 
 mod support; // Home, Instance, Process, Client: what the tests are written with.
 
+mod config; // Settings from a file, and admin-cli check.
 mod everywhere; // What has to work on every system, Windows included.
 
 #[cfg(unix)]

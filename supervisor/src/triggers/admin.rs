@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use interprocess::local_socket::traits::{Stream as _, StreamCommon as _};
 use interprocess::local_socket::{Listener, ListenerOptions, Stream};
 
-use crate::event::{Event, Trigger};
+use crate::event::{Event, Post, Trigger};
 use crate::instance::{Claim, Place};
 use crate::log::{Level, Log};
 use crate::protocol::{self, Answer, ErrorCode, LineError, MAX_LINE, Refusal, Request, Response};
@@ -38,7 +38,7 @@ pub(crate) struct Admin {
 
 impl Admin {
     /// Listens on the socket of a place that has been claimed. Clients can connect when this returns.
-    pub(crate) fn start(place: Place, claim: Claim, events: Sender<Event>, log: Log) -> io::Result<Admin> {
+    pub(crate) fn start(place: Place, claim: Claim, events: Post, log: Log) -> io::Result<Admin> {
         let answers = Arc::new(Answers::default());
         let listener = listen(&place)?;
         let (door, knock) = Door::new(&place)?;
@@ -399,7 +399,7 @@ mod windows {
 struct Desk {
     answers: Arc<Answers>,
     clients: Arc<AtomicUsize>,
-    events: Sender<Event>,
+    events: Post,
     log: Log,
 }
 
@@ -439,7 +439,7 @@ impl Drop for Seat {
 /// One request and its answer. A client that goes away meanwhile, or does not read, ends only its own conversation.
 ///
 /// The seat is free again when the request has been read: who waits for the end of a stop keeps nobody from asking.
-fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Sender<Event>, log: Log) {
+fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Post, log: Log) {
     let mut output = client;
     let by = match identify(client) {
         Ok(by) => by,

@@ -1,15 +1,14 @@
 //! Enter on the console asks for a stop. End of file does not.
 
 use std::io::{self, IsTerminal, Read};
-use std::sync::mpsc::Sender;
 use std::thread;
 
-use crate::event::{Event, Trigger};
+use crate::event::{Event, Post, Trigger};
 
 /// Listens to stdin on a thread named `console`. Nobody joins that thread: a read of stdin cannot be ended.
 ///
 /// Returns whether somebody can press Enter there.
-pub(crate) fn start(events: Sender<Event>) -> io::Result<bool> {
+pub(crate) fn start(events: Post) -> io::Result<bool> {
     let terminal = io::stdin().is_terminal();
     thread::Builder::new().name("console".into()).spawn(move || {
         let enter = || events.send(Event::Stop { by: Trigger::Console, grace: None }).is_ok();

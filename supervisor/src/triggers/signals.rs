@@ -1,9 +1,9 @@
-//! Signals, and on Windows console events: each asks for a stop.
+//! Signals, and on Windows console events: each asks for a stop, or SIGHUP for a restart.
 
 use std::io;
-use std::sync::mpsc::Sender;
 
-use crate::event::Event;
+use crate::OnHup;
+use crate::event::{Event, Post};
 
 #[cfg(unix)]
 pub(crate) use unix::Signals;
@@ -12,7 +12,7 @@ pub(crate) use windows::Signals;
 
 #[cfg(unix)]
 mod unix {
-    use super::{Event, Sender, io};
+    use super::{Event, OnHup, Post, io};
     use crate::event::Trigger;
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
     use signal_hook::iterator::exfiltrator::WithOrigin;
@@ -25,10 +25,11 @@ mod unix {
 
     impl Signals {
         /// The handlers exist when this returns.
-        pub(crate) fn start(events: Sender<Event>) -> io::Result<Signals> {
+        pub(crate) fn start(events: Post, on_hup: OnHup) -> io::Result<Signals> {
             let wanted = [(SIGHUP, "SIGHUP"), (SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGQUIT, "SIGQUIT")];
             // What nohup did stays: closing the terminal shall not stop the server then.
-            let wanted = wanted.into_iter().filter(|&(signal, _)| signal != SIGHUP || !is_ignored(SIGHUP));
+            let stays_ignored = on_hup == OnHup::Stop && is_ignored(SIGHUP);
+            let wanted = wanted.into_iter().filter(|&(signal, _)| signal != SIGHUP || !stays_ignored);
             let wanted: Vec<_> = wanted.collect();
             let mut signals = SignalsInfo::<WithOrigin>::new(wanted.iter().map(|&(signal, _)| signal))?;
             let handle = signals.handle();
@@ -46,7 +47,11 @@ mod unix {
                         };
                         let sender = origin.process.and_then(|process| u32::try_from(process.pid).ok());
                         let by = Trigger::Signal { name, sender: sender.filter(|&pid| pid != 0) };
-                        if events.send(Event::Stop { by, grace: None }).is_err() {
+                        let event = match on_hup {
+                            OnHup::Restart if name == "SIGHUP" => Event::Restart { by, grace: None },
+                            OnHup::Restart | OnHup::Stop => Event::Stop { by, grace: None },
+                        };
+                        if events.send(event).is_err() {
                             return;
                         }
                     }
@@ -73,7 +78,7 @@ mod unix {
 
 #[cfg(windows)]
 mod windows {
-    use super::{Event, Sender, io};
+    use super::{Event, OnHup, Post, io};
     use crate::event::Trigger;
 
     /// Turns Ctrl-C, Ctrl-Break, logging off and shutting down into events, as long as the process lives: a handler
@@ -82,7 +87,7 @@ mod windows {
     pub(crate) struct Signals;
 
     impl Signals {
-        pub(crate) fn start(events: Sender<Event>) -> io::Result<Signals> {
+        pub(crate) fn start(events: Post, _on_hup: OnHup) -> io::Result<Signals> {
             ctrlc::set_handler(move || {
                 let by = Trigger::Signal { name: "console event", sender: None };
                 // Nobody listens any more: the server has stopped already.

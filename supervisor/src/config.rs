@@ -1,0 +1,417 @@
+//! The settings of the program `supervisor`: its command line, and the file that `--config` names.
+//!
+//! Both have one definition, that of the command line. What the file says is made into arguments (`{"grace": 5}` into
+//! `--grace=5`) and put before those of the command line; clap parses them together, and the last one counts.
+
+mod file;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::{IntErrorKind, ParseIntError};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::builder::{PathBufValueParser, PossibleValue, TypedValueParser};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::instance::InstanceName;
+use crate::text::parse_seconds;
+use crate::{AdminSocket, Log, OnHup, RestartMode, RestartPolicy};
+use file::ConfigFile;
+
+/// The kinds of servers, as the command line names them. The last one has all settings.
+pub const KINDS: [&str; 3] = ["echo", "command", "http"];
+
+/// Run a server, and stop it so that every client is told: on Enter, a signal, or `admin-cli stop`.
+#[derive(Debug, Parser)]
+#[command(name = "supervisor", version, arg_required_else_help = true, args_override_self = true)]
+#[command(after_help = "Examples:
+  supervisor http . --listen 8080       serve this folder on 127.0.0.1:8080
+  supervisor echo --grace 30            give clients half a minute to leave
+  admin-cli stop                        stop it from another terminal or a script")]
+struct Cli {
+    #[command(subcommand)]
+    server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+enum Server {
+    /// Send back what comes; SHUTDOWN to every client on stop
+    Echo {
+        /// Address to listen on: a port, or an address and a port
+        #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999", value_parser = parse_address)]
+        listen: SocketAddr,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Answer one command a line: SONG, QUOTE, POEM, HAIKU, HELP, QUIT
+    Command {
+        /// Address to listen on: a port, or an address and a port
+        #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:31310", value_parser = parse_address)]
+        listen: SocketAddr,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Serve the files of a folder over HTTP
+    Http {
+        /// Folder to serve [default: .]
+        dir: Option<PathBuf>,
+        /// Address to listen on: a port, or an address and a port
+        #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:8000", value_parser = parse_address)]
+        listen: SocketAddr,
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// Settings from a JSON file, with the names of these options; read again at each restart
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(ConfigFile::new))]
+    config: Option<ConfigFile>,
+    /// Name by which admin-cli finds this instance [default: the server's]
+    #[arg(short, long)]
+    name: Option<InstanceName>,
+    /// How long clients get to leave on a stop
+    #[arg(short, long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
+    grace: Duration,
+    /// How many connections are served at once
+    #[arg(long, value_name = "N", default_value_t = default_max_connections(), value_parser = parse_number::<usize>)]
+    max_connections: usize,
+    /// Start the server again when it ends by itself
+    #[arg(long, value_name = "MODE", default_value = "on-failure")]
+    restart: RestartMode,
+    /// Give up when the server crashes more often than this within the period
+    #[arg(long, value_name = "N", default_value = "5", value_parser = parse_number::<u32>)]
+    max_restarts: u32,
+    /// The period within which crashes are counted
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    period: Duration,
+    /// Connect to the server that often, and restart it when it takes no connections
+    #[arg(long, value_name = "SECONDS", value_parser = parse_interval)]
+    check_every: Option<Duration>,
+    /// What SIGHUP does
+    #[arg(long, value_name = "ACTION", default_value = "stop")]
+    on_hup: OnHup,
+    /// Admin socket for admin-cli: start without it if it cannot be had, require it, or have none
+    #[arg(long, value_name = "MODE", default_value = "try")]
+    admin: AdminSocket,
+    /// Path of the admin socket, in a folder of its user alone [default: what belongs to the name]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Form of the log on stderr
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    log: Form,
+    /// Log each connection and each request, too
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Form {
+    Text,
+    Json,
+}
+
+// The words for these are written out: with `derive`, `--help` would show each of them in a paragraph of its own.
+
+impl ValueEnum for RestartMode {
+    fn value_variants<'a>() -> &'a [RestartMode] {
+        &[RestartMode::Always, RestartMode::OnFailure, RestartMode::Never]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            RestartMode::Always => "always",
+            RestartMode::OnFailure => "on-failure",
+            RestartMode::Never => "never",
+        }))
+    }
+}
+
+impl ValueEnum for OnHup {
+    fn value_variants<'a>() -> &'a [OnHup] {
+        &[OnHup::Restart, OnHup::Stop]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            OnHup::Restart => "restart",
+            OnHup::Stop => "stop",
+        }))
+    }
+}
+
+impl ValueEnum for AdminSocket {
+    fn value_variants<'a>() -> &'a [AdminSocket] {
+        &[AdminSocket::Try, AdminSocket::Require, AdminSocket::Off]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            AdminSocket::Try => "try",
+            AdminSocket::Require => "require",
+            AdminSocket::Off => "off",
+        }))
+    }
+}
+
+/// A command line, and the file that it names.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// The program, the kind of its server, and the rest.
+    arguments: Vec<OsString>,
+    kind: &'static str,
+    /// Whether the command line says which folder is served: that cannot be said twice.
+    has_dir: bool,
+    log: Log,
+    file: Option<ConfigFile>,
+}
+
+impl Invocation {
+    /// Parses the command line of this process. If that asks for help or is wrong, the process ends here, with clap's
+    /// output and exit code.
+    pub fn from_command_line() -> Invocation {
+        Invocation::parse(std::env::args_os().collect()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn parse(arguments: Vec<OsString>) -> Result<Invocation, clap::Error> {
+        let cli = Cli::try_parse_from(&arguments)?;
+        let has_dir = matches!(cli.server, Server::Http { dir: Some(_), .. });
+        let (server, _, options) = cli.server.parts();
+        Ok(Invocation { arguments, kind: server.kind(), has_dir, log: options.log(), file: options.config })
+    }
+
+    /// The log that the command line alone asks for: for what there is to say when the file is wrong.
+    pub fn log(&self) -> Log {
+        self.log
+    }
+
+    /// Reads the file, if one is named, and puts it together with the command line, which counts more. For the start,
+    /// and again for each restart.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is wrong.
+    pub fn read(&self) -> Result<Config, ConfigError> {
+        let Some(file) = &self.file else { return Config::parse(&self.arguments) };
+        let settings = file.arguments(&Cli::command(), self.kind, self.has_dir)?;
+        // No argument stands between the program and the kind of its server.
+        let (before, after) = self.arguments.split_at(self.arguments.len().min(2));
+        let together: Vec<_> = before.iter().chain(&settings).chain(after).collect();
+        Config::parse(together)
+    }
+}
+
+/// Whether a file is right for a kind of server, one of [`KINDS`], without a command line.
+///
+/// # Errors
+/// When it cannot be read or is wrong.
+pub fn check(file: &Path, kind: &str) -> Result<Config, ConfigError> {
+    let mut config = OsString::from("--config=");
+    config.push(file);
+    Invocation::parse(vec!["supervisor".into(), kind.into(), config]).map_err(|error| ConfigError::clap(&error))?.read()
+}
+
+/// What is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerKind {
+    /// What comes is sent back.
+    Echo,
+    /// One command a line is answered.
+    Command,
+    /// Files over HTTP.
+    Http {
+        /// The folder with the files.
+        dir: PathBuf,
+    },
+}
+
+impl ServerKind {
+    /// Its name on the command line, one of [`KINDS`].
+    pub fn kind(&self) -> &'static str {
+        let [echo, command, http] = KINDS;
+        match self {
+            ServerKind::Echo => echo,
+            ServerKind::Command => command,
+            ServerKind::Http { .. } => http,
+        }
+    }
+}
+
+/// All settings, with the defaults for what was not said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What is served.
+    pub server: ServerKind,
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// The name by which `admin-cli` finds the instance.
+    pub name: InstanceName,
+    /// How long clients get to leave.
+    pub grace: Duration,
+    /// How many connections are served at once.
+    pub max_connections: usize,
+    /// Whether there is an admin socket.
+    pub admin: AdminSocket,
+    /// The admin socket's path, if it is not the one that belongs to the name.
+    pub socket: Option<PathBuf>,
+    /// The log, verbose or not.
+    pub log: Log,
+    /// When the server is started again after it has ended by itself.
+    pub restart: RestartPolicy,
+    /// How often the server is tried. None: never.
+    pub check_every: Option<Duration>,
+    /// What SIGHUP does.
+    pub on_hup: OnHup,
+}
+
+impl Config {
+    fn parse(arguments: impl IntoIterator<Item: Into<OsString> + Clone>) -> Result<Config, ConfigError> {
+        let cli = Cli::try_parse_from(arguments).map_err(|error| ConfigError::clap(&error))?;
+        let (server, listen, options) = cli.server.parts();
+        Ok(Config {
+            // The kinds' own names are valid.
+            name: options.name.clone().or_else(|| server.kind().parse().ok()).unwrap_or_default(),
+            log: options.log(),
+            server,
+            listen,
+            grace: options.grace,
+            max_connections: options.max_connections,
+            admin: options.admin,
+            socket: options.socket,
+            restart: RestartPolicy {
+                mode: options.restart,
+                max_restarts: options.max_restarts,
+                period: options.period,
+            },
+            check_every: options.check_every,
+            on_hup: options.on_hup,
+        })
+    }
+
+    /// Whether a restart can lead from these settings to the new ones. It keeps the process, its listener, its name and
+    /// its admin socket, so it cannot change what these were made from.
+    ///
+    /// # Errors
+    /// When it cannot: the message names the setting.
+    pub fn check_change(&self, new: &Config) -> Result<(), ConfigError> {
+        match self.fixed().into_iter().zip(new.fixed()).find(|(old, new)| old != new) {
+            None => Ok(()),
+            Some(((setting, old), (_, new))) => Err(ConfigError(format!(
+                "a restart cannot change {setting:?} from {old} to {new}: that needs a stop and a start"
+            ))),
+        }
+    }
+
+    /// What stays as it is until the process ends.
+    fn fixed(&self) -> [(&'static str, String); 7] {
+        let socket = match &self.socket {
+            Some(path) => format!("{path:?}"),
+            None => "what belongs to the name".into(),
+        };
+        let form = if self.log.verbose(false) == Log::json() { Form::Json } else { Form::Text };
+        [
+            ("server", self.server.kind().into()),
+            ("listen", self.listen.to_string()),
+            ("name", self.name.to_string()),
+            ("admin", word(self.admin)),
+            ("socket", socket),
+            ("log", word(form)),
+            ("on-hup", word(self.on_hup)),
+        ]
+    }
+}
+
+/// The word for a value, as the settings have it.
+fn word(value: impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// What is wrong with the settings, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    /// What clap has to say, without the usage of the command line.
+    fn clap(error: &clap::Error) -> ConfigError {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        ConfigError(line.strip_prefix("error: ").unwrap_or(line).to_owned())
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Server {
+    fn parts(self) -> (ServerKind, SocketAddr, Options) {
+        match self {
+            Server::Echo { listen, options } => (ServerKind::Echo, listen, options),
+            Server::Command { listen, options } => (ServerKind::Command, listen, options),
+            Server::Http { dir, listen, options } => {
+                (ServerKind::Http { dir: dir.unwrap_or_else(|| ".".into()) }, listen, options)
+            }
+        }
+    }
+}
+
+impl Options {
+    fn log(&self) -> Log {
+        let log = match self.log {
+            Form::Text => Log::text(),
+            Form::Json => Log::json(),
+        };
+        log.verbose(self.verbose)
+    }
+}
+
+/// 10,000, or fewer if the system gives fewer descriptors: some are kept for files, admin clients and refusals.
+#[cfg(unix)]
+fn default_max_connections() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    const MOST: u64 = 10_000;
+    const KEPT: u64 = 100;
+    let most = |limit: u64| (limit - KEPT.min(limit / 2)).clamp(1, MOST);
+    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(soft, _)| most(soft));
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
+/// Windows has no such limit on handles.
+#[cfg(windows)]
+fn default_max_connections() -> usize {
+    10_000
+}
+
+/// A port, a host and a port, or an address and a port.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
+        return Ok(([127, 0, 0, 1], port).into());
+    }
+    let addresses = text.to_socket_addrs().map_err(|_| "say a port (8000) or an address and a port (0.0.0.0:8000)")?;
+    addresses.into_iter().next().ok_or_else(|| format!("{text} has no address"))
+}
+
+/// A duration that is not zero.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    match parse_seconds(text)? {
+        Duration::ZERO => Err("say more than 0".into()),
+        interval => Ok(interval),
+    }
+}
+
+/// A whole number, with messages for people.
+fn parse_number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, &'static str> {
+    text.parse().map_err(|error: ParseIntError| match error.kind() {
+        IntErrorKind::PosOverflow => "that is too much",
+        _ => "say a whole number (0, 5, 100)",
+    })
+}

@@ -1,0 +1,248 @@
+//! A JSON file with settings, and the arguments that it stands for.
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, Command, ValueHint};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::error::Category;
+
+use super::ConfigError;
+use crate::text::{Reason, listed};
+
+/// The longest file that is read, in bytes.
+const MAX_LENGTH: usize = 64 * 1024;
+
+/// How much of a value is shown, in characters.
+const MAX_SHOWN: usize = 100;
+
+/// A file with settings, as `--config` names it.
+#[derive(Debug, Clone)]
+pub(super) struct ConfigFile {
+    /// As it was named, for messages.
+    pub(super) named: String,
+    /// The same from the root: it is read again later.
+    pub(super) path: PathBuf,
+}
+
+impl ConfigFile {
+    pub(super) fn new(named: PathBuf) -> io::Result<ConfigFile> {
+        Ok(ConfigFile { path: std::path::absolute(&named)?, named: named.display().to_string() })
+    }
+
+    /// The arguments that the file stands for. Each is valid for this kind of server. The folder to serve is left out if
+    /// the command line has one.
+    pub(super) fn arguments(&self, cli: &Command, kind: &str, has_dir: bool) -> Result<Vec<OsString>, ConfigError> {
+        let folder = self.path.parent().unwrap_or(&self.path);
+        let arguments = read(&self.path)
+            .and_then(|bytes| understand(&bytes))
+            .and_then(|settings| translate(&settings, folder, cli, kind, has_dir));
+        arguments.map_err(|problem| ConfigError(format!("{}: {problem}", self.named)))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let problem = |error: io::Error| match error.kind() {
+        ErrorKind::NotFound => "there is no such file".into(),
+        ErrorKind::PermissionDenied => "no permission to read it".into(),
+        _ => format!("cannot read it: {}", Reason(&error)),
+    };
+    let metadata = fs::metadata(path).map_err(problem)?;
+    if metadata.is_dir() {
+        return Err("it is a folder; name a file in it".into());
+    }
+    if !metadata.is_file() {
+        // A pipe would hold up a restart until somebody writes to it.
+        return Err("it is no regular file, which could be read again at each restart".into());
+    }
+    let mut bytes = Vec::new();
+    let limit = MAX_LENGTH as u64 + 1;
+    File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(problem)?;
+    if bytes.len() > MAX_LENGTH {
+        return Err(format!("it is longer than {} KiB; is it the right file?", MAX_LENGTH / 1024));
+    }
+    Ok(bytes)
+}
+
+/// The settings in the order of the file, each once.
+pub(super) fn understand(bytes: &[u8]) -> Result<Vec<(String, Value)>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8; save it as UTF-8 text")?;
+    // Editors on Windows put a mark there.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.trim().is_empty() {
+        return Err(r#"it is empty; say at least {}"#.into());
+    }
+    let Object(settings) = serde_json::from_str(text).map_err(|error| syntax(&error))?;
+    let mut seen = HashSet::new();
+    match settings.iter().find(|(name, _)| !seen.insert(name)) {
+        Some((name, _)) => Err(format!("{} is there twice; keep one", quoted(name))),
+        None => Ok(settings),
+    }
+}
+
+/// The members of a JSON object as they stand there: a map would drop the first of two with the same name.
+struct Object(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Object(members))
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// What serde_json has to say, for people.
+fn syntax(error: &serde_json::Error) -> String {
+    let (line, column) = (error.line(), error.column());
+    let text = error.to_string();
+    let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    let what = match (error.classify(), text) {
+        (Category::Data, _) => return r#"it is not a JSON object; say, for example, {"grace": 5}"#.into(),
+        (Category::Eof, _) => return text.replace("EOF while parsing", "it ends in the middle of"),
+        (_, "expected value" | "expected ident") => {
+            "expected a value: a number, a text in quotes, true or false".into()
+        }
+        (_, "key must be a string") => "the name of a setting stands in double quotes".into(),
+        (_, "trailing comma") => "a comma with nothing behind it".into(),
+        (_, "trailing characters") => "there is more behind the end of the object".into(),
+        (_, "invalid escape") => r"a backslash in a text is written as two: \\".into(),
+        _ => text.replace('`', "'"),
+    };
+    format!("line {line}, column {column}: {what}")
+}
+
+/// The settings as arguments.
+pub(super) fn translate(
+    settings: &[(String, Value)],
+    folder: &Path,
+    cli: &Command,
+    kind: &str,
+    has_dir: bool,
+) -> Result<Vec<OsString>, String> {
+    let server = cli.find_subcommand(kind).ok_or_else(|| format!("there is no server {kind}"))?;
+    let mut arguments = Vec::new();
+    for (name, value) in settings {
+        let definition = definitions(server).find(|definition| setting(definition) == name);
+        let definition = definition.ok_or_else(|| unknown(name, cli, server))?;
+        let Some(argument) = argument(definition, value, folder)? else { continue };
+        let alone = [cli.get_name().into(), kind.into(), argument.clone()];
+        if let Err(error) = cli.clone().try_get_matches_from(alone) {
+            return Err(format!("{} is {}: {}", quoted(name), describe(value), advice(&error)));
+        }
+        if !(definition.is_positional() && has_dir) {
+            arguments.push(argument);
+        }
+    }
+    Ok(arguments)
+}
+
+/// What can be said in a file for this server.
+fn definitions(server: &Command) -> impl Iterator<Item = &Arg> {
+    server.get_arguments().filter(|definition| definition.get_id() != "config")
+}
+
+/// What a setting is called in a file.
+fn setting(definition: &Arg) -> &str {
+    definition.get_long().unwrap_or(definition.get_id().as_str())
+}
+
+/// One setting as an argument. None: a flag that is not given.
+fn argument(definition: &Arg, value: &Value, folder: &Path) -> Result<Option<OsString>, String> {
+    let name = setting(definition);
+    let wrong = |say: &str| Err(format!("{} is {}; say {say}", quoted(name), describe(value)));
+    if !definition.get_action().takes_values() {
+        return match value {
+            Value::Bool(given) => Ok(given.then(|| format!("--{name}").into())),
+            _ => wrong("true or false"),
+        };
+    }
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return wrong("a number or a text"),
+    };
+    // A path is meant from where the file is, and so it never begins with a hyphen. An empty one stays wrong.
+    let is_path = definition.get_value_hint() == ValueHint::AnyPath && !text.is_empty();
+    let text = if is_path { folder.join(text).into_os_string() } else { text.into() };
+    if definition.is_positional() {
+        return Ok(Some(text));
+    }
+    let mut argument = OsString::from(format!("--{name}="));
+    argument.push(text);
+    Ok(Some(argument))
+}
+
+/// What there is to say about a setting that this server does not have.
+fn unknown(name: &str, cli: &Command, server: &Command) -> String {
+    let is_known = |server: &Command| definitions(server).any(|definition| setting(definition) == name);
+    if name == "config" {
+        return r#""config" cannot be said in a file, only on the command line"#.into();
+    }
+    if let Some(other) = cli.get_subcommands().find(|server| is_known(server)) {
+        return format!("{} is a setting of {}, not of {}", quoted(name), other.get_name(), server.get_name());
+    }
+    // Clap knows what is written nearly like it.
+    let asked = cli.clone().try_get_matches_from([cli.get_name(), server.get_name(), &format!("--{name}")]);
+    let near = asked.as_ref().err().and_then(|error| match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(near)) => near.strip_prefix("--"),
+        _ => None,
+    });
+    let mut all: Vec<_> = definitions(server).map(setting).collect();
+    all.sort_unstable();
+    let hint = match near.filter(|near| all.contains(near)) {
+        Some(near) => format!("did you mean {}?", quoted(near)),
+        None => format!("{} has {}", server.get_name(), listed(&all, "and")),
+    };
+    format!("there is no setting {}; {hint}", quoted(name))
+}
+
+/// What to say instead of a value that clap does not take.
+fn advice(error: &clap::Error) -> String {
+    match (error.get(ContextKind::ValidValue), error.source()) {
+        (Some(ContextValue::Strings(words)), _) if !words.is_empty() => format!("say {}", listed(words, "or")),
+        (_, Some(source)) => source.to_string(),
+        (_, None) if error.kind() == clap::error::ErrorKind::InvalidValue => "it cannot be empty".into(),
+        (_, None) => ConfigError::clap(error).to_string(),
+    }
+}
+
+/// A value as the file has it, or what kind of value it is.
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "an object".into(),
+        Value::String(text) => quoted(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
+/// A text as JSON has it, cut off if it is very long.
+fn quoted(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => Value::from(format!("{}…", &text[..end])).to_string(),
+        None => Value::from(text).to_string(),
+    }
+}

@@ -1,0 +1,392 @@
+#![allow(clippy::unwrap_used)]
+use std::fs;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+
+/// A folder with a file for settings, which is gone afterwards.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Folder {
+        let folder = std::env::temp_dir().join(format!("mastercontrol-config-{}-{test}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
+        Folder(folder)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("web.json")
+    }
+
+    /// A command line that names the file, which has this text now.
+    fn invocation(&self, text: impl AsRef<[u8]>, arguments: &[&str]) -> Invocation {
+        fs::write(self.file(), text).unwrap();
+        let mut line: Vec<OsString> =
+            std::iter::once("supervisor").chain(arguments.iter().copied()).map(Into::into).collect();
+        line.extend(["--config".into(), self.file().into()]);
+        Invocation::parse(line).unwrap()
+    }
+
+    fn read(&self, text: &str, arguments: &[&str]) -> Config {
+        self.invocation(text, arguments).read().unwrap()
+    }
+
+    /// What is said about the file, as if `--config web.json` had named it.
+    fn message(&self, text: impl AsRef<[u8]>, kind: &str) -> String {
+        let mut invocation = self.invocation(text, &[kind]);
+        invocation.file = Some(ConfigFile { named: "web.json".into(), path: self.file() });
+        invocation.read().unwrap_err().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[track_caller]
+fn says(kind: &str, text: impl AsRef<[u8]>, message: &str) {
+    static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(Folder::new(&format!("says-{count}")).message(text, kind), message);
+}
+
+fn line(arguments: &[&str]) -> Config {
+    Config::parse(std::iter::once("supervisor").chain(arguments.iter().copied())).unwrap()
+}
+
+/// What the command line of `http` has, `config` included.
+fn names() -> Vec<String> {
+    let cli = Cli::command();
+    let definitions = cli.find_subcommand("http").unwrap().get_arguments();
+    definitions.map(|definition| definition.get_long().unwrap_or(definition.get_id().as_str()).to_owned()).collect()
+}
+
+#[test]
+fn the_definition_is_one_that_clap_takes() {
+    Cli::command().debug_assert();
+    let names: Vec<_> = Cli::command().get_subcommands().map(|kind| kind.get_name().to_owned()).collect();
+    assert_eq!(names, KINDS);
+}
+
+#[test]
+fn a_file_says_what_the_command_line_could_say() {
+    let folder = Folder::new("all");
+    let text = r#"{
+        "listen": "127.0.0.1:7000", "name": "shop", "grace": 1.5, "max-connections": 7, "admin": "off", "log": "json",
+        "verbose": true, "restart": "never", "max-restarts": 3, "period": "2m", "check-every": "10", "on-hup": "restart"
+    }"#;
+    let arguments = [
+        "command",
+        "--listen=127.0.0.1:7000",
+        "--name=shop",
+        "--grace=1.5",
+        "--max-connections=7",
+        "--admin=off",
+        "--log=json",
+        "--verbose",
+        "--restart=never",
+        "--max-restarts=3",
+        "--period=2m",
+        "--check-every=10",
+        "--on-hup=restart",
+    ];
+    assert_eq!(folder.read(text, &["command"]), line(&arguments));
+}
+
+#[test]
+fn every_setting_but_config_can_be_said_in_a_file() {
+    let folder = Folder::new("every");
+    for name in names() {
+        let message = folder.message(format!(r#"{{"{name}": []}}"#), "http");
+        assert_eq!(message.contains("is a list"), name != "config", "{message}");
+    }
+}
+
+#[test]
+fn what_is_not_said_has_its_default() {
+    let config = Folder::new("defaults").read(r#"{"verbose": false}"#, &["http"]);
+    assert_eq!(config, line(&["http"]));
+    assert_eq!(config.server, ServerKind::Http { dir: ".".into() });
+    assert_eq!((config.listen, config.name.as_str()), (([127, 0, 0, 1], 8000).into(), "http"));
+    assert_eq!((config.grace, config.restart), (Duration::from_secs(5), RestartPolicy::default()));
+    assert_eq!((config.check_every, config.on_hup, config.log), (None, OnHup::Stop, Log::text()));
+}
+
+#[test]
+fn the_command_line_wins_over_the_file() {
+    let folder = Folder::new("wins");
+    let text = r#"{"grace": 1, "listen": 7000, "log": "json", "dir": "elsewhere", "verbose": true}"#;
+    let config = folder.read(text, &["http", "here", "--grace", "2", "-l", "7001", "--log=text", "-v"]);
+    assert_eq!(config.grace, Duration::from_secs(2));
+    assert_eq!(config.listen.port(), 7001);
+    assert_eq!(config.log, Log::text().verbose(true));
+    assert_eq!(config.server, ServerKind::Http { dir: "here".into() });
+}
+
+#[test]
+fn what_the_command_line_overrules_is_looked_at_all_the_same() {
+    let folder = Folder::new("overruled");
+    for text in [r#"{"grace": "soon"}"#, r#"{"dir": ""}"#] {
+        folder.invocation(text, &["http", "here", "--grace", "2"]).read().unwrap_err();
+    }
+}
+
+#[test]
+fn a_file_is_read_again_each_time() {
+    let folder = Folder::new("again");
+    let invocation = folder.invocation(r#"{"grace": 1}"#, &["echo"]);
+    assert_eq!(invocation.read().unwrap().grace, Duration::from_secs(1));
+    fs::write(folder.file(), r#"{"grace": 2}"#).unwrap();
+    assert_eq!(invocation.read().unwrap().grace, Duration::from_secs(2));
+}
+
+#[test]
+fn paths_in_a_file_are_meant_from_its_folder() {
+    let folder = Folder::new("paths");
+    let config = folder.read(r#"{"dir": "public", "socket": "sockets/web.sock"}"#, &["http"]);
+    assert_eq!(config.server, ServerKind::Http { dir: folder.0.join("public") });
+    assert_eq!(config.socket, Some(folder.0.join("sockets/web.sock")));
+    // An absolute one stays as it is, and so does one on the command line.
+    let absolute = std::env::temp_dir().join("elsewhere");
+    let config = folder.read(&serde_json::json!({ "dir": absolute }).to_string(), &["http", "--socket", "web.sock"]);
+    assert_eq!(config.server, ServerKind::Http { dir: absolute });
+    assert_eq!(config.socket, Some("web.sock".into()));
+}
+
+#[test]
+fn the_file_of_a_relative_path_is_found_from_everywhere() {
+    let file = ConfigFile::new("web.json".into()).unwrap();
+    assert_eq!(file.path, std::env::current_dir().unwrap().join("web.json"));
+    assert_eq!(file.named, "web.json");
+}
+
+#[test]
+fn no_value_is_taken_for_an_argument() {
+    let folder = Folder::new("hyphens");
+    let config = folder.read(r#"{"dir": "--verbose", "socket": "-v", "name": "--help"}"#, &["http"]);
+    assert_eq!(config.server, ServerKind::Http { dir: folder.0.join("--verbose") });
+    assert_eq!(config.socket, Some(folder.0.join("-v")));
+    assert_eq!(config.name.as_str(), "--help");
+    assert_eq!(config.log, Log::text());
+    says("http", r#"{"": true}"#, &format!(r#"web.json: there is no setting ""; http has {ALL}"#));
+    says("http", r#"{"grace=5": true}"#, &format!(r#"web.json: there is no setting "grace=5"; http has {ALL}"#));
+    says("http", r#"{"help": true}"#, &format!(r#"web.json: there is no setting "help"; http has {ALL}"#));
+}
+
+const ALL: &str = "admin, check-every, dir, grace, listen, log, max-connections, max-restarts, name, on-hup, period, \
+                   restart, socket and verbose";
+
+#[test]
+fn a_setting_that_does_not_exist_is_named_with_the_one_that_may_be_meant() {
+    says("echo", r#"{"gracee": 5}"#, r#"web.json: there is no setting "gracee"; did you mean "grace"?"#);
+    let message = r#"web.json: there is no setting "max_connections"; did you mean "max-connections"?"#;
+    says("http", r#"{"max_connections": 5}"#, message);
+    says("http", r#"{"colour": "red"}"#, &format!(r#"web.json: there is no setting "colour"; http has {ALL}"#));
+    says("echo", r#"{"dir": "."}"#, r#"web.json: "dir" is a setting of http, not of echo"#);
+    let message = r#"web.json: "config" cannot be said in a file, only on the command line"#;
+    says("echo", r#"{"config": "other.json"}"#, message);
+}
+
+#[test]
+fn a_value_that_cannot_be_is_shown_with_what_to_say() {
+    let durations = "say seconds (5, 1.5, 90s), milliseconds (200ms), minutes (2m) or hours (1h)";
+    for (setting, problem) in [
+        (r#""grace": "soon""#, format!(r#""grace" is "soon": {durations}"#)),
+        (r#""grace": -1"#, format!(r#""grace" is -1: {durations}"#)),
+        (r#""check-every": 0"#, r#""check-every" is 0: say more than 0"#.into()),
+        (r#""on-hup": "dance""#, r#""on-hup" is "dance": say restart or stop"#.into()),
+        (r#""admin": 7"#, r#""admin" is 7: say try, require or off"#.into()),
+        (r#""restart": """#, r#""restart" is "": say always, on-failure or never"#.into()),
+        (r#""socket": """#, r#""socket" is "": it cannot be empty"#.into()),
+        (r#""dir": """#, r#""dir" is "": it cannot be empty"#.into()),
+        (r#""max-restarts": 5000000000"#, r#""max-restarts" is 5000000000: that is too much"#.into()),
+        (r#""max-connections": 1.5"#, r#""max-connections" is 1.5: say a whole number (0, 5, 100)"#.into()),
+        (
+            r#""listen": 99999"#,
+            r#""listen" is 99999: say a port (8000) or an address and a port (0.0.0.0:8000)"#.into(),
+        ),
+        (
+            r#""name": "../x""#,
+            r#""name" is "../x": a name has 1 to 64 letters, digits, dots, underscores and hyphens, and begins with no dot"#
+                .into(),
+        ),
+    ] {
+        says("http", format!("{{{setting}}}"), &format!("web.json: {problem}"));
+    }
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_shown_with_the_right_one() {
+    for (setting, problem) in [
+        (r#""grace": [5]"#, r#""grace" is a list; say a number or a text"#),
+        (r#""grace": {"s": 5}"#, r#""grace" is an object; say a number or a text"#),
+        (r#""grace": null"#, r#""grace" is null; say a number or a text"#),
+        (r#""socket": true"#, r#""socket" is true; say a number or a text"#),
+        (r#""verbose": "yes""#, r#""verbose" is "yes"; say true or false"#),
+        (r#""verbose": 1"#, r#""verbose" is 1; say true or false"#),
+    ] {
+        // A path behind it is not taken for its value.
+        says("http", format!(r#"{{{setting}, "dir": "public"}}"#), &format!("web.json: {problem}"));
+    }
+}
+
+#[test]
+fn a_setting_that_is_there_twice_is_refused() {
+    says("echo", r#"{"grace": 5, "name": "x", "grace": 5}"#, r#"web.json: "grace" is there twice; keep one"#);
+}
+
+#[test]
+fn what_is_no_json_is_shown_by_line_and_column() {
+    for (text, problem) in [
+        ("{\n  \"grace\": 5\n  \"name\": \"x\"\n}", "line 3, column 3: expected ',' or '}'"),
+        (r#"{"grace": soon}"#, "line 1, column 11: expected a value: a number, a text in quotes, true or false"),
+        (r#"{grace: 5}"#, "line 1, column 2: the name of a setting stands in double quotes"),
+        (r#"{"grace": 5,}"#, "line 1, column 13: a comma with nothing behind it"),
+        (r#"{"grace": 5} {}"#, "line 1, column 14: there is more behind the end of the object"),
+        (r#"{"dir": "C:\web"}"#, r"line 1, column 13: a backslash in a text is written as two: \\"),
+        (r#"{"grace": 5"#, "it ends in the middle of an object"),
+        (" \n", "it is empty; say at least {}"),
+        ("[1]", r#"it is not a JSON object; say, for example, {"grace": 5}"#),
+        ("5", r#"it is not a JSON object; say, for example, {"grace": 5}"#),
+    ] {
+        says("echo", text, &format!("web.json: {problem}"));
+    }
+}
+
+#[test]
+fn what_is_no_utf_8_is_refused_but_a_byte_order_mark_is_not() {
+    says("echo", b"{\"name\": \"\xff\"}", "web.json: it is not UTF-8; save it as UTF-8 text");
+    assert_eq!(Folder::new("mark").read("\u{feff}{\"grace\": 1}", &["echo"]).grace, Duration::from_secs(1));
+}
+
+#[test]
+fn a_file_is_read_up_to_64_kib_and_not_beyond() {
+    let folder = Folder::new("long");
+    folder.read(&format!("{{{}}}", " ".repeat(64 * 1024 - 2)), &["echo"]);
+    let message = "web.json: it is longer than 64 KiB; is it the right file?";
+    says("echo", format!("{{{}}}", " ".repeat(64 * 1024 - 1)), message);
+}
+
+#[test]
+fn a_file_that_cannot_be_had_says_why() {
+    let folder = Folder::new("had");
+    let problem = |path: PathBuf| {
+        let mut invocation = folder.invocation("{}", &["echo"]);
+        invocation.file = Some(ConfigFile { named: "web.json".into(), path });
+        invocation.read().unwrap_err().to_string()
+    };
+    assert_eq!(problem(folder.0.join("missing.json")), "web.json: there is no such file");
+    assert_eq!(problem(folder.0.clone()), "web.json: it is a folder; name a file in it");
+    #[cfg(unix)]
+    {
+        let message = "web.json: it is no regular file, which could be read again at each restart";
+        assert_eq!(problem("/dev/zero".into()), message);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_one_may_not_read_says_so() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new("permission");
+    fs::write(folder.file(), "{}").unwrap();
+    fs::set_permissions(folder.file(), fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::read(folder.file()).is_ok() {
+        return; // Root may read everything.
+    }
+    let error = check(&folder.file(), "echo").unwrap_err().to_string();
+    assert_eq!(error, format!("{}: no permission to read it", folder.file().display()));
+}
+
+#[test]
+fn a_very_long_value_is_cut_off_in_the_message() {
+    let message = Folder::new("cut").message(format!(r#"{{"grace": "{}"}}"#, "é".repeat(5000)), "echo");
+    assert!(message.contains("é…\": say seconds") && message.len() < 500, "{message}");
+}
+
+#[test]
+fn a_restart_changes_everything_but_what_the_process_was_started_with() {
+    let old = line(&["http", "a"]);
+    for changed in [
+        &["b"][..],
+        &["a", "--grace=1", "--verbose", "--max-connections=1"],
+        &["a", "--restart=always", "--max-restarts=1", "--period=1", "--check-every=1"],
+    ] {
+        let arguments: Vec<_> = std::iter::once("http").chain(changed.iter().copied()).collect();
+        old.check_change(&line(&arguments)).unwrap();
+    }
+    for (argument, change) in [
+        ("--listen=8001", r#""listen" from 127.0.0.1:8000 to 127.0.0.1:8001"#),
+        ("--name=web", r#""name" from http to web"#),
+        ("--admin=off", r#""admin" from try to off"#),
+        ("--socket=x", r#""socket" from what belongs to the name to "x""#),
+        ("--log=json", r#""log" from text to json"#),
+        ("--on-hup=restart", r#""on-hup" from stop to restart"#),
+    ] {
+        let error = old.check_change(&line(&["http", "a", argument])).unwrap_err();
+        assert_eq!(error.to_string(), format!("a restart cannot change {change}: that needs a stop and a start"));
+    }
+    let error = old.check_change(&line(&["echo", "--listen=8000", "--name=http"])).unwrap_err();
+    assert!(error.to_string().contains(r#""server" from http to echo"#), "{error}");
+}
+
+/// Understands a text as the content of a file.
+fn understand(text: &[u8], kind: &'static str) -> Result<Config, String> {
+    let settings = file::understand(text)?;
+    let arguments = file::translate(&settings, Path::new("/folder"), &Cli::command(), kind, false)?;
+    let line: Vec<OsString> = ["supervisor".into(), kind.into()].into_iter().chain(arguments).collect();
+    // Each argument was valid, so all are together.
+    Ok(Config::parse(line).unwrap())
+}
+
+/// Names and texts have no colon: with one, an address would be looked up in the network.
+fn settings() -> impl Strategy<Value = Vec<(String, Value)>> {
+    let name = prop_oneof![4 => prop::sample::select(names()), 1 => "[^:]{0,12}"];
+    let value = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        (0..100_000i64).prop_map(Value::from),
+        prop::sample::select(vec!["never", "off", "json", "restart", "5", "200ms", "-v", "--help", ""])
+            .prop_map(Value::from),
+        "[^:]{0,12}".prop_map(Value::from),
+        Just(Value::from(vec![1])),
+    ];
+    prop::collection::vec((name, value), 0..4)
+}
+
+fn is_understood_or_refused_with_a_message(text: &[u8]) -> Result<(), TestCaseError> {
+    for kind in KINDS {
+        if let Err(message) = understand(text, kind) {
+            prop_assert!(!message.is_empty() && !message.contains('\n') && !message.contains("Usage"), "{}", message);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_understood_or_refused_with_a_message(bytes: Vec<u8>) {
+        is_understood_or_refused_with_a_message(&bytes)?;
+    }
+
+    #[test]
+    fn any_object_is_understood_or_refused_with_a_message(settings in settings()) {
+        let members = settings.iter().map(|(name, value)| format!("{}:{value}", Value::from(name.as_str())));
+        let text = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
+        is_understood_or_refused_with_a_message(text.as_bytes())?;
+    }
+
+    #[test]
+    fn a_file_that_is_nearly_right_is_understood_or_refused_with_a_message(at: prop::sample::Index, byte: u8) {
+        let mut text = br#"{"grace": 1.5, "name": "shop", "verbose": true, "on-hup": "restart", "max-restarts": 3}"#.to_vec();
+        let at = at.index(text.len());
+        text[at] = byte;
+        is_understood_or_refused_with_a_message(&text)?;
+    }
+}

@@ -1,0 +1,341 @@
+//! Servers that let their clients go: all of them in a stop, the old one in a restart.
+
+use super::*;
+use crate::protocol::{Drain, MAX_NAMED};
+use worker::{ConnectionInfo, deadline_after};
+
+/// A SIGHUP within this time after another signal is no second request.
+const TOGETHER: Duration = Duration::from_millis(500);
+
+/// A generation of the server.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) build: u64,
+    pub(super) generation: u64,
+    pub(super) server: Box<dyn Server>,
+    pub(super) since: Instant,
+}
+
+/// A generation that takes no connections any more.
+#[derive(Debug)]
+pub(super) struct Old {
+    pub(super) running: Running,
+    /// What asked for its end.
+    by: String,
+    deadline: Instant,
+    /// Whether it has overrun its deadline already.
+    hurried: bool,
+}
+
+/// A stop under way.
+#[derive(Debug)]
+pub(super) struct Stop {
+    why: Why,
+    began: Instant,
+    pub(super) deadline: Instant,
+    /// When the next countdown line is due.
+    pub(super) countdown: Instant,
+    waiting: Vec<Sender<Response>>,
+}
+
+/// Why the supervisor ends.
+#[derive(Debug)]
+pub(super) enum Why {
+    Asked(Trigger),
+    Failed(Error),
+}
+
+impl Old {
+    pub(super) fn new(running: Running, by: String, grace: Duration, now: Instant) -> Old {
+        Old { running, by, deadline: deadline_after(now, grace), hurried: false }
+    }
+
+    pub(super) fn drain(&self, now: Instant) -> Drain {
+        let generation = Some(self.running.generation);
+        drain_of([&self.running], generation, self.by.clone(), self.deadline, now)
+    }
+
+    /// When it should have said that it is done.
+    pub(super) fn overdue_at(&self) -> Instant {
+        self.deadline + OVERRUN
+    }
+}
+
+impl Master {
+    /// The generation makes way for another one.
+    pub(super) fn retire(
+        &self,
+        running: Running,
+        by: String,
+        grace: Duration,
+        successor: Box<dyn FnOnce() + Send>,
+        now: Instant,
+    ) -> Old {
+        let connected = running.server.counts().now;
+        let old = Old::new(running, by, grace, now);
+        old.running.server.retire_by(old.deadline, successor);
+        let generation = old.running.generation;
+        let message = format!(
+            "generation {generation} makes way: {} connected, grace period {}",
+            clients(connected),
+            seconds(grace)
+        );
+        let fields = [
+            ("generation", generation.into()),
+            ("connected", connected.into()),
+            ("grace_ms", milliseconds(grace).into()),
+        ];
+        self.identity.log.line(Level::Info, "retiring", message, fields);
+        old
+    }
+
+    /// Tells how the drain of an old generation goes.
+    pub(super) fn count_down_old(&self, generation: u64, restart: &Restart, now: Instant) {
+        let Some(old) = self.old.iter().find(|old| old.running.generation == generation) else { return };
+        let drain = old.drain(now);
+        self.log_countdown(&drain);
+        restart.tell(Progress::Draining(drain));
+    }
+
+    fn log_countdown(&self, drain: &Drain) {
+        if drain.open > 0 {
+            let fields = [("open", drain.open.into()), ("remaining_ms", drain.remaining_ms.into())];
+            self.identity.log.line(Level::Info, "draining", text::countdown(drain), fields);
+        }
+    }
+
+    /// An old generation is done.
+    pub(super) fn old_is_gone(&mut self, old: Old) -> protocol::Report {
+        let generation = old.running.generation;
+        let report = plain::report(&old.by, &self.ended(old.running));
+        self.log_report(&format!("generation {generation} "), &report);
+        report
+    }
+
+    /// Goes on when an old generation is gone: with the restart that waited for that, if there is one.
+    pub(super) fn after_old(&mut self, state: State, generation: u64, report: protocol::Report, now: Instant) -> State {
+        match state {
+            State::Opening { current, settings, replaced: Some(Replaced::Draining(replaced)), restart, limit }
+                if replaced == generation =>
+            {
+                let replaced = Some(Replaced::Gone(generation, report));
+                State::Opening { current, settings, replaced, restart, limit }
+            }
+            State::Retiring { current, replaced, restart, countdown: _ } if replaced == generation => {
+                restart.done(current.generation, Some((generation, report)));
+                self.next(current, now)
+            }
+            State::Serving { .. }
+            | State::Building { .. }
+            | State::Opening { .. }
+            | State::Retiring { .. }
+            | State::Waiting { .. }
+            | State::Draining { .. } => state,
+        }
+    }
+
+    /// Gives up what hangs of old generations that have overrun their deadline, and then themselves.
+    pub(super) fn hurry_old(&mut self, mut state: State, now: Instant) -> State {
+        while let Some(at) = self.old.iter().position(|old| old.overdue_at() <= now) {
+            let mut old = self.old.remove(at);
+            if !old.hurried {
+                old.running.server.give_up("it has overrun its deadline");
+                old.hurried = true;
+                old.deadline = now;
+                self.old.push(old);
+                continue;
+            }
+            let connections = old.running.server.connections();
+            let drain = DrainReport { forced: connections.clone(), stuck: connections, ..DrainReport::default() };
+            let (generation, report) = (old.running.generation, plain::report(&old.by, &drain));
+            let message = format!("generation {generation} hangs and is left behind: {}", what_hangs(&drain.stuck));
+            self.identity.log.line(Level::Error, "left_behind", message, [("generation", generation.into())]);
+            state = self.after_old(state, generation, report, now);
+        }
+        state
+    }
+
+    /// Begins to stop these servers, and the old ones.
+    pub(super) fn begin_stop(
+        &mut self,
+        mut servers: Vec<Running>,
+        why: Why,
+        grace: Duration,
+        now: Instant,
+    ) -> (Vec<Running>, Stop) {
+        // First: the last server closes the socket then, and nobody can connect to it any more.
+        self.builder.close();
+        servers.extend(self.old.drain(..).map(|old| old.running));
+        let deadline = deadline_after(now, grace);
+        if let Some(tron) = &self.tron {
+            let watchers: Vec<_> = servers.iter().map(|running| running.server.watcher()).collect();
+            tron.watch_stop(deadline, move || {
+                what_hangs(&watchers.iter().flat_map(|connections| connections()).collect::<Vec<_>>())
+            });
+        }
+        // Counted before, since some leave at once.
+        let left = open(&servers);
+        for running in &servers {
+            running.server.stop_by(deadline);
+        }
+        if let Why::Asked(by) = &why {
+            let message = format!("{by}: stopping, {} connected, grace period {}", clients(left), seconds(grace));
+            let fields =
+                [("by", by.to_string().into()), ("connected", left.into()), ("grace_ms", milliseconds(grace).into())];
+            self.identity.log.line(Level::Info, "stopping", message, fields);
+        }
+        // The countdown begins a second from now, and not at once: most clients leave before.
+        (servers, Stop { why, began: now, deadline, countdown: now + COUNTDOWN, waiting: Vec::new() })
+    }
+
+    pub(super) fn count_down(&self, servers: &[Running], stop: &mut Stop, now: Instant) {
+        stop.countdown = now + COUNTDOWN;
+        let drain = stop.tell_waiting(servers, now);
+        self.log_countdown(&drain);
+    }
+
+    /// Moves the deadline of a stop under way, but only towards now: two who ask get the shorter of both.
+    pub(super) fn shorten(
+        &self,
+        servers: &[Running],
+        stop: &mut Stop,
+        by: &Trigger,
+        grace: Option<Duration>,
+        now: Instant,
+    ) {
+        let grace = match by {
+            // Whoever asks at the console a second time does not want to wait.
+            Trigger::Console | Trigger::Signal { .. } => Duration::ZERO,
+            Trigger::Admin { .. } | Trigger::Code => grace.unwrap_or(self.settings.grace),
+        };
+        let deadline = deadline_after(now, grace);
+        if deadline >= stop.deadline {
+            return;
+        }
+        stop.deadline = deadline;
+        if let Some(tron) = &self.tron {
+            tron.deadline_moved(deadline);
+        }
+        let left = clients(open(servers));
+        for running in servers {
+            running.server.stop_by(deadline);
+        }
+        let message = if grace.is_zero() {
+            format!("{by}: closing {left} by force")
+        } else {
+            format!("{by}: the grace period ends in {}, {left} still connected", seconds(grace))
+        };
+        let fields = [("by", by.to_string().into()), ("grace_ms", milliseconds(grace).into())];
+        self.identity.log.line(Level::Info, "deadline_moved", message, fields);
+        stop.tell_waiting(servers, now);
+    }
+
+    /// A server is done: what became of its connections.
+    pub(super) fn ended(&mut self, running: Running) -> DrainReport {
+        add(&mut self.past, Counts { now: 0, ..running.server.counts() });
+        // That it failed has been said before.
+        running.server.end().unwrap_or_else(|error| error.drain)
+    }
+
+    /// The last server is done.
+    pub(super) fn end(&self, stop: Stop, drained: DrainReport, now: Instant) -> End {
+        let drain = DrainReport { took: now.saturating_duration_since(stop.began), ..drained };
+        let result = match stop.why {
+            Why::Asked(by) => {
+                self.log_report("", &plain::report(&by.to_string(), &drain));
+                Ok(Report { by, drain })
+            }
+            Why::Failed(error) => Err(error),
+        };
+        End { result, waiting: stop.waiting }
+    }
+
+    fn log_report(&self, what: &str, report: &protocol::Report) {
+        for connection in &report.connections {
+            let message = format!("closed by force: {}", text::describe_forced(connection));
+            let fields = [("id", connection.id.into()), ("peer", connection.peer.to_string().into())];
+            self.identity.log.line(Level::Warning, "forced", message, fields);
+        }
+        let fields = [
+            ("told", report.told.into()),
+            ("left", report.left.into()),
+            ("closed", report.closed.into()),
+            ("forced", report.forced.into()),
+            ("stuck", report.stuck.into()),
+            ("took_ms", report.took_ms.into()),
+        ];
+        self.identity.log.line(Level::Info, "stopped", format!("{what}{}", text::summary(report)), fields);
+    }
+}
+
+impl Stop {
+    /// Whether this belongs to the signal that began the stop: service managers and terminals send a SIGHUP along with
+    /// another signal.
+    pub(super) fn comes_with(&self, by: &Trigger, now: Instant) -> bool {
+        match (&self.why, by) {
+            (Why::Asked(Trigger::Signal { name: first, .. }), Trigger::Signal { name: second, .. }) => {
+                *first != "SIGHUP" && *second == "SIGHUP" && now.saturating_duration_since(self.began) < TOGETHER
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn drain(&self, servers: &[Running], now: Instant) -> Drain {
+        let by = match &self.why {
+            Why::Asked(by) => by.to_string(),
+            Why::Failed(_) => "its failure".into(),
+        };
+        drain_of(servers, None, by, self.deadline, now)
+    }
+
+    /// Tells somebody who asked for a stop how it goes, now and, if wanted, until its end.
+    pub(super) fn attend(&mut self, reply: Reply, servers: &[Running], now: Instant) {
+        let drain = self.drain(servers, now);
+        if !reply.wait {
+            // A client that has gone away meanwhile needs no answer.
+            let _ = reply.to.send(Response::Answer(Answer::Stopping(drain)));
+        } else if reply.to.send(Response::Progress(Progress::Draining(drain))).is_ok() {
+            self.waiting.push(reply.to);
+        }
+    }
+
+    /// Tells those who wait how it goes, and drops those who have gone away.
+    fn tell_waiting(&mut self, servers: &[Running], now: Instant) -> Drain {
+        let drain = self.drain(servers, now);
+        self.waiting.retain(|reply| reply.send(Response::Progress(Progress::Draining(drain.clone()))).is_ok());
+        drain
+    }
+}
+
+fn drain_of<'a>(
+    servers: impl IntoIterator<Item = &'a Running>,
+    generation: Option<u64>,
+    by: String,
+    deadline: Instant,
+    now: Instant,
+) -> Drain {
+    let connections: Vec<_> = servers.into_iter().flat_map(|running| running.server.connections()).collect();
+    Drain {
+        generation,
+        by,
+        open: connections.len(),
+        remaining_ms: milliseconds(deadline.saturating_duration_since(now)),
+        connections: connections.iter().take(MAX_NAMED).map(|it| plain::connection(it, false)).collect(),
+    }
+}
+
+/// How many connections these have.
+fn open(servers: &[Running]) -> usize {
+    servers.iter().map(|running| running.server.counts().now).sum()
+}
+
+fn what_hangs(connections: &[ConnectionInfo]) -> String {
+    if connections.is_empty() {
+        return "no connection is left, but a server thread does not end".into();
+    }
+    let named: Vec<_> =
+        connections.iter().take(MAX_NAMED).map(|it| text::describe(&plain::connection(it, true))).collect();
+    let more = connections.len() - named.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", named.join("; "))
+}

@@ -1,0 +1,201 @@
+//! The restart policy: whether, and when, a server that ended by itself is started again. Data and pure functions of the
+//! history and of `now`.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The wait before the first new try. It doubles with each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+
+/// The longest wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// By how much of itself a wait is made longer by chance at most, so that servers that crash together do not come back
+/// together.
+const JITTER: f64 = 0.25;
+
+/// When a server that ended by itself is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// After which ends.
+    pub mode: RestartMode,
+    /// More new tries than this within the period are too many: the supervisor gives up.
+    pub max_restarts: u32,
+    /// See `max_restarts`. A run that lasted as long is stable: after it the waits begin anew.
+    pub period: Duration,
+}
+
+/// After a failure, up to five times a minute.
+impl Default for RestartPolicy {
+    fn default() -> RestartPolicy {
+        RestartPolicy { mode: RestartMode::OnFailure, max_restarts: 5, period: Duration::from_secs(60) }
+    }
+}
+
+/// After which ends a server is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartMode {
+    /// After each.
+    Always,
+    /// After a failure.
+    OnFailure,
+    /// After none: the supervisor ends, too.
+    Never,
+}
+
+/// The ends that count.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct History {
+    /// Within the period before the last one, oldest first.
+    recent: VecDeque<Instant>,
+    /// Since the last stable run.
+    in_a_row: u32,
+}
+
+/// What to do after an end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Try again after this time.
+    Wait(Duration),
+    /// It ended too often: so many times within the period.
+    GiveUp(usize),
+    /// The policy starts nothing again.
+    End,
+}
+
+/// How a server ended by itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    /// Whether that was a failure.
+    pub(crate) failed: bool,
+    /// How long it ran. Zero if it could not even be started.
+    pub(crate) ran: Duration,
+}
+
+/// Decides what to do now, when a server has ended, and what to remember of that. `chance` is a random number from 0 to 1.
+pub(crate) fn decide(
+    policy: &RestartPolicy,
+    mut history: History,
+    ended: Ended,
+    now: Instant,
+    chance: f64,
+) -> (History, Decision) {
+    match policy.mode {
+        RestartMode::Always => {}
+        RestartMode::OnFailure if ended.failed => {}
+        RestartMode::OnFailure | RestartMode::Never => return (history, Decision::End),
+    }
+    while history.recent.front().is_some_and(|&at| now.saturating_duration_since(at) >= policy.period) {
+        history.recent.pop_front();
+    }
+    history.recent.push_back(now);
+    history.in_a_row = if ended.ran >= policy.period { 1 } else { history.in_a_row.saturating_add(1) };
+    let ends = history.recent.len();
+    let decision = if ends > usize::try_from(policy.max_restarts).unwrap_or(usize::MAX) {
+        Decision::GiveUp(ends)
+    } else {
+        Decision::Wait(wait(history.in_a_row, chance))
+    };
+    (history, decision)
+}
+
+/// The wait before the try after so many ends in a row.
+fn wait(in_a_row: u32, chance: f64) -> Duration {
+    let doublings = in_a_row.saturating_sub(1).min(16);
+    let wait = FIRST_WAIT * 2_u32.pow(doublings);
+    wait.mul_f64(1.0 + JITTER * chance.clamp(0.0, 1.0)).min(LONGEST_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    const CRASH: Ended = Ended { failed: true, ran: Duration::ZERO };
+
+    fn policy(max_restarts: u32, period: u64) -> RestartPolicy {
+        RestartPolicy { mode: RestartMode::OnFailure, max_restarts, period: Duration::from_secs(period) }
+    }
+
+    #[test]
+    fn the_sixth_crash_within_the_period_is_too_many() {
+        let now = Instant::now();
+        let mut history = History::default();
+        for crash in 0..5 {
+            let (next, decision) = decide(&policy(5, 60), history, CRASH, now + Duration::from_secs(crash * 11), 0.5);
+            assert!(matches!(decision, Decision::Wait(_)), "crash {crash}: {decision:?}");
+            history = next;
+        }
+        let sixth = decide(&policy(5, 60), history.clone(), CRASH, now + Duration::from_secs(59), 0.5);
+        assert_eq!(sixth.1, Decision::GiveUp(6));
+        // A second later the first one does not count any more.
+        let sixth = decide(&policy(5, 60), history, CRASH, now + Duration::from_secs(60), 0.5);
+        assert!(matches!(sixth.1, Decision::Wait(_)));
+    }
+
+    #[test]
+    fn only_a_policy_that_wants_it_starts_again_what_ended_well() {
+        for (mode, failed, again) in [
+            (RestartMode::Always, false, true),
+            (RestartMode::Always, true, true),
+            (RestartMode::OnFailure, false, false),
+            (RestartMode::OnFailure, true, true),
+            (RestartMode::Never, false, false),
+            (RestartMode::Never, true, false),
+        ] {
+            let policy = RestartPolicy { mode, ..RestartPolicy::default() };
+            let (_, decision) = decide(&policy, History::default(), Ended { failed, ..CRASH }, Instant::now(), 0.0);
+            assert_eq!(decision != Decision::End, again, "{mode:?}, failed: {failed}");
+        }
+    }
+
+    #[test]
+    fn after_a_stable_run_the_waits_begin_anew() {
+        let now = Instant::now();
+        let history = History { recent: VecDeque::new(), in_a_row: 9 };
+        let stable = Ended { failed: true, ran: Duration::from_secs(60) };
+        assert_eq!(decide(&policy(5, 60), history, stable, now, 0.0).1, Decision::Wait(FIRST_WAIT));
+    }
+
+    proptest! {
+        #[test]
+        fn waits_grow_up_to_the_longest(chances in prop::collection::vec(0.0..1.0, 2..40)) {
+            let waits: Vec<_> = (1..).zip(&chances).map(|(in_a_row, &chance)| wait(in_a_row, chance)).collect();
+            prop_assert!(waits.iter().all(|&wait| (FIRST_WAIT..=LONGEST_WAIT).contains(&wait)));
+            for pair in waits.windows(2) {
+                prop_assert!(pair[0] < pair[1] || pair[1] == LONGEST_WAIT, "{waits:?}");
+            }
+        }
+
+        #[test]
+        fn within_any_period_there_are_never_more_tries_than_allowed(
+            max_restarts in 0..8_u32,
+            period in 1..100_u64,
+            gaps in prop::collection::vec((0..60_000_u64, 0..200_u64), 1..60),
+        ) {
+            let policy = policy(max_restarts, period);
+            let mut now = Instant::now();
+            let mut history = History::default();
+            let mut tries = Vec::new();
+            for (gap, ran) in gaps {
+                now += Duration::from_millis(gap);
+                let ended = Ended { failed: true, ran: Duration::from_secs(ran) };
+                let (next, decision) = decide(&policy, history, ended, now, 0.0);
+                history = next;
+                match decision {
+                    Decision::Wait(_) => tries.push(now),
+                    Decision::GiveUp(ends) => {
+                        prop_assert_eq!(ends, max_restarts as usize + 1);
+                        break;
+                    }
+                    Decision::End => prop_assert!(false, "a crash ended it all"),
+                }
+            }
+            for (first, &at) in tries.iter().enumerate() {
+                let within = tries[first..].iter().take_while(|&&other| other - at < policy.period).count();
+                prop_assert!(within <= max_restarts as usize);
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! A server that is a thread of this process: `worker`'s.
+
+use std::any::Any;
+use std::error::Error;
+use std::fmt;
+use std::net::TcpListener;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use worker::{ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerError, Stopper};
+
+use crate::event::{Event, Post};
+use crate::log::{Level, Log};
+use crate::server::{Builder, Built, Server, Settings};
+use crate::text::{Reason, Seconds};
+
+/// Why a server could not be built.
+pub type BuildError = Box<dyn Error + Send + Sync>;
+
+/// Makes the handler of a generation, and may change its settings.
+pub(crate) type Factory = Box<dyn FnMut(&mut Settings) -> Result<Arc<dyn Handler>, BuildError> + Send>;
+
+/// Builds servers on a thread named `builder`, since nobody knows what the factory does.
+#[derive(Clone)]
+pub(crate) struct Threads {
+    factory: Arc<Mutex<Factory>>,
+    /// None: it has been closed.
+    listener: Arc<Mutex<Option<TcpListener>>>,
+    settings: Settings,
+    ids: Ids,
+    post: Post,
+}
+
+impl Threads {
+    pub(crate) fn new(factory: Factory, listener: TcpListener, settings: Settings, post: Post) -> Threads {
+        let listener = Arc::new(Mutex::new(Some(listener)));
+        Threads { factory: Arc::new(Mutex::new(factory)), listener, settings, ids: Ids::default(), post }
+    }
+
+    /// Builds a server on this thread.
+    ///
+    /// # Errors
+    /// What the factory says, or what the system does not give.
+    pub(crate) fn build_here(&self, build: u64) -> Result<Built, BuildError> {
+        let mut settings = self.settings.clone();
+        let made = panic::catch_unwind(AssertUnwindSafe(|| {
+            let handler = lock(&self.factory)(&mut settings)?;
+            Ok::<_, BuildError>(worker::Server::new(handler))
+        }));
+        let (post, log) = (self.post.clone(), settings.log);
+        let server = made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", message(&*panic)).into()))?;
+        let server = server
+            .max_connections(settings.max_connections)
+            .grace_on_failure(settings.grace)
+            .ids(self.ids.clone())
+            .observer(move |event| observe(log, &post, build, event));
+        // Only now: if the listener was closed meanwhile, it stays so.
+        let listener = match &*lock(&self.listener) {
+            Some(listener) => listener.try_clone().map_err(|error| lacking("the listening socket", &error))?,
+            None => return Err("the server is being stopped".into()),
+        };
+        let handle = panic::catch_unwind(AssertUnwindSafe(|| server.start_closed(listener)))
+            .map_err(|panic| format!("its handler panicked: {}", message(&*panic)))?
+            .map_err(|error| lacking("the server thread", &error))?;
+        let server = Box::new(Thread { build, handle: Some(handle), post: self.post.clone() });
+        Ok(Built { server, settings })
+    }
+}
+
+fn lacking(what: &str, error: &std::io::Error) -> BuildError {
+    format!("the system does not give {what}: {}", Reason(error)).into()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // After a panic in the factory, the next try begins as if nothing had been.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
+    match panic.downcast_ref::<&str>() {
+        Some(message) => message,
+        None => panic.downcast_ref::<String>().map_or("(no message)", String::as_str),
+    }
+}
+
+impl Builder for Threads {
+    fn build(&mut self, build: u64) {
+        let threads = self.clone();
+        let thread = thread::Builder::new().name("builder".into()).spawn(move || {
+            let built = threads.build_here(build).map_err(|error| error.to_string());
+            // Without master control there is nobody to tell, and what was built is dropped.
+            let _ = threads.post.send(Event::Built { build, built });
+        });
+        if let Err(error) = thread {
+            let built = Err(lacking("a thread to build it", &error).to_string());
+            let _ = self.post.send(Event::Built { build, built });
+        }
+    }
+
+    fn close(&mut self) {
+        lock(&self.listener).take();
+    }
+}
+
+impl fmt::Debug for Threads {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Threads").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Thread {
+    build: u64,
+    /// None: its end has been heard.
+    handle: Option<Handle>,
+    post: Post,
+}
+
+impl Thread {
+    fn stopper(&self) -> &Stopper {
+        // It is taken only by `end`, which consumes this.
+        self.handle.as_deref().expect("a server that has not ended has a handle")
+    }
+}
+
+impl Server for Thread {
+    fn opener(&self) -> Box<dyn FnOnce() + Send> {
+        let stopper = self.stopper().clone();
+        Box::new(move || stopper.open())
+    }
+
+    fn retire_by(&self, deadline: Instant, successor: Box<dyn FnOnce() + Send>) {
+        self.stopper().retire_by(deadline, successor);
+    }
+
+    fn stop_by(&self, deadline: Instant) {
+        self.stopper().stop_by(deadline);
+    }
+
+    fn counts(&self) -> Counts {
+        self.stopper().counts()
+    }
+
+    fn connections(&self) -> Vec<ConnectionInfo> {
+        self.stopper().connections()
+    }
+
+    fn watcher(&self) -> Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync> {
+        let stopper = self.stopper().clone();
+        Box::new(move || stopper.connections())
+    }
+
+    fn check(&self, limit: Duration) {
+        let (stopper, post, build) = (self.stopper().clone(), self.post.clone(), self.build);
+        let thread = thread::Builder::new().name("check".into()).spawn(move || {
+            // Without a descriptor to connect with nothing is known, least of all that it hangs.
+            let accepting = stopper.is_accepting(limit).unwrap_or(true);
+            let _ = post.send(Event::Checked { build, accepting });
+        });
+        if thread.is_err() {
+            let _ = self.post.send(Event::Checked { build: self.build, accepting: true });
+        }
+    }
+
+    fn give_up(&mut self, why: &str) {
+        // Without a thread there is nothing that could let its clients go; whoever waits for that tries again.
+        let _ = self.handle.as_mut().map(|handle| handle.abandon_thread(why));
+    }
+
+    fn end(mut self: Box<Self>) -> Result<DrainReport, ServerError> {
+        self.handle.take().map_or_else(|| Ok(DrainReport::default()), Handle::join)
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.handle {
+            handle.retire_by(Instant::now(), || {});
+            handle.open();
+        }
+    }
+}
+
+/// Logs what happens in the server, and tells master control what concerns it.
+fn observe(log: Log, post: &Post, build: u64, event: &worker::Event<'_>) {
+    // Without master control there is nobody to tell.
+    let tell = |event| drop(post.send(event));
+    match event {
+        worker::Event::Accepting => tell(Event::Accepting { build }),
+        worker::Event::Failed { failure } => tell(Event::Failed { build, reason: failure.to_string() }),
+        worker::Event::Finished => tell(Event::Finished { build }),
+        worker::Event::Exhausted { error } => {
+            let message = format!("cannot take a connection: {}; waiting until there is room again", Reason(error));
+            log.line(Level::Warning, "exhausted", message, []);
+        }
+        worker::Event::Panicked { id, peer, message } => {
+            let fields = [("id", (*id).into()), ("peer", peer.to_string().into())];
+            let message = format!("the handler of connection {id} from {peer} panicked: {message}");
+            log.line(Level::Error, "handler_panicked", message, fields);
+        }
+        worker::Event::Refused { peer } => {
+            let fields = [("peer", peer.to_string().into())];
+            log.line(Level::Detail, "refused", format!("{peer} turned away: too many connections"), fields);
+        }
+        worker::Event::Connected { id, peer } if log.is_verbose() => {
+            let fields = [("id", (*id).into()), ("peer", peer.to_string().into())];
+            log.line(Level::Detail, "connected", format!("connection {id} from {peer}"), fields);
+        }
+        worker::Event::Ended { connection, outcome, error } if log.is_verbose() => {
+            let how = match outcome {
+                worker::Outcome::Left => "left",
+                worker::Outcome::Closed => "closed",
+                worker::Outcome::Forced => "closed by force",
+            };
+            let why = error.map(|error| format!(": {}", Reason(error))).unwrap_or_default();
+            let ConnectionInfo { id, peer, age, received, sent, .. } = connection;
+            let message = format!(
+                "connection {id} from {peer} {how} after {}{why}, {received} bytes in, {sent} out",
+                Seconds(*age)
+            );
+            let fields = [
+                ("id", (*id).into()),
+                ("peer", peer.to_string().into()),
+                ("outcome", how.into()),
+                ("received", (*received).into()),
+                ("sent", (*sent).into()),
+            ];
+            log.line(Level::Detail, "ended", message, fields);
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,127 @@
+//! Settings from a file: at a start, and checked beforehand.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::{Ended, HUGE, Home, SUPERVISOR, free_port};
+
+/// Writes a file with settings into the test's folder, and returns its path.
+fn write(home: &Home, settings: &Value) -> String {
+    let file = home.folder().join("web.json");
+    fs::write(&file, settings.to_string()).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+/// It did not start, and said why in one line.
+#[track_caller]
+fn refused(home: &Home, arguments: &[&str]) -> Ended {
+    let ended = home.run(home.supervisor(arguments)).expect(1);
+    assert_eq!(ended.err.lines().count(), 1, "{ended}");
+    ended
+}
+
+#[test]
+fn a_supervisor_takes_its_settings_from_a_file() {
+    let home = Home::new();
+    let port = free_port();
+    let file = write(&home, &json!({ "listen": port, "name": home.name(), "grace": "200ms", "verbose": true }));
+    let mut command = home.program(SUPERVISOR);
+    command.args(["echo", "--config", &file]);
+    let instance = home.start_by(command);
+    assert_eq!(instance.address, ([127, 0, 0, 1], port).into());
+    let mut client = instance.client();
+    client.greet();
+    instance.err.wait_for("connection 1 from ");
+    instance.admin(&["stop"]).expect(5).says("1 by force");
+    client.assert_told();
+    assert_eq!(instance.wait(), 5);
+}
+
+#[test]
+fn a_flag_wins_over_the_file() {
+    let home = Home::new();
+    let file = write(&home, &json!({ "grace": HUGE, "listen": "192.0.2.1:8000", "name": "another" }));
+    // The address and the name are among the arguments, too.
+    let instance = home.start(&["echo", "--config", &file, "--grace", "0.2"]);
+    let mut client = instance.client();
+    client.greet();
+    instance.admin(&["stop"]).expect(5);
+    client.assert_told();
+    assert_eq!(instance.wait(), 5);
+}
+
+#[test]
+fn a_folder_in_a_file_is_meant_from_where_the_file_is() {
+    let home = Home::new();
+    fs::create_dir(home.folder().join("public")).unwrap();
+    fs::write(home.folder().join("public").join("hello.txt"), "hello from there").unwrap();
+    write(&home, &json!({ "dir": "public" }));
+    let mut command = home.supervisor(&["http", "--config", "web.json"]);
+    command.current_dir(home.folder());
+    let instance = home.start_by(command);
+    let mut client = instance.client();
+    client.send("GET /hello.txt HTTP/1.0\r\n\r\n");
+    let answer = client.rest();
+    assert!(answer.ends_with("\r\n\r\nhello from there"), "{answer}");
+}
+
+#[test]
+fn with_a_wrong_file_it_does_not_start_and_says_why() {
+    let home = Home::new();
+    let file = write(&home, &json!({ "gracee": 5 }));
+    let why = format!(r#"{file}: there is no setting "gracee"; did you mean "grace"?"#);
+    refused(&home, &["echo", "--config", &file]).says(&format!("error: {why}"));
+    let ended = refused(&home, &["echo", "--config", &file, "--log", "json"]);
+    let line: Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!((&line["event"], &line["message"]), (&"not_started".into(), &why.into()), "{ended}");
+    refused(&home, &["echo", "--config", "missing.json"]).says("missing.json: there is no such file");
+    home.run(home.supervisor(&["echo", "--config", ""])).expect(2);
+}
+
+#[test]
+fn a_folder_that_a_file_names_and_that_is_missing_is_refused_by_name() {
+    let home = Home::new();
+    let file = write(&home, &json!({ "dir": "missing" }));
+    let folder = home.folder().join("missing");
+    refused(&home, &["http", "--config", &file]).says(&format!("there is no folder {}", folder.display()));
+}
+
+#[test]
+fn check_says_for_which_servers_a_file_is_right() {
+    let home = Home::new();
+    let all = write(&home, &json!({ "grace": 5 }));
+    home.admin(&["check", &all]).expect(0).says(&format!("{all} is right for echo, command and http\n"));
+    let answer = home.admin(&["check", &all, "--json", "--for", "command"]).expect(0).json();
+    assert_eq!(answer, json!({ "result": "right", "for": ["command"] }));
+    let http = write(&home, &json!({ "dir": "." }));
+    home.admin(&["check", &http]).expect(0).says(&format!("{http} is right for http\n"));
+    home.admin(&["check", &http, "--for", "echo"]).expect(1).says(r#""dir" is a setting of http, not of echo"#);
+}
+
+#[test]
+fn check_says_what_a_start_would_say() {
+    let home = Home::new();
+    for settings in [json!({ "grace": "soon" }), json!({ "verbose": 1 }), json!([]), json!({ "dir": "missing" })] {
+        let file = write(&home, &settings);
+        let check = home.admin(&["check", &file, "--json"]).expect(1);
+        let answer = check.json();
+        assert_eq!((&answer["result"], &answer["code"]), (&"error".into(), &"failed".into()), "{check}");
+        let message = answer["message"].as_str().unwrap();
+        assert_eq!(check.err.trim_end(), format!("admin-cli: {message}"));
+        assert!(message.starts_with(&file), "{check}");
+        let problem = message.strip_prefix(&format!("{file}: ")).unwrap();
+        refused(&home, &["http", "--config", &file]).says(problem);
+    }
+}
+
+#[test]
+fn check_takes_a_file_a_kind_of_server_and_no_target() {
+    let home = Home::new();
+    let file = write(&home, &json!({}));
+    home.admin(&["check"]).expect(2);
+    home.admin(&["check", &file, "--for", "dance"]).expect(2);
+    for target in [["--name", "web"], ["--port", "8000"], ["--socket", "web.sock"]] {
+        home.admin(&[&["check", &file][..], &target].concat()).expect(2).says("it takes no target");
+    }
+}
