@@ -1,1 +1,553 @@
+//! Master control through long random sequences of events, with servers that only pretend and a clock of its own.
+#![allow(clippy::unwrap_used)]
 
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::restart::{RestartMode, RestartPolicy};
+use worker::{ConnectionInfo, ServerError};
+
+/// What is outside of master control: servers, builds, and the events that they are going to send.
+#[derive(Debug, Default)]
+struct World {
+    servers: Vec<Pretended>,
+    /// Builds that have begun and are not done.
+    building: VecDeque<u64>,
+    events: VecDeque<Event>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Pretended {
+    build: u64,
+    accepting: bool,
+    /// Does nothing that it is told to, until it is given up.
+    hangs: bool,
+    clients: usize,
+    /// When its clients have to be gone. None: it serves.
+    deadline: Option<Instant>,
+    finished: bool,
+    /// Nobody has a hand on it any more.
+    dropped: bool,
+}
+
+type Shared = Arc<Mutex<World>>;
+
+fn lock(world: &Shared) -> MutexGuard<'_, World> {
+    world.lock().unwrap()
+}
+
+impl World {
+    fn of(&mut self, build: u64) -> &mut Pretended {
+        self.servers.iter_mut().find(|server| server.build == build).unwrap()
+    }
+
+    fn open(&mut self, build: u64) {
+        let server = self.of(build);
+        if !server.accepting && server.deadline.is_none() {
+            server.accepting = true;
+            self.events.push_back(Event::Accepting { build });
+        }
+    }
+
+    fn let_go(&mut self, build: u64, deadline: Instant) {
+        let server = self.of(build);
+        server.deadline = Some(deadline);
+        server.accepting = server.accepting && server.hangs;
+    }
+
+    /// Says of those that are done that they are.
+    fn settle(&mut self, now: Instant) {
+        for server in &mut self.servers {
+            let over = server.deadline.is_some_and(|deadline| server.clients == 0 || deadline <= now);
+            if over && !server.hangs && !server.finished {
+                (server.finished, server.clients) = (true, 0);
+                self.events.push_back(Event::Finished { build: server.build });
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct PretendedBuilder(Shared);
+
+impl Builder for PretendedBuilder {
+    fn build(&mut self, build: u64) {
+        lock(&self.0).building.push_back(build);
+    }
+
+    fn close(&mut self) {
+        lock(&self.0).closed = true;
+    }
+}
+
+#[derive(Debug)]
+struct Hand {
+    world: Shared,
+    build: u64,
+}
+
+impl Hand {
+    fn new(world: &Shared, build: u64) -> Box<Hand> {
+        let server = Pretended {
+            build,
+            accepting: false,
+            hangs: false,
+            clients: 0,
+            deadline: None,
+            finished: false,
+            dropped: false,
+        };
+        lock(world).servers.push(server);
+        Box::new(Hand { world: world.clone(), build })
+    }
+}
+
+impl Server for Hand {
+    fn opener(&self) -> Box<dyn FnOnce() + Send> {
+        let (world, build) = (self.world.clone(), self.build);
+        Box::new(move || lock(&world).open(build))
+    }
+
+    fn retire_by(&self, deadline: Instant, successor: Box<dyn FnOnce() + Send>) {
+        lock(&self.world).let_go(self.build, deadline);
+        let hangs = lock(&self.world).of(self.build).hangs;
+        if !hangs {
+            successor();
+        }
+    }
+
+    fn stop_by(&self, deadline: Instant) {
+        lock(&self.world).let_go(self.build, deadline);
+    }
+
+    fn counts(&self) -> Counts {
+        Counts { now: lock(&self.world).of(self.build).clients, ..Counts::default() }
+    }
+
+    fn connections(&self) -> Vec<ConnectionInfo> {
+        Vec::new()
+    }
+
+    fn watcher(&self) -> Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync> {
+        Box::new(Vec::new)
+    }
+
+    fn check(&self, _limit: Duration) {
+        let mut world = lock(&self.world);
+        let accepting = !world.of(self.build).hangs;
+        world.events.push_back(Event::Checked { build: self.build, accepting });
+    }
+
+    fn give_up(&mut self, why: &str) {
+        let mut world = lock(&self.world);
+        let server = world.of(self.build);
+        (server.hangs, server.accepting) = (false, false);
+        // The real one has a grace period of its own; the test's clock does not know it.
+        server.deadline.get_or_insert_with(Instant::now);
+        let reason = why.to_owned();
+        world.events.push_back(Event::Failed { build: self.build, reason });
+    }
+
+    fn end(self: Box<Self>) -> Result<DrainReport, ServerError> {
+        assert!(lock(&self.world).of(self.build).finished, "it was asked for its end before that came");
+        Ok(DrainReport::default())
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        let mut world = lock(&self.world);
+        let server = world.of(self.build);
+        (server.dropped, server.accepting) = (true, false);
+    }
+}
+
+/// What may happen from outside.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Somebody asks for something, and waits for the answer or not.
+    AskStop {
+        grace: Option<u64>,
+        wait: bool,
+    },
+    AskRestart {
+        grace: Option<u64>,
+        wait: bool,
+    },
+    AskStatus,
+    SignalStop,
+    SignalRestart,
+    Client,
+    ClientLeaves,
+    /// The oldest build is done, well or not.
+    BuildDone {
+        well: bool,
+    },
+    /// The next event of a server arrives.
+    Deliver,
+    Crash,
+    Hang,
+    Wait {
+        ms: u64,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let grace = || prop::option::of(0..3000_u64);
+    prop_oneof![
+        1 => (grace(), any::<bool>()).prop_map(|(grace, wait)| Step::AskStop { grace, wait }),
+        8 => (grace(), any::<bool>()).prop_map(|(grace, wait)| Step::AskRestart { grace, wait }),
+        3 => Just(Step::AskStatus),
+        1 => Just(Step::SignalStop),
+        2 => Just(Step::SignalRestart),
+        6 => Just(Step::Client),
+        6 => Just(Step::ClientLeaves),
+        10 => any::<bool>().prop_map(|well| Step::BuildDone { well }),
+        20 => Just(Step::Deliver),
+        2 => Just(Step::Crash),
+        1 => Just(Step::Hang),
+        8 => (0..3000_u64).prop_map(|ms| Step::Wait { ms }),
+        1 => (0..60_000_u64).prop_map(|ms| Step::Wait { ms }),
+    ]
+}
+
+/// Somebody who asked for a restart or a stop.
+struct Asker {
+    restart: bool,
+    heard: Receiver<Response>,
+    answer: Option<Answer>,
+}
+
+struct Drive {
+    world: Shared,
+    master: Master,
+    /// None: it has ended.
+    state: Option<State>,
+    end: Option<End>,
+    now: Instant,
+    askers: Vec<Asker>,
+    /// The largest generation that somebody was told of.
+    generation: u64,
+}
+
+impl Drive {
+    fn new(check_every: Option<Duration>) -> Drive {
+        let world = Shared::default();
+        let now = Instant::now();
+        let identity = Identity {
+            name: "test".into(),
+            kind: "test".into(),
+            address: ([127, 0, 0, 1], 1).into(),
+            log: Log::silent(),
+            started: now,
+        };
+        let first = Hand::new(&world, 1);
+        lock(&world).open(1);
+        let master = Master::new(identity, Box::new(PretendedBuilder(world.clone())), settings(check_every), None);
+        let state = Some(master.first(first, now));
+        Drive { world, master, state, end: None, now, askers: Vec::new(), generation: 1 }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::AskStop { grace, wait } => self.ask(Request::Stop { grace_ms: grace, wait }, false),
+            Step::AskRestart { grace, wait } => self.ask(Request::Restart { grace_ms: grace, wait }, true),
+            Step::AskStatus => self.ask_status(),
+            Step::SignalStop => {
+                let by = Trigger::Signal { name: "SIGTERM", sender: None };
+                self.send(Event::Stop { by, grace: None });
+            }
+            Step::SignalRestart => {
+                let by = Trigger::Signal { name: "SIGHUP", sender: None };
+                self.send(Event::Restart { by, grace: None });
+            }
+            Step::Client => {
+                if let Some(server) = lock(&self.world).servers.iter_mut().find(|server| server.accepting) {
+                    server.clients += 1;
+                }
+            }
+            Step::ClientLeaves => {
+                if let Some(server) = lock(&self.world).servers.iter_mut().find(|server| server.clients > 0) {
+                    server.clients -= 1;
+                }
+            }
+            Step::BuildDone { well } => {
+                let Some(build) = lock(&self.world).building.pop_front() else { return };
+                let built = match well {
+                    true => Ok(Built { server: Hand::new(&self.world, build), settings: self.master.settings.clone() }),
+                    false => Err("it does not want to".into()),
+                };
+                self.send(Event::Built { build, built });
+            }
+            Step::Deliver => {
+                let event = lock(&self.world).events.pop_front();
+                if let Some(event) = event {
+                    self.send(event);
+                }
+            }
+            Step::Crash => {
+                let mut world = lock(&self.world);
+                let now = self.now;
+                let failing = world.servers.iter_mut().find(|server| server.accepting && !server.hangs);
+                let Some(server) = failing else { return };
+                server.accepting = false;
+                server.deadline = Some(now + Duration::from_millis(500));
+                let event = Event::Failed { build: server.build, reason: "crashed".into() };
+                world.events.push_back(event);
+            }
+            Step::Hang => {
+                if let Some(server) = lock(&self.world).servers.iter_mut().find(|server| server.accepting) {
+                    server.hangs = true;
+                }
+            }
+            Step::Wait { ms } => self.wait(Duration::from_millis(ms)),
+        }
+    }
+
+    fn ask(&mut self, request: Request, restart: bool) {
+        let (reply, heard) = mpsc::channel();
+        if self.state.is_some() {
+            self.askers.push(Asker { restart, heard, answer: None });
+            self.send(Event::Request { request, by: Trigger::Code, reply });
+        }
+    }
+
+    fn ask_status(&mut self) {
+        let (reply, heard) = mpsc::channel();
+        if self.state.is_none() {
+            return;
+        }
+        self.send(Event::Request { request: Request::Status {}, by: Trigger::Code, reply });
+        let Response::Answer(Answer::Status(status)) = heard.recv().unwrap() else { panic!("no status") };
+        match status.state {
+            protocol::State::Serving => assert_eq!((&status.drain, status.next_try_ms), (&None, None)),
+            protocol::State::Restarting => assert_eq!(status.next_try_ms, None),
+            protocol::State::Waiting => assert!(status.next_try_ms.is_some() && status.last_end.is_some()),
+            protocol::State::Draining => assert!(status.drain.is_some_and(|drain| drain.generation.is_none())),
+        }
+    }
+
+    fn send(&mut self, event: Event) {
+        let Some(state) = self.state.take() else { return };
+        match self.master.handle(state, event, self.now) {
+            ControlFlow::Continue(state) => self.state = Some(state),
+            ControlFlow::Break(end) => self.end = Some(end),
+        }
+        lock(&self.world).settle(self.now);
+        self.look();
+    }
+
+    /// Lets the time pass, with a tick whenever one is due.
+    fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.state.as_ref().and_then(|state| self.master.next_tick(state)).filter(|&at| at <= end)
+        {
+            self.now = self.now.max(at);
+            lock(&self.world).settle(self.now);
+            self.send(Event::Tick);
+            if let Some(state) = &self.state {
+                let next = self.master.next_tick(state);
+                assert!(next.is_none_or(|next| next > self.now), "it would never sleep: {next:?} in {state:?}");
+            }
+        }
+        self.now = end;
+        lock(&self.world).settle(self.now);
+    }
+
+    /// Looks whether everything is as it has to be.
+    fn look(&mut self) {
+        let world = lock(&self.world);
+        let accepting = world.servers.iter().filter(|server| server.accepting && !server.hangs).count();
+        assert!(accepting <= 1, "several servers accept: {world:?}");
+        let ends = matches!(self.state, None | Some(State::Draining { .. }));
+        assert_eq!(world.closed, ends, "the listening socket is closed when it ends, and not before");
+        if self.end.is_some() {
+            let mut left = world.servers.iter().filter(|server| !server.finished && !server.dropped);
+            assert!(left.next().is_none(), "it has ended before its servers: {world:?}");
+        }
+        drop(world);
+        let mut unanswered = false;
+        for asker in &mut self.askers {
+            for response in asker.heard.try_iter() {
+                assert!(asker.answer.is_none(), "{response:?} after the answer {:?}", asker.answer);
+                if let Response::Answer(answer) = response {
+                    if let Answer::Restarted { generation, .. } = &answer {
+                        assert!(asker.restart && !unanswered, "answered before somebody who came before");
+                        assert!(*generation > self.generation, "generation {generation} after {}", self.generation);
+                        self.generation = *generation;
+                    }
+                    asker.answer = Some(answer);
+                }
+            }
+            unanswered |= asker.restart && asker.answer.is_none();
+        }
+    }
+
+    /// Stops it, and sees to it that each has been answered.
+    fn finish(mut self) {
+        self.ask(Request::Stop { grace_ms: Some(0), wait: true }, false);
+        for _ in 0..200 {
+            self.take(Step::Deliver);
+        }
+        // A server that hangs in a stop is a matter for Tron.
+        for server in &mut lock(&self.world).servers {
+            server.hangs = false;
+        }
+        lock(&self.world).settle(self.now);
+        for _ in 0..200 {
+            self.take(Step::Deliver);
+        }
+        let mut end = self.end.take().expect("it does not end");
+        end.tell_waiting();
+        self.look();
+        for asker in &self.askers {
+            let answer = asker.answer.as_ref().expect("somebody was not answered");
+            match answer {
+                Answer::Restarted { .. } | Answer::Restarting { .. } => assert!(asker.restart),
+                Answer::Stopped { .. } | Answer::Stopping(_) => assert!(!asker.restart),
+                Answer::Error(_) => {}
+                Answer::Pong { .. } | Answer::Status(_) => panic!("{answer:?}"),
+            }
+        }
+    }
+}
+
+fn settings(check_every: Option<Duration>) -> Settings {
+    Settings {
+        grace: Duration::from_secs(2),
+        max_connections: 1,
+        restart: RestartPolicy { mode: RestartMode::OnFailure, ..RestartPolicy::default() },
+        check_every,
+        log: Log::silent(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_it_stays_in_order_and_everybody_is_answered(
+        steps in prop::collection::vec(step(), 1..200),
+        checked: bool,
+    ) {
+        let mut drive = Drive::new(checked.then_some(Duration::from_secs(1)));
+        for step in steps {
+            drive.take(step);
+        }
+        drive.finish();
+    }
+}
+
+/// What an asker was told in the end.
+fn answers(drive: &Drive) -> Vec<String> {
+    let text = |asker: &Asker| match &asker.answer {
+        Some(Answer::Restarted { generation, .. }) => format!("restarted {generation}"),
+        Some(Answer::Error(refusal)) => format!("{:?}", refusal.code),
+        other => format!("{other:?}"),
+    };
+    drive.askers.iter().map(text).collect()
+}
+
+fn restart() -> Step {
+    Step::AskRestart { grace: None, wait: true }
+}
+
+/// Builds what is to be built, and delivers what there is to say, until nothing happens any more.
+fn settle(drive: &mut Drive) {
+    for _ in 0..100 {
+        drive.take(Step::BuildDone { well: true });
+        drive.take(Step::Deliver);
+    }
+}
+
+#[test]
+fn restarts_that_are_asked_for_together_are_carried_out_one_after_the_other() {
+    let mut drive = Drive::new(None);
+    (0..20).for_each(|_| drive.take(restart()));
+    assert_eq!(lock(&drive.world).building.len(), 1, "they overlap");
+    settle(&mut drive);
+    let expected: Vec<_> = (2..=21).map(|generation| format!("restarted {generation}")).collect();
+    assert_eq!(answers(&drive), expected);
+    drive.finish();
+}
+
+#[test]
+fn a_restart_is_complete_when_the_last_client_of_the_old_generation_has_left() {
+    let mut drive = Drive::new(None);
+    settle(&mut drive);
+    drive.take(Step::Client);
+    drive.take(restart());
+    settle(&mut drive);
+    assert_eq!(answers(&drive), ["None"]);
+    drive.take(Step::ClientLeaves);
+    drive.wait(Duration::ZERO);
+    settle(&mut drive);
+    assert_eq!(answers(&drive), ["restarted 2"]);
+    drive.finish();
+}
+
+#[test]
+fn a_stop_during_a_restart_wins() {
+    let mut drive = Drive::new(None);
+    drive.take(restart());
+    drive.take(restart());
+    drive.take(Step::SignalStop);
+    assert_eq!(answers(&drive), ["Stopping", "Stopping"]);
+    // What was built all the same is stopped, too, before it ends.
+    settle(&mut drive);
+    assert!(drive.end.is_some());
+    drive.finish();
+}
+
+#[test]
+fn a_server_that_cannot_be_built_leaves_the_old_one_serving() {
+    let mut drive = Drive::new(None);
+    settle(&mut drive);
+    drive.take(restart());
+    drive.take(Step::BuildDone { well: false });
+    assert_eq!(answers(&drive), ["Failed"]);
+    assert!(lock(&drive.world).of(1).accepting);
+    // One that is never ready, too.
+    drive.take(restart());
+    drive.wait(BUILD_LIMIT);
+    drive.take(Step::BuildDone { well: true });
+    assert_eq!(answers(&drive), ["Failed", "Failed"]);
+    assert!(lock(&drive.world).of(1).accepting && lock(&drive.world).of(3).dropped);
+    drive.finish();
+}
+
+#[test]
+fn an_old_server_that_hangs_does_not_keep_the_new_one_from_accepting() {
+    let mut drive = Drive::new(None);
+    settle(&mut drive);
+    drive.take(Step::Hang);
+    drive.take(restart());
+    settle(&mut drive);
+    assert!(!lock(&drive.world).of(2).accepting);
+    drive.wait(OPEN_LIMIT);
+    settle(&mut drive);
+    assert!(lock(&drive.world).of(2).accepting);
+    assert_eq!(answers(&drive), ["restarted 2"], "{:?}", drive.state);
+    drive.finish();
+}
+
+#[test]
+fn a_crash_during_a_restart_is_the_answer_to_it() {
+    let mut drive = Drive::new(None);
+    settle(&mut drive);
+    drive.take(Step::Client);
+    drive.take(restart());
+    settle(&mut drive);
+    drive.take(Step::Crash);
+    drive.take(Step::Deliver);
+    assert_eq!(answers(&drive), ["Failed"]);
+    assert!(matches!(drive.state, Some(State::Waiting { .. })));
+    drive.wait(Duration::from_secs(1));
+    settle(&mut drive);
+    assert!(matches!(&drive.state, Some(State::Serving { current, .. }) if current.generation == 3));
+    drive.finish();
+}
