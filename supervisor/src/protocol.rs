@@ -78,6 +78,7 @@ fn yes() -> bool {
 /// A line that a client gets: any number of events, and then one result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "few exist at a time, and boxes would be in everybody's way")]
 pub enum Response {
     /// Something has happened, and the result is still to come.
     Progress(Progress),
