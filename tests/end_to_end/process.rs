@@ -20,6 +20,14 @@ pub fn threads(pid: u32) -> Vec<(String, String)> {
         .collect()
 }
 
+/// The id of the thread with this name.
+pub fn task(pid: u32, name: &str) -> nix::unistd::Pid {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let is_it = |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).is_ok_and(|it| it.trim() == name);
+    let task = tasks.into_iter().find(is_it).unwrap_or_else(|| panic!("there is no thread {name}"));
+    nix::unistd::Pid::from_raw(task.file_name().into_string().unwrap().parse().unwrap())
+}
+
 /// The number of open descriptors.
 pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()

@@ -179,7 +179,7 @@ impl Server {
     }
 
     /// Like [`Server::start`], but accepts nothing before [`Stopper::open`] is called: another server still accepts from
-    /// the same listener, of which this one has a clone. See [`Stopper::retire`].
+    /// the same listener, of which this one has a clone. See [`Stopper::retire_by`].
     ///
     /// # Errors
     /// When the listener has no address, or the system gives no thread.

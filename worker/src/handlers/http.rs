@@ -170,7 +170,7 @@ impl Http {
     ) -> io::Result<Result<(), Missing>> {
         let mut late = None;
         loop {
-            match self.step(client.buffered(), client.is_draining(), answer, false) {
+            match self.step(client.buffered(), client.is_draining(), answer, None) {
                 Step::Answered(length) => {
                     *line = self.log.is_some().then(|| logged_line(client.buffered()));
                     client.consume(length);
@@ -184,7 +184,7 @@ impl Http {
                     if let Err(missing) = throw_away(client, body)? {
                         return Ok(Err(missing));
                     }
-                    self.step(&head, client.is_draining(), answer, true);
+                    self.step(&head, client.is_draining(), answer, Some(client.buffered().len()));
                     return Ok(Ok(()));
                 }
                 Step::Incomplete => {
@@ -203,8 +203,9 @@ impl Http {
         client.set_read_deadline(Instant::now().checked_add(self.limits.request));
     }
 
-    /// Answers the request if it is complete. `body_read` says that the body has been read already.
-    fn step(&self, received: &[u8], draining: bool, answer: &mut Answer, body_read: bool) -> Step {
+    /// Answers the request if it is complete. `behind_body` says that the body has been read already, and how many bytes
+    /// have been received behind it.
+    fn step(&self, received: &[u8], draining: bool, answer: &mut Answer, behind_body: Option<usize>) -> Step {
         let mut fields: Fields<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         answer.head_only = false;
         let head = match Head::parse(received, &mut fields) {
@@ -218,16 +219,18 @@ impl Http {
         };
         let body_left = match head.body {
             Body::Bytes(0) => false,
-            Body::Bytes(_) if body_read => false,
+            Body::Bytes(_) if behind_body.is_some() => false,
             Body::Bytes(body) if body <= MAX_BODY && !head.expects_continue => {
                 return Step::Body { head: head.length, body };
             }
             Body::Bytes(_) | Body::Chunked => true,
         };
         answer.head_only = head.method == Method::Head;
+        // Of requests that were sent together, the last one is told that nothing is answered any more.
+        let last = draining && behind_body.unwrap_or(received.len() - head.length) == 0;
         answer.after = match () {
             // A client that did not ask to close may send its next request at this moment.
-            () if body_left || draining && head.keep_alive => After::Abandon,
+            () if body_left || last && head.keep_alive => After::Abandon,
             () if head.keep_alive => After::Keep { tell: head.old },
             () => After::Close,
         };
