@@ -1,5 +1,12 @@
 //! The admin socket: each connection asks for one thing, and gets its answer from master control.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
 use std::convert::Infallible;
 use std::io::{self, BufReader, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,7 +53,7 @@ impl Admin {
         let (going, gone) = mpsc::channel();
         let reception = Reception {
             #[cfg(target_os = "linux")]
-            identity: unix::identity_of(&place),
+            identity: linux::identity_of(&place),
             place,
             listener,
             claim,
@@ -106,7 +113,7 @@ struct Reception {
     listener: Listener,
     claim: Claim,
     #[cfg(target_os = "linux")]
-    identity: unix::Identity,
+    identity: linux::Identity,
     // From here on socket and name are free.
     _going: Sender<Infallible>,
     knock: Knock,
@@ -138,262 +145,6 @@ fn listen(place: &Place) -> io::Result<Listener> {
 use unix::{Door, Knock};
 #[cfg(windows)]
 use windows::{Door, Knock};
-
-#[cfg(unix)]
-mod unix {
-    use super::{Duration, Level, Listener, Place, Reason, Reception, io};
-    use interprocess::local_socket::traits::Listener as _;
-    use nix::errno::Errno;
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::io::{PipeReader, PipeWriter};
-    use std::os::fd::{AsFd, BorrowedFd};
-
-    /// How long to wait before trying again when the system is out of descriptors.
-    const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
-
-    /// Closing this end of the pipe ends the thread `admin`.
-    #[derive(Debug)]
-    pub(super) struct Door(PipeWriter);
-
-    pub(super) struct Knock {
-        closed: PipeReader,
-        watch: Watch,
-    }
-
-    impl Door {
-        pub(super) fn new(place: &Place) -> io::Result<(Door, Knock)> {
-            let (closed, door) = io::pipe()?;
-            Ok((Door(door), Knock { closed, watch: Watch::new(place)? }))
-        }
-
-        pub(super) fn close(self) {
-            drop(self.0);
-        }
-    }
-
-    fn as_fd(listener: &Listener) -> BorrowedFd<'_> {
-        match listener {
-            Listener::UdSocket(listener) => listener.as_fd(),
-        }
-    }
-
-    impl Reception {
-        /// Runs on the thread `admin`.
-        pub(super) fn serve(mut self) {
-            loop {
-                let closed = PollFd::new(self.knock.closed.as_fd(), PollFlags::POLLIN);
-                let client = PollFd::new(as_fd(&self.listener), PollFlags::POLLIN);
-                let mut sources: Vec<_> = [closed, client].into();
-                sources.extend(self.knock.watch.as_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-                match poll(&mut sources, PollTimeout::NONE) {
-                    Ok(_) | Err(Errno::EINTR) => {}
-                    Err(error) => return self.give_up(&error.into()),
-                }
-                let [closed, client, watch] = [0, 1, 2].map(|at| sources.get(at).and_then(PollFd::any) == Some(true));
-                if closed {
-                    return;
-                }
-                if client {
-                    match self.listener.accept() {
-                        Ok(client) => self.desk.attend(client),
-                        // Nothing says when there will be a descriptor again.
-                        Err(_) if self.is_closed_within(EXHAUSTED_WAIT) => return,
-                        Err(_) => {}
-                    }
-                }
-                if watch && self.knock.watch.saw_something_go() && !self.is_in_place() && !self.move_in_again() {
-                    return;
-                }
-            }
-        }
-
-        fn is_closed_within(&self, limit: Duration) -> bool {
-            let mut closed = [PollFd::new(self.knock.closed.as_fd(), PollFlags::POLLIN)];
-            let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
-            poll(&mut closed, limit).is_ok_and(|ready| ready > 0)
-        }
-
-        fn give_up(&self, error: &io::Error) {
-            let message = format!("the admin socket is gone ({}); Enter and signals still work", Reason(error));
-            self.desk.log.line(Level::Error, "admin_socket_lost", message, []);
-        }
-    }
-
-    #[cfg(target_os = "linux")]
-    pub(super) use linux::{Identity, Watch, identity_of};
-
-    /// Elsewhere nothing tells that the socket's file was deleted.
-    #[cfg(not(target_os = "linux"))]
-    pub(super) struct Watch;
-
-    #[cfg(not(target_os = "linux"))]
-    impl Watch {
-        fn new(_place: &Place) -> io::Result<Watch> {
-            Ok(Watch)
-        }
-
-        fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-            None
-        }
-
-        fn saw_something_go(&self) -> bool {
-            false
-        }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    impl Reception {
-        fn is_in_place(&self) -> bool {
-            true
-        }
-
-        fn move_in_again(&mut self) -> bool {
-            true
-        }
-    }
-
-    /// Temp cleaners delete sockets of servers that run for weeks. Then the socket is made again.
-    #[cfg(target_os = "linux")]
-    mod linux {
-        use super::super::{Claim, Level, Place, Reception, io, listen};
-        use crate::instance::ClaimError;
-        use interprocess::local_socket::traits::Listener as _;
-        use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-        use std::os::fd::{AsFd, BorrowedFd};
-        use std::path::Path;
-
-        /// How often it tries again while its folder vanishes.
-        const MOVES: usize = 20;
-
-        /// Sees when something in the socket's folder is deleted or replaced, or the folder itself.
-        pub(in super::super) struct Watch(Inotify);
-
-        /// What tells the socket's file from another one that was moved to its place.
-        pub(in super::super) type Identity = Option<(u64, u64)>;
-
-        pub(in super::super) fn identity_of(place: &Place) -> Identity {
-            use std::os::unix::fs::MetadataExt;
-            std::fs::symlink_metadata(&place.socket).ok().map(|metadata| (metadata.dev(), metadata.ino()))
-        }
-
-        impl Watch {
-            pub(super) fn new(place: &Place) -> io::Result<Watch> {
-                let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-                let going = AddWatchFlags::IN_DELETE
-                    | AddWatchFlags::IN_MOVED_FROM
-                    | AddWatchFlags::IN_MOVED_TO
-                    | AddWatchFlags::IN_DELETE_SELF
-                    | AddWatchFlags::IN_MOVE_SELF;
-                inotify.add_watch(place.lock.parent().unwrap_or(Path::new(".")), going)?;
-                Ok(Watch(inotify))
-            }
-
-            pub(super) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-                Some(self.0.as_fd())
-            }
-
-            /// Takes note of all that was seen.
-            pub(super) fn saw_something_go(&self) -> bool {
-                self.0.read_events().is_ok_and(|events| !events.is_empty())
-            }
-        }
-
-        impl Reception {
-            pub(super) fn is_in_place(&self) -> bool {
-                self.identity.is_some() && identity_of(&self.place) == self.identity && self.claim.holds()
-            }
-
-            /// Returns false if that cannot be done.
-            pub(super) fn move_in_again(&mut self) -> bool {
-                // Whoever deletes the whole folder may do so between two steps of ours.
-                let mut moved = self.try_to_move_in_again();
-                for _ in 0..MOVES {
-                    if moved.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-                        moved = self.try_to_move_in_again();
-                    }
-                }
-                match moved {
-                    Ok(()) => {
-                        let path = self.place.socket.display();
-                        let message = format!("somebody deleted the admin socket; it has been made again: {path}");
-                        self.desk.log.line(Level::Warning, "admin_socket_restored", message, []);
-                        true
-                    }
-                    Err(error) => {
-                        self.give_up(&error);
-                        false
-                    }
-                }
-            }
-
-            fn try_to_move_in_again(&mut self) -> io::Result<()> {
-                // A listener removes its file when it is dropped, and the old one would remove another's.
-                self.listener.do_not_reclaim_name_on_drop();
-                if !self.claim.holds() {
-                    self.claim = Claim::new(&self.place).map_err(|error| match error {
-                        ClaimError::Taken => io::Error::other("its name was taken meanwhile"),
-                        ClaimError::Unusable { source, .. } => source,
-                    })?;
-                }
-                // Before the socket is there: what happens to it from then on is seen.
-                self.knock.watch = Watch::new(&self.place)?;
-                self.listener = listen(&self.place)?;
-                self.identity = identity_of(&self.place);
-                Ok(())
-            }
-        }
-    }
-}
-
-#[cfg(windows)]
-mod windows {
-    use super::{Duration, Place, Reception, Stream, io};
-    use interprocess::local_socket::traits::{Listener as _, Stream as _};
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    /// How long to wait before accepting again when that failed.
-    const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
-
-    /// Closing it ends the thread `admin`: a flag, and then a connection to the pipe that wakes its `accept`.
-    #[derive(Debug)]
-    pub(super) struct Door {
-        closed: Arc<AtomicBool>,
-        place: Place,
-    }
-
-    pub(super) struct Knock(Arc<AtomicBool>);
-
-    impl Door {
-        pub(super) fn new(place: &Place) -> io::Result<(Door, Knock)> {
-            let closed = Arc::new(AtomicBool::new(false));
-            Ok((Door { closed: closed.clone(), place: place.clone() }, Knock(closed)))
-        }
-
-        pub(super) fn close(self) {
-            self.closed.store(true, Ordering::SeqCst);
-            // If nobody can connect, nobody is waiting to accept either.
-            let _ = self.place.socket_name().and_then(Stream::connect);
-        }
-    }
-
-    impl Reception {
-        /// Runs on the thread `admin`.
-        pub(super) fn serve(self) {
-            loop {
-                let client = self.listener.accept();
-                if self.knock.0.load(Ordering::SeqCst) {
-                    return;
-                }
-                match client {
-                    Ok(client) => self.desk.attend(client),
-                    // Nothing says when the system has room again.
-                    Err(_) => std::thread::sleep(EXHAUSTED_WAIT),
-                }
-            }
-        }
-    }
-}
 
 /// Attends to clients, each on a thread named `admin-client`.
 struct Desk {
