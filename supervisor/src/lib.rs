@@ -289,7 +289,7 @@ impl Supervisor {
         let master = std::thread::Builder::new().name("master-control".into()).spawn(move || {
             let _until_the_end = signals;
             log_ready(log, address, socket.as_deref(), enter);
-            opener();
+            opener(None);
             let master = Master::new(identity, Box::new(builder), settings, tron.clone());
             let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(server, &received)));
             let mut end = end.unwrap_or_else(|panic| match tron {

@@ -277,9 +277,10 @@ impl Master {
                 self.restart_failed(current, restart, reason, now)
             }
             (State::Draining { mut servers, drained, stop }, Ok(built)) => {
-                // It closes the listening socket when it ends, and nobody else may come to do that.
-                built.server.stop_by(stop.deadline);
-                built.server.opener()();
+                // It has the listening socket, so its end has to be awaited. It must not touch the queue, which another
+                // one empties: it would take the connection that wakes that one.
+                built.server.retire_by(stop.deadline, Box::new(|_| {}));
+                built.server.opener()(None);
                 servers.push(Running { build, generation: self.generations + 1, server: built.server, since: now });
                 State::Draining { servers, drained, stop }
             }
@@ -434,7 +435,7 @@ impl Master {
             State::Opening { current, settings, replaced, restart, limit } if limit <= now => {
                 let message = "the old server does not stop to accept; the new one accepts beside it";
                 self.identity.log.line(Level::Warning, "old_hangs", message, []);
-                current.server.opener()();
+                current.server.opener()(None);
                 State::Opening { current, settings, replaced, restart, limit: now + OPEN_LIMIT }
             }
             State::Retiring { current, replaced, restart, countdown } if countdown <= now => {
@@ -513,7 +514,7 @@ impl Master {
         let opener = server.opener();
         let replaced = match current {
             None => {
-                opener();
+                opener(None);
                 None
             }
             Some(old) => {

@@ -1,6 +1,7 @@
 //! The seam between master control and what it supervises.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use worker::{ConnectionInfo, Counts, DrainReport, ServerError};
@@ -40,14 +41,18 @@ pub(crate) struct Built {
     pub(crate) settings: Settings,
 }
 
+/// Lets a server take connections. A connection from this address, which waits in the queue, is no client: it woke the
+/// server that took connections before.
+pub(crate) type Opener = Box<dyn FnOnce(Option<SocketAddr>) + Send>;
+
 /// One run of the server. It says what happens to it by events. Dropped before its end, it is stopped at once.
 pub(crate) trait Server: fmt::Debug + Send {
     /// What lets it take connections.
-    fn opener(&self) -> Box<dyn FnOnce() + Send>;
+    fn opener(&self) -> Opener;
 
     /// Lets its clients go until the deadline, since another one takes its place. `successor` is called when it takes no
     /// connections any more.
-    fn retire_by(&self, deadline: Instant, successor: Box<dyn FnOnce() + Send>);
+    fn retire_by(&self, deadline: Instant, successor: Opener);
 
     /// Lets its clients go until the deadline, and those who wait in the queue.
     fn stop_by(&self, deadline: Instant);

@@ -13,7 +13,7 @@ use worker::{ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerEr
 
 use crate::event::{Event, Post};
 use crate::log::{Level, Log};
-use crate::server::{Builder, Built, Server, Settings};
+use crate::server::{Builder, Built, Opener, Server, Settings};
 use crate::text::{Reason, Seconds};
 
 /// Why a server could not be built.
@@ -126,12 +126,12 @@ impl Thread {
 }
 
 impl Server for Thread {
-    fn opener(&self) -> Box<dyn FnOnce() + Send> {
+    fn opener(&self) -> Opener {
         let stopper = self.stopper().clone();
-        Box::new(move || stopper.open())
+        Box::new(move |no_client| stopper.open(no_client))
     }
 
-    fn retire_by(&self, deadline: Instant, successor: Box<dyn FnOnce() + Send>) {
+    fn retire_by(&self, deadline: Instant, successor: Opener) {
         self.stopper().retire_by(deadline, successor);
     }
 
@@ -177,8 +177,8 @@ impl Server for Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         if let Some(handle) = &self.handle {
-            handle.retire_by(Instant::now(), || {});
-            handle.open();
+            handle.retire_by(Instant::now(), |_| {});
+            handle.open(None);
         }
     }
 }

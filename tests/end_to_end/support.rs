@@ -27,7 +27,6 @@ pub const LIMIT: Duration = Duration::from_secs(45);
 const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// Waits until a condition holds.
-#[cfg(unix)]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !condition() {
@@ -502,6 +501,15 @@ impl Drop for Instance {
     }
 }
 
+/// An answer of an HTTP server.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// Whether it says that the connection ends with it.
+    pub is_last: bool,
+    pub body: Vec<u8>,
+}
+
 /// A client of a server.
 #[derive(Debug)]
 pub struct Client(pub TcpStream);
@@ -547,6 +555,31 @@ impl Client {
             assert!(!matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "the connection never ended");
         })?;
         Ok(String::from_utf8(rest).unwrap())
+    }
+
+    /// Asks an HTTP server for a file, on a connection that is to be kept.
+    #[track_caller]
+    pub fn get(&mut self, path: &str) -> Answer {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        let (mut answer, length) = self.header();
+        answer.body = vec![0; length];
+        self.0.read_exact(&mut answer.body).unwrap();
+        answer
+    }
+
+    /// Reads the header of an answer, and no further. Returns the length of its body, too.
+    #[track_caller]
+    pub fn header(&mut self) -> (Answer, usize) {
+        let mut header = Vec::new();
+        while !header.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {header:?}"));
+            header.extend(byte);
+        }
+        let header = String::from_utf8(header).unwrap().to_lowercase();
+        let status = header.split(' ').nth(1).unwrap().parse().unwrap();
+        let length = header.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+        (Answer { status, is_last: header.contains("\r\nconnection: close\r\n"), body: Vec::new() }, length)
     }
 
     /// The last that the server says is `SHUTDOWN`, once.

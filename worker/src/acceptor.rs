@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::drain;
+use crate::quit::is_same;
 use crate::registry::{Entry, For, Outcome, Queue};
 use crate::server::{Event, Shared};
 use crate::socket;
@@ -24,6 +25,10 @@ const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
 /// is what Linux allows unless told otherwise. Clients that keep coming meanwhile must not hold up the stop.
 const QUEUE: usize = 4096;
 
+/// For how long a connection from the address of a wake-up that was left in the queue is taken for that. Should it never
+/// come, a client may have the same address some day.
+const NO_CLIENT_LIMIT: Duration = Duration::from_secs(1);
+
 /// How many clients are turned away politely at the same time, each by a thread of its own for up to
 /// [`REFUSAL_LIMIT`]. Beyond that the answer may be lost.
 const REFUSALS: usize = 32;
@@ -39,18 +44,22 @@ pub(crate) struct Acceptor {
     refusals: Arc<AtomicUsize>,
     /// When it was last said that the system is exhausted.
     exhausted: Option<Instant>,
+    /// A connection from this address is no client, if it is accepted by then.
+    no_client: Option<(SocketAddr, Instant)>,
 }
 
 impl Acceptor {
     pub(crate) fn new(shared: Arc<Shared>, threads: Arc<Threads<Arc<Entry>>>, max_connections: usize) -> Acceptor {
-        Acceptor { shared, threads, max_connections, refusals: Arc::default(), exhausted: None }
+        Acceptor { shared, threads, max_connections, refusals: Arc::default(), exhausted: None, no_client: None }
     }
 
     /// Accepts until the server is told to quit, and then what waits in the queue, unless that is another server's.
+    /// `no_client` is where a connection came from that woke this one's predecessor.
     ///
     /// # Errors
     /// When the listener has failed for good.
-    pub(crate) fn run(mut self, listener: &TcpListener) -> io::Result<()> {
+    pub(crate) fn run(mut self, listener: &TcpListener, no_client: Option<SocketAddr>) -> io::Result<()> {
+        self.no_client = no_client.map(|address| (address, Instant::now() + NO_CLIENT_LIMIT));
         if self.shared.quit.begin(listener) {
             self.shared.say(&Event::Accepting);
             self.accept_until_quit(listener)?;
@@ -125,6 +134,9 @@ impl Acceptor {
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let shared = &self.shared;
         if shared.quit.flag.is_set() && shared.quit.is_wake_up(peer) {
+            return;
+        }
+        if self.no_client.take_if(|(address, _)| is_same(*address, peer)).is_some_and(|(_, end)| Instant::now() < end) {
             return;
         }
         if !shared.handler.admits(peer) {

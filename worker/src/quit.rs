@@ -48,8 +48,8 @@ enum Wake {
     Pointless,
     /// Holds a spare descriptor, so that the wake-up can connect even when the process has no other left.
     Ready { spare: Option<TcpListener> },
-    /// The wake-up came from this address.
-    Knocked(SocketAddr),
+    /// The wake-up came from this address, and has been accepted or waits in the queue.
+    Knocked { by: SocketAddr, accepted: bool },
 }
 
 /// What to do when nothing can connect to the listener: its address or the loopback interface is gone, or a firewall is in
@@ -105,8 +105,8 @@ impl Quit {
         };
         match (knocked, unreachable) {
             (Ok(stream), _) => {
-                if let Ok(address) = stream.local_addr() {
-                    *wake = Wake::Knocked(address);
+                if let Ok(by) = stream.local_addr() {
+                    *wake = Wake::Knocked { by, accepted: false };
                 }
             }
             (Err(_), Unreachable::Shut) if !self.gone.is_set() => {
@@ -130,18 +130,35 @@ impl Quit {
         Err(failed)
     }
 
-    /// Whether a connection from `peer` is the wake-up and not a client. Waits for a wake-up that is under way.
+    /// Whether a connection that was accepted from `peer` is the wake-up and not a client. Waits for a wake-up that is
+    /// under way.
     pub(crate) fn is_wake_up(&self, peer: SocketAddr) -> bool {
-        // A listener on every IPv6 address sees an IPv4 client under a mapped address.
-        let is_peer =
-            |own: SocketAddr| (own.ip().to_canonical(), own.port()) == (peer.ip().to_canonical(), peer.port());
-        matches!(*self.lock(), Wake::Knocked(own) if is_peer(own))
+        match &mut *self.lock() {
+            Wake::Knocked { by, accepted } if is_same(*by, peer) => {
+                *accepted = true;
+                true
+            }
+            Wake::Pointless | Wake::Ready { .. } | Wake::Knocked { .. } => false,
+        }
+    }
+
+    /// Where a wake-up came from that still waits in the queue. Waits for one that is under way.
+    pub(crate) fn left_in_queue(&self) -> Option<SocketAddr> {
+        match *self.lock() {
+            Wake::Knocked { by, accepted: false } => Some(by),
+            Wake::Pointless | Wake::Ready { .. } | Wake::Knocked { accepted: true, .. } => None,
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Wake> {
         // Each state is one assignment: a panic elsewhere cannot leave it half written.
         self.wake.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether these are the same. A listener on every IPv6 address sees an IPv4 client under a mapped address.
+pub(crate) fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
+    (one.ip().to_canonical(), one.port()) == (other.ip().to_canonical(), other.port())
 }
 
 /// Ends a blocked `accept` on this socket, on Linux: std has no name for it, but a socket is a socket.
@@ -195,7 +212,10 @@ mod tests {
             let accepting = scope.spawn(|| listener.accept().unwrap().1);
             quit.set(Unreachable::Shut);
             quit.set(Unreachable::Shut);
-            assert!(quit.is_wake_up(accepting.join().unwrap()));
+            let peer = accepting.join().unwrap();
+            assert_eq!(quit.left_in_queue(), Some(peer));
+            assert!(quit.is_wake_up(peer));
+            assert_eq!(quit.left_in_queue(), None);
         });
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (_, peer) = listener.accept().unwrap();

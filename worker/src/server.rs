@@ -174,7 +174,7 @@ impl Server {
     /// When the listener has no address, or the system gives no thread.
     pub fn start(self, listener: TcpListener) -> io::Result<Handle> {
         let handle = self.start_closed(listener)?;
-        handle.open();
+        handle.open(None);
         Ok(handle)
     }
 
@@ -205,9 +205,9 @@ impl Server {
         let end = End { shared: shared.clone(), threads: threads.clone(), grace_on_failure: self.grace_on_failure };
         let acceptor = Acceptor::new(shared.clone(), threads.clone(), self.max_connections);
         let thread = spawn(end.clone(), move |end| {
-            end.shared.gate.pass();
+            let no_client = end.shared.gate.pass();
             // What the accepting thread leaves behind after a panic is a loop that is over.
-            let accepted = panic::catch_unwind(AssertUnwindSafe(|| acceptor.run(&listener)));
+            let accepted = panic::catch_unwind(AssertUnwindSafe(|| acceptor.run(&listener, no_client)));
             drop(listener);
             let failure = match accepted {
                 Ok(accepted) => accepted.err().map(Failure::Accept),
@@ -307,13 +307,13 @@ impl Stopper {
 
     /// Begins to stop the server, since another one on the same listener takes its place: the accept queue is left to
     /// that one. Returns at once. As soon as this one accepts nothing any more it calls `successor`, on its own thread: the
-    /// place for the [`Stopper::open`] of the other one.
+    /// place for the [`Stopper::open`] of the other one, which takes the same argument.
     ///
     /// Clients are told as in any stop, except for those of a handler without a notice: their next message is still
     /// answered, and a connection that stays quiet is closed at the end of the grace period.
     ///
     /// [`Stopper::stop`] afterwards lets these go at once, too, and moves the deadline.
-    pub fn retire_by(&self, deadline: Instant, successor: impl FnOnce() + Send + 'static) {
+    pub fn retire_by(&self, deadline: Instant, successor: impl FnOnce(Option<SocketAddr>) + Send + 'static) {
         let shared = &self.shared;
         *shared.lock_successor() = Some(Box::new(successor));
         shared.retire(deadline);
@@ -324,9 +324,10 @@ impl Stopper {
         }
     }
 
-    /// Lets a server accept that was started with [`Server::start_closed`].
-    pub fn open(&self) {
-        self.shared.gate.open();
+    /// Lets a server accept that was started with [`Server::start_closed`]. A connection from `no_client`, which waits in
+    /// the queue, is the one that woke its predecessor.
+    pub fn open(&self, no_client: Option<SocketAddr>) {
+        self.shared.gate.open(no_client);
     }
 
     /// Whether the server takes connections: connects to it, and waits up to `limit` until the accepting thread has gone
@@ -433,7 +434,7 @@ pub(crate) struct Shared {
     ending: AtomicBool,
 }
 
-type Successor = Box<dyn FnOnce() + Send>;
+type Successor = Box<dyn FnOnce(Option<SocketAddr>) + Send>;
 
 impl Shared {
     /// Tells the observer. If it panics, that costs its own report and nothing else.
@@ -452,7 +453,7 @@ impl Shared {
     fn make_way(&self) {
         let successor = self.lock_successor().take();
         if let Some(successor) = successor {
-            successor();
+            successor(self.quit.left_in_queue());
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::protocol::{Drain, MAX_NAMED};
+use crate::server::Opener;
 use worker::{ConnectionInfo, deadline_after};
 
 /// A SIGHUP within this time after another signal is no second request.
@@ -63,14 +64,7 @@ impl Old {
 
 impl Master {
     /// The generation makes way for another one.
-    pub(super) fn retire(
-        &self,
-        running: Running,
-        by: String,
-        grace: Duration,
-        successor: Box<dyn FnOnce() + Send>,
-        now: Instant,
-    ) -> Old {
+    pub(super) fn retire(&self, running: Running, by: String, grace: Duration, successor: Opener, now: Instant) -> Old {
         let connected = running.server.counts().now;
         let old = Old::new(running, by, grace, now);
         old.running.server.retire_by(old.deadline, successor);

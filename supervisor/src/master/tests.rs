@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::restart::{RestartMode, RestartPolicy};
+use crate::server::Opener;
 use worker::{ConnectionInfo, ServerError};
 
 /// What is outside of master control: servers, builds, and the events that they are going to send.
@@ -107,16 +108,16 @@ impl Hand {
 }
 
 impl Server for Hand {
-    fn opener(&self) -> Box<dyn FnOnce() + Send> {
+    fn opener(&self) -> Opener {
         let (world, build) = (self.world.clone(), self.build);
-        Box::new(move || lock(&world).open(build))
+        Box::new(move |_| lock(&world).open(build))
     }
 
-    fn retire_by(&self, deadline: Instant, successor: Box<dyn FnOnce() + Send>) {
+    fn retire_by(&self, deadline: Instant, successor: Opener) {
         lock(&self.world).let_go(self.build, deadline);
         let hangs = lock(&self.world).of(self.build).hangs;
         if !hangs {
-            successor();
+            successor(None);
         }
     }
 

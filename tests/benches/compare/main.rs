@@ -1,8 +1,8 @@
 //! Measures beside peers in the same run, since machines differ and are noisy: read the ratios, not the figures.
 //!
 //! ```text
-//! cargo bench -p end-to-end                # everything, about three minutes
-//! cargo bench -p end-to-end -- stop idle   # only these: stop, idle, echo, http
+//! cargo bench -p end-to-end                # everything, about five minutes
+//! cargo bench -p end-to-end -- stop idle   # only these: stop, idle, echo, http, restart
 //! ```
 //!
 //! Peers that are not installed (nginx, lighttpd, python3; wrk for HTTP) are left out.
@@ -19,6 +19,8 @@ mod peers;
 #[cfg(unix)]
 mod process;
 #[cfg(unix)]
+mod restart;
+#[cfg(unix)]
 mod stop;
 
 #[cfg(windows)]
@@ -30,8 +32,8 @@ fn main() {
 fn main() {
     // Cargo passes `--bench`, too.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let sections: [(&str, fn()); 4] =
-        [("stop", stop::run), ("idle", idle::run), ("echo", echo::run), ("http", http::run)];
+    let sections: [(&str, fn()); 5] =
+        [("stop", stop::run), ("idle", idle::run), ("echo", echo::run), ("http", http::run), ("restart", restart::run)];
     for (name, run) in sections {
         if wanted.is_empty() || wanted.iter().any(|section| section == name) {
             println!("\n== {name}");

@@ -32,7 +32,7 @@ fn pair(old: impl Handler, new: impl Handler) -> (Running, Running) {
 
 fn replace(old: &Running, new: &Running, grace: Duration) {
     let opener = Stopper::clone(new);
-    old.retire_by(deadline_after(Instant::now(), grace), move || opener.open());
+    old.retire_by(deadline_after(Instant::now(), grace), move |no_client| opener.open(no_client));
 }
 
 fn ask(client: &mut Client, answer: &str) {
@@ -107,13 +107,13 @@ fn clients_that_come_between_two_servers_wait_in_the_queue() {
     let (old, new) = pair(Echo, Echo);
     let address = old.address();
     let (gone, way) = mpsc::channel();
-    old.retire_by(deadline_after(Instant::now(), HUGE), move || gone.send(()).unwrap());
+    old.retire_by(deadline_after(Instant::now(), HUGE), move |_| gone.send(()).unwrap());
     way.recv().unwrap();
     old.join();
     // Nobody accepts now.
     let mut clients: Vec<_> = (0..20).map(|_| Client::connect(address)).collect();
     clients.iter_mut().for_each(|client| client.send("?"));
-    new.open();
+    new.open(None);
     clients.iter_mut().for_each(|client| client.expect("?"));
     drop(clients);
     new.stop(HUGE);
@@ -123,8 +123,8 @@ fn clients_that_come_between_two_servers_wait_in_the_queue() {
 #[test]
 fn a_server_that_never_got_its_place_ends_without_touching_the_queue() {
     let (old, new) = pair(Echo, Echo);
-    new.retire_by(Instant::now(), || {});
-    new.open();
+    new.retire_by(Instant::now(), |_| {});
+    new.open(None);
     assert_eq!(new.join().told, 0);
     ask(&mut old.client(), "?");
     assert_eq!(old.counts().total, 1, "it was woken, though it did not accept");

@@ -1,0 +1,176 @@
+//! Restarts while clients come and go all the time. None of them loses anything.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use load::{Load, Mode, Report};
+
+use crate::support::{Client, HUGE, Home, Instance, LIMIT, eventually};
+
+/// How many requests are answered between two restarts. Wine is slow.
+const BETWEEN: u64 = if cfg!(windows) { 200 } else { 2500 };
+
+/// More of them, for a longer look than the suite has time for.
+fn restarts(usually: u64) -> u64 {
+    std::env::var("RESTARTS").map_or(usually, |restarts| restarts.parse().unwrap())
+}
+
+/// Restarts the server again and again while it answers requests, and returns what became of them.
+fn restart_under_load(mode: Mode) -> Report {
+    let home = Home::new();
+    let files = home.folder().join("files");
+    fs::create_dir(&files).unwrap();
+    let body = "x".repeat(1024);
+    fs::write(files.join("1k"), &body).unwrap();
+    let instance = home.start(&["http", files.to_str().unwrap(), "--grace", HUGE]);
+    let restarts = restarts(8);
+    let load = Load::new(instance.address, "/1k", body, mode).begin();
+    let mut answered = 0;
+    let mut goes_on = || {
+        let next = answered + BETWEEN;
+        eventually("the load goes on", || {
+            answered = load.answered();
+            answered >= next || load.lost() > 0
+        });
+    };
+    for generation in (2..).take(restarts.try_into().unwrap()) {
+        goes_on();
+        let restarted = instance.admin(&["restart", "--json"]).expect(0).json();
+        assert_eq!(restarted["generation"], generation, "{restarted}");
+        assert_eq!(restarted["report"]["forced"], 0, "{restarted}");
+    }
+    goes_on();
+    let report = load.end();
+    assert_eq!(report.lost(), 0, "{report}\n{}", instance.err.so_far());
+    let status = instance.status();
+    assert_eq!((&status["generation"], &status["state"]), (&(restarts + 1).into(), &"serving".into()));
+    assert_eq!(status["connections"]["total"], report.connections, "{report}");
+    report
+}
+
+#[test]
+fn restarts_under_load_lose_no_request_of_one_request_connections() {
+    restart_under_load(Mode::OnePerConnection);
+}
+
+#[test]
+fn restarts_under_load_lose_no_request_of_kept_alive_connections() {
+    let report = restart_under_load(Mode::KeptAlive);
+    // Each connection got to know of its end by an answer: none was closed behind its client's back.
+    assert!(report.told >= restarts(8) && report.found_closed == 0, "{report}");
+}
+
+/// Sends one message to an echo server. Whoever gets through is answered: with the message, or with the notice.
+fn one_message(address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(b"hello\n")?;
+    let mut answer = [0; 16];
+    let mut length = 0;
+    while !answer[..length].contains(&b'\n') {
+        match stream.read(&mut answer[length..])? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    // The notice may come along with the echo.
+    Ok(answer.split_inclusive('\n').next().unwrap_or_default().to_owned())
+}
+
+/// Which generation takes a connection from the queue, the old one, the new one, or the old one as it goes, is not for
+/// the client to care about.
+#[test]
+fn whoever_connects_during_restarts_back_to_back_is_answered() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let (done, count, told) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let restarts = restarts(if cfg!(windows) { 5 } else { 20 });
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !done.load(Ordering::SeqCst) {
+                        let answer = match one_message(instance.address) {
+                            // This system's own ports are used up for a moment.
+                            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => continue,
+                            answer => answer,
+                        };
+                        count.fetch_add(1, Ordering::SeqCst);
+                        match answer.as_deref() {
+                            Ok("hello\n") => {}
+                            Ok("SHUTDOWN\n") => drop(told.fetch_add(1, Ordering::SeqCst)),
+                            _ => return Err(answer),
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let restarted: Vec<_> = (0..restarts)
+            .map(|_| {
+                let before = count.load(Ordering::SeqCst);
+                // One that has failed does not come back.
+                let is_over = || clients.iter().any(|client| client.is_finished());
+                eventually("clients come", || count.load(Ordering::SeqCst) > before || is_over());
+                instance.admin(&["restart"])
+            })
+            .collect();
+        done.store(true, Ordering::SeqCst);
+        for client in clients {
+            let ended = client.join().unwrap();
+            assert!(ended.is_ok(), "neither answered nor told: {ended:?}, {}", instance.err.so_far());
+        }
+        restarted.into_iter().for_each(|ended| drop(ended.expect(0)));
+    });
+    assert_eq!(instance.status()["generation"], restarts + 1);
+}
+
+/// Restarts with clients, each of which has to go with its generation.
+fn restart_with_clients(instance: &Instance) {
+    let mut clients: Vec<Client> = (0..3).map(|_| instance.client()).collect();
+    clients.iter_mut().for_each(|client| client.greet());
+    let restart = instance.admin_begins(&["restart"]);
+    clients.iter_mut().for_each(|client| client.assert_told());
+    drop(clients);
+    restart.end().expect(0).says("3 told, 3 left, 0 closed, 0 by force");
+}
+
+#[test]
+fn restarts_back_to_back_all_succeed() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    for _ in 0..5 {
+        restart_with_clients(&instance);
+    }
+    assert_eq!(instance.status()["generation"], 6);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn many_restarts_leave_threads_descriptors_and_memory_as_they_were() {
+    use crate::process::{descriptors, memory, threads};
+
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let quiet = || !threads(instance.pid).iter().any(|(name, _)| name == "admin-client");
+    instance.admin(&["restart"]).expect(0);
+    eventually("the admin client's thread has ended", quiet);
+    let (threads_before, descriptors_before) = (threads(instance.pid).len(), descriptors(instance.pid));
+    let restarts = restarts(60);
+    let mut memory_before = 0;
+    for round in 0..restarts {
+        if round == restarts / 3 {
+            memory_before = memory(instance.pid);
+        }
+        restart_with_clients(&instance);
+    }
+    eventually("as many descriptors as before", || descriptors(instance.pid) == descriptors_before);
+    eventually("as many threads as before", || threads(instance.pid).len() == threads_before);
+    let memory = memory(instance.pid);
+    assert!(memory < memory_before + 8 * 1024, "{memory_before} kB have become {memory} kB");
+    assert_eq!(instance.status()["generation"], restarts + 2);
+}
