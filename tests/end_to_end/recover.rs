@@ -1,0 +1,114 @@
+//! A server that crashes is started again, with growing waits, until that is too often.
+
+use crate::support::{Client, Home, Instance, eventually, free_port};
+
+const FRAGILE: &str = env!("CARGO_BIN_EXE_crash-on-command");
+
+fn start(home: &Home) -> Instance {
+    let mut command = home.program(FRAGILE);
+    command.args(["--name", home.name(), "--listen", &format!("127.0.0.1:{}", free_port())]);
+    home.start_by(command)
+}
+
+/// Has the server crash. Its clients are told; the one that it crashed at is lost.
+fn crash(instance: &Instance) {
+    let mut client = instance.client();
+    client.send("CRASH\n");
+    client.expect("CRASH\n");
+    let _its_last = instance.client();
+    client.assert_told();
+}
+
+/// A line comes back. The client may have had to wait for that in the queue.
+fn ask(client: &mut Client) {
+    client.send("hello\n");
+    client.expect("hello\n");
+}
+
+/// The waits that its log speaks of, in milliseconds.
+fn waits(log: &str) -> Vec<u64> {
+    let lines = log.lines().filter_map(|line| line.split_once("starting generation ")?.1.split_once(" in "));
+    let wait = |text: &str| match text.split_once(' ') {
+        Some((number, "ms")) => number.parse().unwrap(),
+        Some((number, "s")) => (number.parse::<f64>().unwrap() * 1000.0) as u64,
+        other => panic!("{other:?} is no time"),
+    };
+    lines.map(|(_, text)| wait(text)).collect()
+}
+
+#[test]
+fn a_server_that_crashes_comes_back_after_growing_waits_and_serves_who_came_meanwhile_until_it_gives_up() {
+    let home = Home::new();
+    let instance = start(&home);
+    for crashes in 1..=5 {
+        crash(&instance);
+        let mut meanwhile: Vec<_> = (0..5).map(|_| instance.client()).collect();
+        meanwhile.iter_mut().for_each(ask);
+        let status = instance.status();
+        assert_eq!((&status["generation"], &status["state"]), (&(crashes + 1).into(), &"serving".into()));
+        assert_eq!(status["last_end"]["generation"], crashes);
+        assert_eq!(status["last_end"]["reason"], "the server thread panicked: crashed on command");
+    }
+    let waits = waits(&instance.err.so_far());
+    assert!(waits.len() == 5 && waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
+    crash(&instance);
+    assert_eq!(instance.wait(), 9);
+    instance.assert_port_is_free();
+    let log = instance.log();
+    assert!(log.contains("error: the server crashed 6 times within 60 s, which is too often"), "{log}");
+}
+
+#[test]
+fn while_it_waits_the_status_says_why_and_until_when_and_a_restart_tries_at_once() {
+    let home = Home::new();
+    let instance = start(&home);
+    // The wait after the fourth crash is the first one that is long enough to be seen for sure.
+    for _ in 0..4 {
+        crash(&instance);
+        ask(&mut instance.client());
+    }
+    crash(&instance);
+    let mut status = instance.status();
+    if status["state"] == "waiting" {
+        assert_eq!(status["last_end"]["generation"], 5);
+        assert!(status["next_try_ms"].as_u64().is_some_and(|wait| wait <= 2000), "{status}");
+        instance.admin(&["status"]).expect(0).says("is waiting").says("last crash").says("next try");
+        let answer = instance.admin(&["restart", "--json"]).expect(0).json();
+        assert_eq!((&answer["generation"], answer.get("replaced")), (&6.into(), None), "{answer}");
+    }
+    eventually("it serves again", || {
+        status = instance.status();
+        status["state"] == "serving"
+    });
+    assert!(status.get("next_try_ms").is_none(), "{status}");
+    ask(&mut instance.client());
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn a_stop_while_it_waits_needs_no_server() {
+    let home = Home::new();
+    let instance = start(&home);
+    for _ in 0..3 {
+        crash(&instance);
+        ask(&mut instance.client());
+    }
+    crash(&instance);
+    // In whatever state it finds it.
+    instance.admin(&["stop", "--grace", "600", "--timeout", "60"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    instance.assert_port_is_free();
+}
+
+#[test]
+fn a_server_that_is_looked_at_and_takes_connections_goes_on() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--check-every", "1"]);
+    let mut client = instance.client();
+    client.greet();
+    // Each look is a connection.
+    eventually("it was looked at twice", || instance.status()["connections"]["total"].as_u64() >= Some(3));
+    client.greet();
+    assert_eq!(instance.status()["generation"], 1);
+}
