@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use worker::{Counts, DrainReport};
+use worker::{Counts, DrainReport, deadline_after};
 
 use crate::event::{Event, Trigger};
 use crate::log::{Level, Log};
@@ -474,7 +474,7 @@ impl Master {
 
     /// The current generation takes connections, and nothing else goes on.
     fn serving(&self, current: Running, now: Instant) -> State {
-        let check = self.settings.check_every.map_or(Check::Never, |every| Check::At(now + every));
+        let check = self.settings.check_every.map_or(Check::Never, |every| Check::At(deadline_after(now, every)));
         State::Serving { current, check }
     }
 

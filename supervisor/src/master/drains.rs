@@ -3,7 +3,7 @@
 use super::*;
 use crate::protocol::{Drain, MAX_NAMED};
 use crate::server::Opener;
-use worker::{ConnectionInfo, deadline_after};
+use worker::ConnectionInfo;
 
 /// A SIGHUP within this time after another signal is no second request.
 const TOGETHER: Duration = Duration::from_millis(500);
