@@ -325,8 +325,10 @@ impl Drive {
         self.send(Event::Request { request: Request::Status {}, by: Trigger::Code, reply });
         let Response::Answer(Answer::Status(status)) = heard.recv().unwrap() else { panic!("no status") };
         match status.state {
-            protocol::State::Serving => assert_eq!((&status.drain, status.next_try_ms), (&None, None)),
-            protocol::State::Restarting => assert_eq!(status.next_try_ms, None),
+            // A generation that crashed may still let its clients go.
+            protocol::State::Serving | protocol::State::Restarting => {
+                assert!(status.next_try_ms.is_none() && status.drain.is_none_or(|drain| drain.generation.is_some()));
+            }
             protocol::State::Waiting => assert!(status.next_try_ms.is_some() && status.last_end.is_some()),
             protocol::State::Draining => assert!(status.drain.is_some_and(|drain| drain.generation.is_none())),
         }
@@ -428,7 +430,7 @@ fn settings(check_every: Option<Duration>) -> Settings {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_it_stays_in_order_and_everybody_is_answered(
