@@ -12,11 +12,13 @@ use crate::output;
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
     pub(crate) message: String,
+    /// For programs, if the exit code alone does not say it.
+    code: Option<&'static str>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure { exit, message: message.into() }
+        Failure { exit, message: message.into(), code: None }
     }
 
     /// What went wrong with the supervisor `whom`.
@@ -41,13 +43,14 @@ impl Failure {
             | ErrorCode::Failed
             | ErrorCode::Stopping => Exit::Failed,
         };
-        Failure::new(exit, format!("{whom}: {}", refusal.message))
+        let code = (refusal.code == ErrorCode::Stopping).then_some("stopping");
+        Failure { code, ..Failure::new(exit, format!("{whom}: {}", refusal.message)) }
     }
 
     /// Tells the user: on stderr, and on stdout for programs.
     pub(crate) fn tell(&self, json: bool) -> Exit {
         if json {
-            let code = match self.exit {
+            let code = self.code.unwrap_or(match self.exit {
                 Exit::Done
                 | Exit::Failed
                 | Exit::Forced
@@ -59,7 +62,7 @@ impl Failure {
                 Exit::NotPermitted => "not_permitted",
                 Exit::NoAnswer => "no_answer",
                 Exit::GaveUp => "gave_up",
-            };
+            });
             output::data(&json!({ "result": "error", "code": code, "message": self.message }).to_string());
         }
         output::message(&format!("admin-cli: {}", self.message));

@@ -89,7 +89,7 @@ struct Options {
     #[arg(long, value_name = "N", default_value = "5", value_parser = parse_number::<u32>)]
     max_restarts: u32,
     /// The period within which crashes are counted
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_interval)]
     period: Duration,
     /// Connect to the server that often, and restart it when it takes no connections
     #[arg(long, value_name = "SECONDS", value_parser = parse_interval)]

@@ -61,7 +61,7 @@ use instance::{Claim, ClaimError, InstanceName, Place};
 use master::{Identity, Master};
 use server::Built;
 use text::{Reason, Seconds};
-use thread::{Factory, Threads};
+use thread::{Factory, ThreadBuilder};
 use triggers::admin::Admin;
 use triggers::console;
 use triggers::signals::Signals;
@@ -260,7 +260,7 @@ impl Supervisor {
         let tron = self.last_resort.then(|| Tron::start(log)).transpose().map_err(lacking("the last resort"))?;
         let (events, received) = mpsc::channel();
         let post = Post::new(events, tron.clone());
-        let builder = Threads::new(self.factory, listener, self.settings, post.clone());
+        let builder = ThreadBuilder::new(self.factory, listener, self.settings, post.clone());
         // Before anything that ought to be taken back if this fails.
         let Built { server, settings } = builder.build_here(1).map_err(|source| Error::Build { source })?;
         if self.console {

@@ -86,7 +86,7 @@ enum State {
     /// The current generation takes connections.
     Serving { current: Running, check: Check },
     /// The next generation is being built, beside the current one if there is one.
-    Building { current: Option<Running>, restart: Option<Restart>, limit: Instant },
+    Building { current: Current, restart: Option<Restart>, limit: Instant },
     /// The next generation has been built, and takes connections as soon as the one that it replaces takes none.
     Opening {
         current: Running,
@@ -101,6 +101,16 @@ enum State {
     Waiting { until: Instant },
     /// All servers let their clients go, and then the supervisor ends.
     Draining { servers: Vec<Running>, drained: DrainReport, stop: Stop },
+}
+
+/// What there is while the next generation is being built.
+#[derive(Debug)]
+enum Current {
+    /// A generation that takes connections.
+    Serves(Running),
+    /// None, since the server has ended by itself. If somebody asked for this build, the next one was to begin at this
+    /// time.
+    Crashed { until: Option<Instant> },
 }
 
 /// Whether the server is looked at.
@@ -239,7 +249,8 @@ impl Master {
                 return State::Draining { servers, drained, stop };
             }
             State::Serving { current, check: _ } => (vec![current], None),
-            State::Building { current, restart, limit: _ } => (current.into_iter().collect(), restart),
+            State::Building { current: Current::Serves(current), restart, limit: _ } => (vec![current], restart),
+            State::Building { current: Current::Crashed { .. }, restart, limit: _ } => (Vec::new(), restart),
             State::Opening { current, restart, .. } => (vec![current], restart),
             State::Retiring { current, restart, .. } => (vec![current], Some(restart)),
             State::Waiting { until: _ } => (Vec::new(), None),
@@ -255,8 +266,8 @@ impl Master {
 
     fn on_restart(&mut self, state: State, restart: Restart, now: Instant) -> State {
         match state {
-            State::Serving { current, check: _ } => self.begin_restart(Some(current), restart, now),
-            State::Waiting { until: _ } => self.begin_restart(None, restart, now),
+            State::Serving { current, check: _ } => self.begin_restart(Current::Serves(current), restart, now),
+            State::Waiting { until } => self.begin_restart(Current::Crashed { until: Some(until) }, restart, now),
             State::Building { .. } | State::Opening { .. } | State::Retiring { .. } => {
                 self.queue.push_back(restart.taken_on(self.queue.len() + 1));
                 state
@@ -270,8 +281,12 @@ impl Master {
 
     fn on_built(&mut self, state: State, build: u64, built: Result<Built, String>, now: Instant) -> State {
         match (state, built) {
-            (State::Building { current, restart, limit: _ }, Ok(built)) if build == self.builds => {
-                self.take_over(current, build, built, restart, now)
+            (State::Building { current: Current::Serves(current), restart, .. }, Ok(built)) if build == self.builds => {
+                self.replace(current, build, built, restart, now)
+            }
+            (State::Building { current: Current::Crashed { .. }, restart, .. }, Ok(built)) if build == self.builds => {
+                built.server.opener()(None);
+                self.opening(build, built, None, restart, now)
             }
             (State::Building { current, restart, limit: _ }, Err(reason)) if build == self.builds => {
                 self.restart_failed(current, restart, reason, now)
@@ -279,8 +294,7 @@ impl Master {
             (State::Draining { mut servers, drained, stop }, Ok(built)) => {
                 // It has the listening socket, so its end has to be awaited. It must not touch the queue, which another
                 // one empties: it would take the connection that wakes that one.
-                built.server.retire_by(stop.deadline, Box::new(|_| {}));
-                built.server.opener()(None);
+                discard(&*built.server);
                 servers.push(Running { build, generation: self.generations + 1, server: built.server, since: now });
                 State::Draining { servers, drained, stop }
             }
@@ -342,9 +356,10 @@ impl Master {
                 self.crashed(current, Some(restart), reason, now)
             }
             // The next one is on its way already.
-            State::Building { current: Some(current), restart, limit } if current.build == build => {
-                self.note_crash(current, &reason, now);
-                State::Building { current: None, restart, limit }
+            State::Building { current: Current::Serves(current), restart, limit } if current.build == build => {
+                self.note_crash(&current, &reason, now);
+                self.old.push(Old::new(current, "its failure".into(), self.settings.grace, now));
+                State::Building { current: Current::Crashed { until: None }, restart, limit }
             }
             State::Serving { .. }
             | State::Building { .. }
@@ -366,21 +381,7 @@ impl Master {
             let report = self.old_is_gone(old);
             return self.after_old(state, generation, report, now);
         }
-        let by_itself = || "it ended by itself".to_owned();
         match state {
-            State::Serving { current, check: _ } if current.build == build => {
-                self.crashed(current, None, by_itself(), now)
-            }
-            State::Building { current: Some(current), restart, limit } if current.build == build => {
-                self.note_crash(current, &by_itself(), now);
-                State::Building { current: None, restart, limit }
-            }
-            State::Opening { current, restart, .. } if current.build == build => {
-                self.crashed(current, restart, by_itself(), now)
-            }
-            State::Retiring { current, restart, .. } if current.build == build => {
-                self.crashed(current, Some(restart), by_itself(), now)
-            }
             State::Draining { mut servers, mut drained, stop } => {
                 if let Some(at) = servers.iter().position(|running| running.build == build) {
                     let ended = self.ended(servers.remove(at));
@@ -392,6 +393,8 @@ impl Master {
                 }
                 State::Draining { servers, drained, stop }
             }
+            // One that came too late and was dropped. The current generation is none of these: it says that it has failed
+            // before it says that it is done.
             State::Serving { .. }
             | State::Building { .. }
             | State::Opening { .. }
@@ -442,10 +445,7 @@ impl Master {
                 self.count_down_old(replaced, &restart, now);
                 State::Retiring { current, replaced, restart, countdown: now + COUNTDOWN }
             }
-            State::Waiting { until } if until <= now => {
-                self.begin_build();
-                State::Building { current: None, restart: None, limit: now + BUILD_LIMIT }
-            }
+            State::Waiting { until } if until <= now => self.try_again(now),
             State::Draining { servers, drained, mut stop } if stop.countdown <= now => {
                 self.count_down(&servers, &mut stop, now);
                 State::Draining { servers, drained, stop }
@@ -481,12 +481,12 @@ impl Master {
     /// A restart is over: the next one, if others wait.
     fn next(&mut self, current: Running, now: Instant) -> State {
         match self.queue.pop_front() {
-            Some(restart) => self.begin_restart(Some(current), restart, now),
+            Some(restart) => self.begin_restart(Current::Serves(current), restart, now),
             None => self.serving(current, now),
         }
     }
 
-    fn begin_restart(&mut self, current: Option<Running>, restart: Restart, now: Instant) -> State {
+    fn begin_restart(&mut self, current: Current, restart: Restart, now: Instant) -> State {
         let message = format!("{}: restarting", restart.by);
         self.identity.log.line(Level::Info, "restarting", message, [("by", restart.by.to_string().into())]);
         for (before, waiting) in self.queue.iter().enumerate() {
@@ -496,85 +496,95 @@ impl Master {
         State::Building { current, restart: Some(restart.taken_on(0)), limit: now + BUILD_LIMIT }
     }
 
+    /// The time has come to start the server again.
+    fn try_again(&mut self, now: Instant) -> State {
+        self.begin_build();
+        State::Building { current: Current::Crashed { until: None }, restart: None, limit: now + BUILD_LIMIT }
+    }
+
     fn begin_build(&mut self) {
         self.builds += 1;
         self.builder.build(self.builds);
     }
 
     /// The next generation is ready. The current one makes way for it.
-    fn take_over(
+    fn replace(&mut self, current: Running, build: u64, built: Built, restart: Option<Restart>, now: Instant) -> State {
+        let (by, grace) = match &restart {
+            Some(restart) => (restart.by.to_string(), restart.grace),
+            None => ("nobody".into(), None),
+        };
+        let generation = current.generation;
+        match self.retire(current, by, grace.unwrap_or(self.settings.grace), built.server.opener(), now) {
+            Ok(old) => self.old.push(old),
+            Err((current, error)) => {
+                discard(&*built.server);
+                let address = self.identity.address;
+                let reason =
+                    format!("nothing can connect to {address} and wake the old server: {}", text::Reason(&error));
+                return self.restart_failed(Current::Serves(current), restart, reason, now);
+            }
+        }
+        self.opening(build, built, Some(Replaced::Draining(generation)), restart, now)
+    }
+
+    /// The next generation is about to take connections.
+    fn opening(
         &mut self,
-        current: Option<Running>,
         build: u64,
         built: Built,
+        replaced: Option<Replaced>,
         restart: Option<Restart>,
         now: Instant,
     ) -> State {
         let Built { server, settings } = built;
-        let opener = server.opener();
-        let replaced = match current {
-            None => {
-                opener(None);
-                None
-            }
-            Some(old) => {
-                let grace = restart.as_ref().and_then(|restart| restart.grace).unwrap_or(self.settings.grace);
-                let by = restart.as_ref().map_or_else(|| "nobody".into(), |restart| restart.by.to_string());
-                let generation = old.generation;
-                let old = self.retire(old, by, grace, opener, now);
-                self.old.push(old);
-                Some(Replaced::Draining(generation))
-            }
-        };
         self.generations += 1;
         let current = Running { build, generation: self.generations, server, since: now };
         State::Opening { current, settings, replaced, restart, limit: now + OPEN_LIMIT }
     }
 
     /// There is no next generation. The current one goes on, if there is one.
-    fn restart_failed(
-        &mut self,
-        current: Option<Running>,
-        restart: Option<Restart>,
-        reason: String,
-        now: Instant,
-    ) -> State {
-        match current {
-            Some(current) => {
-                let message = format!("the restart failed, generation {} goes on: {reason}", current.generation);
-                self.identity.log.line(Level::Error, "restart_failed", &message, []);
-                if let Some(restart) = restart {
-                    restart.failed(message);
-                }
-                self.next(current, now)
+    fn restart_failed(&mut self, current: Current, restart: Option<Restart>, reason: String, now: Instant) -> State {
+        let message = match &current {
+            Current::Serves(current) => {
+                format!("the restart failed, generation {} goes on: {reason}", current.generation)
             }
-            None => {
-                if let Some(restart) = restart {
-                    restart.failed(format!("the restart failed: {reason}"));
-                }
-                let message = format!("the server could not be started: {reason}");
-                self.recover(self.generations + 1, message, Duration::ZERO, now)
+            Current::Crashed { .. } => format!("the server could not be started: {reason}"),
+        };
+        self.identity.log.line(Level::Error, "restart_failed", &message, []);
+        if let Some(restart) = restart {
+            restart.failed(message);
+        }
+        match current {
+            Current::Serves(current) => self.next(current, now),
+            // Whoever tries by hand uses up none of the tries of the policy.
+            Current::Crashed { until: Some(until) } => match self.queue.pop_front() {
+                Some(restart) => self.begin_restart(Current::Crashed { until: Some(until) }, restart, now),
+                None if until <= now => self.try_again(now),
+                None => State::Waiting { until },
+            },
+            Current::Crashed { until: None } => {
+                let reason = format!("it could not be started: {reason}");
+                self.recover(self.generations + 1, reason, Duration::ZERO, now)
             }
         }
     }
 
-    /// The current generation has failed.
+    /// The current generation has failed. It lets its clients go, and is done when it says so.
     fn crashed(&mut self, current: Running, restart: Option<Restart>, reason: String, now: Instant) -> State {
         let (generation, ran) = (current.generation, now.saturating_duration_since(current.since));
-        self.note_crash(current, &reason, now);
+        self.note_crash(&current, &reason, now);
+        self.old.push(Old::new(current, "its failure".into(), self.settings.grace, now));
         if let Some(restart) = restart {
             restart.failed(format!("the restart failed, generation {generation} crashed: {reason}"));
         }
         self.recover(generation, reason, ran, now)
     }
 
-    /// It lets its clients go, and is done when it says so.
-    fn note_crash(&mut self, current: Running, reason: &str, now: Instant) {
+    fn note_crash(&mut self, current: &Running, reason: &str, now: Instant) {
         let message = format!("generation {} crashed: {reason}", current.generation);
         let fields = [("generation", current.generation.into()), ("reason", reason.into())];
         self.identity.log.line(Level::Error, "crashed", message, fields);
         self.last_end = Some(LastEnd { generation: current.generation, reason: reason.to_owned(), at: now });
-        self.old.push(Old::new(current, "its failure".into(), self.settings.grace, now));
     }
 
     /// No generation takes connections: the restart policy says what now.
@@ -587,7 +597,7 @@ impl Master {
             Decision::Wait(wait) => {
                 self.last_end = Some(LastEnd { generation, reason, at: now });
                 if let Some(restart) = self.queue.pop_front() {
-                    return self.begin_restart(None, restart, now);
+                    return self.begin_restart(Current::Crashed { until: Some(now + wait) }, restart, now);
                 }
                 let message = format!("starting generation {} in {}", self.generations + 1, Seconds(wait));
                 let fields = [("wait_ms", milliseconds(wait).into())];
@@ -606,11 +616,12 @@ impl Master {
 
     /// There will be no restart any more, neither this one nor those that wait.
     fn call_off(&mut self, restart: Option<Restart>) {
-        for restart in restart.into_iter().chain(self.queue.drain(..)) {
-            let message = format!("{}: no restart, the server is being stopped", restart.by);
-            self.identity.log.line(Level::Warning, "no_restart", message, []);
-            restart.refuse(stopping());
+        let called_off: Vec<_> = restart.into_iter().chain(self.queue.drain(..)).collect();
+        if !called_off.is_empty() {
+            let message = format!("the server is being stopped: {} called off", Count(called_off.len(), "restart"));
+            self.identity.log.line(Level::Warning, "no_restart", message, [("restarts", called_off.len().into())]);
         }
+        called_off.into_iter().for_each(|restart| restart.refuse(stopping()));
     }
 
     fn pong(&self) -> Answer {
@@ -620,8 +631,10 @@ impl Master {
     fn status(&self, state: &State, now: Instant) -> Answer {
         let (what, serving, next_try) = match state {
             State::Serving { current, .. } => (protocol::State::Serving, Some(current), None),
-            State::Building { current: Some(current), .. } => (protocol::State::Restarting, Some(current), None),
-            State::Building { current: None, .. } => (protocol::State::Waiting, None, Some(now)),
+            State::Building { current: Current::Serves(current), .. } => {
+                (protocol::State::Restarting, Some(current), None)
+            }
+            State::Building { current: Current::Crashed { .. }, .. } => (protocol::State::Waiting, None, Some(now)),
             State::Opening { current, .. } | State::Retiring { current, .. } => {
                 (protocol::State::Restarting, Some(current), None)
             }
@@ -667,6 +680,14 @@ fn answer(state: State, reply: &Sender<Response>, answer: Answer) -> State {
     state
 }
 
+/// Has a server end that never took connections. It has the listening socket, but must not touch the queue: another one may
+/// be emptying it, and this one would take the connection that wakes that one.
+fn discard(server: &dyn Server) {
+    // One that takes no connections need not be woken, so this does not fail.
+    let _ = server.retire_by(Instant::now(), Box::new(|_| {}));
+    server.opener()(None);
+}
+
 fn add(counts: &mut Counts, more: Counts) {
     counts.now += more.now;
     counts.total += more.total;
@@ -683,7 +704,8 @@ fn chance() -> f64 {
 }
 
 impl End {
-    /// Those who asked for a stop in the last moment get the same answer as the others.
+    /// Those who asked for a stop in the last moment get the same answer as the others. A server that was built in the last
+    /// moment is ended.
     pub(crate) fn adopt(&mut self, events: Receiver<Event>) {
         for event in events.try_iter() {
             match event {
@@ -691,10 +713,15 @@ impl End {
                 Event::Request { request: Request::Restart { .. }, reply, .. } => {
                     let _ = reply.send(Response::Answer(Answer::Error(stopping())));
                 }
+                Event::Built { built: Ok(built), .. } => {
+                    // It has the listening socket. The port is free when it has ended.
+                    discard(&*built.server);
+                    let _ = built.server.end();
+                }
                 Event::Request { request: Request::Ping {} | Request::Status {}, .. }
                 | Event::Stop { .. }
                 | Event::Restart { .. }
-                | Event::Built { .. }
+                | Event::Built { built: Err(_), .. }
                 | Event::Accepting { .. }
                 | Event::Failed { .. }
                 | Event::Finished { .. }

@@ -1,6 +1,7 @@
 //! The seam between master control and what it supervises.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -52,7 +53,10 @@ pub(crate) trait Server: fmt::Debug + Send {
 
     /// Lets its clients go until the deadline, since another one takes its place. `successor` is called when it takes no
     /// connections any more.
-    fn retire_by(&self, deadline: Instant, successor: Opener);
+    ///
+    /// # Errors
+    /// When it cannot be told to. It goes on then as if nothing had been.
+    fn retire_by(&self, deadline: Instant, successor: Opener) -> io::Result<()>;
 
     /// Lets its clients go until the deadline, and those who wait in the queue.
     fn stop_by(&self, deadline: Instant);

@@ -3,9 +3,10 @@
 use std::any::Any;
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::net::TcpListener;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ pub(crate) type Factory = Box<dyn FnMut(&mut Settings) -> Result<Arc<dyn Handler
 
 /// Builds servers on a thread named `builder`, since nobody knows what the factory does.
 #[derive(Clone)]
-pub(crate) struct Threads {
+pub(crate) struct ThreadBuilder {
     factory: Arc<Mutex<Factory>>,
     /// None: it has been closed.
     listener: Arc<Mutex<Option<TcpListener>>>,
@@ -33,10 +34,10 @@ pub(crate) struct Threads {
     post: Post,
 }
 
-impl Threads {
-    pub(crate) fn new(factory: Factory, listener: TcpListener, settings: Settings, post: Post) -> Threads {
+impl ThreadBuilder {
+    pub(crate) fn new(factory: Factory, listener: TcpListener, settings: Settings, post: Post) -> ThreadBuilder {
         let listener = Arc::new(Mutex::new(Some(listener)));
-        Threads { factory: Arc::new(Mutex::new(factory)), listener, settings, ids: Ids::default(), post }
+        ThreadBuilder { factory: Arc::new(Mutex::new(factory)), listener, settings, ids: Ids::default(), post }
     }
 
     /// Builds a server on this thread.
@@ -44,9 +45,22 @@ impl Threads {
     /// # Errors
     /// What the factory says, or what the system does not give.
     pub(crate) fn build_here(&self, build: u64) -> Result<Built, BuildError> {
+        let (server, settings) = self.make(build)?;
+        let listener = lock(&self.listener);
+        self.start(build, server, settings, listener.as_ref())
+    }
+
+    /// Has the factory make a server. Nobody knows what that does.
+    fn make(&self, build: u64) -> Result<(worker::Server, Settings), BuildError> {
         let mut settings = self.settings.clone();
+        let mut factory = match self.factory.try_lock() {
+            Ok(factory) => factory,
+            // After a panic in the factory, the next try begins as if nothing had been.
+            Err(TryLockError::Poisoned(factory)) => factory.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err("what was to be built before hangs, and is in the way".into()),
+        };
         let made = panic::catch_unwind(AssertUnwindSafe(|| {
-            let handler = lock(&self.factory)(&mut settings)?;
+            let handler = factory(&mut settings)?;
             Ok::<_, BuildError>(worker::Server::new(handler))
         }));
         let (post, log) = (self.post.clone(), settings.log);
@@ -56,25 +70,31 @@ impl Threads {
             .grace_on_failure(settings.grace)
             .ids(self.ids.clone())
             .observer(move |event| observe(log, &post, build, event));
-        // Only now: if the listener was closed meanwhile, it stays so.
-        let listener = match &*lock(&self.listener) {
-            Some(listener) => listener.try_clone().map_err(|error| lacking("the listening socket", &error))?,
-            None => return Err("the server is being stopped".into()),
-        };
-        let handle = panic::catch_unwind(AssertUnwindSafe(|| server.start_closed(listener)))
-            .map_err(|panic| format!("its handler panicked: {}", message(&*panic)))?
-            .map_err(|error| lacking("the server thread", &error))?;
+        Ok((server, settings))
+    }
+
+    /// Starts the server, which has to wait until it may take connections.
+    fn start(
+        &self,
+        build: u64,
+        server: worker::Server,
+        settings: Settings,
+        listener: Option<&TcpListener>,
+    ) -> Result<Built, BuildError> {
+        let listener = listener.ok_or("the server is being stopped")?;
+        let listener = listener.try_clone().map_err(|error| lacking("the listening socket", &error))?;
+        let handle = server.start_closed(listener).map_err(|error| lacking("the server thread", &error))?;
         let server = Box::new(Thread { build, handle: Some(handle), post: self.post.clone() });
         Ok(Built { server, settings })
     }
 }
 
-fn lacking(what: &str, error: &std::io::Error) -> BuildError {
+fn lacking(what: &str, error: &io::Error) -> BuildError {
     format!("the system does not give {what}: {}", Reason(error)).into()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // After a panic in the factory, the next try begins as if nothing had been.
+    // Nothing that could panic runs under this lock.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -85,13 +105,16 @@ pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
     }
 }
 
-impl Builder for Threads {
+impl Builder for ThreadBuilder {
     fn build(&mut self, build: u64) {
-        let threads = self.clone();
+        let builder = self.clone();
         let thread = thread::Builder::new().name("builder".into()).spawn(move || {
-            let built = threads.build_here(build).map_err(|error| error.to_string());
+            let made = builder.make(build);
+            // Until it is sent: who closes the listener hears of each clone of it.
+            let listener = lock(&builder.listener);
+            let built = made.and_then(|(server, settings)| builder.start(build, server, settings, listener.as_ref()));
             // Without master control there is nobody to tell, and what was built is dropped.
-            let _ = threads.post.send(Event::Built { build, built });
+            let _ = builder.post.send(Event::Built { build, built: built.map_err(|error| error.to_string()) });
         });
         if let Err(error) = thread {
             let built = Err(lacking("a thread to build it", &error).to_string());
@@ -104,9 +127,9 @@ impl Builder for Threads {
     }
 }
 
-impl fmt::Debug for Threads {
+impl fmt::Debug for ThreadBuilder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Threads").field("listener", &self.listener).finish_non_exhaustive()
+        formatter.debug_struct("ThreadBuilder").field("listener", &self.listener).finish_non_exhaustive()
     }
 }
 
@@ -131,8 +154,8 @@ impl Server for Thread {
         Box::new(move |no_client| stopper.open(no_client))
     }
 
-    fn retire_by(&self, deadline: Instant, successor: Opener) {
-        self.stopper().retire_by(deadline, successor);
+    fn retire_by(&self, deadline: Instant, successor: Opener) -> io::Result<()> {
+        self.stopper().retire_by(deadline, successor)
     }
 
     fn stop_by(&self, deadline: Instant) {
@@ -177,7 +200,8 @@ impl Server for Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         if let Some(handle) = &self.handle {
-            handle.retire_by(Instant::now(), |_| {});
+            // One that cannot be woken goes on: nobody can connect to it either.
+            let _ = handle.retire_by(Instant::now(), |_| {});
             handle.open(None);
         }
     }

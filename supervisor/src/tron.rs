@@ -17,7 +17,11 @@ pub(crate) const OVERRUN: Duration = Duration::from_secs(1);
 /// How long master control may take for one event. It waits for nobody, so it takes milliseconds.
 const HANG: Duration = Duration::from_secs(10);
 
-/// Who wakes up that much after the time has been suspended meanwhile, by Ctrl-Z or with the whole machine.
+/// The last part of each of these. If the whole process stood still meanwhile, by Ctrl-Z or with the whole machine, nobody
+/// had a chance before, and everybody gets this part again.
+const LAST_CHANCE: Duration = Duration::from_millis(200);
+
+/// Who wakes up that much too late has stood still.
 const LATE: Duration = Duration::from_millis(500);
 
 /// How long the last words may take. Whoever reads stderr may hang, too.
@@ -83,14 +87,14 @@ impl Tron {
 
     /// Ends the process one second after the deadline of a stop, and says with `what_hangs` why.
     pub(crate) fn watch_stop(&self, deadline: Instant, what_hangs: impl Fn() -> String + Send + Sync + 'static) {
-        self.change(|watched| watched.stop = Some((deadline + OVERRUN, Arc::new(what_hangs))));
+        self.change(|watched| watched.stop = Some((last_chance(deadline, OVERRUN), Arc::new(what_hangs))));
     }
 
     /// The deadline of the stop has moved.
     pub(crate) fn deadline_moved(&self, deadline: Instant) {
         self.change(|watched| {
             if let Some((end, _)) = &mut watched.stop {
-                *end = deadline + OVERRUN;
+                *end = last_chance(deadline, OVERRUN);
             }
         });
     }
@@ -124,11 +128,17 @@ impl Tron {
 }
 
 impl Watched {
+    /// When the last chance begins.
     fn end(&self) -> Option<Instant> {
         let stop = self.stop.as_ref().map(|(end, _)| *end);
-        let master = (self.open > 0).then(|| self.since + HANG);
+        let master = (self.open > 0).then(|| last_chance(self.since, HANG));
         [stop, master].into_iter().flatten().min()
     }
+}
+
+/// When the last part of a limit begins.
+fn last_chance(from: Instant, limit: Duration) -> Instant {
+    from + limit - LAST_CHANCE
 }
 
 impl Watch {
@@ -148,18 +158,15 @@ impl Watch {
                 watched = self.changed.wait_timeout(watched, end - now).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
-            if now - end > LATE {
-                // The whole process stood still, and has to have its time now.
-                watched.since = now;
-                if let Some((end, _)) = &mut watched.stop {
-                    *end = (*end).max(now + OVERRUN);
-                }
-                continue;
+            let unchanged = |watched: &mut Watched| !watched.over && watched.end() == Some(end);
+            let waited = self.changed.wait_timeout_while(watched, LAST_CHANCE, unchanged);
+            watched = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if now.elapsed() < LAST_CHANCE + LATE && unchanged(&mut watched) {
+                return Some(match &watched.stop {
+                    Some((stop, what_hangs)) if *stop == end => Why::Overrun(what_hangs.clone()),
+                    Some(_) | None => Why::OutOfControl,
+                });
             }
-            return Some(match &watched.stop {
-                Some((end, what_hangs)) if *end <= now => Why::Overrun(what_hangs.clone()),
-                Some(_) | None => Why::OutOfControl,
-            });
         }
     }
 
@@ -266,11 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_stood_still_has_its_time_afterwards() {
+    fn after_a_limit_there_is_a_last_chance() {
         let (tron, told) = tron();
         tron.event_comes();
-        tron.change(|watched| watched.since = ago(HANG + 2 * LATE));
+        // As if the process had stood still since.
+        tron.change(|watched| watched.since = ago(HANG));
         tron.event_done();
+        tron.watch_stop(ago(OVERRUN), || "a handler".into());
+        tron.deadline_moved(Instant::now() + HANG);
         tron.off();
         assert!(told.recv().is_err());
     }

@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -135,7 +135,7 @@ fn a_handler_that_cannot_be_made_keeps_the_supervisor_from_starting() {
     }
     let denied = || io::Error::new(io::ErrorKind::PermissionDenied, "keep out");
     for (supervisor, message, exit) in [
-        (Supervisor::new(BadNotice), "its handler panicked: no words", Exit::Failed),
+        (Supervisor::new(BadNotice), "building it panicked: no words", Exit::Failed),
         (Supervisor::with_factory(|_| panic!("no hands")), "building it panicked: no hands", Exit::Failed),
         (Supervisor::with_factory(|_| Err("no idea".into())), "no idea", Exit::Failed),
         (Supervisor::with_factory(move |_| Err(denied().into())), "keep out", Exit::NotPermitted),
@@ -251,9 +251,9 @@ fn a_restart_from_code_builds_the_server_afresh() {
 
 #[test]
 fn a_server_that_takes_no_connections_is_found_and_restarted() {
-    /// Hangs for ever when its second client comes, in the first generation.
-    struct HangsOnce(AtomicUsize, bool);
-    impl Handler for HangsOnce {
+    /// Its accepting thread hangs for ever, in the first generation, as soon as it is to.
+    struct Hangs(Option<Arc<AtomicBool>>);
+    impl Handler for Hangs {
         fn serve(&self, client: &mut Connection) -> io::Result<()> {
             Echo.serve(client)
         }
@@ -261,20 +261,20 @@ fn a_server_that_takes_no_connections_is_found_and_restarted() {
             Some(b"SHUTDOWN\n")
         }
         fn admits(&self, _peer: SocketAddr) -> bool {
-            while self.1 && self.0.fetch_add(1, Ordering::SeqCst) >= 1 {
+            while self.0.as_ref().is_some_and(|hang| hang.load(Ordering::SeqCst)) {
                 thread::park();
             }
             true
         }
     }
-    let mut built = 0;
-    let supervisor = Supervisor::with_factory(move |_| {
-        built += 1;
-        Ok(Arc::new(HangsOnce(AtomicUsize::new(0), built == 1)))
-    });
+    let hang = Arc::<AtomicBool>::default();
+    let mut first_hangs = Some(hang.clone());
+    let supervisor = Supervisor::with_factory(move |_| Ok(Arc::new(Hangs(first_hangs.take()))));
     let running = supervisor.check_every(Duration::from_millis(50)).start(anywhere()).unwrap();
     let mut first = client(&running);
-    // Told, though the thread that should do it hangs; by then it may have been greeted or not.
+    greet(&mut first);
+    hang.store(true, Ordering::SeqCst);
+    // Told, though the thread that should do it hangs.
     let mut heard = String::new();
     first.read_to_string(&mut heard).unwrap();
     assert_eq!(heard, "SHUTDOWN\n");

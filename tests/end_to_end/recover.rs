@@ -59,31 +59,23 @@ fn a_server_that_crashes_comes_back_after_growing_waits_and_serves_who_came_mean
 }
 
 #[test]
-fn while_it_waits_the_status_says_why_and_until_when_and_a_restart_tries_at_once() {
+fn the_status_says_why_it_crashed_and_while_it_waits_until_when() {
     let home = Home::new();
     let instance = start(&home);
-    // The wait after the fourth crash is the first one that is long enough to be seen for sure.
     for _ in 0..4 {
         crash(&instance);
         ask(&mut instance.client());
     }
     crash(&instance);
-    let mut status = instance.status();
-    if status["state"] == "waiting" {
-        assert_eq!(status["last_end"]["generation"], 5);
-        assert!(status["next_try_ms"].as_u64().is_some_and(|wait| wait <= 2000), "{status}");
-        instance.admin(&["status"]).expect(0).says("is waiting").says("last crash").says("next try");
-        let answer = instance.admin(&["restart", "--json"]).expect(0).json();
-        assert_eq!((&answer["generation"], answer.get("replaced")), (&6.into(), None), "{answer}");
-    }
     eventually("it serves again", || {
-        status = instance.status();
-        status["state"] == "serving"
+        let status = instance.status();
+        // On a machine that is very busy nobody may see it wait.
+        let waits = status["state"] == "waiting";
+        assert_eq!(status["next_try_ms"].is_u64(), waits, "{status}");
+        assert!(!waits || status["last_end"]["generation"] == 5, "{status}");
+        status["state"] == "serving" && status["generation"] == 6
     });
-    assert!(status.get("next_try_ms").is_none(), "{status}");
-    ask(&mut instance.client());
-    instance.admin(&["stop"]).expect(0);
-    assert_eq!(instance.wait(), 0);
+    instance.admin(&["status"]).expect(0).says("last crash   generation 5, ").says("crashed on command");
 }
 
 #[test]

@@ -614,14 +614,15 @@ mod tests {
     fn a_connection_that_is_closed_before_the_next_request_is_found_closed_and_nothing_is_lost() {
         let address = server(|mut stream| {
             request(&mut stream);
-            // In one packet with the answer as good as always: the client finds it before it sends anything.
+            // Most often in one packet with the answer, and then the client finds it before it sends anything.
             let _ = stream.write_all(ANSWER.as_bytes());
             let _ = stream.shutdown(Shutdown::Write);
             while request(&mut stream) {}
         });
-        let report = one(address, Mode::KeptAlive).run(50);
+        let mut runs = (0..1000).map(|_| one(address, Mode::KeptAlive).run(50));
+        let report = runs.find(|report| report.found_closed > 0).expect("it is never found");
         // What was sent in that very moment is lost, and is not hidden.
-        assert!(report.found_closed > 0 && report.answered > 0, "{report}");
+        assert!(report.answered > 0, "{report}");
         assert_eq!(report.lost(), report.empty, "{report}");
     }
 

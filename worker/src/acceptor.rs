@@ -64,7 +64,6 @@ impl Acceptor {
             self.shared.say(&Event::Accepting);
             self.accept_until_quit(listener)?;
         }
-        self.shared.quit.end();
         self.threads.keep_all();
         let stop = self.shared.registry.lock().stop;
         if stop.is_some_and(|stop| stop.queue == Queue::Emptied) {
@@ -74,16 +73,17 @@ impl Acceptor {
     }
 
     fn accept_until_quit(&mut self, listener: &TcpListener) -> io::Result<()> {
-        while !self.shared.quit.flag.is_set() {
+        while !(self.shared.quit.flag.is_set() && self.shared.quit.leave()) {
             let accepted = listener.accept();
             self.shared.probe.round();
             match accepted {
                 Ok((stream, peer)) => self.admit(stream, peer),
                 Err(error) if concerns_one_client(&error) => {}
                 // No longer a listening socket: it was shut down to end this loop, or by somebody else.
-                Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                    return if self.shared.quit.flag.is_set() { Ok(()) } else { Err(error) };
+                Err(error) if error.kind() == ErrorKind::InvalidInput && !self.shared.quit.flag.is_set() => {
+                    return Err(error);
                 }
+                Err(error) if error.kind() == ErrorKind::InvalidInput => {}
                 Err(error) => self.wait_for_room(&error),
             }
         }
@@ -187,6 +187,8 @@ impl Acceptor {
     }
 
     fn wait_for_room(&mut self, error: &io::Error) {
+        // It goes round, though it gets nowhere: it does not hang.
+        self.shared.probe.round();
         if self.exhausted.is_none_or(|said| said.elapsed() >= EXHAUSTED_QUIET) {
             self.exhausted = Some(Instant::now());
             self.shared.say(&Event::Exhausted { error });

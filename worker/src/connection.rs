@@ -152,7 +152,7 @@ impl Connection {
 
     /// Whether the server is quitting. A handler whose protocol can say so in an answer says it now.
     pub fn is_draining(&self) -> bool {
-        self.shared.quit.flag.is_set()
+        self.shared.draining.is_set()
     }
 
     /// The client's address.

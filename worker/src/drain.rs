@@ -61,7 +61,7 @@ pub(crate) fn drain(registry: &Arc<Registry>, leave: &Flag, notice: Option<&[u8]
     // moment is still answered, if that does not take long.
     leave.set();
     force(&mut live, &mut forced, |entry| !entry.turn.claim(|| tell(registry, entry, notice)));
-    live = wait_until_empty(registry, live, now + PATIENCE / 2);
+    live = wait_until_empty(registry, live, now + PATIENCE * 3 / 4);
     force(&mut live, &mut forced, |_| true);
     live = wait_until_empty(registry, live, now + PATIENCE);
     DrainReport {

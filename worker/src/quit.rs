@@ -14,7 +14,7 @@ use std::time::Duration;
 /// accept queue is full; in that case `accept` has something to return and needs no wake-up.
 const WAKE_LIMIT: Duration = Duration::from_millis(100);
 
-/// A flag that is set once and never cleared.
+/// A flag that several threads look at.
 #[derive(Debug)]
 pub(crate) struct Flag(AtomicBool);
 
@@ -27,6 +27,10 @@ impl Flag {
         self.0.store(true, Ordering::SeqCst);
     }
 
+    fn clear(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
@@ -36,8 +40,9 @@ impl Flag {
 #[derive(Debug)]
 pub(crate) struct Quit {
     pub(crate) flag: Flag,
-    /// Set by the accepting thread when it accepts no more.
-    gone: Flag,
+    /// Set by the accepting thread when it has seen the flag, and before it takes the lock: whoever is about to wake it
+    /// holds that, and need not be in doubt any longer.
+    noticed: Flag,
     doors: Vec<SocketAddr>,
     wake: Mutex<Wake>,
 }
@@ -58,7 +63,7 @@ enum Wake {
 pub(crate) enum Unreachable {
     /// Shut it down. That loses what waits in its queue, and nobody can have come there any more.
     Shut,
-    /// Leave it, since others accept from it, too. The accepting thread goes on until the next client comes.
+    /// Leave it, since others accept from it, too, or are going to. The accepting thread goes on as if nothing had been.
     Leave,
 }
 
@@ -66,7 +71,7 @@ impl Quit {
     pub(crate) fn new(listener: &TcpListener) -> io::Result<Quit> {
         Ok(Quit {
             flag: Flag::new(),
-            gone: Flag::new(),
+            noticed: Flag::new(),
             doors: doors(listener.local_addr()?),
             wake: Mutex::new(Wake::Pointless),
         })
@@ -83,22 +88,30 @@ impl Quit {
         true
     }
 
-    /// The calling thread accepts no more.
-    pub(crate) fn end(&self) {
-        // Before the lock: whoever is about to wake this thread holds it, and need not be in doubt any longer.
-        self.gone.set();
+    /// The accepting thread has seen the flag. Returns whether it shall accept no more, which is final: not so if it could
+    /// not have been woken, and the flag is clear again.
+    pub(crate) fn leave(&self) -> bool {
+        self.noticed.set();
         let mut wake = self.lock();
+        if !self.flag.is_set() {
+            self.noticed.clear();
+            return false;
+        }
         if let Wake::Ready { .. } = *wake {
             *wake = Wake::Pointless;
         }
+        true
     }
 
     /// Sets the flag, *then* wakes `accept` by a connection to the listener's own port. Later calls only try again what
     /// has failed.
-    pub(crate) fn set(&self, unreachable: Unreachable) {
+    ///
+    /// # Errors
+    /// When nothing connects, and the listener is to be left.
+    pub(crate) fn set(&self, unreachable: Unreachable) -> io::Result<()> {
         let mut wake = self.lock();
         self.flag.set();
-        let Wake::Ready { spare } = &mut *wake else { return };
+        let Wake::Ready { spare } = &mut *wake else { return Ok(()) };
         let knocked = match self.knock(WAKE_LIMIT) {
             Err(error) if is_out_of_descriptors(&error) && spare.take().is_some() => self.knock(WAKE_LIMIT),
             knocked => knocked,
@@ -109,19 +122,24 @@ impl Quit {
                     *wake = Wake::Knocked { by, accepted: false };
                 }
             }
-            (Err(_), Unreachable::Shut) if !self.gone.is_set() => {
+            (Err(_), _) if self.noticed.is_set() => {}
+            (Err(_), Unreachable::Shut) => {
                 if let Some(listener) = spare.take() {
                     shut(listener);
                 }
             }
-            (Err(_), Unreachable::Shut | Unreachable::Leave) => {}
+            (Err(error), Unreachable::Leave) => {
+                self.flag.clear();
+                return Err(error);
+            }
         }
+        Ok(())
     }
 
     /// Connects to the listener.
     pub(crate) fn knock(&self, limit: Duration) -> io::Result<TcpStream> {
         let mut failed = io::ErrorKind::AddrNotAvailable.into();
-        for door in &self.doors {
+        for door in self.doors.iter().filter(|door| is_here(**door)) {
             match TcpStream::connect_timeout(door, limit) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => failed = error,
@@ -156,6 +174,13 @@ impl Quit {
     }
 }
 
+/// Whether this machine has that address. One that it had when it was bound may be another machine's by now.
+fn is_here(mut door: SocketAddr) -> bool {
+    door.set_port(0);
+    let nowhere = |error: io::Error| error.kind() == io::ErrorKind::AddrNotAvailable;
+    door.ip().is_loopback() || !TcpListener::bind(door).is_err_and(nowhere)
+}
+
 /// Whether these are the same. A listener on every IPv6 address sees an IPv4 client under a mapped address.
 pub(crate) fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
     (one.ip().to_canonical(), one.port()) == (other.ip().to_canonical(), other.port())
@@ -184,6 +209,13 @@ pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     }
 }
 
+/// Whether a connection may have failed because nothing is accepted and the queue is full. Systems let it wait then, or
+/// refuse it.
+pub(crate) fn may_be_full_queue(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, TimedOut};
+    matches!(error.kind(), TimedOut | ConnectionRefused | ConnectionReset)
+}
+
 /// The addresses under which this machine may reach a listener: to connect to `0.0.0.0` fails on Windows, and where IPv6
 /// is switched off, as in many containers, there is no `::1`, though `[::]` takes IPv4 clients.
 fn doors(listener: SocketAddr) -> Vec<SocketAddr> {
@@ -210,8 +242,8 @@ mod tests {
         assert!(quit.begin(&listener));
         std::thread::scope(|scope| {
             let accepting = scope.spawn(|| listener.accept().unwrap().1);
-            quit.set(Unreachable::Shut);
-            quit.set(Unreachable::Shut);
+            quit.set(Unreachable::Shut).unwrap();
+            quit.set(Unreachable::Shut).unwrap();
             let peer = accepting.join().unwrap();
             assert_eq!(quit.left_in_queue(), Some(peer));
             assert!(quit.is_wake_up(peer));
@@ -227,12 +259,13 @@ mod tests {
     fn nobody_is_woken_who_does_not_accept() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let before = Quit::new(&listener).unwrap();
-        before.set(Unreachable::Shut);
+        before.set(Unreachable::Shut).unwrap();
         assert!(!before.begin(&listener));
         let after = Quit::new(&listener).unwrap();
         assert!(after.begin(&listener));
-        after.end();
-        after.set(Unreachable::Shut);
+        after.flag.set();
+        assert!(after.leave());
+        after.set(Unreachable::Shut).unwrap();
         listener.set_nonblocking(true).unwrap();
         assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
@@ -245,14 +278,23 @@ mod tests {
         // Nobody listens there, so the connection is refused.
         quit.doors = vec!["127.0.0.1:1".parse().unwrap()];
         assert!(quit.begin(&listener));
-        quit.set(Unreachable::Leave);
+        assert_eq!(quit.set(Unreachable::Leave).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        // It goes on, even if it has seen the flag meanwhile.
+        assert!(!quit.flag.is_set() && !quit.leave());
         drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
         listener.accept().unwrap();
         std::thread::scope(|scope| {
             let accepting = scope.spawn(|| listener.accept().unwrap_err().kind());
-            quit.set(Unreachable::Shut);
+            quit.set(Unreachable::Shut).unwrap();
             assert_eq!(accepting.join().unwrap(), io::ErrorKind::InvalidInput);
         });
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_no_door() {
+        assert!(is_here("127.0.0.1:80".parse().unwrap()) && is_here("[::1]:80".parse().unwrap()));
+        // Reserved for documentation by RFC 5737, so that nobody has it.
+        assert!(!is_here("192.0.2.1:80".parse().unwrap()));
     }
 
     #[test]

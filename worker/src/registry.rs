@@ -198,14 +198,23 @@ impl Registry {
         }
     }
 
-    /// Begins to stop, or changes the deadline and the fate of the queue of a stop that has begun.
+    /// Begins to stop, or changes the deadline of a stop that has begun. A queue that was left to another server is that
+    /// one's for good.
     pub(crate) fn begin_stop(&self, deadline: Instant, queue: Queue) {
         let mut live = self.lock();
-        let began = live.stop.map_or_else(Instant::now, |stop| stop.began);
-        live.stop = Some(Stop { began, deadline, queue });
+        live.stop = Some(match live.stop {
+            None => Stop { began: Instant::now(), deadline, queue },
+            Some(Stop { began, queue: Queue::Emptied, .. }) => Stop { began, deadline, queue },
+            Some(Stop { began, queue: Queue::Left, .. }) => Stop { began, deadline, queue: Queue::Left },
+        });
         if live.waiting.is_some() {
             self.changed.notify_all();
         }
+    }
+
+    /// There is no stop after all.
+    pub(crate) fn call_off_stop(&self) {
+        self.lock().stop = None;
     }
 
     pub(crate) fn count_told(&self) {

@@ -15,7 +15,7 @@ use crate::connection::Connection;
 use crate::drain::{self, DrainReport};
 use crate::gate::Gate;
 use crate::probe::Probe;
-use crate::quit::{Flag, Quit, Unreachable, is_out_of_descriptors};
+use crate::quit::{Flag, Quit, Unreachable, may_be_full_queue};
 use crate::registry::{ConnectionInfo, Counts, Entry, Ids, Outcome, Queue, Registry};
 use crate::threads::Threads;
 
@@ -32,8 +32,8 @@ pub trait Handler: Send + Sync + 'static {
     fn serve(&self, client: &mut Connection) -> io::Result<()>;
 
     /// What a client is told when the server goes away. It then has until the end of the grace period to leave by
-    /// itself. With None, for a protocol without a farewell, idle connections are simply closed. Asked for once, at the
-    /// start of a server.
+    /// itself. With None, for a protocol without a farewell, idle connections are simply closed. Asked for once, by
+    /// [`Server::new`].
     fn notice(&self) -> Option<&[u8]> {
         None
     }
@@ -126,6 +126,7 @@ type Observer = dyn Fn(&Event<'_>) + Send + Sync;
 /// A server that has not been started yet.
 pub struct Server {
     handler: Arc<dyn Handler>,
+    notice: Option<Box<[u8]>>,
     observer: Arc<Observer>,
     max_connections: usize,
     grace_on_failure: Duration,
@@ -136,6 +137,7 @@ impl Server {
     /// A server whose connections are served by `handler`.
     pub fn new(handler: impl Handler) -> Server {
         Server {
+            notice: handler.notice().map(Into::into),
             handler: Arc::new(handler),
             observer: Arc::new(|_| {}),
             max_connections: MAX_CONNECTIONS,
@@ -187,12 +189,13 @@ impl Server {
         listener.set_nonblocking(false)?;
         let shared = Arc::new(Shared {
             quit: Quit::new(&listener)?,
+            draining: Flag::new(),
             leave: Flag::new(),
             gate: Gate::default(),
             successor: Mutex::default(),
             probe: Probe::default(),
             registry: Arc::new(Registry::new(self.ids)),
-            notice: self.handler.notice().map(Into::into),
+            notice: self.notice,
             handler: self.handler,
             observer: self.observer,
             ending: AtomicBool::new(false),
@@ -266,6 +269,9 @@ impl Handle {
     /// # Errors
     /// When the system gives no thread. Nothing has changed then.
     pub fn abandon_thread(&mut self, why: impl Into<String>) -> io::Result<()> {
+        if self.end.shared.ending.load(Ordering::SeqCst) {
+            return Ok(()); // It does not accept any more, and knows what becomes of its clients.
+        }
         let failure = Failure::Hung(why.into());
         self.thread = spawn(self.end.clone(), move |end| end.come(Some(failure)))?;
         Ok(())
@@ -301,8 +307,10 @@ impl Stopper {
     pub fn stop_by(&self, deadline: Instant) {
         // All set before anybody is woken: whoever wakes finds everything as it is going to be.
         self.shared.leave.set();
+        self.shared.draining.set();
         self.shared.registry.begin_stop(deadline, Queue::Emptied);
-        self.shared.quit.set(Unreachable::Shut);
+        // It fails only where the listener is to be left.
+        let _ = self.shared.quit.set(Unreachable::Shut);
     }
 
     /// Begins to stop the server, since another one on the same listener takes its place: the accept queue is left to
@@ -313,15 +321,30 @@ impl Stopper {
     /// answered, and a connection that stays quiet is closed at the end of the grace period.
     ///
     /// [`Stopper::stop`] afterwards lets these go at once, too, and moves the deadline.
-    pub fn retire_by(&self, deadline: Instant, successor: impl FnOnce(Option<SocketAddr>) + Send + 'static) {
+    ///
+    /// # Errors
+    /// When nothing can connect to its address, so that the accepting thread cannot be woken: the address has been removed,
+    /// or loopback is switched off. The server goes on then as if nothing had been.
+    pub fn retire_by(
+        &self,
+        deadline: Instant,
+        successor: impl FnOnce(Option<SocketAddr>) + Send + 'static,
+    ) -> io::Result<()> {
         let shared = &self.shared;
         *shared.lock_successor() = Some(Box::new(successor));
+        // Before the thread is woken: it looks at it when it accepts no more.
+        shared.registry.begin_stop(deadline, Queue::Left);
+        if let Err(error) = shared.quit.set(Unreachable::Leave) {
+            shared.registry.call_off_stop();
+            shared.lock_successor().take();
+            return Err(error);
+        }
         shared.retire(deadline);
-        shared.quit.set(Unreachable::Leave);
         if shared.ending.load(Ordering::SeqCst) {
             // It has ended before it could see that.
             shared.make_way();
         }
+        Ok(())
     }
 
     /// Lets a server accept that was started with [`Server::start_closed`]. A connection from `no_client`, which waits in
@@ -334,12 +357,13 @@ impl Stopper {
     /// round, for this connection or another one.
     ///
     /// # Errors
-    /// When that cannot be told, because this process is out of descriptors.
+    /// When that cannot be told, because nothing can connect: this process is out of descriptors, say, or the system out
+    /// of ports.
     pub fn is_accepting(&self, limit: Duration) -> io::Result<bool> {
         let (seen, knocked) = self.shared.probe.look(limit, || self.shared.quit.knock(limit));
         match knocked {
-            Err(error) if !seen && is_out_of_descriptors(&error) => Err(error),
-            _ => Ok(seen),
+            Err(error) if !seen && !may_be_full_queue(&error) => Err(error),
+            Ok(_) | Err(_) => Ok(seen),
         }
     }
 
@@ -366,8 +390,8 @@ impl Stopper {
 
 /// The end of a grace period that begins now.
 pub fn deadline_after(now: Instant, grace: Duration) -> Instant {
-    // Longer than the clock can count is as good as for ever.
-    now.checked_add(grace).unwrap_or(now + Duration::from_secs(u32::MAX.into()))
+    // A hundred years are as good as for ever, and far from what the clock cannot count.
+    now + grace.min(Duration::from_secs(u32::MAX.into()))
 }
 
 /// A server ended without having been stopped.
@@ -420,8 +444,10 @@ impl std::error::Error for ServerError {
 /// What the threads of one server share.
 pub(crate) struct Shared {
     pub(crate) quit: Quit,
-    /// Set when connections have to leave at their next message boundary. That is not always so when the quit flag is: a
-    /// server that makes room for another one lets clients without a notice ask once more.
+    /// Set when the server goes away: a handler that can say so in an answer does.
+    pub(crate) draining: Flag,
+    /// Set when connections have to leave at their next message boundary. That is not so from the beginning when a server
+    /// makes room for another one, and its clients have no notice: they may ask once more.
     pub(crate) leave: Flag,
     gate: Gate,
     successor: Mutex<Option<Successor>>,
@@ -443,6 +469,7 @@ impl Shared {
     }
 
     fn retire(&self, deadline: Instant) {
+        self.draining.set();
         if self.notice.is_some() {
             self.leave.set();
         }
@@ -485,8 +512,12 @@ impl End {
         }
         let _finish = Finish(&self);
         if let Some(failure) = &failure {
+            if let Failure::Hung(_) = failure {
+                // In case that it does accept after all: it must not take the clients and wake-ups of others.
+                let _ = shared.quit.set(Unreachable::Leave);
+            }
             shared.quit.flag.set();
-            shared.quit.end();
+            shared.quit.leave();
             self.threads.keep_all();
             if shared.registry.lock().stop.is_none() {
                 shared.retire(deadline_after(Instant::now(), self.grace_on_failure));

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
@@ -54,21 +54,38 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
         ErrorKind::PermissionDenied => "no permission to read it".into(),
         _ => format!("cannot read it: {}", Reason(&error)),
     };
-    let metadata = fs::metadata(path).map_err(problem)?;
+    let is_folder = || -> Result<_, String> { Err("it is a folder; name a file in it".into()) };
+    let file = match open(path) {
+        // Windows opens no folders.
+        Err(_) if path.is_dir() => return is_folder(),
+        file => file.map_err(problem)?,
+    };
+    // Of the file that was opened: its path may lead to another one by now.
+    let metadata = file.metadata().map_err(problem)?;
     if metadata.is_dir() {
-        return Err("it is a folder; name a file in it".into());
+        return is_folder();
     }
     if !metadata.is_file() {
-        // A pipe would hold up a restart until somebody writes to it.
         return Err("it is no regular file, which could be read again at each restart".into());
     }
     let mut bytes = Vec::new();
-    let limit = MAX_LENGTH as u64 + 1;
-    File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(problem)?;
+    file.take(MAX_LENGTH as u64 + 1).read_to_end(&mut bytes).map_err(problem)?;
     if bytes.len() > MAX_LENGTH {
         return Err(format!("it is longer than {} KiB; is it the right file?", MAX_LENGTH / 1024));
     }
     Ok(bytes)
+}
+
+/// Opens a file without waiting: to open a pipe would hold up a restart until somebody writes to it.
+#[cfg(unix)]
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(path)
+}
+
+#[cfg(windows)]
+fn open(path: &Path) -> io::Result<File> {
+    File::open(path)
 }
 
 /// The settings in the order of the file, each once.

@@ -1,5 +1,7 @@
 //! Servers that let their clients go: all of them in a stop, the old one in a restart.
 
+use std::io;
+
 use super::*;
 use crate::protocol::{Drain, MAX_NAMED};
 use crate::server::Opener;
@@ -63,11 +65,20 @@ impl Old {
 }
 
 impl Master {
-    /// The generation makes way for another one.
-    pub(super) fn retire(&self, running: Running, by: String, grace: Duration, successor: Opener, now: Instant) -> Old {
+    /// The generation makes way for another one. Given back if it cannot be told to.
+    pub(super) fn retire(
+        &self,
+        running: Running,
+        by: String,
+        grace: Duration,
+        successor: Opener,
+        now: Instant,
+    ) -> Result<Old, (Running, io::Error)> {
         let connected = running.server.counts().now;
         let old = Old::new(running, by, grace, now);
-        old.running.server.retire_by(old.deadline, successor);
+        if let Err(error) = old.running.server.retire_by(old.deadline, successor) {
+            return Err((old.running, error));
+        }
         let generation = old.running.generation;
         let message = format!(
             "generation {generation} makes way: {} connected, grace period {}",
@@ -80,7 +91,7 @@ impl Master {
             ("grace_ms", milliseconds(grace).into()),
         ];
         self.identity.log.line(Level::Info, "retiring", message, fields);
-        old
+        Ok(old)
     }
 
     /// Tells how the drain of an old generation goes.
@@ -102,7 +113,7 @@ impl Master {
     pub(super) fn old_is_gone(&mut self, old: Old) -> protocol::Report {
         let generation = old.running.generation;
         let report = plain::report(&old.by, &self.ended(old.running));
-        self.log_report(&format!("generation {generation} "), &report);
+        self.log_report(Some(generation), &report);
         report
     }
 
@@ -139,6 +150,7 @@ impl Master {
                 self.old.push(old);
                 continue;
             }
+            add(&mut self.past, Counts { now: 0, ..old.running.server.counts() });
             let connections = old.running.server.connections();
             let drain = DrainReport { forced: connections.clone(), stuck: connections, ..DrainReport::default() };
             let (generation, report) = (old.running.generation, plain::report(&old.by, &drain));
@@ -236,7 +248,7 @@ impl Master {
         let drain = DrainReport { took: now.saturating_duration_since(stop.began), ..drained };
         let result = match stop.why {
             Why::Asked(by) => {
-                self.log_report("", &plain::report(&by.to_string(), &drain));
+                self.log_report(None, &plain::report(&by.to_string(), &drain));
                 Ok(Report { by, drain })
             }
             Why::Failed(error) => Err(error),
@@ -244,13 +256,19 @@ impl Master {
         End { result, waiting: stop.waiting }
     }
 
-    fn log_report(&self, what: &str, report: &protocol::Report) {
+    /// Of an old generation, or of the stop.
+    fn log_report(&self, generation: Option<u64>, report: &protocol::Report) {
         for connection in &report.connections {
             let message = format!("closed by force: {}", text::describe_forced(connection));
             let fields = [("id", connection.id.into()), ("peer", connection.peer.to_string().into())];
             self.identity.log.line(Level::Warning, "forced", message, fields);
         }
+        let (event, what) = match generation {
+            None => ("stopped", String::new()),
+            Some(generation) => ("retired", format!("generation {generation} ")),
+        };
         let fields = [
+            ("generation", generation.into()),
             ("told", report.told.into()),
             ("left", report.left.into()),
             ("closed", report.closed.into()),
@@ -258,7 +276,7 @@ impl Master {
             ("stuck", report.stuck.into()),
             ("took_ms", report.took_ms.into()),
         ];
-        self.identity.log.line(Level::Info, "stopped", format!("{what}{}", text::summary(report)), fields);
+        self.identity.log.line(Level::Info, event, format!("{what}{}", text::summary(report)), fields);
     }
 }
 

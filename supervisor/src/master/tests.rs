@@ -19,6 +19,8 @@ struct World {
     building: VecDeque<u64>,
     events: VecDeque<Event>,
     closed: bool,
+    /// Nothing can connect, so nobody who accepts can be woken.
+    unreachable: bool,
 }
 
 #[derive(Debug)]
@@ -113,12 +115,16 @@ impl Server for Hand {
         Box::new(move |_| lock(&world).open(build))
     }
 
-    fn retire_by(&self, deadline: Instant, successor: Opener) {
+    fn retire_by(&self, deadline: Instant, successor: Opener) -> std::io::Result<()> {
+        if lock(&self.world).unreachable && lock(&self.world).of(self.build).accepting {
+            return Err(std::io::ErrorKind::AddrNotAvailable.into());
+        }
         lock(&self.world).let_go(self.build, deadline);
         let hangs = lock(&self.world).of(self.build).hangs;
         if !hangs {
             successor(None);
         }
+        Ok(())
     }
 
     fn stop_by(&self, deadline: Instant) {
@@ -192,6 +198,7 @@ enum Step {
     Deliver,
     Crash,
     Hang,
+    Unreachable(bool),
     Wait {
         ms: u64,
     },
@@ -211,6 +218,7 @@ fn step() -> impl Strategy<Value = Step> {
         20 => Just(Step::Deliver),
         2 => Just(Step::Crash),
         1 => Just(Step::Hang),
+        1 => any::<bool>().prop_map(Step::Unreachable),
         8 => (0..3000_u64).prop_map(|ms| Step::Wait { ms }),
         1 => (0..60_000_u64).prop_map(|ms| Step::Wait { ms }),
     ]
@@ -305,6 +313,7 @@ impl Drive {
                     server.hangs = true;
                 }
             }
+            Step::Unreachable(unreachable) => lock(&self.world).unreachable = unreachable,
             Step::Wait { ms } => self.wait(Duration::from_millis(ms)),
         }
     }
@@ -553,4 +562,57 @@ fn a_crash_during_a_restart_is_the_answer_to_it() {
     settle(&mut drive);
     assert!(matches!(&drive.state, Some(State::Serving { current, .. }) if current.generation == 3));
     drive.finish();
+}
+
+#[test]
+fn who_tries_by_hand_while_it_waits_uses_up_no_tries() {
+    let mut drive = Drive::new(None);
+    settle(&mut drive);
+    drive.take(Step::Crash);
+    drive.take(Step::Deliver);
+    for _ in 0..20 {
+        drive.take(restart());
+        drive.take(Step::BuildDone { well: false });
+        assert!(matches!(drive.state, Some(State::Waiting { .. })));
+    }
+    drive.take(restart());
+    settle(&mut drive);
+    assert_eq!(answers(&drive).last().unwrap(), "restarted 2");
+    drive.finish();
+}
+
+#[test]
+fn a_server_that_cannot_be_woken_goes_on() {
+    let mut drive = Drive::new(None);
+    settle(&mut drive);
+    drive.take(Step::Unreachable(true));
+    drive.take(restart());
+    settle(&mut drive);
+    assert_eq!(answers(&drive), ["Failed"]);
+    assert!(lock(&drive.world).of(1).accepting && lock(&drive.world).of(2).finished);
+    drive.take(Step::Unreachable(false));
+    drive.take(restart());
+    settle(&mut drive);
+    assert_eq!(answers(&drive), ["Failed", "restarted 2"]);
+    drive.finish();
+}
+
+#[test]
+fn a_build_that_fails_after_a_crash_is_tried_again_until_that_is_too_often() {
+    let mut drive = Drive::new(None);
+    settle(&mut drive);
+    drive.take(Step::Crash);
+    drive.take(Step::Deliver);
+    let mut tries = 0;
+    while drive.end.is_none() {
+        drive.wait(Duration::from_millis(100));
+        let building = !lock(&drive.world).building.is_empty();
+        tries += usize::from(building);
+        drive.take(Step::BuildDone { well: false });
+        lock(&drive.world).settle(drive.now);
+        drive.take(Step::Deliver);
+    }
+    assert_eq!(tries, 5);
+    let error = drive.end.unwrap().result.unwrap_err();
+    assert!(matches!(error, Error::CrashedTooOften { times: 6, .. }), "{error}");
 }

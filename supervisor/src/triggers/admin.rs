@@ -164,11 +164,24 @@ impl Desk {
             return;
         }
         let (answers, events, log) = (self.answers.clone(), self.events.clone(), self.log);
-        // Without a thread the client is not answered, and sees its connection closed.
-        let _ = thread::Builder::new().name("admin-client".into()).spawn(move || {
-            converse(&client, seat, &answers, &events, log);
+        // Shared with a thread that there may be none of.
+        let client = Arc::new(client);
+        let theirs = client.clone();
+        let thread = thread::Builder::new().name("admin-client".into()).spawn(move || {
+            converse(&theirs, seat, &answers, &events, log, Wait::AsAsked);
         });
+        if thread.is_err() {
+            // Whoever uses up the threads shall not lock out who has to stop that. But this thread has others to attend to.
+            converse(&client, None, &self.answers, &self.events, self.log, Wait::Never);
+        }
     }
+}
+
+/// Whether a client may wait for the end of what it asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    AsAsked,
+    Never,
 }
 
 /// One of the [`MAX_CLIENTS`] places, given back on drop.
@@ -190,7 +203,7 @@ impl Drop for Seat {
 /// One request and its answer. A client that goes away meanwhile, or does not read, ends only its own conversation.
 ///
 /// The seat is free again when the request has been read: who waits for the end of a stop keeps nobody from asking.
-fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Post, log: Log) {
+fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Post, log: Log, may_wait: Wait) {
     let mut output = client;
     let by = match identify(client) {
         Ok(by) => by,
@@ -202,6 +215,10 @@ fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Pos
         }
     };
     let request = match read_request(client) {
+        Ok(Some(Request::Stop { grace_ms, .. })) if may_wait == Wait::Never => Request::Stop { grace_ms, wait: false },
+        Ok(Some(Request::Restart { grace_ms, .. })) if may_wait == Wait::Never => {
+            Request::Restart { grace_ms, wait: false }
+        }
         Ok(Some(request)) => request,
         Ok(None) => return,
         Err(refusal) => {

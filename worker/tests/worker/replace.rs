@@ -32,7 +32,7 @@ fn pair(old: impl Handler, new: impl Handler) -> (Running, Running) {
 
 fn replace(old: &Running, new: &Running, grace: Duration) {
     let opener = Stopper::clone(new);
-    old.retire_by(deadline_after(Instant::now(), grace), move |no_client| opener.open(no_client));
+    old.retire_by(deadline_after(Instant::now(), grace), move |no_client| opener.open(no_client)).unwrap();
 }
 
 fn ask(client: &mut Client, answer: &str) {
@@ -107,7 +107,7 @@ fn clients_that_come_between_two_servers_wait_in_the_queue() {
     let (old, new) = pair(Echo, Echo);
     let address = old.address();
     let (gone, way) = mpsc::channel();
-    old.retire_by(deadline_after(Instant::now(), HUGE), move |_| gone.send(()).unwrap());
+    old.retire_by(deadline_after(Instant::now(), HUGE), move |_| gone.send(()).unwrap()).unwrap();
     way.recv().unwrap();
     old.join();
     // Nobody accepts now.
@@ -123,7 +123,7 @@ fn clients_that_come_between_two_servers_wait_in_the_queue() {
 #[test]
 fn a_server_that_never_got_its_place_ends_without_touching_the_queue() {
     let (old, new) = pair(Echo, Echo);
-    new.retire_by(Instant::now(), |_| {});
+    new.retire_by(Instant::now(), |_| {}).unwrap();
     new.open(None);
     assert_eq!(new.join().told, 0);
     ask(&mut old.client(), "?");
@@ -271,4 +271,38 @@ fn the_clients_of_a_server_thread_that_hangs_are_told_all_the_same() {
     assert_eq!(log.count("finished"), 1);
     let failure = Failure::Hung("so it is".into());
     assert_eq!(failure.to_string(), "the server thread hangs: so it is");
+}
+
+#[test]
+fn a_stop_right_after_a_replacement_leaves_the_queue_to_the_successor() {
+    for _ in 0..20 {
+        let log = Log::default();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let waiting = log.observe(Server::new(Echo)).start_closed(listener.try_clone().unwrap()).unwrap();
+        let (old, new) = (Running::on(listener, Server::new(Echo)), Running::from(waiting));
+        assert!(old.is_accepting(LIMIT).unwrap());
+        replace(&old, &new, HUGE);
+        old.stop(HUGE);
+        ask(&mut new.client(), "?");
+        old.join();
+        // The listener still waits for clients: what one does to it concerns both.
+        ask(&mut new.client(), "?");
+        assert_eq!(log.count("exhausted"), 0);
+        new.stop(Duration::ZERO);
+        new.join();
+    }
+}
+
+#[test]
+fn a_thread_that_was_given_up_though_it_accepts_takes_nobody_from_another_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut old = Server::new(Echo).start(listener.try_clone().unwrap()).unwrap();
+    assert!(old.is_accepting(LIMIT).unwrap());
+    old.abandon_thread("so it seemed").unwrap();
+    failure(old);
+    let new = Running::on(listener, Server::new(Echo));
+    ask(&mut new.client(), "?");
+    // Its wake-up, too, is its own.
+    new.stop(Duration::ZERO);
+    new.join();
 }
