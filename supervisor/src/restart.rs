@@ -35,7 +35,7 @@ impl Default for RestartPolicy {
 /// After which ends a server is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartMode {
-    /// After each.
+    /// After each. (A server thread never ends well by itself, so for it this is the same as after a failure.)
     Always,
     /// After a failure.
     OnFailure,
