@@ -330,10 +330,19 @@ impl Process {
 
     #[cfg(unix)]
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        assert!(self.try_signal(signal), "it has ended already");
+    }
+
+    /// Returns false if it has ended already.
+    #[cfg(unix)]
+    fn try_signal(&self, signal: nix::sys::signal::Signal) -> bool {
         // The lock keeps the number from becoming somebody else's.
         let mut child = lock(&self.child);
-        assert!(child.try_wait().unwrap().is_none(), "it has ended already");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid.try_into().unwrap()), signal).unwrap();
+        let runs = child.try_wait().unwrap().is_none();
+        if runs {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid.try_into().unwrap()), signal).unwrap();
+        }
+        runs
     }
 
     /// Writes to the program's stdin, which has to be a pipe.
@@ -451,8 +460,7 @@ impl Instance {
     fn stop(&self) {
         // The second one closes what is left.
         for _ in 0..2 {
-            if self.is_running() {
-                self.signal(nix::sys::signal::Signal::SIGTERM);
+            if self.try_signal(nix::sys::signal::Signal::SIGTERM) {
                 thread::sleep(Duration::from_millis(20));
             }
         }
