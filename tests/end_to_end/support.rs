@@ -47,6 +47,20 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// Starts a program. Wine now and then fails to, on a machine that is very busy, with an internal error of its own.
+fn start(command: &mut Command) -> io::Result<Child> {
+    const ERROR_INTERNAL_ERROR: i32 = 1359;
+    let mut tries = 0;
+    loop {
+        match command.spawn() {
+            Err(error) if cfg!(windows) && error.raw_os_error() == Some(ERROR_INTERNAL_ERROR) && tries < 10 => {
+                tries += 1
+            }
+            started => return started,
+        }
+    }
+}
+
 type Children = Arc<Mutex<Vec<Arc<Mutex<Child>>>>>;
 
 /// A test's own name and folder, and a watchdog over all that it starts.
@@ -141,7 +155,7 @@ impl Home {
     }
 
     pub fn spawn(&self, mut command: Command) -> Process {
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let mut child = start(&mut command).unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let process = Process {
             pid: child.id(),
             out: Text::collect(child.stdout.take()),
