@@ -1,24 +1,36 @@
 //! What the program does with its command line, which [`supervisor::config`] defines.
 
+use std::error::Error;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use supervisor::config::{Config, Invocation, ServerKind};
+use supervisor::config::{Config, ConfigError, Invocation, ServerKind};
+use supervisor::manager;
 use supervisor::text::Seconds;
 use supervisor::worker::handlers::{Commands, Echo, Http, Logged};
 use supervisor::{BuildError, Exit, Handler, Level, Log, Settings, Supervisor};
 
 /// Runs the program to its end.
 pub(crate) fn run() -> Exit {
+    // First of all: nothing else may have taken its number, and no other thread may look at the environment.
+    let passed = manager::passed();
     let invocation = Invocation::from_command_line();
-    let config = match invocation.read() {
+    let not_started = |error: &dyn Error| {
+        invocation.log().line(Level::Error, "not_started", error, []);
+        Exit::Failed
+    };
+    let passed = match passed {
+        Ok(passed) => passed,
+        Err(error) => return not_started(&error),
+    };
+    let address = passed.as_ref().map(manager::Passed::address);
+    let config = match read(&invocation, address) {
         Ok(config) => config,
-        Err(error) => {
-            invocation.log().line(Level::Error, "not_started", &error, []);
-            return Exit::Failed;
-        }
+        Err(error) => return not_started(&error),
     };
     let first = config.clone();
-    let mut supervisor = Supervisor::with_factory(move |settings| build(&invocation, &first, settings))
+    let invocation = invocation.clone();
+    let mut supervisor = Supervisor::with_factory(move |settings| build(&invocation, address, &first, settings))
         .kind(config.server.kind())
         .name(config.name)
         .log(config.log)
@@ -26,11 +38,16 @@ pub(crate) fn run() -> Exit {
         .signals()
         .on_hup(config.on_hup)
         .last_resort()
+        .service_manager()
         .admin(config.admin);
     if let Some(path) = config.socket {
         supervisor = supervisor.socket(path);
     }
-    match supervisor.start(config.listen) {
+    let started = match passed {
+        Some(passed) => supervisor.start_passed(passed),
+        None => supervisor.start(config.listen),
+    };
+    match started {
         Err(error) => {
             config.log.line(Level::Error, "not_started", &error, []);
             error.exit()
@@ -40,9 +57,23 @@ pub(crate) fn run() -> Exit {
     }
 }
 
-/// Builds a generation of the server from what the command line and the file say now.
-fn build(invocation: &Invocation, first: &Config, settings: &mut Settings) -> Result<Arc<dyn Handler>, BuildError> {
+/// What the command line and the file say now, with the address of the socket that was passed to this process.
+fn read(invocation: &Invocation, passed: Option<SocketAddr>) -> Result<Config, ConfigError> {
     let config = invocation.read()?;
+    match passed {
+        Some(address) => config.listen_on(address),
+        None => Ok(config),
+    }
+}
+
+/// Builds a generation of the server from what the command line and the file say now.
+fn build(
+    invocation: &Invocation,
+    passed: Option<SocketAddr>,
+    first: &Config,
+    settings: &mut Settings,
+) -> Result<Arc<dyn Handler>, BuildError> {
+    let config = read(invocation, passed)?;
     first.check_change(&config)?;
     let log = config.log;
     *settings = Settings {

@@ -16,7 +16,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, PossibleValue, TypedValueParser};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::instance::InstanceName;
 use crate::text::parse_seconds;
@@ -249,6 +250,8 @@ pub struct Config {
     pub server: ServerKind,
     /// The address to listen on.
     pub listen: SocketAddr,
+    /// Whether that was said, and is not the default.
+    pub listen_said: bool,
     /// The name by which `admin-cli` finds the instance.
     pub name: InstanceName,
     /// How long clients get to leave.
@@ -271,7 +274,12 @@ pub struct Config {
 
 impl Config {
     fn parse(arguments: impl IntoIterator<Item: Into<OsString> + Clone>) -> Result<Config, ConfigError> {
-        let cli = Cli::try_parse_from(arguments).map_err(|error| ConfigError::clap(&error))?;
+        let wrong = |error| ConfigError::clap(&error);
+        let said = Cli::command().try_get_matches_from(arguments).map_err(wrong)?;
+        let listen_said = said.subcommand().is_some_and(|(_, said)| {
+            said.value_source("listen").is_some_and(|source| source != ValueSource::DefaultValue)
+        });
+        let cli = Cli::from_arg_matches(&said).map_err(wrong)?;
         let (server, listen, options) = cli.server.parts();
         Ok(Config {
             // The kinds' own names are valid.
@@ -279,6 +287,7 @@ impl Config {
             log: options.log(),
             server,
             listen,
+            listen_said,
             grace: options.grace,
             max_connections: options.max_connections,
             admin: options.admin,
@@ -291,6 +300,22 @@ impl Config {
             check_every: options.check_every,
             on_hup: options.on_hup,
         })
+    }
+
+    /// These settings for a server on a socket that was passed to this process. It is bound already, so its address is the
+    /// one that counts.
+    ///
+    /// # Errors
+    /// When another one was said.
+    pub fn listen_on(self, passed: SocketAddr) -> Result<Config, ConfigError> {
+        if self.listen_said && self.listen != passed {
+            return Err(ConfigError(format!(
+                "\"listen\" is {}, but the service manager passed a socket on {passed}: leave --listen out, or say the \
+                 same in both places",
+                self.listen
+            )));
+        }
+        Ok(Config { listen: passed, ..self })
     }
 
     /// Whether a restart can lead from these settings to the new ones. It keeps the process, its listener, its name and

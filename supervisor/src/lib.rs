@@ -34,6 +34,7 @@ mod tron;
 pub mod client;
 pub mod config;
 pub mod instance;
+pub mod manager;
 pub mod protocol;
 pub mod text;
 mod triggers;
@@ -58,6 +59,7 @@ pub use worker::Handler;
 
 use event::{Event, Post};
 use instance::{Claim, ClaimError, InstanceName, Place};
+use manager::{Manager, Passed};
 use master::{Identity, Master};
 use server::Built;
 use text::{Reason, Seconds};
@@ -110,6 +112,8 @@ pub struct Supervisor {
     admin: AdminSocket,
     socket: Option<PathBuf>,
     last_resort: bool,
+    shared: bool,
+    service_manager: bool,
 }
 
 impl Supervisor {
@@ -145,6 +149,8 @@ impl Supervisor {
             admin: AdminSocket::Off,
             socket: None,
             last_resort: false,
+            shared: false,
+            service_manager: false,
         }
     }
 
@@ -231,6 +237,20 @@ impl Supervisor {
         self
     }
 
+    /// Others accept from the listener, too, or will, see [`worker::Server::shared_listener`]: a stop leaves it, and the
+    /// clients that wait in its queue, to them. For [`Supervisor::start_on`].
+    pub fn shared(mut self) -> Supervisor {
+        self.shared = true;
+        self
+    }
+
+    /// Tells the host's service manager, if it wants to know (`NOTIFY_SOCKET`), when the server is ready, restarted and
+    /// stopped, how long a stop may take, and that master control is alive (`WATCHDOG_USEC`).
+    pub fn service_manager(mut self) -> Supervisor {
+        self.service_manager = true;
+        self
+    }
+
     /// Binds the address and starts. When this returns, the server takes connections and all triggers are in place.
     ///
     /// # Errors
@@ -240,7 +260,16 @@ impl Supervisor {
         // The name first: of two that are started with the same name, the second hears that, and not of a taken port.
         let claimed = self.claim()?;
         let listener = bind(address).map_err(|source| Error::bind(address, source))?;
-        self.start_claimed(listener, claimed)
+        self.start_claimed(listener, "", claimed)
+    }
+
+    /// Starts on the socket that the service manager passed to this process, which shares it: see [`Supervisor::shared`].
+    ///
+    /// # Errors
+    /// When the name is taken, or something else that is needed cannot be had. Nothing is left behind then.
+    pub fn start_passed(self, passed: Passed) -> Result<Running, Error> {
+        let claimed = self.claim()?;
+        self.shared().start_claimed(passed.listener, ", socket passed by the service manager", claimed)
     }
 
     /// Starts on a listener that is bound already.
@@ -250,17 +279,23 @@ impl Supervisor {
     /// listener, which is closed.
     pub fn start_on(self, listener: TcpListener) -> Result<Running, Error> {
         let claimed = self.claim()?;
-        self.start_claimed(listener, claimed)
+        self.start_claimed(listener, "", claimed)
     }
 
-    fn start_claimed(self, listener: TcpListener, claimed: Option<(Place, Claim)>) -> Result<Running, Error> {
+    /// `whence` says for people where the listener comes from, if that is not a matter of course.
+    fn start_claimed(
+        self,
+        listener: TcpListener,
+        whence: &'static str,
+        claimed: Option<(Place, Claim)>,
+    ) -> Result<Running, Error> {
         let lacking = |what| move |source| Error::Start { what, source };
         let address = listener.local_addr().map_err(lacking("the listener"))?;
         let log = self.settings.log;
         let tron = self.last_resort.then(|| Tron::start(log)).transpose().map_err(lacking("the last resort"))?;
         let (events, received) = mpsc::channel();
         let post = Post::new(events, tron.clone());
-        let builder = ThreadBuilder::new(self.factory, listener, self.settings, post.clone());
+        let builder = ThreadBuilder::new(self.factory, listener, self.shared, self.settings, post.clone());
         // Before anything that ought to be taken back if this fails.
         let Built { server, settings } = builder.build_here(1).map_err(|source| Error::Build { source })?;
         if self.console {
@@ -286,11 +321,12 @@ impl Supervisor {
         let admin = admin.map(|(admin, _)| admin);
         let identity = Identity { name: self.name.to_string(), kind: self.kind, address, log, started: Instant::now() };
         let opener = server.opener();
+        let manager = if self.service_manager { Manager::from_environment(log) } else { Manager::none() };
         let master = std::thread::Builder::new().name("master-control".into()).spawn(move || {
             let _until_the_end = signals;
-            log_ready(log, address, socket.as_deref(), enter);
+            log_ready(log, address, whence, socket.as_deref(), enter);
             opener(None);
-            let master = Master::new(identity, Box::new(builder), settings, tron.clone());
+            let master = Master::new(identity, Box::new(builder), settings, tron.clone(), manager);
             let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(server, &received)));
             let mut end = end.unwrap_or_else(|panic| match tron {
                 Some(_) => tron::end_after_panic(log, thread::message(&*panic)),
@@ -371,12 +407,12 @@ fn without_admin(admin: AdminSocket, log: Log, error: Error) -> Result<(), Error
     }
 }
 
-fn log_ready(log: Log, address: SocketAddr, socket: Option<&std::path::Path>, enter: bool) {
+fn log_ready(log: Log, address: SocketAddr, whence: &str, socket: Option<&std::path::Path>, enter: bool) {
     let pid = std::process::id();
     let socket = socket.map(|path| path.display().to_string());
     let admin = socket.as_ref().map(|path| format!(", admin socket {path}")).unwrap_or_default();
     let enter = if enter { ", press Enter to stop" } else { "" };
-    let message = format!("listening on {address} (pid {pid}){admin}{enter}");
+    let message = format!("listening on {address} (pid {pid}{whence}){admin}{enter}");
     let fields = [("address", address.to_string().into()), ("pid", pid.into()), ("socket", socket.into())];
     log.line(Level::Info, "listening", message, fields);
 }

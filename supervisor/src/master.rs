@@ -4,6 +4,7 @@ mod drains;
 mod orders;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,6 +18,7 @@ use worker::{Counts, DrainReport, deadline_after};
 
 use crate::event::{Event, Trigger};
 use crate::log::{Level, Log};
+use crate::manager::Manager;
 use crate::protocol::{self, Answer, ErrorCode, Progress, Refusal, Request, Response, Status};
 use crate::restart::{self, Decision, Ended, History};
 use crate::server::{Builder, Built, Server, Settings};
@@ -56,6 +58,7 @@ pub(crate) struct Master {
     builder: Box<dyn Builder>,
     /// None where nothing shall end the process.
     tron: Option<Tron>,
+    manager: Manager,
     /// Those of the generation that takes connections.
     settings: Settings,
     /// The number of the last generation.
@@ -138,11 +141,18 @@ pub(crate) struct End {
 
 impl Master {
     /// Master control over servers that `builder` makes.
-    pub(crate) fn new(identity: Identity, builder: Box<dyn Builder>, settings: Settings, tron: Option<Tron>) -> Master {
+    pub(crate) fn new(
+        identity: Identity,
+        builder: Box<dyn Builder>,
+        settings: Settings,
+        tron: Option<Tron>,
+        manager: Manager,
+    ) -> Master {
         Master {
             identity,
             builder,
             tron,
+            manager,
             settings,
             generations: 1,
             builds: 1,
@@ -188,11 +198,14 @@ impl Master {
         }
     }
 
-    fn first(&self, server: Box<dyn Server>, now: Instant) -> State {
-        self.serving(Running { build: 1, generation: 1, server, since: now }, now)
+    fn first(&mut self, server: Box<dyn Server>, now: Instant) -> State {
+        let state = self.serving(Running { build: 1, generation: 1, server, since: now }, now);
+        self.tell_manager(&state, now);
+        state
     }
 
     fn handle(&mut self, state: State, event: Event, now: Instant) -> ControlFlow<End, State> {
+        self.manager.beat(now);
         let state = match event {
             Event::Stop { by, grace } => self.on_stop(state, by, grace, None, now),
             Event::Restart { by, grace } => self.on_restart(state, Restart::new(by, grace, None), now),
@@ -217,6 +230,7 @@ impl Master {
             Event::Checked { build, accepting } => self.on_checked(state, build, accepting, now),
             Event::Tick => self.on_tick(state, now),
         };
+        self.tell_manager(&state, now);
         match state {
             State::Draining { servers, drained, stop } if servers.is_empty() => {
                 ControlFlow::Break(self.end(stop, drained, now))
@@ -469,7 +483,8 @@ impl Master {
             State::Waiting { until } => Some(*until),
             State::Draining { stop, .. } => Some(stop.countdown),
         };
-        own.into_iter().chain(self.old.iter().map(Old::overdue_at)).min()
+        let old = self.old.iter().map(Old::overdue_at);
+        own.into_iter().chain(old).chain(self.manager.next_beat()).min()
     }
 
     /// The current generation takes connections, and nothing else goes on.

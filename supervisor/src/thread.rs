@@ -29,15 +29,24 @@ pub(crate) struct ThreadBuilder {
     factory: Arc<Mutex<Factory>>,
     /// None: it has been closed.
     listener: Arc<Mutex<Option<TcpListener>>>,
+    /// Whether others accept from it, too.
+    shared_listener: bool,
     settings: Settings,
     ids: Ids,
     post: Post,
 }
 
 impl ThreadBuilder {
-    pub(crate) fn new(factory: Factory, listener: TcpListener, settings: Settings, post: Post) -> ThreadBuilder {
+    pub(crate) fn new(
+        factory: Factory,
+        listener: TcpListener,
+        shared_listener: bool,
+        settings: Settings,
+        post: Post,
+    ) -> ThreadBuilder {
         let listener = Arc::new(Mutex::new(Some(listener)));
-        ThreadBuilder { factory: Arc::new(Mutex::new(factory)), listener, settings, ids: Ids::default(), post }
+        let factory = Arc::new(Mutex::new(factory));
+        ThreadBuilder { factory, listener, shared_listener, settings, ids: Ids::default(), post }
     }
 
     /// Builds a server on this thread.
@@ -68,6 +77,7 @@ impl ThreadBuilder {
         let server = server
             .max_connections(settings.max_connections)
             .grace_on_failure(settings.grace)
+            .shared_listener(self.shared_listener)
             .ids(self.ids.clone())
             .observer(move |event| observe(log, &post, build, event));
         Ok((server, settings))

@@ -111,6 +111,25 @@ fn it_starts_on_a_listener_that_is_bound_already() {
 }
 
 #[test]
+fn a_listener_that_is_shared_outlives_the_supervisor_with_its_queue() {
+    let listener = TcpListener::bind(anywhere()).unwrap();
+    let start = || Supervisor::new(Echo).shared().start_on(listener.try_clone().unwrap()).unwrap();
+    let running = start();
+    greet(&mut client(&running));
+    running.control().restart(HUGE);
+    greet(&mut client(&running));
+    running.control().stop(HUGE);
+    wait(running).unwrap();
+    let mut waiting = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    waiting.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let next = start();
+    greet(&mut waiting);
+    drop(waiting);
+    next.control().stop(HUGE);
+    wait(next).unwrap();
+}
+
+#[test]
 fn a_taken_port_is_an_error_with_its_cause() {
     let listener = TcpListener::bind(anywhere()).unwrap();
     let error = Supervisor::new(Echo).start(listener.local_addr().unwrap()).unwrap_err();

@@ -4,7 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Home, eventually};
+use crate::support::{Home, Instance, eventually};
 
 /// The names and states of a process's threads.
 pub fn threads(pid: u32) -> Vec<(String, String)> {
@@ -70,6 +70,11 @@ fn a_program_that_it_started_would_inherit_none_of_its_sockets_and_pipes() {
     let instance = home.start(&["echo"]);
     let mut client = instance.client();
     client.greet();
+    assert_nothing_leaks(&instance);
+}
+
+/// No socket or pipe of a supervisor would be inherited by a program that it started.
+pub fn assert_nothing_leaks(instance: &Instance) {
     let stderr = fs::read_link(format!("/proc/{}/fd/2", instance.pid)).unwrap().display().to_string();
     let given = inheritable(std::process::id());
     let leaked: Vec<_> = inheritable(instance.pid)

@@ -79,6 +79,8 @@ impl Acceptor {
             match accepted {
                 Ok((stream, peer)) => self.admit(stream, peer),
                 Err(error) if concerns_one_client(&error) => {}
+                // Somebody who has the same listener does not want to wait for clients there; this thread does.
+                Err(error) if error.kind() == ErrorKind::WouldBlock && listener.set_nonblocking(false).is_ok() => {}
                 // No longer a listening socket: it was shut down to end this loop, or by somebody else.
                 Err(error) if error.kind() == ErrorKind::InvalidInput && !self.shared.quit.flag.is_set() => {
                     return Err(error);

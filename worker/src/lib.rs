@@ -44,12 +44,12 @@
 //!
 //! One thread accepts, and each connection has a thread of its own. A connection is *idle* exactly while it waits
 //! for the first byte of its next message ([`Connection::next_message`]), else it is *busy*. A stop sets a flag and
-//! then wakes `accept` by a connection of its own to the port. The accepting thread empties the accept queue, closes
-//! the listener, and then writes the notice to every idle connection itself, each under that connection's lock
-//! (the `turn` module), so that it cannot fall into an answer. A busy connection finds the flag at its next
-//! boundary and writes the notice itself. After the notice the connection is half-closed, and what the client still
-//! sends is read and thrown away until the client closes: to close a socket with unread input would reset it, and a
-//! reset can destroy the notice before the client has read it.
+//! then wakes `accept` by a connection of its own to the port. The accepting thread empties the accept queue (unless
+//! [others accept](Server::shared_listener) from the same listener), closes the listener, and then writes the notice to
+//! every idle connection itself, each under that connection's lock (the `turn` module), so that it cannot fall into an
+//! answer. A busy connection finds the flag at its next boundary and writes the notice itself. After the notice the
+//! connection is half-closed, and what the client still sends is read and thrown away until the client closes: to close
+//! a socket with unread input would reset it, and a reset can destroy the notice before the client has read it.
 //!
 //! A reader that waits for its client is never interrupted while the client may still leave by itself. So nothing
 //! has to wake a blocked `read`, which is what Windows cannot do.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long the wake-up may take to connect. On loopback a connection is made at once, or not at all because the
@@ -43,8 +43,12 @@ pub(crate) struct Quit {
     /// Set by the accepting thread when it has seen the flag, and before it takes the lock: whoever is about to wake it
     /// holds that, and need not be in doubt any longer.
     noticed: Flag,
+    /// Set by the accepting thread when it accepts no more.
+    gone: Flag,
     doors: Vec<SocketAddr>,
     wake: Mutex<Wake>,
+    /// Signalled when `gone` is set.
+    left: Condvar,
 }
 
 #[derive(Debug)]
@@ -53,8 +57,9 @@ enum Wake {
     Pointless,
     /// Holds a spare descriptor, so that the wake-up can connect even when the process has no other left.
     Ready { spare: Option<TcpListener> },
-    /// The wake-up came from this address, and has been accepted or waits in the queue.
-    Knocked { by: SocketAddr, accepted: bool },
+    /// Wake-ups came from these addresses, and none of them has been accepted here: it waits in the queue, or somebody else
+    /// has accepted it. Where nobody else accepts, there is one at most.
+    Knocked { by: Vec<SocketAddr> },
 }
 
 /// What to do when nothing can connect to the listener: its address or the loopback interface is gone, or a firewall is in
@@ -63,8 +68,10 @@ enum Wake {
 pub(crate) enum Unreachable {
     /// Shut it down. That loses what waits in its queue, and nobody can have come there any more.
     Shut,
-    /// Leave it, since others accept from it, too, or are going to. The accepting thread goes on as if nothing had been.
-    Leave,
+    /// Leave it, since others are going to accept from it. The accepting thread goes on as if nothing had been.
+    Fail,
+    /// Leave it, since others accept from it, too. The accepting thread quits when the next client comes.
+    Wait,
 }
 
 impl Quit {
@@ -72,8 +79,10 @@ impl Quit {
         Ok(Quit {
             flag: Flag::new(),
             noticed: Flag::new(),
+            gone: Flag::new(),
             doors: doors(listener.local_addr()?),
             wake: Mutex::new(Wake::Pointless),
+            left: Condvar::new(),
         })
     }
 
@@ -100,6 +109,8 @@ impl Quit {
         if let Wake::Ready { .. } = *wake {
             *wake = Wake::Pointless;
         }
+        self.gone.set();
+        self.left.notify_all();
         true
     }
 
@@ -119,7 +130,7 @@ impl Quit {
         match (knocked, unreachable) {
             (Ok(stream), _) => {
                 if let Ok(by) = stream.local_addr() {
-                    *wake = Wake::Knocked { by, accepted: false };
+                    *wake = Wake::Knocked { by: vec![by] };
                 }
             }
             (Err(_), _) if self.noticed.is_set() => {}
@@ -128,12 +139,28 @@ impl Quit {
                     shut(listener);
                 }
             }
-            (Err(error), Unreachable::Leave) => {
+            (Err(error), Unreachable::Fail) => {
                 self.flag.clear();
                 return Err(error);
             }
+            (Err(_), Unreachable::Wait) => {}
         }
         Ok(())
+    }
+
+    /// Wakes `accept` once more, since somebody else who accepts from the same listener may have accepted the wake-up. Returns
+    /// false if nothing can connect there.
+    pub(crate) fn set_again(&self) -> bool {
+        if let Wake::Knocked { by } = &mut *self.lock() {
+            if self.gone.is_set() {
+                return true;
+            }
+            let knocked = self.knock(WAKE_LIMIT).and_then(|stream| stream.local_addr());
+            let reached = knocked.is_ok();
+            by.extend(knocked);
+            return reached;
+        }
+        self.set(Unreachable::Wait).is_ok() && !matches!(*self.lock(), Wake::Ready { .. })
     }
 
     /// Connects to the listener.
@@ -152,19 +179,31 @@ impl Quit {
     /// under way.
     pub(crate) fn is_wake_up(&self, peer: SocketAddr) -> bool {
         match &mut *self.lock() {
-            Wake::Knocked { by, accepted } if is_same(*by, peer) => {
-                *accepted = true;
-                true
-            }
-            Wake::Pointless | Wake::Ready { .. } | Wake::Knocked { .. } => false,
+            Wake::Knocked { by } => match by.iter().position(|by| is_same(*by, peer)) {
+                Some(at) => {
+                    by.swap_remove(at);
+                    true
+                }
+                None => false,
+            },
+            Wake::Pointless | Wake::Ready { .. } => false,
         }
+    }
+
+    /// Waits for so long, or until the accepting thread accepts no more. Returns whether that is so.
+    pub(crate) fn is_gone_within(&self, limit: Duration) -> bool {
+        // It is set before the lock is taken and signalled under it, so that it is either seen here or wakes this thread.
+        let waited = self.left.wait_timeout_while(self.lock(), limit, |_| !self.gone.is_set());
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        self.gone.is_set()
     }
 
     /// Where a wake-up came from that still waits in the queue. Waits for one that is under way.
     pub(crate) fn left_in_queue(&self) -> Option<SocketAddr> {
-        match *self.lock() {
-            Wake::Knocked { by, accepted: false } => Some(by),
-            Wake::Pointless | Wake::Ready { .. } | Wake::Knocked { accepted: true, .. } => None,
+        match &*self.lock() {
+            // Of several, others have most likely accepted those that came first.
+            Wake::Knocked { by } => by.last().copied(),
+            Wake::Pointless | Wake::Ready { .. } => None,
         }
     }
 
@@ -278,7 +317,7 @@ mod tests {
         // Nobody listens there, so the connection is refused.
         quit.doors = vec!["127.0.0.1:1".parse().unwrap()];
         assert!(quit.begin(&listener));
-        assert_eq!(quit.set(Unreachable::Leave).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(quit.set(Unreachable::Fail).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         // It goes on, even if it has seen the flag meanwhile.
         assert!(!quit.flag.is_set() && !quit.leave());
         drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());

@@ -22,6 +22,9 @@ use crate::threads::Threads;
 /// How many connections a server serves at once, unless told otherwise.
 pub const MAX_CONNECTIONS: usize = 10_000;
 
+/// How long to wait before `accept` is woken once more, where somebody else may have accepted the wake-up.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// What serves the connections of a server, each in a thread of its own.
 pub trait Handler: Send + Sync + 'static {
     /// Serves one connection until [`Connection::next_message`] returns false, or until the handler itself wants to
@@ -130,6 +133,7 @@ pub struct Server {
     observer: Arc<Observer>,
     max_connections: usize,
     grace_on_failure: Duration,
+    shared_listener: bool,
     ids: Ids,
 }
 
@@ -142,6 +146,7 @@ impl Server {
             observer: Arc::new(|_| {}),
             max_connections: MAX_CONNECTIONS,
             grace_on_failure: Duration::ZERO,
+            shared_listener: false,
             ids: Ids::default(),
         }
     }
@@ -155,6 +160,16 @@ impl Server {
     /// How long clients get to leave when the server fails, see [`Event::Failed`]. By default they are closed at once.
     pub fn grace_on_failure(mut self, grace: Duration) -> Server {
         self.grace_on_failure = grace;
+        self
+    }
+
+    /// Whether others accept from the same listener, too, or will: a process that passed it to this one and keeps it, say.
+    /// A stop leaves the accept queue to them then, and the listener as it is. By default a stop takes what waits in the
+    /// queue, to tell it, too.
+    ///
+    /// All who share a listener share its mode: a server waits in `accept`, and sets it to be blocking.
+    pub fn shared_listener(mut self, shared: bool) -> Server {
+        self.shared_listener = shared;
         self
     }
 
@@ -189,6 +204,8 @@ impl Server {
         listener.set_nonblocking(false)?;
         let shared = Arc::new(Shared {
             quit: Quit::new(&listener)?,
+            shared_listener: self.shared_listener,
+            waking: AtomicBool::new(false),
             draining: Flag::new(),
             leave: Flag::new(),
             gate: Gate::default(),
@@ -308,9 +325,13 @@ impl Stopper {
         // All set before anybody is woken: whoever wakes finds everything as it is going to be.
         self.shared.leave.set();
         self.shared.draining.set();
-        self.shared.registry.begin_stop(deadline, Queue::Emptied);
-        // It fails only where the listener is to be left.
-        let _ = self.shared.quit.set(Unreachable::Shut);
+        let (queue, unreachable) = match self.shared.shared_listener {
+            false => (Queue::Emptied, Unreachable::Shut),
+            true => (Queue::Left, Unreachable::Wait),
+        };
+        self.shared.registry.begin_stop(deadline, queue);
+        // It fails only where the thread is to go on.
+        let _ = self.wake(unreachable);
     }
 
     /// Begins to stop the server, since another one on the same listener takes its place: the accept queue is left to
@@ -334,7 +355,7 @@ impl Stopper {
         *shared.lock_successor() = Some(Box::new(successor));
         // Before the thread is woken: it looks at it when it accepts no more.
         shared.registry.begin_stop(deadline, Queue::Left);
-        if let Err(error) = shared.quit.set(Unreachable::Leave) {
+        if let Err(error) = self.wake(Unreachable::Fail) {
             shared.registry.call_off_stop();
             shared.lock_successor().take();
             return Err(error);
@@ -343,6 +364,32 @@ impl Stopper {
         if shared.ending.load(Ordering::SeqCst) {
             // It has ended before it could see that.
             shared.make_way();
+        }
+        Ok(())
+    }
+
+    /// Tells the accepting thread to quit, and wakes it. Where others accept, too, one of them may accept the wake-up instead;
+    /// then a thread named `wake-up` tries again until it has worked. There is nothing that it could give up for: a deadline
+    /// may have passed already, and a server whose accepting thread does not quit never ends.
+    fn wake(&self, unreachable: Unreachable) -> io::Result<()> {
+        let shared = &self.shared;
+        shared.quit.set(unreachable)?;
+        if !shared.shared_listener || shared.waking.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let waking = shared.clone();
+        let thread = thread::Builder::new().name("wake-up".into()).spawn(move || {
+            while !waking.quit.is_gone_within(AGAIN) {
+                if !waking.quit.set_again() && waking.leave.is_set() {
+                    // Nothing can connect to the listener, and it must not be shut down: the accepting thread goes on when a
+                    // client comes. Those that are there shall not have to wait for that.
+                    drain::tell_idle(&waking.registry, waking.notice.as_deref());
+                }
+            }
+        });
+        if thread.is_err() {
+            // The first one may have worked, and the next one who asks for a stop tries again.
+            shared.waking.store(false, Ordering::SeqCst);
         }
         Ok(())
     }
@@ -360,10 +407,20 @@ impl Stopper {
     /// When that cannot be told, because nothing can connect: this process is out of descriptors, say, or the system out
     /// of ports.
     pub fn is_accepting(&self, limit: Duration) -> io::Result<bool> {
-        let (seen, knocked) = self.shared.probe.look(limit, || self.shared.quit.knock(limit));
-        match knocked {
-            Err(error) if !seen && !may_be_full_queue(&error) => Err(error),
-            Ok(_) | Err(_) => Ok(seen),
+        let end = Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            // Somebody else may have accepted the connection.
+            let wait = if self.shared.shared_listener { left.min(AGAIN) } else { left };
+            let (seen, knocked) = self.shared.probe.look(wait, || self.shared.quit.knock(wait));
+            match knocked {
+                _ if seen => return Ok(true),
+                Err(error) if !may_be_full_queue(&error) => return Err(error),
+                Ok(_) | Err(_) => {} // Not yet.
+            }
         }
     }
 
@@ -444,6 +501,10 @@ impl std::error::Error for ServerError {
 /// What the threads of one server share.
 pub(crate) struct Shared {
     pub(crate) quit: Quit,
+    /// Whether others accept from the same listener.
+    shared_listener: bool,
+    /// Set while a thread sees to it that the accepting thread is woken.
+    waking: AtomicBool,
     /// Set when the server goes away: a handler that can say so in an answer does.
     pub(crate) draining: Flag,
     /// Set when connections have to leave at their next message boundary. That is not so from the beginning when a server
@@ -514,7 +575,7 @@ impl End {
         if let Some(failure) = &failure {
             if let Failure::Hung(_) = failure {
                 // In case that it does accept after all: it must not take the clients and wake-ups of others.
-                let _ = shared.quit.set(Unreachable::Leave);
+                let _ = shared.quit.set(Unreachable::Wait);
             }
             shared.quit.flag.set();
             shared.quit.leave();

@@ -113,8 +113,24 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(config, line(&["http"]));
     assert_eq!(config.server, ServerKind::Http { dir: ".".into() });
     assert_eq!((config.listen, config.name.as_str()), (([127, 0, 0, 1], 8000).into(), "http"));
+    assert!(!config.listen_said);
     assert_eq!((config.grace, config.restart), (Duration::from_secs(5), RestartPolicy::default()));
     assert_eq!((config.check_every, config.on_hup, config.log), (None, OnHup::Stop, Log::text()));
+}
+
+#[test]
+fn the_address_of_a_socket_that_was_passed_counts_unless_another_one_was_said() {
+    let folder = Folder::new("passed");
+    let passed: SocketAddr = ([127, 0, 0, 1], 7000).into();
+    let listen = |text, arguments: &[&str]| folder.read(text, arguments).listen_on(passed).map(|config| config.listen);
+    assert_eq!(listen("{}", &["http"]), Ok(passed));
+    assert_eq!(listen(r#"{"listen": 7000}"#, &["http"]), Ok(passed));
+    assert_eq!(listen("{}", &["http", "--listen", "127.0.0.1:7000"]), Ok(passed));
+    // The default, but said.
+    for (text, arguments) in [(r#"{"listen": 8000}"#, &["http"][..]), ("{}", &["http", "-l", "8000"])] {
+        let message = listen(text, arguments).unwrap_err().to_string();
+        assert!(message.contains("is 127.0.0.1:8000") && message.contains("on 127.0.0.1:7000"), "{message}");
+    }
 }
 
 #[test]

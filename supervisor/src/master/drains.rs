@@ -25,7 +25,7 @@ pub(super) struct Old {
     pub(super) running: Running,
     /// What asked for its end.
     by: String,
-    deadline: Instant,
+    pub(super) deadline: Instant,
     /// Whether it has overrun its deadline already.
     hurried: bool,
 }
@@ -33,7 +33,7 @@ pub(super) struct Old {
 /// A stop under way.
 #[derive(Debug)]
 pub(super) struct Stop {
-    why: Why,
+    pub(super) why: Why,
     began: Instant,
     pub(super) deadline: Instant,
     /// When the next countdown line is due.

@@ -1,6 +1,7 @@
 //! Master control through long random sequences of events, with servers that only pretend and a clock of its own.
 #![allow(clippy::unwrap_used)]
 
+use std::io;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -115,9 +116,9 @@ impl Server for Hand {
         Box::new(move |_| lock(&world).open(build))
     }
 
-    fn retire_by(&self, deadline: Instant, successor: Opener) -> std::io::Result<()> {
+    fn retire_by(&self, deadline: Instant, successor: Opener) -> io::Result<()> {
         if lock(&self.world).unreachable && lock(&self.world).of(self.build).accepting {
-            return Err(std::io::ErrorKind::AddrNotAvailable.into());
+            return Err(io::ErrorKind::AddrNotAvailable.into());
         }
         lock(&self.world).let_go(self.build, deadline);
         let hangs = lock(&self.world).of(self.build).hangs;
@@ -241,6 +242,19 @@ struct Drive {
     askers: Vec<Asker>,
     /// The largest generation that somebody was told of.
     generation: u64,
+    /// What the service manager was told, and what it knows by that.
+    said: Receiver<String>,
+    known: Known,
+}
+
+/// What a service manager believes.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Known {
+    #[default]
+    Nothing,
+    Ready,
+    Reloading,
+    Stopping,
 }
 
 impl Drive {
@@ -256,9 +270,16 @@ impl Drive {
         };
         let first = Hand::new(&world, 1);
         lock(&world).open(1);
-        let master = Master::new(identity, Box::new(PretendedBuilder(world.clone())), settings(check_every), None);
+        let builder = Box::new(PretendedBuilder(world.clone()));
+        let (line, said) = mpsc::channel();
+        let line = Box::new(move |message: &str| line.send(message.to_owned()).map_err(io::Error::other));
+        let manager = Manager::on(line, check_every.map(|every| every * 5), now);
+        let mut master = Master::new(identity, builder, settings(check_every), None, manager);
         let state = Some(master.first(first, now));
-        Drive { world, master, state, end: None, now, askers: Vec::new(), generation: 1 }
+        let known = Known::Nothing;
+        let mut drive = Drive { world, master, state, end: None, now, askers: Vec::new(), generation: 1, said, known };
+        drive.look();
+        drive
     }
 
     fn take(&mut self, step: Step) {
@@ -382,6 +403,7 @@ impl Drive {
             assert!(left.next().is_none(), "it has ended before its servers: {world:?}");
         }
         drop(world);
+        self.listen();
         let mut unanswered = false;
         for asker in &mut self.askers {
             for response in asker.heard.try_iter() {
@@ -397,6 +419,34 @@ impl Drive {
             }
             unanswered |= asker.restart && asker.answer.is_none();
         }
+    }
+
+    /// Believes what the service manager is told, and looks whether that is how it is.
+    fn listen(&mut self) {
+        for message in self.said.try_iter() {
+            for line in message.lines() {
+                let known = &self.known;
+                self.known = match line.split_once('=').unwrap() {
+                    ("READY", "1") if [Known::Nothing, Known::Reloading].contains(known) => Known::Ready,
+                    ("RELOADING", "1") if *known == Known::Ready => Known::Reloading,
+                    ("STOPPING", "1") if *known != Known::Stopping => Known::Stopping,
+                    ("EXTEND_TIMEOUT_USEC", _) if [Known::Reloading, Known::Stopping].contains(known) => continue,
+                    ("MONOTONIC_USEC", _) if *known == Known::Reloading => continue,
+                    ("STATUS" | "WATCHDOG", _) => continue,
+                    _ => panic!("{line} to one who knows {known:?}"),
+                };
+            }
+        }
+        let expected = match &self.state {
+            Some(State::Serving { .. } | State::Waiting { .. }) => Known::Ready,
+            Some(State::Building { restart, .. } | State::Opening { restart, .. }) => match restart {
+                Some(_) => Known::Reloading,
+                None => Known::Ready,
+            },
+            Some(State::Retiring { .. }) => Known::Reloading,
+            Some(State::Draining { .. }) | None => Known::Stopping,
+        };
+        assert_eq!(self.known, expected, "{:?}", self.state);
     }
 
     /// Stops it, and sees to it that each has been answered.

@@ -306,3 +306,142 @@ fn a_thread_that_was_given_up_though_it_accepts_takes_nobody_from_another_server
     new.stop(Duration::ZERO);
     new.join();
 }
+
+fn sharing(listener: &TcpListener) -> Running {
+    Running::on(listener.try_clone().unwrap(), Server::new(Echo).shared_listener(true))
+}
+
+/// Connects and asks, all the time, until the sender is dropped. Each client gets its answer, or is told. Returns how many
+/// got their answer.
+fn clients_all_the_time(address: SocketAddr, go_on: &Receiver<()>) -> usize {
+    let mut answered = 0;
+    while go_on.try_recv() == Err(mpsc::TryRecvError::Empty) {
+        let mut client = Client::connect(address);
+        client.send("?");
+        let mut first = [0];
+        client.0.read_exact(&mut first).expect("a client was lost");
+        match &first {
+            b"?" => answered += 1,
+            _ => assert_eq!([&first[..], &client.rest()].concat(), b"SHUTDOWN\n"),
+        }
+    }
+    answered
+}
+
+#[test]
+fn of_two_servers_that_share_a_listener_either_stops_and_the_other_one_loses_nobody() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let stays = std::thread::scope(|scope| {
+        let mut stays = sharing(&listener);
+        let (done, go_on) = mpsc::channel();
+        let others = scope.spawn(move || clients_all_the_time(address, &go_on));
+        for round in 0..50 {
+            let (one, other) = (sharing(&listener), stays);
+            let mut clients: Vec<_> = (0..6).map(|_| Client::connect(address)).collect();
+            clients.iter_mut().for_each(|client| ask(client, "?"));
+            let stops = if round % 2 == 0 { &one } else { &other };
+            let its_own: Vec<_> = stops.connections().iter().map(|connection| connection.peer).collect();
+            stops.stop(HUGE);
+            for client in &mut clients {
+                match its_own.contains(&client.address()) {
+                    true => client.expect_last("SHUTDOWN\n"),
+                    false => ask(client, "?"),
+                }
+            }
+            clients.retain(|client| !its_own.contains(&client.address()));
+            let stopped;
+            (stopped, stays) = if round % 2 == 0 { (one, other) } else { (other, one) };
+            stopped.join();
+            clients.iter_mut().for_each(|client| ask(client, "?"));
+        }
+        drop(done);
+        assert!(others.join().unwrap() > 0);
+        stays
+    });
+    stays.stop(Duration::ZERO);
+    stays.join();
+}
+
+#[test]
+fn a_stop_whose_deadline_has_passed_ends_though_others_take_its_wake_ups() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let others = [sharing(&listener), sharing(&listener)];
+    for _ in 0..10 {
+        let server = sharing(&listener);
+        server.stop(Duration::ZERO);
+        server.join();
+    }
+    for server in others {
+        server.stop(Duration::ZERO);
+        server.join();
+    }
+}
+
+#[test]
+fn a_stop_leaves_a_shared_listener_and_its_queue_to_the_next_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = sharing(&listener);
+    ask(&mut server.client(), "?");
+    server.stop(HUGE);
+    server.join();
+    let mut waiting = Client::connect(address);
+    waiting.send("?");
+    let next = sharing(&listener);
+    waiting.expect("?");
+    drop(waiting);
+    next.stop(HUGE);
+    next.join();
+}
+
+#[test]
+fn a_stop_takes_nobody_from_the_queue_of_a_shared_listener() {
+    let (now, open, handler) = Fails::hanging();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = Running::on(listener.try_clone().unwrap(), Server::new(handler).shared_listener(true));
+    now.send(()).unwrap();
+    let mut its_last = server.client();
+    eventually("it hangs", || !server.is_accepting(Duration::from_millis(50)).unwrap());
+    let mut waiting: Vec<_> = (0..5).map(|_| server.client()).collect();
+    waiting.iter_mut().for_each(|client| client.send("?"));
+    server.stop(HUGE);
+    drop(open);
+    its_last.expect_last("SHUTDOWN\n");
+    drop(its_last);
+    assert_eq!(server.join().told, 1);
+    let next = sharing(&listener);
+    waiting.iter_mut().for_each(|client| client.expect("?"));
+    drop(waiting);
+    next.stop(HUGE);
+    next.join();
+}
+
+#[test]
+fn a_server_that_shares_its_listener_is_seen_to_take_connections_though_others_take_some() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (one, other) = (sharing(&listener), sharing(&listener));
+    for _ in 0..10 {
+        assert!(one.is_accepting(LIMIT).unwrap() && other.is_accepting(LIMIT).unwrap());
+    }
+    for server in [one, other] {
+        server.stop(HUGE);
+        server.join();
+    }
+}
+
+#[test]
+fn a_server_goes_on_when_somebody_makes_its_listener_non_blocking() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let log = Log::default();
+    let server = log.observe(Server::new(Echo).shared_listener(true));
+    let server = Running::on(listener.try_clone().unwrap(), server);
+    for _ in 0..3 {
+        ask(&mut server.client(), "?");
+        listener.set_nonblocking(true).unwrap();
+    }
+    ask(&mut server.client(), "?");
+    assert_eq!(log.count("exhausted"), 0);
+    server.stop(HUGE);
+    server.join();
+}

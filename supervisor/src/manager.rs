@@ -1,0 +1,303 @@
+//! The host's service manager, such as systemd: the socket that it passes to this process, and what it is told.
+//!
+//! It says by environment variables what it passes and what it wants to hear: sd_listen_fds(3), sd_notify(3) and
+//! sd_watchdog_enabled(3) are the specification. What it is told is one datagram each time; one that cannot be sent, or not
+//! without waiting, is tried again when something happens, and holds up nobody.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use crate::log::{Level, Log};
+use crate::text::Reason;
+use crate::tron::OVERRUN;
+
+/// What the service manager says to this process, and to nobody else: a program that this one starts must not get it
+/// ([`std::process::Command::env_remove`]).
+pub const VARIABLES: [&str; 6] =
+    ["LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
+/// How much longer than until a deadline the service manager is asked to wait: the overrun, and time to tidy up.
+const MARGIN: Duration = OVERRUN.saturating_add(Duration::from_secs(4));
+
+/// The shortest time between two signs of life. Who asks for more is up to no good.
+const SHORTEST_BEAT: Duration = Duration::from_millis(1);
+
+/// The longest status, in characters. Systemd ignores whole messages that are longer than 4096 bytes.
+const LONGEST_STATUS: usize = 400;
+
+/// A listening TCP socket that the service manager passed to this process. It may keep it, and pass it to the next one.
+#[derive(Debug)]
+pub struct Passed {
+    pub(crate) listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Passed {
+    /// The address that the socket is bound to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// What the service manager passed cannot be served on.
+#[derive(Debug)]
+pub struct PassedError(String);
+
+impl fmt::Display for PassedError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for PassedError {}
+
+/// Takes the socket that the service manager passed to this process, if it did. To be called at the start of a program,
+/// before it has other threads or files: the socket is taken out of the environment, too.
+///
+/// # Errors
+/// When it passed several sockets, or something else than a listening TCP socket.
+pub fn passed() -> Result<Option<Passed>, PassedError> {
+    system::passed()
+}
+
+/// What the service manager is to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct View {
+    pub(crate) phase: Phase,
+    /// For people, in a line.
+    pub(crate) status: String,
+    /// When what is under way is over at the latest. None where nobody waits for that.
+    pub(crate) deadline: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Ready,
+    /// A restart that somebody asked for is under way, by this build.
+    Restarting {
+        build: u64,
+    },
+    Stopping,
+}
+
+/// Tells the service manager what it wants to hear. Master control has it.
+pub(crate) struct Manager {
+    line: Option<Line>,
+    /// What it knows.
+    told: Option<View>,
+    watchdog: Option<Watchdog>,
+    log: Log,
+    /// Whether it has been logged that something could not be said.
+    warned: bool,
+}
+
+/// Sends a datagram, without waiting.
+pub(crate) type Line = Box<dyn FnMut(&str) -> io::Result<()> + Send>;
+
+/// The manager wants a sign of life each time that this time has passed.
+#[derive(Debug)]
+struct Watchdog {
+    every: Duration,
+    next: Instant,
+}
+
+impl Manager {
+    /// There is nobody to tell.
+    pub(crate) fn none() -> Manager {
+        Manager { line: None, told: None, watchdog: None, log: Log::silent(), warned: false }
+    }
+
+    /// The manager that the environment names, if it names one.
+    pub(crate) fn from_environment(log: Log) -> Manager {
+        let socket = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty());
+        let Some(socket) = socket else { return Manager::none() };
+        match system::line(&socket) {
+            Ok(line) => {
+                let limit = watchdog_limit(|name| std::env::var(name).ok());
+                Manager { log, ..Manager::on(line, limit, Instant::now()) }
+            }
+            Err(error) => {
+                let mut manager = Manager { log, ..Manager::none() };
+                manager.warn(&error);
+                manager
+            }
+        }
+    }
+
+    /// A manager at the end of this line, which ends the process when it has not heard from it for the limit.
+    pub(crate) fn on(line: Line, limit: Option<Duration>, now: Instant) -> Manager {
+        let watchdog = limit.map(|limit| {
+            let every = (limit / 2).max(SHORTEST_BEAT);
+            Watchdog { every, next: now + every }
+        });
+        Manager { line: Some(line), watchdog, ..Manager::none() }
+    }
+
+    /// Whether there is somebody to tell.
+    pub(crate) fn listens(&self) -> bool {
+        self.line.is_some()
+    }
+
+    /// When the next sign of life is due.
+    pub(crate) fn next_beat(&self) -> Option<Instant> {
+        self.watchdog.as_ref().map(|watchdog| watchdog.next)
+    }
+
+    /// Gives a sign of life if that is due.
+    pub(crate) fn beat(&mut self, now: Instant) {
+        if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) {
+            watchdog.next = now + watchdog.every;
+            self.send("WATCHDOG=1");
+        }
+    }
+
+    /// Says what has changed.
+    pub(crate) fn tell(&mut self, mut view: View, now: Instant) {
+        let line = |letter: char| if letter.is_control() { ' ' } else { letter };
+        view.status = view.status.chars().take(LONGEST_STATUS).map(line).collect();
+        let told = self.told.as_ref();
+        let phase = told.map(|told| told.phase);
+        let mut news = Vec::new();
+        if phase != Some(view.phase) {
+            news.push(match view.phase {
+                Phase::Ready => "READY=1".to_owned(),
+                Phase::Restarting { .. } => format!("RELOADING=1\nMONOTONIC_USEC={}", system::monotonic_usec()),
+                Phase::Stopping => "STOPPING=1".to_owned(),
+            });
+        }
+        if told.is_none_or(|told| told.status != view.status) {
+            news.push(format!("STATUS={}", view.status));
+        }
+        if let Some(deadline) = view.deadline
+            && told.is_none_or(|told| told.deadline != view.deadline)
+        {
+            let left = deadline.saturating_duration_since(now).saturating_add(MARGIN);
+            news.push(format!("EXTEND_TIMEOUT_USEC={}", left.as_micros()));
+        }
+        // Of two restarts in a row, the first one is over before the second one begins.
+        let is_next = matches!((phase, view.phase), (Some(Phase::Restarting { .. }), Phase::Restarting { .. }));
+        if is_next && phase != Some(view.phase) {
+            self.send("READY=1");
+        }
+        if news.is_empty() || self.send(&news.join("\n")) {
+            self.told = Some(view);
+        }
+    }
+
+    /// Returns whether it is sent.
+    fn send(&mut self, message: &str) -> bool {
+        match self.line.as_mut().map(|line| line(message)) {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                self.warn(&error);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Says it once: a manager that is gone does not come back within a moment.
+    fn warn(&mut self, error: &io::Error) {
+        if !self.warned {
+            self.warned = true;
+            let message = format!("cannot tell the service manager how it goes: {}", Reason(error));
+            self.log.line(Level::Warning, "no_service_manager", message, []);
+        }
+    }
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Manager").field("told", &self.told).field("watchdog", &self.watchdog).finish()
+    }
+}
+
+/// For how long this process may be silent, by the environment.
+fn watchdog_limit(variable: impl Fn(&str) -> Option<String>) -> Option<Duration> {
+    let is_meant = variable("WATCHDOG_PID").is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+    let limit = variable("WATCHDOG_USEC").and_then(|limit| limit.parse().ok()).map(Duration::from_micros);
+    limit.filter(|limit| is_meant && !limit.is_zero())
+}
+
+#[cfg(unix)]
+mod system {
+    use super::{Line, Passed, PassedError, io};
+    use listenfd::ListenFd;
+    use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
+    use nix::time::{ClockId, clock_gettime};
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    pub(super) fn passed() -> Result<Option<Passed>, PassedError> {
+        let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u32>().ok());
+        // Asked here as well: the crate takes sockets without a process id, too.
+        if number("LISTEN_PID") != Some(std::process::id()) {
+            return Ok(None);
+        }
+        match number("LISTEN_FDS") {
+            None | Some(0) => return Ok(None),
+            Some(1) => {}
+            Some(several) => {
+                let message = format!("the service manager passed {several} sockets, and one server has one");
+                return Err(PassedError(message));
+            }
+        }
+        let listener = ListenFd::from_env().take_tcp_listener(0).ok().flatten();
+        let listener = listener.filter(|listener| getsockopt(listener, AcceptConn) == Ok(true));
+        listener.and_then(|listener| Some(Passed { address: listener.local_addr().ok()?, listener })).map(Some).ok_or_else(
+            || {
+                let message = "what the service manager passed is not a listening TCP socket; in a .socket unit that is \
+                               ListenStream= with a port, and no Accept=yes";
+                PassedError(message.into())
+            },
+        )
+    }
+
+    pub(super) fn line(socket: &OsStr) -> io::Result<Line> {
+        let address = address(socket)?;
+        let line = UnixDatagram::unbound()?;
+        line.set_nonblocking(true)?;
+        // Not connected: the manager may be started anew, with a new socket in the same place.
+        Ok(Box::new(move |message| line.send_to_addr(message.as_bytes(), &address).map(drop)))
+    }
+
+    fn address(socket: &OsStr) -> io::Result<SocketAddr> {
+        match socket.as_bytes() {
+            #[cfg(target_os = "linux")]
+            [b'@', name @ ..] => <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name),
+            [b'/', ..] => SocketAddr::from_pathname(socket),
+            _ => Err(io::Error::new(io::ErrorKind::Unsupported, format!("there is no socket at {}", socket.display()))),
+        }
+    }
+
+    /// By the clock that the manager compares with.
+    pub(super) fn monotonic_usec() -> i128 {
+        // It always exists, and without it this is a time that is long past.
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or((0, 0), |now| (now.tv_sec(), now.tv_nsec()));
+        i128::from(now.0) * 1_000_000 + i128::from(now.1) / 1000
+    }
+}
+
+/// On Windows no service manager speaks this way.
+#[cfg(windows)]
+mod system {
+    use super::{Line, Passed, PassedError, io};
+
+    pub(super) fn passed() -> Result<Option<Passed>, PassedError> {
+        Ok(None)
+    }
+
+    pub(super) fn line(_socket: &std::ffi::OsStr) -> io::Result<Line> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn monotonic_usec() -> i128 {
+        0
+    }
+}
