@@ -106,7 +106,9 @@ pub fn ask(
         match response {
             Ok(Ok(Response::Progress(event))) => progress(event),
             Ok(Ok(Response::Answer(answer))) => return Ok(answer),
-            Ok(Err(AskError::Io(_))) | Err(RecvTimeoutError::Disconnected) if !spoken && is_gone(place) => {
+            Ok(Err(AskError::Io(_))) | Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout)
+                if !spoken && is_gone(place) =>
+            {
                 return Err(AskError::NotRunning);
             }
             Ok(Err(error)) => return Err(error),
@@ -118,7 +120,7 @@ pub fn ask(
     }
 }
 
-/// Whether a supervisor that hung up without a word did so because it was ending in that moment.
+/// Whether a supervisor that said no word was ending in that moment.
 fn is_gone(place: &Place) -> bool {
     matches!(connect(place), Err(AskError::NotRunning))
 }
