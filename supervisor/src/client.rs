@@ -13,6 +13,9 @@ use crate::instance::Place;
 use crate::protocol::{self, Answer, LineError, Progress, Request, Response};
 use crate::text::Reason;
 
+/// How long to look whether a supervisor is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Why a supervisor did not answer.
 #[derive(Debug)]
 pub enum AskError {
@@ -120,9 +123,15 @@ pub fn ask(
     }
 }
 
-/// Whether a supervisor that said no word was ending in that moment.
+/// Whether a supervisor that said no word was ending in that moment. To connect to one that hangs may block, so a thread of
+/// its own does.
 fn is_gone(place: &Place) -> bool {
-    matches!(connect(place), Err(AskError::NotRunning))
+    let (tell, told) = mpsc::channel();
+    let place = place.clone();
+    let looks = thread::Builder::new().name("look".into()).spawn(move || {
+        let _ = tell.send(matches!(connect(&place), Err(AskError::NotRunning))); // Nobody waits any more.
+    });
+    looks.is_ok() && told.recv_timeout(LOOK) == Ok(true)
 }
 
 /// Connects, asks, and passes on what is answered until the supervisor hangs up.
