@@ -47,10 +47,13 @@ pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<
     let request = Request::Restart { grace_ms: restart.grace.map(milliseconds), wait: !restart.wait.no_wait };
     ask(target, json, request, restart.wait.patience(), |answer| match answer {
         Answer::Restarting { ahead } => Some((describe_restart(*ahead), Exit::Done)),
-        Answer::Restarted { generation, replaced, report } => {
+        Answer::Restarted { generation, replaced, report, down_ms } => {
             let mut text = format!("restarted: generation {generation} serves");
             if let (Some(replaced), Some(report)) = (replaced, report) {
                 text = format!("{text}\n  generation {replaced} {}", describe_report(report));
+            }
+            if let Some(down_ms) = down_ms {
+                text = format!("{text}\n  nothing served for {}", Seconds(Duration::from_millis(*down_ms)));
             }
             Some((text, report.as_ref().map_or(Exit::Done, Exit::from)))
         }
@@ -150,12 +153,11 @@ fn ask(
 }
 
 fn describe_status(status: &Status) -> String {
-    let Status { name, kind, state, pid, address, uptime_ms, generation, connections, .. } = status;
+    let Status { name, kind, state, pid, uptime_ms, generation, connections, .. } = status;
     let ago = |ms: u64| Seconds(Duration::from_millis(ms));
     let mut lines = vec![
         format!("{name} is {state}"),
         format!("  kind         {kind}"),
-        format!("  address      {address}"),
         format!("  pid          {pid}"),
         format!("  uptime       {}", ago(*uptime_ms)),
         format!("  generation   {generation}"),
@@ -165,6 +167,12 @@ fn describe_status(status: &Status) -> String {
         ),
         format!("  version      {}", status.version),
     ];
+    if let Some(program) = &status.program {
+        lines.insert(2, format!("  program      {program}"));
+    }
+    if let Some(address) = status.address {
+        lines.insert(2, format!("  address      {address}"));
+    }
     if let Some(drain) = &status.drain {
         lines.push(format!("  drain        {}", describe_drain(drain)));
     }

@@ -8,6 +8,7 @@ use supervisor::Exit;
 use supervisor::client::{self, AskError, Patience};
 use supervisor::instance::{self, InstanceName, Place};
 use supervisor::protocol::{Answer, Request, Status};
+use supervisor::text;
 
 use crate::args::Target;
 use crate::failure::Failure;
@@ -47,7 +48,7 @@ impl Target {
                 label: socket.display().to_string(),
             }),
             (_, _, Some(port)) => {
-                let on_port = |status: &Status| status.address.port() == port;
+                let on_port = |status: &Status| status.address.is_some_and(|address| address.port() == port);
                 let found = find()?.into_iter().find(|found| found.status.as_ref().is_ok_and(on_port));
                 match found {
                     Some(found) => named(&found.name),
@@ -117,8 +118,8 @@ impl Found {
     pub(crate) fn row(&self) -> [String; 5] {
         let unknown = |state: String| [self.name.to_string(), "-".into(), "-".into(), "-".into(), state];
         match &self.status {
-            Ok(Status { kind, address, pid, state, .. }) => {
-                [self.name.to_string(), kind.clone(), address.to_string(), pid.to_string(), state.to_string()]
+            Ok(status @ Status { kind, pid, state, .. }) => {
+                [self.name.to_string(), kind.clone(), text::place(status), pid.to_string(), state.to_string()]
             }
             Err(AskError::NotRunning) => unknown("dead".into()),
             Err(error) => unknown(error.to_string()),

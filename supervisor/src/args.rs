@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use supervisor::config::{Config, ConfigError, Invocation, ServerKind};
@@ -11,13 +12,13 @@ use supervisor::worker::handlers::{Commands, Echo, Http, Logged};
 use supervisor::{BuildError, Exit, Handler, Level, Log, Settings, Supervisor};
 
 /// Runs the program to its end.
-pub(crate) fn run() -> Exit {
+pub(crate) fn run() -> ExitCode {
     // First of all: nothing else may have taken its number, and no other thread may look at the environment.
     let passed = manager::passed();
     let invocation = Invocation::from_command_line();
     let not_started = |error: &dyn Error| {
         invocation.log().line(Level::Error, "not_started", error, []);
-        Exit::Failed
+        Exit::Failed.into()
     };
     let passed = match passed {
         Ok(passed) => passed,
@@ -30,7 +31,17 @@ pub(crate) fn run() -> Exit {
     };
     let first = config.clone();
     let invocation = invocation.clone();
-    let mut supervisor = Supervisor::with_factory(move |settings| build(&invocation, address, &first, settings))
+    let supervisor = match &config.server {
+        #[cfg(unix)]
+        ServerKind::Exec { program, .. } => {
+            let shown = program.to_string();
+            Supervisor::program(move |settings| program_now(&invocation, address, &first, settings)).shown_as(&shown)
+        }
+        ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. } => {
+            Supervisor::with_factory(move |settings| build(&invocation, address, &first, settings))
+        }
+    };
+    let mut supervisor = supervisor
         .kind(config.server.kind())
         .name(config.name)
         .log(config.log)
@@ -43,17 +54,71 @@ pub(crate) fn run() -> Exit {
     if let Some(path) = config.socket {
         supervisor = supervisor.socket(path);
     }
-    let started = match passed {
-        Some(passed) => supervisor.start_passed(passed),
-        None => supervisor.start(config.listen),
+    let started = match (passed, &config.server) {
+        #[cfg(unix)]
+        (None, ServerKind::Exec { listen, .. }) => supervisor.start_program(listen),
+        #[cfg(unix)]
+        (Some(_), ServerKind::Exec { .. }) => {
+            let message = "the service manager passed a socket, and exec takes none: let it start the program itself";
+            config.log.line(Level::Error, "not_started", message, []);
+            return Exit::Failed.into();
+        }
+        (Some(passed), ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. }) => {
+            supervisor.start_passed(passed)
+        }
+        (None, ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. }) => supervisor.start(config.listen),
     };
     match started {
         Err(error) => {
             config.log.line(Level::Error, "not_started", &error, []);
-            error.exit()
+            code(&error)
         }
         // What went wrong has been logged by master control.
-        Ok(running) => running.wait().map_or_else(|error| error.exit(), |report| report.exit()),
+        Ok(running) => running.wait().map_or_else(|error| code(&error), |report| report.exit().into()),
+    }
+}
+
+/// The exit code for an error. A program that ended by itself, or could not be started, is passed on as a shell would.
+fn code(error: &supervisor::Error) -> ExitCode {
+    match error {
+        supervisor::Error::Ended { program: Some(end), .. } => end.code().into(),
+        #[cfg(unix)]
+        supervisor::Error::Build { source } if source.is::<supervisor::child::CannotStart>() => {
+            source.downcast_ref::<supervisor::child::CannotStart>().map_or(1, |cannot| cannot.code).into()
+        }
+        error => error.exit().into(),
+    }
+}
+
+/// The settings that the command line and the file give a generation now.
+fn settings_now(
+    invocation: &Invocation,
+    passed: Option<SocketAddr>,
+    first: &Config,
+    settings: &mut Settings,
+) -> Result<Config, ConfigError> {
+    let config = read(invocation, passed)?;
+    first.check_change(&config)?;
+    *settings = Settings {
+        grace: config.grace,
+        max_connections: config.max_connections,
+        restart: config.restart,
+        check_every: config.check_every,
+        log: config.log,
+    };
+    Ok(config)
+}
+
+#[cfg(unix)]
+fn program_now(
+    invocation: &Invocation,
+    passed: Option<SocketAddr>,
+    first: &Config,
+    settings: &mut Settings,
+) -> Result<supervisor::child::Program, BuildError> {
+    match settings_now(invocation, passed, first, settings)?.server {
+        ServerKind::Exec { program, .. } => Ok(program),
+        other => Err(format!("{} is no program", other.kind()).into()),
     }
 }
 
@@ -73,16 +138,8 @@ fn build(
     first: &Config,
     settings: &mut Settings,
 ) -> Result<Arc<dyn Handler>, BuildError> {
-    let config = read(invocation, passed)?;
-    first.check_change(&config)?;
+    let config = settings_now(invocation, passed, first, settings)?;
     let log = config.log;
-    *settings = Settings {
-        grace: config.grace,
-        max_connections: config.max_connections,
-        restart: config.restart,
-        check_every: config.check_every,
-        log,
-    };
     Ok(match config.server {
         ServerKind::Echo => Arc::new(Echo),
         ServerKind::Command => Arc::new(Commands::new()),
@@ -91,6 +148,8 @@ fn build(
             let http = if log.is_verbose() { http.log(move |request| log_request(log, request)) } else { http };
             Arc::new(http)
         }
+        #[cfg(unix)]
+        ServerKind::Exec { .. } => return Err("a program is no server thread".into()),
     })
 }
 

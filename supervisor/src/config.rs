@@ -19,12 +19,14 @@ use clap::builder::{PathBufValueParser, PossibleValue, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+#[cfg(unix)]
+use crate::child::{Program, Ready};
 use crate::instance::InstanceName;
 use crate::text::parse_seconds;
 use crate::{AdminSocket, Log, OnHup, RestartMode, RestartPolicy};
 use file::ConfigFile;
 
-/// The kinds of servers, as the command line names them. The last one has all settings.
+/// The kinds of servers that need nothing but settings, as the command line names them. The last one has all settings.
 pub const KINDS: [&str; 3] = ["echo", "command", "http"];
 
 /// Run a server, and stop it so that every client is told: on Enter, a signal, or `admin-cli stop`.
@@ -33,6 +35,7 @@ pub const KINDS: [&str; 3] = ["echo", "command", "http"];
 #[command(after_help = "Examples:
   supervisor http . --listen 8080       serve this folder on 127.0.0.1:8080
   supervisor echo --grace 30            give clients half a minute to leave
+  supervisor exec -- python3 -m http.server 8888
   admin-cli stop                        stop it from another terminal or a script")]
 struct Cli {
     #[command(subcommand)]
@@ -47,6 +50,8 @@ enum Server {
         #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999", value_parser = parse_address)]
         listen: SocketAddr,
         #[command(flatten)]
+        connections: Connections,
+        #[command(flatten)]
         options: Options,
     },
     /// Answer one command a line: SONG, QUOTE, POEM, HAIKU, HELP, QUIT
@@ -54,6 +59,8 @@ enum Server {
         /// Address to listen on: a port, or an address and a port
         #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:31310", value_parser = parse_address)]
         listen: SocketAddr,
+        #[command(flatten)]
+        connections: Connections,
         #[command(flatten)]
         options: Options,
     },
@@ -65,8 +72,43 @@ enum Server {
         #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:8000", value_parser = parse_address)]
         listen: SocketAddr,
         #[command(flatten)]
+        connections: Connections,
+        #[command(flatten)]
         options: Options,
     },
+    /// Run any program: stop, restart and replace it
+    #[cfg(unix)]
+    Exec {
+        /// Address whose socket the program gets, by the protocol of sd_listen_fds(3); more than once for several
+        #[arg(short, long, value_name = "ADDR", value_parser = parse_address)]
+        listen: Vec<SocketAddr>,
+        /// What asks the program to end
+        #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = parse_signal)]
+        stop_signal: i32,
+        /// When the program is ready: it says so (notify), its port answers (connect=ADDR), or after a time (2s)
+        /// [default: at once]
+        #[arg(long, value_name = "WHEN", value_parser = parse_ready)]
+        ready: Option<Ready>,
+        /// How long that may take
+        #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_interval)]
+        ready_within: Duration,
+        #[command(flatten)]
+        options: Options,
+        /// The program and its arguments
+        #[arg(last = true, required = true, value_name = "PROGRAM")]
+        program: Vec<OsString>,
+    },
+}
+
+/// What only a server of our own has.
+#[derive(Debug, Args)]
+struct Connections {
+    /// How many connections are served at once
+    #[arg(long, value_name = "N", default_value_t = default_max_connections(), value_parser = parse_number::<usize>)]
+    max_connections: usize,
+    /// Connect to the server that often, and restart it when it takes no connections
+    #[arg(long, value_name = "SECONDS", value_parser = parse_interval)]
+    check_every: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -80,9 +122,6 @@ struct Options {
     /// How long clients get to leave on a stop
     #[arg(short, long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
     grace: Duration,
-    /// How many connections are served at once
-    #[arg(long, value_name = "N", default_value_t = default_max_connections(), value_parser = parse_number::<usize>)]
-    max_connections: usize,
     /// Start the server again when it ends by itself
     #[arg(long, value_name = "MODE", default_value = "on-failure")]
     restart: RestartMode,
@@ -92,9 +131,6 @@ struct Options {
     /// The period within which crashes are counted
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_interval)]
     period: Duration,
-    /// Connect to the server that often, and restart it when it takes no connections
-    #[arg(long, value_name = "SECONDS", value_parser = parse_interval)]
-    check_every: Option<Duration>,
     /// What SIGHUP does
     #[arg(long, value_name = "ACTION", default_value = "stop")]
     on_hup: OnHup,
@@ -169,6 +205,8 @@ pub struct Invocation {
     kind: &'static str,
     /// Whether the command line says which folder is served: that cannot be said twice.
     has_dir: bool,
+    /// Whether the command line has addresses of a program: those of the file would come in addition.
+    has_listen: bool,
     log: Log,
     file: Option<ConfigFile>,
 }
@@ -183,8 +221,12 @@ impl Invocation {
     fn parse(arguments: Vec<OsString>) -> Result<Invocation, clap::Error> {
         let cli = Cli::try_parse_from(&arguments)?;
         let has_dir = matches!(cli.server, Server::Http { dir: Some(_), .. });
-        let (server, _, options) = cli.server.parts();
-        Ok(Invocation { arguments, kind: server.kind(), has_dir, log: options.log(), file: options.config })
+        let (server, _, _, options) = cli.server.parts();
+        #[cfg(unix)]
+        let has_listen = matches!(&server, ServerKind::Exec { listen, .. } if !listen.is_empty());
+        #[cfg(windows)]
+        let has_listen = false;
+        Ok(Invocation { arguments, kind: server.kind(), has_dir, has_listen, log: options.log(), file: options.config })
     }
 
     /// The log that the command line alone asks for: for what there is to say when the file is wrong.
@@ -199,7 +241,10 @@ impl Invocation {
     /// When the file cannot be read or is wrong.
     pub fn read(&self) -> Result<Config, ConfigError> {
         let Some(file) = &self.file else { return Config::parse(&self.arguments) };
-        let settings = file.arguments(&Cli::command(), self.kind, self.has_dir)?;
+        let mut settings = file.arguments(&Cli::command(), self.kind, self.has_dir)?;
+        if self.has_listen {
+            settings.retain(|setting| !setting.as_encoded_bytes().starts_with(b"--listen="));
+        }
         // No argument stands between the program and the kind of its server.
         let (before, after) = self.arguments.split_at(self.arguments.len().min(2));
         let together: Vec<_> = before.iter().chain(&settings).chain(after).collect();
@@ -229,6 +274,14 @@ pub enum ServerKind {
         /// The folder with the files.
         dir: PathBuf,
     },
+    /// A program.
+    #[cfg(unix)]
+    Exec {
+        /// What to run, and how.
+        program: Program,
+        /// The addresses whose sockets it gets.
+        listen: Vec<SocketAddr>,
+    },
 }
 
 impl ServerKind {
@@ -239,6 +292,28 @@ impl ServerKind {
             ServerKind::Echo => echo,
             ServerKind::Command => command,
             ServerKind::Http { .. } => http,
+            #[cfg(unix)]
+            ServerKind::Exec { .. } => "exec",
+        }
+    }
+
+    /// The addresses, for people.
+    fn listen(&self, one: SocketAddr) -> String {
+        match self {
+            ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. } => one.to_string(),
+            #[cfg(unix)]
+            ServerKind::Exec { listen, .. } => format!("{listen:?}"),
+        }
+    }
+
+    /// The name of its instance, unless told otherwise.
+    fn name(&self) -> &str {
+        match self {
+            ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. } => self.kind(),
+            #[cfg(unix)]
+            ServerKind::Exec { program, .. } => {
+                Path::new(&program.program).file_name().and_then(|name| name.to_str()).unwrap_or("exec")
+            }
         }
     }
 }
@@ -256,7 +331,7 @@ pub struct Config {
     pub name: InstanceName,
     /// How long clients get to leave.
     pub grace: Duration,
-    /// How many connections are served at once.
+    /// How many connections are served at once. A program looks after that itself.
     pub max_connections: usize,
     /// Whether there is an admin socket.
     pub admin: AdminSocket,
@@ -280,16 +355,25 @@ impl Config {
             said.value_source("listen").is_some_and(|source| source != ValueSource::DefaultValue)
         });
         let cli = Cli::from_arg_matches(&said).map_err(wrong)?;
-        let (server, listen, options) = cli.server.parts();
+        #[cfg(unix)]
+        if let Server::Exec { listen, ready: Some(Ready::Connect(address)), .. } = &cli.server
+            && listen.contains(address)
+        {
+            return Err(ConfigError(format!(
+                "the queue of {address} answers before any program does, since its socket is ours: say --ready notify or a \
+                 time"
+            )));
+        }
+        let (server, listen, connections, options) = cli.server.parts();
         Ok(Config {
             // The kinds' own names are valid.
-            name: options.name.clone().or_else(|| server.kind().parse().ok()).unwrap_or_default(),
+            name: options.name.clone().or_else(|| server.name().parse().ok()).unwrap_or_default(),
             log: options.log(),
             server,
             listen,
             listen_said,
             grace: options.grace,
-            max_connections: options.max_connections,
+            max_connections: connections.as_ref().map_or(0, |connections| connections.max_connections),
             admin: options.admin,
             socket: options.socket,
             restart: RestartPolicy {
@@ -297,7 +381,7 @@ impl Config {
                 max_restarts: options.max_restarts,
                 period: options.period,
             },
-            check_every: options.check_every,
+            check_every: connections.and_then(|connections| connections.check_every),
             on_hup: options.on_hup,
         })
     }
@@ -341,7 +425,7 @@ impl Config {
         let form = if self.log.verbose(false) == Log::json() { Form::Json } else { Form::Text };
         [
             ("server", self.server.kind().into()),
-            ("listen", self.listen.to_string()),
+            ("listen", self.server.listen(self.listen)),
             ("name", self.name.to_string()),
             ("admin", word(self.admin)),
             ("socket", socket),
@@ -378,12 +462,27 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Server {
-    fn parts(self) -> (ServerKind, SocketAddr, Options) {
+    fn parts(self) -> (ServerKind, SocketAddr, Option<Connections>, Options) {
         match self {
-            Server::Echo { listen, options } => (ServerKind::Echo, listen, options),
-            Server::Command { listen, options } => (ServerKind::Command, listen, options),
-            Server::Http { dir, listen, options } => {
-                (ServerKind::Http { dir: dir.unwrap_or_else(|| ".".into()) }, listen, options)
+            Server::Echo { listen, connections, options } => (ServerKind::Echo, listen, Some(connections), options),
+            Server::Command { listen, connections, options } => {
+                (ServerKind::Command, listen, Some(connections), options)
+            }
+            Server::Http { dir, listen, connections, options } => {
+                (ServerKind::Http { dir: dir.unwrap_or_else(|| ".".into()) }, listen, Some(connections), options)
+            }
+            #[cfg(unix)]
+            Server::Exec { listen, stop_signal, ready, ready_within, options, program } => {
+                let mut line = program.into_iter();
+                let program = Program {
+                    program: line.next().unwrap_or_default(),
+                    args: line.collect(),
+                    stop_signal,
+                    ready: ready.unwrap_or(Ready::AtOnce),
+                    ready_within,
+                };
+                let first = listen.first().copied().unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
+                (ServerKind::Exec { program, listen }, first, None, options)
             }
         }
     }
@@ -423,6 +522,29 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
     }
     let addresses = text.to_socket_addrs().map_err(|_| "say a port (8000) or an address and a port (0.0.0.0:8000)")?;
     addresses.into_iter().next().ok_or_else(|| format!("{text} has no address"))
+}
+
+/// A signal's name, with or without SIG, or its number.
+#[cfg(unix)]
+fn parse_signal(text: &str) -> Result<i32, String> {
+    use nix::sys::signal::Signal;
+    let name = text.to_uppercase();
+    let named = name.parse::<Signal>().or_else(|_| format!("SIG{name}").parse());
+    let numbered = || text.parse::<i32>().ok().and_then(|number| Signal::try_from(number).ok());
+    let signal = named.ok().or_else(numbered).ok_or("say a signal: TERM, INT, QUIT, HUP, USR1 …")?;
+    Ok(signal as i32)
+}
+
+/// When a program is ready.
+#[cfg(unix)]
+fn parse_ready(text: &str) -> Result<Ready, String> {
+    if let Some(address) = text.strip_prefix("connect=") {
+        return parse_address(address).map(Ready::Connect);
+    }
+    match text {
+        "notify" => Ok(Ready::Notify),
+        _ => parse_seconds(text).map(Ready::After).map_err(|_| "say notify, connect=8000 or a time (2s)".into()),
+    }
 }
 
 /// A duration that is not zero.

@@ -30,8 +30,12 @@ pub(crate) enum Event {
     Built { build: u64, built: Result<Built, String> },
     /// A server takes connections from now on.
     Accepting { build: u64 },
-    /// A server takes no connections any more, though nobody asked for that. It lets its clients go.
-    Failed { build: u64, reason: String },
+    /// A server takes no connections any more, though nobody asked for that. It lets its clients go. `well` says that it
+    /// calls that no failure itself.
+    Failed { build: u64, reason: String, well: bool },
+    /// A signal that asks nothing of the supervisor has come, and is for the program.
+    #[cfg_attr(windows, allow(dead_code))]
+    Signal { signal: i32 },
     /// A server is done.
     Finished { build: u64 },
     /// Whether a server was found to take connections.

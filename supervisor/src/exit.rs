@@ -37,7 +37,7 @@ impl From<&Report> for Exit {
     fn from(report: &Report) -> Exit {
         if report.stuck > 0 {
             Exit::Overrun
-        } else if report.forced > 0 {
+        } else if report.forced > 0 || report.killed > 0 {
             Exit::Forced
         } else {
             Exit::Done

@@ -31,6 +31,8 @@ mod server;
 mod thread;
 mod tron;
 
+#[cfg(unix)]
+pub mod child;
 pub mod client;
 pub mod config;
 pub mod instance;
@@ -52,7 +54,7 @@ pub use event::Trigger;
 pub use exit::Exit;
 pub use log::{Level, Log};
 pub use restart::{RestartMode, RestartPolicy};
-pub use server::Settings;
+pub use server::{ProgramEnd, Settings};
 pub use thread::BuildError;
 pub use worker;
 pub use worker::Handler;
@@ -61,7 +63,7 @@ use event::{Event, Post};
 use instance::{Claim, ClaimError, InstanceName, Place};
 use manager::{Manager, Passed};
 use master::{Identity, Master};
-use server::Built;
+use server::{Builder, Built, Ended};
 use text::{Reason, Seconds};
 use thread::{Factory, ThreadBuilder};
 use triggers::admin::Admin;
@@ -100,9 +102,16 @@ pub enum OnHup {
     Restart,
 }
 
+/// Where generations of the server come from.
+enum Source {
+    Threads(Factory),
+    #[cfg(unix)]
+    Programs(child::ProgramFactory),
+}
+
 /// A supervisor that has not been started yet.
 pub struct Supervisor {
-    factory: Factory,
+    source: Source,
     settings: Settings,
     name: InstanceName,
     kind: String,
@@ -114,6 +123,8 @@ pub struct Supervisor {
     last_resort: bool,
     shared: bool,
     service_manager: bool,
+    /// The program, for people.
+    shown: Option<String>,
 }
 
 impl Supervisor {
@@ -132,8 +143,21 @@ impl Supervisor {
     pub fn with_factory(
         factory: impl FnMut(&mut Settings) -> Result<Arc<dyn Handler>, BuildError> + Send + 'static,
     ) -> Supervisor {
+        Supervisor::of(Source::Threads(Box::new(factory)))
+    }
+
+    /// A supervisor for a program, of which each generation is a process. `factory` says for each which program that is, and
+    /// may change what this supervisor was told to use as settings. To be started with [`Supervisor::start_program`].
+    #[cfg(unix)]
+    pub fn program(
+        factory: impl FnMut(&mut Settings) -> Result<child::Program, BuildError> + Send + 'static,
+    ) -> Supervisor {
+        Supervisor::of(Source::Programs(Box::new(factory)))
+    }
+
+    fn of(source: Source) -> Supervisor {
         Supervisor {
-            factory: Box::new(factory),
+            source,
             settings: Settings {
                 grace: DEFAULT_GRACE,
                 max_connections: worker::MAX_CONNECTIONS,
@@ -151,6 +175,7 @@ impl Supervisor {
             last_resort: false,
             shared: false,
             service_manager: false,
+            shown: None,
         }
     }
 
@@ -163,6 +188,12 @@ impl Supervisor {
     /// What is served, for people: `server`, unless told otherwise.
     pub fn kind(mut self, kind: &str) -> Supervisor {
         self.kind = kind.into();
+        self
+    }
+
+    /// What program is the server, for people.
+    pub fn shown_as(mut self, program: &str) -> Supervisor {
+        self.shown = Some(program.into());
         self
     }
 
@@ -260,7 +291,36 @@ impl Supervisor {
         // The name first: of two that are started with the same name, the second hears that, and not of a taken port.
         let claimed = self.claim()?;
         let listener = bind(address).map_err(|source| Error::bind(address, source))?;
-        self.start_claimed(listener, "", claimed)
+        self.start_on_claimed(listener, "", claimed)
+    }
+
+    /// Binds the addresses and starts the program, which gets their sockets. When this returns it is ready, and all triggers
+    /// are in place. No other child process may be started by this process from then on.
+    ///
+    /// # Errors
+    /// When an address cannot be bound, the name is taken, the program cannot be started or is not ready in time, or something
+    /// else that is needed cannot be had. Nothing is left behind then.
+    #[cfg(unix)]
+    pub fn start_program(self, addresses: &[SocketAddr]) -> Result<Running, Error> {
+        let claimed = self.claim()?;
+        let mut sockets = Vec::new();
+        let mut bound = None;
+        for &address in addresses {
+            let listener = bind(address).map_err(|source| Error::bind(address, source))?;
+            let here = listener.local_addr().map_err(|source| Error::bind(address, source))?;
+            bound = bound.or(Some(here));
+            sockets.push(child::Socket { name: here.port().to_string(), socket: listener.into() });
+        }
+        self.start_claimed(bound, "", claimed, |source, settings, post, _| {
+            let Source::Programs(factory) = source else {
+                return Err(Error::Build { source: "a server thread is no program".into() });
+            };
+            let lacking = |source| Error::Start { what: "the program's guardian", source };
+            let children = child::Children::new(factory, sockets, settings, post).map_err(lacking)?;
+            children.reap_orphans().map_err(lacking)?;
+            let built = children.build_here(1).map_err(|source| Error::Build { source })?;
+            Ok((Box::new(children), built))
+        })
     }
 
     /// Starts on the socket that the service manager passed to this process, which shares it: see [`Supervisor::shared`].
@@ -269,7 +329,7 @@ impl Supervisor {
     /// When the name is taken, or something else that is needed cannot be had. Nothing is left behind then.
     pub fn start_passed(self, passed: Passed) -> Result<Running, Error> {
         let claimed = self.claim()?;
-        self.shared().start_claimed(passed.listener, ", socket passed by the service manager", claimed)
+        self.shared().start_on_claimed(passed.listener, ", socket passed by the service manager", claimed)
     }
 
     /// Starts on a listener that is bound already.
@@ -279,30 +339,52 @@ impl Supervisor {
     /// listener, which is closed.
     pub fn start_on(self, listener: TcpListener) -> Result<Running, Error> {
         let claimed = self.claim()?;
-        self.start_claimed(listener, "", claimed)
+        self.start_on_claimed(listener, "", claimed)
     }
 
-    /// `whence` says for people where the listener comes from, if that is not a matter of course.
-    fn start_claimed(
+    fn start_on_claimed(
         self,
         listener: TcpListener,
         whence: &'static str,
         claimed: Option<(Place, Claim)>,
     ) -> Result<Running, Error> {
+        let address = listener.local_addr().map_err(|source| Error::Start { what: "the listener", source })?;
+        self.start_claimed(Some(address), whence, claimed, |source, settings, post, shared| match source {
+            Source::Threads(factory) => {
+                let builder = ThreadBuilder::new(factory, listener, shared, settings, post);
+                let built = builder.build_here(1).map_err(|source| Error::Build { source })?;
+                Ok((Box::new(builder), built))
+            }
+            #[cfg(unix)]
+            Source::Programs(_) => Err(Error::Build { source: "a program is no server thread".into() }),
+        })
+    }
+
+    /// `whence` says for people where the listener comes from, if that is not a matter of course. `build` makes the first
+    /// generation, and what makes the others.
+    fn start_claimed(
+        self,
+        address: Option<SocketAddr>,
+        whence: &'static str,
+        claimed: Option<(Place, Claim)>,
+        build: impl FnOnce(Source, Settings, Post, bool) -> Result<(Box<dyn Builder>, Built), Error>,
+    ) -> Result<Running, Error> {
         let lacking = |what| move |source| Error::Start { what, source };
-        let address = listener.local_addr().map_err(lacking("the listener"))?;
         let log = self.settings.log;
         let tron = self.last_resort.then(|| Tron::start(log)).transpose().map_err(lacking("the last resort"))?;
         let (events, received) = mpsc::channel();
         let post = Post::new(events, tron.clone());
-        let builder = ThreadBuilder::new(self.factory, listener, self.shared, self.settings, post.clone());
+        #[cfg(unix)]
+        let pass_on = matches!(self.source, Source::Programs(_));
+        #[cfg(windows)]
+        let pass_on = false;
         // Before anything that ought to be taken back if this fails.
-        let Built { server, settings } = builder.build_here(1).map_err(|source| Error::Build { source })?;
+        let (builder, Built { server, settings }) = build(self.source, self.settings, post.clone(), self.shared)?;
         if self.console {
             console::block_job_control().map_err(lacking("the console"))?;
         }
         let signals = if self.signals {
-            Some(Signals::start(post.clone(), self.on_hup).map_err(lacking("the signal handlers"))?)
+            Some(Signals::start(post.clone(), self.on_hup, pass_on).map_err(lacking("the signal handlers"))?)
         } else {
             None
         };
@@ -319,14 +401,21 @@ impl Supervisor {
         };
         let socket = admin.as_ref().map(|(_, place)| place.socket.clone());
         let admin = admin.map(|(admin, _)| admin);
-        let identity = Identity { name: self.name.to_string(), kind: self.kind, address, log, started: Instant::now() };
+        let identity = Identity {
+            name: self.name.to_string(),
+            kind: self.kind,
+            address,
+            program: self.shown,
+            log,
+            started: Instant::now(),
+        };
         let opener = server.opener();
         let manager = if self.service_manager { Manager::from_environment(log) } else { Manager::none() };
         let master = std::thread::Builder::new().name("master-control".into()).spawn(move || {
             let _until_the_end = signals;
             log_ready(log, address, whence, socket.as_deref(), enter);
             opener(None);
-            let master = Master::new(identity, Box::new(builder), settings, tron.clone(), manager);
+            let master = Master::new(identity, builder, settings, tron.clone(), manager);
             let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(server, &received)));
             let mut end = end.unwrap_or_else(|panic| match tron {
                 Some(_) => tron::end_after_panic(log, thread::message(&*panic)),
@@ -389,7 +478,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 fn who_is(place: &Place) -> Option<String> {
     match client::ask(place, protocol::Request::Status {}, client::Patience::short(), |_| {}) {
         Ok(protocol::Answer::Status(status)) => {
-            Some(format!("{} on {} (pid {})", status.kind, status.address, status.pid))
+            Some(format!("{} on {} (pid {})", status.kind, text::place(&status), status.pid))
         }
         Ok(_) | Err(_) => None,
     }
@@ -407,13 +496,18 @@ fn without_admin(admin: AdminSocket, log: Log, error: Error) -> Result<(), Error
     }
 }
 
-fn log_ready(log: Log, address: SocketAddr, whence: &str, socket: Option<&std::path::Path>, enter: bool) {
+fn log_ready(log: Log, address: Option<SocketAddr>, whence: &str, socket: Option<&std::path::Path>, enter: bool) {
     let pid = std::process::id();
     let socket = socket.map(|path| path.display().to_string());
     let admin = socket.as_ref().map(|path| format!(", admin socket {path}")).unwrap_or_default();
     let enter = if enter { ", press Enter to stop" } else { "" };
-    let message = format!("listening on {address} (pid {pid}{whence}){admin}{enter}");
-    let fields = [("address", address.to_string().into()), ("pid", pid.into()), ("socket", socket.into())];
+    let doing = address.map_or_else(|| "running".into(), |address| format!("listening on {address}"));
+    let message = format!("{doing} (pid {pid}{whence}){admin}{enter}");
+    let fields = [
+        ("address", address.map(|address| address.to_string()).into()),
+        ("pid", pid.into()),
+        ("socket", socket.into()),
+    ];
     log.line(Level::Info, "listening", message, fields);
 }
 
@@ -421,14 +515,14 @@ fn log_ready(log: Log, address: SocketAddr, whence: &str, socket: Option<&std::p
 #[derive(Debug)]
 pub struct Running {
     control: Control,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     thread: JoinHandle<Result<Report, Error>>,
 }
 
 impl Running {
-    /// The address that the server listens on.
+    /// The address that the server listens on. Of a program without sockets of ours nobody knows: `0.0.0.0:0`.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.address.unwrap_or_else(|| ([0, 0, 0, 0], 0).into())
     }
 
     /// What stops or restarts the server from any thread.
@@ -475,12 +569,21 @@ pub struct Report {
     pub by: Trigger,
     /// What became of the connections.
     pub drain: worker::DrainReport,
+    /// How the program ended, if the server was one.
+    pub program: Option<ProgramEnd>,
+    /// How many of its processes had to be killed.
+    pub killed: usize,
 }
 
 impl Report {
     /// The exit code that says how the stop went.
     pub fn exit(&self) -> Exit {
-        Exit::from(&plain::report("", &self.drain))
+        Exit::from(&self.plain())
+    }
+
+    fn plain(&self) -> protocol::Report {
+        let ended = Ended { drain: self.drain.clone(), program: self.program, killed: self.killed };
+        plain::report(&self.by.to_string(), &ended)
     }
 }
 
@@ -530,10 +633,12 @@ pub enum Error {
         /// Why.
         source: BuildError,
     },
-    /// The server failed, and its policy does not start it again.
-    Crashed {
+    /// The server ended by itself, and its policy does not start it again.
+    Ended {
         /// Why.
         reason: String,
+        /// How the program ended, if the server was one.
+        program: Option<ProgramEnd>,
     },
     /// The server failed too often.
     CrashedTooOften {
@@ -577,7 +682,7 @@ impl Error {
             | Error::SocketTaken { .. }
             | Error::AdminSocket { .. }
             | Error::Start { .. }
-            | Error::Crashed { .. } => Exit::Failed,
+            | Error::Ended { .. } => Exit::Failed,
             Error::CrashedTooOften { .. } => Exit::CrashedTooOften,
         }
     }
@@ -614,7 +719,7 @@ impl fmt::Display for Error {
             }
             Error::Start { what, source } => write!(formatter, "cannot start {what}: {}", Reason(source)),
             Error::Build { source } => write!(formatter, "{source}"),
-            Error::Crashed { reason } => write!(formatter, "the server crashed: {reason}"),
+            Error::Ended { reason, program: _ } => write!(formatter, "the server ended: {reason}"),
             Error::CrashedTooOften { times, period, reason } => write!(
                 formatter,
                 "the server crashed {times} times within {}, which is too often: {reason}",
@@ -633,7 +738,7 @@ impl std::error::Error for Error {
             Error::Build { source } => Some(&**source),
             Error::NameTaken { .. }
             | Error::SocketTaken { .. }
-            | Error::Crashed { .. }
+            | Error::Ended { .. }
             | Error::CrashedTooOften { .. } => None,
         }
     }

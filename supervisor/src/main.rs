@@ -3,5 +3,9 @@
 mod args;
 
 fn main() -> std::process::ExitCode {
-    args::run().into()
+    #[cfg(unix)]
+    if let Some(code) = supervisor::child::hidden_stage() {
+        return code;
+    }
+    args::run()
 }

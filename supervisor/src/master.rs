@@ -20,8 +20,8 @@ use crate::event::{Event, Trigger};
 use crate::log::{Level, Log};
 use crate::manager::Manager;
 use crate::protocol::{self, Answer, ErrorCode, Progress, Refusal, Request, Response, Status};
-use crate::restart::{self, Decision, Ended, History};
-use crate::server::{Builder, Built, Server, Settings};
+use crate::restart::{self, Decision, History};
+use crate::server::{Builder, Built, Ended, Server, Settings};
 use crate::text::{Count, Seconds, milliseconds};
 use crate::tron::{OVERRUN, Tron};
 use crate::{Error, Report, plain, text};
@@ -31,9 +31,6 @@ use orders::{Reply, Restart};
 
 /// How often those who wait for a drain hear how it goes.
 const COUNTDOWN: Duration = Duration::from_secs(1);
-
-/// How long it may take to build a server. Then the restart has failed.
-const BUILD_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a new server waits until the old one accepts nothing any more. Then it accepts all the same: the old one hangs.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
@@ -46,7 +43,10 @@ const CHECK_LIMIT: (Duration, Duration) = (Duration::from_secs(10), Duration::fr
 pub(crate) struct Identity {
     pub(crate) name: String,
     pub(crate) kind: String,
-    pub(crate) address: SocketAddr,
+    /// None: a program looks after that itself.
+    pub(crate) address: Option<SocketAddr>,
+    /// The program that is the server, for people.
+    pub(crate) program: Option<String>,
     pub(crate) log: Log,
     pub(crate) started: Instant,
 }
@@ -88,6 +88,8 @@ struct LastEnd {
 enum State {
     /// The current generation takes connections.
     Serving { current: Running, check: Check },
+    /// The current generation makes way for a restart, and the next one can be built only when it is gone.
+    Emptying { generation: u64, restart: Restart, countdown: Instant },
     /// The next generation is being built, beside the current one if there is one.
     Building { current: Current, restart: Option<Restart>, limit: Instant },
     /// The next generation has been built, and takes connections as soon as the one that it replaces takes none.
@@ -103,7 +105,7 @@ enum State {
     /// The server has ended by itself and is started again at this time.
     Waiting { until: Instant },
     /// All servers let their clients go, and then the supervisor ends.
-    Draining { servers: Vec<Running>, drained: DrainReport, stop: Stop },
+    Draining { servers: Vec<Running>, ended: Ended, stop: Stop },
 }
 
 /// What there is while the next generation is being built.
@@ -114,6 +116,8 @@ enum Current {
     /// None, since the server has ended by itself. If somebody asked for this build, the next one was to begin at this
     /// time.
     Crashed { until: Option<Instant> },
+    /// None, since this one had to make way first.
+    Emptied(u64, protocol::Report),
 }
 
 /// Whether the server is looked at.
@@ -130,6 +134,14 @@ enum Replaced {
     /// It is in [`Master::old`].
     Draining(u64),
     Gone(u64, protocol::Report),
+}
+
+/// Why a server ended by itself.
+#[derive(Debug)]
+struct Failure {
+    reason: String,
+    /// Whether it calls that no failure itself.
+    well: bool,
 }
 
 /// The end of the server, and those who have not heard of it yet.
@@ -225,17 +237,24 @@ impl Master {
             },
             Event::Built { build, built } => self.on_built(state, build, built, now),
             Event::Accepting { build } => self.on_accepting(state, build, now),
-            Event::Failed { build, reason } => self.on_failed(state, build, reason, now),
+            Event::Failed { build, reason, well } => self.on_failed(state, build, Failure { reason, well }, now),
+            Event::Signal { signal } => {
+                if let Some(current) = state.current() {
+                    current.server.signal(signal);
+                }
+                state
+            }
             Event::Finished { build } => self.on_finished(state, build, now),
             Event::Checked { build, accepting } => self.on_checked(state, build, accepting, now),
             Event::Tick => self.on_tick(state, now),
         };
         self.tell_manager(&state, now);
         match state {
-            State::Draining { servers, drained, stop } if servers.is_empty() => {
-                ControlFlow::Break(self.end(stop, drained, now))
+            State::Draining { servers, ended, stop } if servers.is_empty() && !self.builder.is_building() => {
+                ControlFlow::Break(self.end(stop, ended, now))
             }
             State::Serving { .. }
+            | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
             | State::Retiring { .. }
@@ -253,18 +272,21 @@ impl Master {
         now: Instant,
     ) -> State {
         let (servers, restart) = match state {
-            State::Draining { servers, drained, mut stop } => {
+            State::Draining { servers, ended, mut stop } => {
                 if !stop.comes_with(&by, now) {
                     self.shorten(&servers, &mut stop, &by, grace, now);
                 }
                 if let Some(reply) = reply {
                     stop.attend(reply, &servers, now);
                 }
-                return State::Draining { servers, drained, stop };
+                return State::Draining { servers, ended, stop };
             }
             State::Serving { current, check: _ } => (vec![current], None),
             State::Building { current: Current::Serves(current), restart, limit: _ } => (vec![current], restart),
-            State::Building { current: Current::Crashed { .. }, restart, limit: _ } => (Vec::new(), restart),
+            State::Building { current: Current::Crashed { .. } | Current::Emptied(..), restart, limit: _ } => {
+                (Vec::new(), restart)
+            }
+            State::Emptying { generation: _, restart, countdown: _ } => (Vec::new(), Some(restart)),
             State::Opening { current, restart, .. } => (vec![current], restart),
             State::Retiring { current, restart, .. } => (vec![current], Some(restart)),
             State::Waiting { until: _ } => (Vec::new(), None),
@@ -275,14 +297,14 @@ impl Master {
         if let Some(reply) = reply {
             stop.attend(reply, &servers, now);
         }
-        State::Draining { servers, drained: DrainReport::default(), stop }
+        State::Draining { servers, ended: Ended::default(), stop }
     }
 
     fn on_restart(&mut self, state: State, restart: Restart, now: Instant) -> State {
         match state {
             State::Serving { current, check: _ } => self.begin_restart(Current::Serves(current), restart, now),
             State::Waiting { until } => self.begin_restart(Current::Crashed { until: Some(until) }, restart, now),
-            State::Building { .. } | State::Opening { .. } | State::Retiring { .. } => {
+            State::Emptying { .. } | State::Building { .. } | State::Opening { .. } | State::Retiring { .. } => {
                 self.queue.push_back(restart.taken_on(self.queue.len() + 1));
                 state
             }
@@ -302,19 +324,26 @@ impl Master {
                 built.server.opener()(None);
                 self.opening(build, built, None, restart, now)
             }
+            (State::Building { current: Current::Emptied(generation, report), restart, .. }, Ok(built))
+                if build == self.builds =>
+            {
+                built.server.opener()(None);
+                self.opening(build, built, Some(Replaced::Gone(generation, report)), restart, now)
+            }
             (State::Building { current, restart, limit: _ }, Err(reason)) if build == self.builds => {
                 self.restart_failed(current, restart, reason, now)
             }
-            (State::Draining { mut servers, drained, stop }, Ok(built)) => {
+            (State::Draining { mut servers, ended, stop }, Ok(built)) => {
                 // It has the listening socket, so its end has to be awaited. It must not touch the queue, which another
                 // one empties: it would take the connection that wakes that one.
                 discard(&*built.server);
                 servers.push(Running { build, generation: self.generations + 1, server: built.server, since: now });
-                State::Draining { servers, drained, stop }
+                State::Draining { servers, ended, stop }
             }
             // It comes too late, and is dropped.
             (
                 state @ (State::Serving { .. }
+                | State::Emptying { .. }
                 | State::Building { .. }
                 | State::Opening { .. }
                 | State::Retiring { .. }
@@ -341,17 +370,18 @@ impl Master {
                         State::Retiring { current, replaced, restart, countdown: now + COUNTDOWN }
                     }
                     (Some(restart), Some(Replaced::Gone(replaced, report))) => {
-                        restart.done(current.generation, Some((replaced, report)));
+                        restart.done(current.generation, Some((replaced, report)), now);
                         self.next(current, now)
                     }
                     (Some(restart), None) => {
-                        restart.done(current.generation, None);
+                        restart.done(current.generation, None, now);
                         self.next(current, now)
                     }
                     (None, _) => self.next(current, now),
                 }
             }
             State::Serving { .. }
+            | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
             | State::Retiring { .. }
@@ -360,28 +390,29 @@ impl Master {
         }
     }
 
-    fn on_failed(&mut self, state: State, build: u64, reason: String, now: Instant) -> State {
+    fn on_failed(&mut self, state: State, build: u64, failure: Failure, now: Instant) -> State {
         match state {
-            State::Serving { current, check: _ } if current.build == build => self.crashed(current, None, reason, now),
+            State::Serving { current, check: _ } if current.build == build => self.crashed(current, None, failure, now),
             State::Opening { current, restart, .. } if current.build == build => {
-                self.crashed(current, restart, reason, now)
+                self.crashed(current, restart, failure, now)
             }
             State::Retiring { current, restart, .. } if current.build == build => {
-                self.crashed(current, Some(restart), reason, now)
+                self.crashed(current, Some(restart), failure, now)
             }
             // The next one is on its way already.
             State::Building { current: Current::Serves(current), restart, limit } if current.build == build => {
-                self.note_crash(&current, &reason, now);
+                self.note_crash(&current, &failure, now);
                 self.old.push(Old::new(current, "its failure".into(), self.settings.grace, now));
                 State::Building { current: Current::Crashed { until: None }, restart, limit }
             }
             State::Serving { .. }
+            | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
             | State::Retiring { .. }
             | State::Waiting { .. }
             | State::Draining { .. } => {
-                let message = format!("a server failed that was let go already: {reason}");
+                let message = format!("a server failed that was let go already: {}", failure.reason);
                 self.identity.log.line(Level::Warning, "old_failed", message, []);
                 state
             }
@@ -392,24 +423,20 @@ impl Master {
         if let Some(at) = self.old.iter().position(|old| old.running.build == build) {
             let old = self.old.remove(at);
             let generation = old.running.generation;
-            let report = self.old_is_gone(old);
+            let report = self.old_is_gone(old, now);
             return self.after_old(state, generation, report, now);
         }
         match state {
-            State::Draining { mut servers, mut drained, stop } => {
+            State::Draining { mut servers, mut ended, stop } => {
                 if let Some(at) = servers.iter().position(|running| running.build == build) {
-                    let ended = self.ended(servers.remove(at));
-                    drained.told += ended.told;
-                    drained.left += ended.left;
-                    drained.closed += ended.closed;
-                    drained.forced.extend(ended.forced);
-                    drained.stuck.extend(ended.stuck);
+                    ended.add(self.ended(servers.remove(at)));
                 }
-                State::Draining { servers, drained, stop }
+                State::Draining { servers, ended, stop }
             }
             // One that came too late and was dropped. The current generation is none of these: it says that it has failed
             // before it says that it is done.
             State::Serving { .. }
+            | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
             | State::Retiring { .. }
@@ -427,6 +454,7 @@ impl Master {
                 self.serving(current, now)
             }
             State::Serving { .. }
+            | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
             | State::Retiring { .. }
@@ -446,7 +474,7 @@ impl Master {
             State::Building { current, restart, limit } if limit <= now => {
                 // What is built after all comes too late.
                 self.builds += 1;
-                let reason = format!("the new server was not ready within {}", Seconds(BUILD_LIMIT));
+                let reason = format!("the new server was not ready within {}", Seconds(self.builder.limit()));
                 self.restart_failed(current, restart, reason, now)
             }
             State::Opening { current, settings, replaced, restart, limit } if limit <= now => {
@@ -455,16 +483,21 @@ impl Master {
                 current.server.opener()(None);
                 State::Opening { current, settings, replaced, restart, limit: now + OPEN_LIMIT }
             }
+            State::Emptying { generation, restart, countdown } if countdown <= now => {
+                self.count_down_old(generation, &restart, now);
+                State::Emptying { generation, restart, countdown: now + COUNTDOWN }
+            }
             State::Retiring { current, replaced, restart, countdown } if countdown <= now => {
                 self.count_down_old(replaced, &restart, now);
                 State::Retiring { current, replaced, restart, countdown: now + COUNTDOWN }
             }
             State::Waiting { until } if until <= now => self.try_again(now),
-            State::Draining { servers, drained, mut stop } if stop.countdown <= now => {
+            State::Draining { servers, ended, mut stop } if stop.countdown <= now => {
                 self.count_down(&servers, &mut stop, now);
-                State::Draining { servers, drained, stop }
+                State::Draining { servers, ended, stop }
             }
             State::Serving { .. }
+            | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
             | State::Retiring { .. }
@@ -479,7 +512,7 @@ impl Master {
             State::Serving { check: Check::At(at), .. } => Some(*at),
             State::Serving { check: Check::Never | Check::UnderWay, .. } => None,
             State::Building { limit, .. } | State::Opening { limit, .. } => Some(*limit),
-            State::Retiring { countdown, .. } => Some(*countdown),
+            State::Emptying { countdown, .. } | State::Retiring { countdown, .. } => Some(*countdown),
             State::Waiting { until } => Some(*until),
             State::Draining { stop, .. } => Some(stop.countdown),
         };
@@ -507,14 +540,39 @@ impl Master {
         for (before, waiting) in self.queue.iter().enumerate() {
             waiting.tell(Progress::Restarting { ahead: before + 1 });
         }
+        let mut restart = restart.taken_on(0);
+        let current = match current {
+            Current::Serves(current) if !self.builder.overlaps() => {
+                let grace = restart.grace.unwrap_or(self.settings.grace);
+                let generation = current.generation;
+                match self.retire(current, restart.by.to_string(), grace, Box::new(|_| {}), now) {
+                    Ok(old) => {
+                        restart.tell(Progress::Draining(old.drain(now)));
+                        self.old.push(old);
+                        restart.down_since = Some(now);
+                        return State::Emptying { generation, restart, countdown: now + COUNTDOWN };
+                    }
+                    // It goes on, and so the next one cannot start.
+                    Err((current, error)) => {
+                        let current = Current::Serves(current);
+                        return self.restart_failed(current, Some(restart), text::Reason(&error).to_string(), now);
+                    }
+                }
+            }
+            current => current,
+        };
         self.begin_build();
-        State::Building { current, restart: Some(restart.taken_on(0)), limit: now + BUILD_LIMIT }
+        State::Building { current, restart: Some(restart), limit: self.build_limit(now) }
+    }
+
+    fn build_limit(&self, now: Instant) -> Instant {
+        deadline_after(now, self.builder.limit())
     }
 
     /// The time has come to start the server again.
     fn try_again(&mut self, now: Instant) -> State {
         self.begin_build();
-        State::Building { current: Current::Crashed { until: None }, restart: None, limit: now + BUILD_LIMIT }
+        State::Building { current: Current::Crashed { until: None }, restart: None, limit: self.build_limit(now) }
     }
 
     fn begin_build(&mut self) {
@@ -533,7 +591,7 @@ impl Master {
             Ok(old) => self.old.push(old),
             Err((current, error)) => {
                 discard(&*built.server);
-                let address = self.identity.address;
+                let address = self.identity.address.map_or_else(|| "it".into(), |address| address.to_string());
                 let reason =
                     format!("nothing can connect to {address} and wake the old server: {}", text::Reason(&error));
                 return self.restart_failed(Current::Serves(current), restart, reason, now);
@@ -563,7 +621,7 @@ impl Master {
             Current::Serves(current) => {
                 format!("the restart failed, generation {} goes on: {reason}", current.generation)
             }
-            Current::Crashed { .. } => format!("the server could not be started: {reason}"),
+            Current::Crashed { .. } | Current::Emptied(..) => format!("the server could not be started: {reason}"),
         };
         self.identity.log.line(Level::Error, "restart_failed", &message, []);
         if let Some(restart) = restart {
@@ -577,35 +635,39 @@ impl Master {
                 None if until <= now => self.try_again(now),
                 None => State::Waiting { until },
             },
-            Current::Crashed { until: None } => {
-                let reason = format!("it could not be started: {reason}");
-                self.recover(self.generations + 1, reason, Duration::ZERO, now)
+            Current::Crashed { until: None } | Current::Emptied(..) => {
+                let failure = Failure { reason: format!("it could not be started: {reason}"), well: false };
+                self.recover(self.generations + 1, failure, Duration::ZERO, now)
             }
         }
     }
 
     /// The current generation has failed. It lets its clients go, and is done when it says so.
-    fn crashed(&mut self, current: Running, restart: Option<Restart>, reason: String, now: Instant) -> State {
+    fn crashed(&mut self, current: Running, restart: Option<Restart>, failure: Failure, now: Instant) -> State {
         let (generation, ran) = (current.generation, now.saturating_duration_since(current.since));
-        self.note_crash(&current, &reason, now);
+        self.note_crash(&current, &failure, now);
         self.old.push(Old::new(current, "its failure".into(), self.settings.grace, now));
         if let Some(restart) = restart {
-            restart.failed(format!("the restart failed, generation {generation} crashed: {reason}"));
+            restart.failed(format!("the restart failed, generation {generation} crashed: {}", failure.reason));
         }
-        self.recover(generation, reason, ran, now)
+        self.recover(generation, failure, ran, now)
     }
 
-    fn note_crash(&mut self, current: &Running, reason: &str, now: Instant) {
-        let message = format!("generation {} crashed: {reason}", current.generation);
-        let fields = [("generation", current.generation.into()), ("reason", reason.into())];
-        self.identity.log.line(Level::Error, "crashed", message, fields);
-        self.last_end = Some(LastEnd { generation: current.generation, reason: reason.to_owned(), at: now });
+    fn note_crash(&mut self, current: &Running, failure: &Failure, now: Instant) {
+        let Failure { reason, well } = failure;
+        let (level, event, what) =
+            if *well { (Level::Info, "ended", "ended") } else { (Level::Error, "crashed", "crashed") };
+        let message = format!("generation {} {what}: {reason}", current.generation);
+        let fields = [("generation", current.generation.into()), ("reason", reason.as_str().into())];
+        self.identity.log.line(level, event, message, fields);
+        self.last_end = Some(LastEnd { generation: current.generation, reason: reason.clone(), at: now });
     }
 
     /// No generation takes connections: the restart policy says what now.
-    fn recover(&mut self, generation: u64, reason: String, ran: Duration, now: Instant) -> State {
+    fn recover(&mut self, generation: u64, failure: Failure, ran: Duration, now: Instant) -> State {
+        let Failure { reason, well } = failure;
         let history = std::mem::take(&mut self.history);
-        let ended = Ended { failed: true, ran };
+        let ended = restart::Ended { failed: !well, ran };
         let (history, decision) = restart::decide(&self.settings.restart, history, ended, now, chance());
         self.history = history;
         let error = match decision {
@@ -620,13 +682,13 @@ impl Master {
                 return State::Waiting { until: now + wait };
             }
             Decision::GiveUp(times) => Error::CrashedTooOften { times, period: self.settings.restart.period, reason },
-            Decision::End => Error::Crashed { reason },
+            Decision::End => Error::Ended { reason, program: None },
         };
-        self.identity.log.line(Level::Error, "gave_up", &error, []);
+        self.identity.log.line(if well { Level::Info } else { Level::Error }, "gave_up", &error, []);
         self.call_off(None);
         let grace = self.settings.grace;
         let (servers, stop) = self.begin_stop(Vec::new(), Why::Failed(error), grace, now);
-        State::Draining { servers, drained: DrainReport::default(), stop }
+        State::Draining { servers, ended: Ended::default(), stop }
     }
 
     /// There will be no restart any more, neither this one nor those that wait.
@@ -644,21 +706,21 @@ impl Master {
     }
 
     fn status(&self, state: &State, now: Instant) -> Answer {
-        let (what, serving, next_try) = match state {
-            State::Serving { current, .. } => (protocol::State::Serving, Some(current), None),
-            State::Building { current: Current::Serves(current), .. } => {
-                (protocol::State::Restarting, Some(current), None)
-            }
-            State::Building { current: Current::Crashed { .. }, .. } => (protocol::State::Waiting, None, Some(now)),
-            State::Opening { current, .. } | State::Retiring { current, .. } => {
-                (protocol::State::Restarting, Some(current), None)
-            }
-            State::Waiting { until } => (protocol::State::Waiting, None, Some(*until)),
-            State::Draining { .. } => (protocol::State::Draining, None, None),
+        let (what, next_try) = match state {
+            State::Serving { .. } => (protocol::State::Serving, None),
+            State::Emptying { .. }
+            | State::Building { current: Current::Serves(_) | Current::Emptied(..), .. }
+            | State::Opening { .. }
+            | State::Retiring { .. } => (protocol::State::Restarting, None),
+            State::Building { current: Current::Crashed { .. }, .. } => (protocol::State::Waiting, Some(now)),
+            State::Waiting { until } => (protocol::State::Waiting, Some(*until)),
+            State::Draining { .. } => (protocol::State::Draining, None),
         };
+        let serving = state.current();
         let (draining, drain) = match state {
             State::Draining { servers, stop, .. } => (&servers[..], Some(stop.drain(servers, now))),
             State::Serving { .. }
+            | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
             | State::Retiring { .. }
@@ -674,6 +736,7 @@ impl Master {
             state: what,
             pid: std::process::id(),
             address: self.identity.address,
+            program: self.identity.program.clone(),
             uptime_ms: milliseconds(now.saturating_duration_since(self.identity.started)),
             generation: serving.map_or(self.generations, |running| running.generation),
             connections: plain::counts(counts),
@@ -718,6 +781,22 @@ fn chance() -> f64 {
     f64::from(RandomState::new().build_hasher().finish() as u32) / f64::from(u32::MAX)
 }
 
+impl State {
+    /// The generation that takes connections, or is about to.
+    fn current(&self) -> Option<&Running> {
+        match self {
+            State::Serving { current, .. }
+            | State::Building { current: Current::Serves(current), .. }
+            | State::Opening { current, .. }
+            | State::Retiring { current, .. } => Some(current),
+            State::Emptying { .. }
+            | State::Building { current: Current::Crashed { .. } | Current::Emptied(..), .. }
+            | State::Waiting { .. }
+            | State::Draining { .. } => None,
+        }
+    }
+}
+
 impl End {
     /// Those who asked for a stop in the last moment get the same answer as the others. A server that was built in the last
     /// moment is ended.
@@ -741,6 +820,7 @@ impl End {
                 | Event::Failed { .. }
                 | Event::Finished { .. }
                 | Event::Checked { .. }
+                | Event::Signal { .. }
                 | Event::Tick => {}
             }
         }
@@ -749,7 +829,7 @@ impl End {
     /// Answers those who waited for the end, once the port and the name are free.
     pub(crate) fn tell_waiting(&mut self) {
         let answer = match &self.result {
-            Ok(report) => Answer::Stopped { report: plain::report(&report.by.to_string(), &report.drain) },
+            Ok(report) => Answer::Stopped { report: report.plain() },
             Err(error) => Answer::Error(Refusal { code: ErrorCode::Failed, message: error.to_string() }),
         };
         for reply in self.waiting.drain(..) {

@@ -1,6 +1,7 @@
 //! Plain counterparts of the worker's types, which the protocol carries.
 
 use crate::protocol::{self, Activity, Connection, Counts, MAX_NAMED};
+use crate::server::Ended;
 use crate::text::milliseconds;
 
 pub(crate) fn connection(from: &worker::ConnectionInfo, stuck: bool) -> Connection {
@@ -21,7 +22,8 @@ pub(crate) fn counts(from: worker::Counts) -> Counts {
     Counts { now: from.now, total: from.total, refused: from.refused }
 }
 
-pub(crate) fn report(by: &str, drain: &worker::DrainReport) -> protocol::Report {
+pub(crate) fn report(by: &str, ended: &Ended) -> protocol::Report {
+    let Ended { drain, program, killed } = ended;
     let is_stuck = |id: u64| drain.stuck.iter().any(|stuck| stuck.id == id);
     let stuck = drain.stuck.iter().map(|it| connection(it, true));
     let others = drain.forced.iter().filter(|it| !is_stuck(it.id)).map(|it| connection(it, false));
@@ -32,6 +34,8 @@ pub(crate) fn report(by: &str, drain: &worker::DrainReport) -> protocol::Report 
         closed: drain.closed,
         forced: drain.forced.len(),
         stuck: drain.stuck.len(),
+        killed: *killed,
+        program: program.map(|end| end.to_string()),
         took_ms: milliseconds(drain.took),
         connections: stuck.chain(others).take(MAX_NAMED).collect(),
     }

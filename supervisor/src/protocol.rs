@@ -75,6 +75,11 @@ fn yes() -> bool {
     true
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 /// A line that a client gets: any number of events, and then one result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -157,6 +162,10 @@ pub enum Answer {
         /// What became of that one's connections.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         report: Option<Report>,
+        /// For how long nothing served, in milliseconds: a program without sockets of ours has to end before the next one can
+        /// begin.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        down_ms: Option<u64>,
     },
     /// The request could not be carried out.
     ///
@@ -227,8 +236,12 @@ pub struct Status {
     pub state: State,
     /// The supervisor's process id.
     pub pid: u32,
-    /// The address that the server listens on, or listened on before the drain.
-    pub address: SocketAddr,
+    /// The address that the server listens on, or listened on before the drain. None: a program looks after that itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+    /// The program that is the server, with its arguments, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
     /// Since the start, in milliseconds.
     pub uptime_ms: u64,
     /// The number of the generation that serves, or served last.
@@ -303,6 +316,12 @@ pub struct Report {
     pub forced: usize,
     /// Those of the forced ones whose handler could not be ended either.
     pub stuck: usize,
+    /// Processes of a program that had to be killed at the deadline.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub killed: usize,
+    /// How the program ended, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
     /// From the request until the last connection was gone, in milliseconds.
     pub took_ms: u64,
     /// The connections that were closed by force, up to [`MAX_NAMED`] of them, those with a stuck handler first.

@@ -26,10 +26,27 @@ pub struct Settings {
     pub log: Log,
 }
 
+/// How long it may take to build a server. Then the restart has failed.
+pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30);
+
 /// Makes generations of the server.
 pub(crate) trait Builder: fmt::Debug + Send {
     /// Begins to build a server. [`Event::Built`](crate::event::Event::Built) with this number is sent when it is ready.
     fn build(&mut self, build: u64);
+
+    /// Whether the next server can be built beside the one that it replaces. Else that has to be gone before.
+    #[cfg_attr(windows, allow(dead_code))]
+    fn overlaps(&self) -> bool;
+
+    /// How long it may take to build one.
+    fn limit(&self) -> Duration {
+        BUILD_LIMIT
+    }
+
+    /// Whether something is being built that has to be waited for before the supervisor ends.
+    fn is_building(&self) -> bool {
+        false
+    }
 
     /// No server is built any more, and the listening socket is closed with the last one that has it.
     fn close(&mut self);
@@ -77,6 +94,96 @@ pub(crate) trait Server: fmt::Debug + Send {
     /// Gives up what hangs of it, for this reason: it fails, and lets its clients go without that.
     fn give_up(&mut self, why: &str);
 
-    /// What became of its connections, after it said that it is finished.
-    fn end(self: Box<Self>) -> Result<DrainReport, ServerError>;
+    /// Passes on a signal that asks nothing of the supervisor.
+    #[cfg_attr(windows, allow(dead_code))]
+    fn signal(&self, signal: i32);
+
+    /// What became of it, after it said that it is finished.
+    fn end(self: Box<Self>) -> Result<Ended, ServerError>;
+}
+
+/// What became of a server.
+#[derive(Debug, Clone, Default)]
+#[cfg_attr(windows, allow(dead_code))]
+pub(crate) struct Ended {
+    /// What became of its connections, as far as it knows them.
+    pub(crate) drain: DrainReport,
+    /// How its program ended. None: it has none, or nobody knows.
+    pub(crate) program: Option<ProgramEnd>,
+    /// How many of its processes had to be killed.
+    pub(crate) killed: usize,
+}
+
+impl Ended {
+    /// Of several servers. If several had a program, the last one counts.
+    pub(crate) fn add(&mut self, other: Ended) {
+        let Ended { drain, program, killed } = other;
+        self.drain.told += drain.told;
+        self.drain.left += drain.left;
+        self.drain.closed += drain.closed;
+        self.drain.forced.extend(drain.forced);
+        self.drain.stuck.extend(drain.stuck);
+        self.program = program.or(self.program);
+        self.killed += killed;
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProgramEnd {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By a signal of this number.
+    Signaled(i32),
+}
+
+impl ProgramEnd {
+    /// The exit code by which a shell tells of that.
+    pub fn code(self) -> u8 {
+        let code = match self {
+            ProgramEnd::Exited(code) => code,
+            ProgramEnd::Signaled(signal) => 128_i32.saturating_add(signal),
+        };
+        u8::try_from(code).unwrap_or(u8::MAX)
+    }
+}
+
+impl fmt::Display for ProgramEnd {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProgramEnd::Exited(code) => write!(formatter, "it exited with code {code}"),
+            ProgramEnd::Signaled(signal) => write!(formatter, "it was killed by {}", SignalName(*signal)),
+        }
+    }
+}
+
+/// A signal for people: its name, or its number if it has none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SignalName(pub(crate) i32);
+
+impl fmt::Display for SignalName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(unix)]
+        if let Ok(signal) = nix::sys::signal::Signal::try_from(self.0) {
+            return formatter.write_str(signal.as_str());
+        }
+        write!(formatter, "signal {}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_program_is_told_in_words_and_as_a_shell_does() {
+        assert_eq!(
+            (ProgramEnd::Exited(3).to_string().as_str(), ProgramEnd::Exited(3).code()),
+            ("it exited with code 3", 3)
+        );
+        assert_eq!(ProgramEnd::Signaled(40).to_string(), "it was killed by signal 40");
+        assert_eq!(ProgramEnd::Signaled(9).code(), 137);
+        #[cfg(unix)]
+        assert_eq!(ProgramEnd::Signaled(11).to_string(), "it was killed by SIGSEGV");
+    }
 }

@@ -4,13 +4,22 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::protocol::{Activity, Connection, Drain, Report};
+use crate::protocol::{Activity, Connection, Drain, Report, Status};
 
 /// How many are still connected, and for how long they may be.
 pub fn countdown(drain: &Drain) -> String {
     let open = Count(drain.open, "client");
     let whom = drain.generation.map(|generation| format!(" to generation {generation}")).unwrap_or_default();
     format!("{open} still connected{whom}, {} s to go", drain.remaining_ms.div_ceil(1000))
+}
+
+/// Where a server is found: its address, or the program that looks after that.
+pub fn place(status: &Status) -> String {
+    match (status.address, &status.program) {
+        (Some(address), _) => address.to_string(),
+        (None, Some(program)) => program.clone(),
+        (None, None) => "-".into(),
+    }
 }
 
 /// A restart that was asked for.
@@ -45,11 +54,22 @@ pub fn summary(report: &Report) -> String {
         took => Seconds(Duration::from_millis(took)).to_string(),
     };
     let Report { told, left, closed, forced, .. } = report;
+    if let Some(program) = &report.program {
+        let killed = match report.killed {
+            0 => String::new(),
+            killed => format!(", {} killed at the deadline", processes(killed)),
+        };
+        return format!("stopped in {took}: {program}{killed}");
+    }
     let stuck = match report.stuck {
         0 => String::new(),
         stuck => format!(", {} could not be ended", Count(stuck, "handler")),
     };
     format!("stopped in {took}: {told} told, {left} left, {closed} closed, {forced} by force{stuck}")
+}
+
+fn processes(number: usize) -> String {
+    format!("{number} process{}", if number == 1 { "" } else { "es" })
 }
 
 /// A number of things, in the singular or plural.

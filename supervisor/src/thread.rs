@@ -14,7 +14,7 @@ use worker::{ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerEr
 
 use crate::event::{Event, Post};
 use crate::log::{Level, Log};
-use crate::server::{Builder, Built, Opener, Server, Settings};
+use crate::server::{Builder, Built, Ended, Opener, Server, Settings};
 use crate::text::{Reason, Seconds};
 
 /// Why a server could not be built.
@@ -132,6 +132,10 @@ impl Builder for ThreadBuilder {
         }
     }
 
+    fn overlaps(&self) -> bool {
+        true
+    }
+
     fn close(&mut self) {
         lock(&self.listener).take();
     }
@@ -202,8 +206,13 @@ impl Server for Thread {
         let _ = self.handle.as_mut().map(|handle| handle.abandon_thread(why));
     }
 
-    fn end(mut self: Box<Self>) -> Result<DrainReport, ServerError> {
-        self.handle.take().map_or_else(|| Ok(DrainReport::default()), Handle::join)
+    fn signal(&self, _signal: i32) {
+        // It is this process that got it, and a handler has no use for it.
+    }
+
+    fn end(mut self: Box<Self>) -> Result<Ended, ServerError> {
+        let drain = self.handle.take().map_or_else(|| Ok(DrainReport::default()), Handle::join)?;
+        Ok(Ended { drain, ..Ended::default() })
     }
 }
 
@@ -223,7 +232,9 @@ fn observe(log: Log, post: &Post, build: u64, event: &worker::Event<'_>) {
     let tell = |event| drop(post.send(event));
     match event {
         worker::Event::Accepting => tell(Event::Accepting { build }),
-        worker::Event::Failed { failure } => tell(Event::Failed { build, reason: failure.to_string() }),
+        worker::Event::Failed { failure } => {
+            tell(Event::Failed { build, reason: failure.to_string(), well: false });
+        }
         worker::Event::Finished => tell(Event::Finished { build }),
         worker::Event::Exhausted { error } => {
             let message = format!("cannot take a connection: {}; waiting until there is room again", Reason(error));

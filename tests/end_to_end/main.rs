@@ -30,6 +30,8 @@ mod users; // Another user's commands. Needs root.
 #[cfg(target_os = "linux")]
 mod console; // A real terminal, with a real shell for job control.
 #[cfg(target_os = "linux")]
+mod exec; // Any program as the server: stopped, restarted and replaced, with all that it has started.
+#[cfg(target_os = "linux")]
 mod process; // What proc(5) tells: threads, descriptors, wake-ups.
 #[cfg(target_os = "linux")]
 mod pty; // A pseudo-terminal for the tests.

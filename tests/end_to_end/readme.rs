@@ -13,7 +13,7 @@ fn project() -> PathBuf {
 }
 
 /// A shell command in the project's folder, in which `supervisor`, `admin-cli` and `cargo` are found. A supervisor that
-/// is given no address takes a free one; `cargo run` runs the program, and `cargo test` and `cargo install` only see
+/// is given no address takes a free one, and so does a program; `cargo run` runs the program, and `cargo test` and `cargo install` only see
 /// whether there is something to test or install.
 fn shell(home: &Home, script: &str) -> Command {
     let bin = home.folder().join("bin");
@@ -26,7 +26,9 @@ fn shell(home: &Home, script: &str) -> Command {
     write(
         "supervisor",
         format!(
-            "#!/bin/bash\n[[ $* == *--listen* ]] || set -- \"$@\" --listen 127.0.0.1:0\nexec {SUPERVISOR} \"$@\"\n"
+            "#!/bin/bash\n[[ $* == *--listen* || $1 == exec ]] || set -- \"$@\" --listen 127.0.0.1:0\n\
+             exec {SUPERVISOR} \"${{@/8888/{}}}\"\n",
+            free_port()
         ),
     );
     let _ = symlink(ADMIN_CLI, bin.join("admin-cli"));
@@ -57,7 +59,7 @@ fn at_typing_speed(block: &str, log: &Path) -> String {
     let log = log.display();
     let lines = block.lines().map(|line| match line.strip_suffix(" &") {
         Some(line) => {
-            format!("{line} 2> {log} &\nuntil grep -q 'listening on' {log} 2> /dev/null; do sleep 0.02; done\n")
+            format!("{line} 2> {log} &\nuntil grep -q '(pid ' {log} 2> /dev/null; do sleep 0.02; done\n")
         }
         None => format!("{line}\n"),
     });

@@ -154,6 +154,49 @@ impl Home {
         Instance { address: address.parse().unwrap(), process, name, home: self.clone(), released: false }
     }
 
+    /// `supervisor exec` with the test's name, these options and this program.
+    #[cfg(target_os = "linux")]
+    pub fn exec_command(&self, options: &[&str], program: &[&str]) -> Command {
+        let mut command = self.program(SUPERVISOR);
+        command.args(["exec", "--name", self.name()]).args(options).arg("--").args(program);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts a supervisor of a program and waits until that is ready. Without `--listen` its address is to be filled in.
+    #[cfg(target_os = "linux")]
+    pub fn exec(&self, options: &[&str], program: &[&str]) -> Instance {
+        self.exec_by(self.exec_command(options, program))
+    }
+
+    /// Like [`Home::exec`], by this command.
+    #[cfg(target_os = "linux")]
+    pub fn exec_by(&self, command: Command) -> Instance {
+        let process = self.spawn(command);
+        // The program writes to the same stderr, and may say there where it listens.
+        let line = process.err.wait_for(&format!(" (pid {}", process.pid));
+        let address = line.split("listening on ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("0.0.0.0:0");
+        let name = self.name().to_owned();
+        Instance { address: address.parse().unwrap(), process, name, home: self.clone(), released: false }
+    }
+
+    /// What runs of all that the test has started, and what that has started, whatever group, session or parent it has by
+    /// now: process ids and command lines. (The folder is in the environment of all of them.)
+    #[cfg(target_os = "linux")]
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        let mark = format!("XDG_RUNTIME_DIR={}", self.folder().display());
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter_map(|pid| {
+            // One that ends meanwhile is not there.
+            let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+            let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let is_ours = environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes());
+            is_ours.then(|| (pid, String::from_utf8_lossy(&line).trim_end_matches('\0').replace('\0', " ")))
+        })
+        .collect()
+    }
+
     pub fn spawn(&self, mut command: Command) -> Process {
         let mut child = start(&mut command).unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let process = Process {

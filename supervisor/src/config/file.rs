@@ -165,7 +165,11 @@ pub(super) fn translate(
         let definition = definitions(server).find(|definition| setting(definition) == name);
         let definition = definition.ok_or_else(|| unknown(name, cli, server))?;
         let Some(argument) = argument(definition, value, folder)? else { continue };
-        let alone = [cli.get_name().into(), kind.into(), argument.clone()];
+        let mut alone = vec![cli.get_name().into(), kind.into(), argument.clone()];
+        if server.get_arguments().any(Arg::is_last_set) {
+            // The program of exec is on the command line.
+            alone.extend(["--".into(), "program".into()]);
+        }
         if let Err(error) = cli.clone().try_get_matches_from(alone) {
             return Err(format!("{} is {}: {}", quoted(name), describe(value), advice(&error)));
         }
@@ -178,7 +182,7 @@ pub(super) fn translate(
 
 /// What can be said in a file for this server.
 fn definitions(server: &Command) -> impl Iterator<Item = &Arg> {
-    server.get_arguments().filter(|definition| definition.get_id() != "config")
+    server.get_arguments().filter(|definition| definition.get_id() != "config" && !definition.is_last_set())
 }
 
 /// What a setting is called in a file.

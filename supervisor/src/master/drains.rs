@@ -25,6 +25,7 @@ pub(super) struct Old {
     pub(super) running: Running,
     /// What asked for its end.
     by: String,
+    began: Instant,
     pub(super) deadline: Instant,
     /// Whether it has overrun its deadline already.
     hurried: bool,
@@ -50,7 +51,7 @@ pub(super) enum Why {
 
 impl Old {
     pub(super) fn new(running: Running, by: String, grace: Duration, now: Instant) -> Old {
-        Old { running, by, deadline: deadline_after(now, grace), hurried: false }
+        Old { running, by, began: now, deadline: deadline_after(now, grace), hurried: false }
     }
 
     pub(super) fn drain(&self, now: Instant) -> Drain {
@@ -80,11 +81,8 @@ impl Master {
             return Err((old.running, error));
         }
         let generation = old.running.generation;
-        let message = format!(
-            "generation {generation} makes way: {} connected, grace period {}",
-            clients(connected),
-            seconds(grace)
-        );
+        let message =
+            format!("generation {generation} makes way: {}grace period {}", self.connected(connected), seconds(grace));
         let fields = [
             ("generation", generation.into()),
             ("connected", connected.into()),
@@ -92,6 +90,14 @@ impl Master {
         ];
         self.identity.log.line(Level::Info, "retiring", message, fields);
         Ok(old)
+    }
+
+    /// How many clients there are. Of a program's nobody knows.
+    fn connected(&self, clients: usize) -> String {
+        match &self.identity.program {
+            None => format!("{} connected, ", super::clients(clients)),
+            Some(_) => String::new(),
+        }
     }
 
     /// Tells how the drain of an old generation goes.
@@ -110,9 +116,14 @@ impl Master {
     }
 
     /// An old generation is done.
-    pub(super) fn old_is_gone(&mut self, old: Old) -> protocol::Report {
+    pub(super) fn old_is_gone(&mut self, old: Old, now: Instant) -> protocol::Report {
         let generation = old.running.generation;
-        let report = plain::report(&old.by, &self.ended(old.running));
+        let mut ended = self.ended(old.running);
+        if ended.program.is_some() {
+            // A program does not know when it was asked.
+            ended.drain.took = now.saturating_duration_since(old.began);
+        }
+        let report = plain::report(&old.by, &ended);
         self.log_report(Some(generation), &report);
         report
     }
@@ -127,10 +138,17 @@ impl Master {
                 State::Opening { current, settings, replaced, restart, limit }
             }
             State::Retiring { current, replaced, restart, countdown: _ } if replaced == generation => {
-                restart.done(current.generation, Some((generation, report)));
+                restart.done(current.generation, Some((generation, report)), now);
                 self.next(current, now)
             }
+            // The way is free for the next one.
+            State::Emptying { generation: awaited, restart, countdown: _ } if awaited == generation => {
+                self.begin_build();
+                let current = Current::Emptied(generation, report);
+                State::Building { current, restart: Some(restart), limit: self.build_limit(now) }
+            }
             State::Serving { .. }
+            | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
             | State::Retiring { .. }
@@ -153,8 +171,10 @@ impl Master {
             add(&mut self.past, Counts { now: 0, ..old.running.server.counts() });
             let connections = old.running.server.connections();
             let drain = DrainReport { forced: connections.clone(), stuck: connections, ..DrainReport::default() };
-            let (generation, report) = (old.running.generation, plain::report(&old.by, &drain));
-            let message = format!("generation {generation} hangs and is left behind: {}", what_hangs(&drain.stuck));
+            let ended = Ended { drain, ..Ended::default() };
+            let (generation, report) = (old.running.generation, plain::report(&old.by, &ended));
+            let message =
+                format!("generation {generation} hangs and is left behind: {}", what_hangs(&ended.drain.stuck));
             self.identity.log.line(Level::Error, "left_behind", message, [("generation", generation.into())]);
             state = self.after_old(state, generation, report, now);
         }
@@ -185,7 +205,7 @@ impl Master {
             running.server.stop_by(deadline);
         }
         if let Why::Asked(by) = &why {
-            let message = format!("{by}: stopping, {} connected, grace period {}", clients(left), seconds(grace));
+            let message = format!("{by}: stopping, {}grace period {}", self.connected(left), seconds(grace));
             let fields =
                 [("by", by.to_string().into()), ("connected", left.into()), ("grace_ms", milliseconds(grace).into())];
             self.identity.log.line(Level::Info, "stopping", message, fields);
@@ -237,20 +257,22 @@ impl Master {
     }
 
     /// A server is done: what became of its connections.
-    pub(super) fn ended(&mut self, running: Running) -> DrainReport {
+    pub(super) fn ended(&mut self, running: Running) -> Ended {
         add(&mut self.past, Counts { now: 0, ..running.server.counts() });
         // That it failed has been said before.
-        running.server.end().unwrap_or_else(|error| error.drain)
+        running.server.end().unwrap_or_else(|error| Ended { drain: error.drain, ..Ended::default() })
     }
 
     /// The last server is done.
-    pub(super) fn end(&self, stop: Stop, drained: DrainReport, now: Instant) -> End {
-        let drain = DrainReport { took: now.saturating_duration_since(stop.began), ..drained };
+    pub(super) fn end(&self, stop: Stop, mut ended: Ended, now: Instant) -> End {
+        ended.drain.took = now.saturating_duration_since(stop.began);
         let result = match stop.why {
             Why::Asked(by) => {
-                self.log_report(None, &plain::report(&by.to_string(), &drain));
-                Ok(Report { by, drain })
+                self.log_report(None, &plain::report(&by.to_string(), &ended));
+                let Ended { drain, program, killed } = ended;
+                Ok(Report { by, drain, program, killed })
             }
+            Why::Failed(Error::Ended { reason, program: None }) => Err(Error::Ended { reason, program: ended.program }),
             Why::Failed(error) => Err(error),
         };
         End { result, waiting: stop.waiting }

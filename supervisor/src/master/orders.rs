@@ -1,10 +1,11 @@
 //! Restarts that somebody asked for, and what that one hears of them.
 
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::event::Trigger;
 use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report, Response};
+use crate::text::milliseconds;
 
 /// Where the answer to a request goes.
 #[derive(Debug)]
@@ -20,13 +21,15 @@ pub(super) struct Restart {
     pub(super) by: Trigger,
     /// How long the clients of the old generation get to leave. None: as the settings say.
     pub(super) grace: Option<Duration>,
+    /// Since when nothing serves, if the old generation had to go first.
+    pub(super) down_since: Option<Instant>,
     /// None: nobody waits for an answer, or not any more.
     reply: Option<Reply>,
 }
 
 impl Restart {
     pub(super) fn new(by: Trigger, grace: Option<Duration>, reply: Option<Reply>) -> Restart {
-        Restart { by, grace, reply }
+        Restart { by, grace, down_since: None, reply }
     }
 
     /// So many others come before it. For somebody who does not wait that is the answer.
@@ -46,9 +49,10 @@ impl Restart {
     }
 
     /// The new generation serves, and the one that it replaced is gone.
-    pub(super) fn done(self, generation: u64, replaced: Option<(u64, Report)>) {
+    pub(super) fn done(self, generation: u64, replaced: Option<(u64, Report)>, now: Instant) {
         let (replaced, report) = replaced.unzip();
-        self.answer(Answer::Restarted { generation, replaced, report });
+        let down_ms = self.down_since.map(|since| milliseconds(now.saturating_duration_since(since)));
+        self.answer(Answer::Restarted { generation, replaced, report, down_ms });
     }
 
     pub(super) fn failed(self, message: String) {

@@ -76,15 +76,25 @@ impl World {
 }
 
 #[derive(Debug)]
-struct PretendedBuilder(Shared);
+struct PretendedBuilder {
+    world: Shared,
+    overlaps: bool,
+}
 
 impl Builder for PretendedBuilder {
     fn build(&mut self, build: u64) {
-        lock(&self.0).building.push_back(build);
+        let mut world = lock(&self.world);
+        let runs = |server: &Pretended| server.accepting && !server.hangs && !server.finished;
+        assert!(self.overlaps || !world.servers.iter().any(runs), "the last one is in the way: {world:?}");
+        world.building.push_back(build);
+    }
+
+    fn overlaps(&self) -> bool {
+        self.overlaps
     }
 
     fn close(&mut self) {
-        lock(&self.0).closed = true;
+        lock(&self.world).closed = true;
     }
 }
 
@@ -157,12 +167,14 @@ impl Server for Hand {
         // The real one has a grace period of its own; the test's clock does not know it.
         server.deadline.get_or_insert_with(Instant::now);
         let reason = why.to_owned();
-        world.events.push_back(Event::Failed { build: self.build, reason });
+        world.events.push_back(Event::Failed { build: self.build, reason, well: false });
     }
 
-    fn end(self: Box<Self>) -> Result<DrainReport, ServerError> {
+    fn signal(&self, _signal: i32) {}
+
+    fn end(self: Box<Self>) -> Result<Ended, ServerError> {
         assert!(lock(&self.world).of(self.build).finished, "it was asked for its end before that came");
-        Ok(DrainReport::default())
+        Ok(Ended::default())
     }
 }
 
@@ -259,18 +271,23 @@ enum Known {
 
 impl Drive {
     fn new(check_every: Option<Duration>) -> Drive {
+        Drive::with(check_every, true)
+    }
+
+    fn with(check_every: Option<Duration>, overlaps: bool) -> Drive {
         let world = Shared::default();
         let now = Instant::now();
         let identity = Identity {
             name: "test".into(),
             kind: "test".into(),
-            address: ([127, 0, 0, 1], 1).into(),
+            address: Some(([127, 0, 0, 1], 1).into()),
+            program: None,
             log: Log::silent(),
             started: now,
         };
         let first = Hand::new(&world, 1);
         lock(&world).open(1);
-        let builder = Box::new(PretendedBuilder(world.clone()));
+        let builder = Box::new(PretendedBuilder { world: world.clone(), overlaps });
         let (line, said) = mpsc::channel();
         let line = Box::new(move |message: &str| line.send(message.to_owned()).map_err(io::Error::other));
         let manager = Manager::on(line, check_every.map(|every| every * 5), now);
@@ -326,7 +343,7 @@ impl Drive {
                 let Some(server) = failing else { return };
                 server.accepting = false;
                 server.deadline = Some(now + Duration::from_millis(500));
-                let event = Event::Failed { build: server.build, reason: "crashed".into() };
+                let event = Event::Failed { build: server.build, reason: "crashed".into(), well: false };
                 world.events.push_back(event);
             }
             Step::Hang => {
@@ -443,7 +460,7 @@ impl Drive {
                 Some(_) => Known::Reloading,
                 None => Known::Ready,
             },
-            Some(State::Retiring { .. }) => Known::Reloading,
+            Some(State::Emptying { .. } | State::Retiring { .. }) => Known::Reloading,
             Some(State::Draining { .. }) | None => Known::Stopping,
         };
         assert_eq!(self.known, expected, "{:?}", self.state);
@@ -495,8 +512,9 @@ proptest! {
     fn whatever_happens_it_stays_in_order_and_everybody_is_answered(
         steps in prop::collection::vec(step(), 1..200),
         checked: bool,
+        overlaps: bool,
     ) {
-        let mut drive = Drive::new(checked.then_some(Duration::from_secs(1)));
+        let mut drive = Drive::with(checked.then_some(Duration::from_secs(1)), overlaps);
         for step in steps {
             drive.take(step);
         }
@@ -575,7 +593,7 @@ fn a_server_that_cannot_be_built_leaves_the_old_one_serving() {
     assert!(lock(&drive.world).of(1).accepting);
     // One that is never ready, too.
     drive.take(restart());
-    drive.wait(BUILD_LIMIT);
+    drive.wait(crate::server::BUILD_LIMIT);
     drive.take(Step::BuildDone { well: true });
     assert_eq!(answers(&drive), ["Failed", "Failed"]);
     assert!(lock(&drive.world).of(1).accepting && lock(&drive.world).of(3).dropped);
@@ -665,4 +683,27 @@ fn a_build_that_fails_after_a_crash_is_tried_again_until_that_is_too_often() {
     assert_eq!(tries, 5);
     let error = drive.end.unwrap().result.unwrap_err();
     assert!(matches!(error, Error::CrashedTooOften { times: 6, .. }), "{error}");
+}
+
+#[test]
+fn a_server_that_cannot_run_beside_the_next_one_is_gone_before_that_is_built() {
+    let mut drive = Drive::with(None, false);
+    settle(&mut drive);
+    drive.take(Step::Client);
+    drive.take(restart());
+    settle(&mut drive);
+    assert!(matches!(drive.state, Some(State::Emptying { .. })));
+    drive.take(Step::ClientLeaves);
+    drive.wait(Duration::ZERO);
+    settle(&mut drive);
+    assert_eq!(answers(&drive), ["restarted 2"]);
+    // One that cannot be built then is tried again.
+    drive.take(restart());
+    drive.take(Step::Deliver);
+    drive.take(Step::BuildDone { well: false });
+    assert_eq!(answers(&drive), ["restarted 2", "Failed"]);
+    drive.wait(Duration::from_secs(1));
+    settle(&mut drive);
+    assert!(matches!(&drive.state, Some(State::Serving { current, .. }) if current.generation == 3));
+    drive.finish();
 }

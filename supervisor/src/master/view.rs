@@ -13,7 +13,10 @@ impl Master {
     }
 
     fn view(&self, state: &State) -> View {
-        let address = self.identity.address;
+        let address = match (self.identity.address, &self.identity.program) {
+            (Some(address), _) => address.to_string(),
+            (None, program) => program.clone().unwrap_or_default(),
+        };
         let serving = |running: &Running| format!("serving on {address}, generation {}", running.generation);
         // What is done about a crash is no restart that anybody waits for.
         let phase = |restart: &Option<Restart>, build| match restart {
@@ -32,7 +35,11 @@ impl Master {
                 let status = format!("{}; restarting", serving(current));
                 View { phase: phase(restart, self.builds), status, deadline: None }
             }
-            State::Building { current: Current::Crashed { .. }, restart, limit: _ } => {
+            State::Emptying { generation, restart: _, countdown: _ } => {
+                let status = format!("restarting; generation {generation} makes way");
+                View { phase: Phase::Restarting { build: self.builds }, status, deadline: deadline_of(*generation) }
+            }
+            State::Building { current: Current::Crashed { .. } | Current::Emptied(..), restart, limit: _ } => {
                 View { phase: phase(restart, self.builds), status: self.not_serving("starting"), deadline: None }
             }
             State::Opening { current, replaced, restart, .. } => {

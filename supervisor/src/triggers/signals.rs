@@ -6,7 +6,7 @@ use crate::OnHup;
 use crate::event::{Event, Post};
 
 #[cfg(unix)]
-pub(crate) use unix::Signals;
+pub(crate) use unix::{Signals, is_ignored};
 #[cfg(windows)]
 pub(crate) use windows::Signals;
 
@@ -14,7 +14,7 @@ pub(crate) use windows::Signals;
 mod unix {
     use super::{Event, OnHup, Post, io};
     use crate::event::Trigger;
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
     use signal_hook::iterator::exfiltrator::WithOrigin;
     use signal_hook::iterator::{Handle, SignalsInfo};
     use std::thread;
@@ -25,13 +25,15 @@ mod unix {
 
     impl Signals {
         /// The handlers exist when this returns.
-        pub(crate) fn start(events: Post, on_hup: OnHup) -> io::Result<Signals> {
+        pub(crate) fn start(events: Post, on_hup: OnHup, pass_on: bool) -> io::Result<Signals> {
             let wanted = [(SIGHUP, "SIGHUP"), (SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGQUIT, "SIGQUIT")];
             // What nohup did stays: closing the terminal shall not stop the server then.
             let stays_ignored = on_hup == OnHup::Stop && is_ignored(SIGHUP);
             let wanted = wanted.into_iter().filter(|&(signal, _)| signal != SIGHUP || !stays_ignored);
             let wanted: Vec<_> = wanted.collect();
-            let mut signals = SignalsInfo::<WithOrigin>::new(wanted.iter().map(|&(signal, _)| signal))?;
+            let passed_on = if pass_on { &[SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT][..] } else { &[] };
+            let taken = wanted.iter().map(|&(signal, _)| signal).chain(passed_on.iter().copied());
+            let mut signals = SignalsInfo::<WithOrigin>::new(taken)?;
             let handle = signals.handle();
             let closed = handle.clone();
             thread::Builder::new().name("signals".into()).spawn(move || {
@@ -43,6 +45,9 @@ mod unix {
                     }
                     for origin in together {
                         let Some(&(_, name)) = wanted.iter().find(|&&(signal, _)| signal == origin.signal) else {
+                            if events.send(Event::Signal { signal: origin.signal }).is_err() {
+                                return;
+                            }
                             continue;
                         };
                         let sender = origin.process.and_then(|process| u32::try_from(process.pid).ok());
@@ -68,7 +73,7 @@ mod unix {
     }
 
     /// Whether the signal was ignored when this process started, as Linux tells in proc(5).
-    fn is_ignored(signal: i32) -> bool {
+    pub(crate) fn is_ignored(signal: i32) -> bool {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
         let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
@@ -87,7 +92,7 @@ mod windows {
     pub(crate) struct Signals;
 
     impl Signals {
-        pub(crate) fn start(events: Post, _on_hup: OnHup) -> io::Result<Signals> {
+        pub(crate) fn start(events: Post, _on_hup: OnHup, _pass_on: bool) -> io::Result<Signals> {
             ctrlc::set_handler(move || {
                 let by = Trigger::Signal { name: "console event", sender: None };
                 // Nobody listens any more: the server has stopped already.

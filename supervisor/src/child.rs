@@ -1,0 +1,413 @@
+//! A server that is a child process: any program.
+//!
+//! Between the supervisor and the program stands a guardian, a process of this same executable, one for each generation. It
+//! starts a launcher, of this same executable, too, which becomes the program. So nothing has to run between `fork` and
+//! `exec`, where only unsafe code can be, and there is always somebody who cleans up: the guardian when the supervisor is
+//! killed, and the supervisor when the guardian is.
+
+#[doc(hidden)]
+pub mod driven;
+mod family;
+mod guardian;
+mod launcher;
+mod line;
+mod output;
+#[cfg(target_os = "linux")]
+mod proc;
+mod processes;
+mod ready;
+mod running;
+mod stage;
+
+use std::error::Error;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::panic::{self, AssertUnwindSafe};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use command_fds::{CommandFdExt, FdMapping};
+use worker::deadline_after;
+
+use crate::event::{Event, Post};
+use crate::server::{BUILD_LIMIT, Builder, Built, ProgramEnd, Settings};
+use crate::text::{Reason, Seconds, milliseconds};
+use crate::thread::{BuildError, message};
+
+pub use ready::Ready;
+
+use family::Family;
+use output::Output;
+use ready::NotifySocket;
+use running::{Child, Running, Step};
+use stage::Stage;
+
+/// The variable by which all processes of a generation can be found: it has the process id of their guardian.
+const MARK: &str = "MASTERCONTROL_GUARDIAN";
+
+/// How often to look whether a port answers. Nothing announces that.
+const KNOCK: Duration = Duration::from_millis(100);
+
+/// How long to wait for the end of a program that was not ready and has been killed.
+const KILLED: Duration = Duration::from_secs(5);
+
+/// If this process was started as a guardian or as a launcher, it is one, and then ends with this code. A program that
+/// supervises programs calls this first of all, before it has a second thread.
+pub fn hidden_stage() -> Option<ExitCode> {
+    let mut line = std::env::args_os().skip(1);
+    let run = match line.next()?.to_str()? {
+        stage::GUARD => guardian::run,
+        stage::LAUNCH => launcher::run,
+        _ => return None,
+    };
+    Some(Stage::parse(line).map_or_else(
+        || {
+            stage::complain("@guard and @launch are for the supervisor's own use");
+            ExitCode::from(crate::Exit::Usage)
+        },
+        |stage| run(&stage),
+    ))
+}
+
+/// What to run, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Its path, or a name to be looked for.
+    pub program: OsString,
+    /// What it is told.
+    pub args: Vec<OsString>,
+    /// What asks it to end.
+    pub stop_signal: i32,
+    /// What shows that it is ready.
+    pub ready: Ready,
+    /// How long that may take.
+    pub ready_within: Duration,
+}
+
+/// A listening socket for programs.
+#[derive(Debug)]
+pub struct Socket {
+    /// Its name for the program, without a colon. May be empty.
+    pub name: String,
+    /// The socket.
+    pub socket: OwnedFd,
+}
+
+/// A program that cannot be started at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CannotStart {
+    /// The shell's exit code for this: 127 if it is not found, 126 if it cannot be run.
+    pub code: u8,
+    /// Which program, and why.
+    pub message: String,
+}
+
+impl fmt::Display for CannotStart {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl Error for CannotStart {}
+
+/// Says what the program of a generation is, and may change its settings.
+pub(crate) type ProgramFactory = Box<dyn FnMut(&mut Settings) -> Result<Program, BuildError> + Send>;
+
+/// Starts programs, each on a thread named `builder`, since that waits until the program is ready.
+#[derive(Clone)]
+pub(crate) struct Children {
+    factory: Arc<Mutex<ProgramFactory>>,
+    settings: Settings,
+    stock: Arc<Mutex<Stock>>,
+    overlaps: bool,
+    family: Family,
+    /// This executable.
+    own: OsString,
+    post: Post,
+    /// How long the last program that was to be started may take to be ready, in milliseconds.
+    ready_within: Arc<AtomicU64>,
+    /// How many builds are under way.
+    under_way: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct Stock {
+    /// None: it has been closed.
+    sockets: Option<Vec<Socket>>,
+    /// Those that are not ready yet.
+    building: Vec<Weak<Running>>,
+}
+
+impl Children {
+    /// Programs that get these sockets, on which the next one can start while the last one runs. Without any, they do not
+    /// overlap.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn new(
+        factory: ProgramFactory,
+        sockets: Vec<Socket>,
+        settings: Settings,
+        post: Post,
+    ) -> io::Result<Children> {
+        let family = Family::default();
+        family.adopt()?;
+        Ok(Children {
+            factory: Arc::new(Mutex::new(factory)),
+            settings,
+            overlaps: !sockets.is_empty(),
+            stock: Arc::new(Mutex::new(Stock { sockets: Some(sockets), building: Vec::new() })),
+            family,
+            own: stage::own()?,
+            post,
+            ready_within: Arc::default(),
+            under_way: Arc::default(),
+        })
+    }
+
+    /// Sees to it that no orphan stays a zombie. From now on nobody else in this process may start a child process.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn reap_orphans(&self) -> io::Result<()> {
+        self.family.reap_orphans()
+    }
+
+    /// Starts a program on this thread, and waits until it is ready.
+    ///
+    /// # Errors
+    /// What the factory says, why the program was not ready, or [`CannotStart`].
+    pub(crate) fn build_here(&self, build: u64) -> Result<Built, BuildError> {
+        let (built, running) = self.make(build)?;
+        running.speak(&self.post);
+        Ok(built)
+    }
+
+    /// The program says nothing to master control until it is told to.
+    fn make(&self, build: u64) -> Result<(Built, Arc<Running>), BuildError> {
+        let mut settings = self.settings.clone();
+        let made = panic::catch_unwind(AssertUnwindSafe(|| lock(&self.factory)(&mut settings)));
+        let program = made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", message(&*panic)).into()))?;
+        self.ready_within.store(milliseconds(program.ready_within), Ordering::Relaxed);
+        let started = self.start(build, &program)?;
+        // One that has nothing to prove may have ended already, which is no different from ending a moment later. But nobody
+        // shall make way for it then.
+        let may_have_ended = program.ready == Ready::AtOnce && (build == 1 || !self.overlaps);
+        let ready = started.wait_until_ready(&program).and_then(|()| started.running.is_ready(may_have_ended));
+        match ready {
+            Ok(()) => {
+                let server = Child::new(started.running.clone(), program.stop_signal, self.post.clone());
+                Ok((Built { server: Box::new(server), settings }, started.running))
+            }
+            Err(error) => Err(started.give_up(error)),
+        }
+    }
+
+    fn start(&self, build: u64, program: &Program) -> Result<Started, BuildError> {
+        let lacking = |what| move |error: io::Error| lacking(what, &error);
+        let notify = match program.ready {
+            Ready::Notify => Some(NotifySocket::new().map_err(lacking("a socket on which it says that it is ready"))?),
+            Ready::AtOnce | Ready::After(_) | Ready::Connect(_) => None,
+        };
+        let (control, its_control) = UnixStream::pair().map_err(lacking("a socket for its guardian"))?;
+        // Only while a program has to prove itself: what it writes goes no detour without need.
+        let output = match program.ready {
+            Ready::AtOnce => None,
+            Ready::After(_) | Ready::Notify | Ready::Connect(_) => {
+                Some(Output::new().map_err(lacking("a pipe for what it writes"))?)
+            }
+        };
+        let (output, stderr) = output.unzip();
+        let mut command = self.command(program)?;
+        command.process_group(0).stdin(Stdio::from(OwnedFd::from(its_control)));
+        if let Some(stderr) = stderr {
+            command.stderr(stderr);
+        }
+        for variable in crate::manager::VARIABLES {
+            command.env_remove(variable);
+        }
+        if let Some(notify) = &notify {
+            command.env(ready::NOTIFY_SOCKET, notify.path());
+        }
+        let guardian = self.family.spawn(&mut command).map_err(lacking("a process for its guardian"))?;
+        // It has our copies of the guardian's descriptors.
+        drop(command);
+        let (steps, received) = mpsc::channel();
+        let running = Running::start(build, guardian, control, notify, self.family.clone(), steps)
+            .map_err(lacking("what it takes to hear of the program"))?;
+        let mut stock = self.stock();
+        if stock.sockets.is_none() {
+            running.kill();
+        }
+        stock.building.retain(|running| running.strong_count() > 0);
+        stock.building.push(Arc::downgrade(&running));
+        Ok(Started { running, output, steps: received })
+    }
+
+    /// The guardian's command line, with the sockets.
+    fn command(&self, program: &Program) -> Result<Command, BuildError> {
+        let stock = self.stock();
+        let sockets = stock.sockets.as_ref().ok_or("the server is being stopped")?;
+        let names: Vec<_> = sockets.iter().map(|socket| socket.name.as_str()).collect();
+        let stage = Stage {
+            sockets: sockets.len(),
+            names: names.join(":").into(),
+            program: program.program.clone(),
+            args: program.args.clone(),
+        };
+        let mapping = |(child_fd, socket): (i32, &Socket)| {
+            socket.socket.try_clone().map(|parent_fd| FdMapping { parent_fd, child_fd })
+        };
+        let mappings = (stage::FIRST..).zip(sockets).map(mapping).collect::<io::Result<Vec<_>>>();
+        let mut command = stage.command(OsStr::new(&self.own), stage::GUARD);
+        command.arg0("supervisor");
+        command.fd_mappings(mappings.map_err(|error| lacking("the listening sockets", &error))?)?;
+        Ok(command)
+    }
+
+    fn stock(&self) -> MutexGuard<'_, Stock> {
+        lock(&self.stock)
+    }
+}
+
+impl Builder for Children {
+    fn build(&mut self, build: u64) {
+        let children = self.clone();
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        let thread = thread::Builder::new().name("builder".into()).spawn(move || {
+            let post = &children.post;
+            // Without master control there is nobody to tell, and what was built is dropped.
+            let made = children.make(build);
+            // Before it is told: whoever hears of it may look.
+            children.under_way.fetch_sub(1, Ordering::SeqCst);
+            let _ = match made {
+                Ok((built, running)) => {
+                    let sent = post.send(Event::Built { build, built: Ok(built) });
+                    running.speak(post);
+                    sent
+                }
+                Err(error) => post.send(Event::Built { build, built: Err(error.to_string()) }),
+            };
+        });
+        if let Err(error) = thread {
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
+            let built = Err(lacking("a thread to build it", &error).to_string());
+            let _ = self.post.send(Event::Built { build, built });
+        }
+    }
+
+    /// As long as its settings give it, and some more to start and end it.
+    fn limit(&self) -> Duration {
+        Duration::from_millis(self.ready_within.load(Ordering::Relaxed)).saturating_add(BUILD_LIMIT)
+    }
+
+    fn is_building(&self) -> bool {
+        self.under_way.load(Ordering::SeqCst) > 0
+    }
+
+    fn overlaps(&self) -> bool {
+        self.overlaps
+    }
+
+    fn close(&mut self) {
+        let mut stock = self.stock();
+        stock.sockets.take();
+        // Nobody needs what is not ready yet.
+        for running in stock.building.drain(..).filter_map(|running| running.upgrade()) {
+            running.kill_unless_ready();
+        }
+    }
+}
+
+impl fmt::Debug for Children {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Children").field("stock", &self.stock).finish_non_exhaustive()
+    }
+}
+
+/// A program that may not be ready yet.
+#[derive(Debug)]
+struct Started {
+    running: Arc<Running>,
+    output: Option<Output>,
+    steps: Receiver<Step>,
+}
+
+impl fmt::Display for Program {
+    /// As it might be typed.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.program.display())?;
+        self.args.iter().try_for_each(|argument| write!(formatter, " {}", argument.display()))
+    }
+}
+
+impl Started {
+    fn wait_until_ready(&self, program: &Program) -> Result<(), BuildError> {
+        let limit = deadline_after(Instant::now(), program.ready_within);
+        // When it is ready without a word.
+        let mut enough: Option<Instant> = None;
+        let mut knocks = false;
+        loop {
+            let until = enough.unwrap_or(limit);
+            let until = if knocks { until.min(Instant::now() + KNOCK) } else { until };
+            match self.steps.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Step::Started) => match program.ready {
+                    Ready::AtOnce => return Ok(()),
+                    Ready::After(time) => enough = Some(deadline_after(Instant::now(), time)),
+                    Ready::Connect(_) => knocks = true,
+                    Ready::Notify => {}
+                },
+                Ok(Step::Ready) => return Ok(()),
+                Ok(Step::CannotStart(why)) => return Err(Box::new(why)),
+                Ok(Step::Ended(end)) => return Err(not_ready(end)),
+                Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => return Err("its guardian ended".into()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            match program.ready {
+                Ready::Connect(address) if knocks && ready::answers(address) => return Ok(()),
+                _ if enough.is_some_and(|enough| enough <= Instant::now()) => return Ok(()),
+                _ if enough.is_none() && limit <= Instant::now() => {
+                    return Err(format!("it was not ready within {}", Seconds(program.ready_within)).into());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Ends it, and adds to the reason what it wrote.
+    fn give_up(self, why: BuildError) -> BuildError {
+        self.running.kill();
+        let until = Instant::now() + KILLED;
+        while !matches!(
+            self.steps.recv_timeout(until.saturating_duration_since(Instant::now())),
+            Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout)
+        ) {}
+        let lines = self.output.map(|output| output.last_lines()).unwrap_or_default();
+        // What cannot be started has written nothing of its own.
+        if lines.is_empty() || why.is::<CannotStart>() {
+            return why;
+        }
+        format!("{why}; the last that it wrote: {}", lines.join(" | ")).into()
+    }
+}
+
+fn not_ready(end: ProgramEnd) -> BuildError {
+    format!("{end} before it was ready").into()
+}
+
+fn lacking(what: &str, error: &io::Error) -> BuildError {
+    format!("the system does not give {what}: {}", Reason(error)).into()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // After a panic in the factory, the next try begins as if nothing had been.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

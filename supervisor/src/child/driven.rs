@@ -1,0 +1,124 @@
+//! Programs without master control: what it would tell them, and what it would hear. For this package's own tests, which
+//! need an executable that has the hidden stages.
+
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use worker::deadline_after;
+
+use super::{Children, Program, Socket};
+use crate::event::{Event, Post};
+use crate::restart::RestartPolicy;
+use crate::server::{Builder, Ended, Server, Settings};
+use crate::{Log, ProgramEnd};
+
+/// Starts programs.
+#[derive(Debug)]
+pub struct Driven {
+    children: Children,
+    events: Receiver<Event>,
+}
+
+/// A program that is ready.
+#[derive(Debug)]
+pub struct One(Box<dyn Server>);
+
+/// Something that master control would hear.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum Heard {
+    Built(u64, Result<One, String>),
+    Accepting(u64),
+    Failed(u64, String),
+    Finished(u64),
+    Other(String),
+}
+
+impl Driven {
+    /// `own` is the executable with the hidden stages.
+    pub fn new(own: &Path, program: Program, sockets: Vec<Socket>) -> io::Result<Driven> {
+        let (sender, events) = mpsc::channel();
+        let settings = Settings {
+            grace: Duration::ZERO,
+            max_connections: 0,
+            restart: RestartPolicy::default(),
+            check_every: None,
+            log: Log::silent(),
+        };
+        let factory = Box::new(move |_: &mut Settings| Ok(program.clone()));
+        let mut children = Children::new(factory, sockets, settings, Post::new(sender, None))?;
+        children.own = own.into();
+        Ok(Driven { children, events })
+    }
+
+    /// Begins to start one.
+    pub fn build(&mut self, build: u64) {
+        self.children.build(build);
+    }
+
+    /// Starts one.
+    pub fn build_here(&self, build: u64) -> Result<One, crate::BuildError> {
+        self.children.build_here(build).map(|built| One(built.server))
+    }
+
+    /// Whether the next one can start beside the last one.
+    pub fn overlaps(&self) -> bool {
+        self.children.overlaps()
+    }
+
+    /// Leaves no orphan a zombie.
+    pub fn reap_orphans(&self) -> io::Result<()> {
+        self.children.reap_orphans()
+    }
+
+    /// Starts none any more.
+    pub fn close(&mut self) {
+        self.children.close();
+    }
+
+    /// What happens next, within this time.
+    pub fn next(&self, within: Duration) -> Option<Heard> {
+        Some(match self.events.recv_timeout(within).ok()? {
+            Event::Built { build, built } => Heard::Built(build, built.map(|built| One(built.server))),
+            Event::Accepting { build } => Heard::Accepting(build),
+            Event::Failed { build, reason, .. } => Heard::Failed(build, reason),
+            Event::Finished { build } => Heard::Finished(build),
+            other => Heard::Other(format!("{other:?}")),
+        })
+    }
+}
+
+impl One {
+    /// Lets it take connections.
+    pub fn open(&self) {
+        self.0.opener()(None);
+    }
+
+    /// Lets this one take its place.
+    pub fn retire(&self, grace: Duration, successor: &One) {
+        let _ = self.0.retire_by(deadline_after(Instant::now(), grace), successor.0.opener());
+    }
+
+    /// Stops it.
+    pub fn stop(&self, grace: Duration) {
+        self.0.stop_by(deadline_after(Instant::now(), grace));
+    }
+
+    /// Gives it up.
+    pub fn give_up(&mut self, why: &str) {
+        self.0.give_up(why);
+    }
+
+    /// Passes a signal on.
+    pub fn signal(&self, signal: i32) {
+        self.0.signal(signal);
+    }
+
+    /// How its program ended, and how many processes had to be killed.
+    pub fn end(self) -> (Option<ProgramEnd>, usize) {
+        let Ended { program, killed, .. } = self.0.end().unwrap_or_default();
+        (program, killed)
+    }
+}

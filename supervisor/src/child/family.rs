@@ -1,0 +1,171 @@
+//! The processes below the supervisor: the guardians that it starts, and what comes to it when its own parents end.
+
+use std::collections::HashSet;
+use std::io;
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+#[cfg(target_os = "linux")]
+use rustix::process::{Pid, Signal};
+
+/// Knows which of our children are guardians. All others have come to us.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Family(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    guardians: HashSet<u32>,
+    /// Our children that there were before there was a guardian. None: there may be further ones at any time.
+    #[cfg(target_os = "linux")]
+    others: Option<HashSet<u32>>,
+}
+
+impl Family {
+    /// What is left of a guardian that was killed comes to this process from now on.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn adopt(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        Ok(())
+    }
+
+    pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+        // While this is held nobody takes the new one for an orphan.
+        let mut known = self.lock();
+        let child = command.spawn()?;
+        known.guardians.insert(child.id());
+        Ok(child)
+    }
+
+    /// Waits for a guardian that ends.
+    pub(super) fn wait(&self, mut guardian: Child) {
+        // Whatever it says: it is gone.
+        let _ = guardian.wait();
+        self.lock().guardians.remove(&guardian.id());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use super::*;
+    use std::fs;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+    use std::time::Duration;
+
+    use signal_hook::consts::SIGCHLD;
+    use signal_hook::low_level;
+
+    use super::super::{MARK, proc, processes};
+
+    /// How often to look what is left of a guardian that was killed. Nothing tells that somebody else's child is ours now.
+    const LOOK: Duration = Duration::from_millis(10);
+
+    impl Family {
+        /// Sees to it that no orphan stays a zombie, on a thread named `orphans`. From now on, nobody else in this process
+        /// may start a child.
+        ///
+        /// # Errors
+        /// When the system gives no thread or no descriptors.
+        pub(crate) fn reap_orphans(&self) -> io::Result<()> {
+            let (mut ended, wake) = UnixStream::pair()?;
+            low_level::pipe::register(SIGCHLD, wake)?;
+            self.lock().others = Some(proc::children().into_iter().map(number).collect());
+            let family = self.clone();
+            thread::Builder::new().name("orphans".into()).spawn(move || {
+                loop {
+                    family.reap();
+                    let mut said = [0; 64];
+                    match ended.read(&mut said) {
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Ok(1..) => {}
+                        Ok(0) | Err(_) => return,
+                    }
+                }
+            })?;
+            Ok(())
+        }
+
+        fn reap(&self) {
+            let known = self.lock();
+            for child in proc::children() {
+                if !known.guardians.contains(&number(child)) {
+                    proc::reap_one(child);
+                }
+            }
+        }
+
+        /// Kills what a guardian has left that was killed, and returns when nothing of it is left.
+        pub(in super::super) fn kill_leftovers(&self, guardian: u32, program: Option<u32>) {
+            let mut killed = HashSet::new();
+            loop {
+                let leftovers = self.leftovers(guardian, program);
+                for &leftover in leftovers.difference(&killed) {
+                    processes::tell(leftover, Signal::KILL);
+                }
+                // Whose parent is gone now, is found in the next round.
+                if leftovers.is_empty() && killed.is_empty() {
+                    return;
+                }
+                killed.extend(leftovers);
+                killed.retain(|&leftover| !proc::reap_one(leftover));
+                thread::sleep(LOOK);
+            }
+        }
+
+        /// Those of our children that were below this guardian. Their own children become ours when they end.
+        fn leftovers(&self, guardian: u32, program: Option<u32>) -> HashSet<Pid> {
+            let known = self.lock();
+            // As process 1 we get everybody's orphans, else only those of our own family.
+            let all = known.others.as_ref().filter(|_| std::process::id() != 1);
+            let of_it = |child: Pid| match all {
+                Some(others) => !others.contains(&number(child)),
+                None => is_in_group(child, program) || is_marked(child, guardian),
+            };
+            let children = proc::children().into_iter();
+            children.filter(|&child| !known.guardians.contains(&number(child)) && of_it(child)).collect()
+        }
+    }
+
+    fn number(pid: Pid) -> u32 {
+        pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Some programs write over their environment; but most stay in their group.
+    fn is_in_group(child: Pid, program: Option<u32>) -> bool {
+        let group = proc::process(child).map(|process| process.group.unsigned_abs()).ok();
+        program.is_some_and(|program| number(child) == program || group == Some(program))
+    }
+
+    fn is_marked(child: Pid, guardian: u32) -> bool {
+        let mark = format!("{MARK}={guardian}");
+        let environment = fs::read(format!("/proc/{}/environ", number(child))).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl Family {
+    /// Elsewhere only process 1 gets orphans, and supervisors of programs do not run as that.
+    ///
+    /// # Errors
+    /// None.
+    pub(crate) fn reap_orphans(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The program's group is what is known of it.
+    pub(super) fn kill_leftovers(&self, _guardian: u32, program: Option<u32>) {
+        let group = program.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
+        if let Some(group) = group {
+            super::processes::tell_group(group, rustix::process::Signal::KILL);
+        }
+    }
+}

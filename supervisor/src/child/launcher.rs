@@ -1,0 +1,91 @@
+//! What becomes the program. It is started by a guardian, does what has to be done in the program's own process, and what
+//! elsewhere stands between `fork` and `exec`, where only unsafe code can be.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use nix::sys::signal::SigSet;
+
+use super::stage::Stage;
+use crate::text::Reason;
+
+/// The shell's exit code for a program that is not found.
+const NOT_FOUND: u8 = 127;
+
+/// The shell's exit code for one that cannot be run.
+const NOT_RUN: u8 = 126;
+
+/// Becomes the program, or says on stdin why not. That is closed when it has become the program.
+pub(super) fn run(stage: &Stage) -> ExitCode {
+    let (code, message) = match io::stdin().as_fd().try_clone_to_owned() {
+        Ok(guardian) => {
+            let (code, message) = refusal(stage);
+            // Without a guardian there is nobody who wants to know.
+            let _ = writeln!(File::from(guardian), "{code} {}", message.replace('\n', " "));
+            return ExitCode::from(code);
+        }
+        Err(error) => (NOT_RUN, Reason(&error).to_string()),
+    };
+    super::stage::complain(&format!("{}: {message}", stage.program.display()));
+    ExitCode::from(code)
+}
+
+/// Why it has not become the program.
+fn refusal(stage: &Stage) -> (u8, String) {
+    let program = stage.program.display();
+    if let Err(error) = prepare() {
+        return (NOT_RUN, format!("{program}: cannot be started: {}", Reason(&error)));
+    }
+    let mut command = Command::new(&stage.program);
+    command.args(&stage.args).stdin(Stdio::null());
+    if stage.sockets > 0 {
+        command
+            .env("LISTEN_PID", std::process::id().to_string())
+            .env("LISTEN_FDS", stage.sockets.to_string())
+            .env("LISTEN_FDNAMES", &stage.names);
+    }
+    let error = command.exec();
+    let (code, reason) = match error.kind() {
+        ErrorKind::NotFound if Path::new(&stage.program).exists() && has_slash(&stage.program) => {
+            (NOT_RUN, "the interpreter that it names is not found".into())
+        }
+        ErrorKind::NotFound => (NOT_FOUND, "not found".into()),
+        ErrorKind::PermissionDenied if Path::new(&stage.program).is_dir() => (NOT_RUN, "is a directory".into()),
+        ErrorKind::PermissionDenied => (NOT_RUN, "not executable, or not permitted".into()),
+        _ => (NOT_RUN, format!("cannot be run: {}", Reason(&error))),
+    };
+    (code, format!("{program}: {reason}"))
+}
+
+/// Whether this is a path, and not a name to be looked for.
+fn has_slash(program: &OsStr) -> bool {
+    program.as_encoded_bytes().contains(&b'/')
+}
+
+/// Makes this process what the program shall begin as.
+fn prepare() -> io::Result<()> {
+    // The supervisor blocks some, so that no terminal suspends it. That is its own affair.
+    SigSet::empty().thread_set_mask()?;
+    #[cfg(target_os = "linux")]
+    die_with_guardian()?;
+    Ok(())
+}
+
+/// Whatever ends the guardian, ends this process, too. It holds for the program, unless that has a privilege by its file
+/// (set-user-id): the system takes it back then.
+#[cfg(target_os = "linux")]
+fn die_with_guardian() -> io::Result<()> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());
+    // It ended before it could be said: nobody waits for this process any more.
+    if parent != std::env::var(super::MARK).ok() {
+        return Err(ErrorKind::BrokenPipe.into());
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! What the supervisor and a guardian say to each other: one line each.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::server::ProgramEnd;
+use crate::text::milliseconds;
+
+/// What the supervisor wants of a guardian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// `stop SIGNAL MILLISECONDS`: the signal to the program's group, and at the end of this time KILL to all that is left.
+    /// A further one only moves the deadline.
+    Stop { signal: i32, within: Duration },
+    /// `signal NUMBER`: to the program itself.
+    Signal(i32),
+}
+
+/// What a guardian has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Report {
+    /// `started PID`: the program runs.
+    Started(u32),
+    /// `cannot-start CODE MESSAGE`: it does not. The code is the shell's for this.
+    CannotStart { code: u8, message: String },
+    /// `ended exit CODE` or `ended signal NUMBER`: the program itself has ended. Others that it started may be left.
+    Ended(ProgramEnd),
+    /// `gone KILLED`: nothing is left, and so many processes had to be killed. The guardian ends.
+    Gone { killed: usize },
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Order::Stop { signal, within } => write!(formatter, "stop {signal} {}", milliseconds(*within)),
+            Order::Signal(signal) => write!(formatter, "signal {signal}"),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Report::Started(pid) => write!(formatter, "started {pid}"),
+            Report::CannotStart { code, message } => {
+                write!(formatter, "cannot-start {code} {}", message.replace('\n', " "))
+            }
+            Report::Ended(ProgramEnd::Exited(code)) => write!(formatter, "ended exit {code}"),
+            Report::Ended(ProgramEnd::Signaled(signal)) => write!(formatter, "ended signal {signal}"),
+            Report::Gone { killed } => write!(formatter, "gone {killed}"),
+        }
+    }
+}
+
+impl Order {
+    /// None: it is no order.
+    pub(super) fn parse(line: &str) -> Option<Order> {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["stop", signal, within] => {
+                let within = Duration::from_millis(within.parse().ok()?);
+                Some(Order::Stop { signal: signal.parse().ok()?, within })
+            }
+            ["signal", signal] => Some(Order::Signal(signal.parse().ok()?)),
+            _ => None,
+        }
+    }
+}
+
+impl Report {
+    /// None: it is no report.
+    pub(super) fn parse(line: &str) -> Option<Report> {
+        let (what, rest) = line.split_once(' ')?;
+        match what {
+            "started" => Some(Report::Started(rest.parse().ok()?)),
+            "cannot-start" => {
+                let (code, message) = rest.split_once(' ')?;
+                Some(Report::CannotStart { code: code.parse().ok()?, message: message.into() })
+            }
+            "ended" => match rest.split_once(' ')? {
+                ("exit", code) => Some(Report::Ended(ProgramEnd::Exited(code.parse().ok()?))),
+                ("signal", signal) => Some(Report::Ended(ProgramEnd::Signaled(signal.parse().ok()?))),
+                _ => None,
+            },
+            "gone" => Some(Report::Gone { killed: rest.parse().ok()? }),
+            _ => None,
+        }
+    }
+}
+
+/// Makes lines of what comes in pieces.
+#[derive(Debug, Default)]
+pub(super) struct Lines(Vec<u8>);
+
+impl Lines {
+    pub(super) fn push(&mut self, piece: &[u8]) {
+        self.0.extend_from_slice(piece);
+    }
+
+    /// The lines that are complete.
+    pub(super) fn take(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        while let Some(end) = self.0.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.0.drain(..=end).collect();
+            lines.push(String::from_utf8_lossy(&line[..end]).into_owned());
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn each_order_is_understood(signal in any::<i32>(), within in any::<u64>()) {
+            let within = Duration::from_millis(within);
+            for order in [Order::Stop { signal, within }, Order::Signal(signal)] {
+                prop_assert_eq!(Order::parse(&order.to_string()), Some(order));
+            }
+        }
+
+        #[test]
+        fn each_report_is_understood(number in any::<i32>(), pid in any::<u32>(), code in any::<u8>(), message in "[^\n]*") {
+            for report in [
+                Report::Started(pid),
+                Report::CannotStart { code, message: message.clone() },
+                Report::Ended(ProgramEnd::Exited(number)),
+                Report::Ended(ProgramEnd::Signaled(number)),
+                Report::Gone { killed: usize::from(code) },
+            ] {
+                prop_assert_eq!(Report::parse(&report.to_string()), Some(report));
+            }
+        }
+
+        #[test]
+        fn anything_else_is_neither(line in ".*") {
+            let _ = (Order::parse(&line), Report::parse(&line));
+        }
+    }
+
+    #[test]
+    fn lines_come_in_pieces() {
+        let mut lines = Lines::default();
+        lines.push(b"gone");
+        assert_eq!(lines.take(), Vec::<String>::new());
+        lines.push(b" 1\nstarted 5\nend");
+        assert_eq!(lines.take(), ["gone 1", "started 5"]);
+        lines.push(b"ed\n");
+        assert_eq!(lines.take(), ["ended"]);
+    }
+}

@@ -1,0 +1,76 @@
+//! What Linux tells of processes in proc(5).
+
+use std::fs;
+use std::io;
+
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+/// A process as proc(5) shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) pid: Pid,
+    pub(super) parent: i32,
+    pub(super) group: i32,
+}
+
+/// The children of this process, ended ones included.
+pub(super) fn children() -> Vec<Pid> {
+    // Whole tables are long; a kernel that was built for it has the short list, too.
+    listed_children().unwrap_or_else(|_| {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        all().into_iter().filter(|process| process.parent == own).map(|process| process.pid).collect()
+    })
+}
+
+fn listed_children() -> io::Result<Vec<Pid>> {
+    // Not each kernel has it.
+    fs::metadata("/proc/thread-self/children")?;
+    let mut children = Vec::new();
+    for task in fs::read_dir("/proc/self/task")? {
+        // A thread that has ended since has left its children to another one.
+        let listed = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        children.extend(listed.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
+    }
+    Ok(children)
+}
+
+/// All processes that there are.
+pub(super) fn all() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| process(Pid::from_raw(pid)?).ok()).collect()
+}
+
+/// This process, if it is still there.
+pub(super) fn process(pid: Pid) -> io::Result<Process> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
+    parse(pid, &stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// A line of proc_pid_stat(5). The second field is a name in parentheses, in which anything may be.
+fn parse(pid: Pid, stat: &str) -> Option<Process> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(1);
+    Some(Process { pid, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
+}
+
+/// Takes the end of this child. Returns whether it is gone.
+pub(super) fn reap_one(child: Pid) -> bool {
+    !matches!(waitpid(Some(child), WaitOptions::NOHANG), Ok(None))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_process_is_read_whatever_its_name() {
+        let pid = Pid::from_raw(7).unwrap();
+        for name in ["sh", "a b", ") S 1 1", "(()"] {
+            let process = parse(pid, &format!("7 ({name}) S 5 6 6 0 -1 4194560")).unwrap();
+            assert_eq!((process.parent, process.group), (5, 6), "{name}");
+        }
+        assert_eq!(parse(pid, "7 (sh"), None);
+    }
+}

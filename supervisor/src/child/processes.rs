@@ -1,0 +1,78 @@
+//! What can be done with processes, and std cannot do.
+
+use std::fs;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
+
+use crate::server::ProgramEnd;
+
+/// The signal of this number. None: there is none that can be sent.
+pub(super) fn signal(number: i32) -> Option<Signal> {
+    Signal::from_named_raw(number)
+}
+
+/// Sends a signal to a child that has not been waited for, so that its number is still its own.
+pub(super) fn tell(child: Pid, signal: Signal) {
+    // It has ended, or it has got a privilege, and there is nothing else to be done.
+    let _ = kill_process(child, signal);
+}
+
+/// The same to a whole group, in which such a child is.
+pub(super) fn tell_group(group: Pid, signal: Signal) {
+    let _ = kill_process_group(group, signal);
+}
+
+/// What a look for ended children finds.
+#[derive(Debug)]
+pub(super) enum Reaped {
+    Ended(Pid, ProgramEnd),
+    /// There are children, and none of them has ended.
+    Nobody,
+    /// There is no child.
+    NoChild,
+}
+
+/// Takes the end of any child.
+pub(super) fn reap() -> Reaped {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) => {
+                if let Some(end) = end_of(status) {
+                    return Reaped::Ended(pid, end);
+                }
+            }
+            Ok(None) => return Reaped::Nobody,
+            Err(Errno::INTR) => {}
+            Err(_) => return Reaped::NoChild,
+        }
+    }
+}
+
+fn end_of(status: WaitStatus) -> Option<ProgramEnd> {
+    let exited = status.exit_status().map(ProgramEnd::Exited);
+    exited.or_else(|| status.terminating_signal().map(ProgramEnd::Signaled))
+}
+
+/// Closes what was left open for this process without a purpose, from this descriptor on. It has to come before this process
+/// opens anything itself.
+pub(super) fn close_from(first: i32) {
+    let folder = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let open: Vec<i32> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|&fd| fd >= first)
+        .collect();
+    for fd in open {
+        // One of them was the folder's.
+        let _ = nix::unistd::close(fd);
+    }
+}
+
+/// Closes the sockets that were passed on, from 3 up to, and not including, this one.
+pub(super) fn close_up_to(first_free: i32) {
+    for fd in super::stage::FIRST..first_free {
+        let _ = nix::unistd::close(fd);
+    }
+}

@@ -1,0 +1,85 @@
+//! The command lines of the hidden stages: `@guard` and `@launch`, then how many sockets there are from descriptor 3 on and
+//! their names, then the program and its arguments.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Which stage it is.
+pub(super) const GUARD: &str = "@guard";
+pub(super) const LAUNCH: &str = "@launch";
+
+/// The first descriptor that is passed on.
+pub(super) const FIRST: i32 = 3;
+
+/// What a stage is to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stage {
+    /// How many sockets are passed on.
+    pub(super) sockets: usize,
+    /// Their names, with colons between them.
+    pub(super) names: OsString,
+    pub(super) program: OsString,
+    pub(super) args: Vec<OsString>,
+}
+
+impl Stage {
+    /// What follows the stage's own name on the command line. None: nothing that makes sense.
+    pub(super) fn parse(mut line: impl Iterator<Item = OsString>) -> Option<Stage> {
+        let sockets = line.next()?.to_str()?.parse().ok().filter(|&sockets| sockets < 1000)?;
+        let (names, program) = (line.next()?, line.next()?);
+        Some(Stage { sockets, names, program, args: line.collect() })
+    }
+
+    /// This program itself, as that stage.
+    pub(super) fn command(&self, own: &OsStr, stage: &str) -> Command {
+        let mut command = Command::new(own);
+        command.arg(stage).arg(self.sockets.to_string()).arg(&self.names).arg(&self.program).args(&self.args);
+        command
+    }
+
+    /// The first descriptor that is none of the sockets.
+    pub(super) fn first_free(&self) -> i32 {
+        // There are less than 1000.
+        FIRST + i32::try_from(self.sockets).unwrap_or(0)
+    }
+}
+
+/// How this program starts itself: by a name that leads to the very same file, even if that has been replaced by a newer
+/// one meanwhile, with which it could not talk.
+pub(super) fn own() -> io::Result<OsString> {
+    let own = PathBuf::from("/proc/self/exe");
+    if own.exists() { Ok(own.into()) } else { std::env::current_exe().map(PathBuf::into_os_string) }
+}
+
+/// Says something where nobody else does.
+pub(super) fn complain(message: &str) {
+    // If stderr is gone, so is whoever would have read it.
+    let _ = writeln!(io::stderr(), "supervisor: {message}");
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_stage_is_read_back_from_its_command_line() {
+        for (names, args) in [("a:b", &["-x", "--", ""][..]), ("", &[])] {
+            let args = args.iter().map(OsString::from).collect();
+            let stage = Stage { sockets: 2, names: names.into(), program: "p".into(), args };
+            let command = stage.command(OsStr::new("own"), GUARD);
+            let mut line = command.get_args().map(OsStr::to_owned);
+            assert_eq!(line.next().unwrap(), GUARD);
+            assert_eq!(Stage::parse(line), Some(stage));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_no_stage() {
+        for line in [&[][..], &["1"], &["1", "a"], &["x", "a", "p"], &["-1", "a", "p"], &["100000", "a", "p"]] {
+            assert_eq!(Stage::parse(line.iter().map(OsString::from)), None, "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,797 @@
+//! Programs as servers: their guardians, talked to as the supervisor does, and what master control hears of them.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use supervisor::ProgramEnd;
+use supervisor::child::driven::{Driven, Heard, One};
+use supervisor::child::{CannotStart, Program, Ready, Socket};
+
+const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor");
+
+/// How long anything may take that should happen at once, on a machine that is busy with something else.
+const LIMIT: Duration = Duration::from_secs(45);
+
+/// A grace period that no test can wait for.
+const HUGE: Duration = Duration::from_secs(600);
+
+const TERM: i32 = 15;
+const KILL: i32 = 9;
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < end, "never came true: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A folder of a test's own.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("child-test-{}-{number}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        Folder(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn write(&self, name: &str, text: &str, mode: u32) -> String {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path.to_str().unwrap().into()
+    }
+
+    /// The lines of a file, when it has so many.
+    fn lines(&self, name: &str, wanted: usize) -> Vec<String> {
+        let mut lines = Vec::new();
+        eventually(&format!("{name} has {wanted} lines"), || {
+            let text = fs::read_to_string(self.path(name)).unwrap_or_default();
+            lines = text.lines().map(str::to_owned).collect();
+            lines.len() >= wanted && text.ends_with('\n')
+        });
+        lines
+    }
+
+    fn pids(&self, name: &str, wanted: usize) -> Vec<u32> {
+        self.lines(name, wanted).iter().map(|line| line.trim().parse().unwrap()).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Whether it runs. A zombie does not.
+fn runs(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(") ").unwrap().1.starts_with('Z'))
+}
+
+/// A process is there, even as a zombie.
+fn is_there(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+fn kill(pid: u32, signal: &str) {
+    assert!(Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status().unwrap().success());
+}
+
+/// A guardian, and the supervisor's end of its socket.
+struct Guardian {
+    process: Child,
+    orders: Option<UnixStream>,
+    reports: BufReader<UnixStream>,
+}
+
+impl Guardian {
+    fn new(program: &[&str]) -> Guardian {
+        Guardian::with(program, |_| {})
+    }
+
+    fn sh(script: &str) -> Guardian {
+        Guardian::new(&["sh", "-c", script])
+    }
+
+    fn with(program: &[&str], change: impl FnOnce(&mut Command)) -> Guardian {
+        let (ours, its) = UnixStream::pair().unwrap();
+        let mut command = Command::new(SUPERVISOR);
+        command.args(["@guard", "0", ""]).args(program).stdin(Stdio::from(OwnedFd::from(its))).process_group(0);
+        change(&mut command);
+        let process = command.spawn().unwrap();
+        ours.set_read_timeout(Some(LIMIT)).unwrap();
+        Guardian { process, reports: BufReader::new(ours.try_clone().unwrap()), orders: Some(ours) }
+    }
+
+    fn order(&self, order: &str) {
+        self.orders.as_ref().unwrap().write_all(format!("{order}\n").as_bytes()).unwrap();
+    }
+
+    /// The next report. Empty: the guardian has ended.
+    fn report(&mut self) -> String {
+        let mut line = String::new();
+        self.reports.read_line(&mut line).unwrap();
+        line.trim_end().into()
+    }
+
+    /// The program's process id.
+    fn started(&mut self) -> u32 {
+        let report = self.report();
+        report.strip_prefix("started ").unwrap_or_else(|| panic!("{report}")).parse().unwrap()
+    }
+
+    /// All that is reported from now on, and that the guardian has ended by itself then.
+    fn rest(mut self) -> Vec<String> {
+        let mut reports = Vec::new();
+        loop {
+            match self.report() {
+                end if end.is_empty() => break,
+                report => reports.push(report),
+            }
+        }
+        assert!(self.process.wait().unwrap().success());
+        reports
+    }
+}
+
+impl Drop for Guardian {
+    fn drop(&mut self) {
+        self.orders = None;
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn every_exit_code_is_told() {
+    for code in 0..=255 {
+        let mut guardian = Guardian::sh(&format!("exit {code}"));
+        guardian.started();
+        assert_eq!(guardian.rest(), [format!("ended exit {code}"), "gone 0".into()]);
+    }
+}
+
+#[test]
+fn every_signal_that_ends_a_program_is_told_by_its_number() {
+    // Those that end a program, a realtime one among them.
+    for signal in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31, 40] {
+        let mut guardian = Guardian::sh(&format!("ulimit -c 0; kill -{signal} $$; sleep 1000"));
+        guardian.started();
+        assert_eq!(guardian.rest(), [format!("ended signal {signal}"), "gone 0".into()]);
+    }
+}
+
+#[test]
+fn a_signal_is_passed_on_to_the_program_only() {
+    let folder = Folder::new();
+    let said = folder.path("said").display().to_string();
+    let script = format!(
+        "trap 'echo got >> {said}' USR1 USR2 WINCH
+         (trap 'echo wrong >> {said}' USR1 USR2 WINCH; while :; do sleep 0.01; done) &
+         echo ready >> {said}
+         while :; do sleep 0.01; done"
+    );
+    let mut guardian = Guardian::sh(&script);
+    guardian.started();
+    folder.lines("said", 1);
+    for (before, signal) in [10, 12, 28].into_iter().enumerate() {
+        guardian.order(&format!("signal {signal}"));
+        folder.lines("said", before + 2);
+    }
+    guardian.order("stop 15 0");
+    guardian.rest();
+    assert_eq!(folder.lines("said", 4), ["ready", "got", "got", "got"]);
+}
+
+#[test]
+fn a_program_that_heeds_the_signal_ends_by_it_long_before_the_deadline() {
+    let mut guardian = Guardian::new(&["sleep", "1000"]);
+    guardian.started();
+    guardian.order("stop 15 600000");
+    assert_eq!(guardian.rest(), ["ended signal 15", "gone 0"]);
+}
+
+#[test]
+fn a_suspended_program_can_be_stopped() {
+    let mut guardian = Guardian::new(&["sleep", "1000"]);
+    let program = guardian.started();
+    kill(program, "STOP");
+    guardian.order("stop 15 600000");
+    assert_eq!(guardian.rest(), ["ended signal 15", "gone 0"]);
+}
+
+#[test]
+fn the_whole_group_gets_the_stop_signal() {
+    let folder = Folder::new();
+    let said = folder.path("said").display().to_string();
+    let script = format!(
+        "sh -c 'trap \"echo child >> {said}; exit\" TERM; echo ready >> {said}; while :; do sleep 0.01; done' &
+         trap 'echo program >> {said}; wait; exit 7' TERM; echo ready >> {said}; while :; do sleep 0.01; done"
+    );
+    let mut guardian = Guardian::sh(&script);
+    guardian.started();
+    folder.lines("said", 2);
+    guardian.order("stop 15 600000");
+    assert_eq!(guardian.rest(), ["ended exit 7", "gone 0"]);
+    let said: HashSet<_> = folder.lines("said", 4).into_iter().collect();
+    assert_eq!(said, ["ready", "program", "child"].map(String::from).into());
+}
+
+#[test]
+fn a_program_that_ignores_the_signal_is_killed_at_the_deadline() {
+    let folder = Folder::new();
+    let pids = folder.path("pids").display().to_string();
+    let mut guardian = Guardian::sh(&format!("trap '' TERM; sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; wait"));
+    guardian.started();
+    let pids = folder.pids("pids", 2);
+    guardian.order("stop 15 50");
+    assert_eq!(guardian.report(), "ended signal 9");
+    assert_eq!(guardian.report(), "gone 2");
+    assert!(pids.into_iter().all(|pid| !is_there(pid)));
+}
+
+#[test]
+fn a_second_stop_moves_the_deadline_and_sends_no_second_signal() {
+    let folder = Folder::new();
+    let said = folder.path("said").display().to_string();
+    let script = format!(
+        "trap 'echo stop >> {said}' USR1; trap 'echo other >> {said}' USR2; echo ready >> {said}
+         while :; do sleep 0.01; done"
+    );
+    let mut guardian = Guardian::sh(&script);
+    guardian.started();
+    folder.lines("said", 1);
+    guardian.order("stop 10 600000");
+    folder.lines("said", 2);
+    guardian.order("stop 10 300000");
+    // A shell that got both would do what USR1 wants first.
+    guardian.order("signal 12");
+    assert_eq!(folder.lines("said", 3), ["ready", "stop", "other"]);
+    guardian.order("stop 10 0");
+    assert_eq!(guardian.report(), "ended signal 9");
+    assert!(guardian.report().starts_with("gone "));
+}
+
+#[test]
+fn who_leaves_group_and_session_and_parents_is_gone_all_the_same() {
+    let folder = Folder::new();
+    let pids = folder.path("pids").display().to_string();
+    let script = format!(
+        "setsid sh -c 'trap \"\" TERM; (trap \"\" TERM; exec setsid sleep 1000) & echo $! >> {pids}; sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; wait' &
+         echo $$ >> {pids}; sleep 1000"
+    );
+    let mut guardian = Guardian::sh(&script);
+    guardian.started();
+    let pids = folder.pids("pids", 4);
+    guardian.order("stop 15 100");
+    assert_eq!(guardian.report(), "ended signal 15");
+    let gone = guardian.report();
+    assert!(gone.starts_with("gone "), "{gone}");
+    assert!(pids.iter().all(|&pid| !is_there(pid)), "{pids:?}");
+    assert_ne!(gone, "gone 0");
+}
+
+#[test]
+fn what_a_program_leaves_behind_is_ended_after_it() {
+    let folder = Folder::new();
+    let pids = folder.path("pids").display().to_string();
+    let script = format!(
+        "setsid sh -c 'echo $$ >> {pids}; exec sleep 1000' & setsid sh -c 'trap \"\" TERM; echo $$ >> {pids}; while :; do sleep 1; done' &
+         while [ $(wc -l < {pids}) -lt 2 ]; do sleep 0.01; done; exit 3"
+    );
+    fs::write(folder.path("pids"), "").unwrap();
+    let mut guardian = Guardian::sh(&script);
+    guardian.started();
+    assert_eq!(guardian.report(), "ended exit 3");
+    let gone = guardian.report();
+    assert!(gone.starts_with("gone ") && gone != "gone 0", "{gone}");
+    assert!(folder.pids("pids", 2).into_iter().all(|pid| !is_there(pid)));
+}
+
+#[test]
+fn an_orphan_s_end_is_not_taken_for_the_program_s_and_a_thousand_are_reaped() {
+    let folder = Folder::new();
+    let done = folder.path("done").display().to_string();
+    // Each inner shell leaves an orphan behind.
+    let script = format!("for i in $(seq 1000); do (exit 9 &) ; done; echo done > {done}; exec sleep 1000");
+    let mut guardian = Guardian::sh(&script);
+    let program = guardian.started();
+    folder.lines("done", 1);
+    let children = format!("/proc/{0}/task/{0}/children", guardian.process.id());
+    eventually("only the program is left", || fs::read_to_string(&children).unwrap().trim() == program.to_string());
+    guardian.order("stop 15 600000");
+    assert_eq!(guardian.rest(), ["ended signal 15", "gone 0"]);
+}
+
+#[test]
+fn all_is_gone_when_the_supervisor_is() {
+    let folder = Folder::new();
+    let pids = folder.path("pids").display().to_string();
+    let script = format!(
+        "trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; wait' & echo $$ >> {pids}; wait"
+    );
+    let mut guardian = Guardian::sh(&script);
+    let program = guardian.started();
+    let mut pids = folder.pids("pids", 3);
+    pids.push(program);
+    guardian.orders = None;
+    // The reader is a copy of the same socket.
+    guardian.reports.get_ref().shutdown(std::net::Shutdown::Both).unwrap();
+    guardian.process.wait().unwrap();
+    assert!(pids.iter().all(|&pid| !is_there(pid)), "{pids:?}");
+}
+
+#[test]
+fn the_program_is_gone_when_the_guardian_is_killed() {
+    let mut guardian = Guardian::sh("trap '' TERM; while :; do sleep 0.1; done");
+    let program = guardian.started();
+    guardian.process.kill().unwrap();
+    eventually("the program is gone", || !runs(program));
+}
+
+#[test]
+fn signals_that_mean_the_supervisor_do_not_end_a_guardian() {
+    let mut guardian = Guardian::sh("exec sleep 1000");
+    guardian.started();
+    for signal in ["HUP", "INT", "QUIT", "TERM", "USR1", "USR2"] {
+        kill(guardian.process.id(), signal);
+    }
+    guardian.order("stop 2 600000");
+    // The program itself has none of these ignored.
+    assert_eq!(guardian.rest(), ["ended signal 2", "gone 0"]);
+}
+
+#[test]
+fn what_is_not_found_is_127_and_what_cannot_be_run_is_126() {
+    let folder = Folder::new();
+    let plain = folder.write("plain", "#!/bin/sh\n", 0o644);
+    let lost = folder.write("lost", "#!/no/such/interpreter\n", 0o755);
+    let own = folder.0.to_str().unwrap();
+    for (program, code, reason) in [
+        ("nosuchprogram", 127, "not found"),
+        ("/no/such/program", 127, "not found"),
+        (&plain, 126, "not executable, or not permitted"),
+        (own, 126, "is a directory"),
+        (&lost, 126, "the interpreter that it names is not found"),
+    ] {
+        let guardian = Guardian::new(&[program, "argument"]);
+        assert_eq!(guardian.rest(), [format!("cannot-start {code} {program}: {reason}"), "gone 0".into()]);
+    }
+}
+
+#[test]
+fn a_program_that_exits_as_if_it_were_not_found_was_started() {
+    for code in [126, 127] {
+        let mut guardian = Guardian::sh(&format!("exit {code}"));
+        guardian.started();
+        assert_eq!(guardian.rest(), [format!("ended exit {code}"), "gone 0".into()]);
+    }
+}
+
+#[test]
+fn a_program_inherits_three_descriptors_no_blocked_signal_and_a_group_of_its_own() {
+    let folder = Folder::new();
+    let (fds, status) = (folder.path("fds"), folder.path("status"));
+    let script = format!(
+        "ls -l /proc/self/fd > {}; cat /proc/self/status > {}; ps -o pid=,pgid= -p $$ > {}",
+        fds.display(),
+        status.display(),
+        folder.path("group").display()
+    );
+    // Somebody's descriptors that are not closed on exec, and signals that are blocked.
+    let outer = "import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU, signal.SIGCHLD, signal.SIGTERM})
+os.dup2(os.open('/dev/null', os.O_RDONLY), 5)
+os.dup2(5, 9)
+os.execv(sys.argv[1], sys.argv[1:])";
+    let (ours, its) = UnixStream::pair().unwrap();
+    let mut process = Command::new("python3")
+        .args(["-c", outer, SUPERVISOR, "@guard", "0", "", "sh", "-c", &script])
+        .stdin(Stdio::from(OwnedFd::from(its)))
+        .spawn()
+        .unwrap();
+    ours.set_read_timeout(Some(LIMIT)).unwrap();
+    let reports: Vec<_> = BufReader::new(&ours).lines().map(Result::unwrap).collect();
+    assert_eq!(reports[1..], ["ended exit 0", "gone 0"]);
+    assert!(process.wait().unwrap().success());
+    let listing = fs::read_to_string(fds).unwrap();
+    // The fourth is the folder that ls reads.
+    assert_eq!(listing.lines().filter(|line| line.contains(" -> ")).count(), 4, "{listing}");
+    assert!(listing.contains(" 0 -> /dev/null"), "{listing}");
+    let status = fs::read_to_string(status).unwrap();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+    assert_eq!(u64::from_str_radix(blocked, 16).unwrap(), 0);
+    let group = fs::read_to_string(folder.path("group")).unwrap();
+    let mut numbers = group.split_whitespace();
+    assert_eq!(numbers.next(), numbers.next());
+}
+
+#[test]
+fn a_stage_that_makes_no_sense_is_refused() {
+    for args in [&["@guard"][..], &["@launch", "x", "", "p"]] {
+        let output = Command::new(SUPERVISOR).args(args).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("own use"));
+    }
+}
+
+fn program(program: &str, args: &[&str]) -> Program {
+    Program {
+        program: program.into(),
+        args: args.iter().map(OsString::from).collect(),
+        stop_signal: TERM,
+        ready: Ready::AtOnce,
+        ready_within: LIMIT,
+    }
+}
+
+fn sh(script: &str) -> Program {
+    program("sh", &["-c", script])
+}
+
+fn python(script: &str) -> Program {
+    program("python3", &["-c", script])
+}
+
+fn driven(program: Program, sockets: Vec<Socket>) -> Driven {
+    Driven::new(Path::new(SUPERVISOR), program, sockets).unwrap()
+}
+
+fn next(driven: &Driven) -> Heard {
+    driven.next(LIMIT).expect("nothing happens")
+}
+
+fn failed(driven: &Driven) -> String {
+    match next(driven) {
+        Heard::Failed(_, reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn finished(driven: &Driven) -> u64 {
+    match next(driven) {
+        Heard::Finished(build) => build,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn built(driven: &Driven) -> Result<One, String> {
+    match next(driven) {
+        Heard::Built(_, built) => built,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_program_that_ends_by_itself_has_failed_and_is_then_finished() {
+    for (script, reason, end) in [
+        ("sleep 0.1; exit 3", "it exited with code 3", ProgramEnd::Exited(3)),
+        ("ulimit -c 0; sleep 0.1; kill -SEGV $$", "it was killed by SIGSEGV", ProgramEnd::Signaled(11)),
+    ] {
+        let driven = driven(sh(script), Vec::new());
+        let one = driven.build_here(1).unwrap();
+        assert_eq!(failed(&driven), reason);
+        assert_eq!(finished(&driven), 1);
+        assert_eq!(one.end(), (Some(end), 0));
+    }
+}
+
+#[test]
+fn an_asked_end_is_no_failure() {
+    let driven = driven(program("sleep", &["1000"]), Vec::new());
+    let one = driven.build_here(1).unwrap();
+    one.open();
+    assert!(matches!(next(&driven), Heard::Accepting(1)));
+    one.stop(HUGE);
+    assert_eq!(finished(&driven), 1);
+    assert_eq!(one.end(), (Some(ProgramEnd::Signaled(TERM)), 0));
+}
+
+#[test]
+fn a_stop_that_is_made_shorter_kills() {
+    let folder = Folder::new();
+    let ready = folder.path("ready").display().to_string();
+    let driven = driven(sh(&format!("trap '' TERM; echo $$ > {ready}; while :; do sleep 0.01; done")), Vec::new());
+    let one = driven.build_here(1).unwrap();
+    folder.lines("ready", 1);
+    one.stop(HUGE);
+    one.stop(Duration::ZERO);
+    assert_eq!(finished(&driven), 1);
+    let (end, killed) = one.end();
+    assert_eq!(end, Some(ProgramEnd::Signaled(KILL)));
+    assert!(killed >= 1);
+}
+
+#[test]
+fn what_is_given_up_fails_for_that_reason() {
+    let driven = driven(program("sleep", &["1000"]), Vec::new());
+    let mut one = driven.build_here(1).unwrap();
+    one.give_up("it hangs");
+    assert_eq!(failed(&driven), "it hangs");
+    assert_eq!(finished(&driven), 1);
+}
+
+#[test]
+fn what_is_dropped_is_gone() {
+    let folder = Folder::new();
+    let ready = folder.path("ready").display().to_string();
+    let driven = driven(sh(&format!("trap '' TERM; echo $$ > {ready}; while :; do sleep 0.01; done")), Vec::new());
+    let one = driven.build_here(1).unwrap();
+    let pid = folder.pids("ready", 1)[0];
+    drop(one);
+    assert_eq!(finished(&driven), 1);
+    assert!(!is_there(pid));
+}
+
+#[test]
+fn a_program_that_cannot_be_started_says_so_with_the_shell_s_code() {
+    let driven = driven(program("nosuchprogram", &[]), Vec::new());
+    let error = driven.build_here(1).unwrap_err();
+    let wanted = CannotStart { code: 127, message: "nosuchprogram: not found".into() };
+    assert_eq!(error.downcast_ref::<CannotStart>(), Some(&wanted));
+}
+
+#[test]
+fn signals_are_passed_on() {
+    let folder = Folder::new();
+    let said = folder.path("said").display().to_string();
+    let script = format!("trap 'echo got >> {said}; exit 5' USR1; echo ready >> {said}; while :; do sleep 0.01; done");
+    let driven = driven(sh(&script), Vec::new());
+    let one = driven.build_here(1).unwrap();
+    folder.lines("said", 1);
+    one.signal(10);
+    assert_eq!(failed(&driven), "it exited with code 5");
+    finished(&driven);
+    drop(one);
+}
+
+#[test]
+fn sockets_are_at_3_and_4_with_their_names_and_nothing_else_is_open() {
+    let folder = Folder::new();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let unix = folder.path("unix");
+    let address = tcp.local_addr().unwrap();
+    let sockets = vec![
+        Socket { name: "http".into(), socket: tcp.into() },
+        Socket { name: String::new(), socket: UnixListener::bind(&unix).unwrap().into() },
+    ];
+    let script = "
+import os, socket
+env = os.environ
+assert env['LISTEN_PID'] == str(os.getpid()), env['LISTEN_PID']
+facts = [env['LISTEN_FDS'], env['LISTEN_FDNAMES'], sorted(int(fd) for fd in os.listdir('/proc/self/fd'))]
+tcp, unix = socket.socket(fileno=3), socket.socket(fileno=4)
+for listener in tcp, unix:
+    client, _ = listener.accept()
+    client.sendall(repr(facts).encode() + b'\\n')
+    client.close()
+tcp.accept()
+";
+    let driven = driven(python(script), sockets);
+    assert!(driven.overlaps());
+    let one = driven.build_here(1).unwrap();
+    // The fifth is the folder that is read.
+    let wanted = "['2', 'http:', [0, 1, 2, 3, 4, 5]]\n";
+    let mut line = String::new();
+    BufReader::new(TcpStream::connect(address).unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, wanted);
+    line.clear();
+    BufReader::new(UnixStream::connect(&unix).unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, wanted);
+    one.stop(HUGE);
+    finished(&driven);
+}
+
+#[test]
+fn the_port_is_free_when_the_program_is_finished_and_no_guardian_holds_it() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap();
+    let sockets = vec![Socket { name: String::new(), socket: tcp.into() }];
+    // The program closes it, and goes on.
+    let script = "import os, time\nos.close(3)\ntime.sleep(1000)";
+    let mut driven = driven(python(script), sockets);
+    let one = driven.build_here(1).unwrap();
+    driven.close();
+    // If somebody has it, its queue may fill up.
+    let connect = || TcpStream::connect_timeout(&address, LIMIT);
+    eventually("nobody has the socket", || {
+        connect().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    });
+    one.stop(Duration::ZERO);
+    finished(&driven);
+}
+
+#[test]
+fn the_next_one_starts_on_the_same_socket_before_the_last_one_goes() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap();
+    let script = "
+import os, socket
+listener = socket.socket(fileno=3)
+while True:
+    client, _ = listener.accept()
+    client.sendall(b'%d\\n' % os.getpid())
+    client.close()
+";
+    let mut driven = driven(python(script), vec![Socket { name: "a".into(), socket: tcp.into() }]);
+    let ask = || {
+        let mut line = String::new();
+        BufReader::new(TcpStream::connect(address).unwrap()).read_line(&mut line).unwrap();
+        line
+    };
+    let first = driven.build_here(1).unwrap();
+    let served_by = ask();
+    driven.build(2);
+    let second = built(&driven).unwrap();
+    first.retire(HUGE, &second);
+    assert!(matches!(next(&driven), Heard::Accepting(2)));
+    assert_eq!(finished(&driven), 1);
+    assert_ne!(ask(), served_by);
+    second.stop(HUGE);
+    assert_eq!(finished(&driven), 2);
+}
+
+#[test]
+fn a_program_says_that_it_is_ready() {
+    let folder = Folder::new();
+    let socket = folder.path("socket");
+    let script = format!(
+        "
+import os, socket, time
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.connect(os.environ['NOTIFY_SOCKET'])
+open('{0}.new', 'w').write(os.environ['NOTIFY_SOCKET'] + '\\n')
+os.rename('{0}.new', '{0}')
+notify.send(b'STATUS=starting')
+while not os.path.exists('{0}.go'):
+    time.sleep(0.01)
+notify.send(b'STATUS=started\\nREADY=1')
+time.sleep(1000)
+",
+        socket.display()
+    );
+    let mut driven = driven(Program { ready: Ready::Notify, ..python(&script) }, Vec::new());
+    driven.build(1);
+    let notify = PathBuf::from(&folder.lines("socket", 1)[0]);
+    assert!(driven.next(Duration::from_millis(300)).is_none(), "it is not ready");
+    fs::write(folder.path("socket.go"), "").unwrap();
+    let one = built(&driven).unwrap();
+    one.stop(HUGE);
+    assert_eq!(finished(&driven), 1);
+    assert!(!notify.exists() && !notify.parent().unwrap().exists());
+}
+
+#[test]
+fn a_program_that_is_not_ready_in_time_is_gone_and_its_last_words_are_told() {
+    let folder = Folder::new();
+    let pid = folder.path("pid").display().to_string();
+    let script = format!("echo $$ > {pid}; echo one >&2; echo two >&2; trap '' TERM; sleep 1000");
+    let slow = Program { ready: Ready::Notify, ready_within: Duration::from_secs(1), ..sh(&script) };
+    let mut driven = driven(slow, Vec::new());
+    driven.build(1);
+    assert_eq!(built(&driven).unwrap_err(), "it was not ready within 1 s; the last that it wrote: one | two");
+    assert!(!is_there(folder.pids("pid", 1)[0]));
+}
+
+#[test]
+fn a_program_that_ends_before_it_is_ready_was_never_built() {
+    for ready in [Ready::Notify, Ready::After(HUGE), Ready::Connect("127.0.0.1:1".parse().unwrap())] {
+        let broken = Program { ready, ..sh("echo SyntaxError >&2; exit 3") };
+        let mut driven = driven(broken, Vec::new());
+        driven.build(1);
+        let wanted = "it exited with code 3 before it was ready; the last that it wrote: SyntaxError";
+        assert_eq!(built(&driven).unwrap_err(), wanted);
+        assert!(driven.next(Duration::from_millis(100)).is_none(), "master control hears of one that it has not got");
+    }
+}
+
+#[test]
+fn a_program_is_ready_when_its_port_answers() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap();
+    drop(port);
+    let script =
+        format!("import socket, time\ns = socket.create_server(('127.0.0.1', {}))\ntime.sleep(1000)", address.port());
+    let driven = driven(Program { ready: Ready::Connect(address), ..python(&script) }, Vec::new());
+    let one = driven.build_here(1).unwrap();
+    TcpStream::connect(address).unwrap();
+    one.stop(HUGE);
+    finished(&driven);
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn a_program_is_ready_after_a_time() {
+    let time = Duration::from_millis(200);
+    let mut driven = driven(Program { ready: Ready::After(time), ..program("sleep", &["1000"]) }, Vec::new());
+    let began = Instant::now();
+    driven.build(1);
+    let one = built(&driven).unwrap();
+    assert!(began.elapsed() >= time);
+    drop(one);
+    finished(&driven);
+}
+
+#[test]
+fn a_build_under_way_is_ended_when_no_server_is_wanted_any_more() {
+    let folder = Folder::new();
+    let pid = folder.path("pid").display().to_string();
+    let never = Program { ready: Ready::Notify, ready_within: HUGE, ..sh(&format!("echo $$ > {pid}; sleep 1000")) };
+    let mut driven = driven(never, Vec::new());
+    driven.build(1);
+    let pid = folder.pids("pid", 1)[0];
+    driven.close();
+    assert!(built(&driven).is_err());
+    assert!(!is_there(pid));
+    driven.build(2);
+    assert_eq!(built(&driven).unwrap_err(), "the server is being stopped");
+}
+
+#[test]
+fn a_killed_guardian_is_a_failure_and_nothing_of_its_family_is_left() {
+    let folder = Folder::new();
+    let pids = folder.path("pids").display().to_string();
+    let script = format!(
+        "trap '' TERM HUP; setsid sh -c 'trap \"\" TERM HUP; sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; wait' &
+         env -i sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; wait"
+    );
+    let driven = driven(sh(&script), Vec::new());
+    let one = driven.build_here(1).unwrap();
+    let pids = folder.pids("pids", 4);
+    let program = *pids.iter().find(|&&pid| runs(pid) && stat_parent_is_guardian(pid)).unwrap();
+    kill(parent(program), "KILL");
+    // Whether it is known how the program ended is a matter of luck.
+    assert!(matches!(next(&driven), Heard::Failed(1, _)));
+    assert_eq!(finished(&driven), 1);
+    assert!(pids.iter().all(|&pid| !is_there(pid)), "{pids:?}");
+    drop(one);
+}
+
+fn parent(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+fn stat_parent_is_guardian(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{}/comm", parent(pid))).is_ok_and(|name| name.trim() == "guardian")
+}
+
+#[test]
+fn a_killed_supervisor_leaves_neither_program_nor_notify_socket() {
+    let folder = Folder::new();
+    let notify = folder.path("mastercontrol-x");
+    fs::create_dir(&notify).unwrap();
+    let socket = notify.join("socket");
+    fs::write(&socket, "").unwrap();
+    let mut guardian = Guardian::with(&["sleep", "1000"], |command| {
+        command.env("NOTIFY_SOCKET", &socket);
+    });
+    guardian.started();
+    guardian.reports.get_ref().shutdown(std::net::Shutdown::Both).unwrap();
+    let end = guardian.process.wait().unwrap();
+    assert_eq!(end.signal(), None);
+    assert!(!notify.exists());
+}
