@@ -142,9 +142,15 @@ fn python_under_exec_answers_and_admin_cli_ends_it() {
 fn the_stop_signal_is_the_one_that_was_said() {
     for signal in ["INT", "SIGUSR2", "10"] {
         let home = Home::new();
+        // Short sleeps: a signal that comes before one has begun is heard only when it is over.
         let script = "for it in INT TERM USR1 USR2; do trap \"echo got $it; exit 0\" $it; done; echo up
-                      while :; do sleep 600; done";
-        let instance = home.exec(&["--stop-signal", signal, "--grace", HUGE], &sh(script));
+                      while :; do sleep 0.1; done";
+        let exec = home.exec_command(&["--stop-signal", signal, "--grace", HUGE], &sh(script));
+        // As a shell does for what it starts in the background.
+        let mut command = home.program("sh");
+        command.args(["-c", "trap '' INT QUIT; exec \"$@\"", "sh"]).arg(exec.get_program()).args(exec.get_args());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let instance = home.exec_by(command);
         instance.out.wait_for("up");
         instance.admin(&["stop"]).expect(0).says("it exited with code 0");
         assert_eq!(instance.wait(), 0);

@@ -380,11 +380,12 @@ fn refusal(mut launcher: UnixStream) -> Option<Report> {
 }
 
 /// Whoever sends a signal to all that are named like the supervisor means the supervisor. As handlers, and not as ignored
-/// signals, these are not inherited by the program; and those that are ignored stay so for the program, too.
+/// signals, these are not inherited by the program. What nohup did stays; but a shell that starts something in the background
+/// ignores SIGINT and SIGQUIT for it, and one of these may be what asks the program to end.
 fn outlive_signals() -> io::Result<()> {
     let unused = Arc::default();
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2] {
-        if !is_ignored(signal) {
+        if signal != SIGHUP || !is_ignored(SIGHUP) {
             flag::register(signal, Arc::clone(&unused))?;
         }
     }
