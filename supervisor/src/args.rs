@@ -83,9 +83,10 @@ fn code(error: &supervisor::Error) -> ExitCode {
     match error {
         supervisor::Error::Ended { program: Some(end), .. } => end.code().into(),
         #[cfg(unix)]
-        supervisor::Error::Build { source } if source.is::<supervisor::child::CannotStart>() => {
-            source.downcast_ref::<supervisor::child::CannotStart>().map_or(1, |cannot| cannot.code).into()
-        }
+        supervisor::Error::Build { source } => match source.downcast_ref::<supervisor::child::CannotStart>() {
+            Some(cannot) => cannot.code.into(),
+            None => error.exit().into(),
+        },
         error => error.exit().into(),
     }
 }

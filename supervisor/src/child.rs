@@ -35,12 +35,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use worker::deadline_after;
+use worker::{deadline_after, panic_message};
 
 use crate::event::{Event, Post};
 use crate::server::{BUILD_LIMIT, Builder, Built, ProgramEnd, Settings};
 use crate::text::{Reason, Seconds, milliseconds};
-use crate::thread::{BuildError, message};
+use crate::thread::BuildError;
 
 pub use ready::Ready;
 
@@ -195,7 +195,8 @@ impl Children {
     fn make(&self, build: u64) -> Result<(Built, Arc<Running>), BuildError> {
         let mut settings = self.settings.clone();
         let made = panic::catch_unwind(AssertUnwindSafe(|| lock(&self.factory)(&mut settings)));
-        let program = made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", message(&*panic)).into()))?;
+        let program =
+            made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", panic_message(&*panic)).into()))?;
         self.ready_within.store(milliseconds(program.ready_within), Ordering::Relaxed);
         let started = self.start(build, &program)?;
         // One that has nothing to prove may have ended already, which is no different from ending a moment later. But nobody

@@ -418,7 +418,7 @@ impl Supervisor {
             let master = Master::new(identity, builder, settings, tron.clone(), manager);
             let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(server, &received)));
             let mut end = end.unwrap_or_else(|panic| match tron {
-                Some(_) => tron::end_after_panic(log, thread::message(&*panic)),
+                Some(_) => tron::end_after_panic(log, worker::panic_message(&*panic)),
                 None => panic::resume_unwind(panic),
             });
             let last_answers = admin.map(Admin::close);

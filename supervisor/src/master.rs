@@ -401,8 +401,7 @@ impl Master {
             }
             // The next one is on its way already.
             State::Building { current: Current::Serves(current), restart, limit } if current.build == build => {
-                self.note_crash(&current, &failure, now);
-                self.old.push(Old::new(current, "its failure".into(), self.settings.grace, now));
+                self.note_crash(current, &failure, now);
                 State::Building { current: Current::Crashed { until: None }, restart, limit }
             }
             State::Serving { .. }
@@ -642,18 +641,18 @@ impl Master {
         }
     }
 
-    /// The current generation has failed. It lets its clients go, and is done when it says so.
+    /// The current generation has failed.
     fn crashed(&mut self, current: Running, restart: Option<Restart>, failure: Failure, now: Instant) -> State {
         let (generation, ran) = (current.generation, now.saturating_duration_since(current.since));
-        self.note_crash(&current, &failure, now);
-        self.old.push(Old::new(current, "its failure".into(), self.settings.grace, now));
+        self.note_crash(current, &failure, now);
         if let Some(restart) = restart {
             restart.failed(format!("the restart failed, generation {generation} crashed: {}", failure.reason));
         }
         self.recover(generation, failure, ran, now)
     }
 
-    fn note_crash(&mut self, current: &Running, failure: &Failure, now: Instant) {
+    /// A generation that has failed lets its clients go, and is done when it says so.
+    fn note_crash(&mut self, current: Running, failure: &Failure, now: Instant) {
         let Failure { reason, well } = failure;
         let (level, event, what) =
             if *well { (Level::Info, "ended", "ended") } else { (Level::Error, "crashed", "crashed") };
@@ -661,6 +660,7 @@ impl Master {
         let fields = [("generation", current.generation.into()), ("reason", reason.as_str().into())];
         self.identity.log.line(level, event, message, fields);
         self.last_end = Some(LastEnd { generation: current.generation, reason: reason.clone(), at: now });
+        self.old.push(Old::new(current, "its failure".into(), self.settings.grace, now));
     }
 
     /// No generation takes connections: the restart policy says what now.

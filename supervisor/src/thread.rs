@@ -1,6 +1,5 @@
 //! A server that is a thread of this process: `worker`'s.
 
-use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -10,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::{ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerError, Stopper};
+use worker::{ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerError, Stopper, panic_message};
 
 use crate::event::{Event, Post};
 use crate::log::{Level, Log};
@@ -73,7 +72,8 @@ impl ThreadBuilder {
             Ok::<_, BuildError>(worker::Server::new(handler))
         }));
         let (post, log) = (self.post.clone(), settings.log);
-        let server = made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", message(&*panic)).into()))?;
+        let server =
+            made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", panic_message(&*panic)).into()))?;
         let server = server
             .max_connections(settings.max_connections)
             .grace_on_failure(settings.grace)
@@ -106,13 +106,6 @@ fn lacking(what: &str, error: &io::Error) -> BuildError {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing that could panic runs under this lock.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
-    match panic.downcast_ref::<&str>() {
-        Some(message) => message,
-        None => panic.downcast_ref::<String>().map_or("(no message)", String::as_str),
-    }
 }
 
 impl Builder for ThreadBuilder {

@@ -70,4 +70,6 @@ mod turn;
 pub use connection::Connection;
 pub use drain::DrainReport;
 pub use registry::{Activity, ConnectionInfo, Counts, Ids, Outcome};
-pub use server::{Event, Failure, Handle, Handler, MAX_CONNECTIONS, Server, ServerError, Stopper, deadline_after};
+pub use server::{
+    Event, Failure, Handle, Handler, MAX_CONNECTIONS, Server, ServerError, Stopper, deadline_after, panic_message,
+};

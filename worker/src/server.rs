@@ -628,7 +628,8 @@ fn serve(shared: &Arc<Shared>, entry: Arc<Entry>) {
     shared.registry.leave(entry, outcome);
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
+/// What a panic said, from what [`std::panic::catch_unwind`] or a thread's end returns of it.
+pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     match panic.downcast_ref::<&str>() {
         Some(message) => message,
         None => panic.downcast_ref::<String>().map_or("(no message)", String::as_str),
