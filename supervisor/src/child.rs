@@ -181,17 +181,10 @@ impl Children {
         self.family.reap_orphans()
     }
 
-    /// Starts a program on this thread, and waits until it is ready.
+    /// Starts a program, and waits until it is ready. It says nothing to master control until it is told to.
     ///
     /// # Errors
     /// What the factory says, why the program was not ready, or [`CannotStart`].
-    pub(crate) fn build_here(&self, build: u64) -> Result<Built, BuildError> {
-        let (built, running) = self.make(build)?;
-        running.speak(&self.post);
-        Ok(built)
-    }
-
-    /// The program says nothing to master control until it is told to.
     fn make(&self, build: u64) -> Result<(Built, Arc<Running>), BuildError> {
         let mut settings = self.settings.clone();
         let made = panic::catch_unwind(AssertUnwindSafe(|| lock(&self.factory)(&mut settings)));
@@ -295,12 +288,12 @@ impl Builder for Children {
                     running.speak(post);
                     sent
                 }
-                Err(error) => post.send(Event::Built { build, built: Err(error.to_string()) }),
+                Err(error) => post.send(Event::Built { build, built: Err(error) }),
             };
         });
         if let Err(error) = thread {
             self.under_way.fetch_sub(1, Ordering::SeqCst);
-            let built = Err(lacking("a thread to build it", &error).to_string());
+            let built = Err(lacking("a thread to build it", &error));
             let _ = self.post.send(Event::Built { build, built });
         }
     }

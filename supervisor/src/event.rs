@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::protocol::{Request, Response};
 use crate::server::Built;
+use crate::thread::BuildError;
 use crate::tron::Tron;
 
 /// Everything that master control hears of. Triggers only enqueue one of these. Those of a server carry the number of the
@@ -27,7 +28,7 @@ pub(crate) enum Event {
     /// A client of the admin socket asks for something.
     Request { request: Request, by: Trigger, reply: Sender<Response> },
     /// A server has been built, or why it has not.
-    Built { build: u64, built: Result<Built, String> },
+    Built { build: u64, built: Result<Built, BuildError> },
     /// A server takes connections from now on.
     Accepting { build: u64 },
     /// A server takes no connections any more, though nobody asked for that. It lets its clients go. `well` says that it

@@ -63,7 +63,7 @@ use event::{Event, Post};
 use instance::{Claim, ClaimError, InstanceName, Place};
 use manager::{Manager, Passed};
 use master::{Identity, Master};
-use server::{Builder, Built, Ended};
+use server::{Builder, Ended};
 use text::{Reason, Seconds};
 use thread::{Factory, ThreadBuilder};
 use triggers::admin::Admin;
@@ -139,7 +139,7 @@ impl Supervisor {
     /// may change what this supervisor was told to use as settings. With an error, or a panic, the supervisor does not
     /// start, or the restart fails and the old generation goes on.
     ///
-    /// It is called on a thread of its own, except for the first time.
+    /// It is called on a thread of its own.
     pub fn with_factory(
         factory: impl FnMut(&mut Settings) -> Result<Arc<dyn Handler>, BuildError> + Send + 'static,
     ) -> Supervisor {
@@ -282,7 +282,8 @@ impl Supervisor {
         self
     }
 
-    /// Binds the address and starts. When this returns, the server takes connections and all triggers are in place.
+    /// Binds the address and starts. When this returns, the server takes connections and all triggers are in place, or it was
+    /// stopped before it was ready: the triggers are there before.
     ///
     /// # Errors
     /// When the address cannot be bound, the name is taken, the server cannot be built, or something else that is needed
@@ -318,8 +319,7 @@ impl Supervisor {
             let lacking = |source| Error::Start { what: "the program's guardian", source };
             let children = child::Children::new(factory, sockets, settings, post).map_err(lacking)?;
             children.reap_orphans().map_err(lacking)?;
-            let built = children.build_here(1).map_err(|source| Error::Build { source })?;
-            Ok((Box::new(children), built))
+            Ok(Box::new(children))
         })
     }
 
@@ -350,24 +350,20 @@ impl Supervisor {
     ) -> Result<Running, Error> {
         let address = listener.local_addr().map_err(|source| Error::Start { what: "the listener", source })?;
         self.start_claimed(Some(address), whence, claimed, |source, settings, post, shared| match source {
-            Source::Threads(factory) => {
-                let builder = ThreadBuilder::new(factory, listener, shared, settings, post);
-                let built = builder.build_here(1).map_err(|source| Error::Build { source })?;
-                Ok((Box::new(builder), built))
-            }
+            Source::Threads(factory) => Ok(Box::new(ThreadBuilder::new(factory, listener, shared, settings, post))),
             #[cfg(unix)]
             Source::Programs(_) => Err(Error::Build { source: "a program is no server thread".into() }),
         })
     }
 
-    /// `whence` says for people where the listener comes from, if that is not a matter of course. `build` makes the first
-    /// generation, and what makes the others.
+    /// `whence` says for people where the listener comes from, if that is not a matter of course. `builder` makes what
+    /// makes the generations.
     fn start_claimed(
         self,
         address: Option<SocketAddr>,
         whence: &'static str,
         claimed: Option<(Place, Claim)>,
-        build: impl FnOnce(Source, Settings, Post, bool) -> Result<(Box<dyn Builder>, Built), Error>,
+        builder: impl FnOnce(Source, Settings, Post, bool) -> Result<Box<dyn Builder>, Error>,
     ) -> Result<Running, Error> {
         let lacking = |what| move |source| Error::Start { what, source };
         let log = self.settings.log;
@@ -378,11 +374,11 @@ impl Supervisor {
         let pass_on = matches!(self.source, Source::Programs(_));
         #[cfg(windows)]
         let pass_on = false;
-        // Before anything that ought to be taken back if this fails.
-        let (builder, Built { server, settings }) = build(self.source, self.settings, post.clone(), self.shared)?;
         if self.console {
             console::block_job_control().map_err(lacking("the console"))?;
         }
+        let builder = builder(self.source, self.settings.clone(), post.clone(), self.shared)?;
+        // From here on somebody may ask for the end, also while the server is not ready yet.
         let signals = if self.signals {
             Some(Signals::start(post.clone(), self.on_hup, pass_on).map_err(lacking("the signal handlers"))?)
         } else {
@@ -409,14 +405,13 @@ impl Supervisor {
             log,
             started: Instant::now(),
         };
-        let opener = server.opener();
         let manager = if self.service_manager { Manager::from_environment(log) } else { Manager::none() };
-        let master = std::thread::Builder::new().name("master-control".into()).spawn(move || {
+        let (started, ready) = mpsc::channel();
+        let announcement = Announcement { log, address, whence, socket, enter, started };
+        let master = Master::new(identity, builder, self.settings, tron.clone(), manager, Some(announcement));
+        let thread = std::thread::Builder::new().name("master-control".into()).spawn(move || {
             let _until_the_end = signals;
-            log_ready(log, address, whence, socket.as_deref(), enter);
-            opener(None);
-            let master = Master::new(identity, builder, settings, tron.clone(), manager);
-            let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(server, &received)));
+            let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(&received)));
             let mut end = end.unwrap_or_else(|panic| match tron {
                 Some(_) => tron::end_after_panic(log, worker::panic_message(&*panic)),
                 None => panic::resume_unwind(panic),
@@ -430,8 +425,13 @@ impl Supervisor {
             end.result
         });
         // Without that thread, all that it should have had is dropped, which ends it.
-        let thread = master.map_err(lacking("master control"))?;
-        Ok(Running { control: Control { post }, address, thread })
+        let thread = thread.map_err(lacking("master control"))?;
+        let running = |course| Running { control: Control { post }, address, course };
+        match ready.recv() {
+            Ok(()) => Ok(running(Course::Underway(thread))),
+            // It has ended before it was ready.
+            Err(mpsc::RecvError) => join(thread).map(|report| running(Course::Ended(report))),
+        }
     }
 
     /// Takes the name, unless there is no admin socket to be found under it.
@@ -496,19 +496,38 @@ fn without_admin(admin: AdminSocket, log: Log, error: Error) -> Result<(), Error
     }
 }
 
-fn log_ready(log: Log, address: Option<SocketAddr>, whence: &str, socket: Option<&std::path::Path>, enter: bool) {
-    let pid = std::process::id();
-    let socket = socket.map(|path| path.display().to_string());
-    let admin = socket.as_ref().map(|path| format!(", admin socket {path}")).unwrap_or_default();
-    let enter = if enter { ", press Enter to stop" } else { "" };
-    let doing = address.map_or_else(|| "running".into(), |address| format!("listening on {address}"));
-    let message = format!("{doing} (pid {pid}{whence}){admin}{enter}");
-    let fields = [
-        ("address", address.map(|address| address.to_string()).into()),
-        ("pid", pid.into()),
-        ("socket", socket.into()),
-    ];
-    log.line(Level::Info, "listening", message, fields);
+/// What is said when the server is ready, to the operator and to whoever starts it.
+#[derive(Debug)]
+struct Announcement {
+    log: Log,
+    address: Option<SocketAddr>,
+    whence: &'static str,
+    socket: Option<PathBuf>,
+    enter: bool,
+    started: mpsc::Sender<()>,
+}
+
+impl Announcement {
+    fn make(self) {
+        let pid = std::process::id();
+        let socket = self.socket.map(|path| path.display().to_string());
+        let admin = socket.as_ref().map(|path| format!(", admin socket {path}")).unwrap_or_default();
+        let enter = if self.enter { ", press Enter to stop" } else { "" };
+        let doing = self.address.map_or_else(|| "running".into(), |address| format!("listening on {address}"));
+        let message = format!("{doing} (pid {pid}{}){admin}{enter}", self.whence);
+        let fields = [
+            ("address", self.address.map(|address| address.to_string()).into()),
+            ("pid", pid.into()),
+            ("socket", socket.into()),
+        ];
+        self.log.line(Level::Info, "listening", message, fields);
+        let _ = self.started.send(()); // Whoever starts it waits for this.
+    }
+}
+
+fn join(thread: JoinHandle<Result<Report, Error>>) -> Result<Report, Error> {
+    // Master control does not panic; should it do so, that goes on to whoever waits for it.
+    thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
 }
 
 /// A supervisor that runs. Dropping this leaves it running.
@@ -516,7 +535,14 @@ fn log_ready(log: Log, address: Option<SocketAddr>, whence: &str, socket: Option
 pub struct Running {
     control: Control,
     address: Option<SocketAddr>,
-    thread: JoinHandle<Result<Report, Error>>,
+    course: Course,
+}
+
+#[derive(Debug)]
+enum Course {
+    Underway(JoinHandle<Result<Report, Error>>),
+    /// It was stopped before the server was ready.
+    Ended(Report),
 }
 
 impl Running {
@@ -535,8 +561,10 @@ impl Running {
     /// # Errors
     /// When the server failed instead of being stopped, and is not started again.
     pub fn wait(self) -> Result<Report, Error> {
-        // Master control does not panic; should it do so, that goes on to whoever waits for it.
-        self.thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+        match self.course {
+            Course::Underway(thread) => join(thread),
+            Course::Ended(report) => Ok(report),
+        }
     }
 }
 

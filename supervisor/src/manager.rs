@@ -77,6 +77,8 @@ pub(crate) struct View {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// The server has not been ready yet. There is no word for that: it is so until the manager hears something else.
+    Starting,
     Ready,
     /// A restart that somebody asked for is under way, by this build.
     Restarting {
@@ -164,11 +166,14 @@ impl Manager {
         let phase = told.map(|told| told.phase);
         let mut news = Vec::new();
         if phase != Some(view.phase) {
-            news.push(match view.phase {
-                Phase::Ready => "READY=1".to_owned(),
-                Phase::Restarting { .. } => format!("RELOADING=1\nMONOTONIC_USEC={}", system::monotonic_usec()),
-                Phase::Stopping => "STOPPING=1".to_owned(),
-            });
+            match view.phase {
+                Phase::Starting => {}
+                Phase::Ready => news.push("READY=1".to_owned()),
+                Phase::Restarting { .. } => {
+                    news.push(format!("RELOADING=1\nMONOTONIC_USEC={}", system::monotonic_usec()));
+                }
+                Phase::Stopping => news.push("STOPPING=1".to_owned()),
+            }
         }
         if told.is_none_or(|told| told.status != view.status) {
             news.push(format!("STATUS={}", view.status));
@@ -179,8 +184,9 @@ impl Manager {
             let left = deadline.saturating_duration_since(now).saturating_add(MARGIN);
             news.push(format!("EXTEND_TIMEOUT_USEC={}", left.as_micros()));
         }
-        // Of two restarts in a row, the first one is over before the second one begins.
-        let is_next = matches!((phase, view.phase), (Some(Phase::Restarting { .. }), Phase::Restarting { .. }));
+        // What was under way is over before a restart begins.
+        let is_next =
+            matches!((phase, view.phase), (Some(Phase::Starting | Phase::Restarting { .. }), Phase::Restarting { .. }));
         if is_next && phase != Some(view.phase) {
             self.send("READY=1");
         }

@@ -23,8 +23,9 @@ use crate::protocol::{self, Answer, ErrorCode, Progress, Refusal, Request, Respo
 use crate::restart::{self, Decision, History};
 use crate::server::{Builder, Built, Ended, Server, Settings};
 use crate::text::{Count, Seconds, milliseconds};
+use crate::thread::BuildError;
 use crate::tron::{OVERRUN, Tron};
-use crate::{Error, Report, plain, text};
+use crate::{Announcement, Error, Report, plain, text};
 
 use drains::{Old, Running, Stop, Why};
 use orders::{Reply, Restart};
@@ -59,6 +60,8 @@ pub(crate) struct Master {
     /// None where nothing shall end the process.
     tron: Option<Tron>,
     manager: Manager,
+    /// What is said when the first generation is ready.
+    announcement: Option<Announcement>,
     /// Those of the generation that takes connections.
     settings: Settings,
     /// The number of the last generation.
@@ -86,12 +89,14 @@ struct LastEnd {
 /// What the server is doing. What belongs to a state only is inside it.
 #[derive(Debug)]
 enum State {
+    /// The first generation is being built, since this time.
+    Starting { since: Instant },
     /// The current generation takes connections.
     Serving { current: Running, check: Check },
     /// The current generation makes way for a restart, and the next one can be built only when it is gone.
     Emptying { generation: u64, restart: Restart, countdown: Instant },
-    /// The next generation is being built, beside the current one if there is one.
-    Building { current: Current, restart: Option<Restart>, limit: Instant },
+    /// The next generation is being built since this time, beside the current one if there is one.
+    Building { current: Current, restart: Option<Restart>, since: Instant },
     /// The next generation has been built, and takes connections as soon as the one that it replaces takes none.
     Opening {
         current: Running,
@@ -159,15 +164,17 @@ impl Master {
         settings: Settings,
         tron: Option<Tron>,
         manager: Manager,
+        announcement: Option<Announcement>,
     ) -> Master {
         Master {
             identity,
             builder,
             tron,
             manager,
+            announcement,
             settings,
-            generations: 1,
-            builds: 1,
+            generations: 0,
+            builds: 0,
             old: Vec::new(),
             queue: VecDeque::new(),
             history: History::default(),
@@ -176,9 +183,9 @@ impl Master {
         }
     }
 
-    /// Handles events until the server has stopped. `first` is the server of build 1, which takes connections already.
-    pub(crate) fn run(mut self, first: Box<dyn Server>, events: &Receiver<Event>) -> End {
-        let mut state = self.first(first, Instant::now());
+    /// Starts the server, and handles events until it has stopped.
+    pub(crate) fn run(mut self, events: &Receiver<Event>) -> End {
+        let mut state = self.start(Instant::now());
         loop {
             let event = match self.next_tick(&state) {
                 None => events.recv().map_err(RecvTimeoutError::from),
@@ -210,8 +217,9 @@ impl Master {
         }
     }
 
-    fn first(&mut self, server: Box<dyn Server>, now: Instant) -> State {
-        let state = self.serving(Running { build: 1, generation: 1, server, since: now }, now);
+    fn start(&mut self, now: Instant) -> State {
+        self.begin_build();
+        let state = State::Starting { since: now };
         self.tell_manager(&state, now);
         state
     }
@@ -253,7 +261,8 @@ impl Master {
             State::Draining { servers, ended, stop } if servers.is_empty() && !self.builder.is_building() => {
                 ControlFlow::Break(self.end(stop, ended, now))
             }
-            State::Serving { .. }
+            State::Starting { .. }
+            | State::Serving { .. }
             | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
@@ -281,9 +290,10 @@ impl Master {
                 }
                 return State::Draining { servers, ended, stop };
             }
+            State::Starting { since: _ } => (Vec::new(), None),
             State::Serving { current, check: _ } => (vec![current], None),
-            State::Building { current: Current::Serves(current), restart, limit: _ } => (vec![current], restart),
-            State::Building { current: Current::Crashed { .. } | Current::Emptied(..), restart, limit: _ } => {
+            State::Building { current: Current::Serves(current), restart, since: _ } => (vec![current], restart),
+            State::Building { current: Current::Crashed { .. } | Current::Emptied(..), restart, since: _ } => {
                 (Vec::new(), restart)
             }
             State::Emptying { generation: _, restart, countdown: _ } => (Vec::new(), Some(restart)),
@@ -304,7 +314,11 @@ impl Master {
         match state {
             State::Serving { current, check: _ } => self.begin_restart(Current::Serves(current), restart, now),
             State::Waiting { until } => self.begin_restart(Current::Crashed { until: Some(until) }, restart, now),
-            State::Emptying { .. } | State::Building { .. } | State::Opening { .. } | State::Retiring { .. } => {
+            State::Starting { .. }
+            | State::Emptying { .. }
+            | State::Building { .. }
+            | State::Opening { .. }
+            | State::Retiring { .. } => {
                 self.queue.push_back(restart.taken_on(self.queue.len() + 1));
                 state
             }
@@ -315,8 +329,16 @@ impl Master {
         }
     }
 
-    fn on_built(&mut self, state: State, build: u64, built: Result<Built, String>, now: Instant) -> State {
+    fn on_built(&mut self, state: State, build: u64, built: Result<Built, BuildError>, now: Instant) -> State {
         match (state, built) {
+            (State::Starting { since: _ }, Ok(built)) if build == self.builds => {
+                if let Some(announcement) = self.announcement.take() {
+                    announcement.make();
+                }
+                built.server.opener()(None);
+                self.opening(build, built, None, None, now)
+            }
+            (State::Starting { since: _ }, Err(source)) if build == self.builds => self.not_started(source, now),
             (State::Building { current: Current::Serves(current), restart, .. }, Ok(built)) if build == self.builds => {
                 self.replace(current, build, built, restart, now)
             }
@@ -330,8 +352,8 @@ impl Master {
                 built.server.opener()(None);
                 self.opening(build, built, Some(Replaced::Gone(generation, report)), restart, now)
             }
-            (State::Building { current, restart, limit: _ }, Err(reason)) if build == self.builds => {
-                self.restart_failed(current, restart, reason, now)
+            (State::Building { current, restart, since: _ }, Err(reason)) if build == self.builds => {
+                self.restart_failed(current, restart, reason.to_string(), now)
             }
             (State::Draining { mut servers, ended, stop }, Ok(built)) => {
                 // It has the listening socket, so its end has to be awaited. It must not touch the queue, which another
@@ -342,7 +364,8 @@ impl Master {
             }
             // It comes too late, and is dropped.
             (
-                state @ (State::Serving { .. }
+                state @ (State::Starting { .. }
+                | State::Serving { .. }
                 | State::Emptying { .. }
                 | State::Building { .. }
                 | State::Opening { .. }
@@ -358,9 +381,12 @@ impl Master {
         match state {
             State::Opening { current, settings, replaced, restart, limit: _ } if current.build == build => {
                 self.settings = settings;
-                let message = format!("generation {} takes connections", current.generation);
-                let fields = [("generation", current.generation.into())];
-                self.identity.log.line(Level::Info, "serving", message, fields);
+                // Of the first one the announcement has said more.
+                if current.generation > 1 {
+                    let message = format!("generation {} takes connections", current.generation);
+                    let fields = [("generation", current.generation.into())];
+                    self.identity.log.line(Level::Info, "serving", message, fields);
+                }
                 match (restart, replaced) {
                     (Some(restart), Some(Replaced::Draining(replaced))) => {
                         restart.tell(Progress::Serving { generation: current.generation });
@@ -380,7 +406,8 @@ impl Master {
                     (None, _) => self.next(current, now),
                 }
             }
-            State::Serving { .. }
+            State::Starting { .. }
+            | State::Serving { .. }
             | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
@@ -400,11 +427,12 @@ impl Master {
                 self.crashed(current, Some(restart), failure, now)
             }
             // The next one is on its way already.
-            State::Building { current: Current::Serves(current), restart, limit } if current.build == build => {
+            State::Building { current: Current::Serves(current), restart, since } if current.build == build => {
                 self.note_crash(current, &failure, now);
-                State::Building { current: Current::Crashed { until: None }, restart, limit }
+                State::Building { current: Current::Crashed { until: None }, restart, since }
             }
-            State::Serving { .. }
+            State::Starting { .. }
+            | State::Serving { .. }
             | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
@@ -434,7 +462,8 @@ impl Master {
             }
             // One that came too late and was dropped. The current generation is none of these: it says that it has failed
             // before it says that it is done.
-            State::Serving { .. }
+            State::Starting { .. }
+            | State::Serving { .. }
             | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
@@ -452,7 +481,8 @@ impl Master {
                 }
                 self.serving(current, now)
             }
-            State::Serving { .. }
+            State::Starting { .. }
+            | State::Serving { .. }
             | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
@@ -470,7 +500,11 @@ impl Master {
                 current.server.check(every.clamp(CHECK_LIMIT.1, CHECK_LIMIT.0));
                 State::Serving { current, check: Check::UnderWay }
             }
-            State::Building { current, restart, limit } if limit <= now => {
+            State::Starting { since } if self.build_limit(since) <= now => {
+                let reason = format!("the server was not ready within {}", Seconds(self.builder.limit()));
+                self.not_started(reason.into(), now)
+            }
+            State::Building { current, restart, since } if self.build_limit(since) <= now => {
                 // What is built after all comes too late.
                 self.builds += 1;
                 let reason = format!("the new server was not ready within {}", Seconds(self.builder.limit()));
@@ -495,7 +529,8 @@ impl Master {
                 self.count_down(&servers, &mut stop, now);
                 State::Draining { servers, ended, stop }
             }
-            State::Serving { .. }
+            State::Starting { .. }
+            | State::Serving { .. }
             | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
@@ -510,7 +545,8 @@ impl Master {
         let own = match state {
             State::Serving { check: Check::At(at), .. } => Some(*at),
             State::Serving { check: Check::Never | Check::UnderWay, .. } => None,
-            State::Building { limit, .. } | State::Opening { limit, .. } => Some(*limit),
+            State::Starting { since } | State::Building { since, .. } => Some(self.build_limit(*since)),
+            State::Opening { limit, .. } => Some(*limit),
             State::Emptying { countdown, .. } | State::Retiring { countdown, .. } => Some(*countdown),
             State::Waiting { until } => Some(*until),
             State::Draining { stop, .. } => Some(stop.countdown),
@@ -561,17 +597,18 @@ impl Master {
             current => current,
         };
         self.begin_build();
-        State::Building { current, restart: Some(restart), limit: self.build_limit(now) }
+        State::Building { current, restart: Some(restart), since: now }
     }
 
-    fn build_limit(&self, now: Instant) -> Instant {
-        deadline_after(now, self.builder.limit())
+    /// When what is being built since then has to be ready. How long that may take may turn out only while it is being built.
+    fn build_limit(&self, since: Instant) -> Instant {
+        deadline_after(since, self.builder.limit())
     }
 
     /// The time has come to start the server again.
     fn try_again(&mut self, now: Instant) -> State {
         self.begin_build();
-        State::Building { current: Current::Crashed { until: None }, restart: None, limit: self.build_limit(now) }
+        State::Building { current: Current::Crashed { until: None }, restart: None, since: now }
     }
 
     fn begin_build(&mut self) {
@@ -612,6 +649,11 @@ impl Master {
         self.generations += 1;
         let current = Running { build, generation: self.generations, server, since: now };
         State::Opening { current, settings, replaced, restart, limit: now + OPEN_LIMIT }
+    }
+
+    /// There is no first generation, so nobody has ever been served.
+    fn not_started(&mut self, source: BuildError, now: Instant) -> State {
+        self.give_up(Error::Build { source }, now)
     }
 
     /// There is no next generation. The current one goes on, if there is one.
@@ -685,6 +727,11 @@ impl Master {
             Decision::End => Error::Ended { reason, program: None },
         };
         self.identity.log.line(if well { Level::Info } else { Level::Error }, "gave_up", &error, []);
+        self.give_up(error, now)
+    }
+
+    /// There is no server, and there will be none.
+    fn give_up(&mut self, error: Error, now: Instant) -> State {
         self.call_off(None);
         let grace = self.settings.grace;
         let (servers, stop) = self.begin_stop(Vec::new(), Why::Failed(error), grace, now);
@@ -707,6 +754,8 @@ impl Master {
 
     fn status(&self, state: &State, now: Instant) -> Answer {
         let (what, next_try) = match state {
+            State::Starting { .. } => (protocol::State::Starting, None),
+            State::Opening { current, .. } if current.generation == 1 => (protocol::State::Starting, None),
             State::Serving { .. } => (protocol::State::Serving, None),
             State::Emptying { .. }
             | State::Building { current: Current::Serves(_) | Current::Emptied(..), .. }
@@ -719,7 +768,8 @@ impl Master {
         let serving = state.current();
         let (draining, drain) = match state {
             State::Draining { servers, stop, .. } => (&servers[..], Some(stop.drain(servers, now))),
-            State::Serving { .. }
+            State::Starting { .. }
+            | State::Serving { .. }
             | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
@@ -789,7 +839,8 @@ impl State {
             | State::Building { current: Current::Serves(current), .. }
             | State::Opening { current, .. }
             | State::Retiring { current, .. } => Some(current),
-            State::Emptying { .. }
+            State::Starting { .. }
+            | State::Emptying { .. }
             | State::Building { current: Current::Crashed { .. } | Current::Emptied(..), .. }
             | State::Waiting { .. }
             | State::Draining { .. } => None,

@@ -204,6 +204,8 @@ pub enum ErrorCode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
+    /// The server has not been ready yet.
+    Starting,
     /// Clients are served.
     Serving,
     /// The server is being replaced by a new generation of it. Clients are served all the same.
@@ -217,6 +219,7 @@ pub enum State {
 impl fmt::Display for State {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            State::Starting => "starting",
             State::Serving => "serving",
             State::Restarting => "restarting",
             State::Waiting => "waiting",

@@ -48,16 +48,6 @@ impl ThreadBuilder {
         ThreadBuilder { factory, listener, shared_listener, settings, ids: Ids::default(), post }
     }
 
-    /// Builds a server on this thread.
-    ///
-    /// # Errors
-    /// What the factory says, or what the system does not give.
-    pub(crate) fn build_here(&self, build: u64) -> Result<Built, BuildError> {
-        let (server, settings) = self.make(build)?;
-        let listener = lock(&self.listener);
-        self.start(build, server, settings, listener.as_ref())
-    }
-
     /// Has the factory make a server. Nobody knows what that does.
     fn make(&self, build: u64) -> Result<(worker::Server, Settings), BuildError> {
         let mut settings = self.settings.clone();
@@ -117,10 +107,10 @@ impl Builder for ThreadBuilder {
             let listener = lock(&builder.listener);
             let built = made.and_then(|(server, settings)| builder.start(build, server, settings, listener.as_ref()));
             // Without master control there is nobody to tell, and what was built is dropped.
-            let _ = builder.post.send(Event::Built { build, built: built.map_err(|error| error.to_string()) });
+            let _ = builder.post.send(Event::Built { build, built });
         });
         if let Err(error) = thread {
-            let built = Err(lacking("a thread to build it", &error).to_string());
+            let built = Err(lacking("a thread to build it", &error));
             let _ = self.post.send(Event::Built { build, built });
         }
     }

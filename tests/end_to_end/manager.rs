@@ -36,6 +36,13 @@ impl Manager {
         String::from_utf8(message[..length].to_vec()).unwrap()
     }
 
+    /// The first message of all: it is not ready yet, and has that long.
+    fn hears_start(&self) {
+        let first = self.hears();
+        let limit = first.strip_prefix("STATUS=starting generation 1\nEXTEND_TIMEOUT_USEC=");
+        assert!(limit.is_some_and(|limit| limit.parse::<u64>().is_ok_and(|limit| limit > 30_000_000)), "{first}");
+    }
+
     /// Hears messages up to one with this line, and returns all their lines.
     fn hears_up_to(&self, line: &str) -> Vec<String> {
         let mut lines = Vec::new();
@@ -83,6 +90,7 @@ fn the_manager_hears_that_it_is_ready_when_everything_is_in_place() {
     let mut command = home.supervisor(&["echo", "--admin", "require"]);
     command.env("NOTIFY_SOCKET", Manager::place(&home)).stderr(Stdio::piped());
     let process = home.spawn(command);
+    manager.hears_start();
     let first = manager.hears();
     let address = first.lines().find_map(|line| line.strip_prefix("STATUS=serving on ")?.split(',').next());
     let address: SocketAddr = address.unwrap().parse().unwrap();
@@ -103,6 +111,7 @@ fn the_manager_hears_of_a_restart_of_one_that_fails_and_of_a_stop_whose_deadline
     let config = file.to_str().unwrap();
     let instance = start_with(&home, Manager::place(&home), &["echo", "--config", config, "--grace", HUGE]);
     let serving = |generation| format!("STATUS=serving on {}, generation {generation}", instance.address);
+    manager.hears_start();
     assert_eq!(manager.hears(), format!("READY=1\n{}", serving(1)));
 
     let before = monotonic();
@@ -110,15 +119,16 @@ fn the_manager_hears_of_a_restart_of_one_that_fails_and_of_a_stop_whose_deadline
     let lines = manager.hears_up_to("READY=1");
     assert_eq!((lines[0].as_str(), &lines[2]), ("RELOADING=1", &format!("{}; restarting", serving(1))));
     assert!((before..=monotonic()).contains(&number(&lines, "MONOTONIC_USEC")), "{lines:?} after {before}");
-    // The clients of the old generation have that long.
-    assert!(number(&lines, "EXTEND_TIMEOUT_USEC") > 600_000_000, "{lines:?}");
+    // The new one has that long to be ready, and then the clients of the old generation have that long.
+    assert!(number(&lines, "EXTEND_TIMEOUT_USEC") > 30_000_000, "{lines:?}");
+    assert!(number(&lines[4..], "EXTEND_TIMEOUT_USEC") > 600_000_000, "{lines:?}");
     assert_eq!(lines[lines.len() - 2..], ["READY=1".to_owned(), serving(2)]);
 
     fs::write(&file, "{ wrong").unwrap();
     instance.admin(&["restart"]).expect(1);
     let lines = manager.hears_up_to("READY=1");
     assert_eq!((lines[0].as_str(), &lines[2]), ("RELOADING=1", &format!("{}; restarting", serving(2))));
-    assert_eq!(lines[3..], ["READY=1".to_owned(), serving(2)]);
+    assert_eq!(lines[4..], ["READY=1".to_owned(), serving(2)]);
 
     let mut client = instance.client();
     client.greet();
@@ -143,7 +153,7 @@ fn restarts_that_are_asked_for_together_are_told_one_after_the_other() {
     let home = Home::new();
     let manager = Manager::new(&home);
     let instance = start_with(&home, Manager::place(&home), &["echo"]);
-    manager.hears();
+    manager.hears_up_to("READY=1");
     let restarts: Vec<_> = (0..3).map(|_| instance.admin_begins(&["restart"])).collect();
     for _ in 0..3 {
         let lines = manager.hears_up_to("READY=1");
@@ -218,6 +228,7 @@ fn a_manager_with_an_abstract_address_hears_the_same() {
     let address = std::os::unix::net::SocketAddr::from_abstract_name(home.name()).unwrap();
     let manager = Manager::on(UnixDatagram::bind_addr(&address).unwrap());
     let instance = start_with(&home, format!("@{}", home.name()), &["echo"]);
+    manager.hears_start();
     assert!(manager.hears().starts_with("READY=1\n"));
     instance.assert_serves();
 }

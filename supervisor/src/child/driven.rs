@@ -60,7 +60,9 @@ impl Driven {
 
     /// Starts one.
     pub fn build_here(&self, build: u64) -> Result<One, crate::BuildError> {
-        self.children.build_here(build).map(|built| One(built.server))
+        let (built, running) = self.children.make(build)?;
+        running.speak(&self.children.post);
+        Ok(One(built.server))
     }
 
     /// Whether the next one can start beside the last one.
@@ -81,7 +83,9 @@ impl Driven {
     /// What happens next, within this time.
     pub fn next(&self, within: Duration) -> Option<Heard> {
         Some(match self.events.recv_timeout(within).ok()? {
-            Event::Built { build, built } => Heard::Built(build, built.map(|built| One(built.server))),
+            Event::Built { build, built } => {
+                Heard::Built(build, built.map(|built| One(built.server)).map_err(|error| error.to_string()))
+            }
             Event::Accepting { build } => Heard::Accepting(build),
             Event::Failed { build, reason, .. } => Heard::Failed(build, reason),
             Event::Finished { build } => Heard::Finished(build),

@@ -145,9 +145,10 @@ impl Master {
             State::Emptying { generation: awaited, restart, countdown: _ } if awaited == generation => {
                 self.begin_build();
                 let current = Current::Emptied(generation, report);
-                State::Building { current, restart: Some(restart), limit: self.build_limit(now) }
+                State::Building { current, restart: Some(restart), since: now }
             }
-            State::Serving { .. }
+            State::Starting { .. }
+            | State::Serving { .. }
             | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }

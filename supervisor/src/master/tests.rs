@@ -274,7 +274,16 @@ impl Drive {
         Drive::with(check_every, true)
     }
 
+    /// The first server takes connections.
     fn with(check_every: Option<Duration>, overlaps: bool) -> Drive {
+        let mut drive = Drive::starting(check_every, overlaps);
+        drive.take(Step::BuildDone { well: true });
+        drive.take(Step::Deliver);
+        drive
+    }
+
+    /// The first server is being built.
+    fn starting(check_every: Option<Duration>, overlaps: bool) -> Drive {
         let world = Shared::default();
         let now = Instant::now();
         let identity = Identity {
@@ -285,14 +294,12 @@ impl Drive {
             log: Log::silent(),
             started: now,
         };
-        let first = Hand::new(&world, 1);
-        lock(&world).open(1);
         let builder = Box::new(PretendedBuilder { world: world.clone(), overlaps });
         let (line, said) = mpsc::channel();
         let line = Box::new(move |message: &str| line.send(message.to_owned()).map_err(io::Error::other));
         let manager = Manager::on(line, check_every.map(|every| every * 5), now);
-        let mut master = Master::new(identity, builder, settings(check_every), None, manager);
-        let state = Some(master.first(first, now));
+        let mut master = Master::new(identity, builder, settings(check_every), None, manager, None);
+        let state = Some(master.start(now));
         let known = Known::Nothing;
         let mut drive = Drive { world, master, state, end: None, now, askers: Vec::new(), generation: 1, said, known };
         drive.look();
@@ -372,6 +379,7 @@ impl Drive {
         self.send(Event::Request { request: Request::Status {}, by: Trigger::Code, reply });
         let Response::Answer(Answer::Status(status)) = heard.recv().unwrap() else { panic!("no status") };
         match status.state {
+            protocol::State::Starting => assert!(status.next_try_ms.is_none() && status.drain.is_none()),
             // A generation that crashed may still let its clients go.
             protocol::State::Serving | protocol::State::Restarting => {
                 assert!(status.next_try_ms.is_none() && status.drain.is_none_or(|drain| drain.generation.is_some()));
@@ -447,7 +455,7 @@ impl Drive {
                     ("READY", "1") if [Known::Nothing, Known::Reloading].contains(known) => Known::Ready,
                     ("RELOADING", "1") if *known == Known::Ready => Known::Reloading,
                     ("STOPPING", "1") if *known != Known::Stopping => Known::Stopping,
-                    ("EXTEND_TIMEOUT_USEC", _) if [Known::Reloading, Known::Stopping].contains(known) => continue,
+                    ("EXTEND_TIMEOUT_USEC", _) if *known != Known::Ready => continue,
                     ("MONOTONIC_USEC", _) if *known == Known::Reloading => continue,
                     ("STATUS" | "WATCHDOG", _) => continue,
                     _ => panic!("{line} to one who knows {known:?}"),
@@ -455,6 +463,8 @@ impl Drive {
             }
         }
         let expected = match &self.state {
+            Some(State::Starting { .. }) => Known::Nothing,
+            Some(State::Opening { current, .. }) if current.generation == 1 => Known::Nothing,
             Some(State::Serving { .. } | State::Waiting { .. }) => Known::Ready,
             Some(State::Building { restart, .. } | State::Opening { restart, .. }) => match restart {
                 Some(_) => Known::Reloading,
@@ -513,8 +523,12 @@ proptest! {
         steps in prop::collection::vec(step(), 1..200),
         checked: bool,
         overlaps: bool,
+        started in prop::bool::weighted(0.8),
     ) {
-        let mut drive = Drive::with(checked.then_some(Duration::from_secs(1)), overlaps);
+        let mut drive = Drive::starting(checked.then_some(Duration::from_secs(1)), overlaps);
+        if started {
+            drive.take(Step::BuildDone { well: true });
+        }
         for step in steps {
             drive.take(step);
         }
@@ -553,6 +567,32 @@ fn restarts_that_are_asked_for_together_are_carried_out_one_after_the_other() {
     let expected: Vec<_> = (2..=21).map(|generation| format!("restarted {generation}")).collect();
     assert_eq!(answers(&drive), expected);
     drive.finish();
+}
+
+#[test]
+fn a_stop_before_the_first_server_is_ready_ends_it() {
+    let mut drive = Drive::starting(None, true);
+    drive.take(Step::SignalStop);
+    assert!(drive.end.take().unwrap().result.is_ok());
+}
+
+#[test]
+fn a_restart_before_the_first_server_is_ready_waits_for_it() {
+    let mut drive = Drive::starting(None, true);
+    drive.take(restart());
+    settle(&mut drive);
+    assert_eq!(answers(&drive), ["restarted 2"]);
+    drive.finish();
+}
+
+#[test]
+fn a_first_server_that_is_never_ready_is_the_end() {
+    let mut drive = Drive::starting(None, true);
+    drive.take(restart());
+    drive.wait(crate::server::BUILD_LIMIT);
+    assert_eq!(answers(&drive), ["Stopping"]);
+    let error = drive.end.take().unwrap().result.unwrap_err();
+    assert_eq!(error.to_string(), "the server was not ready within 30 s");
 }
 
 #[test]

@@ -28,19 +28,28 @@ impl Master {
             old.map(|old| old.deadline)
         };
         match state {
+            State::Starting { since } => {
+                let deadline = Some(self.build_limit(*since));
+                View { phase: Phase::Starting, status: self.not_serving("starting"), deadline }
+            }
+            State::Opening { current, .. } if current.generation == 1 => {
+                View { phase: Phase::Starting, status: "starting generation 1".into(), deadline: None }
+            }
             State::Serving { current, check: _ } => {
                 View { phase: Phase::Ready, status: serving(current), deadline: None }
             }
-            State::Building { current: Current::Serves(current), restart, limit: _ } => {
+            State::Building { current: Current::Serves(current), restart, since } => {
                 let status = format!("{}; restarting", serving(current));
-                View { phase: phase(restart, self.builds), status, deadline: None }
+                let deadline = restart.as_ref().map(|_| self.build_limit(*since));
+                View { phase: phase(restart, self.builds), status, deadline }
             }
             State::Emptying { generation, restart: _, countdown: _ } => {
                 let status = format!("restarting; generation {generation} makes way");
                 View { phase: Phase::Restarting { build: self.builds }, status, deadline: deadline_of(*generation) }
             }
-            State::Building { current: Current::Crashed { .. } | Current::Emptied(..), restart, limit: _ } => {
-                View { phase: phase(restart, self.builds), status: self.not_serving("starting"), deadline: None }
+            State::Building { current: Current::Crashed { .. } | Current::Emptied(..), restart, since } => {
+                let deadline = restart.as_ref().map(|_| self.build_limit(*since));
+                View { phase: phase(restart, self.builds), status: self.not_serving("starting"), deadline }
             }
             State::Opening { current, replaced, restart, .. } => {
                 let deadline = match replaced {
