@@ -60,7 +60,7 @@ enum Command {
     /// Ask whether it is there
     Ping,
     /// Show what it is doing
-    Status,
+    Status(Status),
     /// Stop it: every client is told, and gets the grace period to leave
     Stop(Stop),
     /// Replace its server by a new one, and let the clients of the old one go: nobody is refused
@@ -69,6 +69,14 @@ enum Command {
     List,
     /// Say whether a file with settings is right, before a supervisor reads it
     Check(Check),
+}
+
+/// How to show it.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// In one line
+    #[arg(long)]
+    pub(crate) short: bool,
 }
 
 /// How to stop.
@@ -121,7 +129,7 @@ pub(crate) fn run() -> Exit {
     let Cli { target, json, command } = Cli::parse();
     let outcome = match command {
         Command::Ping => commands::ping(&target, json),
-        Command::Status => commands::status(&target, json),
+        Command::Status(status) => commands::status(&target, json, &status),
         Command::Stop(stop) => commands::stop(&target, json, &stop),
         Command::Restart(restart) => commands::restart(&target, json, &restart),
         Command::List if target.is_given() => Err(Failure::new(Exit::Usage, "list shows all; it takes no target")),

@@ -8,10 +8,12 @@ use supervisor::Exit;
 use supervisor::client::{self, AskError, Patience};
 use supervisor::config::{self, KINDS, ServerKind};
 use supervisor::protocol::{Answer, Drain, LastEnd, Report, Request, Status};
-use supervisor::text::{Seconds, countdown, describe_forced, describe_restart, listed, milliseconds, summary};
+use supervisor::text::{
+    Age, Count, Seconds, countdown, describe_forced, describe_restart, listed, milliseconds, status_line, summary,
+};
 use supervisor::worker::handlers::Http;
 
-use crate::args::{Check, Restart, Stop, Target, Wait};
+use crate::args::{self, Check, Restart, Stop, Target, Wait};
 use crate::failure::Failure;
 use crate::output::{self, LiveLine};
 use crate::target::{self, Found};
@@ -25,9 +27,10 @@ pub(crate) fn ping(target: &Target, json: bool) -> Result<Exit, Failure> {
     })
 }
 
-pub(crate) fn status(target: &Target, json: bool) -> Result<Exit, Failure> {
+pub(crate) fn status(target: &Target, json: bool, status: &args::Status) -> Result<Exit, Failure> {
+    let describe = if status.short { status_line } else { describe_status };
     ask(target, json, Request::Status {}, Patience::short(), |answer| match answer {
-        Answer::Status(status) => Some((describe_status(status), Exit::Done)),
+        Answer::Status(status) => Some((describe(status), Exit::Done)),
         _ => None,
     })
 }
@@ -153,17 +156,18 @@ fn ask(
 }
 
 fn describe_status(status: &Status) -> String {
-    let Status { name, kind, state, pid, uptime_ms, generation, connections, .. } = status;
-    let ago = |ms: u64| Seconds(Duration::from_millis(ms));
+    let Status { name, kind, state, pid, uptime_ms, generation, connections, restarts, crashes, .. } = status;
+    let ago = |ms: u64| Age(Duration::from_millis(ms));
+    let ready = if status.ready { "ready" } else { "not ready" };
     let mut lines = vec![
-        format!("{name} is {state}"),
+        format!("{name} is {state}, {ready}, for {}", ago(status.state_ms)),
         format!("  kind         {kind}"),
         format!("  pid          {pid}"),
         format!("  uptime       {}", ago(*uptime_ms)),
-        format!("  generation   {generation}"),
+        format!("  generation   {generation}, {} and {}", Count(*restarts, "restart"), Count(*crashes, "crash")),
         format!(
-            "  connections  {} now, {} in all, {} refused",
-            connections.now, connections.total, connections.refused
+            "  connections  {} now, {} in all, {} refused, {} by force",
+            connections.now, connections.total, connections.refused, connections.forced
         ),
         format!("  version      {}", status.version),
     ];

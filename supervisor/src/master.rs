@@ -76,6 +76,12 @@ pub(crate) struct Master {
     last_end: Option<LastEnd>,
     /// Counted in generations that are gone.
     past: Counts,
+    /// How many restarts that somebody asked for have been completed.
+    restarts: usize,
+    /// How many times the server has ended by itself.
+    crashes: usize,
+    /// What it has been doing, for others, and since when.
+    doing: (protocol::State, Instant),
 }
 
 /// The last time that the server ended by itself.
@@ -166,6 +172,7 @@ impl Master {
         manager: Manager,
         announcement: Option<Announcement>,
     ) -> Master {
+        let doing = (protocol::State::Starting, identity.started);
         Master {
             identity,
             builder,
@@ -180,6 +187,9 @@ impl Master {
             history: History::default(),
             last_end: None,
             past: Counts::default(),
+            restarts: 0,
+            crashes: 0,
+            doing,
         }
     }
 
@@ -256,6 +266,10 @@ impl Master {
             Event::Checked { build, accepting } => self.on_checked(state, build, accepting, now),
             Event::Tick => self.on_tick(state, now),
         };
+        let (doing, _) = state.doing(now);
+        if self.doing.0 != doing {
+            self.doing = (doing, now);
+        }
         self.tell_manager(&state, now);
         match state {
             State::Draining { servers, ended, stop } if servers.is_empty() && !self.builder.is_building() => {
@@ -396,10 +410,12 @@ impl Master {
                         State::Retiring { current, replaced, restart, countdown: now + COUNTDOWN }
                     }
                     (Some(restart), Some(Replaced::Gone(replaced, report))) => {
+                        self.restarts += 1;
                         restart.done(current.generation, Some((replaced, report)), now);
                         self.next(current, now)
                     }
                     (Some(restart), None) => {
+                        self.restarts += 1;
                         restart.done(current.generation, None, now);
                         self.next(current, now)
                     }
@@ -696,6 +712,7 @@ impl Master {
     /// A generation that has failed lets its clients go, and is done when it says so.
     fn note_crash(&mut self, current: Running, failure: &Failure, now: Instant) {
         let Failure { reason, well } = failure;
+        self.crashes += 1;
         let (level, event, what) =
             if *well { (Level::Info, "ended", "ended") } else { (Level::Error, "crashed", "crashed") };
         let message = format!("generation {} {what}: {reason}", current.generation);
@@ -753,18 +770,7 @@ impl Master {
     }
 
     fn status(&self, state: &State, now: Instant) -> Answer {
-        let (what, next_try) = match state {
-            State::Starting { .. } => (protocol::State::Starting, None),
-            State::Opening { current, .. } if current.generation == 1 => (protocol::State::Starting, None),
-            State::Serving { .. } => (protocol::State::Serving, None),
-            State::Emptying { .. }
-            | State::Building { current: Current::Serves(_) | Current::Emptied(..), .. }
-            | State::Opening { .. }
-            | State::Retiring { .. } => (protocol::State::Restarting, None),
-            State::Building { current: Current::Crashed { .. }, .. } => (protocol::State::Waiting, Some(now)),
-            State::Waiting { until } => (protocol::State::Waiting, Some(*until)),
-            State::Draining { .. } => (protocol::State::Draining, None),
-        };
+        let (doing, next_try) = state.doing(now);
         let serving = state.current();
         let (draining, drain) = match state {
             State::Draining { servers, stop, .. } => (&servers[..], Some(stop.drain(servers, now))),
@@ -783,12 +789,16 @@ impl Master {
         Answer::Status(Status {
             name: self.identity.name.clone(),
             kind: self.identity.kind.clone(),
-            state: what,
+            state: doing,
+            state_ms: milliseconds(now.saturating_duration_since(self.doing.1)),
+            ready: serving.is_some() && doing != protocol::State::Starting,
             pid: std::process::id(),
             address: self.identity.address,
             program: self.identity.program.clone(),
             uptime_ms: milliseconds(now.saturating_duration_since(self.identity.started)),
             generation: serving.map_or(self.generations, |running| running.generation),
+            restarts: self.restarts,
+            crashes: self.crashes,
             connections: plain::counts(counts),
             drain,
             last_end: self.last_end.as_ref().map(|end| protocol::LastEnd {
@@ -817,9 +827,14 @@ fn discard(server: &dyn Server) {
 }
 
 fn add(counts: &mut Counts, more: Counts) {
-    counts.now += more.now;
-    counts.total += more.total;
-    counts.refused += more.refused;
+    let Counts { now, total, refused, told, left, closed, forced } = more;
+    counts.now += now;
+    counts.total += total;
+    counts.refused += refused;
+    counts.told += told;
+    counts.left += left;
+    counts.closed += closed;
+    counts.forced += forced;
 }
 
 fn stopping() -> Refusal {
@@ -832,6 +847,22 @@ fn chance() -> f64 {
 }
 
 impl State {
+    /// What it is doing, for others, and when the server is started again.
+    fn doing(&self, now: Instant) -> (protocol::State, Option<Instant>) {
+        match self {
+            State::Starting { .. } => (protocol::State::Starting, None),
+            State::Opening { current, .. } if current.generation == 1 => (protocol::State::Starting, None),
+            State::Serving { .. } => (protocol::State::Serving, None),
+            State::Emptying { .. }
+            | State::Building { current: Current::Serves(_) | Current::Emptied(..), .. }
+            | State::Opening { .. }
+            | State::Retiring { .. } => (protocol::State::Restarting, None),
+            State::Building { current: Current::Crashed { .. }, .. } => (protocol::State::Waiting, Some(now)),
+            State::Waiting { until } => (protocol::State::Waiting, Some(*until)),
+            State::Draining { .. } => (protocol::State::Draining, None),
+        }
+    }
+
     /// The generation that takes connections, or is about to.
     fn current(&self) -> Option<&Running> {
         match self {

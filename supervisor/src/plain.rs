@@ -19,7 +19,7 @@ pub(crate) fn connection(from: &worker::ConnectionInfo, stuck: bool) -> Connecti
 }
 
 pub(crate) fn counts(from: worker::Counts) -> Counts {
-    Counts { now: from.now, total: from.total, refused: from.refused }
+    Counts { now: from.now, total: from.total, refused: from.refused, told: from.told, forced: from.forced }
 }
 
 pub(crate) fn report(by: &str, ended: &Ended) -> protocol::Report {

@@ -237,6 +237,12 @@ pub struct Status {
     pub kind: String,
     /// What it is doing.
     pub state: State,
+    /// Since when, in milliseconds.
+    #[serde(default)]
+    pub state_ms: u64,
+    /// Whether new clients may be sent there.
+    #[serde(default)]
+    pub ready: bool,
     /// The supervisor's process id.
     pub pid: u32,
     /// The address that the server listens on, or listened on before the drain. None: a program looks after that itself.
@@ -250,6 +256,12 @@ pub struct Status {
     /// The number of the generation that serves, or served last.
     #[serde(default)]
     pub generation: u64,
+    /// How many restarts there were that somebody asked for.
+    #[serde(default)]
+    pub restarts: usize,
+    /// How many times the server has ended by itself.
+    #[serde(default)]
+    pub crashes: usize,
     /// How many connections there are and were, in all generations.
     pub connections: Counts,
     /// The drain under way: of all that serves, if the server is being stopped, or else of an old generation.
@@ -285,6 +297,12 @@ pub struct Counts {
     pub total: u64,
     /// Turned away because there were too many.
     pub refused: u64,
+    /// Told, in drains, that the server goes away.
+    #[serde(default)]
+    pub told: usize,
+    /// Closed by force.
+    #[serde(default)]
+    pub forced: usize,
 }
 
 /// A drain under way: of a stop, or of an old generation.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::protocol::{Activity, Connection, Drain, Report, Status};
+use crate::protocol::{Activity, Connection, Drain, Report, State, Status};
 
 /// How many are still connected, and for how long they may be.
 pub fn countdown(drain: &Drain) -> String {
@@ -20,6 +20,20 @@ pub fn place(status: &Status) -> String {
         (None, Some(program)) => program.clone(),
         (None, None) => "-".into(),
     }
+}
+
+/// What a supervisor knows, in one line.
+pub fn status_line(status: &Status) -> String {
+    let Status { name, state, generation, connections, uptime_ms, .. } = status;
+    let not_ready = if status.ready || *state != State::Serving { "" } else { ", not ready for new clients" };
+    let how = match (&status.drain, &status.last_end) {
+        (Some(drain), _) => format!(", {}", countdown(drain)),
+        (None, Some(end)) if *state == State::Waiting => format!(", since it ended: {}", end.reason),
+        (None, _) => String::new(),
+    };
+    let open = Count(connections.now, "connection");
+    let up = Age(Duration::from_millis(*uptime_ms));
+    format!("{name} on {}: {state}{not_ready}, generation {generation}, {open}, up {up}{how}", place(status))
 }
 
 /// A restart that was asked for.
@@ -57,7 +71,7 @@ pub fn summary(report: &Report) -> String {
     if let Some(program) = &report.program {
         let killed = match report.killed {
             0 => String::new(),
-            killed => format!(", {} killed at the deadline", processes(killed)),
+            killed => format!(", {} killed at the deadline", Count(killed, "process")),
         };
         return format!("stopped in {took}: {program}{killed}");
     }
@@ -68,10 +82,6 @@ pub fn summary(report: &Report) -> String {
     format!("stopped in {took}: {told} told, {left} left, {closed} closed, {forced} by force{stuck}")
 }
 
-fn processes(number: usize) -> String {
-    format!("{number} process{}", if number == 1 { "" } else { "es" })
-}
-
 /// A number of things, in the singular or plural.
 #[derive(Debug, Clone, Copy)]
 pub struct Count(pub usize, pub &'static str);
@@ -79,7 +89,12 @@ pub struct Count(pub usize, pub &'static str);
 impl fmt::Display for Count {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Count(number, thing) = self;
-        write!(formatter, "{number} {thing}{}", if *number == 1 { "" } else { "s" })
+        let ending = match number {
+            1 => "",
+            _ if thing.ends_with('s') || thing.ends_with("sh") => "es",
+            _ => "s",
+        };
+        write!(formatter, "{number} {thing}{ending}")
     }
 }
 
@@ -118,6 +133,23 @@ impl fmt::Display for Seconds {
             write!(formatter, "{} s", tenths / 10)
         } else {
             write!(formatter, "{}.{} s", tenths / 10, tenths % 10)
+        }
+    }
+}
+
+/// A duration for people that may be long: up to two minutes as [`Seconds`], and beyond in its two largest units.
+#[derive(Debug, Clone, Copy)]
+pub struct Age(pub Duration);
+
+impl fmt::Display for Age {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+        match minutes {
+            0 | 1 => Seconds(self.0).fmt(formatter),
+            2..60 => write!(formatter, "{minutes} min {} s", seconds % 60),
+            60..1440 => write!(formatter, "{hours} h {} min", minutes % 60),
+            _ => write!(formatter, "{days} d {} h", hours % 24),
         }
     }
 }
@@ -162,6 +194,22 @@ mod tests {
         let error = io::Error::from_raw_os_error(2);
         assert!(error.to_string().contains("os error"));
         assert!(!Reason(&error).to_string().contains("os error"));
+    }
+
+    #[test]
+    fn a_long_duration_is_told_in_two_units() {
+        for (seconds, text) in
+            [(0, "0 s"), (119, "119 s"), (120, "2 min 0 s"), (7260, "2 h 1 min"), (180_000, "2 d 2 h")]
+        {
+            assert_eq!(Age(Duration::from_secs(seconds)).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_number_of_things_is_one_or_several() {
+        let texts =
+            [(1, "client"), (0, "client"), (2, "process"), (3, "crash")].map(|(n, thing)| Count(n, thing).to_string());
+        assert_eq!(texts, ["1 client", "0 clients", "2 processes", "3 crashes"]);
     }
 
     #[test]

@@ -30,7 +30,18 @@ fn status_tells_name_kind_address_process_and_connections() {
     assert_eq!(status["address"], instance.address.to_string());
     assert_eq!(status["pid"], instance.pid);
     assert_eq!(status["connections"]["now"], 1);
-    instance.admin(&["status"]).expect(0).says(&instance.address.to_string()).says("serving");
+    assert_eq!((&status["ready"], &status["restarts"], &status["crashes"]), (&true.into(), &0.into(), &0.into()));
+    assert!(status["state_ms"].as_u64() <= status["uptime_ms"].as_u64(), "{status}");
+    instance.admin(&["status"]).expect(0).says(&instance.address.to_string()).says("serving, ready, for ");
+}
+
+#[test]
+fn a_short_status_is_one_line() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let expected = format!("{} on {}: serving, generation 1, 0 connections, up ", instance.name, instance.address);
+    let status = instance.admin(&["status", "--short"]).expect(0).says(&expected);
+    assert_eq!(status.out.lines().count(), 1);
 }
 
 #[test]

@@ -328,7 +328,7 @@ fn status_and_list_say_restarting_and_for_whom_the_old_generation_waits() {
     drop(stays);
     restart.end().expect(0);
     let status = instance.status();
-    assert!(status["state"] == "serving" && status["drain"].is_null(), "{status}");
+    assert!(status["state"] == "serving" && status["drain"].is_null() && status["restarts"] == 1, "{status}");
 }
 
 #[test]

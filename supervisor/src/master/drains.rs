@@ -138,6 +138,7 @@ impl Master {
                 State::Opening { current, settings, replaced, restart, limit }
             }
             State::Retiring { current, replaced, restart, countdown: _ } if replaced == generation => {
+                self.restarts += 1;
                 restart.done(current.generation, Some((generation, report)), now);
                 self.next(current, now)
             }
