@@ -40,8 +40,8 @@ fn a_short_status_is_one_line() {
     let home = Home::new();
     let instance = home.start(&["echo"]);
     let expected = format!("{} on {}: serving, generation 1, 0 connections, up ", instance.name, instance.address);
-    let status = instance.admin(&["status", "--short"]).expect(0).says(&expected);
-    assert_eq!(status.out.lines().count(), 1);
+    let status = instance.admin(&["status", "--short"]).expect(0);
+    assert_eq!(status.says(&expected).out.lines().count(), 1);
 }
 
 #[test]
