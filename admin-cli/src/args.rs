@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use supervisor::Exit;
 use supervisor::config::KINDS;
 use supervisor::instance::InstanceName;
+use supervisor::protocol::Request;
 use supervisor::text::parse_seconds;
 
 use crate::commands;
@@ -61,8 +62,16 @@ enum Command {
     Ping,
     /// Show what it is doing
     Status(Status),
+    /// Show its connections, those that would hold up a drain first
+    Connections,
     /// Stop it: every client is told, and gets the grace period to leave
     Stop(Stop),
+    /// Give clients more or less time in the drain that is under way: this long from now
+    Grace(Grace),
+    /// Say that it is not ready for new clients, and serve those that come all the same
+    Drain,
+    /// Say that it is ready again, and call off a stop with a delay
+    Resume,
     /// Replace its server by a new one, and let the clients of the old one go: nobody is refused
     Restart(Restart),
     /// List all supervisors of this user
@@ -88,8 +97,19 @@ pub(crate) struct Stop {
     /// Close all connections at once: the same as --grace 0
     #[arg(long, conflicts_with = "grace")]
     pub(crate) now: bool,
+    /// Say at once that it is not ready for new clients, and stop it this much later
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) delay: Option<Duration>,
     #[command(flatten)]
     pub(crate) wait: Wait,
+}
+
+/// How long.
+#[derive(Debug, Args)]
+pub(crate) struct Grace {
+    /// How long clients get to leave, from now on
+    #[arg(value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) grace: Duration,
 }
 
 /// How to restart.
@@ -130,7 +150,11 @@ pub(crate) fn run() -> Exit {
     let outcome = match command {
         Command::Ping => commands::ping(&target, json),
         Command::Status(status) => commands::status(&target, json, &status),
+        Command::Connections => commands::connections(&target, json),
         Command::Stop(stop) => commands::stop(&target, json, &stop),
+        Command::Grace(grace) => commands::grace(&target, json, &grace),
+        Command::Drain => commands::readiness(&target, json, Request::Drain {}),
+        Command::Resume => commands::readiness(&target, json, Request::Resume {}),
         Command::Restart(restart) => commands::restart(&target, json, &restart),
         Command::List if target.is_given() => Err(Failure::new(Exit::Usage, "list shows all; it takes no target")),
         Command::List => commands::list(json),

@@ -1,5 +1,6 @@
 //! What `admin-cli` can ask for.
 
+use std::cmp::Reverse;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,16 +8,16 @@ use serde_json::json;
 use supervisor::Exit;
 use supervisor::client::{self, AskError, Patience};
 use supervisor::config::{self, KINDS, ServerKind};
-use supervisor::protocol::{Answer, Drain, LastEnd, Report, Request, Status};
+use supervisor::protocol::{Activity, Answer, Connection, Delay, Drain, LastEnd, Progress, Report, Request, Status};
 use supervisor::text::{
-    Age, Count, Seconds, countdown, describe_forced, describe_restart, listed, milliseconds, status_line, summary,
+    self, Age, Count, Seconds, countdown, describe_forced, describe_restart, listed, milliseconds, status_line, summary,
 };
 use supervisor::worker::handlers::Http;
 
-use crate::args::{self, Check, Restart, Stop, Target, Wait};
+use crate::args::{self, Check, Grace, Restart, Stop, Target, Wait};
 use crate::failure::Failure;
 use crate::output::{self, LiveLine};
-use crate::target::{self, Found};
+use crate::target::{self, Chosen, Found};
 
 pub(crate) fn ping(target: &Target, json: bool) -> Result<Exit, Failure> {
     ask(target, json, Request::Ping {}, Patience::short(), |answer| match answer {
@@ -38,12 +39,77 @@ pub(crate) fn status(target: &Target, json: bool, status: &args::Status) -> Resu
 pub(crate) fn stop(target: &Target, json: bool, stop: &Stop) -> Result<Exit, Failure> {
     let grace = if stop.now { Some(Duration::ZERO) } else { stop.grace };
     let grace_ms = grace.map(milliseconds);
-    let request = Request::Stop { grace_ms, wait: !stop.wait.no_wait };
+    let delay_ms = stop.delay.map_or(0, milliseconds);
+    let request = Request::Stop { grace_ms, delay_ms, wait: !stop.wait.no_wait };
     ask(target, json, request, stop.wait.patience(), |answer| match answer {
         Answer::Stopping(drain) => Some((describe_drain(drain), Exit::Done)),
+        Answer::Delayed(delay) => Some((describe_delay(delay), Exit::Done)),
         Answer::Stopped { report } => Some((describe_report(report), Exit::from(report))),
         _ => None,
     })
+}
+
+pub(crate) fn grace(target: &Target, json: bool, grace: &Grace) -> Result<Exit, Failure> {
+    let request = Request::Grace { grace_ms: milliseconds(grace.grace) };
+    ask(target, json, request, Patience::short(), |answer| match answer {
+        Answer::Moved { drains } => {
+            let lines: Vec<_> = drains.iter().map(describe_drain).collect();
+            Some((lines.join("\n"), Exit::Done))
+        }
+        _ => None,
+    })
+}
+
+/// Asks for it to be ready or not.
+pub(crate) fn readiness(target: &Target, json: bool, request: Request) -> Result<Exit, Failure> {
+    ask(target, json, request, Patience::short(), |answer| match answer {
+        Answer::Readiness { ready: true } => Some(("ready for new clients".into(), Exit::Done)),
+        Answer::Readiness { ready: false } => Some(("not ready for new clients".into(), Exit::Done)),
+        _ => None,
+    })
+}
+
+pub(crate) fn connections(target: &Target, json: bool) -> Result<Exit, Failure> {
+    let mut all = Vec::new();
+    let chosen = target.choose()?;
+    let answer = client::ask(&chosen.place, Request::Connections {}, Patience::short(), |progress| {
+        if let Progress::Connections { connections } = progress {
+            all.extend(connections);
+        }
+    });
+    match answer.map_err(|error| Failure::asking(&chosen.label, &error))? {
+        Answer::Connections { .. } => {}
+        Answer::Error(refusal) => return Err(Failure::refused(&chosen.label, &refusal)),
+        other => return Err(not_understood(&chosen, &other)),
+    }
+    all.sort_by_key(|connection| (holds_up(connection.activity), Reverse(connection.age_ms)));
+    if json {
+        output::data(&json!({ "result": "connections", "connections": all }).to_string());
+    } else if all.is_empty() {
+        output::message(&format!("{} has no connections", chosen.label));
+    } else {
+        let head = ["ID", "PEER", "AGE", "STATE", "IN", "OUT", "GENERATION"].map(str::to_owned);
+        let row = |it: &Connection| {
+            let generation = it.generation.map_or_else(|| "-".into(), |generation| generation.to_string());
+            let age = Age(Duration::from_millis(it.age_ms)).to_string();
+            let (received, sent) = (it.received.to_string(), it.sent.to_string());
+            [it.id.to_string(), it.peer.to_string(), age, it.activity.to_string(), received, sent, generation]
+        };
+        output::table(std::iter::once(head).chain(all.iter().map(row)).collect())
+            .iter()
+            .for_each(|line| output::data(line));
+    }
+    Ok(Exit::Done)
+}
+
+/// The smaller, the longer it may hold up a drain: an idle connection has been told at once, or closed.
+fn holds_up(activity: Activity) -> u8 {
+    match activity {
+        Activity::Stuck => 0,
+        Activity::Busy => 1,
+        Activity::Leaving => 2,
+        Activity::Idle => 3,
+    }
 }
 
 pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<Exit, Failure> {
@@ -148,11 +214,12 @@ fn ask(
             output::data(&text);
             Ok(exit)
         }
-        (_, None) => {
-            let error = AskError::NotUnderstood(json!(answer).to_string());
-            Err(Failure::asking(&chosen.label, &error))
-        }
+        (_, None) => Err(not_understood(&chosen, &answer)),
     }
+}
+
+fn not_understood(chosen: &Chosen, answer: &Answer) -> Failure {
+    Failure::asking(&chosen.label, &AskError::NotUnderstood(json!(answer).to_string()))
 }
 
 fn describe_status(status: &Status) -> String {
@@ -177,6 +244,9 @@ fn describe_status(status: &Status) -> String {
     if let Some(address) = status.address {
         lines.insert(2, format!("  address      {address}"));
     }
+    if let Some(delay) = &status.delay {
+        lines.push(format!("  delay        {}", describe_delay(delay)));
+    }
     if let Some(drain) = &status.drain {
         lines.push(format!("  drain        {}", describe_drain(drain)));
     }
@@ -187,6 +257,10 @@ fn describe_status(status: &Status) -> String {
         lines.push(format!("  next try     in {}", ago(next_try_ms)));
     }
     lines.join("\n")
+}
+
+fn describe_delay(delay: &Delay) -> String {
+    format!("{}, asked by {}", text::delay(delay), delay.by)
 }
 
 fn describe_drain(drain: &Drain) -> String {

@@ -41,9 +41,20 @@ impl Failure {
             | ErrorCode::UnsupportedVersion
             | ErrorCode::Busy
             | ErrorCode::Failed
-            | ErrorCode::Stopping => Exit::Failed,
+            | ErrorCode::Stopping
+            | ErrorCode::NotDraining
+            | ErrorCode::CalledOff => Exit::Failed,
         };
-        let code = (refusal.code == ErrorCode::Stopping).then_some("stopping");
+        let code = match refusal.code {
+            ErrorCode::Stopping => Some("stopping"),
+            ErrorCode::NotDraining => Some("not_draining"),
+            ErrorCode::CalledOff => Some("called_off"),
+            ErrorCode::BadRequest
+            | ErrorCode::UnsupportedVersion
+            | ErrorCode::NotPermitted
+            | ErrorCode::Busy
+            | ErrorCode::Failed => None,
+        };
         Failure { code, ..Failure::new(exit, format!("{whom}: {}", refusal.message)) }
     }
 

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use supervisor::protocol::Progress;
-use supervisor::text::{countdown, describe, describe_restart};
+use supervisor::text::{self, countdown, describe, describe_restart};
 
 /// How many connections the live line names.
 const NAMED: usize = 2;
@@ -54,6 +54,8 @@ impl LiveLine {
                 let named = if named.is_empty() { String::new() } else { format!(": {}", named.join("; ")) };
                 format!("{}{named}{more}", countdown(drain))
             }
+            Progress::Delayed(delay) => text::delay(delay),
+            Progress::Connections { .. } => return,
             Progress::Restarting { ahead } => describe_restart(*ahead),
             Progress::Serving { generation } => format!("generation {generation} serves"),
         };

@@ -75,7 +75,7 @@ pub(crate) fn find() -> Result<Vec<Found>, Failure> {
 
 fn look(place: &Place) -> Result<Status, AskError> {
     match client::ask(place, Request::Status {}, LOOK, |_| {})? {
-        Answer::Status(status) => Ok(status),
+        Answer::Status(status) => Ok(*status),
         other => Err(AskError::NotUnderstood(format!("{other:?}"))),
     }
 }

@@ -2,6 +2,7 @@
 
 mod drains;
 mod orders;
+mod readiness;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -29,6 +30,7 @@ use crate::{Announcement, Error, Report, plain, text};
 
 use drains::{Old, Running, Stop, Why};
 use orders::{Reply, Restart};
+use readiness::Unready;
 
 /// How often those who wait for a drain hear how it goes.
 const COUNTDOWN: Duration = Duration::from_secs(1);
@@ -73,6 +75,8 @@ pub(crate) struct Master {
     /// Restarts that were asked for while another one was under way, in order.
     queue: VecDeque<Restart>,
     history: History,
+    /// Somebody does not want new clients to be sent here.
+    unready: Option<Unready>,
     last_end: Option<LastEnd>,
     /// Counted in generations that are gone.
     past: Counts,
@@ -185,6 +189,7 @@ impl Master {
             old: Vec::new(),
             queue: VecDeque::new(),
             history: History::default(),
+            unready: None,
             last_end: None,
             past: Counts::default(),
             restarts: 0,
@@ -245,8 +250,35 @@ impl Master {
                     let status = self.status(&state, now);
                     answer(state, &reply, status)
                 }
-                Request::Stop { grace_ms, wait } => {
-                    self.on_stop(state, by, grace_ms.map(Duration::from_millis), Some(Reply { to: reply, wait }), now)
+                Request::Connections {} => {
+                    let connections = self.connections(&state);
+                    for some in connections.chunks(protocol::MAX_NAMED) {
+                        // A client that has gone away meanwhile needs no answer; the same everywhere.
+                        let _ = reply.send(Response::Progress(Progress::Connections { connections: some.to_vec() }));
+                    }
+                    answer(state, &reply, Answer::Connections { open: connections.len() })
+                }
+                Request::Grace { grace_ms } => {
+                    let (state, moved) = self.on_grace(state, &by, Duration::from_millis(grace_ms), now);
+                    answer(state, &reply, moved)
+                }
+                Request::Drain {} => {
+                    self.drain(&by);
+                    answer(state, &reply, Answer::Readiness { ready: false })
+                }
+                Request::Resume {} => {
+                    self.resume(&by);
+                    let ready = self.is_ready(&state);
+                    answer(state, &reply, Answer::Readiness { ready })
+                }
+                Request::Stop { grace_ms, delay_ms, wait } => {
+                    let (grace, delay) = (grace_ms.map(Duration::from_millis), Duration::from_millis(delay_ms));
+                    let reply = Reply { to: reply, wait };
+                    if delay.is_zero() {
+                        self.on_stop(state, by, grace, Some(reply), now)
+                    } else {
+                        self.on_delayed_stop(state, by, grace, delay, reply, now)
+                    }
                 }
                 Request::Restart { grace_ms, wait } => {
                     let grace = grace_ms.map(Duration::from_millis);
@@ -510,6 +542,7 @@ impl Master {
 
     fn on_tick(&mut self, state: State, now: Instant) -> State {
         let state = self.hurry_old(state, now);
+        let state = self.hurry_delayed(state, now);
         match state {
             State::Serving { current, check: Check::At(at) } if at <= now => {
                 let every = self.settings.check_every.unwrap_or(CHECK_LIMIT.0);
@@ -568,7 +601,8 @@ impl Master {
             State::Draining { stop, .. } => Some(stop.countdown),
         };
         let old = self.old.iter().map(Old::overdue_at);
-        own.into_iter().chain(old).chain(self.manager.next_beat()).min()
+        let delayed = self.unready.as_ref().and_then(Unready::next);
+        own.into_iter().chain(old).chain(delayed).chain(self.manager.next_beat()).min()
     }
 
     /// The current generation takes connections, and nothing else goes on.
@@ -765,38 +799,56 @@ impl Master {
         called_off.into_iter().for_each(|restart| restart.refuse(stopping()));
     }
 
-    fn pong(&self) -> Answer {
-        Answer::Pong { name: self.identity.name.clone(), pid: std::process::id(), version: crate::VERSION.into() }
-    }
-
-    fn status(&self, state: &State, now: Instant) -> Answer {
-        let (doing, next_try) = state.doing(now);
-        let serving = state.current();
-        let (draining, drain) = match state {
-            State::Draining { servers, stop, .. } => (&servers[..], Some(stop.drain(servers, now))),
+    /// All servers that have clients: those of the current generation last.
+    fn all<'a>(&'a self, state: &'a State) -> impl Iterator<Item = &'a Running> {
+        let draining = match state {
+            State::Draining { servers, .. } => &servers[..],
             State::Starting { .. }
             | State::Serving { .. }
             | State::Emptying { .. }
             | State::Building { .. }
             | State::Opening { .. }
             | State::Retiring { .. }
-            | State::Waiting { .. } => (&[][..], self.old.first().map(|old| old.drain(now))),
+            | State::Waiting { .. } => &[],
+        };
+        self.old.iter().map(|old| &old.running).chain(draining).chain(state.current())
+    }
+
+    fn connections(&self, state: &State) -> Vec<protocol::Connection> {
+        drains::connections(self.all(state))
+    }
+
+    fn pong(&self) -> Answer {
+        Answer::Pong { name: self.identity.name.clone(), pid: std::process::id(), version: crate::VERSION.into() }
+    }
+
+    fn status(&self, state: &State, now: Instant) -> Answer {
+        let (doing, next_try) = state.doing(now);
+        let drain = match state {
+            State::Draining { servers, stop, .. } => Some(stop.drain(servers, now)),
+            State::Starting { .. }
+            | State::Serving { .. }
+            | State::Emptying { .. }
+            | State::Building { .. }
+            | State::Opening { .. }
+            | State::Retiring { .. }
+            | State::Waiting { .. } => self.old.first().map(|old| old.drain(now)),
         };
         let mut counts = self.past;
-        for running in serving.into_iter().chain(draining).chain(self.old.iter().map(|old| &old.running)) {
+        for running in self.all(state) {
             add(&mut counts, running.server.counts());
         }
-        Answer::Status(Status {
+        Answer::Status(Box::new(Status {
             name: self.identity.name.clone(),
             kind: self.identity.kind.clone(),
             state: doing,
             state_ms: milliseconds(now.saturating_duration_since(self.doing.1)),
-            ready: serving.is_some() && doing != protocol::State::Starting,
+            ready: self.is_ready(state),
             pid: std::process::id(),
             address: self.identity.address,
             program: self.identity.program.clone(),
             uptime_ms: milliseconds(now.saturating_duration_since(self.identity.started)),
-            generation: serving.map_or(self.generations, |running| running.generation),
+            generation: state.current().map_or(self.generations, |running| running.generation),
             restarts: self.restarts,
             crashes: self.crashes,
             connections: plain::counts(counts),
@@ -806,9 +858,10 @@ impl Master {
                 reason: end.reason.clone(),
                 ago_ms: milliseconds(now.saturating_duration_since(end.at)),
             }),
+            delay: self.unready.as_ref().and_then(|unready| unready.delay(now)),
             next_try_ms: next_try.map(|at| milliseconds(at.saturating_duration_since(now))),
             version: crate::VERSION.into(),
-        })
+        }))
     }
 }
 
@@ -863,6 +916,24 @@ impl State {
         }
     }
 
+    /// The old generation, and the restart that is complete when that is gone.
+    fn awaits_old(&self) -> Option<(u64, &Restart)> {
+        match self {
+            State::Emptying { generation: replaced, restart, .. } | State::Retiring { replaced, restart, .. } => {
+                Some((*replaced, restart))
+            }
+            State::Opening { replaced: Some(Replaced::Draining(replaced)), restart: Some(restart), .. } => {
+                Some((*replaced, restart))
+            }
+            State::Starting { .. }
+            | State::Serving { .. }
+            | State::Building { .. }
+            | State::Opening { .. }
+            | State::Waiting { .. }
+            | State::Draining { .. } => None,
+        }
+    }
+
     /// The generation that takes connections, or is about to.
     fn current(&self) -> Option<&Running> {
         match self {
@@ -894,7 +965,16 @@ impl End {
                     discard(&*built.server);
                     let _ = built.server.end();
                 }
-                Event::Request { request: Request::Ping {} | Request::Status {}, .. }
+                Event::Request {
+                    request:
+                        Request::Ping {}
+                        | Request::Status {}
+                        | Request::Connections {}
+                        | Request::Grace { .. }
+                        | Request::Drain {}
+                        | Request::Resume {},
+                    ..
+                }
                 | Event::Stop { .. }
                 | Event::Restart { .. }
                 | Event::Built { built: Err(_), .. }

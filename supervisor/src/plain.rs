@@ -4,7 +4,7 @@ use crate::protocol::{self, Activity, Connection, Counts, MAX_NAMED};
 use crate::server::Ended;
 use crate::text::milliseconds;
 
-pub(crate) fn connection(from: &worker::ConnectionInfo, stuck: bool) -> Connection {
+pub(crate) fn connection(from: &worker::ConnectionInfo, generation: Option<u64>, stuck: bool) -> Connection {
     Connection {
         id: from.id,
         peer: from.peer,
@@ -15,6 +15,9 @@ pub(crate) fn connection(from: &worker::ConnectionInfo, stuck: bool) -> Connecti
             worker::Activity::Busy => Activity::Busy,
             worker::Activity::Leaving => Activity::Leaving,
         },
+        received: from.received,
+        sent: from.sent,
+        generation,
     }
 }
 
@@ -25,8 +28,8 @@ pub(crate) fn counts(from: worker::Counts) -> Counts {
 pub(crate) fn report(by: &str, ended: &Ended) -> protocol::Report {
     let Ended { drain, program, killed } = ended;
     let is_stuck = |id: u64| drain.stuck.iter().any(|stuck| stuck.id == id);
-    let stuck = drain.stuck.iter().map(|it| connection(it, true));
-    let others = drain.forced.iter().filter(|it| !is_stuck(it.id)).map(|it| connection(it, false));
+    let stuck = drain.stuck.iter().map(|it| connection(it, None, true));
+    let others = drain.forced.iter().filter(|it| !is_stuck(it.id)).map(|it| connection(it, None, false));
     protocol::Report {
         by: by.to_owned(),
         told: drain.told,

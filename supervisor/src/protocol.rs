@@ -42,8 +42,33 @@ pub enum Request {
     ///
     /// `{"v":1,"request":"status"}`
     Status {},
+    /// What it serves now. Answered with [`Progress::Connections`] events, so many as it takes, and then
+    /// [`Answer::Connections`].
+    ///
+    /// `{"v":1,"request":"connections"}`
+    Connections {},
+    /// Moves the deadline of the drain under way, of a stop or of an old generation, to this long from now: later or earlier.
+    /// Whoever waits for that drain hears of it. Answered with [`Answer::Moved`].
+    ///
+    /// `{"v":1,"request":"grace","grace_ms":30000}`
+    Grace {
+        /// How long clients get to leave from now on, in milliseconds.
+        grace_ms: u64,
+    },
+    /// Says that no new clients are to be sent here, while those that come are served all the same. Answered with
+    /// [`Answer::Readiness`].
+    ///
+    /// `{"v":1,"request":"drain"}`
+    Drain {},
+    /// Takes back a drain request, and the stop that a delay has put off. Answered with [`Answer::Readiness`].
+    ///
+    /// `{"v":1,"request":"resume"}`
+    Resume {},
     /// Stops the server. Answered with [`Progress::Draining`] events and then [`Answer::Stopped`]. During a stop it
     /// joins that one, and can make it shorter but not longer.
+    ///
+    /// With a delay, the stop begins later, and until then no new clients are to be sent here: as with [`Request::Drain`]. It
+    /// is answered with [`Progress::Delayed`] first. Of several the earliest counts.
     ///
     /// `{"v":1,"request":"stop","grace_ms":5000,"wait":true}`
     Stop {
@@ -51,7 +76,10 @@ pub enum Request {
         /// supervisor's own grace period.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_ms: Option<u64>,
-        /// With false, the answer is [`Answer::Stopping`], at once.
+        /// How long the stop is put off, in milliseconds.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        delay_ms: u64,
+        /// With false, the answer is [`Answer::Stopping`], or with a delay [`Answer::Delayed`], at once.
         #[serde(default = "yes")]
         wait: bool,
     },
@@ -75,15 +103,13 @@ fn yes() -> bool {
     true
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
-fn is_zero(number: &usize) -> bool {
-    *number == 0
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 /// A line that a client gets: any number of events, and then one result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-#[expect(clippy::large_enum_variant, reason = "few exist at a time, and boxes would be in everybody's way")]
 pub enum Response {
     /// Something has happened, and the result is still to come.
     Progress(Progress),
@@ -99,6 +125,17 @@ pub enum Progress {
     ///
     /// `{"event":"draining","by":"SIGTERM","open":2,"remaining_ms":4999,"connections":[…]}`
     Draining(Drain),
+    /// Some of the connections, up to [`MAX_NAMED`] of them.
+    ///
+    /// `{"event":"connections","connections":[…]}`
+    Connections {
+        /// Oldest first.
+        connections: Vec<Connection>,
+    },
+    /// The stop is put off.
+    ///
+    /// `{"event":"delayed","by":"admin client (user 1000, pid 77)","remaining_ms":5000}`
+    Delayed(Delay),
     /// Sent when a restart is taken on, and again when it begins.
     ///
     /// `{"event":"restarting","ahead":1}`
@@ -131,7 +168,32 @@ pub enum Answer {
     /// What a supervisor knows about itself and its server.
     ///
     /// `{"result":"status","name":"echo","kind":"echo","state":"serving","pid":4242,…}`
-    Status(Status),
+    Status(Box<Status>),
+    /// All connections have been told of.
+    ///
+    /// `{"result":"connections","open":2}`
+    Connections {
+        /// How many there are.
+        open: usize,
+    },
+    /// The deadline has been moved.
+    ///
+    /// `{"result":"moved","drains":[…]}`
+    Moved {
+        /// The drains under way.
+        drains: Vec<Drain>,
+    },
+    /// Whether new clients are to be sent here.
+    ///
+    /// `{"result":"readiness","ready":false}`
+    Readiness {
+        /// They are.
+        ready: bool,
+    },
+    /// The stop is put off, and nobody waits for it.
+    ///
+    /// `{"result":"delayed","by":"admin client (user 1000, pid 77)","remaining_ms":5000}`
+    Delayed(Delay),
     /// The stop has begun, and nobody waits for it.
     ///
     /// `{"result":"stopping","by":"admin client (user 1000, pid 77)","open":2,"remaining_ms":5000,"connections":[…]}`
@@ -198,6 +260,10 @@ pub enum ErrorCode {
     Failed,
     /// The server is being stopped, so it is not restarted any more.
     Stopping,
+    /// There is no drain under way.
+    NotDraining,
+    /// Somebody has called off the stop that was put off.
+    CalledOff,
 }
 
 /// What a supervisor is doing.
@@ -270,6 +336,9 @@ pub struct Status {
     /// The last time that the server ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_end: Option<LastEnd>,
+    /// The stop that is put off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Delay>,
     /// When it is started again, in milliseconds from now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_try_ms: Option<u64>,
@@ -303,6 +372,15 @@ pub struct Counts {
     /// Closed by force.
     #[serde(default)]
     pub forced: usize,
+}
+
+/// A stop that is put off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delay {
+    /// What asked for it.
+    pub by: String,
+    /// Until it begins, in milliseconds.
+    pub remaining_ms: u64,
 }
 
 /// A drain under way: of a stop, or of an old generation.
@@ -360,6 +438,15 @@ pub struct Connection {
     pub age_ms: u64,
     /// What it is doing.
     pub activity: Activity,
+    /// Bytes received from the client.
+    #[serde(default)]
+    pub received: u64,
+    /// Bytes sent to the client.
+    #[serde(default)]
+    pub sent: u64,
+    /// The generation of the server that has it. None: a report is about one that is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
 }
 
 /// What a connection is doing.
@@ -374,6 +461,17 @@ pub enum Activity {
     Leaving,
     /// It was closed by force, and its handler goes on all the same.
     Stuck,
+}
+
+impl fmt::Display for Activity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Activity::Idle => "idle",
+            Activity::Busy => "in the middle of a message",
+            Activity::Leaving => "told",
+            Activity::Stuck => "its handler hangs",
+        })
+    }
 }
 
 /// Why a line could not be read.
@@ -483,7 +581,7 @@ mod tests {
         assert_eq!(parse_request(br#"{"v":1,"request":"ping"}"#).unwrap(), Request::Ping {});
         assert_eq!(
             parse_request(br#"{"v":1,"request":"stop","grace_ms":5000}"#).unwrap(),
-            Request::Stop { grace_ms: Some(5000), wait: true }
+            Request::Stop { grace_ms: Some(5000), delay_ms: 0, wait: true }
         );
     }
 
@@ -527,9 +625,11 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read_again(grace_ms: Option<u64>, wait: bool) {
+        fn what_is_written_is_read_again(grace_ms: Option<u64>, delay_ms: u64, wait: bool) {
             let restart = Request::Restart { grace_ms, wait };
-            for request in [Request::Ping {}, Request::Status {}, Request::Stop { grace_ms, wait }, restart] {
+            let stop = Request::Stop { grace_ms, delay_ms, wait };
+            let grace = Request::Grace { grace_ms: delay_ms };
+            for request in [Request::Ping {}, Request::Status {}, Request::Connections {}, stop, restart, grace] {
                 let mut line = Vec::new();
                 write_request(&mut line, &request).unwrap();
                 prop_assert_eq!(parse_request(&read_line(&mut &line[..]).unwrap()).unwrap(), request);

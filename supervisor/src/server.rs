@@ -78,6 +78,9 @@ pub(crate) trait Server: fmt::Debug + Send {
     /// Lets its clients go until the deadline, and those who wait in the queue.
     fn stop_by(&self, deadline: Instant);
 
+    /// Moves the deadline until which it lets its clients go.
+    fn move_deadline(&self, deadline: Instant);
+
     /// How many connections there are and were.
     fn counts(&self) -> Counts;
 

@@ -4,13 +4,18 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::protocol::{Activity, Connection, Drain, Report, State, Status};
+use crate::protocol::{Activity, Connection, Delay, Drain, Report, State, Status};
 
 /// How many are still connected, and for how long they may be.
 pub fn countdown(drain: &Drain) -> String {
     let open = Count(drain.open, "client");
     let whom = drain.generation.map(|generation| format!(" to generation {generation}")).unwrap_or_default();
     format!("{open} still connected{whom}, {} s to go", drain.remaining_ms.div_ceil(1000))
+}
+
+/// A stop that is put off.
+pub fn delay(delay: &Delay) -> String {
+    format!("not ready for new clients, stopping in {} s", delay.remaining_ms.div_ceil(1000))
 }
 
 /// Where a server is found: its address, or the program that looks after that.
@@ -25,7 +30,11 @@ pub fn place(status: &Status) -> String {
 /// What a supervisor knows, in one line.
 pub fn status_line(status: &Status) -> String {
     let Status { name, state, generation, connections, uptime_ms, .. } = status;
-    let not_ready = if status.ready || *state != State::Serving { "" } else { ", not ready for new clients" };
+    let not_ready = match &status.delay {
+        Some(stop) => format!(", {}", delay(stop)),
+        None if *state == State::Serving && !status.ready => ", not ready for new clients".into(),
+        None => String::new(),
+    };
     let how = match (&status.drain, &status.last_end) {
         (Some(drain), _) => format!(", {}", countdown(drain)),
         (None, Some(end)) if *state == State::Waiting => format!(", since it ended: {}", end.reason),
@@ -52,13 +61,7 @@ pub fn describe_forced(connection: &Connection) -> String {
 
 /// A connection, and what it is doing.
 pub fn describe(connection: &Connection) -> String {
-    let why = match connection.activity {
-        Activity::Idle => "idle",
-        Activity::Busy => "in the middle of a message",
-        Activity::Leaving => "told",
-        Activity::Stuck => "its handler hangs",
-    };
-    format!("connection {} from {}, {why}", connection.id, connection.peer)
+    format!("connection {} from {}, {}", connection.id, connection.peer, connection.activity)
 }
 
 /// A stop in one line.

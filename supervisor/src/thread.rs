@@ -159,6 +159,10 @@ impl Server for Thread {
         self.stopper().stop_by(deadline);
     }
 
+    fn move_deadline(&self, deadline: Instant) {
+        self.stopper().move_deadline(deadline);
+    }
+
     fn counts(&self) -> Counts {
         self.stopper().counts()
     }

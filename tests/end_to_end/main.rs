@@ -10,6 +10,7 @@ mod everywhere; // What has to work on every system, Windows included.
 mod reconfigure; // What restarts take from a configuration that has changed, and what from one that is wrong.
 mod recover; // A server that crashes is started again, until that is too often.
 mod restart; // What a restart is for clients and for admin-cli.
+mod steer; // What an operator sees of a drain, and can change in it.
 mod under_load; // Restarts while clients come and go all the time: none of them loses anything.
 
 #[cfg(unix)]

@@ -212,6 +212,17 @@ impl Registry {
         }
     }
 
+    /// Moves the deadline of a stop that has begun. Returns whether there is one.
+    pub(crate) fn move_deadline(&self, deadline: Instant) -> bool {
+        let mut live = self.lock();
+        let Some(stop) = &mut live.stop else { return false };
+        stop.deadline = deadline;
+        if live.waiting.is_some() {
+            self.changed.notify_all();
+        }
+        true
+    }
+
     /// There is no stop after all.
     pub(crate) fn call_off_stop(&self) {
         self.lock().stop = None;

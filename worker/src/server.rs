@@ -334,6 +334,12 @@ impl Stopper {
         let _ = self.wake(unreachable);
     }
 
+    /// Moves the deadline of a stop that is under way, of either kind: nearer or farther, also to now. Returns whether there
+    /// is one.
+    pub fn move_deadline(&self, deadline: Instant) -> bool {
+        self.shared.registry.move_deadline(deadline)
+    }
+
     /// Begins to stop the server, since another one on the same listener takes its place: the accept queue is left to
     /// that one. Returns at once. As soon as this one accepts nothing any more it calls `successor`, on its own thread: the
     /// place for the [`Stopper::open`] of the other one, which takes the same argument.

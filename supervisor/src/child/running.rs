@@ -293,6 +293,11 @@ impl Server for Child {
         self.running.stop(self.stop_signal, rounded_up(deadline.saturating_duration_since(Instant::now())));
     }
 
+    /// The signal is sent once.
+    fn move_deadline(&self, deadline: Instant) {
+        self.stop_by(deadline);
+    }
+
     /// They are the program's own affair.
     fn counts(&self) -> Counts {
         Counts::default()

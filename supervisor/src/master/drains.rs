@@ -213,7 +213,11 @@ impl Master {
             self.identity.log.line(Level::Info, "stopping", message, fields);
         }
         // The countdown begins a second from now, and not at once: most clients leave before.
-        (servers, Stop { why, began: now, deadline, countdown: now + COUNTDOWN, waiting: Vec::new() })
+        let mut stop = Stop { why, began: now, deadline, countdown: now + COUNTDOWN, waiting: Vec::new() };
+        for reply in self.take_delayed() {
+            stop.attend(reply, &servers, now);
+        }
+        (servers, stop)
     }
 
     pub(super) fn count_down(&self, servers: &[Running], stop: &mut Stop, now: Instant) {
@@ -222,7 +226,7 @@ impl Master {
         self.log_countdown(&drain);
     }
 
-    /// Moves the deadline of a stop under way, but only towards now: two who ask get the shorter of both.
+    /// Moves the deadline of a stop under way, but only towards now: of two who ask for a stop, both get the shorter one.
     pub(super) fn shorten(
         &self,
         servers: &[Running],
@@ -236,18 +240,28 @@ impl Master {
             Trigger::Console | Trigger::Signal { .. } => Duration::ZERO,
             Trigger::Admin { .. } | Trigger::Code => grace.unwrap_or(self.settings.grace),
         };
-        let deadline = deadline_after(now, grace);
-        if deadline >= stop.deadline {
-            return;
+        if deadline_after(now, grace) < stop.deadline {
+            self.set_deadline(servers, stop, by, grace, now);
         }
+    }
+
+    /// Gives the clients this long from now, in a stop under way.
+    fn set_deadline(&self, servers: &[Running], stop: &mut Stop, by: &Trigger, grace: Duration, now: Instant) {
+        let deadline = deadline_after(now, grace);
         stop.deadline = deadline;
         if let Some(tron) = &self.tron {
             tron.deadline_moved(deadline);
         }
-        let left = clients(open(servers));
+        let left = open(servers);
         for running in servers {
             running.server.stop_by(deadline);
         }
+        self.log_moved(by, grace, left);
+        stop.tell_waiting(servers, now);
+    }
+
+    fn log_moved(&self, by: &Trigger, grace: Duration, left: usize) {
+        let left = clients(left);
         let message = if grace.is_zero() {
             format!("{by}: closing {left} by force")
         } else {
@@ -255,7 +269,36 @@ impl Master {
         };
         let fields = [("by", by.to_string().into()), ("grace_ms", milliseconds(grace).into())];
         self.identity.log.line(Level::Info, "deadline_moved", message, fields);
-        stop.tell_waiting(servers, now);
+    }
+
+    /// Somebody gives the clients this long from now, in the drain under way: that of a stop, or else those of old generations.
+    pub(super) fn on_grace(&mut self, state: State, by: &Trigger, grace: Duration, now: Instant) -> (State, Answer) {
+        match state {
+            State::Draining { servers, ended, mut stop } => {
+                self.set_deadline(&servers, &mut stop, by, grace, now);
+                let drains = vec![stop.drain(&servers, now)];
+                (State::Draining { servers, ended, stop }, Answer::Moved { drains })
+            }
+            state if self.old.is_empty() => {
+                let message = "there is no drain whose deadline could be moved".into();
+                (state, Answer::Error(Refusal { code: ErrorCode::NotDraining, message }))
+            }
+            state => {
+                let deadline = deadline_after(now, grace);
+                for old in &mut self.old {
+                    (old.deadline, old.hurried) = (deadline, false);
+                    old.running.server.move_deadline(deadline);
+                }
+                self.log_moved(by, grace, open(self.old.iter().map(|old| &old.running)));
+                let drains: Vec<_> = self.old.iter().map(|old| old.drain(now)).collect();
+                if let Some((replaced, restart)) = state.awaits_old()
+                    && let Some(drain) = drains.iter().find(|drain| drain.generation == Some(replaced))
+                {
+                    restart.tell(Progress::Draining(drain.clone()));
+                }
+                (state, Answer::Moved { drains })
+            }
+        }
     }
 
     /// A server is done: what became of its connections.
@@ -350,19 +393,26 @@ fn drain_of<'a>(
     deadline: Instant,
     now: Instant,
 ) -> Drain {
-    let connections: Vec<_> = servers.into_iter().flat_map(|running| running.server.connections()).collect();
-    Drain {
-        generation,
-        by,
-        open: connections.len(),
-        remaining_ms: milliseconds(deadline.saturating_duration_since(now)),
-        connections: connections.iter().take(MAX_NAMED).map(|it| plain::connection(it, false)).collect(),
-    }
+    let mut connections = connections(servers);
+    let open = connections.len();
+    connections.truncate(MAX_NAMED);
+    let remaining_ms = milliseconds(deadline.saturating_duration_since(now));
+    Drain { generation, by, open, remaining_ms, connections }
+}
+
+/// What these serve now, oldest first.
+pub(super) fn connections<'a>(servers: impl IntoIterator<Item = &'a Running>) -> Vec<protocol::Connection> {
+    let of = |running: &Running| {
+        let generation = Some(running.generation);
+        let connections = running.server.connections();
+        connections.into_iter().map(move |it| plain::connection(&it, generation, false))
+    };
+    servers.into_iter().flat_map(of).collect()
 }
 
 /// How many connections these have.
-fn open(servers: &[Running]) -> usize {
-    servers.iter().map(|running| running.server.counts().now).sum()
+fn open<'a>(servers: impl IntoIterator<Item = &'a Running>) -> usize {
+    servers.into_iter().map(|running| running.server.counts().now).sum()
 }
 
 fn what_hangs(connections: &[ConnectionInfo]) -> String {
@@ -370,7 +420,7 @@ fn what_hangs(connections: &[ConnectionInfo]) -> String {
         return "no connection is left, but a server thread does not end".into();
     }
     let named: Vec<_> =
-        connections.iter().take(MAX_NAMED).map(|it| text::describe(&plain::connection(it, true))).collect();
+        connections.iter().take(MAX_NAMED).map(|it| text::describe(&plain::connection(it, None, true))).collect();
     let more = connections.len() - named.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", named.join("; "))

@@ -142,6 +142,10 @@ impl Server for Hand {
         lock(&self.world).let_go(self.build, deadline);
     }
 
+    fn move_deadline(&self, deadline: Instant) {
+        lock(&self.world).let_go(self.build, deadline);
+    }
+
     fn counts(&self) -> Counts {
         Counts { now: lock(&self.world).of(self.build).clients, ..Counts::default() }
     }
@@ -192,8 +196,15 @@ enum Step {
     /// Somebody asks for something, and waits for the answer or not.
     AskStop {
         grace: Option<u64>,
+        delay: u64,
         wait: bool,
     },
+    AskGrace {
+        grace: u64,
+    },
+    AskDrain,
+    AskResume,
+    AskConnections,
     AskRestart {
         grace: Option<u64>,
         wait: bool,
@@ -220,7 +231,13 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let grace = || prop::option::of(0..3000_u64);
     prop_oneof![
-        1 => (grace(), any::<bool>()).prop_map(|(grace, wait)| Step::AskStop { grace, wait }),
+        1 => (grace(), any::<bool>()).prop_map(|(grace, wait)| Step::AskStop { grace, delay: 0, wait }),
+        1 => (grace(), 1..20_000_u64, any::<bool>())
+            .prop_map(|(grace, delay, wait)| Step::AskStop { grace, delay, wait }),
+        3 => (0..5000_u64).prop_map(|grace| Step::AskGrace { grace }),
+        2 => Just(Step::AskDrain),
+        3 => Just(Step::AskResume),
+        1 => Just(Step::AskConnections),
         8 => (grace(), any::<bool>()).prop_map(|(grace, wait)| Step::AskRestart { grace, wait }),
         3 => Just(Step::AskStatus),
         1 => Just(Step::SignalStop),
@@ -308,7 +325,13 @@ impl Drive {
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::AskStop { grace, wait } => self.ask(Request::Stop { grace_ms: grace, wait }, false),
+            Step::AskStop { grace, delay, wait } => {
+                self.ask(Request::Stop { grace_ms: grace, delay_ms: delay, wait }, false);
+            }
+            Step::AskGrace { grace } => self.ask(Request::Grace { grace_ms: grace }, false),
+            Step::AskDrain => self.ask(Request::Drain {}, false),
+            Step::AskResume => self.ask(Request::Resume {}, false),
+            Step::AskConnections => self.ask(Request::Connections {}, false),
             Step::AskRestart { grace, wait } => self.ask(Request::Restart { grace_ms: grace, wait }, true),
             Step::AskStatus => self.ask_status(),
             Step::SignalStop => {
@@ -378,6 +401,8 @@ impl Drive {
         }
         self.send(Event::Request { request: Request::Status {}, by: Trigger::Code, reply });
         let Response::Answer(Answer::Status(status)) = heard.recv().unwrap() else { panic!("no status") };
+        let may_be_ready = [protocol::State::Serving, protocol::State::Restarting].contains(&status.state);
+        assert!(!status.ready || may_be_ready && status.delay.is_none(), "{status:?}");
         match status.state {
             protocol::State::Starting => assert!(status.next_try_ms.is_none() && status.drain.is_none()),
             // A generation that crashed may still let its clients go.
@@ -478,7 +503,7 @@ impl Drive {
 
     /// Stops it, and sees to it that each has been answered.
     fn finish(mut self) {
-        self.ask(Request::Stop { grace_ms: Some(0), wait: true }, false);
+        self.ask(Request::Stop { grace_ms: Some(0), delay_ms: 0, wait: true }, false);
         for _ in 0..200 {
             self.take(Step::Deliver);
         }
@@ -497,7 +522,12 @@ impl Drive {
             let answer = asker.answer.as_ref().expect("somebody was not answered");
             match answer {
                 Answer::Restarted { .. } | Answer::Restarting { .. } => assert!(asker.restart),
-                Answer::Stopped { .. } | Answer::Stopping(_) => assert!(!asker.restart),
+                Answer::Stopped { .. }
+                | Answer::Stopping(_)
+                | Answer::Delayed(_)
+                | Answer::Moved { .. }
+                | Answer::Readiness { .. }
+                | Answer::Connections { .. } => assert!(!asker.restart),
                 Answer::Error(_) => {}
                 Answer::Pong { .. } | Answer::Status(_) => panic!("{answer:?}"),
             }
@@ -619,6 +649,54 @@ fn a_stop_during_a_restart_wins() {
     assert_eq!(answers(&drive), ["Stopping", "Stopping"]);
     // What was built all the same is stopped, too, before it ends.
     settle(&mut drive);
+    assert!(drive.end.is_some());
+    drive.finish();
+}
+
+#[test]
+fn a_stop_that_is_put_off_begins_when_its_time_comes_unless_it_is_called_off() {
+    let delayed = || Step::AskStop { grace: None, delay: 5000, wait: true };
+    let mut drive = Drive::new(None);
+    drive.take(Step::Client);
+    drive.take(delayed());
+    drive.wait(Duration::from_secs(4));
+    assert!(matches!(drive.state, Some(State::Serving { .. })));
+    drive.take(Step::AskResume);
+    assert_eq!(answers(&drive), ["CalledOff", "Some(Readiness { ready: true })"]);
+    drive.take(delayed());
+    // The earliest counts.
+    drive.take(Step::AskStop { grace: None, delay: 100_000, wait: true });
+    drive.wait(Duration::from_secs(5));
+    assert!(matches!(drive.state, Some(State::Draining { .. })));
+    drive.finish();
+}
+
+#[test]
+fn who_moves_the_deadline_of_a_drain_moves_it_both_ways() {
+    let mut drive = Drive::new(None);
+    drive.take(Step::AskGrace { grace: 1000 });
+    assert_eq!(answers(&drive), ["NotDraining"]);
+    drive.take(Step::Client);
+    drive.take(restart());
+    settle(&mut drive);
+    // The old generation had two seconds.
+    drive.take(Step::AskGrace { grace: 10_000 });
+    drive.wait(Duration::from_secs(9));
+    settle(&mut drive);
+    assert_eq!(answers(&drive)[1], "None");
+    drive.take(Step::AskGrace { grace: 500 });
+    drive.wait(Duration::from_secs(1));
+    settle(&mut drive);
+    assert_eq!(answers(&drive)[1], "restarted 2");
+    drive.take(Step::Client);
+    drive.take(Step::SignalStop);
+    drive.take(Step::AskGrace { grace: 10_000 });
+    drive.wait(Duration::from_secs(9));
+    drive.take(Step::Deliver);
+    assert!(drive.end.is_none());
+    drive.take(Step::AskGrace { grace: 0 });
+    drive.wait(Duration::ZERO);
+    drive.take(Step::Deliver);
     assert!(drive.end.is_some());
     drive.finish();
 }

@@ -215,7 +215,9 @@ fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Pos
         }
     };
     let request = match read_request(client) {
-        Ok(Some(Request::Stop { grace_ms, .. })) if may_wait == Wait::Never => Request::Stop { grace_ms, wait: false },
+        Ok(Some(Request::Stop { grace_ms, delay_ms, .. })) if may_wait == Wait::Never => {
+            Request::Stop { grace_ms, delay_ms, wait: false }
+        }
         Ok(Some(Request::Restart { grace_ms, .. })) if may_wait == Wait::Never => {
             Request::Restart { grace_ms, wait: false }
         }

@@ -1,0 +1,125 @@
+//! What an operator sees of a drain, and can change in it: connections, deadlines, readiness.
+
+use crate::support::*;
+
+/// A line of the table that `connections` shows: its words, without the age.
+fn row(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+#[test]
+fn connections_tells_of_each_who_it_is_and_what_it_has_got() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let mut client = instance.client();
+    client.greet();
+    let peer = client.0.local_addr().unwrap().to_string();
+    let shown = instance.admin(&["connections"]).expect(0);
+    let lines: Vec<_> = shown.out.lines().map(row).collect();
+    assert_eq!(lines[0], ["ID", "PEER", "AGE", "STATE", "IN", "OUT", "GENERATION"]);
+    assert_eq!((lines.len(), lines[1][0], lines[1][1]), (2, "1", peer.as_str()), "{shown}");
+    let json = instance.admin(&["connections", "--json"]).expect(0).json();
+    let connection = &json["connections"][0];
+    assert_eq!((&connection["peer"], &connection["generation"]), (&peer.as_str().into(), &1.into()));
+    assert!(connection["received"] == connection["sent"] && connection["sent"].as_u64() > Some(0), "{json}");
+    drop(client);
+    eventually("it has left", || instance.admin(&["connections"]).expect(0).err.contains("has no connections"));
+}
+
+#[test]
+fn connections_shows_many_in_the_order_in_which_they_hold_a_drain_up() {
+    let home = Home::new();
+    let instance = home.start(&["http", ".", "--grace", HUGE]);
+    let clients: Vec<_> = (0..100).map(|_| instance.client()).collect();
+    eventually("all are there", || instance.status()["connections"]["now"] == 100);
+    let mut busy = instance.client();
+    busy.send("GET / HTTP/1.1\r\n");
+    eventually("the last one is busy", || {
+        let json = instance.admin(&["connections", "--json"]).expect(0).json();
+        let connections = json["connections"].as_array().unwrap();
+        assert!(connections.len() >= 100, "{json}");
+        let by_age = connections[1..].windows(2).all(|two| two[0]["age_ms"].as_u64() >= two[1]["age_ms"].as_u64());
+        connections.len() == 101 && connections[0]["activity"] == "busy" && connections[0]["id"] == 101 && by_age
+    });
+    drop((busy, clients));
+}
+
+#[test]
+fn a_drain_gets_more_time_and_less_and_who_waits_for_it_goes_on_waiting() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    instance.admin(&["grace", "5"]).expect(1).says("there is no drain");
+    let stop = instance.admin_begins(&["stop", "--grace", "100"]);
+    client.assert_told();
+    let moved = instance.admin(&["grace", "500", "--json"]).expect(0).json();
+    let remaining = moved["drains"][0]["remaining_ms"].as_u64();
+    assert!(remaining > Some(400_000), "{moved}");
+    assert!(instance.status()["drain"]["remaining_ms"].as_u64() > Some(400_000));
+    instance.admin(&["grace", "0"]).expect(0).says("1 client still connected");
+    stop.end().expect(5);
+    assert_eq!(instance.wait(), 5);
+    drop(client);
+}
+
+#[test]
+fn the_deadline_of_an_old_generation_moves_too_and_the_new_one_goes_on() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    let restart = instance.admin_begins(&["restart"]);
+    client.assert_told();
+    eventually("it has moved", || {
+        let moved = instance.admin(&["grace", "0.1"]);
+        moved.code == 0 && moved.says("generation 1 makes way").code == 0
+    });
+    restart.end().expect(5);
+    instance.assert_serves();
+    drop(client);
+}
+
+#[test]
+fn one_that_is_not_ready_serves_all_the_same_until_it_is_ready_again() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    instance.admin(&["drain"]).expect(0).says("not ready");
+    let status = instance.status();
+    assert_eq!((&status["ready"], &status["state"]), (&false.into(), &"serving".into()));
+    instance.admin(&["status", "--short"]).expect(0).says("not ready for new clients");
+    instance.assert_serves();
+    instance.admin(&["restart"]).expect(0);
+    assert_eq!(instance.status()["ready"], false);
+    instance.admin(&["resume"]).expect(0).says("ready for new clients");
+    assert_eq!(instance.status()["ready"], true);
+}
+
+#[test]
+fn a_stop_with_a_delay_serves_until_then_and_can_be_called_off() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let stop = instance.admin_begins(&["stop", "--delay", HUGE]);
+    eventually("it is put off", || instance.status()["ready"] == false);
+    assert!(instance.status()["delay"]["remaining_ms"].as_u64() > Some(0));
+    instance.admin(&["status", "--short"]).expect(0).says("stopping in ");
+    instance.assert_serves();
+    instance.admin(&["resume"]).expect(0);
+    stop.end().expect(1).says("has called off the stop");
+    assert!(instance.status()["delay"].is_null());
+    // The next one begins when it is time.
+    let shown = instance.admin(&["stop", "--delay", "0.2", "--no-wait"]).expect(0);
+    shown.says("stopping in 1 s, asked by admin client");
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn a_stop_without_a_delay_does_not_wait_for_one_that_has_a_delay() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let delayed = instance.admin_begins(&["stop", "--delay", HUGE]);
+    eventually("it is put off", || instance.status()["ready"] == false);
+    instance.admin(&["stop"]).expect(0);
+    delayed.end().expect(0).says("stopped in");
+    assert_eq!(instance.wait(), 0);
+}
