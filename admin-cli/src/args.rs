@@ -34,6 +34,9 @@ struct Cli {
     /// Write the answer as JSON
     #[arg(long, global = true)]
     json: bool,
+    /// With --all, go on after one that fails
+    #[arg(long, global = true, requires = "all")]
+    keep_going: bool,
     #[command(flatten)]
     target: Target,
     #[command(subcommand)]
@@ -54,6 +57,12 @@ pub(crate) struct Target {
     /// The supervisor whose server listens on this port
     #[arg(short, long, global = true)]
     pub(crate) port: Option<u16>,
+    /// All that are running, one after the other, up to the first that fails
+    #[arg(short, long, global = true)]
+    pub(crate) all: bool,
+    /// Of `--all`, which excludes the others; this one does not.
+    #[arg(skip)]
+    pub(crate) keep_going: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,7 +84,7 @@ enum Command {
     /// Replace its server by a new one, and let the clients of the old one go: nobody is refused
     Restart(Restart),
     /// List all supervisors of this user
-    List,
+    List(List),
     /// Say whether a file with settings is right, before a supervisor reads it
     Check(Check),
 }
@@ -86,6 +95,14 @@ pub(crate) struct Status {
     /// In one line
     #[arg(long)]
     pub(crate) short: bool,
+}
+
+/// What to list.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Remove what dead ones have left
+    #[arg(long)]
+    pub(crate) clean: bool,
 }
 
 /// How to stop.
@@ -146,7 +163,8 @@ pub(crate) struct Check {
 
 /// Runs the program to its end.
 pub(crate) fn run() -> Exit {
-    let Cli { target, json, command } = Cli::parse();
+    let Cli { target, json, keep_going, command } = Cli::parse();
+    let target = Target { keep_going, ..target };
     let outcome = match command {
         Command::Ping => commands::ping(&target, json),
         Command::Status(status) => commands::status(&target, json, &status),
@@ -156,8 +174,8 @@ pub(crate) fn run() -> Exit {
         Command::Drain => commands::readiness(&target, json, Request::Drain {}),
         Command::Resume => commands::readiness(&target, json, Request::Resume {}),
         Command::Restart(restart) => commands::restart(&target, json, &restart),
-        Command::List if target.is_given() => Err(Failure::new(Exit::Usage, "list shows all; it takes no target")),
-        Command::List => commands::list(json),
+        Command::List(_) if target.is_given() => Err(Failure::new(Exit::Usage, "list shows all; it takes no target")),
+        Command::List(list) => commands::list(json, &list),
         Command::Check(_) if target.is_given() => {
             Err(Failure::new(Exit::Usage, "check reads a file and asks no supervisor; it takes no target"))
         }

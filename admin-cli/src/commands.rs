@@ -14,7 +14,7 @@ use supervisor::text::{
 };
 use supervisor::worker::handlers::Http;
 
-use crate::args::{self, Check, Grace, Restart, Stop, Target, Wait};
+use crate::args::{self, Check, Grace, List, Restart, Stop, Target, Wait};
 use crate::failure::Failure;
 use crate::output::{self, LiveLine};
 use crate::target::{self, Chosen, Found};
@@ -136,8 +136,15 @@ impl Wait {
     }
 }
 
-pub(crate) fn list(json: bool) -> Result<Exit, Failure> {
-    let found = target::find()?;
+pub(crate) fn list(json: bool, list: &List) -> Result<Exit, Failure> {
+    let mut found = target::find()?;
+    if list.clean {
+        let (dead, alive) = found.into_iter().partition(|found| matches!(found.status, Err(AskError::NotRunning)));
+        found = alive;
+        for dead in dead {
+            dead.clean()?;
+        }
+    }
     if json {
         let instances: Vec<_> = found
             .iter()
@@ -194,7 +201,43 @@ fn ask(
     patience: Patience,
     show: impl Fn(&Answer) -> Option<(String, Exit)>,
 ) -> Result<Exit, Failure> {
-    let chosen = target.choose()?;
+    if !target.all {
+        let (answer, text, exit) = ask_one(&target.choose()?, json, request, patience, show)?;
+        // As it was received, in the order of the specification.
+        output::data(&if json { serde_json::to_string(&answer).unwrap_or_default() } else { text });
+        return Ok(exit);
+    }
+    let names_itself = matches!(request, Request::Ping {} | Request::Status {});
+    let mut whole = Exit::Done;
+    for chosen in target::all()? {
+        let exit = match ask_one(&chosen, json, request.clone(), patience, &show) {
+            Ok((answer, text, exit)) => {
+                let name = &chosen.label;
+                output::data(&match json {
+                    true => json!({ "name": name, "answer": answer }).to_string(),
+                    false if names_itself => text,
+                    false => format!("{name}: {text}"),
+                });
+                exit
+            }
+            Err(failure) if target.keep_going => failure.tell(json),
+            Err(failure) => return Err(failure),
+        };
+        if whole == Exit::Done {
+            whole = exit;
+        }
+    }
+    Ok(whole)
+}
+
+/// The answer, how `show` puts it, and the exit code.
+fn ask_one(
+    chosen: &Chosen,
+    json: bool,
+    request: Request,
+    patience: Patience,
+    show: impl Fn(&Answer) -> Option<(String, Exit)>,
+) -> Result<(Answer, String, Exit), Failure> {
     let live = LiveLine::new();
     let answer = client::ask(&chosen.place, request, patience, |progress| {
         if !json {
@@ -203,18 +246,10 @@ fn ask(
     });
     drop(live);
     let answer = answer.map_err(|error| Failure::asking(&chosen.label, &error))?;
-    match (&answer, show(&answer)) {
-        (Answer::Error(refusal), _) => Err(Failure::refused(&chosen.label, refusal)),
-        (_, Some((_, exit))) if json => {
-            // As it was received, in the order of the specification.
-            output::data(&serde_json::to_string(&answer).unwrap_or_default());
-            Ok(exit)
-        }
-        (_, Some((text, exit))) => {
-            output::data(&text);
-            Ok(exit)
-        }
-        (_, None) => Err(not_understood(&chosen, &answer)),
+    match (show(&answer), &answer) {
+        (_, Answer::Error(refusal)) => Err(Failure::refused(&chosen.label, refusal)),
+        (Some((text, exit)), _) => Ok((answer, text, exit)),
+        (None, _) => Err(not_understood(chosen, &answer)),
     }
 }
 

@@ -36,12 +36,13 @@ pub(crate) struct Found {
 impl Target {
     /// Whether any is named.
     pub(crate) fn is_given(&self) -> bool {
-        self.name.is_some() || self.socket.is_some() || self.port.is_some()
+        self.name.is_some() || self.socket.is_some() || self.port.is_some() || self.all
     }
 
     /// Finds the supervisor that is meant. If that is not clear, asks on a terminal.
     pub(crate) fn choose(&self) -> Result<Chosen, Failure> {
         match (&self.name, &self.socket, self.port) {
+            _ if self.all => Err(Failure::new(Exit::Usage, "this command is for one supervisor, not for all")),
             (Some(name), _, _) => named(name),
             (_, Some(socket), _) => Ok(Chosen {
                 place: Place::at(socket).map_err(|message| Failure::new(Exit::Usage, message))?,
@@ -85,12 +86,24 @@ fn named(name: &InstanceName) -> Result<Chosen, Failure> {
     Ok(Chosen { place, label: name.to_string() })
 }
 
-fn only_one() -> Result<Chosen, Failure> {
+/// All that are running, in the order of their names.
+pub(crate) fn all() -> Result<Vec<Chosen>, Failure> {
+    running()?.iter().map(|found| named(&found.name)).collect()
+}
+
+/// At least one.
+fn running() -> Result<Vec<Found>, Failure> {
     // One that does not answer is there, too; only leftovers are not.
     let mut found = find()?;
     found.retain(|found| !matches!(found.status, Err(AskError::NotRunning)));
-    match &found[..] {
-        [] => Err(Failure::new(Exit::NotRunning, "no supervisor of yours is running")),
+    if found.is_empty() {
+        return Err(Failure::new(Exit::NotRunning, "no supervisor of yours is running"));
+    }
+    Ok(found)
+}
+
+fn only_one() -> Result<Chosen, Failure> {
+    match &running()?[..] {
         [one] => named(&one.name),
         several => named(&ask_which(several)?.name),
     }
@@ -114,6 +127,26 @@ fn ask_which(several: &[Found]) -> Result<&Found, Failure> {
 }
 
 impl Found {
+    /// Removes what it has left, and says so. It is dead.
+    pub(crate) fn clean(&self) -> Result<(), Failure> {
+        let Found { name, .. } = self;
+        match named(name)?.place.clean() {
+            Ok(true) => output::message(&format!("removed what {name} has left")),
+            Ok(false) => output::message(&format!("{name} is just starting, so nothing of it is removed")),
+            Err(error) => {
+                let exit = match error.kind() {
+                    io::ErrorKind::PermissionDenied => Exit::NotPermitted,
+                    _ => Exit::Failed,
+                };
+                return Err(Failure::new(
+                    exit,
+                    format!("cannot remove what {name} has left: {}", text::Reason(&error)),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Name, kind, address, process and state.
     pub(crate) fn row(&self) -> [String; 5] {
         let unknown = |state: String| [self.name.to_string(), "-".into(), "-".into(), "-".into(), state];

@@ -95,6 +95,38 @@ impl Place {
         Ok(Place { socket: socket.to_owned(), lock: folder.join(lock) })
     }
 
+    /// Removes what a dead instance has left there: its socket and its lock. Returns whether it did: not if one lives.
+    ///
+    /// # Errors
+    /// When they cannot be removed, or something else than a socket is in the socket's place.
+    pub fn clean(&self) -> io::Result<bool> {
+        let _claim = match Claim::new(self) {
+            Ok(claim) => claim,
+            Err(ClaimError::Taken) => return Ok(false),
+            Err(ClaimError::Unusable { source, .. }) => return Err(source),
+        };
+        self.remove_socket()?;
+        Ok(true)
+    }
+
+    /// Removes the socket that an instance that is gone has left. For whoever has claimed the place.
+    #[cfg(unix)]
+    pub(crate) fn remove_socket(&self) -> io::Result<()> {
+        use std::os::unix::fs::FileTypeExt;
+        match fs::symlink_metadata(&self.socket) {
+            Ok(metadata) if metadata.file_type().is_socket() => fs::remove_file(&self.socket),
+            Ok(_) => Err(io::Error::new(ErrorKind::AlreadyExists, "something else than a socket is there")),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A pipe is gone with whoever had it.
+    #[cfg(windows)]
+    pub(crate) fn remove_socket(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// The socket's path as the socket library wants it.
     pub(crate) fn socket_name(&self) -> io::Result<Name<'_>> {
         #[cfg(unix)]

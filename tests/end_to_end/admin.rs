@@ -228,6 +228,60 @@ fn a_leftover_is_shown_as_dead_and_is_not_in_the_way() {
 }
 
 #[test]
+fn what_dead_ones_have_left_is_removed_on_request_and_the_living_stay() {
+    let home = Home::new();
+    let dead = home.start(&["echo", "--name", "dead"]);
+    let alive = home.start(&["echo", "--name", "alive"]);
+    dead.kill();
+    let list = home.admin(&["list", "--clean"]).expect(0);
+    assert!(list.err.contains("removed what dead has left") && !list.out.contains("dead"), "{list}");
+    let left: Vec<_> = std::fs::read_dir(home.sockets()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(left.len() == 2 && left.iter().all(|file| file.to_str().unwrap().starts_with("alive.")), "{left:?}");
+    alive.assert_serves();
+    // What is no socket is nobody's leftover.
+    let file = home.sockets().join("strange.sock");
+    std::fs::write(&file, "").unwrap();
+    home.admin(&["list", "--clean"]).expect(1).says("something else than a socket is there");
+    assert!(file.exists());
+}
+
+#[test]
+fn all_are_asked_in_the_order_of_their_names() {
+    let home = Home::new();
+    let all: Vec<_> = ["c", "a", "b"].map(|name| home.start(&["echo", "--name", name])).into();
+    let names = |out: &str| out.lines().filter_map(|line| Some(line.get(..1)?.to_owned())).collect::<String>();
+    assert_eq!(names(&home.admin(&["status", "--all", "--short"]).expect(0).out), "abc");
+    let restarted = home.admin(&["restart", "--all"]).expect(0);
+    let lines = restarted.out.lines().filter(|line| line.contains(": restarted: generation 2 serves"));
+    assert_eq!(names(&lines.map(|line| format!("{line}\n")).collect::<String>()), "abc", "{restarted}");
+    let stopped = home.admin(&["stop", "--all", "--json"]).expect(0);
+    let lines: Vec<serde_json::Value> = stopped.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = lines.iter().map(|line| (&line["name"], &line["answer"]["result"])).collect();
+    let stopped = &"stopped".into();
+    assert_eq!(told, [(&"a".into(), stopped), (&"b".into(), stopped), (&"c".into(), stopped)]);
+    all.iter().for_each(|instance| assert_eq!(instance.wait(), 0));
+    home.admin(&["stop", "--all"]).expect(3);
+    home.admin(&["connections", "--all"]).expect(2);
+}
+
+#[test]
+fn of_all_those_after_one_that_fails_are_asked_only_if_that_is_wanted() {
+    let home = Home::new();
+    let file = home.folder().join("b.json");
+    std::fs::write(&file, "{}").unwrap();
+    let config = file.to_str().unwrap();
+    let a = home.start(&["echo", "--name", "a"]);
+    let b = home.start(&["echo", "--name", "b", "--config", config]);
+    let c = home.start(&["echo", "--name", "c"]);
+    std::fs::write(&file, "wrong").unwrap();
+    let generations = || [&a, &b, &c].map(|instance| instance.status()["generation"].as_u64().unwrap());
+    home.admin(&["restart", "--all"]).expect(1).says("b: the restart failed");
+    assert_eq!(generations(), [2, 1, 1]);
+    home.admin(&["restart", "--all", "--keep-going"]).expect(1).says("b: the restart failed").says("c: restarted");
+    assert_eq!(generations(), [3, 1, 2]);
+}
+
+#[test]
 fn stop_and_start_twenty_times_with_the_same_name_and_port() {
     let home = Home::new();
     let address = format!("127.0.0.1:{}", free_port());

@@ -122,16 +122,7 @@ struct Reception {
 
 fn listen(place: &Place) -> io::Result<Listener> {
     // The place is claimed, so a socket that is there has been left by an instance that is gone.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt;
-        match std::fs::symlink_metadata(&place.socket) {
-            Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(&place.socket)?,
-            Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else than a socket is there")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
+    place.remove_socket()?;
     let options = ListenerOptions::new().name(place.socket_name()?);
     #[cfg(unix)]
     let options = {
