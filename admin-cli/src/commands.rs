@@ -169,11 +169,12 @@ pub(crate) fn list(json: bool, list: &List) -> Result<Exit, Failure> {
 pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
     let file = check.file.display();
     let (mut right, mut problem) = (Vec::new(), None);
-    for kind in KINDS.into_iter().filter(|&kind| check.kind.as_deref().is_none_or(|only| only == kind)) {
+    for &kind in KINDS.iter().filter(|&&kind| check.kind.as_deref().is_none_or(|only| only == kind)) {
         match check_for(&check.file, kind) {
             Ok(()) => right.push(kind),
-            // Of several the last one is told, that of http: it has all settings.
-            Err(message) => problem = Some(message),
+            // Of several the one is told that comes from what the file is most likely meant for.
+            Err(message) if problem.is_none() || config::has_settings_of(&check.file, kind) => problem = Some(message),
+            Err(_) => {}
         }
     }
     match problem {
@@ -276,8 +277,9 @@ fn describe_status(status: &Status) -> String {
     if let Some(program) = &status.program {
         lines.insert(2, format!("  program      {program}"));
     }
-    if let Some(address) = status.address {
-        lines.insert(2, format!("  address      {address}"));
+    let addresses = status.all_addresses();
+    if !addresses.is_empty() {
+        lines.insert(2, format!("  address      {}", listed(&addresses, "and")));
     }
     if let Some(delay) = &status.delay {
         lines.push(format!("  delay        {}", describe_delay(delay)));

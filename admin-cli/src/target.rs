@@ -49,7 +49,7 @@ impl Target {
                 label: socket.display().to_string(),
             }),
             (_, _, Some(port)) => {
-                let on_port = |status: &Status| status.address.is_some_and(|address| address.port() == port);
+                let on_port = |status: &Status| status.has_port(port);
                 let found = find()?.into_iter().find(|found| found.status.as_ref().is_ok_and(on_port));
                 match found {
                     Some(found) => named(&found.name),

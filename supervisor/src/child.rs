@@ -53,7 +53,7 @@ use stage::Stage;
 /// The variable by which all processes of a generation can be found: it has the process id of their guardian.
 const MARK: &str = "MASTERCONTROL_GUARDIAN";
 
-/// How often to look whether a port answers. Nothing announces that.
+/// How often to look whether an address answers. Nothing announces that.
 const KNOCK: Duration = Duration::from_millis(100);
 
 /// How long to wait for the end of a program that was not ready and has been killed.
@@ -353,9 +353,9 @@ impl Started {
             let until = enough.unwrap_or(limit);
             let until = if knocks { until.min(Instant::now() + KNOCK) } else { until };
             match self.steps.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Step::Started) => match program.ready {
+                Ok(Step::Started) => match &program.ready {
                     Ready::AtOnce => return Ok(()),
-                    Ready::After(time) => enough = Some(deadline_after(Instant::now(), time)),
+                    Ready::After(time) => enough = Some(deadline_after(Instant::now(), *time)),
                     Ready::Connect(_) => knocks = true,
                     Ready::Notify => {}
                 },
@@ -365,7 +365,7 @@ impl Started {
                 Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => return Err("its guardian ended".into()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            match program.ready {
+            match &program.ready {
                 Ready::Connect(address) if knocks && ready::answers(address) => return Ok(()),
                 _ if enough.is_some_and(|enough| enough <= Instant::now()) => return Ok(()),
                 _ if enough.is_none() && limit <= Instant::now() => {

@@ -17,17 +17,28 @@ use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, PossibleValue, TypedValueParser};
 use clap::parser::ValueSource;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 #[cfg(unix)]
 use crate::child::{Program, Ready};
 use crate::instance::InstanceName;
 use crate::text::parse_seconds;
 use crate::{AdminSocket, Log, OnHup, RestartMode, RestartPolicy};
+#[cfg(unix)]
+use crate::{
+    instance::MAX_SOCKET_PATH,
+    listen::{Address, in_words},
+};
 use file::ConfigFile;
 
-/// The kinds of servers that need nothing but settings, as the command line names them. The last one has all settings.
-pub const KINDS: [&str; 3] = ["echo", "command", "http"];
+/// The kinds of servers, as the command line names them.
+pub const KINDS: &[&str] = &[
+    "echo",
+    "command",
+    "http",
+    #[cfg(unix)]
+    "exec",
+];
 
 /// Run a server, and stop it so that every client is told: on Enter, a signal, or `admin-cli stop`.
 #[derive(Debug, Parser)]
@@ -79,13 +90,14 @@ enum Server {
     /// Run any program: stop, restart and replace it
     #[cfg(unix)]
     Exec {
-        /// Address whose socket the program gets, by the protocol of sd_listen_fds(3); more than once for several
-        #[arg(short, long, value_name = "ADDR", value_parser = parse_address)]
-        listen: Vec<SocketAddr>,
+        /// Address whose socket the program gets, by the protocol of sd_listen_fds(3): a port, an address and a port,
+        /// or the path of a Unix socket (/run/app.sock); more than once for several
+        #[arg(short, long, value_name = "ADDR", value_parser = parse_any_address)]
+        listen: Vec<Address>,
         /// What asks the program to end
         #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = parse_signal)]
         stop_signal: i32,
-        /// When the program is ready: it says so (notify), its port answers (connect=ADDR), or after a time (2s)
+        /// When the program is ready: it says so (notify), its address answers (connect=ADDR), or after a time (2s)
         /// [default: at once]
         #[arg(long, value_name = "WHEN", value_parser = parse_ready)]
         ready: Option<Ready>,
@@ -259,7 +271,21 @@ impl Invocation {
 pub fn check(file: &Path, kind: &str) -> Result<Config, ConfigError> {
     let mut config = OsString::from("--config=");
     config.push(file);
-    Invocation::parse(vec!["supervisor".into(), kind.into(), config]).map_err(|error| ConfigError::clap(&error))?.read()
+    let cli = Cli::command();
+    let rest = cli.find_subcommand(kind).map(not_in_a_file).unwrap_or_default();
+    let line = ["supervisor".into(), kind.into(), config].into_iter().chain(rest).collect();
+    Invocation::parse(line).map_err(|error| ConfigError::clap(&error))?.read()
+}
+
+/// Whether all settings in a file are those of a kind of server, whatever their values are.
+pub fn has_settings_of(file: &Path, kind: &str) -> bool {
+    ConfigFile::new(file.to_owned()).is_ok_and(|file| file.has_settings_of(&Cli::command(), kind))
+}
+
+/// What has to be on the command line of this server, since no file can say it: any program.
+fn not_in_a_file(server: &Command) -> Vec<OsString> {
+    let has_program = server.get_arguments().any(Arg::is_last_set);
+    if has_program { vec!["--".into(), "program".into()] } else { Vec::new() }
 }
 
 /// What is served.
@@ -280,18 +306,17 @@ pub enum ServerKind {
         /// What to run, and how.
         program: Program,
         /// The addresses whose sockets it gets.
-        listen: Vec<SocketAddr>,
+        listen: Vec<Address>,
     },
 }
 
 impl ServerKind {
     /// Its name on the command line, one of [`KINDS`].
     pub fn kind(&self) -> &'static str {
-        let [echo, command, http] = KINDS;
         match self {
-            ServerKind::Echo => echo,
-            ServerKind::Command => command,
-            ServerKind::Http { .. } => http,
+            ServerKind::Echo => "echo",
+            ServerKind::Command => "command",
+            ServerKind::Http { .. } => "http",
             #[cfg(unix)]
             ServerKind::Exec { .. } => "exec",
         }
@@ -302,7 +327,9 @@ impl ServerKind {
         match self {
             ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. } => one.to_string(),
             #[cfg(unix)]
-            ServerKind::Exec { listen, .. } => format!("{listen:?}"),
+            ServerKind::Exec { listen, .. } if listen.is_empty() => "nothing".into(),
+            #[cfg(unix)]
+            ServerKind::Exec { listen, .. } => in_words(listen),
         }
     }
 
@@ -323,7 +350,7 @@ impl ServerKind {
 pub struct Config {
     /// What is served.
     pub server: ServerKind,
-    /// The address to listen on.
+    /// The address to listen on. A program has its own, see [`ServerKind::Exec`].
     pub listen: SocketAddr,
     /// Whether that was said, and is not the default.
     pub listen_said: bool,
@@ -356,13 +383,8 @@ impl Config {
         });
         let cli = Cli::from_arg_matches(&said).map_err(wrong)?;
         #[cfg(unix)]
-        if let Server::Exec { listen, ready: Some(Ready::Connect(address)), .. } = &cli.server
-            && listen.contains(address)
-        {
-            return Err(ConfigError(format!(
-                "the queue of {address} answers before any program does, since its socket is ours: say --ready notify or a \
-                 time"
-            )));
+        if let Server::Exec { listen, ready, .. } = &cli.server {
+            check_addresses(listen, ready.as_ref())?;
         }
         let (server, listen, connections, options) = cli.server.parts();
         Ok(Config {
@@ -396,7 +418,7 @@ impl Config {
             return Err(ConfigError(format!(
                 "\"listen\" is {}, but the service manager passed a socket on {passed}: leave --listen out, or say the \
                  same in both places",
-                self.listen
+                self.server.listen(self.listen)
             )));
         }
         Ok(Config { listen: passed, ..self })
@@ -481,8 +503,7 @@ impl Server {
                     ready: ready.unwrap_or(Ready::AtOnce),
                     ready_within,
                 };
-                let first = listen.first().copied().unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
-                (ServerKind::Exec { program, listen }, first, None, options)
+                (ServerKind::Exec { program, listen }, ([0, 0, 0, 0], 0).into(), None, options)
             }
         }
     }
@@ -515,8 +536,54 @@ fn default_max_connections() -> usize {
     10_000
 }
 
+/// What cannot go together in what a program is given.
+#[cfg(unix)]
+fn check_addresses(listen: &[Address], ready: Option<&Ready>) -> Result<(), ConfigError> {
+    let any_port = |address: &Address| address.tcp().is_some_and(|address| address.port() == 0);
+    let mut rest = listen;
+    while let [address, others @ ..] = rest {
+        if others.contains(address) && !any_port(address) {
+            return Err(ConfigError(format!("\"listen\" has {address} twice; keep one")));
+        }
+        rest = others;
+    }
+    match ready {
+        Some(Ready::Connect(address)) if listen.contains(address) => Err(ConfigError(format!(
+            "the queue of {address} answers before any program does, since its socket is ours: say --ready notify or a \
+             time"
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Any address that a socket for a program can have.
+#[cfg(unix)]
+fn parse_any_address(text: &str) -> Result<Address, String> {
+    if !is_for_a_unix_socket(text) {
+        let words =
+            "say a port (8000), an address and a port (0.0.0.0:8000) or the path of a Unix socket (/run/app.sock)";
+        return parse_address(text).map(Address::Tcp).map_err(|_| words.into());
+    }
+    if !text.starts_with('/') || text.ends_with('/') {
+        return Err("say the path of a Unix socket from the root, and nothing before it: /run/app.sock".into());
+    }
+    if text.len() > MAX_SOCKET_PATH {
+        return Err(format!("the path has {} bytes, and a socket's path at most {MAX_SOCKET_PATH}", text.len()));
+    }
+    // Without `//` and `/./`: the same path is the same address.
+    Ok(Address::Unix(Path::new(text).components().collect()))
+}
+
+/// As nginx and gunicorn write it, it is meant for one, too.
+fn is_for_a_unix_socket(text: &str) -> bool {
+    text.starts_with('/') || text.starts_with("unix:")
+}
+
 /// A port, a host and a port, or an address and a port.
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    if is_for_a_unix_socket(text) {
+        return Err("only exec has Unix sockets; say a port (8000) or an address and a port (0.0.0.0:8000)".into());
+    }
     if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
         return Ok(([127, 0, 0, 1], port).into());
     }
@@ -539,7 +606,7 @@ fn parse_signal(text: &str) -> Result<i32, String> {
 #[cfg(unix)]
 fn parse_ready(text: &str) -> Result<Ready, String> {
     if let Some(address) = text.strip_prefix("connect=") {
-        return parse_address(address).map(Ready::Connect);
+        return parse_any_address(address).map(Ready::Connect);
     }
     match text {
         "notify" => Ok(Ready::Notify),

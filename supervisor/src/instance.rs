@@ -17,7 +17,7 @@ use crate::text::Reason;
 
 /// The longest path of a Unix socket, in bytes: `sun_path` of unix(7), less the final NUL.
 #[cfg(unix)]
-const MAX_SOCKET_PATH: usize = 107;
+pub(crate) const MAX_SOCKET_PATH: usize = 107;
 
 /// The name of an instance: 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, the first not a dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -200,16 +200,16 @@ fn socket_path(_folder: &Path, name: &InstanceName) -> PathBuf {
     format!(r"\\.\pipe\mastercontrol-{name}").into()
 }
 
-/// Why an instance cannot have its place.
+/// Why something cannot be claimed.
 #[derive(Debug)]
 pub(crate) enum ClaimError {
-    /// The name is taken by an instance that lives.
+    /// It is taken by an instance that lives.
     Taken,
     /// The folder, or something in it, cannot be used.
     Unusable { path: PathBuf, source: io::Error },
 }
 
-/// The name of an instance, held as long as this lives.
+/// The name of an instance, or the path of a socket, held as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Claim {
     lock: File,
@@ -221,19 +221,24 @@ impl Claim {
     pub(crate) fn new(place: &Place) -> Result<Claim, ClaimError> {
         let folder = place.lock.parent().unwrap_or(Path::new("."));
         make_private_folder(folder).map_err(|source| ClaimError::Unusable { path: folder.to_owned(), source })?;
+        Claim::of_file(place.lock.clone())
+    }
+
+    /// Locks a file for this process. It is made if it is not there, and removed at the end.
+    pub(crate) fn of_file(path: PathBuf) -> Result<Claim, ClaimError> {
         loop {
-            let unusable = |source| ClaimError::Unusable { path: place.lock.clone(), source };
-            let mut lock = open_lock(&place.lock).map_err(unusable)?;
+            let unusable = |source| ClaimError::Unusable { path: path.clone(), source };
+            let mut lock = open_lock(&path).map_err(unusable)?;
             match lock.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(ClaimError::Taken),
                 Err(TryLockError::Error(error)) => return Err(unusable(error)),
             }
             // Between opening and locking, the last holder may have removed the file: then this lock holds nothing.
-            if is_same_file(&lock, &place.lock) {
+            if is_same_file(&lock, &path) {
                 // For people who look into the folder: on a full disk they find nothing.
                 let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-                return Ok(Claim { lock, path: place.lock.clone() });
+                return Ok(Claim { lock, path });
             }
         }
     }

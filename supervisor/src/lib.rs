@@ -23,6 +23,7 @@
 mod event;
 mod exit;
 mod holder;
+mod listen;
 mod log;
 mod master;
 mod plain;
@@ -52,6 +53,7 @@ use std::time::{Duration, Instant};
 
 pub use event::Trigger;
 pub use exit::Exit;
+pub use listen::Address;
 pub use log::{Level, Log};
 pub use restart::{RestartMode, RestartPolicy};
 pub use server::{ProgramEnd, Settings};
@@ -291,28 +293,28 @@ impl Supervisor {
     pub fn start(self, address: SocketAddr) -> Result<Running, Error> {
         // The name first: of two that are started with the same name, the second hears that, and not of a taken port.
         let claimed = self.claim()?;
-        let listener = bind(address).map_err(|source| Error::bind(address, source))?;
+        let listener = listen::bind_tcp(address).map_err(|source| Error::bind(&Address::Tcp(address), source))?;
         self.start_on_claimed(listener, "", claimed)
     }
 
-    /// Binds the addresses and starts the program, which gets their sockets. When this returns it is ready, and all triggers
-    /// are in place. No other child process may be started by this process from then on.
+    /// Binds the addresses and starts the program, which gets their sockets. When this returns it is ready, and all
+    /// triggers are in place. No other child process may be started by this process from then on. The path of a Unix
+    /// socket is removed at the end.
     ///
     /// # Errors
     /// When an address cannot be bound, the name is taken, the program cannot be started or is not ready in time, or something
     /// else that is needed cannot be had. Nothing is left behind then.
     #[cfg(unix)]
-    pub fn start_program(self, addresses: &[SocketAddr]) -> Result<Running, Error> {
+    pub fn start_program(self, addresses: &[Address]) -> Result<Running, Error> {
         let claimed = self.claim()?;
-        let mut sockets = Vec::new();
-        let mut bound = None;
-        for &address in addresses {
-            let listener = bind(address).map_err(|source| Error::bind(address, source))?;
-            let here = listener.local_addr().map_err(|source| Error::bind(address, source))?;
-            bound = bound.or(Some(here));
-            sockets.push(child::Socket { name: here.port().to_string(), socket: listener.into() });
+        let (mut sockets, mut files, mut bound_to) = (Vec::new(), Vec::new(), Vec::new());
+        for address in addresses {
+            let bound = listen::Bound::new(address).map_err(|source| Error::bind(address, source))?;
+            sockets.push(child::Socket { name: bound.name(), socket: bound.socket });
+            files.extend(bound.file);
+            bound_to.push(bound.address);
         }
-        self.start_claimed(bound, "", claimed, |source, settings, post, _| {
+        self.start_claimed(bound_to, files, "", claimed, |source, settings, post, _| {
             let Source::Programs(factory) = source else {
                 return Err(Error::Build { source: "a server thread is no program".into() });
             };
@@ -349,18 +351,20 @@ impl Supervisor {
         claimed: Option<(Place, Claim)>,
     ) -> Result<Running, Error> {
         let address = listener.local_addr().map_err(|source| Error::Start { what: "the listener", source })?;
-        self.start_claimed(Some(address), whence, claimed, |source, settings, post, shared| match source {
+        let addresses = vec![Address::Tcp(address)];
+        self.start_claimed(addresses, (), whence, claimed, |source, settings, post, shared| match source {
             Source::Threads(factory) => Ok(Box::new(ThreadBuilder::new(factory, listener, shared, settings, post))),
             #[cfg(unix)]
             Source::Programs(_) => Err(Error::Build { source: "a program is no server thread".into() }),
         })
     }
 
-    /// `whence` says for people where the listener comes from, if that is not a matter of course. `builder` makes what
-    /// makes the generations.
+    /// `files` are dropped when nothing listens any more, and nobody has heard of that yet. `whence` says for people
+    /// where the listener comes from, if that is not a matter of course. `builder` makes what makes the generations.
     fn start_claimed(
         self,
-        address: Option<SocketAddr>,
+        addresses: Vec<Address>,
+        files: impl Send + 'static,
         whence: &'static str,
         claimed: Option<(Place, Claim)>,
         builder: impl FnOnce(Source, Settings, Post, bool) -> Result<Box<dyn Builder>, Error>,
@@ -400,14 +404,15 @@ impl Supervisor {
         let identity = Identity {
             name: self.name.to_string(),
             kind: self.kind,
-            address,
+            addresses: addresses.clone(),
             program: self.shown,
             log,
             started: Instant::now(),
         };
+        let listens_on = addresses.clone();
         let manager = if self.service_manager { Manager::from_environment(log) } else { Manager::none() };
         let (started, ready) = mpsc::channel();
-        let announcement = Announcement { log, address, whence, socket, enter, started };
+        let announcement = Announcement { log, addresses: listens_on, whence, socket, enter, started };
         let master = Master::new(identity, builder, self.settings, tron.clone(), manager, Some(announcement));
         let thread = std::thread::Builder::new().name("master-control".into()).spawn(move || {
             let _until_the_end = signals;
@@ -416,6 +421,7 @@ impl Supervisor {
                 Some(_) => tron::end_after_panic(log, worker::panic_message(&*panic)),
                 None => panic::resume_unwind(panic),
             });
+            drop(files);
             let last_answers = admin.map(Admin::close);
             end.adopt(received);
             end.tell_waiting();
@@ -426,7 +432,7 @@ impl Supervisor {
         });
         // Without that thread, all that it should have had is dropped, which ends it.
         let thread = thread.map_err(lacking("master control"))?;
-        let running = |course| Running { control: Control { post }, address, course };
+        let running = |course| Running { control: Control { post }, addresses, course };
         match ready.recv() {
             Ok(()) => Ok(running(Course::Underway(thread))),
             // It has ended before it was ready.
@@ -461,19 +467,6 @@ impl Supervisor {
     }
 }
 
-/// Binds the address, with room for many clients that come at the same time: std gives them 128 places, and where there
-/// is none, a client tries again a second later.
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address)?;
-    #[cfg(unix)]
-    {
-        use nix::sys::socket::{Backlog, listen};
-        // As many as Linux gives (net.core.somaxconn); elsewhere the system takes what it can.
-        listen(&listener, Backlog::new(4096)?)?;
-    }
-    Ok(listener)
-}
-
 /// What the instance at this place says of itself.
 fn who_is(place: &Place) -> Option<String> {
     match client::ask(place, protocol::Request::Status {}, client::Patience::short(), |_| {}) {
@@ -500,7 +493,7 @@ fn without_admin(admin: AdminSocket, log: Log, error: Error) -> Result<(), Error
 #[derive(Debug)]
 struct Announcement {
     log: Log,
-    address: Option<SocketAddr>,
+    addresses: Vec<Address>,
     whence: &'static str,
     socket: Option<PathBuf>,
     enter: bool,
@@ -509,14 +502,19 @@ struct Announcement {
 
 impl Announcement {
     fn make(self) {
+        let Announcement { addresses, whence, .. } = self;
         let pid = std::process::id();
         let socket = self.socket.map(|path| path.display().to_string());
         let admin = socket.as_ref().map(|path| format!(", admin socket {path}")).unwrap_or_default();
         let enter = if self.enter { ", press Enter to stop" } else { "" };
-        let doing = self.address.map_or_else(|| "running".into(), |address| format!("listening on {address}"));
-        let message = format!("{doing} (pid {pid}{}){admin}{enter}", self.whence);
+        let doing = match &addresses[..] {
+            [] => "running".into(),
+            addresses => format!("listening on {}", listen::in_words(addresses)),
+        };
+        let message = format!("{doing} (pid {pid}{whence}){admin}{enter}");
         let fields = [
-            ("address", self.address.map(|address| address.to_string()).into()),
+            ("address", addresses.iter().find_map(Address::tcp).map(|address| address.to_string()).into()),
+            ("addresses", addresses.iter().map(Address::to_string).collect()),
             ("pid", pid.into()),
             ("socket", socket.into()),
         ];
@@ -534,7 +532,7 @@ fn join(thread: JoinHandle<Result<Report, Error>>) -> Result<Report, Error> {
 #[derive(Debug)]
 pub struct Running {
     control: Control,
-    address: Option<SocketAddr>,
+    addresses: Vec<Address>,
     course: Course,
 }
 
@@ -546,9 +544,15 @@ enum Course {
 }
 
 impl Running {
-    /// The address that the server listens on. Of a program without sockets of ours nobody knows: `0.0.0.0:0`.
+    /// The address that the server listens on, or the first one with a port. Of a program without such sockets of ours
+    /// nobody knows: `0.0.0.0:0`.
     pub fn address(&self) -> SocketAddr {
-        self.address.unwrap_or_else(|| ([0, 0, 0, 0], 0).into())
+        self.addresses.iter().find_map(Address::tcp).unwrap_or_else(|| ([0, 0, 0, 0], 0).into())
+    }
+
+    /// All that the server listens on. Of a program without sockets of ours nobody knows.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
     }
 
     /// What stops or restarts the server from any thread.
@@ -622,7 +626,7 @@ pub enum Error {
     /// The address cannot be bound.
     Bind {
         /// The address.
-        address: SocketAddr,
+        address: Address,
         /// Who has it, where the system tells.
         holder: Option<String>,
         /// What the system said.
@@ -680,9 +684,10 @@ pub enum Error {
 }
 
 impl Error {
-    fn bind(address: SocketAddr, source: io::Error) -> Error {
+    fn bind(address: &Address, source: io::Error) -> Error {
         let taken = source.kind() == io::ErrorKind::AddrInUse;
-        Error::Bind { address, holder: if taken { holder::holder_of(address) } else { None }, source }
+        let holder = if taken { holder::holder_of(address) } else { None };
+        Error::Bind { address: address.clone(), holder, source }
     }
 
     fn name_taken(name: &InstanceName, place: &Place) -> Error {
@@ -719,7 +724,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Bind { address, holder, source } => match source.kind() {
+            Error::Bind { address: Address::Tcp(address), holder, source } => match source.kind() {
                 io::ErrorKind::AddrInUse => {
                     let holder = holder.as_deref().unwrap_or("another program");
                     write!(formatter, "port {} is taken by {holder}; stop that or choose another port", address.port())
@@ -734,6 +739,27 @@ impl fmt::Display for Error {
                 }
                 _ => write!(formatter, "cannot listen on {address}: {}", Reason(source)),
             },
+            #[cfg(unix)]
+            Error::Bind { address: Address::Unix(path), holder, source } => {
+                let folder = path.parent().unwrap_or(path).display();
+                let path = path.display();
+                match source.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        let holder = holder.as_deref().unwrap_or("another program");
+                        write!(formatter, "{path} is taken by {holder}; stop that or choose another path")
+                    }
+                    io::ErrorKind::AlreadyExists => {
+                        write!(formatter, "{path} is there and is no socket; remove it or choose another path")
+                    }
+                    io::ErrorKind::NotFound => {
+                        write!(formatter, "there is no folder {folder} for the socket; make it or choose another path")
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        write!(formatter, "no permission to listen on {path}: choose a folder that is this user's own")
+                    }
+                    _ => write!(formatter, "cannot listen on {path}: {}", Reason(source)),
+                }
+            }
             Error::NameTaken { name, holder } => {
                 let holder = holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default();
                 write!(formatter, "the name {name} is taken{holder}; stop that or choose another name with --name")

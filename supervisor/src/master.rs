@@ -10,7 +10,6 @@ mod view;
 use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use std::time::{Duration, Instant};
 use worker::{Counts, DrainReport, deadline_after};
 
 use crate::event::{Event, Trigger};
+use crate::listen::{self, Address};
 use crate::log::{Level, Log};
 use crate::manager::Manager;
 use crate::protocol::{self, Answer, ErrorCode, Progress, Refusal, Request, Response, Status};
@@ -47,7 +47,7 @@ pub(crate) struct Identity {
     pub(crate) name: String,
     pub(crate) kind: String,
     /// None: a program looks after that itself.
-    pub(crate) address: Option<SocketAddr>,
+    pub(crate) addresses: Vec<Address>,
     /// The program that is the server, for people.
     pub(crate) program: Option<String>,
     pub(crate) log: Log,
@@ -677,7 +677,7 @@ impl Master {
             Ok(old) => self.old.push(old),
             Err((current, error)) => {
                 discard(&*built.server);
-                let address = self.identity.address.map_or_else(|| "it".into(), |address| address.to_string());
+                let address = listen::in_words(&self.identity.addresses);
                 let reason =
                     format!("nothing can connect to {address} and wake the old server: {}", text::Reason(&error));
                 return self.restart_failed(Current::Serves(current), restart, reason, now);
@@ -845,7 +845,8 @@ impl Master {
             state_ms: milliseconds(now.saturating_duration_since(self.doing.1)),
             ready: self.is_ready(state),
             pid: std::process::id(),
-            address: self.identity.address,
+            address: self.identity.addresses.iter().find_map(Address::tcp),
+            addresses: self.identity.addresses.iter().map(Address::to_string).collect(),
             program: self.identity.program.clone(),
             uptime_ms: milliseconds(now.saturating_duration_since(self.identity.started)),
             generation: state.current().map_or(self.generations, |running| running.generation),

@@ -311,9 +311,14 @@ pub struct Status {
     pub ready: bool,
     /// The supervisor's process id.
     pub pid: u32,
-    /// The address that the server listens on, or listened on before the drain. None: a program looks after that itself.
+    /// The address that the server listens on, or listened on before the drain: the first one that has a port. None: it
+    /// has none, or a program looks after that itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
+    /// All addresses that the server listens on: `127.0.0.1:8000`, or the path of a Unix socket. Empty: a program looks
+    /// after that itself, or the supervisor is an older one, which says only `address`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
     /// The program that is the server, with its arguments, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
@@ -344,6 +349,22 @@ pub struct Status {
     pub next_try_ms: Option<u64>,
     /// The supervisor's version.
     pub version: String,
+}
+
+impl Status {
+    /// All addresses that are known.
+    pub fn all_addresses(&self) -> Vec<String> {
+        match (&self.addresses[..], self.address) {
+            ([], Some(address)) => vec![address.to_string()],
+            (addresses, _) => addresses.to_vec(),
+        }
+    }
+
+    /// Whether one of the addresses has this port.
+    pub fn has_port(&self, port: u16) -> bool {
+        let has_it = |address: &String| address.parse::<SocketAddr>().is_ok_and(|address| address.port() == port);
+        self.all_addresses().iter().any(has_it)
+    }
 }
 
 /// An end of the server that nobody asked for.
@@ -610,6 +631,27 @@ mod tests {
         assert_eq!(read_line(&mut &whole[..]).unwrap().len(), MAX_LINE - 1);
         assert!(matches!(read_line(&mut &vec![b'x'; MAX_LINE + 1][..]), Err(LineError::TooLong)));
         assert!(matches!(read_line(&mut &b""[..]), Err(LineError::Closed)));
+    }
+
+    #[test]
+    fn an_older_supervisor_has_one_address_and_a_newer_one_all_of_them() {
+        let status = |addresses: &str| {
+            let line = format!(
+                r#"{{"result":"status","name":"x","kind":"exec","state":"serving","pid":1,{addresses}"uptime_ms":1,
+                "connections":{{"now":0,"total":0,"refused":0}},"version":"0"}}"#
+            );
+            match parse_response(line.as_bytes()).unwrap().unwrap() {
+                Response::Answer(Answer::Status(status)) => status,
+                other => panic!("{other:?}"),
+            }
+        };
+        let older = status(r#""address":"127.0.0.1:8000","#);
+        assert_eq!(older.all_addresses(), ["127.0.0.1:8000"]);
+        assert!(older.has_port(8000) && !older.has_port(80));
+        let newer = status(r#""address":"127.0.0.1:8000","addresses":["/run/8002","127.0.0.1:8000","[::1]:8001"],"#);
+        assert_eq!(newer.all_addresses(), ["/run/8002", "127.0.0.1:8000", "[::1]:8001"]);
+        assert!(newer.has_port(8000) && newer.has_port(8001) && !newer.has_port(8002));
+        assert_eq!(status("").all_addresses(), Vec::<String>::new());
     }
 
     #[test]

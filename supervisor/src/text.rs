@@ -18,12 +18,12 @@ pub fn delay(delay: &Delay) -> String {
     format!("not ready for new clients, stopping in {} s", delay.remaining_ms.div_ceil(1000))
 }
 
-/// Where a server is found: its address, or the program that looks after that.
+/// Where a server is found: its addresses, or the program that looks after that.
 pub fn place(status: &Status) -> String {
-    match (status.address, &status.program) {
-        (Some(address), _) => address.to_string(),
-        (None, Some(program)) => program.clone(),
-        (None, None) => "-".into(),
+    match (&status.all_addresses()[..], &status.program) {
+        ([], Some(program)) => program.clone(),
+        ([], None) => "-".into(),
+        (addresses, _) => listed(addresses, "and"),
     }
 }
 

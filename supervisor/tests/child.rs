@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use supervisor::ProgramEnd;
 use supervisor::child::driven::{Driven, Heard, One};
 use supervisor::child::{CannotStart, Program, Ready, Socket};
+use supervisor::{Address, ProgramEnd};
 
 const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor");
 
@@ -698,7 +698,7 @@ fn a_program_that_is_not_ready_in_time_is_gone_and_its_last_words_are_told() {
 
 #[test]
 fn a_program_that_ends_before_it_is_ready_was_never_built() {
-    for ready in [Ready::Notify, Ready::After(HUGE), Ready::Connect("127.0.0.1:1".parse().unwrap())] {
+    for ready in [Ready::Notify, Ready::After(HUGE), Ready::Connect(Address::Tcp(([127, 0, 0, 1], 1).into()))] {
         let broken = Program { ready, ..sh("echo SyntaxError >&2; exit 3") };
         let mut driven = driven(broken, Vec::new());
         driven.build(1);
@@ -715,7 +715,7 @@ fn a_program_is_ready_when_its_port_answers() {
     drop(port);
     let script =
         format!("import socket, time\ns = socket.create_server(('127.0.0.1', {}))\ntime.sleep(1000)", address.port());
-    let driven = driven(Program { ready: Ready::Connect(address), ..python(&script) }, Vec::new());
+    let driven = driven(Program { ready: Ready::Connect(Address::Tcp(address)), ..python(&script) }, Vec::new());
     let one = driven.build_here(1).unwrap();
     TcpStream::connect(address).unwrap();
     one.stop(HUGE);

@@ -235,12 +235,12 @@ fn what_dead_ones_have_left_is_removed_on_request_and_the_living_stay() {
     dead.kill();
     let list = home.admin(&["list", "--clean"]).expect(0);
     assert!(list.err.contains("removed what dead has left") && !list.out.contains("dead"), "{list}");
-    let left: Vec<_> = std::fs::read_dir(home.sockets()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    let left: Vec<_> = fs::read_dir(home.sockets()).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert!(left.len() == 2 && left.iter().all(|file| file.to_str().unwrap().starts_with("alive.")), "{left:?}");
     alive.assert_serves();
     // What is no socket is nobody's leftover.
     let file = home.sockets().join("strange.sock");
-    std::fs::write(&file, "").unwrap();
+    fs::write(&file, "").unwrap();
     home.admin(&["list", "--clean"]).expect(1).says("something else than a socket is there");
     assert!(file.exists());
 }
@@ -268,12 +268,12 @@ fn all_are_asked_in_the_order_of_their_names() {
 fn of_all_those_after_one_that_fails_are_asked_only_if_that_is_wanted() {
     let home = Home::new();
     let file = home.folder().join("b.json");
-    std::fs::write(&file, "{}").unwrap();
+    fs::write(&file, "{}").unwrap();
     let config = file.to_str().unwrap();
     let a = home.start(&["echo", "--name", "a"]);
     let b = home.start(&["echo", "--name", "b", "--config", config]);
     let c = home.start(&["echo", "--name", "c"]);
-    std::fs::write(&file, "wrong").unwrap();
+    fs::write(&file, "wrong").unwrap();
     let generations = || [&a, &b, &c].map(|instance| instance.status()["generation"].as_u64().unwrap());
     home.admin(&["restart", "--all"]).expect(1).says("b: the restart failed");
     assert_eq!(generations(), [2, 1, 1]);

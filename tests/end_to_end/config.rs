@@ -91,7 +91,8 @@ fn a_folder_that_a_file_names_and_that_is_missing_is_refused_by_name() {
 fn check_says_for_which_servers_a_file_is_right() {
     let home = Home::new();
     let all = write(&home, &json!({ "grace": 5 }));
-    home.admin(&["check", &all]).expect(0).says(&format!("{all} is right for echo, command and http\n"));
+    let kinds = if cfg!(unix) { "echo, command, http and exec" } else { "echo, command and http" };
+    home.admin(&["check", &all]).expect(0).says(&format!("{all} is right for {kinds}\n"));
     let answer = home.admin(&["check", &all, "--json", "--for", "command"]).expect(0).json();
     assert_eq!(answer, json!({ "result": "right", "for": ["command"] }));
     let http = write(&home, &json!({ "dir": "." }));
@@ -112,6 +113,39 @@ fn check_says_what_a_start_would_say() {
         assert!(message.starts_with(&file), "{check}");
         let problem = message.strip_prefix(&format!("{file}: ")).unwrap();
         refused(&home, &["http", "--config", &file]).says(problem);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn check_needs_no_program_for_a_file_of_exec() {
+    let home = Home::new();
+    let settings = json!({ "listen": ["127.0.0.1:8080", "/run/app.sock"], "stop-signal": "INT", "ready": "notify" });
+    let file = write(&home, &settings);
+    for target in [&[][..], &["--for", "exec"]] {
+        let check = home.admin(&[&["check", &file][..], target].concat()).expect(0);
+        check.says(&format!("{file} is right for exec\n"));
+    }
+    for (settings, problem) in [
+        (json!({ "stop-signal": "DANCE" }), r#""stop-signal" is "DANCE": say a signal: TERM, INT, QUIT, HUP, USR1 …"#),
+        (json!({ "listen": [8000, 8000] }), r#""listen" has 127.0.0.1:8000 twice; keep one"#),
+        (json!({ "program": "true" }), r#"there is no setting "program""#),
+    ] {
+        let file = write(&home, &settings);
+        home.admin(&["check", &file, "--for", "exec"]).expect(1).says(problem);
+    }
+}
+
+#[test]
+fn of_several_problems_check_says_that_of_the_server_that_has_all_the_settings() {
+    let home = Home::new();
+    let settings = [
+        (json!({ "check-every": 0 }), r#""check-every" is 0: say more than 0"#),
+        #[cfg(unix)]
+        (json!({ "stop-signal": "DANCE" }), r#""stop-signal" is "DANCE": say a signal"#),
+    ];
+    for (settings, problem) in settings {
+        home.admin(&["check", &write(&home, &settings)]).expect(1).says(problem);
     }
 }
 

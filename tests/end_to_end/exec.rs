@@ -1,8 +1,8 @@
 //! Programs under `supervisor exec`: as they are, without a line about master control in them.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -12,10 +12,10 @@ use std::thread::{self, JoinHandle};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Client, HUGE, Home, Instance, LIMIT, Process, SUPERVISOR, eventually, free_port};
+use crate::support::{Client, HUGE, Home, Instance, Process, SUPERVISOR, eventually, free_port};
 
 /// Serves one request a connection, on the socket that it was passed. A request under way is answered before it ends.
-const SERVER: &str = r#"
+pub const SERVER: &str = r#"
 import os, select, signal, socket, sys
 assert os.environ["LISTEN_FDS"] == "1" and os.environ["LISTEN_PID"] == str(os.getpid()), dict(os.environ)
 listener = socket.socket(fileno=3)
@@ -47,7 +47,7 @@ while not ending:
 "#;
 
 /// Writes a file into the test's folder.
-fn file(home: &Home, name: &str, text: &str) -> String {
+pub fn file(home: &Home, name: &str, text: &str) -> String {
     let path = home.folder().join(name);
     fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
@@ -61,7 +61,7 @@ fn files(home: &Home) -> PathBuf {
     files
 }
 
-fn sh(script: &str) -> [&str; 3] {
+pub fn sh(script: &str) -> [&str; 3] {
     ["sh", "-c", script]
 }
 
@@ -319,7 +319,7 @@ fn a_program_that_is_killed_by_a_signal_is_128_and_its_number() {
 
 /// Neither files nor processes.
 #[track_caller]
-fn assert_leaves_nothing(home: &Home) {
+pub fn assert_leaves_nothing(home: &Home) {
     assert_nothing_runs(home);
     let left: Vec<_> = fs::read_dir(home.sockets()).into_iter().flatten().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
@@ -387,20 +387,20 @@ import time; time.sleep(600)";
 }
 
 /// Connects again and again, with one request each.
-struct Clients {
+pub struct Clients {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     thread: JoinHandle<(Vec<String>, Vec<String>)>,
 }
 
 impl Clients {
-    fn begin(address: SocketAddr, path: &'static str) -> Clients {
+    pub fn begin<S: Read + Write>(connect: impl Fn() -> io::Result<S> + Send + 'static, path: &'static str) -> Clients {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (until, count) = (stop.clone(), answered.clone());
         let thread = thread::spawn(move || {
             let (mut refused, mut lost) = (Vec::new(), Vec::new());
             while !until.load(Ordering::Relaxed) {
-                let stream = match TcpStream::connect(address) {
+                let stream = match connect() {
                     Ok(stream) => stream,
                     Err(error) => {
                         refused.push(error.to_string());
@@ -418,20 +418,24 @@ impl Clients {
         Clients { stop, answered, thread }
     }
 
-    fn go_on(&self, more: u64) {
+    pub fn go_on(&self, more: u64) {
         let next = self.answered.load(Ordering::Relaxed) + more;
         eventually("clients are answered", || self.answered.load(Ordering::Relaxed) >= next);
     }
 
     /// What was refused, and what was lost in another way.
-    fn end(self) -> (Vec<String>, Vec<String>) {
+    pub fn end(self) -> (Vec<String>, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
 }
 
-fn one_request(mut stream: TcpStream, path: &str) -> std::io::Result<String> {
-    stream.set_read_timeout(Some(LIMIT))?;
+fn by_tcp(instance: &Instance) -> impl Fn() -> io::Result<TcpStream> + Send + use<> {
+    let address = instance.address;
+    move || Client::try_connect(address).map(|client| client.0)
+}
+
+fn one_request(mut stream: impl Read + Write, path: &str) -> io::Result<String> {
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
@@ -442,7 +446,7 @@ fn one_request(mut stream: TcpStream, path: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-fn restart_five_times(instance: &Instance, clients: &Clients) {
+pub fn restart_five_times(instance: &Instance, clients: &Clients) {
     for generation in 2..7 {
         clients.go_on(20);
         let restarted = instance.admin(&["restart", "--json"]).expect(0).json();
@@ -460,7 +464,7 @@ fn restarts_keep_the_port_and_a_program_that_ends_well_loses_no_request() {
     let port = free_port().to_string();
     let options = ["--listen", &port, "--grace", HUGE, "--ready", "notify"];
     let instance = home.exec(&options, &["python3", &script]);
-    let clients = Clients::begin(instance.address, "/");
+    let clients = Clients::begin(by_tcp(&instance), "/");
     restart_five_times(&instance, &clients);
     let (refused, lost) = clients.end();
     assert!(refused.is_empty() && lost.is_empty(), "refused: {refused:?}, lost: {lost:?}\n{}", instance.err.so_far());
@@ -476,7 +480,7 @@ fn restarts_of_our_own_server_as_a_program_refuse_nobody() {
     let port = free_port().to_string();
     let program = [SUPERVISOR, "http", files.to_str().unwrap(), "--admin", "off"];
     let instance = home.exec(&["--listen", &port, "--grace", HUGE, "--ready", "notify"], &program);
-    let clients = Clients::begin(instance.address, "/small");
+    let clients = Clients::begin(by_tcp(&instance), "/small");
     restart_five_times(&instance, &clients);
     // A request that comes in the very instant of a stop may be lost; but the port is always there.
     let (refused, _) = clients.end();
@@ -589,7 +593,7 @@ fn a_new_version_that_never_gets_ready_leaves_the_old_one_serving_and_says_why()
     file(&home, "start.sh", "echo no database >&2; echo waiting for it >&2; exec sleep 600");
     file(&home, "config.json", READY_WITHIN);
     let old = pid_that_answers(&instance);
-    let clients = Clients::begin(instance.address, "/");
+    let clients = Clients::begin(by_tcp(&instance), "/");
     clients.go_on(5);
     let restart = instance.admin(&["restart"]).expect(1);
     restart.says("generation 1 goes on").says("it was not ready within 2 s");

@@ -39,4 +39,6 @@ mod pty; // A pseudo-terminal for the tests.
 #[cfg(target_os = "linux")]
 mod robustness; // Deleted sockets, broken requests, silent clients, a log that nobody reads.
 #[cfg(target_os = "linux")]
+mod sockets; // Unix sockets for programs, and several addresses.
+#[cfg(target_os = "linux")]
 mod triggers; // Every trigger with every kind of client.

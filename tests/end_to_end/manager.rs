@@ -13,10 +13,10 @@ use serde_json::Value;
 use crate::support::{ADMIN_CLI, Client, HUGE, Home, Instance, LIMIT, SUPERVISOR, eventually, free_port};
 
 /// A service manager that only listens.
-struct Manager(UnixDatagram);
+pub struct Manager(UnixDatagram);
 
 impl Manager {
-    fn new(home: &Home) -> Manager {
+    pub fn new(home: &Home) -> Manager {
         Manager::on(UnixDatagram::bind(Manager::place(home)).unwrap())
     }
 
@@ -25,19 +25,19 @@ impl Manager {
         Manager(socket)
     }
 
-    fn place(home: &Home) -> PathBuf {
+    pub fn place(home: &Home) -> PathBuf {
         home.folder().join("notify")
     }
 
     /// The next message.
-    fn hears(&self) -> String {
+    pub fn hears(&self) -> String {
         let mut message = [0; 4096];
         let length = self.0.recv(&mut message).expect("the service manager hears nothing");
         String::from_utf8(message[..length].to_vec()).unwrap()
     }
 
     /// The first message of all: it is not ready yet, and has that long.
-    fn hears_start(&self) {
+    pub fn hears_start(&self) {
         let first = self.hears();
         let limit = first.strip_prefix("STATUS=starting generation 1\nEXTEND_TIMEOUT_USEC=");
         assert!(limit.is_some_and(|limit| limit.parse::<u64>().is_ok_and(|limit| limit > 30_000_000)), "{first}");

@@ -163,7 +163,8 @@ impl Home {
         command
     }
 
-    /// Starts a supervisor of a program and waits until that is ready. Without `--listen` its address is to be filled in.
+    /// Starts a supervisor of a program and waits until that is ready. Its address is the first one of `--listen`; if
+    /// that is none, or has no port, the address is to be filled in.
     #[cfg(target_os = "linux")]
     pub fn exec(&self, options: &[&str], program: &[&str]) -> Instance {
         self.exec_by(self.exec_command(options, program))
@@ -175,9 +176,10 @@ impl Home {
         let process = self.spawn(command);
         // The program writes to the same stderr, and may say there where it listens.
         let line = process.err.wait_for(&format!(" (pid {}", process.pid));
-        let address = line.split("listening on ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("0.0.0.0:0");
+        let address = line.split("listening on ").nth(1).and_then(|rest| rest.split([' ', ',']).next());
+        let address = address.and_then(|address| address.parse().ok()).unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
         let name = self.name().to_owned();
-        Instance { address: address.parse().unwrap(), process, name, home: self.clone(), released: false }
+        Instance { address, process, name, home: self.clone(), released: false }
     }
 
     /// What runs of all that the test has started, and what that has started, whatever group, session or parent it has by

@@ -1,14 +1,19 @@
-//! When a program is ready: it says so, its port answers, or a time has passed.
+//! When a program is ready: it says so, its address answers, or a time has passed.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use interprocess::ConnectWaitMode;
+use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName};
+
+use crate::listen::Address;
 
 /// The variable that leads a program to the socket, see `sd_notify(3)`.
 pub(super) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
@@ -17,7 +22,7 @@ pub(super) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 const LONGEST_FOLDER: usize = 60;
 
 /// What shows that a program is ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ready {
     /// It runs.
     AtOnce,
@@ -26,7 +31,7 @@ pub enum Ready {
     /// It says `READY=1` on the socket that `NOTIFY_SOCKET` names.
     Notify,
     /// Something takes connections at this address.
-    Connect(SocketAddr),
+    Connect(Address),
 }
 
 /// Where a program says that it is ready. Removed when it is dropped.
@@ -103,8 +108,14 @@ fn says_ready(message: &[u8]) -> bool {
 }
 
 /// Whether something takes connections there. That is no client: it leaves at once.
-pub(super) fn answers(address: SocketAddr) -> bool {
-    TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+pub(super) fn answers(address: &Address) -> bool {
+    match address {
+        Address::Tcp(address) => TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok(),
+        // Does not wait: one whose queue is full takes connections, too.
+        Address::Unix(path) => path.as_path().to_fs_name::<GenericFilePath>().is_ok_and(|name| {
+            ConnectOptions::new().name(name).wait_mode(ConnectWaitMode::Deferred).connect_sync().is_ok()
+        }),
+    }
 }
 
 fn random() -> u64 {
@@ -124,6 +135,23 @@ mod tests {
         for message in [&b""[..], b"READY=0", b"STATUS=READY=1", b"READY=1x", b"\xff\n"] {
             assert!(!says_ready(message), "{message:?}");
         }
+    }
+
+    #[test]
+    fn a_unix_socket_answers_as_soon_as_it_listens_even_if_its_queue_is_full() {
+        use nix::sys::socket::{Backlog, listen};
+        use std::os::unix::net::{UnixListener, UnixStream};
+
+        let path = std::env::temp_dir().join(format!("mastercontrol-ready-{:016x}", random()));
+        let address = Address::Unix(path.clone());
+        assert!(!answers(&address));
+        let listener = UnixListener::bind(&path).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let _in_the_queue = UnixStream::connect(&path).unwrap();
+        assert!(answers(&address));
+        drop(listener);
+        assert!(!answers(&address));
+        fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -9,12 +9,12 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Arg, Command, ValueHint};
+use clap::{Arg, ArgAction, Command, ValueHint};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
 
-use super::ConfigError;
+use super::{ConfigError, not_in_a_file};
 use crate::text::{Reason, listed};
 
 /// The longest file that is read, in bytes.
@@ -45,6 +45,13 @@ impl ConfigFile {
             .and_then(|bytes| understand(&bytes))
             .and_then(|settings| translate(&settings, folder, cli, kind, has_dir));
         arguments.map_err(|problem| ConfigError(format!("{}: {problem}", self.named)))
+    }
+
+    /// Whether all its settings are those of this kind of server, whatever their values are.
+    pub(super) fn has_settings_of(&self, cli: &Command, kind: &str) -> bool {
+        let settings = read(&self.path).and_then(|bytes| understand(&bytes)).unwrap_or_default();
+        let server = cli.find_subcommand(kind);
+        settings.iter().all(|(name, _)| server.is_some_and(|server| definition(server, name).is_some()))
     }
 }
 
@@ -162,19 +169,16 @@ pub(super) fn translate(
     let server = cli.find_subcommand(kind).ok_or_else(|| format!("there is no server {kind}"))?;
     let mut arguments = Vec::new();
     for (name, value) in settings {
-        let definition = definitions(server).find(|definition| setting(definition) == name);
-        let definition = definition.ok_or_else(|| unknown(name, cli, server))?;
-        let Some(argument) = argument(definition, value, folder)? else { continue };
-        let mut alone = vec![cli.get_name().into(), kind.into(), argument.clone()];
-        if server.get_arguments().any(Arg::is_last_set) {
-            // The program of exec is on the command line.
-            alone.extend(["--".into(), "program".into()]);
-        }
-        if let Err(error) = cli.clone().try_get_matches_from(alone) {
-            return Err(format!("{} is {}: {}", quoted(name), describe(value), advice(&error)));
-        }
-        if !(definition.is_positional() && has_dir) {
-            arguments.push(argument);
+        let definition = definition(server, name).ok_or_else(|| unknown(name, cli, server))?;
+        for value in values(definition, value) {
+            let Some(argument) = argument(definition, value, folder)? else { continue };
+            let alone = [cli.get_name().into(), kind.into(), argument.clone()].into_iter().chain(not_in_a_file(server));
+            if let Err(error) = cli.clone().try_get_matches_from(alone) {
+                return Err(format!("{} is {}: {}", quoted(name), describe(value), advice(&error)));
+            }
+            if !(definition.is_positional() && has_dir) {
+                arguments.push(argument);
+            }
         }
     }
     Ok(arguments)
@@ -185,9 +189,27 @@ fn definitions(server: &Command) -> impl Iterator<Item = &Arg> {
     server.get_arguments().filter(|definition| definition.get_id() != "config" && !definition.is_last_set())
 }
 
+/// The one that has this name in a file.
+fn definition<'a>(server: &'a Command, name: &str) -> Option<&'a Arg> {
+    definitions(server).find(|definition| setting(definition) == name)
+}
+
 /// What a setting is called in a file.
 fn setting(definition: &Arg) -> &str {
     definition.get_long().unwrap_or(definition.get_id().as_str())
+}
+
+/// Whether this may be given more than once.
+fn takes_several(definition: &Arg) -> bool {
+    matches!(definition.get_action(), ArgAction::Append)
+}
+
+/// The values of a setting. Several are a list.
+fn values<'a>(definition: &Arg, value: &'a Value) -> &'a [Value] {
+    match value {
+        Value::Array(values) if takes_several(definition) => values,
+        one => std::slice::from_ref(one),
+    }
 }
 
 /// One setting as an argument. None: a flag that is not given.
@@ -203,6 +225,7 @@ fn argument(definition: &Arg, value: &Value, folder: &Path) -> Result<Option<OsS
     let text = match value {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
+        _ if takes_several(definition) => return wrong("a number, a text or a list of these"),
         _ => return wrong("a number or a text"),
     };
     // A path is meant from where the file is, and so it never begins with a hyphen. An empty one stays wrong.
@@ -218,11 +241,10 @@ fn argument(definition: &Arg, value: &Value, folder: &Path) -> Result<Option<OsS
 
 /// What there is to say about a setting that this server does not have.
 fn unknown(name: &str, cli: &Command, server: &Command) -> String {
-    let is_known = |server: &Command| definitions(server).any(|definition| setting(definition) == name);
     if name == "config" {
         return r#""config" cannot be said in a file, only on the command line"#.into();
     }
-    if let Some(other) = cli.get_subcommands().find(|server| is_known(server)) {
+    if let Some(other) = cli.get_subcommands().find(|server| definition(server, name).is_some()) {
         return format!("{} is a setting of {}, not of {}", quoted(name), other.get_name(), server.get_name());
     }
     // Clap knows what is written nearly like it.

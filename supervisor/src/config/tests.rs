@@ -70,8 +70,7 @@ fn names() -> Vec<String> {
 fn the_definition_is_one_that_clap_takes() {
     Cli::command().debug_assert();
     let names: Vec<_> = Cli::command().get_subcommands().map(|kind| kind.get_name().to_owned()).collect();
-    let others: &[&str] = if cfg!(unix) { &["exec"] } else { &[] };
-    assert_eq!(names, [&KINDS[..], others].concat());
+    assert_eq!(names, KINDS);
 }
 
 #[test]
@@ -252,6 +251,45 @@ fn a_value_of_the_wrong_type_is_shown_with_the_right_one() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn what_may_be_given_more_than_once_may_be_a_list() {
+    let folder = Folder::new("lists");
+    for (listen, expected) in [
+        (r#"[8000, "/run//app.sock"]"#, "127.0.0.1:8000 and /run/app.sock"),
+        (r#"["/run/app.sock"]"#, "/run/app.sock"),
+        (r#""/run/app.sock""#, "/run/app.sock"),
+        ("[]", ""),
+    ] {
+        fs::write(folder.file(), format!(r#"{{"listen": {listen}}}"#)).unwrap();
+        match check(&folder.file(), "exec").unwrap().server {
+            ServerKind::Exec { listen, .. } => assert_eq!(in_words(&listen), expected),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_wrong_in_a_list_is_shown_alone() {
+    let addresses =
+        "say a port (8000), an address and a port (0.0.0.0:8000) or the path of a Unix socket (/run/app.sock)";
+    let several = "say a number, a text or a list of these";
+    let folder = Folder::new("in-a-list");
+    for (listen, problem) in [
+        (r#"[8000, "nowhere"]"#, format!(r#""listen" is "nowhere": {addresses}"#)),
+        (r#"[8000, true]"#, format!(r#""listen" is true; {several}"#)),
+        (r#"[8000, [8001]]"#, format!(r#""listen" is a list; {several}"#)),
+        (r#"{"port": 8000}"#, format!(r#""listen" is an object; {several}"#)),
+        (r#"[8000, "127.0.0.1:8000"]"#, r#""listen" has 127.0.0.1:8000 twice; keep one"#.into()),
+        (r#"["/run/a", "/run/./a"]"#, r#""listen" has /run/a twice; keep one"#.into()),
+    ] {
+        fs::write(folder.file(), format!(r#"{{"listen": {listen}}}"#)).unwrap();
+        let message = check(&folder.file(), "exec").unwrap_err().to_string();
+        assert!(message.ends_with(&problem), "{message}");
+    }
+}
+
 #[test]
 fn a_setting_that_is_there_twice_is_refused() {
     says("echo", r#"{"grace": 5, "name": "x", "grace": 5}"#, r#"web.json: "grace" is there twice; keep one"#);
@@ -356,7 +394,8 @@ fn a_restart_changes_everything_but_what_the_process_was_started_with() {
 fn understand(text: &[u8], kind: &'static str) -> Result<Config, String> {
     let settings = file::understand(text)?;
     let arguments = file::translate(&settings, Path::new("/folder"), &Cli::command(), kind, false)?;
-    let line: Vec<OsString> = ["supervisor".into(), kind.into()].into_iter().chain(arguments).collect();
+    let rest = not_in_a_file(Cli::command().find_subcommand(kind).unwrap());
+    let line: Vec<OsString> = ["supervisor".into(), kind.into()].into_iter().chain(arguments).chain(rest).collect();
     // Each argument was valid, so all are together.
     Ok(Config::parse(line).unwrap())
 }
@@ -378,7 +417,7 @@ fn settings() -> impl Strategy<Value = Vec<(String, Value)>> {
 }
 
 fn is_understood_or_refused_with_a_message(text: &[u8]) -> Result<(), TestCaseError> {
-    for kind in KINDS {
+    for &kind in KINDS {
         if let Err(message) = understand(text, kind) {
             prop_assert!(!message.is_empty() && !message.contains('\n') && !message.contains("Usage"), "{}", message);
         }

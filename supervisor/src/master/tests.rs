@@ -306,7 +306,7 @@ impl Drive {
         let identity = Identity {
             name: "test".into(),
             kind: "test".into(),
-            address: Some(([127, 0, 0, 1], 1).into()),
+            addresses: vec![Address::Tcp(([127, 0, 0, 1], 1).into())],
             program: None,
             log: Log::silent(),
             started: now,

@@ -13,9 +13,9 @@ impl Master {
     }
 
     fn view(&self, state: &State) -> View {
-        let address = match (self.identity.address, &self.identity.program) {
-            (Some(address), _) => address.to_string(),
-            (None, program) => program.clone().unwrap_or_default(),
+        let address = match &self.identity.addresses[..] {
+            [] => self.identity.program.clone().unwrap_or_default(),
+            addresses => listen::in_words(addresses),
         };
         let serving = |running: &Running| format!("serving on {address}, generation {}", running.generation);
         // What is done about a crash is no restart that anybody waits for.

@@ -1,0 +1,254 @@
+//! Sockets that listen, for programs. One with a path has a lock beside it.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::AT_FDCWD;
+use nix::sys::socket::{Backlog, listen};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+
+use super::{Address, bind_tcp};
+use crate::instance::{Claim, ClaimError};
+use crate::text::Reason;
+
+/// Everybody may connect, as to a port. Who shall not is kept out by the folder.
+const MODE: Mode = Mode::from_bits_truncate(0o666);
+
+/// A socket that is bound and listens.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    /// Its address, with the port that it got.
+    pub(crate) address: Address,
+    pub(crate) socket: OwnedFd,
+    /// None: it has no path.
+    pub(crate) file: Option<SocketFile>,
+}
+
+impl Bound {
+    /// # Errors
+    /// What the system says. [`ErrorKind::AddrInUse`]: somebody listens there.
+    pub(crate) fn new(address: &Address) -> io::Result<Bound> {
+        match address {
+            Address::Tcp(address) => {
+                let listener = bind_tcp(*address)?;
+                let address = Address::Tcp(listener.local_addr()?);
+                Ok(Bound { address, socket: listener.into(), file: None })
+            }
+            Address::Unix(path) => {
+                let (listener, file) = bind_unix(path)?;
+                Ok(Bound { address: address.clone(), socket: listener.into(), file: Some(file) })
+            }
+        }
+    }
+
+    /// What a program calls it by, in `LISTEN_FDNAMES`: its port or its path, where what no name may have is replaced.
+    pub(crate) fn name(&self) -> String {
+        match &self.address {
+            Address::Tcp(address) => address.port().to_string(),
+            Address::Unix(path) => {
+                let allowed = |letter: char| matches!(letter, ' '..='~') && letter != ':';
+                path.to_string_lossy().replace(|letter| !allowed(letter), "_")
+            }
+        }
+    }
+}
+
+/// As many places as Linux gives (net.core.somaxconn); elsewhere the system takes what it can.
+pub(super) fn make_room(listener: &impl AsFd) -> io::Result<()> {
+    Ok(listen(listener, Backlog::new(4096)?)?)
+}
+
+/// The file of a listening Unix socket. It is removed when this is dropped, and only then another supervisor may make
+/// one there.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+    _claim: Claim,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // What somebody else has put there meanwhile is not ours.
+        if self.identity.is_some() && identity_of(&self.path) == self.identity {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity_of(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let claim = claim(path)?;
+    remove_leftover(path)?;
+    let listener = UnixListener::bind(path)?;
+    // From here on it is removed if something fails.
+    let file = SocketFile { path: path.to_owned(), identity: identity_of(path), _claim: claim };
+    make_room(&listener)?;
+    // Never through a link: somebody may have put one there.
+    fchmodat(AT_FDCWD, path, MODE, FchmodatFlags::NoFollowSymlink)?;
+    Ok((listener, file))
+}
+
+/// Between two supervisors this decides whose the path is: to look whether anybody listens there, and then to remove
+/// what is left, would be two steps. (Other servers have locks with other names.)
+fn claim(path: &Path) -> io::Result<Claim> {
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".mastercontrol.lock");
+    Claim::of_file(lock.into()).map_err(|error| match error {
+        ClaimError::Taken => ErrorKind::AddrInUse.into(),
+        ClaimError::Unusable { path, source } => {
+            io::Error::new(source.kind(), format!("{}: {}", path.display(), Reason(&source)))
+        }
+    })
+}
+
+/// Removes a socket on which nobody listens any more.
+fn remove_leftover(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => return Err(ErrorKind::AlreadyExists.into()),
+        Ok(_) => {}
+    }
+    // A socket of another type cannot connect to one that listens, so that server notices nothing, and a full queue
+    // makes nobody wait. The answer differs all the same.
+    match UnixDatagram::unbound()?.connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error),
+        Ok(()) | Err(_) => Err(ErrorKind::AddrInUse.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+
+    /// A folder of a test's own, which is empty at its end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Folder {
+            let folder = std::env::temp_dir().join(format!("mastercontrol-listen-{}-{test}", std::process::id()));
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir(&folder).unwrap();
+            Folder(folder)
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.join("app.sock")
+        }
+
+        fn bind(&self) -> io::Result<Bound> {
+            Bound::new(&Address::Unix(self.path()))
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let empty = fs::remove_dir(&self.0).is_ok();
+            assert!(empty || std::thread::panicking(), "something is left in {}", self.0.display());
+        }
+    }
+
+    #[test]
+    fn a_path_is_bound_once_and_gone_afterwards() {
+        let folder = Folder::new("once");
+        let bound = folder.bind().unwrap();
+        UnixStream::connect(folder.path()).unwrap();
+        assert_eq!(folder.bind().unwrap_err().kind(), ErrorKind::AddrInUse);
+        UnixStream::connect(folder.path()).unwrap();
+        drop(bound);
+        drop(folder.bind().unwrap());
+    }
+
+    #[test]
+    fn everybody_may_connect() {
+        let folder = Folder::new("mode");
+        let _bound = folder.bind().unwrap();
+        assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o7777, 0o666);
+    }
+
+    #[test]
+    fn a_leftover_is_replaced() {
+        let folder = Folder::new("leftover");
+        drop(UnixListener::bind(folder.path()).unwrap());
+        assert!(folder.path().exists());
+        let _bound = folder.bind().unwrap();
+        UnixStream::connect(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn who_listens_there_without_our_lock_is_left_alone_and_notices_nothing() {
+        let folder = Folder::new("foreign");
+        let foreign = UnixListener::bind(folder.path()).unwrap();
+        foreign.set_nonblocking(true).unwrap();
+        assert_eq!(folder.bind().unwrap_err().kind(), ErrorKind::AddrInUse);
+        assert_eq!(foreign.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+        UnixStream::connect(folder.path()).unwrap();
+        fs::remove_file(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let folder = Folder::new("other");
+        let elsewhere = folder.0.join("elsewhere.sock");
+        drop(UnixListener::bind(&elsewhere).unwrap());
+        for make in [
+            |path: &Path, _: &Path| fs::write(path, "precious").unwrap(),
+            |path: &Path, elsewhere: &Path| std::os::unix::fs::symlink(elsewhere, path).unwrap(),
+        ] {
+            make(&folder.path(), &elsewhere);
+            assert_eq!(folder.bind().unwrap_err().kind(), ErrorKind::AlreadyExists);
+            fs::remove_file(folder.path()).unwrap();
+        }
+        fs::remove_file(elsewhere).unwrap();
+    }
+
+    #[test]
+    fn what_somebody_else_has_put_in_its_place_is_left_there() {
+        let folder = Folder::new("replaced");
+        let bound = folder.bind().unwrap();
+        // At the same time as ours, so that it cannot have its number.
+        let other = folder.0.join("other.sock");
+        let _other = UnixListener::bind(&other).unwrap();
+        fs::rename(other, folder.path()).unwrap();
+        drop(bound);
+        UnixStream::connect(folder.path()).unwrap();
+        fs::remove_file(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn of_several_that_find_a_leftover_at_the_same_time_one_gets_the_path() {
+        let folder = Folder::new("several");
+        for _ in 0..20 {
+            drop(UnixListener::bind(folder.path()).unwrap());
+            let all: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| folder.bind())).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(all.iter().filter(|bound| bound.is_ok()).count(), 1, "{all:?}");
+            UnixStream::connect(folder.path()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_name_has_nothing_that_no_name_may_have() {
+        let folder = Folder::new("name");
+        let path = folder.0.join("a:b é\n.sock");
+        let bound = Bound::new(&Address::Unix(path)).unwrap();
+        assert!(bound.name().ends_with("/a_b __.sock"), "{}", bound.name());
+        let bound = Bound::new(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
+        assert_eq!(bound.name(), bound.address.tcp().unwrap().port().to_string());
+    }
+}
