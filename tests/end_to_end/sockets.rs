@@ -130,7 +130,6 @@ import time; time.sleep(600)";
     home.admin(&["list"]).expect(0).says(&words);
     for address in [&one, &two] {
         let found = home.admin(&["--port", &port(address), "status", "--json"]).expect(0).json();
-        manager.hears_start();
     assert_eq!(found["pid"], instance.pid, "{found}");
     }
     home.admin(&["--port", &free_port().to_string(), "ping"]).expect(3);
@@ -148,6 +147,7 @@ fn the_service_manager_and_a_log_for_programs_hear_of_all_addresses() {
     command.env("NOTIFY_SOCKET", Manager::place(&home));
     let process = home.spawn(command);
     let said = format!("READY=1\nSTATUS=serving on {address} and {}, generation 1", path.display());
+    manager.hears_start();
     assert_eq!(manager.hears(), said);
     let line: Value = serde_json::from_str(&process.err.wait_for("listening on ")).unwrap();
     assert_eq!((&line["address"], &line["addresses"]), (&json!(address), &json!([address, path])), "{line}");
