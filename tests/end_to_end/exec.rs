@@ -474,22 +474,6 @@ fn restarts_keep_the_port_and_a_program_that_ends_well_loses_no_request() {
 }
 
 #[test]
-fn restarts_of_our_own_server_as_a_program_refuse_nobody() {
-    let home = Home::new();
-    let files = files(&home);
-    let port = free_port().to_string();
-    let program = [SUPERVISOR, "http", files.to_str().unwrap(), "--admin", "off"];
-    let instance = home.exec(&["--listen", &port, "--grace", HUGE, "--ready", "notify"], &program);
-    let clients = Clients::begin(by_tcp(&instance), "/small");
-    restart_five_times(&instance, &clients);
-    // A request that comes in the very instant of a stop may be lost; but the port is always there.
-    let (refused, _) = clients.end();
-    assert!(refused.is_empty(), "{refused:?}\n{}", instance.err.so_far());
-    instance.admin(&["stop"]).expect(0);
-    assert_ends_well(&home, &instance);
-}
-
-#[test]
 fn with_ready_notify_the_supervisor_is_ready_when_the_program_says_so() {
     let home = Home::new();
     let go = home.folder().join("go");

@@ -11,7 +11,7 @@ mod reconfigure; // What restarts take from a configuration that has changed, an
 mod recover; // A server that crashes is started again, until that is too often.
 mod restart; // What a restart is for clients and for admin-cli.
 mod steer; // What an operator sees of a drain, and can change in it.
-mod under_load; // Restarts while clients come and go all the time: none of them loses anything.
+mod under_load; // Restarts and stops while clients come and go: none of them loses anything.
 
 #[cfg(unix)]
 mod admin; // admin-cli: exit codes, JSON, targets, several stops at the same time.

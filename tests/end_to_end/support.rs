@@ -628,6 +628,12 @@ impl Client {
     #[track_caller]
     pub fn get(&mut self, path: &str) -> Answer {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        self.answer()
+    }
+
+    /// Reads an answer of an HTTP server.
+    #[track_caller]
+    pub fn answer(&mut self) -> Answer {
         let (mut answer, length) = self.header();
         answer.body = vec![0; length];
         self.0.read_exact(&mut answer.body).unwrap();

@@ -1,33 +1,51 @@
-//! Restarts while clients come and go all the time. None of them loses anything.
+//! Restarts and stops while clients come and go. None of them loses anything.
 
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+#[cfg(unix)]
+use std::time::{Duration, Instant};
 
 use load::{Load, Mode, Report};
+use serde_json::Value;
+#[cfg(unix)]
+use supervisor::worker::FIRST_MESSAGE_WAIT;
 
 use crate::support::{Client, HUGE, Home, Instance, LIMIT, eventually};
+#[cfg(target_os = "linux")]
+use crate::support::{SUPERVISOR, free_port};
 
 /// How many requests are answered between two restarts. Wine is slow.
 const BETWEEN: u64 = if cfg!(windows) { 200 } else { 2500 };
+
+/// How long a client that has connected takes until it sends its request: much less than a server waits for that.
+#[cfg(unix)]
+const HESITATION: Duration = Duration::from_millis(50);
 
 /// More of them, for a longer look than the suite has time for.
 fn restarts(usually: u64) -> u64 {
     std::env::var("RESTARTS").map_or(usually, |restarts| restarts.parse().unwrap())
 }
 
-/// Restarts the server again and again while it answers requests, and returns what became of them.
-fn restart_under_load(mode: Mode) -> Report {
-    let home = Home::new();
+/// A server for the file `1k`.
+fn http(home: &Home) -> Vec<String> {
     let files = home.folder().join("files");
     fs::create_dir(&files).unwrap();
-    let body = "x".repeat(1024);
-    fs::write(files.join("1k"), &body).unwrap();
-    let instance = home.start(&["http", files.to_str().unwrap(), "--grace", HUGE]);
+    fs::write(files.join("1k"), one_k()).unwrap();
+    vec!["http".into(), files.to_str().unwrap().into()]
+}
+
+fn one_k() -> String {
+    "x".repeat(1024)
+}
+
+/// Restarts the server again and again while it answers requests, none of which is lost. Returns what became of them,
+/// and what each restart said.
+fn restart_under_load(instance: &Instance, mode: Mode) -> (Report, Vec<Value>) {
     let restarts = restarts(8);
-    let load = Load::new(instance.address, "/1k", body, mode).begin();
+    let load = Load::new(instance.address, "/1k", one_k(), mode).begin();
     let mut answered = 0;
     let mut goes_on = || {
         let next = answered + BETWEEN;
@@ -36,31 +54,61 @@ fn restart_under_load(mode: Mode) -> Report {
             answered >= next || load.lost() > 0
         });
     };
+    let mut said = Vec::new();
     for generation in (2..).take(restarts.try_into().unwrap()) {
         goes_on();
         let restarted = instance.admin(&["restart", "--json"]).expect(0).json();
         assert_eq!(restarted["generation"], generation, "{restarted}");
         assert_eq!(restarted["report"]["forced"], 0, "{restarted}");
+        said.push(restarted);
     }
     goes_on();
     let report = load.end();
     assert_eq!(report.lost(), 0, "{report}\n{}", instance.err.so_far());
     let status = instance.status();
     assert_eq!((&status["generation"], &status["state"]), (&(restarts + 1).into(), &"serving".into()));
-    assert_eq!(status["connections"]["total"], report.connections, "{report}");
+    (report, said)
+}
+
+/// The same for a server that is a thread of the supervisor, which counts its connections.
+fn restart_thread_under_load(mode: Mode) -> Report {
+    let home = Home::new();
+    let server = http(&home);
+    let instance = home.start(&[&server[0], &server[1], "--grace", HUGE]);
+    let (report, _) = restart_under_load(&instance, mode);
+    assert_eq!(instance.status()["connections"]["total"], report.connections, "{report}");
     report
 }
 
 #[test]
 fn restarts_under_load_lose_no_request_of_one_request_connections() {
-    restart_under_load(Mode::OnePerConnection);
+    restart_thread_under_load(Mode::OnePerConnection);
 }
 
 #[test]
 fn restarts_under_load_lose_no_request_of_kept_alive_connections() {
-    let report = restart_under_load(Mode::KeptAlive);
+    let report = restart_thread_under_load(Mode::KeptAlive);
     // Each connection got to know of its end by an answer: none was closed behind its client's back.
     assert!(report.told >= restarts(8) && report.found_closed == 0, "{report}");
+}
+
+/// The old program is stopped, and there are always connections whose requests are on their way.
+#[cfg(target_os = "linux")]
+#[test]
+fn restarts_of_our_own_server_as_a_program_lose_no_request_of_one_request_connections() {
+    let home = Home::new();
+    let server = http(&home);
+    let port = free_port().to_string();
+    let program = [SUPERVISOR, &server[0], &server[1], "--admin", "off", "--grace", HUGE];
+    let instance = home.exec(&["--listen", &port, "--grace", HUGE, "--ready", "notify"], &program);
+    let hesitating = Load::new(instance.address, "/1k", one_k(), Mode::OnePerConnection).hesitation(HESITATION).begin();
+    let (_, said) = restart_under_load(&instance, Mode::OnePerConnection);
+    let report = hesitating.end();
+    assert_eq!(report.lost(), 0, "{report}\n{}", instance.err.so_far());
+    // It closed nobody by force.
+    assert!(said.iter().all(|said| said["report"]["program"] == "it exited with code 0"), "{said:?}");
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
 }
 
 /// Sends one message to an echo server. Whoever gets through is answered: with the message, or with the notice.
@@ -173,4 +221,39 @@ fn many_restarts_leave_threads_descriptors_and_memory_as_they_were() {
     let memory = memory(instance.pid);
     assert!(memory < memory_before + 8 * 1024, "{memory_before} kB have become {memory} kB");
     assert_eq!(instance.status()["generation"], restarts + 2);
+}
+
+/// Stops a supervisor when clients have connected, and have not sent their requests. All are answered if these come as
+/// early as they are to. Returns whether they do, which may be too much for a busy machine.
+#[cfg(unix)]
+fn stop_while_clients_hesitate() -> bool {
+    let home = Home::new();
+    let server = http(&home);
+    let instance = home.start(&[&server[0], &server[1], "--grace", HUGE]);
+    let mut answered = instance.client();
+    answered.get("/1k");
+    let before = Instant::now();
+    let mut clients: Vec<_> = (0..20).map(|_| instance.client()).collect();
+    let stop = instance.admin_begins(&["stop"]);
+    // It is closed as soon as the stop has begun. (Not so on Windows, where it takes a moment to find that out.)
+    assert_eq!(answered.rest(), "");
+    thread::sleep(HESITATION.saturating_sub(before.elapsed()));
+    let request = b"GET /1k HTTP/1.1\r\nHost: x\r\n\r\n";
+    let sent: Vec<_> = clients.iter_mut().map(|client| client.0.write_all(request)).collect();
+    let in_time = before.elapsed() < FIRST_MESSAGE_WAIT;
+    if in_time {
+        assert!(sent.iter().all(Result::is_ok), "{sent:?}");
+        let answers: Vec<_> = clients.iter_mut().map(Client::answer).collect();
+        assert!(answers.iter().all(|answer| answer.status == 200 && answer.body == one_k().as_bytes()), "{answers:?}");
+    }
+    drop(clients);
+    stop.end().expect(0);
+    assert_eq!(instance.wait(), 0);
+    in_time
+}
+
+#[cfg(unix)]
+#[test]
+fn who_has_connected_a_moment_before_a_stop_is_answered_though_the_request_comes_later() {
+    eventually("requests are in time", stop_while_clients_hesitate);
 }

@@ -42,6 +42,7 @@ pub struct Load {
     body: Vec<u8>,
     connections: usize,
     patience: Duration,
+    hesitation: Duration,
 }
 
 impl Load {
@@ -49,7 +50,8 @@ impl Load {
     pub fn new(address: SocketAddr, path: &str, body: impl Into<Vec<u8>>, mode: Mode) -> Load {
         let close = if mode == Mode::OnePerConnection { "Connection: close\r\n" } else { "" };
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{close}\r\n").into_bytes();
-        Load { address, mode, request, body: body.into(), connections: 16, patience: PATIENCE }
+        let (body, hesitation) = (body.into(), Duration::ZERO);
+        Load { address, mode, request, body, connections: 16, patience: PATIENCE, hesitation }
     }
 
     /// How many connections there are at the same time, 16 by default.
@@ -61,6 +63,12 @@ impl Load {
     /// How long an answer may take until its request counts as lost, half a minute by default.
     pub fn patience(mut self, patience: Duration) -> Load {
         self.patience = patience;
+        self
+    }
+
+    /// How long a connection that was made waits before its first request, not at all by default.
+    pub fn hesitation(mut self, hesitation: Duration) -> Load {
+        self.hesitation = hesitation;
         self
     }
 
@@ -334,6 +342,9 @@ impl Client {
                 return Ok(error.into());
             }
             self.stream = Some(stream);
+            if !self.shared.load.hesitation.is_zero() {
+                thread::sleep(self.shared.load.hesitation);
+            }
         }
         Ok(self.ask().unwrap_or_else(|fate| fate))
     }

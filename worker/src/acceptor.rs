@@ -163,7 +163,7 @@ impl Acceptor {
     /// There is no thread left and the server is quitting: the client hears it from this one.
     fn tell_without_thread(&self, entry: Arc<Entry>) {
         let shared = &self.shared;
-        entry.turn.rest(&shared.leave);
+        entry.turn.rest(|| shared.leave.is_set());
         if let Some(notice) = shared.notice.as_deref()
             && socket::send_at_once(&entry.stream, notice).is_ok_and(|written| written == notice.len())
         {

@@ -104,7 +104,7 @@ impl Connection {
     }
 
     fn wait_for_message(&mut self) -> bool {
-        if self.last || self.entry.turn.rest(&self.shared.leave) == Phase::Leaving {
+        if self.last || self.entry.turn.rest(|| self.has_to_leave()) == Phase::Leaving {
             return self.serve_what_has_arrived();
         }
         let received = self.receive(self.idle_timeout, Wait::ForMessage);
@@ -125,6 +125,12 @@ impl Connection {
                 false
             }
         }
+    }
+
+    /// Whether it leaves at this boundary.
+    fn has_to_leave(&self) -> bool {
+        let awaited = || drain::awaited_until(&self.entry, self.shared.notice.as_deref());
+        self.shared.leave.is_set() && awaited().is_none_or(|until| until <= Instant::now())
     }
 
     /// The server is quitting. A protocol that has a notice tells its client now. One that has none still answers a

@@ -15,6 +15,14 @@ use crate::socket;
 /// reported as stuck and left behind.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long a stop waits for the first message of a client that has connected just before, counted from when its
+/// connection was accepted: that message is most likely on its way. Only where there is no
+/// [notice](crate::Handler::notice), and never beyond the stop's deadline.
+///
+/// It is long enough for a packet that was lost, if the client is near: systems send it again after a fifth of a
+/// second. It is short enough for a stop that waits in vain, since some clients connect and then are silent.
+pub const FIRST_MESSAGE_WAIT: Duration = Duration::from_millis(250);
+
 /// What became of the connections when a server stopped.
 ///
 /// Each connection that was open when the stop began, or was accepted from the queue after it, is counted once as
@@ -40,14 +48,14 @@ pub struct DrainReport {
 ///
 /// A deadline has been set, and no new connection comes.
 pub(crate) fn drain(registry: &Arc<Registry>, leave: &Flag, notice: Option<&[u8]>) -> DrainReport {
-    let mut all_told = false;
+    // When idle clients are told next, if they have to leave. None: all have been.
+    let mut next = Some(Instant::now());
     let mut forced = Vec::new();
     let mut live = registry.lock();
     let now = loop {
-        if leave.is_set() && !all_told {
+        if leave.is_set() && next.is_some_and(|next| next <= Instant::now()) {
             drop(live);
-            tell_idle(registry, notice);
-            all_told = true;
+            next = tell_idle(registry, notice);
             live = registry.lock();
         }
         let now = Instant::now();
@@ -55,7 +63,8 @@ pub(crate) fn drain(registry: &Arc<Registry>, leave: &Flag, notice: Option<&[u8]
         if live.connections.is_empty() || deadline <= now {
             break now;
         }
-        live = registry.wait(live, For::TheLast, deadline - now);
+        let until = next.filter(|_| leave.is_set()).map_or(deadline, |next| next.min(deadline));
+        live = registry.wait(live, For::TheLast, until.saturating_duration_since(now));
     };
     // Those that were allowed to stay idle until now are not forced, but closed; a message that has arrived in this very
     // moment is still answered, if that does not take long.
@@ -96,11 +105,26 @@ fn wait_until_empty<'a>(registry: &Registry, mut live: MutexGuard<'a, Live>, end
     live
 }
 
-/// Tells every idle client. The busy ones find at their next message boundary that they have to leave.
-pub(crate) fn tell_idle(registry: &Arc<Registry>, notice: Option<&[u8]>) {
+/// Tells every idle client, except for those whose first message is awaited. The busy ones find at their next message
+/// boundary that they have to leave. Returns when no first message is awaited any more: the time to come again. None:
+/// nobody was left out.
+pub(crate) fn tell_idle(registry: &Arc<Registry>, notice: Option<&[u8]>) -> Option<Instant> {
+    let now = Instant::now();
+    let mut again = None;
     for entry in registry.entries() {
-        entry.turn.claim(|| tell(registry, &entry, notice));
+        match awaited_until(&entry, notice) {
+            Some(until) if now < until => again = again.max(Some(until)),
+            Some(_) | None => drop(entry.turn.claim(|| tell(registry, &entry, notice))),
+        }
     }
+    again
+}
+
+/// Until when a stop waits for the first message of this client. None: the client has sent something already, or gets a
+/// notice, by which it hears at once that it has to come back, whatever it was about to send.
+pub(crate) fn awaited_until(entry: &Entry, notice: Option<&[u8]>) -> Option<Instant> {
+    let is_silent = entry.received.load(Ordering::Relaxed) == 0;
+    (notice.is_none() && is_silent).then(|| entry.since + FIRST_MESSAGE_WAIT)
 }
 
 /// Tells an idle client from the draining thread, which must not wait for a client that does not read.

@@ -51,6 +51,9 @@
 //! connection is half-closed, and what the client still sends is read and thrown away until the client closes: to close
 //! a socket with unread input would reset it, and a reset can destroy the notice before the client has read it.
 //!
+//! A protocol without a notice (HTTP) owes an idle client nothing, so its connection is closed, unless it was accepted
+//! just before: then its first message is most likely on its way, and is awaited for [`FIRST_MESSAGE_WAIT`].
+//!
 //! A reader that waits for its client is never interrupted while the client may still leave by itself. So nothing
 //! has to wake a blocked `read`, which is what Windows cannot do.
 
@@ -68,7 +71,7 @@ mod threads;
 mod turn;
 
 pub use connection::Connection;
-pub use drain::DrainReport;
+pub use drain::{DrainReport, FIRST_MESSAGE_WAIT};
 pub use registry::{Activity, ConnectionInfo, Counts, Ids, Outcome};
 pub use server::{
     Event, Failure, Handle, Handler, MAX_CONNECTIONS, Server, ServerError, Stopper, deadline_after, panic_message,

@@ -76,7 +76,7 @@ pub(crate) struct Entry {
     pub(crate) forced: AtomicBool,
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
-    since: Instant,
+    pub(crate) since: Instant,
 }
 
 impl Entry {

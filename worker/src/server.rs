@@ -35,8 +35,9 @@ pub trait Handler: Send + Sync + 'static {
     fn serve(&self, client: &mut Connection) -> io::Result<()>;
 
     /// What a client is told when the server goes away. It then has until the end of the grace period to leave by
-    /// itself. With None, for a protocol without a farewell, idle connections are simply closed. Asked for once, by
-    /// [`Server::new`].
+    /// itself. With None, for a protocol without a farewell, idle connections are simply closed. (One that was accepted
+    /// just before, and has sent nothing yet, has [a moment](crate::FIRST_MESSAGE_WAIT) for its first message.) Asked
+    /// for once, by [`Server::new`].
     fn notice(&self) -> Option<&[u8]> {
         None
     }
@@ -347,7 +348,7 @@ impl Stopper {
     /// Clients are told as in any stop, except for those of a handler without a notice: their next message is still
     /// answered, and a connection that stays quiet is closed at the end of the grace period.
     ///
-    /// [`Stopper::stop`] afterwards lets these go at once, too, and moves the deadline.
+    /// [`Stopper::stop`] afterwards lets these go as any stop does, and moves the deadline.
     ///
     /// # Errors
     /// When nothing can connect to its address, so that the accepting thread cannot be woken: the address has been removed,

@@ -1,9 +1,9 @@
 //! Whose turn it is to tell a client: the handshake between "I am idle" and "we are draining".
 //!
-//! A connection says that it is idle and then waits for its client. A drain sets a flag and then looks who is
-//! idle. Both do so under the lock of the connection, so one of the two sees the other: either the drain finds the
-//! connection idle and tells the client, or the connection finds the flag set at its next boundary and tells it.
-//! `loom` checks that exactly one does (see the tests below).
+//! A connection says that it is idle and then waits for its client. A drain sets a flag, or waits for a time, and then
+//! looks who is idle. Both do so under the lock of the connection, so one of the two sees the other: either the drain
+//! finds the connection idle and tells the client, or the connection finds the flag set, or that it is time, at its
+//! next boundary and tells it. `loom` checks that exactly one does (see the tests below).
 
 #[cfg(loom)]
 use loom::sync::Mutex;
@@ -11,8 +11,6 @@ use loom::sync::Mutex;
 use std::sync::Mutex;
 
 use std::sync::PoisonError;
-
-use crate::quit::Flag;
 
 /// What a connection is doing, as far as a drain has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +34,11 @@ impl Turn {
     }
 
     /// The connection reaches a message boundary. Returns [`Phase::Idle`] if it may wait for its client, or
-    /// [`Phase::Leaving`] if it has to leave and the caller tells its client.
-    pub(crate) fn rest(&self, leave: &Flag) -> Phase {
+    /// [`Phase::Leaving`] if it has to leave and the caller tells its client. Whether it has to is asked under the
+    /// lock, and once it has to, it always has to.
+    pub(crate) fn rest(&self, has_to_leave: impl FnOnce() -> bool) -> Phase {
         let mut phase = self.lock();
-        *phase = if leave.is_set() { Phase::Leaving } else { Phase::Idle };
+        *phase = if has_to_leave() { Phase::Leaving } else { Phase::Idle };
         *phase
     }
 
@@ -53,7 +52,7 @@ impl Turn {
         *phase
     }
 
-    /// The drain comes by, after the flag was set. If the connection is idle, its turn is taken and `tell` runs
+    /// The drain comes by, and the connection has to leave by now. If it is idle, its turn is taken and `tell` runs
     /// before the connection can go on. Returns whether it did.
     pub(crate) fn claim(&self, tell: impl FnOnce()) -> bool {
         let mut phase = self.lock();
@@ -85,11 +84,12 @@ impl Turn {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::quit::Flag;
 
     #[test]
     fn an_idle_connection_is_told_by_the_drain_and_only_once() {
         let (turn, flag) = (Turn::new(), Flag::new());
-        assert_eq!(turn.rest(&flag), Phase::Idle);
+        assert_eq!(turn.rest(|| flag.is_set()), Phase::Idle);
         flag.set();
         let mut told = 0;
         assert!(turn.claim(|| told += 1));
@@ -100,11 +100,11 @@ mod tests {
     #[test]
     fn a_busy_connection_is_left_alone_and_tells_its_client_at_the_next_boundary() {
         let (turn, flag) = (Turn::new(), Flag::new());
-        assert_eq!(turn.rest(&flag), Phase::Idle);
+        assert_eq!(turn.rest(|| flag.is_set()), Phase::Idle);
         assert_eq!(turn.wake(), Phase::Busy);
         flag.set();
         assert!(!turn.claim(|| panic!("a busy connection was disturbed")));
-        assert_eq!(turn.rest(&flag), Phase::Leaving);
+        assert_eq!(turn.rest(|| flag.is_set()), Phase::Leaving);
     }
 }
 
@@ -112,6 +112,7 @@ mod tests {
 #[cfg(all(test, loom))]
 mod model {
     use super::*;
+    use crate::quit::Flag;
     use loom::sync::atomic::{AtomicUsize, Ordering};
     use loom::{sync::Arc, thread};
 
@@ -126,7 +127,7 @@ mod model {
                 let (turn, flag, told) = (turn.clone(), flag.clone(), told.clone());
                 thread::spawn(move || {
                     for message in 0..=messages {
-                        if turn.rest(&flag) == Phase::Leaving {
+                        if turn.rest(|| flag.is_set()) == Phase::Leaving {
                             told.fetch_add(1, Ordering::Relaxed);
                             return;
                         }

@@ -9,6 +9,8 @@ mod support;
 mod stop;
 // Who is told, and that the notice arrives.
 mod notice;
+// Clients that have connected just before a stop, and whose first message is on its way.
+mod first;
 // Clients that come in the instant of the stop, and the port afterwards.
 mod queue;
 // One server takes another one's place.

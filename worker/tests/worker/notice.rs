@@ -9,7 +9,7 @@ use std::time::Duration;
 use worker::handlers::{Commands, Echo};
 use worker::{Activity, Connection};
 
-use crate::support::{Gated, HUGE, Running, ServeAndTell, eventually};
+use crate::support::{Gated, HUGE, Running, ServeAndTell, answering, eventually};
 
 const NOTICE: Option<&[u8]> = Some(b"SHUTDOWN\n");
 
@@ -207,9 +207,13 @@ fn a_half_closed_client_gets_its_answer_during_a_drain_too() {
 
 #[test]
 fn without_a_notice_idle_connections_are_closed_at_once() {
-    let (_open, handler) = Gated::new(None);
-    let server = Running::start(handler);
-    let mut clients = server.idle_clients(5);
+    let server = Running::start(answering(b'1', b'x'));
+    let mut clients: Vec<_> = (0..5).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.send("?");
+        client.expect("1");
+    }
+    server.wait_for(5, Activity::Idle);
     server.stop(HUGE);
     let stopped = server.join();
     assert_eq!((stopped.told, stopped.left, stopped.closed, stopped.forced.len()), (0, 0, 5, 0));

@@ -17,7 +17,7 @@ use crate::support::{Client, Fate, Gated, HUGE, Running, eventually};
 
 /// A server whose accepting thread is held up by an observer, until the sender is dropped. Its connections have left
 /// meanwhile: there is room for as many clients, which have to wait in the accept queue.
-fn held_up(handler: impl Handler, room: usize) -> (Running, Sender<()>) {
+pub fn held_up(handler: impl Handler, room: usize) -> (Running, Sender<()>) {
     let (open, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     let server = Server::new(handler).max_connections(room).observer(move |event| {

@@ -1,6 +1,6 @@
 //! One server takes another one's place on the same listener: a restart, or the end of one that has failed.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -9,28 +9,16 @@ use std::time::{Duration, Instant};
 use worker::handlers::Echo;
 use worker::{Activity, Connection, Failure, Handle, Handler, Ids, Server, Stopper, deadline_after};
 
-use crate::support::{Client, HUGE, LIMIT, Log, Running, Serve, eventually};
-
-/// Answers each byte with `first` or with `last`, as long as the server goes on and when it does not. No notice.
-fn answering(first: u8, last: u8) -> impl Handler {
-    Serve(move |client: &mut Connection| {
-        while client.next_message() {
-            client.read_exact(&mut [0])?;
-            let answer = if client.is_draining() { last } else { first };
-            client.write_all(&[answer])?;
-        }
-        Ok(())
-    })
-}
+use crate::support::{Client, HUGE, LIMIT, Log, Running, answering, eventually};
 
 /// A server, and another one that waits for its place.
-fn pair(old: impl Handler, new: impl Handler) -> (Running, Running) {
+pub fn pair(old: impl Handler, new: impl Handler) -> (Running, Running) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let waiting = Server::new(new).start_closed(listener.try_clone().unwrap()).unwrap();
     (Running::on(listener, Server::new(old)), Running::from(waiting))
 }
 
-fn replace(old: &Running, new: &Running, grace: Duration) {
+pub fn replace(old: &Running, new: &Running, grace: Duration) {
     let opener = Stopper::clone(new);
     old.retire_by(deadline_after(Instant::now(), grace), move |no_client| opener.open(no_client)).unwrap();
 }
@@ -92,9 +80,10 @@ fn a_client_that_stays_quiet_is_closed_at_the_end_of_the_grace_period_and_not_by
 #[test]
 fn a_stop_lets_go_at_once_whom_a_replacement_would_have_waited_for() {
     let (old, new) = pair(answering(b'1', b'x'), Echo);
-    let mut client = old.idle_clients(1).remove(0);
+    let mut client = old.client();
+    ask(&mut client, "1");
+    old.wait_for(1, Activity::Idle);
     replace(&old, &new, HUGE);
-    eventually("it is being replaced", || old.deadline().is_some());
     old.stop(HUGE);
     client.expect_last("");
     assert_eq!(old.join().closed, 1);

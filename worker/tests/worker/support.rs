@@ -262,6 +262,18 @@ impl<F: Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static> Handler f
     }
 }
 
+/// Answers each byte with `first` or with `last`, as long as the server goes on and when it does not. No notice.
+pub fn answering(first: u8, last: u8) -> impl Handler {
+    Serve(move |client: &mut Connection| {
+        while client.next_message() {
+            client.read_exact(&mut [0])?;
+            let answer = if client.is_draining() { last } else { first };
+            client.write_all(&[answer])?;
+        }
+        Ok(())
+    })
+}
+
 /// Runs the body of a test in a process of its own, after these shell commands: limits hold for whole processes, and
 /// other tests would disturb.
 #[cfg(unix)]
