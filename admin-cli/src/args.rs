@@ -73,6 +73,8 @@ enum Command {
     Status(Status),
     /// Show its connections, those that would hold up a drain first
     Connections,
+    /// Close one connection: its client is told, and gets the grace period to leave
+    Close(Close),
     /// Stop it: every client is told, and gets the grace period to leave
     Stop(Stop),
     /// Give clients more or less time in the drain that is under way: this long from now
@@ -103,6 +105,19 @@ pub(crate) struct List {
     /// Remove what dead ones have left
     #[arg(long)]
     pub(crate) clean: bool,
+}
+
+/// What to close.
+#[derive(Debug, Args)]
+pub(crate) struct Close {
+    /// The connection's number, as `connections` shows it
+    pub(crate) id: u64,
+    /// How long its client gets to leave [default: what the supervisor was started with]
+    #[arg(short, long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) grace: Option<Duration>,
+    /// Close it at once: the same as --grace 0
+    #[arg(long, conflicts_with = "grace")]
+    pub(crate) now: bool,
 }
 
 /// How to stop.
@@ -169,6 +184,7 @@ pub(crate) fn run() -> Exit {
         Command::Ping => commands::ping(&target, json),
         Command::Status(status) => commands::status(&target, json, &status),
         Command::Connections => commands::connections(&target, json),
+        Command::Close(close) => commands::close(&target, json, &close),
         Command::Stop(stop) => commands::stop(&target, json, &stop),
         Command::Grace(grace) => commands::grace(&target, json, &grace),
         Command::Drain => commands::readiness(&target, json, Request::Drain {}),

@@ -8,13 +8,16 @@ use serde_json::json;
 use supervisor::Exit;
 use supervisor::client::{self, AskError, Patience};
 use supervisor::config::{self, KINDS, ServerKind};
-use supervisor::protocol::{Activity, Answer, Connection, Delay, Drain, LastEnd, Progress, Report, Request, Status};
+use supervisor::protocol::{
+    Activity, Answer, Connection, Delay, Drain, LastEnd, Outcome, Progress, Report, Request, Status,
+};
 use supervisor::text::{
-    self, Age, Count, Seconds, countdown, describe_forced, describe_restart, listed, milliseconds, status_line, summary,
+    self, Age, Count, Seconds, countdown, describe_closed, describe_forced, describe_restart, listed, milliseconds,
+    status_line, summary,
 };
 use supervisor::worker::handlers::Http;
 
-use crate::args::{self, Check, Grace, List, Restart, Stop, Target, Wait};
+use crate::args::{self, Check, Close, Grace, List, Restart, Stop, Target, Wait};
 use crate::failure::Failure;
 use crate::output::{self, LiveLine};
 use crate::target::{self, Chosen, Found};
@@ -45,6 +48,22 @@ pub(crate) fn stop(target: &Target, json: bool, stop: &Stop) -> Result<Exit, Fai
         Answer::Stopping(drain) => Some((describe_drain(drain), Exit::Done)),
         Answer::Delayed(delay) => Some((describe_delay(delay), Exit::Done)),
         Answer::Stopped { report } => Some((describe_report(report), Exit::from(report))),
+        _ => None,
+    })
+}
+
+pub(crate) fn close(target: &Target, json: bool, close: &Close) -> Result<Exit, Failure> {
+    let grace = if close.now { Some(Duration::ZERO) } else { close.grace };
+    let request = Request::Close { id: close.id, grace_ms: grace.map(milliseconds) };
+    ask(target, json, request, Wait::FOR_EVER.patience(), |answer| match answer {
+        Answer::Closed { id, outcome } => {
+            let exit = match outcome {
+                Outcome::Left | Outcome::Closed => Exit::Done,
+                Outcome::Forced => Exit::Forced,
+                Outcome::Stuck => Exit::Overrun,
+            };
+            Some((describe_closed(*id, *outcome), exit))
+        }
         _ => None,
     })
 }
@@ -131,6 +150,8 @@ pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<
 }
 
 impl Wait {
+    const FOR_EVER: Wait = Wait { no_wait: false, timeout: None };
+
     fn patience(&self) -> Patience {
         Patience { whole: self.timeout, ..Patience::short() }
     }

@@ -43,11 +43,13 @@ impl Failure {
             | ErrorCode::Failed
             | ErrorCode::Stopping
             | ErrorCode::NotDraining
+            | ErrorCode::NoConnection
             | ErrorCode::CalledOff => Exit::Failed,
         };
         let code = match refusal.code {
             ErrorCode::Stopping => Some("stopping"),
             ErrorCode::NotDraining => Some("not_draining"),
+            ErrorCode::NoConnection => Some("no_connection"),
             ErrorCode::CalledOff => Some("called_off"),
             ErrorCode::BadRequest
             | ErrorCode::UnsupportedVersion

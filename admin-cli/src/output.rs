@@ -54,6 +54,7 @@ impl LiveLine {
                 let named = if named.is_empty() { String::new() } else { format!(": {}", named.join("; ")) };
                 format!("{}{named}{more}", countdown(drain))
             }
+            Progress::Closing { connection } => format!("closing {}", describe(connection)),
             Progress::Delayed(delay) => text::delay(delay),
             Progress::Connections { .. } => return,
             Progress::Restarting { ahead } => describe_restart(*ahead),

@@ -258,6 +258,10 @@ impl Master {
                     }
                     answer(state, &reply, Answer::Connections { open: connections.len() })
                 }
+                Request::Close { id, grace_ms } => {
+                    self.on_close(&state, &by, id, grace_ms.map(Duration::from_millis), reply);
+                    state
+                }
                 Request::Grace { grace_ms } => {
                     let (state, moved) = self.on_grace(state, &by, Duration::from_millis(grace_ms), now);
                     answer(state, &reply, moved)
@@ -971,6 +975,7 @@ impl End {
                         Request::Ping {}
                         | Request::Status {}
                         | Request::Connections {}
+                        | Request::Close { .. }
                         | Request::Grace { .. }
                         | Request::Drain {}
                         | Request::Resume {},

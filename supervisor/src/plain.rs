@@ -1,6 +1,6 @@
 //! Plain counterparts of the worker's types, which the protocol carries.
 
-use crate::protocol::{self, Activity, Connection, Counts, MAX_NAMED};
+use crate::protocol::{self, Activity, Connection, Counts, MAX_NAMED, Outcome};
 use crate::server::Ended;
 use crate::text::milliseconds;
 
@@ -18,6 +18,15 @@ pub(crate) fn connection(from: &worker::ConnectionInfo, generation: Option<u64>,
         received: from.received,
         sent: from.sent,
         generation,
+    }
+}
+
+pub(crate) fn outcome(from: &worker::Closed) -> Outcome {
+    match from.outcome {
+        _ if from.stuck => Outcome::Stuck,
+        worker::Outcome::Left => Outcome::Left,
+        worker::Outcome::Closed => Outcome::Closed,
+        worker::Outcome::Forced => Outcome::Forced,
     }
 }
 

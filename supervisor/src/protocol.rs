@@ -47,6 +47,17 @@ pub enum Request {
     ///
     /// `{"v":1,"request":"connections"}`
     Connections {},
+    /// Ends one connection: its client is told, and closed by force if it is still there when the grace period is over. Answered
+    /// with [`Progress::Closing`] and then [`Answer::Closed`].
+    ///
+    /// `{"v":1,"request":"close","id":17,"grace_ms":5000}`
+    Close {
+        /// The connection's number.
+        id: u64,
+        /// How long the client gets to leave, in milliseconds. Left out: the supervisor's own grace period.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace_ms: Option<u64>,
+    },
     /// Moves the deadline of the drain under way, of a stop or of an old generation, to this long from now: later or earlier.
     /// Whoever waits for that drain hears of it. Answered with [`Answer::Moved`].
     ///
@@ -132,6 +143,13 @@ pub enum Progress {
         /// Oldest first.
         connections: Vec<Connection>,
     },
+    /// The client of this connection is told to leave.
+    ///
+    /// `{"event":"closing","connection":{…}}`
+    Closing {
+        /// As it is now.
+        connection: Connection,
+    },
     /// The stop is put off.
     ///
     /// `{"event":"delayed","by":"admin client (user 1000, pid 77)","remaining_ms":5000}`
@@ -175,6 +193,15 @@ pub enum Answer {
     Connections {
         /// How many there are.
         open: usize,
+    },
+    /// The connection has ended.
+    ///
+    /// `{"result":"closed","id":17,"outcome":"left"}`
+    Closed {
+        /// The connection's number.
+        id: u64,
+        /// How it ended.
+        outcome: Outcome,
     },
     /// The deadline has been moved.
     ///
@@ -262,6 +289,8 @@ pub enum ErrorCode {
     Stopping,
     /// There is no drain under way.
     NotDraining,
+    /// There is no such connection.
+    NoConnection,
     /// Somebody has called off the stop that was put off.
     CalledOff,
 }
@@ -493,6 +522,20 @@ impl fmt::Display for Activity {
             Activity::Stuck => "its handler hangs",
         })
     }
+}
+
+/// How a connection ended that somebody wanted closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The client left by itself.
+    Left,
+    /// It was closed, and nothing was owed to its client.
+    Closed,
+    /// It was closed by force when the time was up.
+    Forced,
+    /// It was closed by force, and its handler goes on all the same.
+    Stuck,
 }
 
 /// Why a line could not be read.

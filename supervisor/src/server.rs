@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use worker::{ConnectionInfo, Counts, DrainReport, ServerError};
+use worker::{Closed, ConnectionInfo, Counts, DrainReport, ServerError};
 
 use crate::log::Log;
 use crate::restart::RestartPolicy;
@@ -63,6 +63,9 @@ pub(crate) struct Built {
 /// server that took connections before.
 pub(crate) type Opener = Box<dyn FnOnce(Option<SocketAddr>) + Send>;
 
+/// Hears how a connection ended.
+pub(crate) type Closer = Box<dyn FnOnce(&Closed) + Send>;
+
 /// One run of the server. It says what happens to it by events. Dropped before its end, it is stopped at once.
 pub(crate) trait Server: fmt::Debug + Send {
     /// What lets it take connections.
@@ -86,6 +89,13 @@ pub(crate) trait Server: fmt::Debug + Send {
 
     /// The connections that are open now, oldest first.
     fn connections(&self) -> Vec<ConnectionInfo>;
+
+    /// Begins to end one of them, whose client is told and has this long to leave; `done` hears how it went. None: it has no
+    /// such connection.
+    ///
+    /// # Errors
+    /// What the system does not give.
+    fn close(&self, id: u64, grace: Duration, done: Closer) -> io::Result<Option<ConnectionInfo>>;
 
     /// The same, for somebody else.
     fn watcher(&self) -> Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync>;

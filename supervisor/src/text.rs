@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::protocol::{Activity, Connection, Delay, Drain, Report, State, Status};
+use crate::protocol::{Activity, Connection, Delay, Drain, Outcome, Report, State, Status};
 
 /// How many are still connected, and for how long they may be.
 pub fn countdown(drain: &Drain) -> String {
@@ -62,6 +62,17 @@ pub fn describe_forced(connection: &Connection) -> String {
 /// A connection, and what it is doing.
 pub fn describe(connection: &Connection) -> String {
     format!("connection {} from {}, {}", connection.id, connection.peer, connection.activity)
+}
+
+/// How a connection ended that somebody wanted closed.
+pub fn describe_closed(id: u64, outcome: Outcome) -> String {
+    let how = match outcome {
+        Outcome::Left => "has left",
+        Outcome::Closed => "is closed",
+        Outcome::Forced => "is closed by force",
+        Outcome::Stuck => "is closed by force, and its handler hangs",
+    };
+    format!("connection {id} {how}")
 }
 
 /// A stop in one line.

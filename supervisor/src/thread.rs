@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::{ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerError, Stopper, panic_message};
+use worker::{Closed, ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerError, Stopper, panic_message};
 
 use crate::event::{Event, Post};
 use crate::log::{Level, Log};
-use crate::server::{Builder, Built, Ended, Opener, Server, Settings};
+use crate::server::{Builder, Built, Closer, Ended, Opener, Server, Settings};
 use crate::text::{Reason, Seconds};
 
 /// Why a server could not be built.
@@ -169,6 +169,19 @@ impl Server for Thread {
 
     fn connections(&self) -> Vec<ConnectionInfo> {
         self.stopper().connections()
+    }
+
+    fn close(&self, id: u64, grace: Duration, done: Closer) -> io::Result<Option<ConnectionInfo>> {
+        let Some(connection) = self.connections().into_iter().find(|connection| connection.id == id) else {
+            return Ok(None);
+        };
+        let (stopper, was) = (self.stopper().clone(), connection.clone());
+        thread::Builder::new().name("close".into()).spawn(move || {
+            // If it has left meanwhile, that is what was wanted.
+            let left = || Closed { connection: was, outcome: worker::Outcome::Left, stuck: false };
+            done(&stopper.close(id, grace).unwrap_or_else(left));
+        })?;
+        Ok(Some(connection))
     }
 
     fn watcher(&self) -> Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync> {

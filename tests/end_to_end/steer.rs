@@ -57,7 +57,7 @@ fn a_drain_gets_more_time_and_less_and_who_waits_for_it_goes_on_waiting() {
     let remaining = moved["drains"][0]["remaining_ms"].as_u64();
     assert!(remaining > Some(400_000), "{moved}");
     assert!(instance.status()["drain"]["remaining_ms"].as_u64() > Some(400_000));
-    instance.admin(&["grace", "0"]).expect(0).says("1 client still connected");
+    instance.admin(&["grace", "0"]).expect(0).says("0 s to go");
     stop.end().expect(5);
     assert_eq!(instance.wait(), 5);
     drop(client);
@@ -122,4 +122,55 @@ fn a_stop_without_a_delay_does_not_wait_for_one_that_has_a_delay() {
     instance.admin(&["stop"]).expect(0);
     delayed.end().expect(0).says("stopped in");
     assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn one_connection_is_closed_and_the_others_stay() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut clients: Vec<_> = (0..2).map(|_| instance.client()).collect();
+    clients.iter_mut().for_each(Client::greet);
+    let id = |client: &Client| {
+        let peer = client.0.local_addr().unwrap().to_string();
+        let json = instance.admin(&["connections", "--json"]).expect(0).json();
+        let connections = json["connections"].as_array().unwrap();
+        connections.iter().find(|it| it["peer"] == peer.as_str()).unwrap()["id"].to_string()
+    };
+    let (first, second) = (id(&clients[0]), id(&clients[1]));
+    let close = instance.admin_begins(&["close", &first]);
+    clients[0].assert_told();
+    drop(clients.remove(0));
+    close.end().expect(0).says(&format!("connection {first} has left"));
+    instance.admin(&["close", &second, "--now"]).expect(5).says("is closed by force");
+    let closed = instance.admin(&["close", &first, "--json"]).expect(1).json();
+    assert_eq!(closed["code"], "no_connection");
+    instance.assert_serves();
+}
+
+#[test]
+fn a_drain_that_is_held_up_is_looked_into_lengthened_and_ended_client_by_client() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", "100"]);
+    let mut clients: Vec<_> = (0..50).map(|_| instance.client()).collect();
+    clients.iter_mut().for_each(Client::greet);
+    let stop = instance.admin_begins(&["stop"]);
+    clients.iter_mut().for_each(Client::assert_told);
+    clients.truncate(3);
+    let held_up_by = || {
+        let json = instance.admin(&["connections", "--json"]).expect(0).json();
+        json["connections"].as_array().unwrap().clone()
+    };
+    eventually("three are left", || held_up_by().len() == 3);
+    let ids: Vec<_> = held_up_by().iter().map(|connection| connection["id"].to_string()).collect();
+    assert!(held_up_by().iter().all(|connection| connection["activity"] == "leaving"));
+    instance.admin(&["grace", HUGE]).expect(0).says("3 clients still connected");
+    instance.admin(&["close", &ids[0], "--now"]).expect(5);
+    instance.admin(&["close", &ids[1], "--grace", "0.1"]).expect(5);
+    drop(clients);
+    stop.end().expect(0).says("50 told, 48 left, 2 closed, 0 by force");
+    assert_eq!(instance.wait(), 0);
+    let log = instance.log();
+    let story = ["stopping, 50 clients", "the grace period ends in 600 s", "closing connection", "stopped in"];
+    let places: Vec<_> = story.iter().map(|part| log.find(part).unwrap_or_else(|| panic!("{part}: {log}"))).collect();
+    assert!(places.is_sorted(), "{log}");
 }

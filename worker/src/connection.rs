@@ -96,7 +96,8 @@ impl Connection {
             return false;
         }
         self.read_deadline = None;
-        let at_hand = self.start < self.end && !self.last && !self.shared.leave.is_set();
+        let told_to_leave = self.shared.leave.is_set() || self.entry.leave.is_set();
+        let at_hand = self.start < self.end && !self.last && !told_to_leave;
         let next = at_hand || self.wait_for_message();
         // Only now: a message that comes during a drain is the last one, however long it was awaited.
         self.last = self.is_draining();
@@ -130,7 +131,7 @@ impl Connection {
     /// Whether it leaves at this boundary.
     fn has_to_leave(&self) -> bool {
         let awaited = || drain::awaited_until(&self.entry, self.shared.notice.as_deref());
-        self.shared.leave.is_set() && awaited().is_none_or(|until| until <= Instant::now())
+        self.entry.leave.is_set() || self.shared.leave.is_set() && awaited().is_none_or(|until| until <= Instant::now())
     }
 
     /// The server is quitting. A protocol that has a notice tells its client now. One that has none still answers a
@@ -156,9 +157,10 @@ impl Connection {
         false
     }
 
-    /// Whether the server is quitting. A handler whose protocol can say so in an answer says it now.
+    /// Whether the server is quitting, or this connection is to be closed. A handler whose protocol can say so in an answer
+    /// says it now.
     pub fn is_draining(&self) -> bool {
-        self.shared.draining.is_set()
+        self.shared.draining.is_set() || self.entry.leave.is_set()
     }
 
     /// The client's address.

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::quit::Flag;
-use crate::registry::{ConnectionInfo, Entry, For, Live, Registry};
+use crate::registry::{ConnectionInfo, Entry, For, Live, Outcome, Registry};
 use crate::socket;
 
 /// How long handler threads get to end after their connections were closed by force. One that takes longer is
@@ -74,7 +74,7 @@ pub(crate) fn drain(registry: &Arc<Registry>, leave: &Flag, notice: Option<&[u8]
     force(&mut live, &mut forced, |_| true);
     live = wait_until_empty(registry, live, now + PATIENCE);
     DrainReport {
-        told: registry.told(),
+        told: registry.told() - live.stop.map_or(0, |stop| stop.told_before),
         left: live.counts.left,
         closed: live.counts.closed,
         forced,
@@ -88,12 +88,40 @@ fn force(live: &mut Live, forced: &mut Vec<ConnectionInfo>, is_due: impl Fn(&Arc
     for entry in live.connections.values().filter(|entry| !entry.forced.load(Ordering::SeqCst)) {
         if is_due(entry) {
             forced.push(entry.info());
+            live.counts.forced += 1;
             entry.forced.store(true, Ordering::SeqCst);
             // Wakes a blocked read or write. It fails only where the client is gone already.
             let _ = entry.stream.shutdown(Shutdown::Both);
         }
     }
-    live.counts.forced = forced.len();
+}
+
+/// How one connection ended that somebody wanted closed.
+#[derive(Debug, Clone)]
+pub struct Closed {
+    /// As it was when it was asked to leave.
+    pub connection: ConnectionInfo,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Whether its handler goes on all the same, since it could not be ended.
+    pub stuck: bool,
+}
+
+/// Ends one connection: tells its client, waits for it to leave, and closes it by force when the time is up. None: there is no
+/// such connection.
+pub(crate) fn close(registry: &Arc<Registry>, id: u64, notice: Option<&[u8]>, grace: Duration) -> Option<Closed> {
+    let (entry, ended) = registry.await_end(id)?;
+    let connection = entry.info();
+    entry.leave.set();
+    entry.turn.claim(|| tell(registry, &entry, notice));
+    // It holds the socket.
+    drop(entry);
+    if let Ok(outcome) = ended.recv_timeout(grace) {
+        return Some(Closed { connection, outcome, stuck: false });
+    }
+    registry.force(id);
+    let outcome = ended.recv_timeout(PATIENCE);
+    Some(Closed { connection, outcome: outcome.unwrap_or(Outcome::Forced), stuck: outcome.is_err() })
 }
 
 fn wait_until_empty<'a>(registry: &Registry, mut live: MutexGuard<'a, Live>, end: Instant) -> MutexGuard<'a, Live> {

@@ -71,7 +71,7 @@ mod threads;
 mod turn;
 
 pub use connection::Connection;
-pub use drain::{DrainReport, FIRST_MESSAGE_WAIT};
+pub use drain::{Closed, DrainReport, FIRST_MESSAGE_WAIT};
 pub use registry::{Activity, ConnectionInfo, Counts, Ids, Outcome};
 pub use server::{
     Event, Failure, Handle, Handler, MAX_CONNECTIONS, Server, ServerError, Stopper, deadline_after, panic_message,

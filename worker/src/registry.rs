@@ -1,11 +1,13 @@
 //! The live connections. An entry leaves when its connection has ended.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::quit::Flag;
 use crate::turn::{Phase, Turn};
 
 /// How a connection ended.
@@ -56,13 +58,13 @@ pub struct Counts {
     pub total: u64,
     /// Turned away because there were too many.
     pub refused: u64,
-    /// Told, in a drain, that the server goes away.
+    /// Told that the server goes away, in a drain or each for itself.
     pub told: usize,
     /// Left by themselves during a drain.
     pub left: usize,
     /// Closed during a drain with nothing owed to them.
     pub closed: usize,
-    /// Closed by force at the deadline of a drain.
+    /// Closed by force, at the deadline of a drain or of their own.
     pub forced: usize,
 }
 
@@ -74,6 +76,10 @@ pub(crate) struct Entry {
     pub(crate) stream: TcpStream,
     pub(crate) turn: Turn,
     pub(crate) forced: AtomicBool,
+    /// Set when this one has to leave at its next message boundary, whatever becomes of the others.
+    pub(crate) leave: Flag,
+    /// Whether it was closed by force because somebody wanted this one closed.
+    ordered: AtomicBool,
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
     pub(crate) since: Instant,
@@ -123,6 +129,8 @@ pub(crate) struct Live {
     pub(crate) counts: Counts,
     pub(crate) stop: Option<Stop>,
     waiting: Option<For>,
+    /// Those who want to hear how one connection ends.
+    awaited: Vec<(u64, Sender<Outcome>)>,
 }
 
 /// What the server thread waits for.
@@ -141,6 +149,8 @@ pub(crate) struct Stop {
     /// May be moved while the drain runs.
     pub(crate) deadline: Instant,
     pub(crate) queue: Queue,
+    /// How many had been told before, each for itself.
+    pub(crate) told_before: usize,
 }
 
 /// What becomes of the clients that wait in the accept queue.
@@ -166,6 +176,8 @@ impl Registry {
             stream,
             turn: Turn::new(),
             forced: AtomicBool::new(false),
+            leave: Flag::new(),
+            ordered: AtomicBool::new(false),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             since: Instant::now(),
@@ -175,19 +187,28 @@ impl Registry {
     }
 
     /// Takes a connection out and counts its outcome. One that the drain has closed by force has been counted already,
-    /// even if it was about to end by itself.
+    /// even if it was about to end by itself. One that was closed because somebody wanted it closed is none that a drain had
+    /// to force.
     pub(crate) fn leave(&self, entry: Arc<Entry>, outcome: Outcome) {
         let mut live = self.lock();
-        live.connections.remove(&entry.id);
-        if live.stop.is_some() && !entry.forced.load(Ordering::SeqCst) {
+        let id = entry.id;
+        live.connections.remove(&id);
+        let by_drain = entry.forced.load(Ordering::SeqCst) && !entry.ordered.load(Ordering::SeqCst);
+        if live.stop.is_some() && !by_drain {
             match outcome {
                 Outcome::Left => live.counts.left += 1,
-                Outcome::Closed => live.counts.closed += 1,
-                Outcome::Forced => {}
+                Outcome::Closed | Outcome::Forced => live.counts.closed += 1,
             }
         }
         // This closes the socket: whoever hears that a connection has left can use its descriptor.
         drop(entry);
+        live.awaited.retain(|(awaited, tell)| {
+            let goes_on = *awaited != id;
+            if !goes_on {
+                let _ = tell.send(outcome); // Whoever wanted to know has given up.
+            }
+            goes_on
+        });
         let awaited = match live.waiting {
             None => false,
             Some(For::Room) => true,
@@ -203,9 +224,9 @@ impl Registry {
     pub(crate) fn begin_stop(&self, deadline: Instant, queue: Queue) {
         let mut live = self.lock();
         live.stop = Some(match live.stop {
-            None => Stop { began: Instant::now(), deadline, queue },
-            Some(Stop { began, queue: Queue::Emptied, .. }) => Stop { began, deadline, queue },
-            Some(Stop { began, queue: Queue::Left, .. }) => Stop { began, deadline, queue: Queue::Left },
+            None => Stop { began: Instant::now(), deadline, queue, told_before: self.told() },
+            Some(stop @ Stop { queue: Queue::Emptied, .. }) => Stop { deadline, queue, ..stop },
+            Some(stop @ Stop { queue: Queue::Left, .. }) => Stop { deadline, ..stop },
         });
         if live.waiting.is_some() {
             self.changed.notify_all();
@@ -221,6 +242,27 @@ impl Registry {
             self.changed.notify_all();
         }
         true
+    }
+
+    /// A connection, and where its outcome will be told. None: there is no such connection.
+    pub(crate) fn await_end(&self, id: u64) -> Option<(Arc<Entry>, Receiver<Outcome>)> {
+        let mut live = self.lock();
+        let entry = live.connections.get(&id)?.clone();
+        let (tell, ended) = mpsc::channel();
+        live.awaited.push((id, tell));
+        Some((entry, ended))
+    }
+
+    /// Closes a connection by force because somebody wants it closed, unless that has been done or it has ended.
+    pub(crate) fn force(&self, id: u64) {
+        let mut live = self.lock();
+        let Some(entry) = live.connections.get(&id) else { return };
+        if !entry.forced.swap(true, Ordering::SeqCst) {
+            entry.ordered.store(true, Ordering::SeqCst);
+            // Wakes a blocked read or write. It fails only where the client is gone already.
+            let _ = entry.stream.shutdown(Shutdown::Both);
+            live.counts.forced += 1;
+        }
     }
 
     /// There is no stop after all.

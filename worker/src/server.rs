@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::acceptor::Acceptor;
 use crate::connection::Connection;
-use crate::drain::{self, DrainReport};
+use crate::drain::{self, Closed, DrainReport};
 use crate::gate::Gate;
 use crate::probe::Probe;
 use crate::quit::{Flag, Quit, Unreachable, may_be_full_queue};
@@ -429,6 +429,14 @@ impl Stopper {
                 Ok(_) | Err(_) => {} // Not yet.
             }
         }
+    }
+
+    /// Ends one connection: its client is told as in a stop, and closed by force if it is still there when the grace period
+    /// is over. Waits for that. None: there is no such connection.
+    ///
+    /// Not to be called by the connection's own handler: it would wait for itself.
+    pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
+        drain::close(&self.shared.registry, id, self.shared.notice.as_deref(), grace)
     }
 
     /// The address that the server listens on.

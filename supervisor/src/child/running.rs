@@ -19,7 +19,7 @@ use super::line::{Lines, Order, Report};
 use super::ready::NotifySocket;
 use super::{BuildError, CannotStart, not_ready};
 use crate::event::{Event, Post};
-use crate::server::{Ended, Opener, ProgramEnd, Server};
+use crate::server::{Closer, Ended, Opener, ProgramEnd, Server};
 
 /// How long to wait until a guardian takes an order. It always does, unless somebody has suspended it.
 const ORDER: Duration = Duration::from_millis(100);
@@ -305,6 +305,10 @@ impl Server for Child {
 
     fn connections(&self) -> Vec<ConnectionInfo> {
         Vec::new()
+    }
+
+    fn close(&self, _id: u64, _grace: Duration, _done: Closer) -> io::Result<Option<ConnectionInfo>> {
+        Ok(None)
     }
 
     fn watcher(&self) -> Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync> {

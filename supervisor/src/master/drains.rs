@@ -5,6 +5,7 @@ use std::io;
 use super::*;
 use crate::protocol::{Drain, MAX_NAMED};
 use crate::server::Opener;
+use serde_json::json;
 use worker::ConnectionInfo;
 
 /// A SIGHUP within this time after another signal is no second request.
@@ -113,6 +114,53 @@ impl Master {
             let fields = [("open", drain.open.into()), ("remaining_ms", drain.remaining_ms.into())];
             self.identity.log.line(Level::Info, "draining", text::countdown(drain), fields);
         }
+    }
+
+    /// Somebody wants one connection closed.
+    pub(super) fn on_close(
+        &self,
+        state: &State,
+        by: &Trigger,
+        id: u64,
+        grace: Option<Duration>,
+        reply: Sender<Response>,
+    ) {
+        let log = self.identity.log;
+        let grace = grace.unwrap_or(self.settings.grace);
+        let refuse = |code, message| {
+            let _ = reply.send(Response::Answer(Answer::Error(Refusal { code, message })));
+        };
+        for running in self.all(state) {
+            let generation = Some(running.generation);
+            let to = reply.clone();
+            let done = move |closed: &worker::Closed| {
+                let outcome = plain::outcome(closed);
+                let fields = [("id", id.into()), ("outcome", json!(outcome))];
+                log.line(Level::Info, "connection_closed", text::describe_closed(id, outcome), fields);
+                let _ = to.send(Response::Answer(Answer::Closed { id, outcome }));
+            };
+            match running.server.close(id, grace, Box::new(done)) {
+                Ok(None) => {}
+                Ok(Some(connection)) => {
+                    let connection = plain::connection(&connection, generation, false);
+                    let message =
+                        format!("{by}: closing {}, which has {} to leave", text::describe(&connection), seconds(grace));
+                    let fields = [("by", by.to_string().into()), ("id", id.into())];
+                    log.line(Level::Info, "closing_connection", message, fields);
+                    let _ = reply.send(Response::Progress(Progress::Closing { connection }));
+                    return;
+                }
+                Err(error) => {
+                    let reason = text::Reason(&error);
+                    return refuse(ErrorCode::Failed, format!("the system does not give a thread for that: {reason}"));
+                }
+            }
+        }
+        let message = match &self.identity.program {
+            None => format!("there is no connection {id}"),
+            Some(program) => format!("the connections of {program} are its own affair"),
+        };
+        refuse(ErrorCode::NoConnection, message);
     }
 
     /// An old generation is done.

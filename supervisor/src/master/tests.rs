@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::restart::{RestartMode, RestartPolicy};
-use crate::server::Opener;
+use crate::server::{Closer, Opener};
 use worker::{ConnectionInfo, ServerError};
 
 /// What is outside of master control: servers, builds, and the events that they are going to send.
@@ -152,6 +152,10 @@ impl Server for Hand {
 
     fn connections(&self) -> Vec<ConnectionInfo> {
         Vec::new()
+    }
+
+    fn close(&self, _id: u64, _grace: Duration, _done: Closer) -> io::Result<Option<ConnectionInfo>> {
+        Ok(None)
     }
 
     fn watcher(&self) -> Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync> {
@@ -527,6 +531,7 @@ impl Drive {
                 | Answer::Delayed(_)
                 | Answer::Moved { .. }
                 | Answer::Readiness { .. }
+                | Answer::Closed { .. }
                 | Answer::Connections { .. } => assert!(!asker.restart),
                 Answer::Error(_) => {}
                 Answer::Pong { .. } | Answer::Status(_) => panic!("{answer:?}"),

@@ -17,6 +17,8 @@ mod queue;
 mod replace;
 // The deadline: moved, forced, stuck.
 mod force;
+// One connection is ended, and the others are left alone.
+mod close;
 // Handlers that panic, and what is reported about connections.
 mod report;
 // Too many connections, no descriptors left, waiting that costs nothing.
