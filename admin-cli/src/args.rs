@@ -12,6 +12,7 @@ use supervisor::protocol::Request;
 use supervisor::text::parse_seconds;
 
 use crate::commands;
+use crate::events;
 use crate::failure::Failure;
 
 /// Give commands to a running supervisor.
@@ -22,6 +23,7 @@ use crate::failure::Failure;
   admin-cli restart                   replace its server, and lose nobody
   admin-cli --name web stop --now     close all connections of `web` at once
   admin-cli --port 8000 status        what the one on port 8000 is doing
+  admin-cli events --follow           what has happened, and what happens
   admin-cli check web.json            whether `supervisor http --config web.json` would take it
 
 Exit codes:
@@ -85,6 +87,8 @@ enum Command {
     Resume,
     /// Replace its server by a new one, and let the clients of the old one go: nobody is refused
     Restart(Restart),
+    /// Show what has happened, and with --follow what happens
+    Events(Events),
     /// List all supervisors of this user
     List(List),
     /// Say whether a file with settings is right, before a supervisor reads it
@@ -165,6 +169,17 @@ pub(crate) struct Wait {
     pub(crate) timeout: Option<Duration>,
 }
 
+/// Which events.
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Go on with what happens, until the supervisor ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Begin behind the event with this number [default: with the last 1000]
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) since: Option<u64>,
+}
+
 /// What to check.
 #[derive(Debug, Args)]
 pub(crate) struct Check {
@@ -190,6 +205,7 @@ pub(crate) fn run() -> Exit {
         Command::Drain => commands::readiness(&target, json, Request::Drain {}),
         Command::Resume => commands::readiness(&target, json, Request::Resume {}),
         Command::Restart(restart) => commands::restart(&target, json, &restart),
+        Command::Events(which) => events::events(&target, json, &which),
         Command::List(_) if target.is_given() => Err(Failure::new(Exit::Usage, "list shows all; it takes no target")),
         Command::List(list) => commands::list(json, &list),
         Command::Check(_) if target.is_given() => {

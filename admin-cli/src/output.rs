@@ -10,7 +10,12 @@ const NAMED: usize = 2;
 
 /// Writes a line of data. A reader that has gone away, as `head` does, is no failure.
 pub(crate) fn data(line: &str) {
-    let _ = writeln!(io::stdout().lock(), "{line}");
+    let _ = try_data(line);
+}
+
+/// Writes a line of data, of which there are more if this one finds a reader.
+pub(crate) fn try_data(line: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{line}")
 }
 
 /// Writes a line for people.
@@ -59,6 +64,7 @@ impl LiveLine {
             Progress::Connections { .. } => return,
             Progress::Restarting { ahead } => describe_restart(*ahead),
             Progress::Serving { generation } => format!("generation {generation} serves"),
+            Progress::Journal { .. } => return,
         };
         // Cut off at the edge instead of wrapped: only one line can be written over.
         let _ = write!(io::stderr().lock(), "\r\x1b[K\x1b[?7l{line}\x1b[?7h");

@@ -9,15 +9,16 @@ use supervisor::config::{Config, ConfigError, Invocation, ServerKind};
 use supervisor::manager;
 use supervisor::text::Seconds;
 use supervisor::worker::handlers::{Commands, Echo, Http, Logged};
-use supervisor::{BuildError, Exit, Handler, Level, Log, Settings, Supervisor};
+use supervisor::{BuildError, Exit, Handler, Journal, Level, Settings, Supervisor};
 
 /// Runs the program to its end.
 pub(crate) fn run() -> ExitCode {
     // First of all: nothing else may have taken its number, and no other thread may look at the environment.
     let passed = manager::passed();
     let invocation = Invocation::from_command_line();
+    let journal = Journal::new(invocation.log());
     let not_started = |error: &dyn Error| {
-        invocation.log().line(Level::Error, "not_started", error, []);
+        journal.line(Level::Error, "not_started", error, []);
         Exit::Failed.into()
     };
     let passed = match passed {
@@ -29,6 +30,7 @@ pub(crate) fn run() -> ExitCode {
         Ok(config) => config,
         Err(error) => return not_started(&error),
     };
+    let journal = journal.with(config.log);
     let first = config.clone();
     let invocation = invocation.clone();
     let supervisor = match &config.server {
@@ -38,13 +40,14 @@ pub(crate) fn run() -> ExitCode {
             Supervisor::program(move |settings| program_now(&invocation, address, &first, settings)).shown_as(&shown)
         }
         ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. } => {
-            Supervisor::with_factory(move |settings| build(&invocation, address, &first, settings))
+            let journal = journal.clone();
+            Supervisor::with_factory(move |settings| build(&invocation, address, &first, &journal, settings))
         }
     };
     let mut supervisor = supervisor
         .kind(config.server.kind())
         .name(config.name)
-        .log(config.log)
+        .journal(journal.clone())
         .console()
         .signals()
         .on_hup(config.on_hup)
@@ -60,7 +63,7 @@ pub(crate) fn run() -> ExitCode {
         #[cfg(unix)]
         (Some(_), ServerKind::Exec { .. }) => {
             let message = "the service manager passed a socket, and exec takes none: let it start the program itself";
-            config.log.line(Level::Error, "not_started", message, []);
+            journal.line(Level::Error, "not_started", message, []);
             return Exit::Failed.into();
         }
         (Some(passed), ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. }) => {
@@ -70,7 +73,7 @@ pub(crate) fn run() -> ExitCode {
     };
     match started {
         Err(error) => {
-            config.log.line(Level::Error, "not_started", &error, []);
+            journal.line(Level::Error, "not_started", &error, []);
             code(&error)
         }
         // What went wrong has been logged by master control.
@@ -137,24 +140,25 @@ fn build(
     invocation: &Invocation,
     passed: Option<SocketAddr>,
     first: &Config,
+    journal: &Journal,
     settings: &mut Settings,
 ) -> Result<Arc<dyn Handler>, BuildError> {
     let config = settings_now(invocation, passed, first, settings)?;
-    let log = config.log;
+    let journal = journal.with(config.log);
     Ok(match config.server {
         ServerKind::Echo => Arc::new(Echo),
         ServerKind::Command => Arc::new(Commands::new()),
         ServerKind::Http { dir } => {
             let http = Http::new(dir)?;
-            let http = if log.is_verbose() { http.log(move |request| log_request(log, request)) } else { http };
-            Arc::new(http)
+            let log = journal.tells(Level::Detail);
+            Arc::new(if log { http.log(move |request| log_request(&journal, request)) } else { http })
         }
         #[cfg(unix)]
         ServerKind::Exec { .. } => return Err("a program is no server thread".into()),
     })
 }
 
-fn log_request(log: Log, logged: &Logged<'_>) {
+fn log_request(journal: &Journal, logged: &Logged<'_>) {
     let Logged { peer, request, status, sent, took, .. } = logged;
     let message = format!("{peer} \"{request}\" {status} {sent} bytes in {}", Seconds(*took));
     let fields = [
@@ -163,5 +167,5 @@ fn log_request(log: Log, logged: &Logged<'_>) {
         ("status", (*status).into()),
         ("sent", (*sent).into()),
     ];
-    log.line(Level::Detail, "request", message, fields);
+    journal.line(Level::Detail, "request", message, fields);
 }

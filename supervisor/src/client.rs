@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, BufReader};
+use std::ops::ControlFlow;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,6 +16,9 @@ use crate::text::Reason;
 
 /// How long to look whether a supervisor is still there.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How many lines are read ahead of whoever hears them.
+const UNHEARD: usize = 100;
 
 /// Why a supervisor did not answer.
 #[derive(Debug)]
@@ -94,6 +98,27 @@ pub fn ask(
     patience: Patience,
     mut progress: impl FnMut(Progress),
 ) -> Result<Answer, AskError> {
+    listen(place, request, patience, |response| {
+        match response {
+            Response::Entry(_) => {}
+            Response::Progress(event) => progress(event),
+            Response::Answer(answer) => return ControlFlow::Break(answer),
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+/// Asks for something, and has `hear` hear each line of the answer until it breaks off. What it breaks off with is
+/// returned.
+///
+/// # Errors
+/// When the answer does not come in time, or ends before.
+pub fn listen<T>(
+    place: &Place,
+    request: Request,
+    patience: Patience,
+    mut hear: impl FnMut(Response) -> ControlFlow<T>,
+) -> Result<T, AskError> {
     let began = Instant::now();
     // A pipe on Windows has no read timeout, and to connect may block anywhere: a thread of its own does both. When
     // the time is up it is left behind.
@@ -107,8 +132,11 @@ pub fn ask(
             None => responses.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match response {
-            Ok(Ok(Response::Progress(event))) => progress(event),
-            Ok(Ok(Response::Answer(answer))) => return Ok(answer),
+            Ok(Ok(response)) => {
+                if let ControlFlow::Break(heard) = hear(response) {
+                    return Ok(heard);
+                }
+            }
             Ok(Err(AskError::Io(_))) | Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout)
                 if !spoken && is_gone(place) =>
             {
@@ -136,7 +164,8 @@ fn is_gone(place: &Place) -> bool {
 
 /// Connects, asks, and passes on what is answered until the supervisor hangs up.
 fn converse(place: Place, request: Request) -> io::Result<Receiver<Result<Response, AskError>>> {
-    let (heard, responses) = mpsc::channel();
+    // When as much as that has not been heard, no more is read, and the supervisor sees that.
+    let (heard, responses) = mpsc::sync_channel(UNHEARD);
     thread::Builder::new().name("conversation".into()).spawn(move || {
         let outcome = (|| {
             let stream = connect(&place)?;
@@ -151,7 +180,9 @@ fn converse(place: Place, request: Request) -> io::Result<Receiver<Result<Respon
                     Err(LineError::TooLong) => return Err(AskError::NotUnderstood("a line without an end".into())),
                 };
                 let response = protocol::parse_response(&line).map_err(|error| {
-                    AskError::NotUnderstood(format!("{} ({error})", String::from_utf8_lossy(&line)))
+                    let is_cut_off = error.is_eof();
+                    let line = || format!("{} ({error})", String::from_utf8_lossy(&line));
+                    if is_cut_off { AskError::HungUp } else { AskError::NotUnderstood(line()) }
                 })?;
                 if response.is_some_and(|response| heard.send(Ok(response)).is_err()) {
                     return Ok(()); // Nobody waits any more.

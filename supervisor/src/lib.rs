@@ -23,6 +23,7 @@
 mod event;
 mod exit;
 mod holder;
+mod journal;
 mod listen;
 mod log;
 mod master;
@@ -53,6 +54,7 @@ use std::time::{Duration, Instant};
 
 pub use event::Trigger;
 pub use exit::Exit;
+pub use journal::Journal;
 pub use listen::Address;
 pub use log::{Level, Log};
 pub use restart::{RestartMode, RestartPolicy};
@@ -115,6 +117,7 @@ enum Source {
 pub struct Supervisor {
     source: Source,
     settings: Settings,
+    journal: Journal,
     name: InstanceName,
     kind: String,
     console: bool,
@@ -167,6 +170,7 @@ impl Supervisor {
                 check_every: None,
                 log: Log::silent(),
             },
+            journal: Journal::new(Log::silent()),
             name: InstanceName::default(),
             kind: "server".into(),
             console: false,
@@ -205,9 +209,17 @@ impl Supervisor {
         self
     }
 
-    /// Where events are logged: nowhere at the start.
-    pub fn log(mut self, log: Log) -> Supervisor {
-        self.settings.log = log;
+    /// How events are logged: not at all at the start.
+    pub fn log(self, log: Log) -> Supervisor {
+        let journal = self.journal.with(log);
+        self.journal(journal)
+    }
+
+    /// The journal for what happens, if others than this supervisor have something to say there, too. It is of this
+    /// supervisor alone, and events are logged as it says.
+    pub fn journal(mut self, journal: Journal) -> Supervisor {
+        self.settings.log = journal.log();
+        self.journal = journal;
         self
     }
 
@@ -314,7 +326,7 @@ impl Supervisor {
             files.extend(bound.file);
             bound_to.push(bound.address);
         }
-        self.start_claimed(bound_to, files, "", claimed, |source, settings, post, _| {
+        self.start_claimed(bound_to, files, "", claimed, |source, settings, post, _, _| {
             let Source::Programs(factory) = source else {
                 return Err(Error::Build { source: "a server thread is no program".into() });
             };
@@ -352,8 +364,10 @@ impl Supervisor {
     ) -> Result<Running, Error> {
         let address = listener.local_addr().map_err(|source| Error::Start { what: "the listener", source })?;
         let addresses = vec![Address::Tcp(address)];
-        self.start_claimed(addresses, (), whence, claimed, |source, settings, post, shared| match source {
-            Source::Threads(factory) => Ok(Box::new(ThreadBuilder::new(factory, listener, shared, settings, post))),
+        self.start_claimed(addresses, (), whence, claimed, |source, settings, post, shared, log| match source {
+            Source::Threads(factory) => {
+                Ok(Box::new(ThreadBuilder::new(factory, listener, shared, settings, log, post)))
+            }
             #[cfg(unix)]
             Source::Programs(_) => Err(Error::Build { source: "a program is no server thread".into() }),
         })
@@ -367,11 +381,12 @@ impl Supervisor {
         files: impl Send + 'static,
         whence: &'static str,
         claimed: Option<(Place, Claim)>,
-        builder: impl FnOnce(Source, Settings, Post, bool) -> Result<Box<dyn Builder>, Error>,
+        builder: impl FnOnce(Source, Settings, Post, bool, Journal) -> Result<Box<dyn Builder>, Error>,
     ) -> Result<Running, Error> {
         let lacking = |what| move |source| Error::Start { what, source };
-        let log = self.settings.log;
-        let tron = self.last_resort.then(|| Tron::start(log)).transpose().map_err(lacking("the last resort"))?;
+        let log = self.journal;
+        let tron =
+            self.last_resort.then(|| Tron::start(log.clone())).transpose().map_err(lacking("the last resort"))?;
         let (events, received) = mpsc::channel();
         let post = Post::new(events, tron.clone());
         #[cfg(unix)]
@@ -381,7 +396,7 @@ impl Supervisor {
         if self.console {
             console::block_job_control().map_err(lacking("the console"))?;
         }
-        let builder = builder(self.source, self.settings.clone(), post.clone(), self.shared)?;
+        let builder = builder(self.source, self.settings.clone(), post.clone(), self.shared, log.clone())?;
         // From here on somebody may ask for the end, also while the server is not ready yet.
         let signals = if self.signals {
             Some(Signals::start(post.clone(), self.on_hup, pass_on).map_err(lacking("the signal handlers"))?)
@@ -391,10 +406,10 @@ impl Supervisor {
         let enter = self.console && console::start(post.clone()).map_err(lacking("the console thread"))?;
         let admin = match claimed {
             None => None,
-            Some((place, claim)) => match Admin::start(place.clone(), claim, post.clone(), log) {
+            Some((place, claim)) => match Admin::start(place.clone(), claim, post.clone(), log.clone()) {
                 Ok(admin) => Some((admin, place)),
                 Err(source) => {
-                    without_admin(self.admin, log, Error::AdminSocket { path: place.socket, source })?;
+                    without_admin(self.admin, &log, Error::AdminSocket { path: place.socket, source })?;
                     None
                 }
             },
@@ -406,14 +421,15 @@ impl Supervisor {
             kind: self.kind,
             addresses: addresses.clone(),
             program: self.shown,
-            log,
+            log: log.clone(),
             started: Instant::now(),
         };
         let listens_on = addresses.clone();
-        let manager = if self.service_manager { Manager::from_environment(log) } else { Manager::none() };
+        let manager = if self.service_manager { Manager::from_environment(log.clone()) } else { Manager::none() };
         let (started, ready) = mpsc::channel();
-        let announcement = Announcement { log, addresses: listens_on, whence, socket, enter, started };
+        let announcement = Announcement { log: log.clone(), addresses: listens_on, whence, socket, enter, started };
         let master = Master::new(identity, builder, self.settings, tron.clone(), manager, Some(announcement));
+        let ending = log.ending();
         let thread = std::thread::Builder::new().name("master-control".into()).spawn(move || {
             let _until_the_end = signals;
             let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(&received)));
@@ -423,6 +439,8 @@ impl Supervisor {
             });
             drop(files);
             let last_answers = admin.map(Admin::close);
+            // Those who follow have heard of the whole stop.
+            drop(ending);
             end.adopt(received);
             end.tell_waiting();
             if let Some(last_answers) = last_answers {
@@ -462,7 +480,7 @@ impl Supervisor {
             });
         match claimed {
             Ok(claimed) => Ok(Some(claimed)),
-            Err(error) => without_admin(self.admin, self.settings.log, error).map(|()| None),
+            Err(error) => without_admin(self.admin, &self.journal, error).map(|()| None),
         }
     }
 }
@@ -478,7 +496,7 @@ fn who_is(place: &Place) -> Option<String> {
 }
 
 /// Goes on without an admin socket, if that is allowed and the reason is not that the name is taken.
-fn without_admin(admin: AdminSocket, log: Log, error: Error) -> Result<(), Error> {
+fn without_admin(admin: AdminSocket, log: &Journal, error: Error) -> Result<(), Error> {
     match (&error, admin) {
         (Error::AdminSocket { .. }, AdminSocket::Try) => {
             let message = format!("{error}; going on without it, only Enter, signals and code stop this server");
@@ -492,7 +510,7 @@ fn without_admin(admin: AdminSocket, log: Log, error: Error) -> Result<(), Error
 /// What is said when the server is ready, to the operator and to whoever starts it.
 #[derive(Debug)]
 struct Announcement {
-    log: Log,
+    log: Journal,
     addresses: Vec<Address>,
     whence: &'static str,
     socket: Option<PathBuf>,

@@ -12,6 +12,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
+use crate::journal::Journal;
 use crate::log::{Level, Log};
 use crate::text::Reason;
 use crate::tron::OVERRUN;
@@ -93,7 +94,7 @@ pub(crate) struct Manager {
     /// What it knows.
     told: Option<View>,
     watchdog: Option<Watchdog>,
-    log: Log,
+    log: Journal,
     /// Whether it has been logged that something could not be said.
     warned: bool,
 }
@@ -111,11 +112,11 @@ struct Watchdog {
 impl Manager {
     /// There is nobody to tell.
     pub(crate) fn none() -> Manager {
-        Manager { line: None, told: None, watchdog: None, log: Log::silent(), warned: false }
+        Manager { line: None, told: None, watchdog: None, log: Journal::new(Log::silent()), warned: false }
     }
 
     /// The manager that the environment names, if it names one.
-    pub(crate) fn from_environment(log: Log) -> Manager {
+    pub(crate) fn from_environment(log: Journal) -> Manager {
         let socket = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty());
         let Some(socket) = socket else { return Manager::none() };
         match system::line(&socket) {

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use worker::{Counts, DrainReport, deadline_after};
 
 use crate::event::{Event, Trigger};
+use crate::journal::Journal;
 use crate::listen::{self, Address};
-use crate::log::{Level, Log};
+use crate::log::Level;
 use crate::manager::Manager;
 use crate::protocol::{self, Answer, ErrorCode, Progress, Refusal, Request, Response, Status};
 use crate::restart::{self, Decision, History};
@@ -50,7 +51,7 @@ pub(crate) struct Identity {
     pub(crate) addresses: Vec<Address>,
     /// The program that is the server, for people.
     pub(crate) program: Option<String>,
-    pub(crate) log: Log,
+    pub(crate) log: Journal,
     pub(crate) started: Instant,
 }
 
@@ -288,6 +289,8 @@ impl Master {
                     let grace = grace_ms.map(Duration::from_millis);
                     self.on_restart(state, Restart::new(by, grace, Some(Reply { to: reply, wait })), now)
                 }
+                // The admin socket answers that by itself.
+                Request::Events { .. } => state,
             },
             Event::Built { build, built } => self.on_built(state, build, built, now),
             Event::Accepting { build } => self.on_accepting(state, build, now),
@@ -978,7 +981,8 @@ impl End {
                         | Request::Close { .. }
                         | Request::Grace { .. }
                         | Request::Drain {}
-                        | Request::Resume {},
+                        | Request::Resume {}
+                        | Request::Events { .. },
                     ..
                 }
                 | Event::Stop { .. }

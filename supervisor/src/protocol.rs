@@ -2,7 +2,8 @@
 //!
 //! A client connects to the admin socket (on Windows: the named pipe) and sends one request: one JSON object on one
 //! line, in UTF-8, at most [`MAX_LINE`] bytes long. It gets any number of event lines and then one result line, and the
-//! connection is closed. One request a connection.
+//! connection is closed. One request a connection. An event line with a `seq` is an [`Entry`] of the journal, which
+//! comes only to those who ask for these; each other one is [`Progress`].
 //!
 //! ```text
 //! -> {"v":1,"request":"stop","grace_ms":5000}
@@ -108,6 +109,19 @@ pub enum Request {
         #[serde(default = "yes")]
         wait: bool,
     },
+    /// What has happened, and happens. Answered with [`Progress::Journal`], with each [`Entry`] that comes after
+    /// `since`, and then with [`Answer::Events`].
+    ///
+    /// `{"v":1,"request":"events","since":17,"follow":true}`
+    Events {
+        /// The number of the last entry that the client knows. Left out: it knows none, and gets the last thousand.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
+        /// With true, the result comes when the supervisor ends, and entries until then. A client that does not read
+        /// them is let go.
+        #[serde(default)]
+        follow: bool,
+    },
 }
 
 fn yes() -> bool {
@@ -122,6 +136,8 @@ fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Response {
+    /// An entry of the journal, for those who ask for these.
+    Entry(Entry),
     /// Something has happened, and the result is still to come.
     Progress(Progress),
     /// The last line.
@@ -168,6 +184,54 @@ pub enum Progress {
         /// Its number.
         generation: u64,
     },
+    /// From where on the journal is read. Sent before the first entry, and again where entries are missed because the
+    /// client reads too slowly.
+    ///
+    /// `{"event":"journal","began":"2026-01-31T12:00:00.000Z","next":18,"missed":0}`
+    Journal {
+        /// When this journal began, with the supervisor. One that was started anew has another journal, which counts
+        /// from 1: the client finds another time here, and if `since` is more than has happened yet, a `next` that is
+        /// not beyond it.
+        began: String,
+        /// The number of the entry that comes next.
+        next: u64,
+        /// How many before that one the client should have got, and are not known any more.
+        missed: u64,
+    },
+}
+
+/// An entry of the journal: something that has happened. With `--log json` the log on stderr has the same lines.
+///
+/// `{"seq":17,"time":"2026-01-31T12:00:00.000Z","level":"info","event":"stopping","message":"SIGTERM: …","by":"SIGTERM",…}`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Counted from 1 since the supervisor was started.
+    pub seq: u64,
+    /// When it happened, in UTC by RFC 3339.
+    pub time: String,
+    /// How much weight it has.
+    pub level: Level,
+    /// What it is, for programs.
+    pub event: String,
+    /// What has happened, for people.
+    pub message: String,
+    /// What else belongs to an event of that name.
+    #[serde(flatten)]
+    pub fields: Map<String, Value>,
+}
+
+/// How much weight an entry of the journal has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// One connection's or request's doings. There are such entries only with `--verbose`.
+    Detail,
+    /// What an operator wants to know.
+    Info,
+    /// Something is not as it should be, and the supervisor goes on.
+    Warning,
+    /// Something failed.
+    Error,
 }
 
 /// The answer to a request.
@@ -256,6 +320,13 @@ pub enum Answer {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         down_ms: Option<u64>,
     },
+    /// There are no more events, or not yet.
+    ///
+    /// `{"result":"events","last":21}`
+    Events {
+        /// The number of the last one.
+        last: u64,
+    },
     /// The request could not be carried out.
     ///
     /// `{"result":"error","code":"bad_request","message":"…"}`
@@ -281,7 +352,7 @@ pub enum ErrorCode {
     UnsupportedVersion,
     /// The client is neither the supervisor's user nor root.
     NotPermitted,
-    /// Too many clients ask at the same time.
+    /// Too many clients ask at the same time, or follow the events.
     Busy,
     /// The server failed instead of being stopped, or a restart failed.
     Failed,
@@ -617,6 +688,9 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Refusal> {
 /// When it is no line of this protocol.
 pub fn parse_response(line: &[u8]) -> serde_json::Result<Option<Response>> {
     let object: Map<String, Value> = parse(line)?;
+    if object.contains_key("event") && object.contains_key("seq") {
+        return Ok(Entry::deserialize(Value::Object(object)).ok().map(Response::Entry));
+    }
     if object.contains_key("event") {
         return Ok(Progress::deserialize(Value::Object(object)).ok().map(Response::Progress));
     }
@@ -661,6 +735,8 @@ mod tests {
             (r#"{"v":1,"request":"stop","grace":5}"#, ErrorCode::BadRequest, "grace"),
             (r#"{"v":1,"request":"ping","grace_ms":5}"#, ErrorCode::BadRequest, "grace_ms"),
             (r#"{"v":1,"request":"stop","grace_ms":-1}"#, ErrorCode::BadRequest, "-1"),
+            (r#"{"v":1,"request":"events","since":-1}"#, ErrorCode::BadRequest, "-1"),
+            (r#"{"v":1,"request":"events","since":"the beginning"}"#, ErrorCode::BadRequest, "the beginning"),
         ] {
             let (got, message) = error_of(line);
             assert_eq!(got, code, "{line}");
@@ -702,6 +778,16 @@ mod tests {
         assert_eq!(parse_response(br#"{"event":"eclipse","of":"the moon"}"#).unwrap(), None);
     }
 
+    #[test]
+    fn an_event_with_a_number_is_an_entry_whatever_its_name() {
+        let line = br#"{"seq":7,"time":"now","level":"info","event":"serving","message":"it serves","generation":2}"#;
+        let response = parse_response(line).unwrap().unwrap();
+        let Response::Entry(entry) = &response else { panic!("{response:?}") };
+        assert_eq!((entry.seq, entry.level, entry.event.as_str()), (7, Level::Info, "serving"));
+        assert_eq!(entry.fields, Map::from_iter([("generation".to_owned(), 2.into())]));
+        assert_eq!(serde_json::to_vec(&response).unwrap(), line);
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_understood_or_answered_with_an_error(line: Vec<u8>) {
@@ -714,7 +800,9 @@ mod tests {
             let restart = Request::Restart { grace_ms, wait };
             let stop = Request::Stop { grace_ms, delay_ms, wait };
             let grace = Request::Grace { grace_ms: delay_ms };
-            for request in [Request::Ping {}, Request::Status {}, Request::Connections {}, stop, restart, grace] {
+            let events = Request::Events { since: grace_ms, follow: wait };
+            let others = [Request::Ping {}, Request::Status {}, Request::Connections {}];
+            for request in others.into_iter().chain([stop, restart, grace, events]) {
                 let mut line = Vec::new();
                 write_request(&mut line, &request).unwrap();
                 prop_assert_eq!(parse_request(&read_line(&mut &line[..]).unwrap()).unwrap(), request);

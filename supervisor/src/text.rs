@@ -4,7 +4,17 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::protocol::{Activity, Connection, Delay, Drain, Outcome, Report, State, Status};
+use crate::protocol::{Activity, Connection, Delay, Drain, Entry, Level, Outcome, Report, State, Status};
+
+/// An entry of the journal, as it stands in the log.
+pub fn entry(entry: &Entry) -> String {
+    let weight = match entry.level {
+        Level::Detail | Level::Info => "",
+        Level::Warning => "warning: ",
+        Level::Error => "error: ",
+    };
+    format!("{} {weight}{}", entry.time, entry.message)
+}
 
 /// How many are still connected, and for how long they may be.
 pub fn countdown(drain: &Drain) -> String {

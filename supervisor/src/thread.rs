@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use worker::{Closed, ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerError, Stopper, panic_message};
 
 use crate::event::{Event, Post};
-use crate::log::{Level, Log};
+use crate::journal::Journal;
+use crate::log::Level;
 use crate::server::{Builder, Built, Closer, Ended, Opener, Server, Settings};
 use crate::text::{Reason, Seconds};
 
@@ -31,6 +32,7 @@ pub(crate) struct ThreadBuilder {
     /// Whether others accept from it, too.
     shared_listener: bool,
     settings: Settings,
+    log: Journal,
     ids: Ids,
     post: Post,
 }
@@ -41,11 +43,12 @@ impl ThreadBuilder {
         listener: TcpListener,
         shared_listener: bool,
         settings: Settings,
+        log: Journal,
         post: Post,
     ) -> ThreadBuilder {
         let listener = Arc::new(Mutex::new(Some(listener)));
         let factory = Arc::new(Mutex::new(factory));
-        ThreadBuilder { factory, listener, shared_listener, settings, ids: Ids::default(), post }
+        ThreadBuilder { factory, listener, shared_listener, settings, log, ids: Ids::default(), post }
     }
 
     /// Has the factory make a server. Nobody knows what that does.
@@ -61,7 +64,7 @@ impl ThreadBuilder {
             let handler = factory(&mut settings)?;
             Ok::<_, BuildError>(worker::Server::new(handler))
         }));
-        let (post, log) = (self.post.clone(), settings.log);
+        let (post, log) = (self.post.clone(), self.log.with(settings.log));
         let server =
             made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", panic_message(&*panic)).into()))?;
         let server = server
@@ -69,7 +72,7 @@ impl ThreadBuilder {
             .grace_on_failure(settings.grace)
             .shared_listener(self.shared_listener)
             .ids(self.ids.clone())
-            .observer(move |event| observe(log, &post, build, event));
+            .observer(move |event| observe(&log, &post, build, event));
         Ok((server, settings))
     }
 
@@ -227,7 +230,7 @@ impl Drop for Thread {
 }
 
 /// Logs what happens in the server, and tells master control what concerns it.
-fn observe(log: Log, post: &Post, build: u64, event: &worker::Event<'_>) {
+fn observe(log: &Journal, post: &Post, build: u64, event: &worker::Event<'_>) {
     // Without master control there is nobody to tell.
     let tell = |event| drop(post.send(event));
     match event {
@@ -249,11 +252,11 @@ fn observe(log: Log, post: &Post, build: u64, event: &worker::Event<'_>) {
             let fields = [("peer", peer.to_string().into())];
             log.line(Level::Detail, "refused", format!("{peer} turned away: too many connections"), fields);
         }
-        worker::Event::Connected { id, peer } if log.is_verbose() => {
+        worker::Event::Connected { id, peer } if log.tells(Level::Detail) => {
             let fields = [("id", (*id).into()), ("peer", peer.to_string().into())];
             log.line(Level::Detail, "connected", format!("connection {id} from {peer}"), fields);
         }
-        worker::Event::Ended { connection, outcome, error } if log.is_verbose() => {
+        worker::Event::Ended { connection, outcome, error } if log.tells(Level::Detail) => {
             let how = match outcome {
                 worker::Outcome::Left => "left",
                 worker::Outcome::Closed => "closed",

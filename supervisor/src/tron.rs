@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::exit::Exit;
-use crate::log::{Level, Log};
+use crate::journal::Journal;
+use crate::log::Level;
 
 /// How far a stop may overrun its deadline.
 pub(crate) const OVERRUN: Duration = Duration::from_secs(1);
@@ -69,7 +70,7 @@ impl Tron {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn start(log: Log) -> io::Result<Tron> {
+    pub(crate) fn start(log: Journal) -> io::Result<Tron> {
         Tron::start_with(move |why| derez(log, why))
     }
 
@@ -194,12 +195,12 @@ impl fmt::Debug for Watched {
 }
 
 /// Ends the process, since master control has panicked.
-pub(crate) fn end_after_panic(log: Log, message: &str) -> ! {
+pub(crate) fn end_after_panic(log: Journal, message: &str) -> ! {
     let message = format!("master control panicked, so the process ends, with all connections: {message}");
     last_words(Exit::OutOfControl, move || log.line(Level::Error, "out_of_control", message, []))
 }
 
-fn derez(log: Log, why: Why) {
+fn derez(log: Journal, why: Why) {
     match why {
         Why::Overrun(what_hangs) => last_words(Exit::Overrun, move || {
             let hung = what_hangs();

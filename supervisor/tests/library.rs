@@ -270,6 +270,50 @@ fn a_restart_from_code_builds_the_server_afresh() {
     wait(running).unwrap();
 }
 
+/// On Windows the name of a pipe is no path.
+#[cfg(unix)]
+#[test]
+fn what_a_handler_has_to_say_stands_among_the_events_even_if_nothing_is_logged() {
+    use std::ops::ControlFlow;
+    use std::os::unix::fs::DirBuilderExt;
+    use supervisor::client::{self, Patience};
+    use supervisor::instance::Place;
+    use supervisor::protocol::{Request, Response};
+    use supervisor::{AdminSocket, Journal, Level};
+
+    struct Talkative(Journal);
+    impl Handler for Talkative {
+        fn serve(&self, client: &mut Connection) -> io::Result<()> {
+            self.0.line(Level::Info, "greeted", "somebody has come", [("from", client.peer().to_string().into())]);
+            client.write_all(b"x")
+        }
+    }
+    let folder = std::env::temp_dir().join(format!("events-test-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+    let socket = folder.join("x.sock");
+    let journal = Journal::new(Log::silent());
+    let supervisor = Supervisor::new(Talkative(journal.clone())).journal(journal);
+    let running = supervisor.admin(AdminSocket::Require).socket(&socket).start(anywhere()).unwrap();
+    client(&running).read_exact(&mut [0]).unwrap();
+    let mut entries = Vec::new();
+    let request = Request::Events { since: None, follow: false };
+    client::listen(&Place::at(&socket).unwrap(), request, Patience::short(), |response| {
+        match response {
+            Response::Entry(entry) => entries.push(entry),
+            Response::Progress(_) => {}
+            Response::Answer(_) => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let names: Vec<_> = entries.iter().map(|entry| (entry.seq, entry.event.as_str())).collect();
+    assert_eq!(names, [(1, "listening"), (2, "greeted")]);
+    assert!(entries[1].fields["from"].as_str().unwrap().starts_with("127.0.0.1:"), "{:?}", entries[1]);
+    running.control().stop(HUGE);
+    wait(running).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 #[test]
 fn a_server_that_takes_no_connections_is_found_and_restarted() {
     /// Its accepting thread hangs for ever, in the first generation, as soon as it is to.

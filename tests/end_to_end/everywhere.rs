@@ -45,6 +45,20 @@ fn a_short_status_is_one_line() {
 }
 
 #[test]
+fn events_are_told_up_to_the_end_of_the_supervisor() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    instance.admin(&["events"]).expect(0).says("1 20").says("listening on ");
+    let followers = [(); 3].map(|()| instance.admin_begins(&["events", "--follow"]));
+    followers.iter().for_each(|follower| drop(follower.out.wait_for("listening on ")));
+    instance.admin(&["stop"]).expect(0);
+    for follower in followers {
+        follower.end().expect(0).says("stopped in").says("has ended");
+    }
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
 fn list_shows_what_is_running() {
     let home = Home::new();
     let instance = home.start(&["echo"]);

@@ -18,6 +18,8 @@ mod admin; // admin-cli: exit codes, JSON, targets, several stops at the same ti
 #[cfg(unix)]
 mod clients; // curl, nc and Python as clients.
 #[cfg(unix)]
+mod events; // admin-cli events: replayed, followed, and who does not read them.
+#[cfg(unix)]
 mod manager; // The host's service manager: sockets that it passes, what it hears, the files in examples/deploy.
 #[cfg(unix)]
 mod readme; // What README.md and examples/restart.sh say.

@@ -91,6 +91,7 @@ fn an_idle_supervisor_has_no_wake_ups() {
     let mut client = instance.client();
     client.greet();
     instance.admin(&["ping"]).expect(0);
+    instance.admin_begins(&["events", "--follow"]).out.wait_for("listening on");
     eventually("it is idle", || threads(instance.pid).iter().all(|(_, state)| state == "S"));
     // What is under test is that nothing happens, so here there is nothing to wait for but time. It may take a moment
     // until everything rests; something that polls is never at rest.

@@ -94,8 +94,8 @@ fn every_command_of_the_readme_does_what_it_says() {
 fn the_readme_names_every_option() {
     let home = Home::new();
     let readme = fs::read_to_string(project().join("README.md")).unwrap();
-    let helps = [(SUPERVISOR, ["http", "--help"]), (ADMIN_CLI, ["stop", "--help"]), (ADMIN_CLI, ["check", "--help"])];
-    for (program, arguments) in helps {
+    let commands = ["stop", "events", "check"].map(|command| (ADMIN_CLI, [command, "--help"]));
+    for (program, arguments) in [(SUPERVISOR, ["http", "--help"])].into_iter().chain(commands) {
         let mut command = home.program(program);
         command.args(arguments);
         let help = home.run(command).expect(0).out;

@@ -4,14 +4,15 @@ use crate::support::{Client, Home, Instance, eventually, free_port};
 
 const FRAGILE: &str = env!("CARGO_BIN_EXE_crash-on-command");
 
-fn start(home: &Home) -> Instance {
+/// Starts a server that can be crashed.
+pub fn start_fragile(home: &Home) -> Instance {
     let mut command = home.program(FRAGILE);
     command.args(["--name", home.name(), "--listen", &format!("127.0.0.1:{}", free_port())]);
     home.start_by(command)
 }
 
 /// Has the server crash. Its clients are told; the one that it crashed at is lost.
-fn crash(instance: &Instance) {
+pub fn crash(instance: &Instance) {
     let mut client = instance.client();
     client.send("CRASH\n");
     client.expect("CRASH\n");
@@ -20,7 +21,7 @@ fn crash(instance: &Instance) {
 }
 
 /// A line comes back. The client may have had to wait for that in the queue.
-fn ask(client: &mut Client) {
+pub fn ask(client: &mut Client) {
     client.send("hello\n");
     client.expect("hello\n");
 }
@@ -39,7 +40,7 @@ fn waits(log: &str) -> Vec<u64> {
 #[test]
 fn a_server_that_crashes_comes_back_after_growing_waits_and_serves_who_came_meanwhile_until_it_gives_up() {
     let home = Home::new();
-    let instance = start(&home);
+    let instance = start_fragile(&home);
     for crashes in 1..=5 {
         crash(&instance);
         let mut meanwhile: Vec<_> = (0..5).map(|_| instance.client()).collect();
@@ -61,7 +62,7 @@ fn a_server_that_crashes_comes_back_after_growing_waits_and_serves_who_came_mean
 #[test]
 fn the_status_says_why_it_crashed_and_while_it_waits_until_when() {
     let home = Home::new();
-    let instance = start(&home);
+    let instance = start_fragile(&home);
     for _ in 0..4 {
         crash(&instance);
         ask(&mut instance.client());
@@ -81,7 +82,7 @@ fn the_status_says_why_it_crashed_and_while_it_waits_until_when() {
 #[test]
 fn a_stop_while_it_waits_needs_no_server() {
     let home = Home::new();
-    let instance = start(&home);
+    let instance = start_fragile(&home);
     for _ in 0..3 {
         crash(&instance);
         ask(&mut instance.client());

@@ -160,7 +160,8 @@ fn println_seed(seed: u64) {
 /// Some request that is wrong, or at most asks for something that changes nothing.
 fn request(dice: &mut Dice) -> Vec<u8> {
     const GOOD: [&str; 2] = [r#"{"v":1,"request":"ping"}"#, r#"{"v":1,"request":"status"}"#];
-    const BAD: [&str; 12] = [
+    const BAD: [&str; 13] = [
+        r#"{"v":1,"request":"events","since":-1}"#,
         r#"{"v":1,"request":"stop","grace_ms":-1}"#,
         r#"{"v":1,"request":"stop","grace_ms":1e99}"#,
         r#"{"v":1,"request":"stop","grace_ms":99999999999999999999999}"#,
@@ -373,6 +374,28 @@ fn a_log_that_nobody_reads_does_not_keep_it_from_serving_and_stopping() {
     process.signal(SIGTERM);
     assert_eq!(process.wait(), 0);
     drop(reader);
+}
+
+#[test]
+fn lines_that_the_log_lost_are_events_all_the_same_and_so_is_their_loss() {
+    let home = Home::new();
+    let (reader, writer) = full_pipe();
+    let mut command = home.supervisor(&["echo"]);
+    command.stderr(writer);
+    let process = home.spawn(command);
+    eventually("it answers", || home.admin(&["--name", home.name(), "ping"]).code == 0);
+    home.admin(&["--name", home.name(), "events"]).expect(0).says("1 20").says("listening on ");
+    let reader = std::thread::spawn(move || std::io::read_to_string(reader).unwrap());
+    // Each says something, and one of them finds that there is room again.
+    eventually("it is told that lines were lost", || {
+        home.admin(&["--name", home.name(), "restart"]).expect(0);
+        home.admin(&["--name", home.name(), "events"]).expect(0).out.contains("warning: nobody read the log: ")
+    });
+    process.signal(SIGTERM);
+    assert_eq!(process.wait(), 0);
+    let log = reader.join().unwrap();
+    let lost = log.find("warning: nobody read the log: ").expect("the log says nothing of it");
+    assert!(!log.contains("listening on ") && log[lost..].contains("SIGTERM"), "{}", log.trim_start_matches('x'));
 }
 
 #[test]

@@ -130,7 +130,7 @@ import time; time.sleep(600)";
     home.admin(&["list"]).expect(0).says(&words);
     for address in [&one, &two] {
         let found = home.admin(&["--port", &port(address), "status", "--json"]).expect(0).json();
-    assert_eq!(found["pid"], instance.pid, "{found}");
+        assert_eq!(found["pid"], instance.pid, "{found}");
     }
     home.admin(&["--port", &free_port().to_string(), "ping"]).expect(3);
     instance.admin(&["stop"]).expect(0);

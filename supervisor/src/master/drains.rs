@@ -125,14 +125,14 @@ impl Master {
         grace: Option<Duration>,
         reply: Sender<Response>,
     ) {
-        let log = self.identity.log;
+        let log = self.identity.log.clone();
         let grace = grace.unwrap_or(self.settings.grace);
         let refuse = |code, message| {
             let _ = reply.send(Response::Answer(Answer::Error(Refusal { code, message })));
         };
         for running in self.all(state) {
             let generation = Some(running.generation);
-            let to = reply.clone();
+            let (log, to) = (log.clone(), reply.clone());
             let done = move |closed: &worker::Closed| {
                 let outcome = plain::outcome(closed);
                 let fields = [("id", id.into()), ("outcome", json!(outcome))];
@@ -146,7 +146,7 @@ impl Master {
                     let message =
                         format!("{by}: closing {}, which has {} to leave", text::describe(&connection), seconds(grace));
                     let fields = [("by", by.to_string().into()), ("id", id.into())];
-                    log.line(Level::Info, "closing_connection", message, fields);
+                    self.identity.log.line(Level::Info, "closing_connection", message, fields);
                     let _ = reply.send(Response::Progress(Progress::Closing { connection }));
                     return;
                 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use proptest::prelude::*;
 
 use super::*;
+use crate::Log;
 use crate::restart::{RestartMode, RestartPolicy};
 use crate::server::{Closer, Opener};
 use worker::{ConnectionInfo, ServerError};
@@ -312,7 +313,7 @@ impl Drive {
             kind: "test".into(),
             addresses: vec![Address::Tcp(([127, 0, 0, 1], 1).into())],
             program: None,
-            log: Log::silent(),
+            log: Journal::new(Log::silent()),
             started: now,
         };
         let builder = Box::new(PretendedBuilder { world: world.clone(), overlaps });
@@ -534,7 +535,7 @@ impl Drive {
                 | Answer::Closed { .. }
                 | Answer::Connections { .. } => assert!(!asker.restart),
                 Answer::Error(_) => {}
-                Answer::Pong { .. } | Answer::Status(_) => panic!("{answer:?}"),
+                Answer::Pong { .. } | Answer::Status(_) | Answer::Events { .. } => panic!("{answer:?}"),
             }
         }
     }

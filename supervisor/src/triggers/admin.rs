@@ -8,7 +8,7 @@ mod unix;
 mod windows;
 
 use std::convert::Infallible;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -20,8 +20,9 @@ use interprocess::local_socket::{Listener, ListenerOptions, Stream};
 
 use crate::event::{Event, Post, Trigger};
 use crate::instance::{Claim, Place};
-use crate::log::{Level, Log};
-use crate::protocol::{self, Answer, ErrorCode, LineError, MAX_LINE, Refusal, Request, Response};
+use crate::journal::{Journal, MAX_FOLLOWERS, Next, Reader};
+use crate::log::Level;
+use crate::protocol::{self, Answer, ErrorCode, LineError, MAX_LINE, Progress, Refusal, Request, Response};
 #[cfg(unix)]
 use crate::text::Reason;
 
@@ -45,7 +46,7 @@ pub(crate) struct Admin {
 
 impl Admin {
     /// Listens on the socket of a place that has been claimed. Clients can connect when this returns.
-    pub(crate) fn start(place: Place, claim: Claim, events: Post, log: Log) -> io::Result<Admin> {
+    pub(crate) fn start(place: Place, claim: Claim, events: Post, log: Journal) -> io::Result<Admin> {
         let answers = Arc::new(Answers::default());
         let listener = listen(&place)?;
         let (door, knock) = Door::new(&place)?;
@@ -142,7 +143,7 @@ struct Desk {
     answers: Arc<Answers>,
     clients: Arc<AtomicUsize>,
     events: Post,
-    log: Log,
+    log: Journal,
 }
 
 impl Desk {
@@ -154,16 +155,16 @@ impl Desk {
             let _ = protocol::write_line(&mut &client, &Answer::Error(Refusal { code: ErrorCode::Busy, message }));
             return;
         }
-        let (answers, events, log) = (self.answers.clone(), self.events.clone(), self.log);
+        let (answers, events, log) = (self.answers.clone(), self.events.clone(), self.log.clone());
         // Shared with a thread that there may be none of.
         let client = Arc::new(client);
         let theirs = client.clone();
         let thread = thread::Builder::new().name("admin-client".into()).spawn(move || {
-            converse(&theirs, seat, &answers, &events, log, Wait::AsAsked);
+            converse(&theirs, seat, &answers, &events, &log, Wait::AsAsked);
         });
         if thread.is_err() {
             // Whoever uses up the threads shall not lock out who has to stop that. But this thread has others to attend to.
-            converse(&client, None, &self.answers, &self.events, self.log, Wait::Never);
+            converse(&client, None, &self.answers, &self.events, &self.log, Wait::Never);
         }
     }
 }
@@ -194,7 +195,7 @@ impl Drop for Seat {
 /// One request and its answer. A client that goes away meanwhile, or does not read, ends only its own conversation.
 ///
 /// The seat is free again when the request has been read: who waits for the end of a stop keeps nobody from asking.
-fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Post, log: Log, may_wait: Wait) {
+fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Post, log: &Journal, may_wait: Wait) {
     let mut output = client;
     let by = match identify(client) {
         Ok(by) => by,
@@ -212,6 +213,11 @@ fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Pos
         Ok(Some(Request::Restart { grace_ms, .. })) if may_wait == Wait::Never => {
             Request::Restart { grace_ms, wait: false }
         }
+        Ok(Some(Request::Events { .. })) if may_wait == Wait::Never => {
+            let message = "the system gives no thread to somebody who reads the events, try again".into();
+            let _ = protocol::write_line(&mut output, &Answer::Error(Refusal { code: ErrorCode::Busy, message }));
+            return;
+        }
         Ok(Some(request)) => request,
         Ok(None) => return,
         Err(refusal) => {
@@ -222,16 +228,76 @@ fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Pos
     };
     drop(seat);
     answers.add(1);
+    if let Request::Events { since, follow } = request {
+        tell_events(client, &by, since, follow, log);
+    } else {
+        ask_master_control(client, request, by, events);
+    }
+    answers.add(-1);
+}
+
+fn ask_master_control(mut client: &Stream, request: Request, by: Trigger, events: &Post) {
     let (reply, responses) = mpsc::channel();
     // If master control is gone, so is the other end of `responses`.
     let _ = events.send(Event::Request { request, by, reply });
     for response in responses {
         let last = matches!(response, Response::Answer(_));
-        if protocol::write_line(&mut output, &response).is_err() || last {
+        if protocol::write_line(&mut client, &response).is_err() || last {
             break;
         }
     }
-    answers.add(-1);
+}
+
+/// Tells a client what has happened and, if it follows, what happens: at its own pace, and as long as it reads at all.
+fn tell_events(mut client: &Stream, by: &Trigger, since: Option<u64>, follow: bool, log: &Journal) {
+    let Some(reader) = (if follow { log.follow(since) } else { Some(log.read(since)) }) else {
+        let message = format!("{MAX_FOLLOWERS} clients follow the events already: let one of them go, and try again");
+        let _ = protocol::write_line(&mut client, &Answer::Error(Refusal { code: ErrorCode::Busy, message }));
+        return;
+    };
+    match write_events(client, reader) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            let message = format!("{by} does not read the events that it asked for, and was let go");
+            log.line(Level::Warning, "reader_let_go", message, [("by", by.to_string().into())]);
+        }
+        // It has gone away.
+        Ok(()) | Err(_) => {}
+    }
+}
+
+fn write_events(mut client: &Stream, mut reader: Reader) -> io::Result<()> {
+    loop {
+        match reader.next() {
+            Next::Place { began, next, missed } => {
+                protocol::write_line(&mut client, &Progress::Journal { began, next, missed })?;
+            }
+            Next::Entries(lines) => {
+                client.write_all(lines.as_bytes())?;
+                reader.pause();
+            }
+            Next::Look if has_hung_up(client) => return Ok(()),
+            Next::Look => {}
+            Next::End { last } => return protocol::write_line(&mut client, &Answer::Events { last }),
+        }
+    }
+}
+
+/// Whether the client has gone away.
+#[cfg(unix)]
+fn has_hung_up(client: &Stream) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+
+    let Stream::UdSocket(client) = client;
+    // That it says nothing more is no reason to go. That both directions are closed is told unasked.
+    let mut client = [PollFd::new(client.as_fd(), PollFlags::empty())];
+    poll(&mut client, PollTimeout::ZERO).is_ok_and(|closed| closed > 0)
+}
+
+/// Windows does not tell before the next write.
+#[cfg(windows)]
+fn has_hung_up(_client: &Stream) -> bool {
+    false
 }
 
 fn read_request(client: &Stream) -> Result<Option<Request>, Refusal> {

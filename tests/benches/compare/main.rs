@@ -1,8 +1,8 @@
 //! Measures beside peers in the same run, since machines differ and are noisy: read the ratios, not the figures.
 //!
 //! ```text
-//! cargo bench -p end-to-end                # everything, about five minutes
-//! cargo bench -p end-to-end -- stop idle   # only these: stop, idle, echo, http, restart
+//! cargo bench -p end-to-end                # everything, about six minutes
+//! cargo bench -p end-to-end -- stop idle   # only these: stop, idle, echo, http, restart, events
 //! ```
 //!
 //! Peers that are not installed (nginx, lighttpd, python3; wrk for HTTP) are left out.
@@ -10,6 +10,8 @@
 
 #[cfg(unix)]
 mod echo;
+#[cfg(unix)]
+mod events;
 #[cfg(unix)]
 mod http;
 #[cfg(unix)]
@@ -32,8 +34,14 @@ fn main() {
 fn main() {
     // Cargo passes `--bench`, too.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let sections: [(&str, fn()); 5] =
-        [("stop", stop::run), ("idle", idle::run), ("echo", echo::run), ("http", http::run), ("restart", restart::run)];
+    let sections: [(&str, fn()); 6] = [
+        ("stop", stop::run),
+        ("idle", idle::run),
+        ("echo", echo::run),
+        ("http", http::run),
+        ("restart", restart::run),
+        ("events", events::run),
+    ];
     for (name, run) in sections {
         if wanted.is_empty() || wanted.iter().any(|section| section == name) {
             println!("\n== {name}");

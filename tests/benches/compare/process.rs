@@ -55,6 +55,12 @@ impl Running {
         Running { child, address, _folder: Some(folder) }
     }
 
+    /// The admin socket of the supervisor with this name.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        let folder = self._folder.as_ref().expect("a peer has no admin socket");
+        folder.0.join(format!("mastercontrol/{name}.sock"))
+    }
+
     /// A peer that listens on `port`; waits until it does.
     pub fn peer(command: &mut Command, port: u16) -> Option<Running> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;

@@ -1,0 +1,64 @@
+//! What has happened, and what happens.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use supervisor::Exit;
+use supervisor::client::{self, AskError, Patience};
+use supervisor::protocol::{Answer, Progress, Request, Response};
+use supervisor::text;
+
+use crate::args::{Events, Target};
+use crate::failure::Failure;
+use crate::output;
+
+pub(crate) fn events(target: &Target, json: bool, events: &Events) -> Result<Exit, Failure> {
+    let chosen = target.choose()?;
+    let whom = &chosen.label;
+    let request = Request::Events { since: events.since, follow: events.follow };
+    // However long it follows, and however long its own reader takes.
+    let patience = Patience { whole: None, ..Patience::short() };
+    let mut last = events.since;
+    let heard = client::listen(&chosen.place, request, patience, |response| {
+        if let Response::Entry(entry) = &response {
+            last = Some(entry.seq);
+        }
+        match (show(&response, json, whom, events), response) {
+            // Its own reader has gone away, as `head` does. That is no failure.
+            (Err(_), _) => ControlFlow::Break(None),
+            (Ok(()), Response::Answer(answer)) => ControlFlow::Break(Some(answer)),
+            (Ok(()), Response::Entry(_) | Response::Progress(_)) => ControlFlow::Continue(()),
+        }
+    });
+    match (heard, last) {
+        (Ok(Some(Answer::Error(refusal))), _) => Err(Failure::refused(whom, &refusal)),
+        (Ok(_), _) => Ok(Exit::Done),
+        (Err(AskError::HungUp), Some(last)) => {
+            let message =
+                format!("{whom}: it went away without its last word; ask for what came then with --since {last}");
+            Err(Failure::new(Exit::NoAnswer, message))
+        }
+        (Err(error), _) => Err(Failure::asking(whom, &error)),
+    }
+}
+
+fn show(response: &Response, json: bool, whom: &str, events: &Events) -> io::Result<()> {
+    match response {
+        // It is told as each failure is.
+        Response::Answer(Answer::Error(_)) => {}
+        // As it was received.
+        response if json => return output::try_data(&serde_json::to_string(response)?),
+        Response::Entry(entry) => return output::try_data(&format!("{} {}", entry.seq, text::entry(entry))),
+        Response::Progress(Progress::Journal { began, next, missed }) => {
+            if events.since.is_some_and(|since| since >= *next) {
+                output::message(&format!("{whom} was started anew, and counts from 1 since {began}"));
+            }
+            if *missed > 0 {
+                output::message(&format!("missed: the {missed} before {next}"));
+            }
+        }
+        Response::Answer(_) if events.follow => output::message(&format!("{whom} has ended")),
+        Response::Progress(_) | Response::Answer(_) => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,358 @@
+//! All that happens, as numbered entries: one source of two outputs, the log on stderr and whoever reads the events at
+//! the admin socket.
+//!
+//! The last entries are kept, and each reader takes from there what comes next for it, at its own pace. So whoever says
+//! something never waits for a reader, and one that comes again with the number of its last entry goes on behind that.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt::Display;
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value};
+
+use crate::log::{Log, Outlet};
+use crate::protocol::{Entry, Level, MAX_LINE};
+use crate::text::Count;
+
+/// How many entries are kept.
+const KEPT: usize = 1000;
+
+/// How many are kept while somebody follows: a follower may be behind by as many, and misses nothing.
+const KEPT_FOR_FOLLOWERS: usize = 20_000;
+
+/// How many clients can follow at the same time.
+pub(crate) const MAX_FOLLOWERS: usize = 100;
+
+/// How much a reader takes at once, in bytes, if there is so much.
+const PART: usize = 64 * 1024;
+
+/// What happens within this time after a follower was told something is told together. To tell each of many followers
+/// of each of many events by itself would take all the processors' time.
+const TOGETHER: Duration = Duration::from_millis(20);
+
+/// How much of a message is left, in characters, if its entry is longer than a line of the protocol.
+const CUT: usize = 1000;
+
+/// The names of what belongs to each entry.
+const ALWAYS: [&str; 5] = ["seq", "time", "level", "event", "message"];
+
+/// Where all that happens in a supervisor is written down: for its log, and for the admin socket's `events`.
+///
+/// A clone writes to the same journal.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    log: Log,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    began: String,
+    pen: Mutex<Pen>,
+    kept: Mutex<Kept>,
+    /// There is something new for a reader that waits.
+    news: Condvar,
+    ended: Condvar,
+}
+
+/// Whoever has it writes the next entry. It may have to wait for stderr, so readers do without it.
+#[derive(Debug, Default)]
+struct Pen {
+    /// The number of the last entry.
+    last: u64,
+    /// Lines of the log that were lost since the last one that was written.
+    lost: usize,
+}
+
+/// The last entries, and who reads them.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Each a line of JSON with its end, the newest at the back.
+    lines: VecDeque<Box<str>>,
+    /// The number of the newest.
+    last: u64,
+    followers: usize,
+    /// Whether a reader waits for news.
+    awaited: bool,
+    /// How many followers have come so far.
+    arrivals: u64,
+    /// Whether followers need not wait for more.
+    ended: bool,
+}
+
+/// What happens that has no number yet.
+struct Draft {
+    level: Level,
+    event: String,
+    message: String,
+    fields: Map<String, Value>,
+}
+
+impl Draft {
+    fn new<const N: usize>(level: Level, event: &str, message: impl Display, fields: [(&str, Value); N]) -> Draft {
+        let own = fields.into_iter().filter(|(name, _)| !ALWAYS.contains(name));
+        let fields = own.map(|(name, value)| (name.to_owned(), value)).collect();
+        Draft { level, event: event.to_owned(), message: message.to_string(), fields }
+    }
+}
+
+impl Journal {
+    /// A journal of one supervisor, see [`Supervisor::journal`](crate::Supervisor::journal), that is logged like this.
+    pub fn new(log: Log) -> Journal {
+        let (pen, kept) = (Mutex::default(), Mutex::default());
+        let shared = Shared { began: now(), pen, kept, news: Condvar::new(), ended: Condvar::new() };
+        Journal { log, shared: Arc::new(shared) }
+    }
+
+    /// The same journal, where what is said with this one is logged like this.
+    pub fn with(&self, log: Log) -> Journal {
+        Journal { log, shared: self.shared.clone() }
+    }
+
+    /// Whether what has this level is an event: what is [`Level::Detail`] only if the log is verbose.
+    pub fn tells(&self, level: Level) -> bool {
+        self.log.tells(level)
+    }
+
+    /// How it is logged.
+    pub fn log(&self) -> Log {
+        self.log
+    }
+
+    /// Writes down an event with its name, a message for people, and fields for programs, which have other names than
+    /// those that each [entry](Entry) has. What it does not [tell](Journal::tells) is no event.
+    ///
+    /// A line that cannot be logged, or not without waiting for a reader, is lost for the log: a supervisor does not
+    /// end or stall because nobody reads its log. How many were lost is said when the next one can be written.
+    pub fn line<const N: usize>(&self, level: Level, event: &str, message: impl Display, fields: [(&str, Value); N]) {
+        if !self.tells(level) {
+            return;
+        }
+        // Before anybody has to wait for it, since nobody knows what it takes to display a message.
+        let draft = Draft::new(level, event, message, fields);
+        let mut pen = lock(&self.shared.pen);
+        let mut outlet = self.log.outlet();
+        if outlet.as_ref().is_some_and(|outlet| !outlet.has_room(pen.lost == 0)) {
+            pen.lost += 1;
+            outlet = None;
+        }
+        if outlet.is_some() && pen.lost > 0 {
+            let lost = mem::take(&mut pen.lost);
+            let message = format!("nobody read the log: {} lost", Count(lost, "line"));
+            let draft = Draft::new(Level::Warning, "log_lines_lost", message, [("lost", lost.into())]);
+            self.shared.write(&mut pen, draft, outlet.as_mut());
+        }
+        self.shared.write(&mut pen, draft, outlet.as_mut());
+    }
+
+    /// Reads what has happened so far.
+    pub(crate) fn read(&self, since: Option<u64>) -> Reader {
+        let kept = lock(&self.shared.kept);
+        Reader::new(&self.shared, &kept, since, Until::Number(kept.last))
+    }
+
+    /// Reads what has happened, and what happens. None: too many do that.
+    pub(crate) fn follow(&self, since: Option<u64>) -> Option<Reader> {
+        let mut kept = lock(&self.shared.kept);
+        kept.arrivals += 1;
+        // Those whose clients have gone away make room.
+        self.shared.news.notify_all();
+        if kept.followers >= MAX_FOLLOWERS {
+            return None;
+        }
+        kept.followers += 1;
+        Some(Reader::new(&self.shared, &kept, since, Until::TheEnd))
+    }
+
+    /// What tells followers, when it is dropped, that there is nothing more to wait for.
+    pub(crate) fn ending(&self) -> Ending {
+        Ending(self.shared.clone())
+    }
+}
+
+impl Shared {
+    /// Readers get the entry first: who reads the log may keep us waiting after all.
+    fn write(&self, pen: &mut Pen, draft: Draft, outlet: Option<&mut Outlet>) {
+        pen.last += 1;
+        let Draft { level, event, message, fields } = draft;
+        let entry = Entry { seq: pen.last, time: now(), level, event, message, fields };
+        let json = json(&entry);
+        let logged = outlet.map(|outlet| (outlet.line(&entry, &json), outlet));
+        let awaited = {
+            let mut kept = lock(&self.kept);
+            kept.push(json.into());
+            mem::take(&mut kept.awaited)
+        };
+        if awaited {
+            self.news.notify_all();
+        }
+        if let Some((line, outlet)) = logged {
+            outlet.write(&line);
+        }
+    }
+}
+
+impl Kept {
+    /// The number of the oldest, or, if there is none, of the next.
+    fn first(&self) -> u64 {
+        self.last + 1 - self.lines.len() as u64
+    }
+
+    fn push(&mut self, line: Box<str>) {
+        self.lines.push_back(line);
+        self.last += 1;
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        let kept = if self.followers > 0 { KEPT_FOR_FOLLOWERS } else { KEPT };
+        let excess = self.lines.len().saturating_sub(kept);
+        self.lines.drain(..excess);
+    }
+
+    /// About as many lines as one part has, from this number on, which is not forgotten. Returns the number of the next
+    /// one, too.
+    fn part(&self, from: u64) -> (String, u64) {
+        let mut part = String::new();
+        let mut next = from;
+        let skipped = usize::try_from(from - self.first()).unwrap_or(usize::MAX).min(self.lines.len());
+        for line in self.lines.range(skipped..) {
+            if !part.is_empty() && part.len() + line.len() > PART {
+                break;
+            }
+            part.push_str(line);
+            next += 1;
+        }
+        (part, next)
+    }
+}
+
+/// An entry as a line of JSON.
+fn json(entry: &Entry) -> String {
+    // Texts, numbers and maps of them can always be written.
+    let line = serde_json::to_string(entry).unwrap_or_default();
+    if line.len() < MAX_LINE {
+        return line + "\n";
+    }
+    let message = entry.message.chars().take(CUT).chain(['…']).collect();
+    json(&Entry { message, event: entry.event.chars().take(CUT).collect(), fields: Map::new(), ..entry.clone() })
+}
+
+fn now() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that could panic runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the journal when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        lock(&self.0.kept).ended = true;
+        self.0.news.notify_all();
+        self.0.ended.notify_all();
+    }
+}
+
+/// Reads the journal.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    shared: Arc<Shared>,
+    /// The number of the entry that comes next.
+    next: u64,
+    /// Whether it has been said from where on it reads.
+    placed: bool,
+    until: Until,
+    arrivals: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Number(u64),
+    /// It follows.
+    TheEnd,
+}
+
+/// What a reader hears next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Where it reads on, and how many entries before that it has missed.
+    Place { began: String, next: u64, missed: u64 },
+    /// Entries, each a line of JSON.
+    Entries(String),
+    /// Somebody else wants to follow, so this is a moment to look whether the client is still there.
+    Look,
+    /// That was all, up to this number.
+    End { last: u64 },
+}
+
+impl Reader {
+    fn new(shared: &Arc<Shared>, kept: &Kept, since: Option<u64>, until: Until) -> Reader {
+        let next = match since {
+            None => kept.first().max((kept.last + 1).saturating_sub(KEPT as u64)),
+            // That was another journal, of which the client knows something.
+            Some(since) if since > kept.last => 1,
+            Some(since) => since + 1,
+        };
+        Reader { shared: shared.clone(), next, placed: false, until, arrivals: kept.arrivals }
+    }
+
+    /// Waits for what comes next. After the end there is nothing.
+    pub(crate) fn next(&mut self) -> Next {
+        let mut kept = lock(&self.shared.kept);
+        loop {
+            let missed = kept.first().saturating_sub(self.next);
+            self.next += missed;
+            if missed > 0 || !self.placed {
+                self.placed = true;
+                return Next::Place { began: self.shared.began.clone(), next: self.next, missed };
+            }
+            let is_all = match self.until {
+                Until::Number(last) => self.next > last,
+                Until::TheEnd => kept.ended && self.next > kept.last,
+            };
+            if is_all {
+                return Next::End { last: self.next - 1 };
+            }
+            if self.next <= kept.last {
+                let (part, next) = kept.part(self.next);
+                self.next = next;
+                return Next::Entries(part);
+            }
+            if self.arrivals != kept.arrivals {
+                self.arrivals = kept.arrivals;
+                return Next::Look;
+            }
+            kept.awaited = true;
+            kept = self.shared.news.wait(kept).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets a moment pass in which more may happen, if the reader follows and knows all that has.
+    pub(crate) fn pause(&self) {
+        let kept = lock(&self.shared.kept);
+        if self.until == Until::TheEnd && self.next > kept.last {
+            drop(self.shared.ended.wait_timeout_while(kept, TOGETHER, |kept| !kept.ended));
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if self.until == Until::TheEnd {
+            let mut kept = lock(&self.shared.kept);
+            kept.followers -= 1;
+            kept.forget();
+        }
+    }
+}
