@@ -9,7 +9,7 @@ use supervisor::config::{Config, ConfigError, Invocation, ServerKind};
 use supervisor::manager;
 use supervisor::text::Seconds;
 use supervisor::worker::handlers::{Commands, Echo, Http, Logged};
-use supervisor::{BuildError, Exit, Handler, Journal, Level, Settings, Supervisor};
+use supervisor::{BuildError, Exit, Handler, Journal, Level, RestartMode, Settings, Supervisor};
 
 /// Runs the program to its end.
 pub(crate) fn run() -> ExitCode {
@@ -74,22 +74,27 @@ pub(crate) fn run() -> ExitCode {
     match started {
         Err(error) => {
             journal.line(Level::Error, "not_started", &error, []);
-            code(&error)
+            code(&error, config.restart.mode)
         }
         // What went wrong has been logged by master control.
-        Ok(running) => running.wait().map_or_else(|error| code(&error), |report| report.exit().into()),
+        Ok(running) => {
+            running.wait().map_or_else(|error| code(&error, config.restart.mode), |report| report.exit().into())
+        }
     }
 }
 
 /// The exit code for an error. A program that ended by itself, or could not be started, is passed on as a shell would.
-fn code(error: &supervisor::Error) -> ExitCode {
+/// One that ended before it was ready has failed, unless the supervisor is to end as it does in any case.
+fn code(error: &supervisor::Error, #[cfg_attr(windows, allow(unused_variables))] mode: RestartMode) -> ExitCode {
     match error {
         supervisor::Error::Ended { program: Some(end), .. } => end.code().into(),
         #[cfg(unix)]
-        supervisor::Error::Build { source } => match source.downcast_ref::<supervisor::child::CannotStart>() {
-            Some(cannot) => cannot.code.into(),
-            None => error.exit().into(),
-        },
+        supervisor::Error::Build { source } => {
+            let cannot = source.downcast_ref::<supervisor::child::CannotStart>().map(|cannot| cannot.code);
+            let early = source.downcast_ref::<supervisor::child::EndedEarly>().map(|early| early.end.code());
+            let passed_on = cannot.or(early.filter(|_| mode == RestartMode::Never));
+            passed_on.map_or_else(|| error.exit().into(), ExitCode::from)
+        }
         error => error.exit().into(),
     }
 }

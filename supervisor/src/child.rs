@@ -38,6 +38,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use worker::{deadline_after, panic_message};
 
 use crate::event::{Event, Post};
+use crate::journal::Journal;
 use crate::server::{BUILD_LIMIT, Builder, Built, ProgramEnd, Settings};
 use crate::text::{Reason, Seconds, milliseconds};
 use crate::thread::BuildError;
@@ -118,6 +119,41 @@ impl fmt::Display for CannotStart {
 
 impl Error for CannotStart {}
 
+/// A program that ended before it was ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedEarly {
+    /// How it ended.
+    pub end: ProgramEnd,
+    /// The last lines that it wrote to stderr.
+    pub wrote: Vec<String>,
+}
+
+impl EndedEarly {
+    fn of(end: ProgramEnd) -> BuildError {
+        Box::new(EndedEarly { end, wrote: Vec::new() })
+    }
+}
+
+impl fmt::Display for EndedEarly {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} before it was ready{}", self.end, LastWords(&self.wrote))
+    }
+}
+
+impl Error for EndedEarly {}
+
+/// What a program wrote before it was given up, after the reason for that.
+struct LastWords<'a>(&'a [String]);
+
+impl fmt::Display for LastWords<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => Ok(()),
+            lines => write!(formatter, "; the last that it wrote: {}", lines.join(" | ")),
+        }
+    }
+}
+
 /// Says what the program of a generation is, and may change its settings.
 pub(crate) type ProgramFactory = Box<dyn FnMut(&mut Settings) -> Result<Program, BuildError> + Send>;
 
@@ -126,6 +162,7 @@ pub(crate) type ProgramFactory = Box<dyn FnMut(&mut Settings) -> Result<Program,
 pub(crate) struct Children {
     factory: Arc<Mutex<ProgramFactory>>,
     settings: Settings,
+    log: Journal,
     stock: Arc<Mutex<Stock>>,
     overlaps: bool,
     family: Family,
@@ -142,8 +179,14 @@ pub(crate) struct Children {
 struct Stock {
     /// None: it has been closed.
     sockets: Option<Vec<Socket>>,
-    /// Those that are not ready yet.
-    building: Vec<Weak<Running>>,
+    /// All that are not gone.
+    programs: Vec<Weak<Running>>,
+}
+
+impl Stock {
+    fn alive(&self) -> impl Iterator<Item = Arc<Running>> {
+        self.programs.iter().filter_map(Weak::upgrade)
+    }
 }
 
 impl Children {
@@ -156,6 +199,7 @@ impl Children {
         factory: ProgramFactory,
         sockets: Vec<Socket>,
         settings: Settings,
+        log: Journal,
         post: Post,
     ) -> io::Result<Children> {
         let family = Family::default();
@@ -163,8 +207,9 @@ impl Children {
         Ok(Children {
             factory: Arc::new(Mutex::new(factory)),
             settings,
+            log,
             overlaps: !sockets.is_empty(),
-            stock: Arc::new(Mutex::new(Stock { sockets: Some(sockets), building: Vec::new() })),
+            stock: Arc::new(Mutex::new(Stock { sockets: Some(sockets), programs: Vec::new() })),
             family,
             own: stage::own()?,
             post,
@@ -173,7 +218,8 @@ impl Children {
         })
     }
 
-    /// Sees to it that no orphan stays a zombie. From now on nobody else in this process may start a child process.
+    /// Sees to it that no orphan stays a zombie and no guardian suspended. From now on nobody else in this process may
+    /// start a child process.
     ///
     /// # Errors
     /// What the system says.
@@ -191,11 +237,10 @@ impl Children {
         let program =
             made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", panic_message(&*panic)).into()))?;
         self.ready_within.store(milliseconds(program.ready_within), Ordering::Relaxed);
-        let started = self.start(build, &program)?;
-        // One that has nothing to prove may have ended already, which is no different from ending a moment later. But nobody
-        // shall make way for it then.
-        let may_have_ended = program.ready == Ready::AtOnce && (build == 1 || !self.overlaps);
-        let ready = started.wait_until_ready(&program).and_then(|()| started.running.is_ready(may_have_ended));
+        let somebody_serves = self.stock().alive().any(|running| running.serves());
+        let allowed = |end| program.may_have_ended(end, build, somebody_serves);
+        let started = self.start(build, &program, self.log.with(settings.log))?;
+        let ready = started.wait_until_ready(&program).and_then(|()| started.running.is_ready(allowed));
         match ready {
             Ok(()) => {
                 let server = Child::new(started.running.clone(), program.stop_signal, self.post.clone());
@@ -205,7 +250,7 @@ impl Children {
         }
     }
 
-    fn start(&self, build: u64, program: &Program) -> Result<Started, BuildError> {
+    fn start(&self, build: u64, program: &Program, log: Journal) -> Result<Started, BuildError> {
         let lacking = |what| move |error: io::Error| lacking(what, &error);
         let notify = match program.ready {
             Ready::Notify => Some(NotifySocket::new().map_err(lacking("a socket on which it says that it is ready"))?),
@@ -235,14 +280,14 @@ impl Children {
         // It has our copies of the guardian's descriptors.
         drop(command);
         let (steps, received) = mpsc::channel();
-        let running = Running::start(build, guardian, control, notify, self.family.clone(), steps)
+        let running = Running::start(build, guardian, control, notify, self.family.clone(), log, steps)
             .map_err(lacking("what it takes to hear of the program"))?;
         let mut stock = self.stock();
         if stock.sockets.is_none() {
             running.kill();
         }
-        stock.building.retain(|running| running.strong_count() > 0);
-        stock.building.push(Arc::downgrade(&running));
+        stock.programs.retain(|running| running.strong_count() > 0);
+        stock.programs.push(Arc::downgrade(&running));
         Ok(Started { running, output, steps: received })
     }
 
@@ -315,7 +360,7 @@ impl Builder for Children {
         let mut stock = self.stock();
         stock.sockets.take();
         // Nobody needs what is not ready yet.
-        for running in stock.building.drain(..).filter_map(|running| running.upgrade()) {
+        for running in stock.alive() {
             running.kill_unless_ready();
         }
     }
@@ -333,6 +378,16 @@ struct Started {
     running: Arc<Running>,
     output: Option<Output>,
     steps: Receiver<Step>,
+}
+
+impl Program {
+    /// Whether it does not matter that it has ended so before it was looked at. Nobody shall make way for it then; but
+    /// where nobody serves, it is no different from ending a moment later: the end of the first one is passed on, and
+    /// one that has ended well has done its work.
+    fn may_have_ended(&self, end: ProgramEnd, build: u64, somebody_serves: bool) -> bool {
+        let is_done = !somebody_serves && end == ProgramEnd::Exited(0);
+        self.ready == Ready::AtOnce && (build == 1 || is_done)
+    }
 }
 
 impl fmt::Display for Program {
@@ -361,8 +416,9 @@ impl Started {
                 },
                 Ok(Step::Ready) => return Ok(()),
                 Ok(Step::CannotStart(why)) => return Err(Box::new(why)),
-                Ok(Step::Ended(end)) => return Err(not_ready(end)),
-                Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => return Err("its guardian ended".into()),
+                Ok(Step::Ended(end)) => return Err(EndedEarly::of(end)),
+                // It has said before how it ended.
+                Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => return Err("it ended".into()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             match &program.ready {
@@ -384,17 +440,16 @@ impl Started {
             self.steps.recv_timeout(until.saturating_duration_since(Instant::now())),
             Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout)
         ) {}
-        let lines = self.output.map(|output| output.last_lines()).unwrap_or_default();
         // What cannot be started has written nothing of its own.
-        if lines.is_empty() || why.is::<CannotStart>() {
+        if why.is::<CannotStart>() {
             return why;
         }
-        format!("{why}; the last that it wrote: {}", lines.join(" | ")).into()
+        let wrote = self.output.map(|output| output.last_lines()).unwrap_or_default();
+        match why.downcast() {
+            Ok(early) => Box::new(EndedEarly { wrote, ..*early }),
+            Err(why) => format!("{why}{}", LastWords(&wrote)).into(),
+        }
     }
-}
-
-fn not_ready(end: ProgramEnd) -> BuildError {
-    format!("{end} before it was ready").into()
 }
 
 fn lacking(what: &str, error: &io::Error) -> BuildError {
@@ -404,4 +459,33 @@ fn lacking(what: &str, error: &io::Error) -> BuildError {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // After a panic in the factory, the next try begins as if nothing had been.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fast_end_is_a_failure_where_somebody_would_have_made_way_or_it_was_to_be_ready() {
+        let program = |ready| Program {
+            program: "p".into(),
+            args: Vec::new(),
+            stop_signal: 15,
+            ready,
+            ready_within: Duration::ZERO,
+        };
+        let (well, badly) = (ProgramEnd::Exited(0), ProgramEnd::Exited(3));
+        for (end, build, somebody_serves, may) in [
+            (well, 1, false, true),
+            (badly, 1, false, true),
+            (well, 2, true, false),
+            (badly, 2, true, false),
+            (well, 2, false, true),
+            (badly, 2, false, false),
+        ] {
+            let at_once = program(Ready::AtOnce).may_have_ended(end, build, somebody_serves);
+            assert_eq!(at_once, may, "{end}, {build}, {somebody_serves}");
+            assert!(!program(Ready::Notify).may_have_ended(end, build, somebody_serves));
+        }
+    }
 }

@@ -326,12 +326,12 @@ impl Supervisor {
             files.extend(bound.file);
             bound_to.push(bound.address);
         }
-        self.start_claimed(bound_to, files, "", claimed, |source, settings, post, _, _| {
+        self.start_claimed(bound_to, files, "", claimed, |source, settings, post, _, log| {
             let Source::Programs(factory) = source else {
                 return Err(Error::Build { source: "a server thread is no program".into() });
             };
             let lacking = |source| Error::Start { what: "the program's guardian", source };
-            let children = child::Children::new(factory, sockets, settings, post).map_err(lacking)?;
+            let children = child::Children::new(factory, sockets, settings, log, post).map_err(lacking)?;
             children.reap_orphans().map_err(lacking)?;
             Ok(Box::new(children))
         })

@@ -388,6 +388,8 @@ impl Master {
                 if let Some(announcement) = self.announcement.take() {
                     announcement.make();
                 }
+                // They hold from the beginning: it may end before it is heard that it takes connections.
+                self.settings = built.settings.clone();
                 built.server.opener()(None);
                 self.opening(build, built, None, None, now)
             }

@@ -536,7 +536,7 @@ pub struct Report {
     pub forced: usize,
     /// Those of the forced ones whose handler could not be ended either.
     pub stuck: usize,
-    /// Processes of a program that had to be killed at the deadline.
+    /// Processes of a program that had to be killed: at the deadline, or because their guardian was.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub killed: usize,
     /// How the program ended, for people.

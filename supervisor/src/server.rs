@@ -148,6 +148,8 @@ pub enum ProgramEnd {
     Exited(i32),
     /// By a signal of this number.
     Signaled(i32),
+    /// It was killed because its guardian was, the process between it and the supervisor.
+    Unguarded,
 }
 
 impl ProgramEnd {
@@ -156,6 +158,7 @@ impl ProgramEnd {
         let code = match self {
             ProgramEnd::Exited(code) => code,
             ProgramEnd::Signaled(signal) => 128_i32.saturating_add(signal),
+            ProgramEnd::Unguarded => 128 + 9, // SIGKILL
         };
         u8::try_from(code).unwrap_or(u8::MAX)
     }
@@ -166,6 +169,7 @@ impl fmt::Display for ProgramEnd {
         match self {
             ProgramEnd::Exited(code) => write!(formatter, "it exited with code {code}"),
             ProgramEnd::Signaled(signal) => write!(formatter, "it was killed by {}", SignalName(*signal)),
+            ProgramEnd::Unguarded => write!(formatter, "it was killed along with its guardian"),
         }
     }
 }
@@ -196,6 +200,7 @@ mod tests {
         );
         assert_eq!(ProgramEnd::Signaled(40).to_string(), "it was killed by signal 40");
         assert_eq!(ProgramEnd::Signaled(9).code(), 137);
+        assert_eq!(ProgramEnd::Unguarded.code(), 137);
         #[cfg(unix)]
         assert_eq!(ProgramEnd::Signaled(11).to_string(), "it was killed by SIGSEGV");
     }

@@ -95,7 +95,7 @@ pub fn summary(report: &Report) -> String {
     if let Some(program) = &report.program {
         let killed = match report.killed {
             0 => String::new(),
-            killed => format!(", {} killed at the deadline", Count(killed, "process")),
+            killed => format!(", {} had to be killed", Count(killed, "process")),
         };
         return format!("stopped in {took}: {program}{killed}");
     }

@@ -219,8 +219,26 @@ fn a_suspended_program_can_be_stopped() {
     let mut guardian = Guardian::new(&["sleep", "1000"]);
     let program = guardian.started();
     kill(program, "STOP");
+    assert_eq!(guardian.report(), format!("suspended {program} 19"));
     guardian.order("stop 15 600000");
     assert_eq!(guardian.rest(), ["ended signal 15", "gone 0"]);
+}
+
+#[test]
+fn a_suspension_of_the_program_is_told_and_no_other() {
+    let folder = Folder::new();
+    let pid = folder.path("pid").display().to_string();
+    let script = format!(
+        "sh -c 'kill -STOP $$' & echo $$ > {pid}; while [ -e {pid} ]; do sleep 0.01; done
+         kill -TTIN $$; kill -KILL $!; exit 3"
+    );
+    let mut guardian = Guardian::sh(&script);
+    let program = guardian.started();
+    folder.pids("pid", 1);
+    fs::remove_file(folder.path("pid")).unwrap();
+    assert_eq!(guardian.report(), format!("suspended {program} 21"));
+    kill(program, "CONT");
+    assert_eq!(guardian.rest(), ["ended exit 3", "gone 0"]);
 }
 
 #[test]
@@ -356,7 +374,7 @@ fn the_program_is_gone_when_the_guardian_is_killed() {
 fn signals_that_mean_the_supervisor_do_not_end_a_guardian() {
     let mut guardian = Guardian::sh("exec sleep 1000");
     guardian.started();
-    for signal in ["HUP", "INT", "QUIT", "TERM", "USR1", "USR2"] {
+    for signal in ["HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO"] {
         kill(guardian.process.id(), signal);
     }
     guardian.order("stop 2 600000");
@@ -763,11 +781,21 @@ fn a_killed_guardian_is_a_failure_and_nothing_of_its_family_is_left() {
     let pids = folder.pids("pids", 4);
     let program = *pids.iter().find(|&&pid| runs(pid) && stat_parent_is_guardian(pid)).unwrap();
     kill(parent(program), "KILL");
-    // Whether it is known how the program ended is a matter of luck.
-    assert!(matches!(next(&driven), Heard::Failed(1, _)));
+    assert_eq!(failed(&driven), "it was killed along with its guardian");
     assert_eq!(finished(&driven), 1);
     assert!(pids.iter().all(|&pid| !is_there(pid)), "{pids:?}");
-    drop(one);
+    assert_eq!(one.end(), (Some(ProgramEnd::Unguarded), 4));
+}
+
+#[test]
+fn a_guardian_that_is_killed_before_the_program_is_ready_is_named() {
+    let folder = Folder::new();
+    let pid = folder.path("pid").display().to_string();
+    let never = Program { ready: Ready::Notify, ready_within: HUGE, ..sh(&format!("echo $$ > {pid}; sleep 1000")) };
+    let mut driven = driven(never, Vec::new());
+    driven.build(1);
+    kill(parent(folder.pids("pid", 1)[0]), "KILL");
+    assert_eq!(built(&driven).unwrap_err(), "it was killed along with its guardian before it was ready");
 }
 
 fn parent(pid: u32) -> u32 {
@@ -782,7 +810,7 @@ fn stat_parent_is_guardian(pid: u32) -> bool {
 #[test]
 fn a_killed_supervisor_leaves_neither_program_nor_notify_socket() {
     let folder = Folder::new();
-    let notify = folder.path("mastercontrol-x");
+    let notify = folder.path("mastercontrol-ready-0123456789abcdef");
     fs::create_dir(&notify).unwrap();
     let socket = notify.join("socket");
     fs::write(&socket, "").unwrap();

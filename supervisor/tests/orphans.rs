@@ -7,6 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use supervisor::ProgramEnd;
 use supervisor::child::driven::{Driven, Heard};
 use supervisor::child::{Program, Ready};
 
@@ -27,7 +28,7 @@ fn no_orphan_is_left_and_none_stays_a_zombie() {
     let pids = std::env::temp_dir().join(format!("orphans-test-{}", std::process::id()));
     let script = format!(
         "for i in $(seq 20); do env -i setsid sleep 1000 & echo $! >> {0}; done; sh -c 'echo $PPID' >> {0}
-         read -r _ _ _ guardian _ < /proc/$$/stat; sleep 0.2; kill -KILL $guardian; sleep 1000",
+         read -r _ _ _ guardian _ < /proc/$$/stat; sleep 0.2; kill -KILL $guardian; while :; do :; done",
         pids.display()
     );
     let program = Program {
@@ -42,7 +43,7 @@ fn no_orphan_is_left_and_none_stays_a_zombie() {
     let one = driven.build_here(1).unwrap();
     assert!(matches!(driven.next(LIMIT), Some(Heard::Failed(1, _))));
     assert!(matches!(driven.next(LIMIT), Some(Heard::Finished(1))));
-    drop(one);
+    assert_eq!(one.end(), (Some(ProgramEnd::Unguarded), 21));
     let known = fs::read_to_string(&pids).unwrap();
     fs::remove_file(&pids).unwrap();
     assert_eq!(known.lines().count(), 21);

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use crate::process::threads;
 use crate::pty::{CTRL_C, CTRL_D, CTRL_Z, ENTER, Job, Shell, is_in_foreground, is_stopped, stat};
-use crate::support::{HUGE, Home, eventually};
+use crate::support::{Client, HUGE, Home, eventually, free_port};
 
 #[test]
 fn the_log_says_that_enter_stops_only_where_somebody_can_press_it() {
@@ -197,6 +197,44 @@ fn after_ctrl_z_and_bg_it_goes_on_serving_and_after_fg_enter_stops_it() {
     assert!(!job.log().contains("stopping"), "{}", job.log());
     shell.pty.press(ENTER);
     job.wait_for("Enter: stopping");
+    job.wait_for("stopped in");
+}
+
+#[test]
+fn a_program_that_wants_the_terminal_is_suspended_and_that_is_logged() {
+    let home = Home::new();
+    let shell = Shell::start(&home);
+    let (line, job) = shell.exec("", "sh -c 'read line < /dev/tty'");
+    shell.begin(&line);
+    job.wait_for("was suspended by SIGTTIN; `kill -CONT ");
+    job.wait_for("running (pid ");
+    shell.pty.press(CTRL_C);
+    job.wait_for("SIGINT: stopping");
+    job.wait_for("stopped in");
+    shell.wait_for_prompt();
+}
+
+#[test]
+fn ctrl_z_suspends_the_supervisor_of_a_program_and_the_program_goes_on() {
+    let home = Home::new();
+    let shell = Shell::start(&home);
+    let port = free_port();
+    let (line, job) = shell.exec(&format!("--listen {port} --ready notify"), env!("CARGO_BIN_EXE_version-1"));
+    shell.begin(&line);
+    let pid = job.pid();
+    eventually("it is in the foreground", || is_in_foreground(pid));
+    shell.pty.press(CTRL_Z);
+    eventually("it is suspended", || is_stopped(pid));
+    shell.wait_for_prompt();
+    let mut client = Client::connect(([127, 0, 0, 1], port).into());
+    client.send("hello\n");
+    client.expect("version_1 0.1.0: hello\n");
+    // It hears that as soon as it goes on.
+    shell.run(&format!("kill {pid}"));
+    shell.run("bg");
+    client.assert_told();
+    drop(client);
+    job.wait_for("SIGTERM");
     job.wait_for("stopped in");
 }
 

@@ -35,12 +35,20 @@ mod console; // A real terminal, with a real shell for job control.
 #[cfg(target_os = "linux")]
 mod exec; // Any program as the server: stopped, restarted and replaced, with all that it has started.
 #[cfg(target_os = "linux")]
+mod gunicorn; // The real one, from PyPI, if there is one: restarts under load, and a version that is broken.
+#[cfg(target_os = "linux")]
+mod kills; // Random kill -9 of programs, guardians and supervisors during restarts, and what is said of that.
+#[cfg(target_os = "linux")]
 mod process; // What proc(5) tells: threads, descriptors, wake-ups.
 #[cfg(target_os = "linux")]
 mod pty; // A pseudo-terminal for the tests.
 #[cfg(target_os = "linux")]
+mod replace; // A server under exec is replaced by a new build of itself while clients are connected.
+#[cfg(target_os = "linux")]
 mod robustness; // Deleted sockets, broken requests, silent clients, a log that nobody reads.
 #[cfg(target_os = "linux")]
 mod sockets; // Unix sockets for programs, and several addresses.
+#[cfg(target_os = "linux")]
+mod transparent; // As if exec were not there: each exit code, each signal that ends a program, each that is passed on.
 #[cfg(target_os = "linux")]
 mod triggers; // Every trigger with every kind of client.

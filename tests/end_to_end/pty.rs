@@ -122,6 +122,13 @@ impl Shell {
         let line = format!("{SUPERVISOR} {arguments} --name {name} --listen 127.0.0.1:{port} 2>{log}");
         (line, Job { log, home: self.home.clone() })
     }
+
+    /// The same for a supervisor of a program, with these options before it.
+    pub fn exec(&self, options: &str, program: &str) -> (String, Job) {
+        let log = self.home.folder().join("log").display().to_string();
+        let line = format!("{SUPERVISOR} exec --name {} {options} -- {program} 2>{log}", self.home.name());
+        (line, Job { log, home: self.home.clone() })
+    }
 }
 
 /// A supervisor that a shell runs.

@@ -12,7 +12,7 @@ use super::{Children, Program, Socket};
 use crate::event::{Event, Post};
 use crate::restart::RestartPolicy;
 use crate::server::{Builder, Ended, Server, Settings};
-use crate::{Log, ProgramEnd};
+use crate::{Journal, Log, ProgramEnd};
 
 /// Starts programs.
 #[derive(Debug)]
@@ -48,7 +48,10 @@ impl Driven {
             log: Log::silent(),
         };
         let factory = Box::new(move |_: &mut Settings| Ok(program.clone()));
-        let mut children = Children::new(factory, sockets, settings, Post::new(sender, None))?;
+        let mut children = {
+            let log = Journal::new(Log::silent());
+            Children::new(factory, sockets, settings, log, Post::new(sender, None))?
+        };
         children.own = own.into();
         Ok(Driven { children, events })
     }

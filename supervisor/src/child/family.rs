@@ -5,8 +5,9 @@ use std::io;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-#[cfg(target_os = "linux")]
 use rustix::process::{Pid, Signal};
+
+use super::processes;
 
 /// Knows which of our children are guardians. All others have come to us.
 #[derive(Debug, Clone, Default)]
@@ -63,14 +64,14 @@ mod linux {
     use signal_hook::consts::SIGCHLD;
     use signal_hook::low_level;
 
-    use super::super::{MARK, proc, processes};
+    use super::super::{MARK, proc};
 
     /// How often to look what is left of a guardian that was killed. Nothing tells that somebody else's child is ours now.
     const LOOK: Duration = Duration::from_millis(10);
 
     impl Family {
-        /// Sees to it that no orphan stays a zombie, on a thread named `orphans`. From now on, nobody else in this process
-        /// may start a child.
+        /// Sees to it that no orphan stays a zombie and no guardian suspended, on a thread named `orphans`. From now
+        /// on, nobody else in this process may start a child.
         ///
         /// # Errors
         /// When the system gives no thread or no descriptors.
@@ -96,23 +97,29 @@ mod linux {
         fn reap(&self) {
             let known = self.lock();
             for child in proc::children() {
-                if !known.guardians.contains(&number(child)) {
+                if known.guardians.contains(&number(child)) {
+                    // One that somebody has suspended would do nothing of what it is told, and hear of no end.
+                    processes::tell(child, Signal::CONT);
+                } else {
                     proc::reap_one(child);
                 }
             }
         }
 
-        /// Kills what a guardian has left that was killed, and returns when nothing of it is left.
-        pub(in super::super) fn kill_leftovers(&self, guardian: u32, program: Option<u32>) {
-            let mut killed = HashSet::new();
+        /// Kills what a guardian has left that was killed, and returns when nothing of it is left: how many had to be
+        /// killed, beside the program, which dies with its guardian.
+        pub(in super::super) fn kill_leftovers(&self, guardian: u32, program: Option<u32>) -> usize {
+            let (mut killed, mut kills) = (HashSet::new(), 0);
             loop {
                 let leftovers = self.leftovers(guardian, program);
                 for &leftover in leftovers.difference(&killed) {
+                    let counts = program != Some(number(leftover)) && !proc::has_ended(leftover);
+                    kills += usize::from(counts);
                     processes::tell(leftover, Signal::KILL);
                 }
                 // Whose parent is gone now, is found in the next round.
                 if leftovers.is_empty() && killed.is_empty() {
-                    return;
+                    return kills;
                 }
                 killed.extend(leftovers);
                 killed.retain(|&leftover| !proc::reap_one(leftover));
@@ -162,10 +169,11 @@ impl Family {
     }
 
     /// The program's group is what is known of it.
-    pub(super) fn kill_leftovers(&self, _guardian: u32, program: Option<u32>) {
-        let group = program.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
-        if let Some(group) = group {
-            super::processes::tell_group(group, rustix::process::Signal::KILL);
+    pub(super) fn kill_leftovers(&self, _guardian: u32, program: Option<u32>) -> usize {
+        if let Some(group) = program.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
+            processes::tell_group(group, Signal::KILL);
         }
+        // How many that were, nobody tells.
+        0
     }
 }

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use rustix::process::{Pid, Signal};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::{flag, low_level};
 
 use super::line::{Lines, Order, Report};
@@ -29,7 +29,7 @@ use super::ready::{self, NOTIFY_SOCKET};
 use super::stage::{self, Stage};
 use crate::server::ProgramEnd;
 use crate::text::Reason;
-use crate::triggers::signals::is_ignored;
+use crate::triggers::signals::{PASSED_ON, is_ignored};
 
 /// How long what a program leaves behind, when it ends by itself, gets to end, too. The next generation may wait for that,
 /// and nobody has asked for a grace period.
@@ -199,6 +199,11 @@ impl Guardian {
                     reaped = true;
                     self.reaped(pid, end);
                 }
+                Reaped::Suspended(pid, signal) if pid == self.program.pid && !self.program.ended => {
+                    let pid = self.program.number();
+                    self.supervisor.tell(&Report::Suspended { pid, signal });
+                }
+                Reaped::Suspended(..) => {}
                 Reaped::Nobody => break false,
                 Reaped::NoChild => break self.is_group_gone(),
             }
@@ -384,7 +389,7 @@ fn refusal(mut launcher: UnixStream) -> Option<Report> {
 /// ignores SIGINT and SIGQUIT for it, and one of these may be what asks the program to end.
 fn outlive_signals() -> io::Result<()> {
     let unused = Arc::default();
-    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2] {
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().chain(PASSED_ON) {
         if signal != SIGHUP || !is_ignored(SIGHUP) {
             flag::register(signal, Arc::clone(&unused))?;
         }

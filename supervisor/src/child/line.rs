@@ -23,7 +23,10 @@ pub(super) enum Report {
     Started(u32),
     /// `cannot-start CODE MESSAGE`: it does not. The code is the shell's for this.
     CannotStart { code: u8, message: String },
+    /// `suspended PID SIGNAL`: the program was stopped by a signal, and goes on when somebody continues it.
+    Suspended { pid: u32, signal: i32 },
     /// `ended exit CODE` or `ended signal NUMBER`: the program itself has ended. Others that it started may be left.
+    /// (`ended unguarded` is what a guardian that was killed would say.)
     Ended(ProgramEnd),
     /// `gone KILLED`: nothing is left, and so many processes had to be killed. The guardian ends.
     Gone { killed: usize },
@@ -45,8 +48,10 @@ impl fmt::Display for Report {
             Report::CannotStart { code, message } => {
                 write!(formatter, "cannot-start {code} {}", message.replace('\n', " "))
             }
+            Report::Suspended { pid, signal } => write!(formatter, "suspended {pid} {signal}"),
             Report::Ended(ProgramEnd::Exited(code)) => write!(formatter, "ended exit {code}"),
             Report::Ended(ProgramEnd::Signaled(signal)) => write!(formatter, "ended signal {signal}"),
+            Report::Ended(ProgramEnd::Unguarded) => write!(formatter, "ended unguarded"),
             Report::Gone { killed } => write!(formatter, "gone {killed}"),
         }
     }
@@ -76,9 +81,14 @@ impl Report {
                 let (code, message) = rest.split_once(' ')?;
                 Some(Report::CannotStart { code: code.parse().ok()?, message: message.into() })
             }
-            "ended" => match rest.split_once(' ')? {
-                ("exit", code) => Some(Report::Ended(ProgramEnd::Exited(code.parse().ok()?))),
-                ("signal", signal) => Some(Report::Ended(ProgramEnd::Signaled(signal.parse().ok()?))),
+            "suspended" => {
+                let (pid, signal) = rest.split_once(' ')?;
+                Some(Report::Suspended { pid: pid.parse().ok()?, signal: signal.parse().ok()? })
+            }
+            "ended" => match rest.split(' ').collect::<Vec<_>>()[..] {
+                ["exit", code] => Some(Report::Ended(ProgramEnd::Exited(code.parse().ok()?))),
+                ["signal", signal] => Some(Report::Ended(ProgramEnd::Signaled(signal.parse().ok()?))),
+                ["unguarded"] => Some(Report::Ended(ProgramEnd::Unguarded)),
                 _ => None,
             },
             "gone" => Some(Report::Gone { killed: rest.parse().ok()? }),
@@ -127,8 +137,10 @@ mod tests {
             for report in [
                 Report::Started(pid),
                 Report::CannotStart { code, message: message.clone() },
+                Report::Suspended { pid, signal: number },
                 Report::Ended(ProgramEnd::Exited(number)),
                 Report::Ended(ProgramEnd::Signaled(number)),
+                Report::Ended(ProgramEnd::Unguarded),
                 Report::Gone { killed: usize::from(code) },
             ] {
                 prop_assert_eq!(Report::parse(&report.to_string()), Some(report));

@@ -11,6 +11,8 @@ pub(super) struct Process {
     pub(super) pid: Pid,
     pub(super) parent: i32,
     pub(super) group: i32,
+    /// Its end has not been taken, so it is still there.
+    ended: bool,
 }
 
 /// The children of this process, ended ones included.
@@ -50,8 +52,14 @@ pub(super) fn process(pid: Pid) -> io::Result<Process> {
 /// A line of proc_pid_stat(5). The second field is a name in parentheses, in which anything may be.
 fn parse(pid: Pid, stat: &str) -> Option<Process> {
     let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split(' ').skip(1);
-    Some(Process { pid, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
+    let mut fields = fields.split(' ');
+    let ended = matches!(fields.next()?, "Z" | "X");
+    Some(Process { pid, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()?, ended })
+}
+
+/// Whether this child has ended by itself, and its end has only to be taken.
+pub(super) fn has_ended(child: Pid) -> bool {
+    process(child).map_or(true, |process| process.ended)
 }
 
 /// Takes the end of this child. Returns whether it is gone.
@@ -69,8 +77,9 @@ mod tests {
         let pid = Pid::from_raw(7).unwrap();
         for name in ["sh", "a b", ") S 1 1", "(()"] {
             let process = parse(pid, &format!("7 ({name}) S 5 6 6 0 -1 4194560")).unwrap();
-            assert_eq!((process.parent, process.group), (5, 6), "{name}");
+            assert_eq!((process.parent, process.group, process.ended), (5, 6, false), "{name}");
         }
+        assert!(parse(pid, "7 (sh) Z 5 6 6 0 -1 4194560").unwrap().ended);
         assert_eq!(parse(pid, "7 (sh"), None);
     }
 }

@@ -27,19 +27,24 @@ pub(super) fn tell_group(group: Pid, signal: Signal) {
 #[derive(Debug)]
 pub(super) enum Reaped {
     Ended(Pid, ProgramEnd),
+    /// A signal has stopped it, so that it goes on when somebody continues it.
+    Suspended(Pid, i32),
     /// There are children, and none of them has ended.
     Nobody,
     /// There is no child.
     NoChild,
 }
 
-/// Takes the end of any child.
+/// Takes the end of any child, or hears that it was suspended.
 pub(super) fn reap() -> Reaped {
     loop {
-        match wait(WaitOptions::NOHANG) {
+        match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
             Ok(Some((pid, status))) => {
                 if let Some(end) = end_of(status) {
                     return Reaped::Ended(pid, end);
+                }
+                if let Some(signal) = status.stopping_signal() {
+                    return Reaped::Suspended(pid, signal);
                 }
             }
             Ok(None) => return Reaped::Nobody,

@@ -17,9 +17,11 @@ use worker::{ConnectionInfo, Counts, ServerError};
 use super::family::Family;
 use super::line::{Lines, Order, Report};
 use super::ready::NotifySocket;
-use super::{BuildError, CannotStart, not_ready};
+use super::{BuildError, CannotStart, EndedEarly};
 use crate::event::{Event, Post};
-use crate::server::{Closer, Ended, Opener, ProgramEnd, Server};
+use crate::journal::Journal;
+use crate::log::Level;
+use crate::server::{Closer, Ended, Opener, ProgramEnd, Server, SignalName};
 
 /// How long to wait until a guardian takes an order. It always does, unless somebody has suspended it.
 const ORDER: Duration = Duration::from_millis(100);
@@ -39,7 +41,11 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Running {
     build: u64,
+    /// Its guardian's process id.
+    guardian: u32,
     control: UnixStream,
+    family: Family,
+    log: Journal,
     facts: Mutex<Facts>,
 }
 
@@ -72,6 +78,7 @@ impl Running {
         control: UnixStream,
         notify: Option<NotifySocket>,
         family: Family,
+        log: Journal,
         steps: Sender<Step>,
     ) -> io::Result<Arc<Running>> {
         control.set_write_timeout(Some(ORDER))?;
@@ -85,15 +92,14 @@ impl Running {
             killed: 0,
             gone: false,
         };
-        let running = Arc::new(Running { build, control, facts: Mutex::new(facts) });
+        let running =
+            Arc::new(Running { build, guardian: guardian.id(), control, family, log, facts: Mutex::new(facts) });
         let writer = running.clone();
         thread::Builder::new().name("child".into()).spawn(move || {
             let told = writer.follow(socket, notify.as_ref());
-            let number = guardian.id();
-            family.wait(guardian);
+            writer.family.wait(guardian);
             if !told {
-                let program = writer.facts().program;
-                family.kill_leftovers(number, program);
+                writer.unguarded();
             }
             // Its socket goes before anybody hears that it is gone.
             drop(notify);
@@ -146,42 +152,54 @@ impl Running {
             Report::CannotStart { code, message } => {
                 facts.tell_builder(Step::CannotStart(CannotStart { code, message }));
             }
-            Report::Ended(end) => {
-                facts.end = Some(end);
-                facts.tell_builder(Step::Ended(end));
-                let reason = end.to_string();
-                facts.fail(self.build, reason);
+            Report::Suspended { pid, signal } => {
+                // The log may have to wait for its reader, and nobody else shall.
+                drop(facts);
+                let signal = SignalName(signal).to_string();
+                let message =
+                    format!("the program (pid {pid}) was suspended by {signal}; `kill -CONT {pid}` continues it");
+                let fields = [("program", pid.into()), ("signal", signal.into())];
+                self.log.line(Level::Warning, "suspended", message, fields);
             }
+            Report::Ended(end) => facts.ended(self.build, end),
             // The guardian ends now, and then it is really gone.
             Report::Gone { killed } => facts.killed = killed,
         }
     }
 
+    /// The guardian has ended, and has not said that nothing is left. Kills what is left.
+    fn unguarded(&self) {
+        let program = self.facts().program;
+        let killed = self.family.kill_leftovers(self.guardian, program);
+        let mut facts = self.facts();
+        facts.killed = killed;
+        if facts.end.is_none() {
+            facts.killed += usize::from(program.is_some());
+            facts.ended(self.build, ProgramEnd::Unguarded);
+        }
+    }
+
     fn is_gone(&self) {
         let mut facts = self.facts();
-        if facts.end.is_none() {
-            facts.fail(self.build, "its guardian was killed".into());
-        }
         facts.gone = true;
         facts.tell_builder(Step::Gone);
         facts.tell(Event::Finished { build: self.build });
     }
 
-    /// From now on its end is a failure, of which master control hears as soon as it may: also of one that has been, if it
-    /// `may_have_ended`.
+    /// From now on its end is a failure, of which master control hears as soon as it may: also of one that has been, if
+    /// that is `allowed`.
     ///
     /// # Errors
     /// When it has ended already.
-    pub(super) fn is_ready(&self, may_have_ended: bool) -> Result<(), BuildError> {
+    pub(super) fn is_ready(&self, allowed: impl Fn(ProgramEnd) -> bool) -> Result<(), BuildError> {
         let mut facts = self.facts();
         match facts.end {
-            Some(end) if !may_have_ended => Err(not_ready(end)),
-            None if facts.gone => Err("its guardian was killed".into()),
+            Some(end) if !allowed(end) => Err(EndedEarly::of(end)),
             _ if facts.asked => Err("the server is being stopped".into()),
             end => {
                 facts.listener = Listener::Later(Vec::new());
                 if let Some(end) = end {
-                    facts.fail(self.build, end.to_string());
+                    facts.fail(self.build, end);
                 }
                 if facts.gone {
                     facts.tell(Event::Finished { build: self.build });
@@ -201,6 +219,13 @@ impl Running {
                 facts.tell(event);
             }
         }
+    }
+
+    /// Whether it is the server at this moment.
+    pub(super) fn serves(&self) -> bool {
+        let facts = self.facts();
+        let is_ready = !matches!(facts.listener, Listener::Builder(_));
+        is_ready && !facts.asked && facts.end.is_none()
     }
 
     /// Ends it now. That is no failure.
@@ -241,10 +266,16 @@ impl Facts {
         }
     }
 
-    fn fail(&mut self, build: u64, reason: String) {
+    fn ended(&mut self, build: u64, end: ProgramEnd) {
+        self.end = Some(end);
+        self.tell_builder(Step::Ended(end));
+        self.fail(build, end);
+    }
+
+    fn fail(&mut self, build: u64, end: ProgramEnd) {
         if !self.asked {
-            let reason = self.given_up.take().unwrap_or(reason);
-            let well = self.end == Some(ProgramEnd::Exited(0));
+            let reason = self.given_up.take().unwrap_or_else(|| end.to_string());
+            let well = end == ProgramEnd::Exited(0);
             self.tell(Event::Failed { build, reason, well });
         }
     }

@@ -223,8 +223,8 @@ impl Master {
             let drain = DrainReport { forced: connections.clone(), stuck: connections, ..DrainReport::default() };
             let ended = Ended { drain, ..Ended::default() };
             let (generation, report) = (old.running.generation, plain::report(&old.by, &ended));
-            let message =
-                format!("generation {generation} hangs and is left behind: {}", what_hangs(&ended.drain.stuck));
+            let hangs = what_hangs(&ended.drain.stuck, self.identity.program.is_some());
+            let message = format!("generation {generation} hangs and is left behind: {hangs}");
             self.identity.log.line(Level::Error, "left_behind", message, [("generation", generation.into())]);
             state = self.after_old(state, generation, report, now);
         }
@@ -245,8 +245,10 @@ impl Master {
         let deadline = deadline_after(now, grace);
         if let Some(tron) = &self.tron {
             let watchers: Vec<_> = servers.iter().map(|running| running.server.watcher()).collect();
+            let is_program = self.identity.program.is_some();
             tron.watch_stop(deadline, move || {
-                what_hangs(&watchers.iter().flat_map(|connections| connections()).collect::<Vec<_>>())
+                let connections: Vec<_> = watchers.iter().flat_map(|connections| connections()).collect();
+                what_hangs(&connections, is_program)
             });
         }
         // Counted before, since some leave at once.
@@ -463,7 +465,10 @@ fn open<'a>(servers: impl IntoIterator<Item = &'a Running>) -> usize {
     servers.into_iter().map(|running| running.server.counts().now).sum()
 }
 
-fn what_hangs(connections: &[ConnectionInfo]) -> String {
+fn what_hangs(connections: &[ConnectionInfo], is_program: bool) -> String {
+    if is_program {
+        return "something of the program does not end, although it was killed".into();
+    }
     if connections.is_empty() {
         return "no connection is left, but a server thread does not end".into();
     }

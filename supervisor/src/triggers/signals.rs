@@ -6,7 +6,7 @@ use crate::OnHup;
 use crate::event::{Event, Post};
 
 #[cfg(unix)]
-pub(crate) use unix::{Signals, is_ignored};
+pub(crate) use unix::{PASSED_ON, Signals, is_ignored};
 #[cfg(windows)]
 pub(crate) use windows::Signals;
 
@@ -14,10 +14,16 @@ pub(crate) use windows::Signals;
 mod unix {
     use super::{Event, OnHup, Post, io};
     use crate::event::Trigger;
-    use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+    use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGURG};
+    use signal_hook::consts::{SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH};
     use signal_hook::iterator::exfiltrator::WithOrigin;
     use signal_hook::iterator::{Handle, SignalsInfo};
     use std::thread;
+
+    /// What asks nothing of the supervisor, and is for its program. The others that can be caught say that something is
+    /// wrong with the supervisor itself (SIGPIPE, SIGXCPU, SIGABRT …), or belong to the terminal's job control.
+    pub(crate) const PASSED_ON: [i32; 9] =
+        [SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGURG];
 
     /// Turns SIGHUP, SIGINT, SIGTERM and SIGQUIT into events, on a thread named `signals`, until it is dropped.
     #[derive(Debug)]
@@ -31,8 +37,8 @@ mod unix {
             let stays_ignored = on_hup == OnHup::Stop && is_ignored(SIGHUP);
             let wanted = wanted.into_iter().filter(|&(signal, _)| signal != SIGHUP || !stays_ignored);
             let wanted: Vec<_> = wanted.collect();
-            let passed_on = if pass_on { &[SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT][..] } else { &[] };
-            let taken = wanted.iter().map(|&(signal, _)| signal).chain(passed_on.iter().copied());
+            let passed_on = PASSED_ON.into_iter().filter(|_| pass_on);
+            let taken = wanted.iter().map(|&(signal, _)| signal).chain(passed_on);
             let mut signals = SignalsInfo::<WithOrigin>::new(taken)?;
             let handle = signals.handle();
             let closed = handle.clone();

@@ -1,0 +1,78 @@
+//! A server that `supervisor exec` replaces by its next version: it takes the socket that it is passed, says when it is
+//! ready, and lets its clients go when it is told to end.
+//!
+//! ```text
+//! cargo build -p examples --example 6-replace-yourself
+//! supervisor exec --name shop --listen 127.0.0.1:7777 --ready notify -- target/debug/examples/6-replace-yourself
+//! ```
+//!
+//! Then change it, build it again, and `admin-cli --name shop restart`: whoever is connected gets the notice, whoever
+//! comes gets the new version, and nobody is refused.
+
+use std::error::Error;
+use std::io::{self, BufRead, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use supervisor::worker::Connection;
+use supervisor::{Handler, Supervisor, manager};
+
+/// What tells one build from another.
+const VERSION: &str = concat!(env!("CARGO_CRATE_NAME"), " ", env!("CARGO_PKG_VERSION"));
+
+/// Says its version with each line that it sends back.
+struct Versioned;
+
+impl Handler for Versioned {
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        while client.next_message() {
+            let mut line = String::new();
+            client.read_line(&mut line)?;
+            client.write_all(format!("{VERSION}: {line}").as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn notice(&self) -> Option<&[u8]> {
+        Some(b"SHUTDOWN\n")
+    }
+}
+
+/// Its console, its admin socket and its grace period are those of `supervisor exec`, which kills what is left at its
+/// end.
+fn supervisor() -> Supervisor {
+    Supervisor::new(Versioned).grace(Duration::MAX).signals().last_resort().service_manager()
+}
+
+/// Takes the socket and serves. (Public, since a test builds its next version from this file, too.)
+pub fn main() -> Result<ExitCode, Box<dyn Error>> {
+    // First of all: nothing else may have taken its number, and no other thread may look at the environment.
+    let socket = manager::passed()?.ok_or("no socket was passed: start this by `supervisor exec --listen ADDR`")?;
+    let report = supervisor().start_passed(socket)?.wait()?;
+    Ok(report.exit().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::TcpStream;
+
+    #[test]
+    fn the_example_runs() -> Result<(), Box<dyn Error>> {
+        let running = supervisor().start("127.0.0.1:0".parse()?)?;
+        let mut client = TcpStream::connect(running.address())?;
+        client.write_all(b"hello\n")?;
+        let answer = format!("{VERSION}: hello\n");
+        let mut heard = vec![0; answer.len()];
+        client.read_exact(&mut heard)?;
+        assert_eq!(String::from_utf8(heard)?, answer);
+        running.control().stop(Duration::from_secs(5));
+        let mut rest = String::new();
+        client.read_to_string(&mut rest)?;
+        assert_eq!(rest, "SHUTDOWN\n");
+        drop(client);
+        running.wait()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! gunicorn under `supervisor exec`: a server that somebody else has written, and that takes a socket and says when it
+//! is ready.
+//!
+//! The real one, from PyPI: `MASTERCONTROL_TEST_GUNICORN` is its path, else it is looked for in `PATH`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use load::{Load, Mode};
+
+use crate::exec::{assert_nothing_runs, file};
+use crate::support::{HUGE, Home, Instance, eventually, free_port};
+
+/// None: there is none, which is said.
+fn gunicorn() -> Option<PathBuf> {
+    let told = std::env::var_os("MASTERCONTROL_TEST_GUNICORN").map(PathBuf::from);
+    let program = told.clone().unwrap_or_else(|| "gunicorn".into());
+    match Command::new(&program).arg("--version").output() {
+        Ok(output) if output.status.success() => Some(program),
+        failed => {
+            assert!(told.is_none(), "{} cannot be run: {failed:?}", program.display());
+            eprintln!("skipped: there is no gunicorn; MASTERCONTROL_TEST_GUNICORN can say where one is");
+            None
+        }
+    }
+}
+
+/// An application that answers with this text.
+fn application(home: &Home, says: &str) {
+    let text = format!(
+        "def app(environ, start_response):
+    body = b\"{says}\"
+    start_response(\"200 OK\", [(\"Content-Length\", str(len(body)))])
+    return [body]
+"
+    );
+    file(home, "application.py", &text);
+}
+
+/// It loads the application before it says that it is ready.
+fn start(home: &Home, gunicorn: &Path) -> Instance {
+    let port = free_port().to_string();
+    let options = ["--listen", &port, "--grace", HUGE, "--ready", "notify"];
+    let line = [gunicorn.to_str().unwrap(), "--preload", "--workers", "2", "application:app"];
+    let mut command = home.exec_command(&options, &line);
+    // What Python compiles it keeps, and takes for the newer file if that has come within the same second.
+    command.current_dir(home.folder()).env("PYTHONDONTWRITEBYTECODE", "1");
+    home.exec_by(command)
+}
+
+fn answer(instance: &Instance) -> String {
+    let answer = instance.client().get("/");
+    assert_eq!(answer.status, 200);
+    String::from_utf8(answer.body).unwrap()
+}
+
+#[test]
+fn restarts_of_gunicorn_under_load_lose_no_request() {
+    let Some(gunicorn) = gunicorn() else { return };
+    let home = Home::new();
+    application(&home, "hello");
+    let instance = start(&home, &gunicorn);
+    let load = Load::new(instance.address, "/", "hello", Mode::OnePerConnection).begin();
+    let mut answered = 0;
+    let mut goes_on = || {
+        let next = answered + 300;
+        eventually("the load goes on", || {
+            answered = load.answered();
+            answered >= next || load.lost() > 0
+        });
+    };
+    for generation in 2..=9 {
+        goes_on();
+        let restarted = instance.admin(&["restart", "--json"]).expect(0).json();
+        assert_eq!(restarted["generation"], generation, "{restarted}");
+        assert_eq!(restarted["report"]["program"], "it exited with code 0", "{restarted}");
+    }
+    goes_on();
+    let report = load.end();
+    assert_eq!(report.lost(), 0, "{report}\n{}", instance.err.so_far());
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    assert_nothing_runs(&home);
+}
+
+#[test]
+fn a_broken_version_for_gunicorn_leaves_the_old_one_serving_and_the_next_one_is_taken() {
+    let Some(gunicorn) = gunicorn() else { return };
+    let home = Home::new();
+    application(&home, "one");
+    let instance = start(&home, &gunicorn);
+    assert_eq!(answer(&instance), "one");
+    fs::write(home.folder().join("application.py"), "def app(environ:\n").unwrap();
+    let restart = instance.admin(&["restart"]).expect(1);
+    restart.says("generation 1 goes on").says("before it was ready; the last that it wrote: ").says("SyntaxError");
+    assert_eq!(answer(&instance), "one");
+    application(&home, "two");
+    instance.admin(&["restart"]).expect(0).says("generation 2 serves");
+    assert_eq!(answer(&instance), "two");
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    assert_nothing_runs(&home);
+}
