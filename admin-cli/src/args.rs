@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use supervisor::Exit;
 use supervisor::config::KINDS;
+use supervisor::generate::Generate;
 use supervisor::instance::InstanceName;
 use supervisor::protocol::Request;
 use supervisor::text::parse_seconds;
@@ -17,7 +18,7 @@ use crate::failure::Failure;
 
 /// Give commands to a running supervisor.
 #[derive(Debug, Parser)]
-#[command(name = "admin-cli", version, arg_required_else_help = true)]
+#[command(name = "admin-cli", version = supervisor::version(), arg_required_else_help = true)]
 #[command(after_help = "Examples:
   admin-cli stop                      stop the only one that is running
   admin-cli restart                   replace its server, and lose nobody
@@ -70,29 +71,73 @@ pub(crate) struct Target {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Ask whether it is there
+    #[command(after_help = "Examples:
+  admin-cli ping
+  admin-cli --name web ping     exit code 0 if it is, 3 if not")]
     Ping,
     /// Show what it is doing
+    #[command(after_help = "Examples:
+  admin-cli status
+  admin-cli --port 8000 status --json
+  admin-cli status --all --short            one line for each")]
     Status(Status),
     /// Show its connections, those that would hold up a drain first
+    #[command(after_help = "Examples:
+  admin-cli connections
+  admin-cli --name web connections --json")]
     Connections,
     /// Close one connection: its client is told, and gets the grace period to leave
+    #[command(after_help = "Examples:
+  admin-cli close 17                        its number is the first column of `connections`
+  admin-cli close 17 --now")]
     Close(Close),
     /// Stop it: every client is told, and gets the grace period to leave
+    #[command(after_help = "Examples:
+  admin-cli stop
+  admin-cli stop --grace 1m30s              give clients a minute and a half
+  admin-cli --name web stop --now
+  admin-cli stop --grace 10m --timeout 5    wait for five seconds at most; it goes on")]
     Stop(Stop),
     /// Give clients more or less time in the drain that is under way: this long from now
+    #[command(after_help = "Examples:
+  admin-cli grace 30                        half a minute from now
+  admin-cli grace 0                         close what is left by force")]
     Grace(Grace),
     /// Say that it is not ready for new clients, and serve those that come all the same
+    #[command(after_help = "Examples:
+  admin-cli drain
+  admin-cli drain --all")]
     Drain,
     /// Say that it is ready again, and call off a stop with a delay
+    #[command(after_help = "Examples:
+  admin-cli resume
+  admin-cli --name web resume")]
     Resume,
     /// Replace its server by a new one, and let the clients of the old one go: nobody is refused
+    #[command(after_help = "Examples:
+  admin-cli restart
+  admin-cli --name web restart --grace 30s
+  admin-cli restart --no-wait               return at once")]
     Restart(Restart),
     /// Show what has happened, and with --follow what happens
+    #[command(after_help = "Examples:
+  admin-cli events
+  admin-cli events --follow --json
+  admin-cli events --since 17               what came after the event with this number")]
     Events(Events),
     /// List all supervisors of this user
+    #[command(after_help = "Examples:
+  admin-cli list
+  admin-cli list --json
+  admin-cli list --clean                    remove what dead ones have left")]
     List(List),
     /// Say whether a file with settings is right, before a supervisor reads it
+    #[command(after_help = "Examples:
+  admin-cli check web.json
+  admin-cli check web.json --for http")]
     Check(Check),
+    #[command(flatten)]
+    Generate(Generate),
 }
 
 /// How to show it.
@@ -117,7 +162,7 @@ pub(crate) struct Close {
     /// The connection's number, as `connections` shows it
     pub(crate) id: u64,
     /// How long its client gets to leave [default: what the supervisor was started with]
-    #[arg(short, long, value_name = "SECONDS", value_parser = parse_seconds)]
+    #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Option<Duration>,
     /// Close it at once: the same as --grace 0
     #[arg(long, conflicts_with = "grace")]
@@ -128,13 +173,13 @@ pub(crate) struct Close {
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
     /// How long clients get to leave [default: what the supervisor was started with]
-    #[arg(short, long, value_name = "SECONDS", value_parser = parse_seconds)]
+    #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Option<Duration>,
     /// Close all connections at once: the same as --grace 0
     #[arg(long, conflicts_with = "grace")]
     pub(crate) now: bool,
     /// Say at once that it is not ready for new clients, and stop it this much later
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) delay: Option<Duration>,
     #[command(flatten)]
     pub(crate) wait: Wait,
@@ -144,7 +189,7 @@ pub(crate) struct Stop {
 #[derive(Debug, Args)]
 pub(crate) struct Grace {
     /// How long clients get to leave, from now on
-    #[arg(value_name = "SECONDS", value_parser = parse_seconds)]
+    #[arg(value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Duration,
 }
 
@@ -152,7 +197,7 @@ pub(crate) struct Grace {
 #[derive(Debug, Args)]
 pub(crate) struct Restart {
     /// How long clients of the old server get to leave [default: what the supervisor was started with]
-    #[arg(short, long, value_name = "SECONDS", value_parser = parse_seconds)]
+    #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Option<Duration>,
     #[command(flatten)]
     pub(crate) wait: Wait,
@@ -165,7 +210,7 @@ pub(crate) struct Wait {
     #[arg(long)]
     pub(crate) no_wait: bool,
     /// Give up waiting after this time; it goes on
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, conflicts_with = "no_wait")]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds, conflicts_with = "no_wait")]
     pub(crate) timeout: Option<Duration>,
 }
 
@@ -212,6 +257,34 @@ pub(crate) fn run() -> Exit {
             Err(Failure::new(Exit::Usage, "check reads a file and asks no supervisor; it takes no target"))
         }
         Command::Check(check) => commands::check(json, &check),
+        Command::Generate(_) if target.is_given() => {
+            Err(Failure::new(Exit::Usage, "this asks no supervisor; it takes no target"))
+        }
+        Command::Generate(wanted) => match wanted.write(Cli::command()) {
+            Ok(()) => Ok(Exit::Done),
+            Err(message) => Err(Failure::new(Exit::Failed, message)),
+        },
     };
     outcome.unwrap_or_else(|failure| failure.tell(json))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_help_of_each_command_has_examples_and_all_of_them_are_taken() {
+        let program = Cli::command();
+        program.clone().debug_assert();
+        for command in program.get_subcommands().chain([&program]) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Examples:\n"), "{} has no examples", command.get_name());
+            for line in help.lines().filter(|line| line.starts_with("  admin-cli ") && !line.contains('|')) {
+                // What is said about it stands behind two spaces.
+                let words = line.trim_start().split("  ").next().unwrap().split(' ');
+                Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}\n{error}"));
+            }
+        }
+    }
 }

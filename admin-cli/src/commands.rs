@@ -101,7 +101,7 @@ pub(crate) fn connections(target: &Target, json: bool) -> Result<Exit, Failure> 
         Answer::Error(refusal) => return Err(Failure::refused(&chosen.label, &refusal)),
         other => return Err(not_understood(&chosen, &other)),
     }
-    all.sort_by_key(|connection| (holds_up(connection.activity), Reverse(connection.age_ms)));
+    all.sort_by_key(|connection| (holds_up(&connection.activity), Reverse(connection.age_ms)));
     if json {
         output::data(&json!({ "result": "connections", "connections": all }).to_string());
     } else if all.is_empty() {
@@ -122,12 +122,14 @@ pub(crate) fn connections(target: &Target, json: bool) -> Result<Exit, Failure> 
 }
 
 /// The smaller, the longer it may hold up a drain: an idle connection has been told at once, or closed.
-fn holds_up(activity: Activity) -> u8 {
+fn holds_up(activity: &Activity) -> u8 {
     match activity {
         Activity::Stuck => 0,
         Activity::Busy => 1,
         Activity::Leaving => 2,
         Activity::Idle => 3,
+        // Of a newer supervisor.
+        Activity::Other(_) => 4,
     }
 }
 

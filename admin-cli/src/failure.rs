@@ -28,7 +28,7 @@ impl Failure {
             AskError::NotPermitted(_) => Exit::NotPermitted,
             AskError::Silent | AskError::HungUp => Exit::NoAnswer,
             AskError::GaveUp => Exit::GaveUp,
-            AskError::NotUnderstood(_) | AskError::Io(_) => Exit::Failed,
+            AskError::NotUnderstood(_) | AskError::OtherVersion(_) | AskError::Io(_) => Exit::Failed,
         };
         Failure::new(exit, format!("{whom}: {error}"))
     }
@@ -44,7 +44,8 @@ impl Failure {
             | ErrorCode::Stopping
             | ErrorCode::NotDraining
             | ErrorCode::NoConnection
-            | ErrorCode::CalledOff => Exit::Failed,
+            | ErrorCode::CalledOff
+            | ErrorCode::Other(_) => Exit::Failed,
         };
         let code = match refusal.code {
             ErrorCode::Stopping => Some("stopping"),
@@ -55,7 +56,8 @@ impl Failure {
             | ErrorCode::UnsupportedVersion
             | ErrorCode::NotPermitted
             | ErrorCode::Busy
-            | ErrorCode::Failed => None,
+            | ErrorCode::Failed
+            | ErrorCode::Other(_) => None,
         };
         Failure { code, ..Failure::new(exit, format!("{whom}: {}", refusal.message)) }
     }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use interprocess::local_socket::Stream;
 use interprocess::local_socket::traits::Stream as _;
 
+use crate::VERSION;
 use crate::instance::Place;
-use crate::protocol::{self, Answer, LineError, Progress, Request, Response};
+use crate::protocol::{self, Answer, ErrorCode, LineError, Progress, Request, Response};
 use crate::text::Reason;
 
 /// How long to look whether a supervisor is still there.
@@ -35,6 +36,8 @@ pub enum AskError {
     HungUp,
     /// It said something that is not of the protocol.
     NotUnderstood(String),
+    /// It does not understand this program, or this program does not understand it, and it has another version.
+    OtherVersion(String),
     /// The connection failed.
     Io(io::Error),
 }
@@ -48,6 +51,16 @@ impl fmt::Display for AskError {
             AskError::GaveUp => write!(formatter, "gave up waiting; it goes on"),
             AskError::HungUp => write!(formatter, "it went away without an answer"),
             AskError::NotUnderstood(line) => write!(formatter, "it answered something unknown: {line}"),
+            AskError::OtherVersion(theirs) if is_older(theirs, VERSION) => write!(
+                formatter,
+                "the supervisor is older ({theirs}) than this program ({VERSION}), and does not know what was asked \
+                 for: stop it, by a signal if need be, and start the newer one"
+            ),
+            AskError::OtherVersion(theirs) => write!(
+                formatter,
+                "the supervisor is newer ({theirs}) than this program ({VERSION}), and they do not understand each \
+                 other: use the program of that version"
+            ),
             AskError::Io(error) => write!(formatter, "the connection failed: {}", Reason(error)),
         }
     }
@@ -61,7 +74,8 @@ impl std::error::Error for AskError {
             | AskError::Silent
             | AskError::GaveUp
             | AskError::HungUp
-            | AskError::NotUnderstood(_) => None,
+            | AskError::NotUnderstood(_)
+            | AskError::OtherVersion(_) => None,
         }
     }
 }
@@ -91,8 +105,36 @@ impl Patience {
 /// Asks for something and returns the answer. `progress` hears what is said before.
 ///
 /// # Errors
-/// When there is no answer in time.
+/// When there is no answer in time, or none that is understood.
 pub fn ask(
+    place: &Place,
+    request: Request,
+    patience: Patience,
+    progress: impl FnMut(Progress),
+) -> Result<Answer, AskError> {
+    let answer = ask_once(place, request, patience, progress);
+    let is_understood = match &answer {
+        Ok(Answer::Error(refusal)) => !matches!(refusal.code, ErrorCode::BadRequest | ErrorCode::UnsupportedVersion),
+        Err(AskError::NotUnderstood(_)) => false,
+        Ok(_) | Err(_) => true,
+    };
+    if is_understood {
+        return answer;
+    }
+    match ask_once(place, Request::Ping {}, Patience::short(), |_| {}) {
+        Ok(Answer::Pong { version, .. }) if version != VERSION => Err(AskError::OtherVersion(version)),
+        _ => answer,
+    }
+}
+
+/// Whether a version such as `0.9.1` comes before another one.
+fn is_older(version: &str, than: &str) -> bool {
+    let numbers =
+        |version: &str| -> Vec<u64> { version.split(['.', '-']).map_while(|part| part.parse().ok()).collect() };
+    numbers(version) < numbers(than)
+}
+
+fn ask_once(
     place: &Place,
     request: Request,
     patience: Patience,
@@ -204,4 +246,16 @@ fn connect(place: &Place) -> Result<Stream, AskError> {
         PermissionDenied => AskError::NotPermitted(error),
         _ => AskError::Io(error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        for (older, newer) in [("0.1.0", "0.2.0"), ("0.9.1", "0.10.0"), ("0.1.9", "1.0.0"), ("0.1.0", "0.1.1-rc.1")] {
+            assert!(is_older(older, newer) && !is_older(newer, older) && !is_older(older, older), "{older} {newer}");
+        }
+    }
 }

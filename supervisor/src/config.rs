@@ -17,13 +17,14 @@ use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, PossibleValue, TypedValueParser};
 use clap::parser::ValueSource;
-use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 #[cfg(unix)]
 use crate::child::{Program, Ready};
+use crate::generate::Generate;
 use crate::instance::InstanceName;
 use crate::text::parse_seconds;
-use crate::{AdminSocket, Log, OnHup, RestartMode, RestartPolicy};
+use crate::{AdminSocket, Exit, Journal, Level, Log, OnHup, RestartMode, RestartPolicy};
 #[cfg(unix)]
 use crate::{
     instance::MAX_SOCKET_PATH,
@@ -42,7 +43,7 @@ pub const KINDS: &[&str] = &[
 
 /// Run a server, and stop it so that every client is told: on Enter, a signal, or `admin-cli stop`.
 #[derive(Debug, Parser)]
-#[command(name = "supervisor", version, arg_required_else_help = true, args_override_self = true)]
+#[command(name = "supervisor", version = crate::version(), arg_required_else_help = true, args_override_self = true)]
 #[command(after_help = "Examples:
   supervisor http . --listen 8080       serve this folder on 127.0.0.1:8080
   supervisor echo --grace 30            give clients half a minute to leave
@@ -50,12 +51,32 @@ pub const KINDS: &[&str] = &[
   admin-cli stop                        stop it from another terminal or a script")]
 struct Cli {
     #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is only one at a time")]
+enum Command {
+    #[command(flatten)]
+    Server(Server),
+    #[command(flatten)]
+    Generate(Generate),
+}
+
+/// The servers alone: what the command line and a file say together.
+#[derive(Debug, Parser)]
+#[command(name = "supervisor", args_override_self = true)]
+struct Servers {
+    #[command(subcommand)]
     server: Server,
 }
 
 #[derive(Debug, Subcommand)]
 enum Server {
     /// Send back what comes; SHUTDOWN to every client on stop
+    #[command(after_help = "Examples:
+  supervisor echo --listen 7000
+  supervisor echo --name lobby --grace 1m30s     give clients a minute and a half to leave")]
     Echo {
         /// Address to listen on: a port, or an address and a port
         #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999", value_parser = parse_address)]
@@ -66,6 +87,9 @@ enum Server {
         options: Options,
     },
     /// Answer one command a line: SONG, QUOTE, POEM, HAIKU, HELP, QUIT
+    #[command(after_help = "Examples:
+  supervisor command --listen 0.0.0.0:31310      for other machines, too
+  supervisor command --max-connections 100 --verbose")]
     Command {
         /// Address to listen on: a port, or an address and a port
         #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:31310", value_parser = parse_address)]
@@ -76,6 +100,10 @@ enum Server {
         options: Options,
     },
     /// Serve the files of a folder over HTTP
+    #[command(after_help = "Examples:
+  supervisor http public --listen 8080
+  supervisor http --config web.json --on-hup restart
+  supervisor http . --check-every 10s            restart it when it hangs")]
     Http {
         /// Folder to serve [default: .]
         dir: Option<PathBuf>,
@@ -89,6 +117,11 @@ enum Server {
     },
     /// Run any program: stop, restart and replace it
     #[cfg(unix)]
+    #[command(after_help = "Examples:
+  supervisor exec -- python3 -m http.server 8888
+  supervisor exec --ready connect=8888 -- python3 -m http.server 8888
+  supervisor exec --listen 8000 --ready notify --grace 30s -- ./server
+  supervisor exec --name queue --restart always --stop-signal INT -- ./worker --fast")]
     Exec {
         /// Address whose socket the program gets, by the protocol of sd_listen_fds(3): a port, an address and a port,
         /// or the path of a Unix socket (/run/app.sock); more than once for several
@@ -102,7 +135,7 @@ enum Server {
         #[arg(long, value_name = "WHEN", value_parser = parse_ready)]
         ready: Option<Ready>,
         /// How long that may take
-        #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_interval)]
+        #[arg(long, value_name = "TIME", default_value = "30", value_parser = parse_interval)]
         ready_within: Duration,
         #[command(flatten)]
         options: Options,
@@ -119,7 +152,7 @@ struct Connections {
     #[arg(long, value_name = "N", default_value_t = default_max_connections(), value_parser = parse_number::<usize>)]
     max_connections: usize,
     /// Connect to the server that often, and restart it when it takes no connections
-    #[arg(long, value_name = "SECONDS", value_parser = parse_interval)]
+    #[arg(long, value_name = "TIME", value_parser = parse_interval)]
     check_every: Option<Duration>,
 }
 
@@ -132,7 +165,7 @@ struct Options {
     #[arg(short, long)]
     name: Option<InstanceName>,
     /// How long clients get to leave on a stop
-    #[arg(short, long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
+    #[arg(short, long, value_name = "TIME", default_value = "5", value_parser = parse_seconds)]
     grace: Duration,
     /// Start the server again when it ends by itself
     #[arg(long, value_name = "MODE", default_value = "on-failure")]
@@ -141,7 +174,7 @@ struct Options {
     #[arg(long, value_name = "N", default_value = "5", value_parser = parse_number::<u32>)]
     max_restarts: u32,
     /// The period within which crashes are counted
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_interval)]
+    #[arg(long, value_name = "TIME", default_value = "60", value_parser = parse_interval)]
     period: Duration,
     /// What SIGHUP does
     #[arg(long, value_name = "ACTION", default_value = "stop")]
@@ -224,21 +257,38 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// Parses the command line of this process. If that asks for help or is wrong, the process ends here, with clap's
-    /// output and exit code.
+    /// Parses the command line of this process. If that asks for help, completions or man pages, or is wrong, the
+    /// process ends here.
     pub fn from_command_line() -> Invocation {
-        Invocation::parse(std::env::args_os().collect()).unwrap_or_else(|error| error.exit())
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        match Cli::try_parse_from(&arguments).unwrap_or_else(|error| error.exit()).command {
+            Command::Server(server) => Invocation::new(arguments, server),
+            Command::Generate(wanted) => {
+                let exit = wanted.write(Cli::command()).map_or_else(
+                    |message| {
+                        Journal::new(Log::text()).line(Level::Error, "not_written", message, []);
+                        Exit::Failed
+                    },
+                    |()| Exit::Done,
+                );
+                std::process::exit(exit as i32)
+            }
+        }
     }
 
     fn parse(arguments: Vec<OsString>) -> Result<Invocation, clap::Error> {
-        let cli = Cli::try_parse_from(&arguments)?;
-        let has_dir = matches!(cli.server, Server::Http { dir: Some(_), .. });
-        let (server, _, _, options) = cli.server.parts();
+        let server = Servers::try_parse_from(&arguments)?.server;
+        Ok(Invocation::new(arguments, server))
+    }
+
+    fn new(arguments: Vec<OsString>, server: Server) -> Invocation {
+        let has_dir = matches!(server, Server::Http { dir: Some(_), .. });
+        let (server, _, _, options) = server.parts();
         #[cfg(unix)]
         let has_listen = matches!(&server, ServerKind::Exec { listen, .. } if !listen.is_empty());
         #[cfg(windows)]
         let has_listen = false;
-        Ok(Invocation { arguments, kind: server.kind(), has_dir, has_listen, log: options.log(), file: options.config })
+        Invocation { arguments, kind: server.kind(), has_dir, has_listen, log: options.log(), file: options.config }
     }
 
     /// The log that the command line alone asks for: for what there is to say when the file is wrong.
@@ -253,7 +303,7 @@ impl Invocation {
     /// When the file cannot be read or is wrong.
     pub fn read(&self) -> Result<Config, ConfigError> {
         let Some(file) = &self.file else { return Config::parse(&self.arguments) };
-        let mut settings = file.arguments(&Cli::command(), self.kind, self.has_dir)?;
+        let mut settings = file.arguments(&Servers::command(), self.kind, self.has_dir)?;
         if self.has_listen {
             settings.retain(|setting| !setting.as_encoded_bytes().starts_with(b"--listen="));
         }
@@ -271,7 +321,7 @@ impl Invocation {
 pub fn check(file: &Path, kind: &str) -> Result<Config, ConfigError> {
     let mut config = OsString::from("--config=");
     config.push(file);
-    let cli = Cli::command();
+    let cli = Servers::command();
     let rest = cli.find_subcommand(kind).map(not_in_a_file).unwrap_or_default();
     let line = ["supervisor".into(), kind.into(), config].into_iter().chain(rest).collect();
     Invocation::parse(line).map_err(|error| ConfigError::clap(&error))?.read()
@@ -279,11 +329,11 @@ pub fn check(file: &Path, kind: &str) -> Result<Config, ConfigError> {
 
 /// Whether all settings in a file are those of a kind of server, whatever their values are.
 pub fn has_settings_of(file: &Path, kind: &str) -> bool {
-    ConfigFile::new(file.to_owned()).is_ok_and(|file| file.has_settings_of(&Cli::command(), kind))
+    ConfigFile::new(file.to_owned()).is_ok_and(|file| file.has_settings_of(&Servers::command(), kind))
 }
 
 /// What has to be on the command line of this server, since no file can say it: any program.
-fn not_in_a_file(server: &Command) -> Vec<OsString> {
+fn not_in_a_file(server: &clap::Command) -> Vec<OsString> {
     let has_program = server.get_arguments().any(Arg::is_last_set);
     if has_program { vec!["--".into(), "program".into()] } else { Vec::new() }
 }
@@ -377,16 +427,16 @@ pub struct Config {
 impl Config {
     fn parse(arguments: impl IntoIterator<Item: Into<OsString> + Clone>) -> Result<Config, ConfigError> {
         let wrong = |error| ConfigError::clap(&error);
-        let said = Cli::command().try_get_matches_from(arguments).map_err(wrong)?;
+        let said = Servers::command().try_get_matches_from(arguments).map_err(wrong)?;
         let listen_said = said.subcommand().is_some_and(|(_, said)| {
             said.value_source("listen").is_some_and(|source| source != ValueSource::DefaultValue)
         });
-        let cli = Cli::from_arg_matches(&said).map_err(wrong)?;
+        let server = Servers::from_arg_matches(&said).map_err(wrong)?.server;
         #[cfg(unix)]
-        if let Server::Exec { listen, ready, .. } = &cli.server {
+        if let Server::Exec { listen, ready, .. } = &server {
             check_addresses(listen, ready.as_ref())?;
         }
-        let (server, listen, connections, options) = cli.server.parts();
+        let (server, listen, connections, options) = server.parts();
         Ok(Config {
             // The kinds' own names are valid.
             name: options.name.clone().or_else(|| server.name().parse().ok()).unwrap_or_default(),

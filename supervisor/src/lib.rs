@@ -37,6 +37,7 @@ mod tron;
 pub mod child;
 pub mod client;
 pub mod config;
+pub mod generate;
 pub mod instance;
 pub mod manager;
 pub mod protocol;
@@ -48,7 +49,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -82,6 +83,12 @@ struct Readme;
 
 /// The version of this crate.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What `--version` says behind a program's name: the version of this crate, and the protocol's.
+pub fn version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| format!("{VERSION} (protocol {})", protocol::VERSION));
+    &TEXT
+}
 
 /// How long clients get to leave, unless told otherwise.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(5);

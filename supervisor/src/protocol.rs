@@ -12,7 +12,11 @@
 //! ```
 //!
 //! `v` is the protocol's version, [`VERSION`]. A request with another version, an unknown request and an unknown field
-//! are answered with an error. Clients ignore fields and events that they do not know.
+//! are answered with an error that names the supervisor's version. Only `ping` is answered whatever `v` is: so a client
+//! that is not understood, or does not understand, can ask with which version it talks.
+//!
+//! Requests, fields, events and words such as those of [`State`] can be added without another `v`. Clients ignore
+//! fields and events that they do not know, and show words that they do not know as they are.
 
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
@@ -24,6 +28,9 @@ use serde_json::{Map, Value};
 
 /// The version of the protocol that this file specifies.
 pub const VERSION: u64 = 1;
+
+/// The version of the supervisor, which is not the protocol's.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
 /// The longest line, in bytes, its line feed included.
 pub const MAX_LINE: usize = 64 * 1024;
@@ -238,6 +245,8 @@ pub enum Level {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum Answer {
+    /// The same in all versions of the protocol, but for more fields.
+    ///
     /// `{"result":"pong","name":"echo","pid":4242,"version":"0.1.0"}`
     Pong {
         /// The instance's name.
@@ -343,7 +352,7 @@ pub struct Refusal {
 }
 
 /// What kind of refusal it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// The request is not one of this protocol, or is longer than [`MAX_LINE`].
@@ -364,10 +373,13 @@ pub enum ErrorCode {
     NoConnection,
     /// Somebody has called off the stop that was put off.
     CalledOff,
+    /// One of a newer version.
+    #[serde(untagged)]
+    Other(String),
 }
 
 /// What a supervisor is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// The server has not been ready yet.
@@ -380,6 +392,9 @@ pub enum State {
     Waiting,
     /// The server is being stopped.
     Draining,
+    /// One of a newer version, as it calls it.
+    #[serde(untagged)]
+    Other(String),
 }
 
 impl fmt::Display for State {
@@ -390,6 +405,7 @@ impl fmt::Display for State {
             State::Restarting => "restarting",
             State::Waiting => "waiting",
             State::Draining => "draining",
+            State::Other(word) => word,
         })
     }
 }
@@ -571,7 +587,7 @@ pub struct Connection {
 }
 
 /// What a connection is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activity {
     /// It waits for its client's next message.
@@ -582,6 +598,9 @@ pub enum Activity {
     Leaving,
     /// It was closed by force, and its handler goes on all the same.
     Stuck,
+    /// One of a newer version, as it calls it.
+    #[serde(untagged)]
+    Other(String),
 }
 
 impl fmt::Display for Activity {
@@ -591,6 +610,7 @@ impl fmt::Display for Activity {
             Activity::Busy => "in the middle of a message",
             Activity::Leaving => "told",
             Activity::Stuck => "its handler hangs",
+            Activity::Other(word) => word,
         })
     }
 }
@@ -673,13 +693,16 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Refusal> {
         parse(line).map_err(|error| bad(format!("this is not a JSON object on one line: {error}")))?;
     match object.remove("v") {
         Some(version) if version == VERSION => {}
+        Some(_) if object.get("request").is_some_and(|request| request == "ping") => return Ok(Request::Ping {}),
         None => return Err(bad(format!("\"v\" is missing: say \"v\":{VERSION}"))),
         Some(version) => {
-            let message = format!("version {version} is not spoken here, only version {VERSION}");
+            let message =
+                format!("supervisor {RELEASE} speaks version {VERSION} of the protocol, not version {version}");
             return Err(Refusal { code: ErrorCode::UnsupportedVersion, message });
         }
     }
-    Request::deserialize(Value::Object(object)).map_err(|error| bad(error.to_string()))
+    Request::deserialize(Value::Object(object))
+        .map_err(|error| bad(format!("supervisor {RELEASE} does not understand this request: {error}")))
 }
 
 /// Understands a line from the supervisor. None: an event that this version does not know.
@@ -706,6 +729,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
+    use serde_json::json;
 
     fn error_of(line: &str) -> (ErrorCode, String) {
         match parse_request(line.as_bytes()) {
@@ -729,7 +753,7 @@ mod tests {
             ("", ErrorCode::BadRequest, "not a JSON object"),
             ("[1]", ErrorCode::BadRequest, "not a JSON object"),
             (r#"{"request":"ping"}"#, ErrorCode::BadRequest, r#""v":1"#),
-            (r#"{"v":2,"request":"ping"}"#, ErrorCode::UnsupportedVersion, "version 2"),
+            (r#"{"v":2,"request":"status"}"#, ErrorCode::UnsupportedVersion, "version 2"),
             (r#"{"v":1,"request":"dance"}"#, ErrorCode::BadRequest, "dance"),
             (r#"{"v":1}"#, ErrorCode::BadRequest, "request"),
             (r#"{"v":1,"request":"stop","grace":5}"#, ErrorCode::BadRequest, "grace"),
@@ -774,6 +798,13 @@ mod tests {
     }
 
     #[test]
+    fn a_ping_is_understood_in_every_version() {
+        for line in [r#"{"v":2,"request":"ping"}"#, r#"{"v":"two","request":"ping","mood":"fine"}"#] {
+            assert_eq!(parse_request(line.as_bytes()).unwrap(), Request::Ping {}, "{line}");
+        }
+    }
+
+    #[test]
     fn an_event_of_a_newer_version_is_passed_over() {
         assert_eq!(parse_response(br#"{"event":"eclipse","of":"the moon"}"#).unwrap(), None);
     }
@@ -793,6 +824,14 @@ mod tests {
         fn any_bytes_are_understood_or_answered_with_an_error(line: Vec<u8>) {
             let _ = parse_request(&line);
             let _ = parse_response(&line);
+        }
+
+        #[test]
+        fn a_word_of_a_newer_version_is_kept_as_it_is(word: String) {
+            let text = Value::from(word);
+            prop_assert_eq!(&json!(State::deserialize(&text).unwrap()), &text);
+            prop_assert_eq!(&json!(Activity::deserialize(&text).unwrap()), &text);
+            prop_assert_eq!(&json!(ErrorCode::deserialize(&text).unwrap()), &text);
         }
 
         #[test]

@@ -183,28 +183,51 @@ pub fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A duration as people write it: seconds (`5`, `1.5`, `90s`), milliseconds (`200ms`), minutes (`2m`) or hours (`1h`).
+/// A time as people write it: seconds (`5`, `1.5`), or each number with its unit, `ms`, `s`, `m` or `h` (`500ms`,
+/// `90s`, `1m30s`). What [`Seconds`] writes is read, too.
 ///
 /// # Errors
 /// A message for people when it is none of these.
 pub fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let text = text.trim();
-    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-    let (number, unit) = units
-        .into_iter()
-        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?.trim_end(), unit)))
-        .unwrap_or((text, 1.0));
-    // A number begins with a digit: neither `inf` nor `-1` nor `+1` is a duration.
-    let number = number.parse::<f64>().ok().filter(|_| number.starts_with(|first: char| first.is_ascii_digit()));
-    number
-        .and_then(|number| Duration::try_from_secs_f64(number * unit).ok())
-        .ok_or_else(|| "say seconds (5, 1.5, 90s), milliseconds (200ms), minutes (2m) or hours (1h)".into())
+    // Not `humantime`: it panics on a text that sums up to too much, and takes `5M` for five months.
+    sum_of_parts(text.trim())
+        .ok_or_else(|| "say a time: 5 or 1.5 (seconds), or with units: 500ms, 90s, 2m, 1h, 1m30s".into())
+}
+
+fn sum_of_parts(text: &str) -> Option<Duration> {
+    let mut sum = Duration::ZERO;
+    let mut rest = text;
+    loop {
+        // Neither a sign nor `inf` nor an exponent.
+        let (number, behind) = split_behind(rest, |c| c.is_ascii_digit() || c == '.');
+        let (unit, behind) = split_behind(behind.trim_start(), |c| c.is_ascii_alphabetic());
+        let seconds = match unit {
+            "" if number == text => 1.0,
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        sum = sum.checked_add(part)?;
+        rest = behind.trim_start();
+        if rest.is_empty() {
+            return Some(sum);
+        }
+    }
+}
+
+/// The longest beginning that has only such characters, and the rest.
+fn split_behind(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_list_has_a_word_before_its_last() {
@@ -237,19 +260,24 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_seconds_unless_it_says_otherwise() {
+    fn a_time_is_seconds_unless_it_says_otherwise() {
         for (text, milliseconds) in [
             ("5", 5000),
             ("1.5", 1500),
+            (".5", 500),
             ("90s", 90_000),
             ("2m", 120_000),
-            ("200ms", 200),
+            ("500ms", 500),
+            ("1m30s", 90_000),
+            ("1h 2m 3.5s", 3_723_500),
             ("0", 0),
             (" 1 h ", 3_600_000),
         ] {
             assert_eq!(parse_seconds(text).unwrap(), Duration::from_millis(milliseconds), "{text}");
         }
-        for text in ["", "-1", "+1", "inf", "NaN", "5x", "s", "1e400", "five"] {
+        let wrong =
+            ["", ".", "-1", "+1", "inf", "NaN", "5x", "s", "1e3", "five", "5M", "1h30", "5 6", "1.2.3s", "1m-3s"];
+        for text in wrong.into_iter().chain(["99999999999999999999", "18446744073709549568s 3000s"]) {
             assert!(parse_seconds(text).is_err(), "{text} was taken");
         }
     }
@@ -260,6 +288,25 @@ mod tests {
             [(0, "0 s"), (3, "3 ms"), (999, "999 ms"), (1000, "1 s"), (1540, "1.5 s"), (4999, "5 s"), (90_000, "90 s")]
         {
             assert_eq!(Seconds(Duration::from_millis(milliseconds)).to_string(), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_time_or_refused(text: String) {
+            let _ = parse_seconds(&text);
+        }
+
+        #[test]
+        fn what_is_nearly_a_time_is_taken_or_refused(text in "([0-9]{0,20}[.]?[0-9]{0,3} ?(|ms|s|m|h|d) ?){0,4}") {
+            let _ = parse_seconds(&text);
+        }
+
+        /// Up to some three hundred years.
+        #[test]
+        fn what_is_shown_is_read_again(milliseconds in prop_oneof![0..5000_u64, 0..10_000_000_000_000_u64]) {
+            let shown = Seconds(Duration::from_millis(milliseconds)).to_string();
+            prop_assert_eq!(Seconds(parse_seconds(&shown).unwrap()).to_string(), shown);
         }
     }
 }

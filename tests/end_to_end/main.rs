@@ -7,6 +7,7 @@ mod support; // Home, Instance, Process, Client: what the tests are written with
 
 mod config; // Settings from a file, and admin-cli check.
 mod everywhere; // What has to work on every system, Windows included.
+mod help; // What the programs say about themselves: help, completions, man pages; with and without colours.
 mod reconfigure; // What restarts take from a configuration that has changed, and what from one that is wrong.
 mod recover; // A server that crashes is started again, until that is too often.
 mod restart; // What a restart is for clients and for admin-cli.
@@ -29,6 +30,8 @@ mod signals; // Signals are acknowledged, the second one closes the rest, nohup 
 mod start; // What stands in the way of a start: names, ports, folders.
 #[cfg(unix)]
 mod users; // Another user's commands. Needs root.
+#[cfg(unix)]
+mod versions; // An older client and a newer supervisor, and the other way.
 
 #[cfg(target_os = "linux")]
 mod console; // A real terminal, with a real shell for job control.

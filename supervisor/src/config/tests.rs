@@ -61,16 +61,31 @@ fn line(arguments: &[&str]) -> Config {
 
 /// What the command line of `http` has, `config` included.
 fn names() -> Vec<String> {
-    let cli = Cli::command();
+    let cli = Servers::command();
     let definitions = cli.find_subcommand("http").unwrap().get_arguments();
     definitions.map(|definition| definition.get_long().unwrap_or(definition.get_id().as_str()).to_owned()).collect()
 }
 
 #[test]
 fn the_definition_is_one_that_clap_takes() {
-    Cli::command().debug_assert();
-    let names: Vec<_> = Cli::command().get_subcommands().map(|kind| kind.get_name().to_owned()).collect();
+    Servers::command().debug_assert();
+    let names: Vec<_> = Servers::command().get_subcommands().map(|kind| kind.get_name().to_owned()).collect();
     assert_eq!(names, KINDS);
+}
+
+#[test]
+fn the_help_of_each_command_has_examples_and_all_of_them_are_taken() {
+    let program = Cli::command();
+    program.clone().debug_assert();
+    for command in program.get_subcommands().chain([&program]) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.starts_with("Examples:\n"), "{} has no examples", command.get_name());
+        for line in help.lines().filter(|line| line.starts_with("  supervisor ")) {
+            // What is said about it stands behind two spaces.
+            let words = line.trim_start().split("  ").next().unwrap().split(' ');
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}\n{error}"));
+        }
+    }
 }
 
 #[test]
@@ -78,7 +93,7 @@ fn a_file_says_what_the_command_line_could_say() {
     let folder = Folder::new("all");
     let text = r#"{
         "listen": "127.0.0.1:7000", "name": "shop", "grace": 1.5, "max-connections": 7, "admin": "off", "log": "json",
-        "verbose": true, "restart": "never", "max-restarts": 3, "period": "2m", "check-every": "10", "on-hup": "restart"
+        "verbose": true, "restart": "never", "max-restarts": 3, "period": "1m30s", "check-every": "10", "on-hup": "restart"
     }"#;
     let arguments = [
         "command",
@@ -91,7 +106,7 @@ fn a_file_says_what_the_command_line_could_say() {
         "--verbose",
         "--restart=never",
         "--max-restarts=3",
-        "--period=2m",
+        "--period=1m30s",
         "--check-every=10",
         "--on-hup=restart",
     ];
@@ -210,7 +225,7 @@ fn a_setting_that_does_not_exist_is_named_with_the_one_that_may_be_meant() {
 
 #[test]
 fn a_value_that_cannot_be_is_shown_with_what_to_say() {
-    let durations = "say seconds (5, 1.5, 90s), milliseconds (200ms), minutes (2m) or hours (1h)";
+    let durations = "say a time: 5 or 1.5 (seconds), or with units: 500ms, 90s, 2m, 1h, 1m30s";
     for (setting, problem) in [
         (r#""grace": "soon""#, format!(r#""grace" is "soon": {durations}"#)),
         (r#""grace": -1"#, format!(r#""grace" is -1: {durations}"#)),
@@ -361,7 +376,7 @@ fn a_file_that_one_may_not_read_says_so() {
 #[test]
 fn a_very_long_value_is_cut_off_in_the_message() {
     let message = Folder::new("cut").message(format!(r#"{{"grace": "{}"}}"#, "é".repeat(5000)), "echo");
-    assert!(message.contains("é…\": say seconds") && message.len() < 500, "{message}");
+    assert!(message.contains("é…\": say a time") && message.len() < 500, "{message}");
 }
 
 #[test]
@@ -393,8 +408,8 @@ fn a_restart_changes_everything_but_what_the_process_was_started_with() {
 /// Understands a text as the content of a file.
 fn understand(text: &[u8], kind: &'static str) -> Result<Config, String> {
     let settings = file::understand(text)?;
-    let arguments = file::translate(&settings, Path::new("/folder"), &Cli::command(), kind, false)?;
-    let rest = not_in_a_file(Cli::command().find_subcommand(kind).unwrap());
+    let arguments = file::translate(&settings, Path::new("/folder"), &Servers::command(), kind, false)?;
+    let rest = not_in_a_file(Servers::command().find_subcommand(kind).unwrap());
     let line: Vec<OsString> = ["supervisor".into(), kind.into()].into_iter().chain(arguments).chain(rest).collect();
     // Each argument was valid, so all are together.
     Ok(Config::parse(line).unwrap())

@@ -416,6 +416,7 @@ impl Drive {
             }
             protocol::State::Waiting => assert!(status.next_try_ms.is_some() && status.last_end.is_some()),
             protocol::State::Draining => assert!(status.drain.is_some_and(|drain| drain.generation.is_none())),
+            protocol::State::Other(word) => panic!("{word} is no state of ours"),
         }
     }
 
