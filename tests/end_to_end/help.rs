@@ -159,7 +159,7 @@ mod generated {
         assert_eq!(bash_offers(ADMIN_CLI, &["admin-cli", "st"]), ["status", "stop"]);
         assert_eq!(bash_offers(ADMIN_CLI, &["admin-cli", "--name", "web", "rest"]), ["restart"]);
         assert_eq!(bash_offers(ADMIN_CLI, &["admin-cli", "--json", "stop", "--no"]), ["--now", "--no-wait"]);
-        assert_eq!(bash_offers(ADMIN_CLI, &["admin-cli", "check", "web.json", "--for", "e"]), ["echo"]);
+        assert_eq!(bash_offers(ADMIN_CLI, &["admin-cli", "check", "web.json", "--for", "e"]), ["echo", "exec"]);
     }
 
     #[test]
