@@ -91,6 +91,11 @@ enum Command {
   admin-cli close 17                        its number is the first column of `connections`
   admin-cli close 17 --now")]
     Close(Close),
+    /// Show how it goes as metrics, in Prometheus' text format
+    #[command(after_help = "Examples:
+  admin-cli metrics
+  admin-cli --name web metrics              its output is a file for the textfile collector")]
+    Metrics,
     /// Stop it: every client is told, and gets the grace period to leave
     #[command(after_help = "Examples:
   admin-cli stop
@@ -245,6 +250,7 @@ pub(crate) fn run() -> Exit {
         Command::Status(status) => commands::status(&target, json, &status),
         Command::Connections => commands::connections(&target, json),
         Command::Close(close) => commands::close(&target, json, &close),
+        Command::Metrics => commands::metrics(&target, json),
         Command::Stop(stop) => commands::stop(&target, json, &stop),
         Command::Grace(grace) => commands::grace(&target, json, &grace),
         Command::Drain => commands::readiness(&target, json, Request::Drain {}),

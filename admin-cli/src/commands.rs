@@ -8,6 +8,7 @@ use serde_json::json;
 use supervisor::Exit;
 use supervisor::client::{self, AskError, Patience};
 use supervisor::config::{self, KINDS, ServerKind};
+use supervisor::metrics;
 use supervisor::protocol::{
     Activity, Answer, Connection, Delay, Drain, LastEnd, Outcome, Progress, Report, Request, Status,
 };
@@ -35,6 +36,13 @@ pub(crate) fn status(target: &Target, json: bool, status: &args::Status) -> Resu
     let describe = if status.short { status_line } else { describe_status };
     ask(target, json, Request::Status {}, Patience::short(), |answer| match answer {
         Answer::Status(status) => Some((describe(status), Exit::Done)),
+        _ => None,
+    })
+}
+
+pub(crate) fn metrics(target: &Target, json: bool) -> Result<Exit, Failure> {
+    ask(target, json, Request::Status {}, Patience::short(), |answer| match answer {
+        Answer::Status(status) => Some((metrics::text(status).trim_end().into(), Exit::Done)),
         _ => None,
     })
 }
@@ -306,6 +314,9 @@ fn describe_status(status: &Status) -> String {
     }
     if let Some(delay) = &status.delay {
         lines.push(format!("  delay        {}", describe_delay(delay)));
+    }
+    if let Some(health) = status.health {
+        lines.push(format!("  health       {health}"));
     }
     if let Some(drain) = &status.drain {
         lines.push(format!("  drain        {}", describe_drain(drain)));

@@ -57,6 +57,9 @@ pub(crate) fn run() -> ExitCode {
     if let Some(path) = config.socket {
         supervisor = supervisor.socket(path);
     }
+    if let Some(address) = config.health {
+        supervisor = supervisor.health(address);
+    }
     let started = match (passed, &config.server) {
         #[cfg(unix)]
         (None, ServerKind::Exec { listen, .. }) => supervisor.start_program(listen),

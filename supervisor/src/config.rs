@@ -185,6 +185,9 @@ struct Options {
     /// Path of the admin socket, in a folder of its user alone [default: what belongs to the name]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Address for GET /ready, /live and /metrics over HTTP: a port, or an address and a port
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    health: Option<SocketAddr>,
     /// Form of the log on stderr
     #[arg(long, value_name = "FORM", default_value = "text")]
     log: Form,
@@ -414,6 +417,8 @@ pub struct Config {
     pub admin: AdminSocket,
     /// The admin socket's path, if it is not the one that belongs to the name.
     pub socket: Option<PathBuf>,
+    /// The address of the health endpoint. None: there is none.
+    pub health: Option<SocketAddr>,
     /// The log, verbose or not.
     pub log: Log,
     /// When the server is started again after it has ended by itself.
@@ -448,6 +453,7 @@ impl Config {
             max_connections: connections.as_ref().map_or(0, |connections| connections.max_connections),
             admin: options.admin,
             socket: options.socket,
+            health: options.health,
             restart: RestartPolicy {
                 mode: options.restart,
                 max_restarts: options.max_restarts,
@@ -489,7 +495,7 @@ impl Config {
     }
 
     /// What stays as it is until the process ends.
-    fn fixed(&self) -> [(&'static str, String); 7] {
+    fn fixed(&self) -> [(&'static str, String); 8] {
         let socket = match &self.socket {
             Some(path) => format!("{path:?}"),
             None => "what belongs to the name".into(),
@@ -501,6 +507,7 @@ impl Config {
             ("name", self.name.to_string()),
             ("admin", word(self.admin)),
             ("socket", socket),
+            ("health", self.health.map_or_else(|| "none".into(), |health| health.to_string())),
             ("log", word(form)),
             ("on-hup", word(self.on_hup)),
         ]

@@ -40,6 +40,7 @@ pub mod config;
 pub mod generate;
 pub mod instance;
 pub mod manager;
+pub mod metrics;
 pub mod protocol;
 pub mod text;
 mod triggers;
@@ -73,6 +74,7 @@ use text::{Reason, Seconds};
 use thread::{Factory, ThreadBuilder};
 use triggers::admin::Admin;
 use triggers::console;
+use triggers::health::Health;
 use triggers::signals::Signals;
 use tron::Tron;
 
@@ -132,6 +134,7 @@ pub struct Supervisor {
     on_hup: OnHup,
     admin: AdminSocket,
     socket: Option<PathBuf>,
+    health: Option<SocketAddr>,
     last_resort: bool,
     shared: bool,
     service_manager: bool,
@@ -185,6 +188,7 @@ impl Supervisor {
             on_hup: OnHup::Stop,
             admin: AdminSocket::Off,
             socket: None,
+            health: None,
             last_resort: false,
             shared: false,
             service_manager: false,
@@ -279,6 +283,13 @@ impl Supervisor {
     /// Puts the admin socket at a path of its own instead of the one that belongs to the name.
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Supervisor {
         self.socket = Some(path.into());
+        self
+    }
+
+    /// Answers `GET /ready`, `/live` and `/metrics` over HTTP on this address, from the start to the very end. Nobody
+    /// can command anything there.
+    pub fn health(mut self, address: SocketAddr) -> Supervisor {
+        self.health = Some(address);
         self
     }
 
@@ -391,6 +402,7 @@ impl Supervisor {
         builder: impl FnOnce(Source, Settings, Post, bool, Journal) -> Result<Box<dyn Builder>, Error>,
     ) -> Result<Running, Error> {
         let lacking = |what| move |source| Error::Start { what, source };
+        let health = self.health.map(|health| bind_health(health, &addresses)).transpose()?;
         let log = self.journal;
         let tron =
             self.last_resort.then(|| Tron::start(log.clone())).transpose().map_err(lacking("the last resort"))?;
@@ -411,6 +423,9 @@ impl Supervisor {
             None
         };
         let enter = self.console && console::start(post.clone()).map_err(lacking("the console thread"))?;
+        let health = health.map(|listener| Health::start(listener, post.clone(), log.clone()));
+        let health = health.transpose().map_err(lacking("the health endpoint"))?;
+        let health_address = health.as_ref().map(Health::address);
         let admin = match claimed {
             None => None,
             Some((place, claim)) => match Admin::start(place.clone(), claim, post.clone(), log.clone()) {
@@ -428,13 +443,22 @@ impl Supervisor {
             kind: self.kind,
             addresses: addresses.clone(),
             program: self.shown,
+            health: health_address,
             log: log.clone(),
             started: Instant::now(),
         };
         let listens_on = addresses.clone();
         let manager = if self.service_manager { Manager::from_environment(log.clone()) } else { Manager::none() };
         let (started, ready) = mpsc::channel();
-        let announcement = Announcement { log: log.clone(), addresses: listens_on, whence, socket, enter, started };
+        let announcement = Announcement {
+            log: log.clone(),
+            addresses: listens_on,
+            whence,
+            socket,
+            health: health_address,
+            enter,
+            started,
+        };
         let master = Master::new(identity, builder, self.settings, tron.clone(), manager, Some(announcement));
         let ending = log.ending();
         let thread = std::thread::Builder::new().name("master-control".into()).spawn(move || {
@@ -449,6 +473,8 @@ impl Supervisor {
             // Those who follow have heard of the whole stop.
             drop(ending);
             end.adopt(received);
+            // None of its clients waits for an answer any more, and its port is free before anybody hears of the end.
+            drop(health);
             end.tell_waiting();
             if let Some(last_answers) = last_answers {
                 last_answers.wait();
@@ -457,7 +483,7 @@ impl Supervisor {
         });
         // Without that thread, all that it should have had is dropped, which ends it.
         let thread = thread.map_err(lacking("master control"))?;
-        let running = |course| Running { control: Control { post }, addresses, course };
+        let running = |course| Running { control: Control { post }, addresses, health: health_address, course };
         match ready.recv() {
             Ok(()) => Ok(running(Course::Underway(thread))),
             // It has ended before it was ready.
@@ -492,6 +518,18 @@ impl Supervisor {
     }
 }
 
+/// Binds the address of the health endpoint. The server has been bound to its own.
+fn bind_health(health: SocketAddr, server: &[Address]) -> Result<TcpListener, Error> {
+    let address = Address::Tcp(health);
+    TcpListener::bind(health).map_err(|source| {
+        if server.contains(&address) && source.kind() == io::ErrorKind::AddrInUse {
+            Error::Bind { address, holder: Some("the server itself".into()), source }
+        } else {
+            Error::bind(&address, source)
+        }
+    })
+}
+
 /// What the instance at this place says of itself.
 fn who_is(place: &Place) -> Option<String> {
     match client::ask(place, protocol::Request::Status {}, client::Patience::short(), |_| {}) {
@@ -521,6 +559,7 @@ struct Announcement {
     addresses: Vec<Address>,
     whence: &'static str,
     socket: Option<PathBuf>,
+    health: Option<SocketAddr>,
     enter: bool,
     started: mpsc::Sender<()>,
 }
@@ -531,17 +570,19 @@ impl Announcement {
         let pid = std::process::id();
         let socket = self.socket.map(|path| path.display().to_string());
         let admin = socket.as_ref().map(|path| format!(", admin socket {path}")).unwrap_or_default();
+        let health = self.health.map(|address| format!(", health on {address}")).unwrap_or_default();
         let enter = if self.enter { ", press Enter to stop" } else { "" };
         let doing = match &addresses[..] {
             [] => "running".into(),
             addresses => format!("listening on {}", listen::in_words(addresses)),
         };
-        let message = format!("{doing} (pid {pid}{whence}){admin}{enter}");
+        let message = format!("{doing} (pid {pid}{whence}){admin}{health}{enter}");
         let fields = [
             ("address", addresses.iter().find_map(Address::tcp).map(|address| address.to_string()).into()),
             ("addresses", addresses.iter().map(Address::to_string).collect()),
             ("pid", pid.into()),
             ("socket", socket.into()),
+            ("health", self.health.map(|address| address.to_string()).into()),
         ];
         self.log.line(Level::Info, "listening", message, fields);
         let _ = self.started.send(()); // Whoever starts it waits for this.
@@ -558,6 +599,7 @@ fn join(thread: JoinHandle<Result<Report, Error>>) -> Result<Report, Error> {
 pub struct Running {
     control: Control,
     addresses: Vec<Address>,
+    health: Option<SocketAddr>,
     course: Course,
 }
 
@@ -578,6 +620,11 @@ impl Running {
     /// All that the server listens on. Of a program without sockets of ours nobody knows.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// The address of the health endpoint, if there is one.
+    pub fn health(&self) -> Option<SocketAddr> {
+        self.health
     }
 
     /// What stops or restarts the server from any thread.

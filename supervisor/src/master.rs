@@ -10,6 +10,7 @@ mod view;
 use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ pub(crate) struct Identity {
     pub(crate) addresses: Vec<Address>,
     /// The program that is the server, for people.
     pub(crate) program: Option<String>,
+    /// The address of the health endpoint.
+    pub(crate) health: Option<SocketAddr>,
     pub(crate) log: Journal,
     pub(crate) started: Instant,
 }
@@ -857,6 +860,7 @@ impl Master {
             address: self.identity.addresses.iter().find_map(Address::tcp),
             addresses: self.identity.addresses.iter().map(Address::to_string).collect(),
             program: self.identity.program.clone(),
+            health: self.identity.health,
             uptime_ms: milliseconds(now.saturating_duration_since(self.identity.started)),
             generation: state.current().map_or(self.generations, |running| running.generation),
             restarts: self.restarts,
@@ -914,8 +918,9 @@ impl State {
     fn doing(&self, now: Instant) -> (protocol::State, Option<Instant>) {
         match self {
             State::Starting { .. } => (protocol::State::Starting, None),
-            State::Opening { current, .. } if current.generation == 1 => (protocol::State::Starting, None),
             State::Serving { .. } => (protocol::State::Serving, None),
+            // It has been announced, and whoever connects is served in a moment.
+            State::Opening { current, .. } if current.generation == 1 => (protocol::State::Serving, None),
             State::Emptying { .. }
             | State::Building { current: Current::Serves(_) | Current::Emptied(..), .. }
             | State::Opening { .. }

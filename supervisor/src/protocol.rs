@@ -438,6 +438,9 @@ pub struct Status {
     /// The program that is the server, with its arguments, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
+    /// The address of the health endpoint, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<SocketAddr>,
     /// Since the start, in milliseconds.
     pub uptime_ms: u64,
     /// The number of the generation that serves, or served last.

@@ -55,6 +55,28 @@ pub fn status_line(status: &Status) -> String {
     format!("{name} on {}: {state}{not_ready}, generation {generation}, {open}, up {up}{how}", place(status))
 }
 
+/// Whether new clients may be sent there, and if not, why, and for how long.
+pub fn readiness(status: &Status) -> String {
+    if status.ready {
+        return "ready".into();
+    }
+    let seconds = |ms: u64| format!("{} s", ms.div_ceil(1000));
+    let why = match (&status.delay, &status.state) {
+        (Some(stop), _) => format!("stopping in {}", seconds(stop.remaining_ms)),
+        (None, State::Serving) => "no new clients are to be sent here".into(),
+        (None, state @ State::Draining) => {
+            let remaining = status.drain.as_ref().map_or(0, |drain| drain.remaining_ms);
+            format!("{state}, {} to go", seconds(remaining))
+        }
+        (None, state @ State::Waiting) => match status.next_try_ms {
+            Some(next_try_ms @ 1..) => format!("{state}, next try in {}", seconds(next_try_ms)),
+            Some(0) | None => format!("{state}, trying now"),
+        },
+        (None, state @ (State::Starting | State::Restarting | State::Other(_))) => state.to_string(),
+    };
+    format!("not ready: {why}")
+}
+
 /// A restart that was asked for.
 pub fn describe_restart(ahead: usize) -> String {
     match ahead {
@@ -228,6 +250,36 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
+
+    /// What a status with these fields says of its readiness.
+    fn readiness_with(fields: serde_json::Value) -> String {
+        let mut status = serde_json::json!({
+            "name": "x", "kind": "echo", "state": "serving", "pid": 1, "uptime_ms": 1, "version": "1",
+            "connections": { "now": 0, "total": 0, "refused": 0 },
+        });
+        status.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        readiness(&serde_json::from_value(status).unwrap())
+    }
+
+    #[test]
+    fn who_is_not_ready_says_why_and_for_how_long() {
+        let drain = serde_json::json!({ "by": "SIGTERM", "open": 3, "remaining_ms": 11_001, "connections": [] });
+        let delay = serde_json::json!({ "by": "SIGTERM", "remaining_ms": 4000 });
+        for (fields, text) in [
+            (serde_json::json!({ "ready": true }), "ready"),
+            // The drain is that of an old generation.
+            (serde_json::json!({ "ready": true, "state": "restarting", "drain": drain }), "ready"),
+            (serde_json::json!({ "state": "starting" }), "not ready: starting"),
+            (serde_json::json!({ "state": "draining", "drain": drain }), "not ready: draining, 12 s to go"),
+            (serde_json::json!({ "state": "waiting", "next_try_ms": 1 }), "not ready: waiting, next try in 1 s"),
+            (serde_json::json!({ "state": "waiting", "next_try_ms": 0 }), "not ready: waiting, trying now"),
+            (serde_json::json!({ "state": "restarting", "drain": drain }), "not ready: restarting"),
+            (serde_json::json!({ "delay": delay }), "not ready: stopping in 4 s"),
+            (serde_json::json!({}), "not ready: no new clients are to be sent here"),
+        ] {
+            assert_eq!(readiness_with(fields.clone()), text, "{fields}");
+        }
+    }
 
     #[test]
     fn a_list_has_a_word_before_its_last() {

@@ -349,6 +349,42 @@ fn a_server_that_takes_no_connections_is_found_and_restarted() {
     wait(running).unwrap();
 }
 
+/// The first line of a health endpoint's answer.
+fn ask_health(address: SocketAddr, path: &str) -> String {
+    let mut client = TcpStream::connect(address).unwrap();
+    write!(client, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    answer.lines().next().unwrap().to_owned()
+}
+
+#[test]
+fn a_health_endpoint_answers_at_its_address_and_is_gone_with_the_supervisor() {
+    let running = Supervisor::new(Echo).health(anywhere()).start(anywhere()).unwrap();
+    let health = running.health().unwrap();
+    assert_ne!(health, running.address());
+    assert_eq!(ask_health(health, "/live"), "HTTP/1.1 200 OK");
+    let silent = TcpStream::connect(health).unwrap();
+    running.control().stop(Duration::ZERO);
+    wait(running).unwrap();
+    TcpListener::bind(health).unwrap();
+    drop(silent);
+    assert_eq!(Supervisor::new(Echo).start(anywhere()).unwrap().health(), None);
+}
+
+#[test]
+fn whoever_cannot_start_has_no_health_endpoint_any_more() {
+    let health = TcpListener::bind(anywhere()).unwrap().local_addr().unwrap();
+    let supervisor = Supervisor::with_factory(move |_| {
+        // It is there while the server is being built.
+        assert_eq!(ask_health(health, "/ready"), "HTTP/1.1 503 Service Unavailable");
+        Err("it cannot be built".into())
+    });
+    let error = supervisor.health(health).start(anywhere()).unwrap_err();
+    assert_eq!(error.to_string(), "it cannot be built");
+    TcpListener::bind(health).unwrap();
+}
+
 #[test]
 fn a_handler_that_hangs_is_reported_and_does_not_hold_up_the_end() {
     static NEVER: Mutex<Option<mpsc::Sender<()>>> = Mutex::new(None);

@@ -506,9 +506,12 @@ fn the_kubernetes_manifest_is_yaml_and_its_times_fit_into_each_other() {
     let needed = seconds(&pre_stop[1]) + seconds(&container["args"][1]) + 1;
     let patience = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
     assert!(needed < patience, "{needed} s, but only {patience} s");
-    // It is taken off the addresses of the Service before it stops.
-    let probe = &container["readinessProbe"];
-    assert_eq!(probe["httpGet"]["port"], container["ports"][0]["name"]);
+    // The probes go where the image has the health endpoint.
+    let port = &container["ports"][1];
+    assert_eq!(port["containerPort"], number_after("Containerfile", "\"--health\", \"0.0.0.0:"));
+    assert_eq!(pod["metadata"]["annotations"]["prometheus.io/port"], port["containerPort"].to_string());
+    let probes = ["readinessProbe", "livenessProbe"].map(|probe| &container[probe]["httpGet"]);
+    assert!(probes.iter().all(|probe| probe["port"] == port["name"]), "{probes:?}");
     let text = fs::read_to_string(deploy("kubernetes.yaml")).unwrap();
     assert!(
         text.contains(&format!("{needed} s  Less than terminationGracePeriodSeconds")),
@@ -516,7 +519,13 @@ fn the_kubernetes_manifest_is_yaml_and_its_times_fit_into_each_other() {
     );
     // What it gives the program, the program takes.
     let arguments: Vec<_> = container["args"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
-    let instance = home.start(&[&["echo"], &arguments[..], &["--name", home.name()]].concat());
+    let health = format!("127.0.0.1:{}", free_port());
+    let options = [&arguments[..], &["--name", home.name(), "--health", &health]].concat();
+    let instance = home.start(&[&["echo"], &options[..]].concat());
+    for probe in probes {
+        let path = probe["path"].as_str().unwrap();
+        eventually(path, || Client::connect(health.parse().unwrap()).get(path).status == 200);
+    }
     eventually("it is in its log, as JSON", || instance.err.so_far().contains("\"event\":\"listening\""));
     instance.assert_serves();
 }

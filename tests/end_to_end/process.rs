@@ -67,7 +67,7 @@ fn inheritable(pid: u32) -> Vec<String> {
 #[test]
 fn a_program_that_it_started_would_inherit_none_of_its_sockets_and_pipes() {
     let home = Home::new();
-    let instance = home.start(&["echo"]);
+    let instance = home.start(&["echo", "--health", "0"]);
     let mut client = instance.client();
     client.greet();
     assert_nothing_leaks(&instance);
@@ -87,7 +87,7 @@ pub fn assert_nothing_leaks(instance: &Instance) {
 #[test]
 fn an_idle_supervisor_has_no_wake_ups() {
     let home = Home::new();
-    let (instance, _pty) = home.start_on_terminal(&["echo"]);
+    let (instance, _pty) = home.start_on_terminal(&["echo", "--health", "0"]);
     let mut client = instance.client();
     client.greet();
     instance.admin(&["ping"]).expect(0);

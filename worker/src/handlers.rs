@@ -8,4 +8,4 @@ mod http;
 pub use command::Commands;
 pub use echo::Echo;
 #[cfg(feature = "http")]
-pub use http::{Http, Logged};
+pub use http::{Http, Logged, Page};

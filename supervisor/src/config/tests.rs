@@ -93,7 +93,8 @@ fn a_file_says_what_the_command_line_could_say() {
     let folder = Folder::new("all");
     let text = r#"{
         "listen": "127.0.0.1:7000", "name": "shop", "grace": 1.5, "max-connections": 7, "admin": "off", "log": "json",
-        "verbose": true, "restart": "never", "max-restarts": 3, "period": "1m30s", "check-every": "10", "on-hup": "restart"
+        "verbose": true, "restart": "never", "max-restarts": 3, "period": "1m30s", "check-every": "10",
+        "on-hup": "restart", "health": 9100
     }"#;
     let arguments = [
         "command",
@@ -109,6 +110,7 @@ fn a_file_says_what_the_command_line_could_say() {
         "--period=1m30s",
         "--check-every=10",
         "--on-hup=restart",
+        "--health=127.0.0.1:9100",
     ];
     assert_eq!(folder.read(text, &["command"]), line(&arguments));
 }
@@ -130,7 +132,7 @@ fn what_is_not_said_has_its_default() {
     assert_eq!((config.listen, config.name.as_str()), (([127, 0, 0, 1], 8000).into(), "http"));
     assert!(!config.listen_said);
     assert_eq!((config.grace, config.restart), (Duration::from_secs(5), RestartPolicy::default()));
-    assert_eq!((config.check_every, config.on_hup, config.log), (None, OnHup::Stop, Log::text()));
+    assert_eq!((config.check_every, config.health, config.on_hup, config.log), (None, None, OnHup::Stop, Log::text()));
 }
 
 #[test]
@@ -209,8 +211,8 @@ fn no_value_is_taken_for_an_argument() {
     says("http", r#"{"help": true}"#, &format!(r#"web.json: there is no setting "help"; http has {ALL}"#));
 }
 
-const ALL: &str = "admin, check-every, dir, grace, listen, log, max-connections, max-restarts, name, on-hup, period, \
-                   restart, socket and verbose";
+const ALL: &str = "admin, check-every, dir, grace, health, listen, log, max-connections, max-restarts, name, on-hup, \
+                   period, restart, socket and verbose";
 
 #[test]
 fn a_setting_that_does_not_exist_is_named_with_the_one_that_may_be_meant() {
@@ -395,6 +397,7 @@ fn a_restart_changes_everything_but_what_the_process_was_started_with() {
         ("--name=web", r#""name" from http to web"#),
         ("--admin=off", r#""admin" from try to off"#),
         ("--socket=x", r#""socket" from what belongs to the name to "x""#),
+        ("--health=9100", r#""health" from none to 127.0.0.1:9100"#),
         ("--log=json", r#""log" from text to json"#),
         ("--on-hup=restart", r#""on-hup" from stop to restart"#),
     ] {

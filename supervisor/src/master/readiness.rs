@@ -51,10 +51,10 @@ impl Master {
             | State::Building { current: Current::Serves(_), .. }
             | State::Opening { replaced: Some(_), .. }
             | State::Retiring { .. } => true,
+            State::Opening { current, replaced: None, .. } => current.generation == 1,
             State::Starting { .. }
             | State::Emptying { .. }
             | State::Building { current: Current::Crashed { .. } | Current::Emptied(..), .. }
-            | State::Opening { replaced: None, .. }
             | State::Waiting { .. }
             | State::Draining { .. } => false,
         };

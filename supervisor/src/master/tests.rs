@@ -313,6 +313,7 @@ impl Drive {
             kind: "test".into(),
             addresses: vec![Address::Tcp(([127, 0, 0, 1], 1).into())],
             program: None,
+            health: None,
             log: Journal::new(Log::silent()),
             started: now,
         };
@@ -495,7 +496,6 @@ impl Drive {
         }
         let expected = match &self.state {
             Some(State::Starting { .. }) => Known::Nothing,
-            Some(State::Opening { current, .. }) if current.generation == 1 => Known::Nothing,
             Some(State::Serving { .. } | State::Waiting { .. }) => Known::Ready,
             Some(State::Building { restart, .. } | State::Opening { restart, .. }) => match restart {
                 Some(_) => Known::Reloading,

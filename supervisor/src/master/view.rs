@@ -33,7 +33,7 @@ impl Master {
                 View { phase: Phase::Starting, status: self.not_serving("starting"), deadline }
             }
             State::Opening { current, .. } if current.generation == 1 => {
-                View { phase: Phase::Starting, status: "starting generation 1".into(), deadline: None }
+                View { phase: Phase::Ready, status: serving(current), deadline: None }
             }
             State::Serving { current, check: _ } => {
                 View { phase: Phase::Ready, status: serving(current), deadline: None }

@@ -1,8 +1,8 @@
-//! HTTP/1.1 for the files below a folder.
+//! HTTP/1.1 for the files below a folder, or for pages that a program makes.
 //!
 //! One request, in reading order: [`Http::exchange`] receives its head (`request`), finds the file that it asks for
 //! (`target`, `files`), looks whether the client has that version already (`version`) and which part it wants
-//! (`range`), puts the answer together and sends it (`answer`).
+//! (`range`), puts the answer together and sends it (`answer`). A page is made in the place of a file.
 
 mod answer;
 mod files;
@@ -41,6 +41,8 @@ const MAX_LOGGED: usize = 380;
 ///
 /// No file outside the folder is ever served, by whatever path or symbolic link it is asked for.
 ///
+/// [`Http::pages`] serves what code makes instead.
+///
 /// ```no_run
 /// use std::net::TcpListener;
 /// use worker::{Server, handlers::Http};
@@ -50,12 +52,31 @@ const MAX_LOGGED: usize = 380;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Http {
-    files: Files,
+    source: Source,
     limits: Limits,
     log: Option<Box<Log>>,
 }
 
 type Log = dyn Fn(&Logged<'_>) + Send + Sync;
+
+/// Where the answers come from.
+enum Source {
+    Files(Files),
+    Pages(Box<Pages>),
+}
+
+type Pages = dyn Fn(&str) -> Option<Page> + Send + Sync;
+
+/// A page that was made because somebody asked for it, see [`Http::pages`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Whether it is what was asked for (200). With false it says why there is nothing to be had at the moment (503).
+    pub available: bool,
+    /// Its media type, such as `text/plain; charset=utf-8`.
+    pub media_type: &'static str,
+    /// What it says.
+    pub text: String,
+}
 
 /// A request that was answered, for logs.
 #[derive(Debug, Clone, Copy)]
@@ -126,7 +147,21 @@ impl Http {
             };
             io::Error::new(error.kind(), message)
         })?;
-        Ok(Http { files, limits: Limits::default(), log: None })
+        Ok(Http { source: Source::Files(files), limits: Limits::default(), log: None })
+    }
+
+    /// Serves pages that are made when somebody asks for them, and no files. `pages` gets the path without the slash at
+    /// its beginning (`metrics`), and has None for what does not exist. It is called on the thread of the connection:
+    /// while it runs, that client waits.
+    pub fn pages(pages: impl Fn(&str) -> Option<Page> + Send + Sync + 'static) -> Http {
+        Http { source: Source::Pages(Box::new(pages)), limits: Limits::default(), log: None }
+    }
+
+    /// How long a client may take to begin with a request, to send the rest of it, and to read anything at all of the
+    /// answer: more than none. By default it has as long as browsers want.
+    pub fn patience(mut self, limit: Duration) -> Http {
+        self.limits = Limits { request: limit, idle: limit, write: limit };
+        self
     }
 
     /// Who hears of each request when it was answered. Called from the thread of the connection: while it runs, that
@@ -251,7 +286,16 @@ impl Http {
             Method::Unknown => return Err(Status::NotImplemented),
         }
         let target = Target::parse(head.target)?;
-        match self.files.find(&target).map_err(|error| files::status(&error))? {
+        let files = match &self.source {
+            Source::Files(files) => files,
+            Source::Pages(pages) => {
+                // With a slash at its end it is another path.
+                let path = str::from_utf8(&target.path).ok().filter(|_| !target.folder);
+                answer.page(&path.and_then(pages).ok_or(Status::NotFound)?);
+                return Ok(());
+            }
+        };
+        match files.find(&target).map_err(|error| files::status(&error))? {
             Found::File(file, metadata) => answer_with_file(head, answer, file, &metadata, &target.path),
             Found::Index(file, metadata, name) => answer_with_file(head, answer, file, &metadata, name.as_bytes()),
             Found::Folder(folder) => {
@@ -399,6 +443,10 @@ impl Handler for Http {
 
 impl fmt::Debug for Http {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Http").field("files", &self.files).field("limits", &self.limits).finish_non_exhaustive()
+        let source: &dyn fmt::Debug = match &self.source {
+            Source::Files(files) => files,
+            Source::Pages(_) => &"pages",
+        };
+        formatter.debug_struct("Http").field("source", source).field("limits", &self.limits).finish_non_exhaustive()
     }
 }

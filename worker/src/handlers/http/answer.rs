@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::Page;
 use super::version::http_date;
 use crate::Connection;
 
@@ -133,12 +134,23 @@ impl Answer {
 
     /// Ends the answer with a body from memory.
     pub(super) fn end_with_html(&mut self, page: &str) {
-        self.field("Content-Type", "text/html; charset=utf-8");
-        self.field("Content-Length", page.len());
+        self.end_with_text("text/html; charset=utf-8", page);
+    }
+
+    fn end_with_text(&mut self, media_type: &str, text: &str) {
+        self.field("Content-Type", media_type);
+        self.field("Content-Length", text.len());
         self.end();
         if !self.head_only {
-            self.bytes.push(page.as_bytes());
+            self.bytes.push(text.as_bytes());
         }
+    }
+
+    /// A whole answer with a page that was made for it.
+    pub(super) fn page(&mut self, page: &Page) {
+        self.begin(if page.available { Status::Ok } else { Status::ServiceUnavailable });
+        self.field("Cache-Control", "no-store");
+        self.end_with_text(page.media_type, &page.text);
     }
 
     /// Ends the answer with so many bytes of a file, beginning at `start`.

@@ -1,0 +1,95 @@
+//! The health endpoint: HTTP requests about how it goes, answered by master control. Nobody can command anything here.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use worker::handlers::{Http, Page};
+use worker::{Handle, Server};
+
+use crate::event::{Event, Post, Trigger};
+use crate::journal::Journal;
+use crate::log::Level;
+use crate::protocol::{Answer, Request, Response, Status};
+use crate::{metrics, text};
+
+/// How many clients are served at the same time. The one too many is told so.
+const MAX_CLIENTS: usize = 64;
+
+/// How long a client may take to begin with a request, to send the rest of it, and to read the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long master control may take to answer. Probes do not wait for much longer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the end of the supervisor waits for that of the endpoint. It takes that long only if nothing can connect to
+/// its address, so that its thread cannot be woken.
+const END_LIMIT: Duration = Duration::from_secs(1);
+
+/// A server of its own beside the one that is supervised. It answers until it is dropped: then its port is free, and no
+/// client is waited for.
+#[derive(Debug)]
+pub(crate) struct Health {
+    server: Handle,
+    /// Hears when it has ended.
+    ended: Receiver<()>,
+}
+
+impl Health {
+    /// Answers on a listener that is bound already, as soon as there is master control to ask.
+    pub(crate) fn start(listener: TcpListener, events: Post, log: Journal) -> io::Result<Health> {
+        let http = Http::pages(move |path| page(path, &events)).patience(PATIENCE);
+        let (ends, ended) = mpsc::channel();
+        let server = Server::new(http).max_connections(MAX_CLIENTS).observer(move |event| match event {
+            worker::Event::Failed { failure } => {
+                log.line(Level::Error, "health_lost", format!("the health endpoint is gone: {failure}"), []);
+            }
+            worker::Event::Finished => {
+                let _ = ends.send(()); // Nobody waits for an end that came by itself.
+            }
+            _ => {}
+        });
+        Ok(Health { server: server.start(listener)?, ended })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+}
+
+impl Drop for Health {
+    fn drop(&mut self) {
+        self.server.stop_by(Instant::now());
+        let _ = self.ended.recv_timeout(END_LIMIT);
+    }
+}
+
+/// What is said to a request for this path. None: there is no such thing.
+fn page(path: &str, events: &Post) -> Option<Page> {
+    let describe: fn(&Status) -> Page = match path {
+        "ready" => |status| line(status.ready, text::readiness(status)),
+        "live" => |_| line(true, "alive".into()),
+        "metrics" => |status| Page { available: true, media_type: metrics::MEDIA_TYPE, text: metrics::text(status) },
+        _ => return None,
+    };
+    Some(match ask(events) {
+        Some(status) => describe(&status),
+        None => line(false, "master control does not answer".into()),
+    })
+}
+
+fn line(available: bool, text: String) -> Page {
+    Page { available, media_type: "text/plain; charset=utf-8", text: text + "\n" }
+}
+
+/// Asks in the same way as a client of the admin socket. None: master control hangs, or has just ended.
+fn ask(events: &Post) -> Option<Box<Status>> {
+    let (reply, answers) = mpsc::channel();
+    // Who wants to know a status is nobody's concern.
+    events.send(Event::Request { request: Request::Status {}, by: Trigger::Code, reply }).ok()?;
+    match answers.recv_timeout(ANSWER_LIMIT).ok()? {
+        Response::Answer(Answer::Status(status)) => Some(status),
+        Response::Progress(_) | Response::Entry(_) | Response::Answer(_) => None,
+    }
+}
