@@ -9,7 +9,7 @@ use supervisor::config::{Config, ConfigError, Invocation, ServerKind};
 use supervisor::manager;
 use supervisor::text::Seconds;
 use supervisor::worker::handlers::{Commands, Echo, Http, Logged};
-use supervisor::{BuildError, Exit, Handler, Journal, Level, RestartMode, Settings, Supervisor};
+use supervisor::{BuildError, Exit, Handler, Journal, Level, ProgramEnd, RestartMode, Settings, Supervisor};
 
 /// Runs the program to its end.
 pub(crate) fn run() -> ExitCode {
@@ -34,7 +34,6 @@ pub(crate) fn run() -> ExitCode {
     let first = config.clone();
     let invocation = invocation.clone();
     let supervisor = match &config.server {
-        #[cfg(unix)]
         ServerKind::Exec { program, .. } => {
             let shown = program.to_string();
             Supervisor::program(move |settings| program_now(&invocation, address, &first, settings)).shown_as(&shown)
@@ -61,9 +60,7 @@ pub(crate) fn run() -> ExitCode {
         supervisor = supervisor.health(address);
     }
     let started = match (passed, &config.server) {
-        #[cfg(unix)]
         (None, ServerKind::Exec { listen, .. }) => supervisor.start_program(listen),
-        #[cfg(unix)]
         (Some(_), ServerKind::Exec { .. }) => {
             let message = "the service manager passed a socket, and exec takes none: let it start the program itself";
             journal.line(Level::Error, "not_started", message, []);
@@ -88,18 +85,28 @@ pub(crate) fn run() -> ExitCode {
 
 /// The exit code for an error. A program that ended by itself, or could not be started, is passed on as a shell would.
 /// One that ended before it was ready has failed, unless the supervisor is to end as it does in any case.
-fn code(error: &supervisor::Error, #[cfg_attr(windows, allow(unused_variables))] mode: RestartMode) -> ExitCode {
+fn code(error: &supervisor::Error, mode: RestartMode) -> ExitCode {
     match error {
-        supervisor::Error::Ended { program: Some(end), .. } => end.code().into(),
-        #[cfg(unix)]
+        supervisor::Error::Ended { program: Some(end), .. } => code_of(*end),
         supervisor::Error::Build { source } => {
-            let cannot = source.downcast_ref::<supervisor::child::CannotStart>().map(|cannot| cannot.code);
-            let early = source.downcast_ref::<supervisor::child::EndedEarly>().map(|early| early.end.code());
-            let passed_on = cannot.or(early.filter(|_| mode == RestartMode::Never));
-            passed_on.map_or_else(|| error.exit().into(), ExitCode::from)
+            let cannot = source.downcast_ref::<supervisor::child::CannotStart>().map(|cannot| cannot.code.into());
+            let early = source.downcast_ref::<supervisor::child::EndedEarly>();
+            let passed_on = || early.filter(|_| mode == RestartMode::Never).map(|early| code_of(early.end));
+            cannot.or_else(passed_on).unwrap_or_else(|| error.exit().into())
         }
         error => error.exit().into(),
     }
+}
+
+#[cfg(unix)]
+fn code_of(end: ProgramEnd) -> ExitCode {
+    u8::try_from(end.code()).unwrap_or(u8::MAX).into()
+}
+
+/// An exit code has 32 bits there, and std has a type for 8 of them only.
+#[cfg(windows)]
+fn code_of(end: ProgramEnd) -> ExitCode {
+    std::process::exit(end.code())
 }
 
 /// The settings that the command line and the file give a generation now.
@@ -121,7 +128,6 @@ fn settings_now(
     Ok(config)
 }
 
-#[cfg(unix)]
 fn program_now(
     invocation: &Invocation,
     passed: Option<SocketAddr>,
@@ -161,7 +167,6 @@ fn build(
             let log = journal.tells(Level::Detail);
             Arc::new(if log { http.log(move |request| log_request(&journal, request)) } else { http })
         }
-        #[cfg(unix)]
         ServerKind::Exec { .. } => return Err("a program is no server thread".into()),
     })
 }

@@ -1,40 +1,47 @@
 //! A server that is a child process: any program.
 //!
-//! Between the supervisor and the program stands a guardian, a process of this same executable, one for each generation. It
-//! starts a launcher, of this same executable, too, which becomes the program. So nothing has to run between `fork` and
-//! `exec`, where only unsafe code can be, and there is always somebody who cleans up: the guardian when the supervisor is
-//! killed, and the supervisor when the guardian is.
+//! What is the same everywhere is here and in `running.rs`: how a program is built, what it takes to be ready, and what master
+//! control hears of it. `unix.rs` and `windows.rs` have the rest: how it is started, asked to end and killed, and how one knows
+//! that nothing of it is left.
 
+#[cfg(unix)]
 #[doc(hidden)]
 pub mod driven;
+#[cfg(unix)]
 mod family;
+#[cfg(unix)]
 mod guardian;
+#[cfg(unix)]
 mod launcher;
+#[cfg(unix)]
 mod line;
+#[cfg(unix)]
+mod notify;
 mod output;
 #[cfg(target_os = "linux")]
 mod proc;
+#[cfg(unix)]
 mod processes;
 mod ready;
 mod running;
+#[cfg(unix)]
 mod stage;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
 
 use std::error::Error;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::panic::{self, AssertUnwindSafe};
-use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use command_fds::{CommandFdExt, FdMapping};
 use worker::{deadline_after, panic_message};
 
 use crate::event::{Event, Post};
@@ -44,39 +51,29 @@ use crate::text::{Reason, Seconds, milliseconds};
 use crate::thread::BuildError;
 
 pub use ready::Ready;
+#[cfg(unix)]
+pub use unix::{Socket, hidden_stage};
+#[cfg(windows)]
+pub use windows::Socket;
 
-use family::Family;
 use output::Output;
-use ready::NotifySocket;
 use running::{Child, Running, Step};
-use stage::Stage;
+#[cfg(unix)]
+use unix::{Host, MARK};
+#[cfg(windows)]
+use windows::Host;
 
-/// The variable by which all processes of a generation can be found: it has the process id of their guardian.
-const MARK: &str = "MASTERCONTROL_GUARDIAN";
+/// The shell's exit code for a program that is not found.
+const NOT_FOUND: u8 = 127;
+
+/// The shell's exit code for one that cannot be run.
+const NOT_RUN: u8 = 126;
 
 /// How often to look whether an address answers. Nothing announces that.
 const KNOCK: Duration = Duration::from_millis(100);
 
 /// How long to wait for the end of a program that was not ready and has been killed.
 const KILLED: Duration = Duration::from_secs(5);
-
-/// If this process was started as a guardian or as a launcher, it is one, and then ends with this code. A program that
-/// supervises programs calls this first of all, before it has a second thread.
-pub fn hidden_stage() -> Option<ExitCode> {
-    let mut line = std::env::args_os().skip(1);
-    let run = match line.next()?.to_str()? {
-        stage::GUARD => guardian::run,
-        stage::LAUNCH => launcher::run,
-        _ => return None,
-    };
-    Some(Stage::parse(line).map_or_else(
-        || {
-            stage::complain("@guard and @launch are for the supervisor's own use");
-            ExitCode::from(crate::Exit::Usage)
-        },
-        |stage| run(&stage),
-    ))
-}
 
 /// What to run, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,20 +83,12 @@ pub struct Program {
     /// What it is told.
     pub args: Vec<OsString>,
     /// What asks it to end.
+    #[cfg(unix)]
     pub stop_signal: i32,
     /// What shows that it is ready.
     pub ready: Ready,
     /// How long that may take.
     pub ready_within: Duration,
-}
-
-/// A listening socket for programs.
-#[derive(Debug)]
-pub struct Socket {
-    /// Its name for the program, without a colon. May be empty.
-    pub name: String,
-    /// The socket.
-    pub socket: OwnedFd,
 }
 
 /// A program that cannot be started at all.
@@ -165,9 +154,7 @@ pub(crate) struct Children {
     log: Journal,
     stock: Arc<Mutex<Stock>>,
     overlaps: bool,
-    family: Family,
-    /// This executable.
-    own: OsString,
+    host: Host,
     post: Post,
     /// How long the last program that was to be started may take to be ready, in milliseconds.
     ready_within: Arc<AtomicU64>,
@@ -202,29 +189,17 @@ impl Children {
         log: Journal,
         post: Post,
     ) -> io::Result<Children> {
-        let family = Family::default();
-        family.adopt()?;
         Ok(Children {
             factory: Arc::new(Mutex::new(factory)),
             settings,
             log,
             overlaps: !sockets.is_empty(),
             stock: Arc::new(Mutex::new(Stock { sockets: Some(sockets), programs: Vec::new() })),
-            family,
-            own: stage::own()?,
+            host: Host::new()?,
             post,
             ready_within: Arc::default(),
             under_way: Arc::default(),
         })
-    }
-
-    /// Sees to it that no orphan stays a zombie and no guardian suspended. From now on nobody else in this process may
-    /// start a child process.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(crate) fn reap_orphans(&self) -> io::Result<()> {
-        self.family.reap_orphans()
     }
 
     /// Starts a program, and waits until it is ready. It says nothing to master control until it is told to.
@@ -243,73 +218,22 @@ impl Children {
         let ready = started.wait_until_ready(&program).and_then(|()| started.running.is_ready(allowed));
         match ready {
             Ok(()) => {
-                let server = Child::new(started.running.clone(), program.stop_signal, self.post.clone());
+                let server = Child::new(started.running.clone(), self.post.clone());
                 Ok((Built { server: Box::new(server), settings }, started.running))
             }
             Err(error) => Err(started.give_up(error)),
         }
     }
 
-    fn start(&self, build: u64, program: &Program, log: Journal) -> Result<Started, BuildError> {
-        let lacking = |what| move |error: io::Error| lacking(what, &error);
-        let notify = match program.ready {
-            Ready::Notify => Some(NotifySocket::new().map_err(lacking("a socket on which it says that it is ready"))?),
-            Ready::AtOnce | Ready::After(_) | Ready::Connect(_) => None,
-        };
-        let (control, its_control) = UnixStream::pair().map_err(lacking("a socket for its guardian"))?;
-        // Only while a program has to prove itself: what it writes goes no detour without need.
-        let output = match program.ready {
-            Ready::AtOnce => None,
-            Ready::After(_) | Ready::Notify | Ready::Connect(_) => {
-                Some(Output::new().map_err(lacking("a pipe for what it writes"))?)
-            }
-        };
-        let (output, stderr) = output.unzip();
-        let mut command = self.command(program)?;
-        command.process_group(0).stdin(Stdio::from(OwnedFd::from(its_control)));
-        if let Some(stderr) = stderr {
-            command.stderr(stderr);
-        }
-        for variable in crate::manager::VARIABLES {
-            command.env_remove(variable);
-        }
-        if let Some(notify) = &notify {
-            command.env(ready::NOTIFY_SOCKET, notify.path());
-        }
-        let guardian = self.family.spawn(&mut command).map_err(lacking("a process for its guardian"))?;
-        // It has our copies of the guardian's descriptors.
-        drop(command);
-        let (steps, received) = mpsc::channel();
-        let running = Running::start(build, guardian, control, notify, self.family.clone(), log, steps)
-            .map_err(lacking("what it takes to hear of the program"))?;
+    /// One that has been started. If there shall be none any more, it is killed.
+    fn started(&self, running: Arc<Running>, output: Option<Output>, steps: Receiver<Step>) -> Started {
         let mut stock = self.stock();
         if stock.sockets.is_none() {
             running.kill();
         }
         stock.programs.retain(|running| running.strong_count() > 0);
         stock.programs.push(Arc::downgrade(&running));
-        Ok(Started { running, output, steps: received })
-    }
-
-    /// The guardian's command line, with the sockets.
-    fn command(&self, program: &Program) -> Result<Command, BuildError> {
-        let stock = self.stock();
-        let sockets = stock.sockets.as_ref().ok_or("the server is being stopped")?;
-        let names: Vec<_> = sockets.iter().map(|socket| socket.name.as_str()).collect();
-        let stage = Stage {
-            sockets: sockets.len(),
-            names: names.join(":").into(),
-            program: program.program.clone(),
-            args: program.args.clone(),
-        };
-        let mapping = |(child_fd, socket): (i32, &Socket)| {
-            socket.socket.try_clone().map(|parent_fd| FdMapping { parent_fd, child_fd })
-        };
-        let mappings = (stage::FIRST..).zip(sockets).map(mapping).collect::<io::Result<Vec<_>>>();
-        let mut command = stage.command(OsStr::new(&self.own), stage::GUARD);
-        command.arg0("supervisor");
-        command.fd_mappings(mappings.map_err(|error| lacking("the listening sockets", &error))?)?;
-        Ok(command)
+        Started { running, output, steps }
     }
 
     fn stock(&self) -> MutexGuard<'_, Stock> {
@@ -412,6 +336,7 @@ impl Started {
                     Ready::AtOnce => return Ok(()),
                     Ready::After(time) => enough = Some(deadline_after(Instant::now(), *time)),
                     Ready::Connect(_) => knocks = true,
+                    #[cfg(unix)]
                     Ready::Notify => {}
                 },
                 Ok(Step::Ready) => return Ok(()),
@@ -470,6 +395,7 @@ mod tests {
         let program = |ready| Program {
             program: "p".into(),
             args: Vec::new(),
+            #[cfg(unix)]
             stop_signal: 15,
             ready,
             ready_within: Duration::ZERO,
@@ -485,7 +411,7 @@ mod tests {
         ] {
             let at_once = program(Ready::AtOnce).may_have_ended(end, build, somebody_serves);
             assert_eq!(at_once, may, "{end}, {build}, {somebody_serves}");
-            assert!(!program(Ready::Notify).may_have_ended(end, build, somebody_serves));
+            assert!(!program(Ready::After(Duration::ZERO)).may_have_ended(end, build, somebody_serves));
         }
     }
 }

@@ -19,27 +19,18 @@ use clap::builder::{PathBufValueParser, PossibleValue, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-#[cfg(unix)]
 use crate::child::{Program, Ready};
 use crate::generate::Generate;
 use crate::instance::InstanceName;
+#[cfg(unix)]
+use crate::instance::MAX_SOCKET_PATH;
+use crate::listen::{Address, in_words};
 use crate::text::parse_seconds;
 use crate::{AdminSocket, Exit, Journal, Level, Log, OnHup, RestartMode, RestartPolicy};
-#[cfg(unix)]
-use crate::{
-    instance::MAX_SOCKET_PATH,
-    listen::{Address, in_words},
-};
 use file::ConfigFile;
 
 /// The kinds of servers, as the command line names them.
-pub const KINDS: &[&str] = &[
-    "echo",
-    "command",
-    "http",
-    #[cfg(unix)]
-    "exec",
-];
+pub const KINDS: &[&str] = &["echo", "command", "http", "exec"];
 
 /// Run a server, and stop it so that every client is told: on Enter, a signal, or `admin-cli stop`.
 #[derive(Debug, Parser)]
@@ -116,7 +107,6 @@ enum Server {
         options: Options,
     },
     /// Run any program: stop, restart and replace it
-    #[cfg(unix)]
     #[command(after_help = "Examples:
   supervisor exec -- python3 -m http.server 8888
   supervisor exec --ready connect=8888 -- python3 -m http.server 8888
@@ -125,11 +115,11 @@ enum Server {
     Exec {
         /// Address whose socket the program gets, by the protocol of sd_listen_fds(3): a port, an address and a port,
         /// or the path of a Unix socket (/run/app.sock); more than once for several
-        #[arg(short, long, value_name = "ADDR", value_parser = parse_any_address)]
+        #[arg(short, long, value_name = "ADDR", value_parser = parse_passed, hide = cfg!(windows))]
         listen: Vec<Address>,
-        /// What asks the program to end
-        #[arg(long, value_name = "SIGNAL", default_value = "TERM", value_parser = parse_signal)]
-        stop_signal: i32,
+        /// What asks the program to end [default: TERM]
+        #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, hide = cfg!(windows))]
+        stop_signal: Option<i32>,
         /// When the program is ready: it says so (notify), its address answers (connect=ADDR), or after a time (2s)
         /// [default: at once]
         #[arg(long, value_name = "WHEN", value_parser = parse_ready)]
@@ -287,10 +277,7 @@ impl Invocation {
     fn new(arguments: Vec<OsString>, server: Server) -> Invocation {
         let has_dir = matches!(server, Server::Http { dir: Some(_), .. });
         let (server, _, _, options) = server.parts();
-        #[cfg(unix)]
         let has_listen = matches!(&server, ServerKind::Exec { listen, .. } if !listen.is_empty());
-        #[cfg(windows)]
-        let has_listen = false;
         Invocation { arguments, kind: server.kind(), has_dir, has_listen, log: options.log(), file: options.config }
     }
 
@@ -354,7 +341,6 @@ pub enum ServerKind {
         dir: PathBuf,
     },
     /// A program.
-    #[cfg(unix)]
     Exec {
         /// What to run, and how.
         program: Program,
@@ -370,7 +356,6 @@ impl ServerKind {
             ServerKind::Echo => "echo",
             ServerKind::Command => "command",
             ServerKind::Http { .. } => "http",
-            #[cfg(unix)]
             ServerKind::Exec { .. } => "exec",
         }
     }
@@ -379,9 +364,7 @@ impl ServerKind {
     fn listen(&self, one: SocketAddr) -> String {
         match self {
             ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. } => one.to_string(),
-            #[cfg(unix)]
             ServerKind::Exec { listen, .. } if listen.is_empty() => "nothing".into(),
-            #[cfg(unix)]
             ServerKind::Exec { listen, .. } => in_words(listen),
         }
     }
@@ -390,7 +373,6 @@ impl ServerKind {
     fn name(&self) -> &str {
         match self {
             ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. } => self.kind(),
-            #[cfg(unix)]
             ServerKind::Exec { program, .. } => {
                 Path::new(&program.program).file_name().and_then(|name| name.to_str()).unwrap_or("exec")
             }
@@ -437,7 +419,6 @@ impl Config {
             said.value_source("listen").is_some_and(|source| source != ValueSource::DefaultValue)
         });
         let server = Servers::from_arg_matches(&said).map_err(wrong)?.server;
-        #[cfg(unix)]
         if let Server::Exec { listen, ready, .. } = &server {
             check_addresses(listen, ready.as_ref())?;
         }
@@ -550,13 +531,14 @@ impl Server {
             Server::Http { dir, listen, connections, options } => {
                 (ServerKind::Http { dir: dir.unwrap_or_else(|| ".".into()) }, listen, Some(connections), options)
             }
-            #[cfg(unix)]
+            #[cfg_attr(windows, allow(unused_variables))]
             Server::Exec { listen, stop_signal, ready, ready_within, options, program } => {
                 let mut line = program.into_iter();
                 let program = Program {
                     program: line.next().unwrap_or_default(),
                     args: line.collect(),
-                    stop_signal,
+                    #[cfg(unix)]
+                    stop_signal: stop_signal.unwrap_or(nix::sys::signal::Signal::SIGTERM as i32),
                     ready: ready.unwrap_or(Ready::AtOnce),
                     ready_within,
                 };
@@ -594,7 +576,6 @@ fn default_max_connections() -> usize {
 }
 
 /// What cannot go together in what a program is given.
-#[cfg(unix)]
 fn check_addresses(listen: &[Address], ready: Option<&Ready>) -> Result<(), ConfigError> {
     let any_port = |address: &Address| address.tcp().is_some_and(|address| address.port() == 0);
     let mut rest = listen;
@@ -611,6 +592,22 @@ fn check_addresses(listen: &[Address], ready: Option<&Ready>) -> Result<(), Conf
         ))),
         Some(_) | None => Ok(()),
     }
+}
+
+/// An address whose socket a program gets.
+#[cfg(unix)]
+fn parse_passed(text: &str) -> Result<Address, String> {
+    parse_any_address(text)
+}
+
+#[cfg(windows)]
+fn parse_passed(_text: &str) -> Result<Address, String> {
+    Err("on Windows no program gets sockets from another one: let it bind its address itself".into())
+}
+
+#[cfg(windows)]
+fn parse_any_address(text: &str) -> Result<Address, String> {
+    parse_address(text).map(Address::Tcp)
 }
 
 /// Any address that a socket for a program can have.
@@ -648,6 +645,11 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
     addresses.into_iter().next().ok_or_else(|| format!("{text} has no address"))
 }
 
+#[cfg(windows)]
+fn parse_signal(_text: &str) -> Result<i32, String> {
+    Err("Windows has no signals: a program is asked to end by Ctrl-Break".into())
+}
+
 /// A signal's name, with or without SIG, or its number.
 #[cfg(unix)]
 fn parse_signal(text: &str) -> Result<i32, String> {
@@ -660,13 +662,15 @@ fn parse_signal(text: &str) -> Result<i32, String> {
 }
 
 /// When a program is ready.
-#[cfg(unix)]
 fn parse_ready(text: &str) -> Result<Ready, String> {
     if let Some(address) = text.strip_prefix("connect=") {
         return parse_any_address(address).map(Ready::Connect);
     }
     match text {
+        #[cfg(unix)]
         "notify" => Ok(Ready::Notify),
+        #[cfg(windows)]
+        "notify" => Err("Windows has no sockets for that: say connect=8000 or a time (2s)".into()),
         _ => parse_seconds(text).map(Ready::After).map_err(|_| "say notify, connect=8000 or a time (2s)".into()),
     }
 }

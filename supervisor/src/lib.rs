@@ -33,7 +33,6 @@ mod server;
 mod thread;
 mod tron;
 
-#[cfg(unix)]
 pub mod child;
 pub mod client;
 pub mod config;
@@ -118,7 +117,6 @@ pub enum OnHup {
 /// Where generations of the server come from.
 enum Source {
     Threads(Factory),
-    #[cfg(unix)]
     Programs(child::ProgramFactory),
 }
 
@@ -163,7 +161,6 @@ impl Supervisor {
 
     /// A supervisor for a program, of which each generation is a process. `factory` says for each which program that is, and
     /// may change what this supervisor was told to use as settings. To be started with [`Supervisor::start_program`].
-    #[cfg(unix)]
     pub fn program(
         factory: impl FnMut(&mut Settings) -> Result<child::Program, BuildError> + Send + 'static,
     ) -> Supervisor {
@@ -328,13 +325,14 @@ impl Supervisor {
     }
 
     /// Binds the addresses and starts the program, which gets their sockets. When this returns it is ready, and all
-    /// triggers are in place. No other child process may be started by this process from then on. The path of a Unix
-    /// socket is removed at the end.
+    /// triggers are in place. The path of a Unix socket is removed at the end.
+    ///
+    /// No other child process may be started by this process from then on: on Unix nobody but the supervisor may wait for
+    /// one, and on Windows it would be taken for the program's, and ended with it.
     ///
     /// # Errors
     /// When an address cannot be bound, the name is taken, the program cannot be started or is not ready in time, or something
-    /// else that is needed cannot be had. Nothing is left behind then.
-    #[cfg(unix)]
+    /// else that is needed cannot be had: on Windows that is any socket. Nothing is left behind then.
     pub fn start_program(self, addresses: &[Address]) -> Result<Running, Error> {
         let claimed = self.claim()?;
         let (mut sockets, mut files, mut bound_to) = (Vec::new(), Vec::new(), Vec::new());
@@ -350,6 +348,7 @@ impl Supervisor {
             };
             let lacking = |source| Error::Start { what: "the program's guardian", source };
             let children = child::Children::new(factory, sockets, settings, log, post).map_err(lacking)?;
+            #[cfg(unix)]
             children.reap_orphans().map_err(lacking)?;
             Ok(Box::new(children))
         })
@@ -386,7 +385,6 @@ impl Supervisor {
             Source::Threads(factory) => {
                 Ok(Box::new(ThreadBuilder::new(factory, listener, shared, settings, log, post)))
             }
-            #[cfg(unix)]
             Source::Programs(_) => Err(Error::Build { source: "a program is no server thread".into() }),
         })
     }
@@ -408,10 +406,7 @@ impl Supervisor {
             self.last_resort.then(|| Tron::start(log.clone())).transpose().map_err(lacking("the last resort"))?;
         let (events, received) = mpsc::channel();
         let post = Post::new(events, tron.clone());
-        #[cfg(unix)]
         let pass_on = matches!(self.source, Source::Programs(_));
-        #[cfg(windows)]
-        let pass_on = false;
         if self.console {
             console::block_job_control().map_err(lacking("the console"))?;
         }

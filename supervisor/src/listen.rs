@@ -2,6 +2,8 @@
 
 #[cfg(unix)]
 mod unix;
+#[cfg(windows)]
+mod windows;
 
 use std::fmt;
 use std::io;
@@ -13,6 +15,8 @@ use crate::text::listed;
 
 #[cfg(unix)]
 pub(crate) use unix::Bound;
+#[cfg(windows)]
+pub(crate) use windows::Bound;
 
 /// What a server listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]

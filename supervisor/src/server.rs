@@ -35,7 +35,6 @@ pub(crate) trait Builder: fmt::Debug + Send {
     fn build(&mut self, build: u64);
 
     /// Whether the next server can be built beside the one that it replaces. Else that has to be gone before.
-    #[cfg_attr(windows, allow(dead_code))]
     fn overlaps(&self) -> bool;
 
     /// How long it may take to build one.
@@ -117,7 +116,6 @@ pub(crate) trait Server: fmt::Debug + Send {
 
 /// What became of a server.
 #[derive(Debug, Clone, Default)]
-#[cfg_attr(windows, allow(dead_code))]
 pub(crate) struct Ended {
     /// What became of its connections, as far as it knows them.
     pub(crate) drain: DrainReport,
@@ -150,26 +148,41 @@ pub enum ProgramEnd {
     Signaled(i32),
     /// It was killed because its guardian was, the process between it and the supervisor.
     Unguarded,
+    /// On Windows: it was killed by its supervisor.
+    #[cfg(windows)]
+    Killed,
 }
+
+/// The exit code of a program that Ctrl-C or Ctrl-Break has ended: `STATUS_CONTROL_C_EXIT`.
+#[cfg(windows)]
+const CONSOLE_EVENT: i32 = 0xc000_013a_u32.cast_signed();
 
 impl ProgramEnd {
     /// The exit code by which a shell tells of that.
-    pub fn code(self) -> u8 {
-        let code = match self {
+    pub fn code(self) -> i32 {
+        match self {
             ProgramEnd::Exited(code) => code,
             ProgramEnd::Signaled(signal) => 128_i32.saturating_add(signal),
             ProgramEnd::Unguarded => 128 + 9, // SIGKILL
-        };
-        u8::try_from(code).unwrap_or(u8::MAX)
+            #[cfg(windows)]
+            ProgramEnd::Killed => 1,
+        }
     }
 }
 
 impl fmt::Display for ProgramEnd {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            #[cfg(windows)]
+            ProgramEnd::Exited(CONSOLE_EVENT) => write!(formatter, "it was ended by a console event"),
+            // As these codes are found in tables: a crash, for one.
+            #[cfg(windows)]
+            ProgramEnd::Exited(code @ ..0) => write!(formatter, "it exited with code {code:#X}"),
             ProgramEnd::Exited(code) => write!(formatter, "it exited with code {code}"),
             ProgramEnd::Signaled(signal) => write!(formatter, "it was killed by {}", SignalName(*signal)),
             ProgramEnd::Unguarded => write!(formatter, "it was killed along with its guardian"),
+            #[cfg(windows)]
+            ProgramEnd::Killed => write!(formatter, "it was killed"),
         }
     }
 }
@@ -203,5 +216,7 @@ mod tests {
         assert_eq!(ProgramEnd::Unguarded.code(), 137);
         #[cfg(unix)]
         assert_eq!(ProgramEnd::Signaled(11).to_string(), "it was killed by SIGSEGV");
+        #[cfg(windows)]
+        assert_eq!(ProgramEnd::Exited(-1_073_741_819).to_string(), "it exited with code 0xC0000005");
     }
 }

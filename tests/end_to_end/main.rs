@@ -56,3 +56,6 @@ mod sockets; // Unix sockets for programs, and several addresses.
 mod transparent; // As if exec were not there: each exit code, each signal that ends a program, each that is passed on.
 #[cfg(target_os = "linux")]
 mod triggers; // Every trigger with every kind of client.
+
+#[cfg(windows)]
+mod windows; // Any program as the server, where there are jobs and no signals.

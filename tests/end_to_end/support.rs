@@ -155,7 +155,6 @@ impl Home {
     }
 
     /// `supervisor exec` with the test's name, these options and this program.
-    #[cfg(target_os = "linux")]
     pub fn exec_command(&self, options: &[&str], program: &[&str]) -> Command {
         let mut command = self.program(SUPERVISOR);
         command.args(["exec", "--name", self.name()]).args(options).arg("--").args(program);
@@ -165,13 +164,11 @@ impl Home {
 
     /// Starts a supervisor of a program and waits until that is ready. Its address is the first one of `--listen`; if
     /// that is none, or has no port, the address is to be filled in.
-    #[cfg(target_os = "linux")]
     pub fn exec(&self, options: &[&str], program: &[&str]) -> Instance {
         self.exec_by(self.exec_command(options, program))
     }
 
     /// Like [`Home::exec`], by this command.
-    #[cfg(target_os = "linux")]
     pub fn exec_by(&self, command: Command) -> Instance {
         let process = self.spawn(command);
         // The program writes to the same stderr, and may say there where it listens.

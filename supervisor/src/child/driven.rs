@@ -52,7 +52,7 @@ impl Driven {
             let log = Journal::new(Log::silent());
             Children::new(factory, sockets, settings, log, Post::new(sender, None))?
         };
-        children.own = own.into();
+        children.host.own = own.into();
         Ok(Driven { children, events })
     }
 

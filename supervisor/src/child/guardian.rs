@@ -22,10 +22,10 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::{flag, low_level};
 
 use super::line::{Lines, Order, Report};
+use super::notify::{self, NOTIFY_SOCKET};
 #[cfg(target_os = "linux")]
 use super::proc;
 use super::processes::{self, Reaped};
-use super::ready::{self, NOTIFY_SOCKET};
 use super::stage::{self, Stage};
 use crate::server::ProgramEnd;
 use crate::text::Reason;
@@ -44,7 +44,7 @@ pub(super) fn run(stage: &Stage) -> ExitCode {
     let end = Guardian::start(stage).and_then(Guardian::guard);
     // The supervisor removes it, too. But it may be gone.
     if let Some(socket) = std::env::var_os(NOTIFY_SOCKET) {
-        ready::remove(Path::new(&socket));
+        notify::remove(Path::new(&socket));
     }
     match end {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,13 +12,8 @@ use std::process::{Command, ExitCode, Stdio};
 use nix::sys::signal::SigSet;
 
 use super::stage::Stage;
+use super::{NOT_FOUND, NOT_RUN};
 use crate::text::Reason;
-
-/// The shell's exit code for a program that is not found.
-const NOT_FOUND: u8 = 127;
-
-/// The shell's exit code for one that cannot be run.
-const NOT_RUN: u8 = 126;
 
 /// Becomes the program, or says on stdin why not. That is closed when it has become the program.
 pub(super) fn run(stage: &Stage) -> ExitCode {

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::{Program, Ready};
+
 /// How many lines are kept.
 const KEPT: usize = 10;
 
@@ -25,8 +27,13 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Returns where the program shall write, too.
-    pub(super) fn new() -> io::Result<(Output, PipeWriter)> {
+    /// Only while a program has to prove itself: what it writes goes no detour without need. Returns where the program shall
+    /// write, too.
+    pub(super) fn of(program: &Program) -> io::Result<(Option<Output>, Option<PipeWriter>)> {
+        Ok((program.ready != Ready::AtOnce).then(Output::new).transpose()?.unzip())
+    }
+
+    fn new() -> io::Result<(Output, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
         let tail = Arc::new(Mutex::new(Tail::default()));
         let (until, end) = mpsc::channel::<()>();

@@ -1,31 +1,14 @@
 //! When a program is ready: it says so, its address answers, or a time has passed.
 
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+#[cfg(unix)]
 use interprocess::ConnectWaitMode;
+#[cfg(unix)]
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName};
-use nix::unistd::geteuid;
 
 use crate::listen::Address;
-
-/// The variable that leads a program to the socket, see `sd_notify(3)`.
-pub(super) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
-
-/// The longest temporary folder in which a socket can be: the rest of its path has 54 bytes, and there is room for 103.
-const LONGEST_FOLDER: usize = 49;
-
-/// The first part of the name of a socket's folder. The rest is a random number, of which this many hexadecimal digits
-/// are written.
-const FOLDER: &str = "mastercontrol-ready-";
-const DIGITS: usize = 16;
 
 /// What shows that a program is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,122 +18,10 @@ pub enum Ready {
     /// It has run for this long.
     After(Duration),
     /// It says `READY=1` on the socket that `NOTIFY_SOCKET` names.
+    #[cfg(unix)]
     Notify,
     /// Something takes connections at this address.
     Connect(Address),
-}
-
-/// Where a program says that it is ready. Removed when it is dropped.
-///
-/// The program may have become another user, and its helpers, such as `systemd-notify`, may be gone before anybody
-/// could look who they were. So everybody may write there who knows the name, and only its program is told. It is a
-/// file, since not all that programs use for this knows the abstract names that Linux has.
-#[derive(Debug)]
-pub(super) struct NotifySocket {
-    socket: UnixDatagram,
-    path: PathBuf,
-    /// The folder, locked as long as this process lives: whatever ends it, the next one sees that nobody needs that any
-    /// more.
-    _lock: File,
-}
-
-impl NotifySocket {
-    pub(super) fn new() -> io::Result<NotifySocket> {
-        let temporary = std::env::temp_dir();
-        let temporary = if temporary.as_os_str().len() > LONGEST_FOLDER { PathBuf::from("/tmp") } else { temporary };
-        remove_stale(&temporary);
-        NotifySocket::below(&temporary)
-    }
-
-    fn below(temporary: &Path) -> io::Result<NotifySocket> {
-        loop {
-            let folder = temporary.join(format!("{FOLDER}{:0DIGITS$x}", random()));
-            // Others may pass, and not look.
-            DirBuilder::new().mode(0o711).create(&folder)?;
-            match NotifySocket::inside(&folder) {
-                // It was removed as stale before it could be locked.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                made => return made.inspect_err(|_| drop(fs::remove_dir_all(&folder))),
-            }
-        }
-    }
-
-    fn inside(folder: &Path) -> io::Result<NotifySocket> {
-        let lock = File::open(folder)?;
-        // Where folders cannot be locked, none is ever taken for stale.
-        let _ = lock.lock();
-        fs::set_permissions(folder, Permissions::from_mode(0o711))?;
-        let path = folder.join(format!("{:0DIGITS$x}", random()));
-        let socket = UnixDatagram::bind(&path)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o666))?;
-        socket.set_nonblocking(true)?;
-        Ok(NotifySocket { socket, path, _lock: lock })
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Takes what has been said. Returns whether the program is ready.
-    pub(super) fn listen(&self) -> bool {
-        let mut ready = false;
-        let mut said = [0; 4096];
-        while let Ok(length) = self.socket.recv(&mut said) {
-            ready |= says_ready(&said[..length]);
-        }
-        ready
-    }
-}
-
-impl AsFd for NotifySocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl Drop for NotifySocket {
-    fn drop(&mut self) {
-        remove(&self.path);
-    }
-}
-
-/// Removes a socket that is not needed any more, and its folder.
-pub(super) fn remove(socket: &Path) {
-    // Whoever is there first does it.
-    let _ = fs::remove_file(socket);
-    if let Some(folder) = socket.parent().filter(|folder| is_named_as_ours(folder)) {
-        let _ = fs::remove_dir(folder);
-    }
-}
-
-/// Removes what supervisors of this user have left behind that were killed together with their guardians.
-fn remove_stale(temporary: &Path) {
-    let entries = fs::read_dir(temporary).into_iter().flatten().flatten();
-    for folder in entries.map(|entry| entry.path()).filter(|path| is_named_as_ours(path) && is_ours(path)) {
-        let Ok(lock) = File::open(&folder) else { continue };
-        if lock.try_lock().is_err() {
-            continue;
-        }
-        let files = fs::read_dir(&folder).into_iter().flatten().flatten();
-        for file in files.filter(|file| file.file_type().is_ok_and(|kind| kind.is_socket())) {
-            let _ = fs::remove_file(file.path());
-        }
-        // Unless something else is in it.
-        let _ = fs::remove_dir(&folder);
-    }
-}
-
-fn is_named_as_ours(folder: &Path) -> bool {
-    let number = folder.file_name().and_then(|name| name.to_str()?.strip_prefix(FOLDER));
-    number.is_some_and(|number| number.len() == DIGITS && number.bytes().all(|digit| digit.is_ascii_hexdigit()))
-}
-
-fn is_ours(folder: &Path) -> bool {
-    fs::symlink_metadata(folder).is_ok_and(|folder| folder.is_dir() && folder.uid() == geteuid().as_raw())
-}
-
-fn says_ready(message: &[u8]) -> bool {
-    message.split(|&byte| byte == b'\n').any(|line| line == b"READY=1")
 }
 
 /// Whether something takes connections there. That is no client: it leaves at once.
@@ -158,37 +29,25 @@ pub(super) fn answers(address: &Address) -> bool {
     match address {
         Address::Tcp(address) => TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok(),
         // Does not wait: one whose queue is full takes connections, too.
+        #[cfg(unix)]
         Address::Unix(path) => path.as_path().to_fs_name::<GenericFilePath>().is_ok_and(|name| {
             ConnectOptions::new().name(name).wait_mode(ConnectWaitMode::Deferred).connect_sync().is_ok()
         }),
     }
 }
 
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
-}
-
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn ready_is_a_line_of_its_own() {
-        for message in [&b"READY=1"[..], b"READY=1\n", b"STATUS=up\nREADY=1\nMAINPID=5"] {
-            assert!(says_ready(message), "{message:?}");
-        }
-        for message in [&b""[..], b"READY=0", b"STATUS=READY=1", b"READY=1x", b"\xff\n"] {
-            assert!(!says_ready(message), "{message:?}");
-        }
-    }
+    use std::fs;
 
     #[test]
     fn a_unix_socket_answers_as_soon_as_it_listens_even_if_its_queue_is_full() {
         use nix::sys::socket::{Backlog, listen};
         use std::os::unix::net::{UnixListener, UnixStream};
 
-        let path = std::env::temp_dir().join(format!("mastercontrol-ready-{:016x}", random()));
+        let path = std::env::temp_dir().join(format!("mastercontrol-answers-{}", std::process::id()));
         let address = Address::Unix(path.clone());
         assert!(!answers(&address));
         let listener = UnixListener::bind(&path).unwrap();
@@ -198,60 +57,5 @@ mod tests {
         drop(listener);
         assert!(!answers(&address));
         fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn a_notify_socket_hears_and_leaves_nothing_behind() {
-        let notify = NotifySocket::new().unwrap();
-        let folder = notify.path().parent().unwrap().to_owned();
-        let program = UnixDatagram::unbound().unwrap();
-        assert!(!notify.listen());
-        program.send_to(b"STATUS=starting", notify.path()).unwrap();
-        program.send_to(b"READY=1", notify.path()).unwrap();
-        assert!(notify.listen());
-        assert!(!notify.listen());
-        drop(notify);
-        assert!(!folder.exists());
-    }
-
-    #[test]
-    fn only_what_nobody_has_any_more_is_removed() {
-        let temporary = std::env::temp_dir().join(format!("ready-test-{}", std::process::id()));
-        fs::create_dir(&temporary).unwrap();
-        let folder = |name: &str| {
-            let folder = temporary.join(name);
-            fs::create_dir(&folder).unwrap();
-            drop(UnixDatagram::bind(folder.join("socket")).unwrap());
-            folder
-        };
-        let used = NotifySocket::below(&temporary).unwrap();
-        let stale = folder("mastercontrol-ready-0123456789abcdef");
-        let (of_instances, of_others) = (folder("mastercontrol-1000"), folder("mastercontrol-ready-x123456789abcdef"));
-        let with_more = folder("mastercontrol-ready-1123456789abcdef");
-        fs::write(with_more.join("file"), "").unwrap();
-        remove_stale(&temporary);
-        assert!(!stale.exists());
-        assert!(of_instances.join("socket").exists() && of_others.join("socket").exists());
-        assert!(with_more.join("file").exists());
-        UnixDatagram::unbound().unwrap().send_to(b"READY=1", used.path()).unwrap();
-        assert!(used.listen());
-        fs::remove_dir_all(temporary).unwrap();
-    }
-
-    #[test]
-    fn those_that_come_and_go_at_the_same_time_do_not_disturb_each_other() {
-        let temporary = std::env::temp_dir().join(format!("ready-test-many-{}", std::process::id()));
-        fs::create_dir(&temporary).unwrap();
-        let come_and_go = || {
-            for _ in 0..200 {
-                remove_stale(&temporary);
-                let notify = NotifySocket::below(&temporary).unwrap();
-                UnixDatagram::unbound().unwrap().send_to(b"READY=1", notify.path()).unwrap();
-                assert!(notify.listen());
-            }
-        };
-        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(come_and_go))));
-        assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
-        fs::remove_dir(temporary).unwrap();
     }
 }

@@ -1,36 +1,28 @@
 //! A program that runs, as the supervisor knows it: by what its guardian says.
 
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
-use std::process;
+use std::io;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::process::Signal;
 use worker::{ConnectionInfo, Counts, ServerError};
 
-use super::family::Family;
-use super::line::{Lines, Order, Report};
-use super::ready::NotifySocket;
+#[cfg(unix)]
+use super::unix::Control;
+#[cfg(windows)]
+use super::windows::Control;
 use super::{BuildError, CannotStart, EndedEarly};
 use crate::event::{Event, Post};
-use crate::journal::Journal;
-use crate::log::Level;
-use crate::server::{Closer, Ended, Opener, ProgramEnd, Server, SignalName};
-
-/// How long to wait until a guardian takes an order. It always does, unless somebody has suspended it.
-const ORDER: Duration = Duration::from_millis(100);
+use crate::server::{Closer, Ended, Opener, ProgramEnd, Server};
 
 /// What whoever builds a program hears of it.
 #[derive(Debug)]
 pub(super) enum Step {
     Started,
+    #[cfg_attr(windows, allow(dead_code))]
     CannotStart(CannotStart),
+    #[cfg_attr(windows, allow(dead_code))]
     Ready,
     Ended(ProgramEnd),
     /// Nothing of it is left.
@@ -41,11 +33,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Running {
     build: u64,
-    /// Its guardian's process id.
-    guardian: u32,
-    control: UnixStream,
-    family: Family,
-    log: Journal,
+    control: Control,
     facts: Mutex<Facts>,
 }
 
@@ -72,17 +60,13 @@ enum Listener {
 }
 
 impl Running {
+    /// `guard` tells what happens to it, and returns when nothing of it is left.
     pub(super) fn start(
         build: u64,
-        guardian: process::Child,
-        control: UnixStream,
-        notify: Option<NotifySocket>,
-        family: Family,
-        log: Journal,
+        control: Control,
         steps: Sender<Step>,
+        guard: impl FnOnce(&Running) + Send + 'static,
     ) -> io::Result<Arc<Running>> {
-        control.set_write_timeout(Some(ORDER))?;
-        let socket = control.try_clone()?;
         let facts = Facts {
             listener: Listener::Builder(steps),
             asked: false,
@@ -92,91 +76,56 @@ impl Running {
             killed: 0,
             gone: false,
         };
-        let running =
-            Arc::new(Running { build, guardian: guardian.id(), control, family, log, facts: Mutex::new(facts) });
+        let running = Arc::new(Running { build, control, facts: Mutex::new(facts) });
         let writer = running.clone();
         thread::Builder::new().name("child".into()).spawn(move || {
-            let told = writer.follow(socket, notify.as_ref());
-            writer.family.wait(guardian);
-            if !told {
-                writer.unguarded();
-            }
-            // Its socket goes before anybody hears that it is gone.
-            drop(notify);
+            guard(&writer);
             writer.is_gone();
         })?;
         Ok(running)
     }
 
-    /// Hears what the guardian and the program say, until the guardian ends. Returns whether that said before that nothing is
-    /// left.
-    fn follow(&self, mut control: UnixStream, notify: Option<&NotifySocket>) -> bool {
-        let mut lines = Lines::default();
-        let mut piece = [0; 1024];
-        let mut told = false;
-        loop {
-            let mut happened = vec![PollFd::new(control.as_fd(), PollFlags::POLLIN)];
-            happened.extend(notify.map(|notify| PollFd::new(notify.as_fd(), PollFlags::POLLIN)));
-            match poll(&mut happened, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => return told,
-            }
-            let guardian_speaks = happened[0].any().unwrap_or(false);
-            drop(happened);
-            if notify.is_some_and(NotifySocket::listen) {
-                self.facts().tell_builder(Step::Ready);
-            }
-            if !guardian_speaks {
-                continue;
-            }
-            match control.read(&mut piece) {
-                Ok(length @ 1..) => lines.push(&piece[..length]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) | Err(_) => return told,
-            }
-            // It has the very same program, so it says nothing else.
-            for report in lines.take().iter().filter_map(|line| Report::parse(line)) {
-                told |= matches!(report, Report::Gone { .. });
-                self.hear(report);
-            }
-        }
-    }
-
-    fn hear(&self, report: Report) {
+    pub(super) fn has_started(&self, pid: u32) {
         let mut facts = self.facts();
-        match report {
-            Report::Started(pid) => {
-                facts.program = Some(pid);
-                facts.tell_builder(Step::Started);
-            }
-            Report::CannotStart { code, message } => {
-                facts.tell_builder(Step::CannotStart(CannotStart { code, message }));
-            }
-            Report::Suspended { pid, signal } => {
-                // The log may have to wait for its reader, and nobody else shall.
-                drop(facts);
-                let signal = SignalName(signal).to_string();
-                let message =
-                    format!("the program (pid {pid}) was suspended by {signal}; `kill -CONT {pid}` continues it");
-                let fields = [("program", pid.into()), ("signal", signal.into())];
-                self.log.line(Level::Warning, "suspended", message, fields);
-            }
-            Report::Ended(end) => facts.ended(self.build, end),
-            // The guardian ends now, and then it is really gone.
-            Report::Gone { killed } => facts.killed = killed,
-        }
+        facts.program = Some(pid);
+        facts.tell_builder(Step::Started);
     }
 
-    /// The guardian has ended, and has not said that nothing is left. Kills what is left.
-    fn unguarded(&self) {
-        let program = self.facts().program;
-        let killed = self.family.kill_leftovers(self.guardian, program);
+    #[cfg_attr(windows, allow(dead_code))]
+    pub(super) fn cannot_start(&self, why: CannotStart) {
+        self.facts().tell_builder(Step::CannotStart(why));
+    }
+
+    #[cfg_attr(windows, allow(dead_code))]
+    pub(super) fn says_ready(&self) {
+        self.facts().tell_builder(Step::Ready);
+    }
+
+    /// The program itself has ended. Others that it started may be left.
+    pub(super) fn has_ended(&self, end: ProgramEnd) {
+        self.facts().ended(self.build, end);
+    }
+
+    /// So many had to be killed.
+    pub(super) fn has_left_nothing(&self, killed: usize) {
+        self.facts().killed = killed;
+    }
+
+    /// Its guardian has ended, and has not said that nothing is left. So many others had to be killed then.
+    #[cfg_attr(windows, allow(dead_code))]
+    pub(super) fn was_unguarded(&self, killed: usize) {
         let mut facts = self.facts();
         facts.killed = killed;
         if facts.end.is_none() {
-            facts.killed += usize::from(program.is_some());
+            facts.killed += usize::from(facts.program.is_some());
             facts.ended(self.build, ProgramEnd::Unguarded);
         }
+    }
+
+    /// Its process id, if it has started.
+    #[cfg_attr(windows, allow(dead_code))]
+    pub(super) fn program(&self) -> Option<u32> {
+        self.facts().program
     }
 
     fn is_gone(&self) {
@@ -231,7 +180,7 @@ impl Running {
     /// Ends it now. That is no failure.
     pub(super) fn kill(&self) {
         self.facts().asked = true;
-        self.stop(Signal::KILL.as_raw(), Duration::ZERO);
+        self.control.kill();
     }
 
     pub(super) fn kill_unless_ready(&self) {
@@ -239,17 +188,8 @@ impl Running {
         if matches!(facts.listener, Listener::Builder(_)) {
             facts.asked = true;
             drop(facts);
-            self.stop(Signal::KILL.as_raw(), Duration::ZERO);
+            self.control.kill();
         }
-    }
-
-    fn stop(&self, signal: i32, within: Duration) {
-        self.order(Order::Stop { signal, within });
-    }
-
-    fn order(&self, order: Order) {
-        // A guardian that is gone has nothing more to do.
-        let _ = (&self.control).write_all(format!("{order}\n").as_bytes());
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -294,13 +234,12 @@ impl Facts {
 #[derive(Debug)]
 pub(super) struct Child {
     running: Arc<Running>,
-    stop_signal: i32,
     post: Post,
 }
 
 impl Child {
-    pub(super) fn new(running: Arc<Running>, stop_signal: i32, post: Post) -> Child {
-        Child { running, stop_signal, post }
+    pub(super) fn new(running: Arc<Running>, post: Post) -> Child {
+        Child { running, post }
     }
 }
 
@@ -321,7 +260,7 @@ impl Server for Child {
 
     fn stop_by(&self, deadline: Instant) {
         self.running.facts().asked = true;
-        self.running.stop(self.stop_signal, rounded_up(deadline.saturating_duration_since(Instant::now())));
+        self.running.control.stop(deadline.saturating_duration_since(Instant::now()));
     }
 
     /// The signal is sent once.
@@ -353,11 +292,11 @@ impl Server for Child {
 
     fn give_up(&mut self, why: &str) {
         self.running.facts().given_up = Some(why.to_owned());
-        self.running.stop(Signal::KILL.as_raw(), Duration::ZERO);
+        self.running.control.kill();
     }
 
     fn signal(&self, signal: i32) {
-        self.running.order(Order::Signal(signal));
+        self.running.control.signal(signal);
     }
 
     fn end(self: Box<Self>) -> Result<Ended, ServerError> {
@@ -372,9 +311,4 @@ impl Drop for Child {
             self.running.kill();
         }
     }
-}
-
-/// Whole milliseconds, which the order has, and not less than this.
-fn rounded_up(time: Duration) -> Duration {
-    if time.is_zero() { time } else { time.saturating_add(Duration::from_micros(999)) }
 }

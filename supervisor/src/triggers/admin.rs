@@ -68,8 +68,7 @@ impl Admin {
 
     /// Takes the socket away and frees the name. Clients that wait for an answer still get it.
     pub(crate) fn close(self) -> LastAnswers {
-        self.door.close();
-        let _ = self.gone.recv();
+        self.door.close(&self.gone);
         LastAnswers(self.answers)
     }
 }
@@ -130,7 +129,15 @@ fn listen(place: &Place) -> io::Result<Listener> {
         use interprocess::os::unix::local_socket::ListenerOptionsExt;
         options.mode(0o600)
     };
-    options.create_sync()
+    #[cfg(windows)]
+    let options = {
+        use interprocess::os::windows::local_socket::ListenerOptionsExt;
+        options.security_descriptor(windows::for_its_owner()?)
+    };
+    let listener = options.create_sync();
+    #[cfg(windows)]
+    let listener = listener.map_err(windows::told_in_words);
+    listener
 }
 
 #[cfg(unix)]
@@ -359,7 +366,7 @@ fn identify(client: &Stream) -> Result<Trigger, String> {
     Ok(Trigger::Admin { user: Some(user), pid: peer.pid().and_then(|pid| u32::try_from(pid).ok()) })
 }
 
-/// Windows tells the process. Who may write to the pipe is in its access list: by default its owner and administrators.
+/// Windows tells the process. Who may write to the pipe is in its access list.
 #[cfg(windows)]
 fn identify(client: &Stream) -> Result<Trigger, String> {
     let pid = client.peer_creds().ok().and_then(|peer| peer.pid());

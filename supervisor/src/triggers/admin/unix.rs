@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 #[cfg(target_os = "linux")]
 use super::linux::Watch;
-use super::{Duration, Level, Listener, Place, Reason, Reception, io};
+use super::{Duration, Infallible, Level, Listener, Place, Reason, Receiver, Reception, io};
 
 /// How long to wait before trying again when the system is out of descriptors.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
@@ -29,8 +29,9 @@ impl Door {
         Ok((Door(door), Knock { closed, watch: Watch::new(place)? }))
     }
 
-    pub(super) fn close(self) {
+    pub(super) fn close(self, gone: &Receiver<Infallible>) {
         drop(self.0);
+        let _ = gone.recv();
     }
 }
 

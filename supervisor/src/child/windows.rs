@@ -1,0 +1,336 @@
+//! Programs on Windows.
+//!
+//! The supervisor puts itself into a job object. What it starts is in that job from its first moment on, and so is what that
+//! starts; and the system ends all of it when the job is closed, which is when the supervisor ends, whatever ends it. Since
+//! no two programs run at the same time, all that is in the job beside the supervisor belongs to the one that runs.
+//!
+//! A thread named `child` waits until nothing of a program is left, and one named `guardian` does to it what it is told to.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::io::{self, ErrorKind};
+use std::os::windows::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use send_ctrlc::Interruptible;
+use win32job::{ExtendedLimitInfo, Job};
+use winsafe::guard::CloseHandleGuard;
+use winsafe::{HPROCESS, co};
+
+use super::output::Output;
+use super::running::Running;
+use super::{BuildError, CannotStart, Children, NOT_FOUND, NOT_RUN, Program, Started, lacking, lock};
+use crate::journal::Journal;
+use crate::log::Level;
+use crate::server::ProgramEnd;
+use crate::text::Reason;
+
+/// How long what a program leaves behind, when it ends by itself, gets to end, too.
+const LEFTOVERS: Duration = Duration::from_secs(1);
+
+/// How often to look for what has to be killed: a process that is just being started can be missed.
+const KILL_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long to wait for the end of what the last program has left behind.
+const LAST: Duration = Duration::from_secs(5);
+
+/// How long to wait before looking again where nothing can be waited for.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The exit code of what is killed.
+const KILLED: u32 = 1;
+
+/// What Windows says of a file that is no program: `ERROR_BAD_EXE_FORMAT`.
+const NO_PROGRAM: i32 = 193;
+
+/// A listening socket for programs: there is none, see `listen/windows.rs`.
+#[derive(Debug)]
+pub struct Socket {
+    /// Its name.
+    pub name: String,
+    /// The socket.
+    pub socket: Infallible,
+}
+
+/// What this process is to the programs that it starts: with them in a job.
+#[derive(Debug, Clone)]
+pub(super) struct Host {
+    job: &'static Job,
+    /// Has a word in it when no program is there.
+    free: Arc<Mutex<Receiver<()>>>,
+    leave: Sender<()>,
+}
+
+impl Host {
+    /// From now on all that this process starts ends with it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn new() -> io::Result<Host> {
+        let job = Job::create_with_limit_info(ExtendedLimitInfo::new().limit_kill_on_job_close())?;
+        job.assign_current_process()?;
+        let (leave, free) = mpsc::channel();
+        drop(Stay(leave.clone()));
+        // To close it would end this process, too.
+        Ok(Host { job: Box::leak(Box::new(job)), free: Arc::new(Mutex::new(free)), leave })
+    }
+
+    /// Waits until nothing is left of the last program. Until this is dropped there is no other one.
+    fn enter(&self) -> Result<Stay, BuildError> {
+        lock(&self.free).recv_timeout(LAST).map_err(|_| "what the last program has left behind does not end")?;
+        let stay = Stay(self.leave.clone());
+        let others = self.others().map_err(|error| lacking("the list of its processes", &error))?;
+        match others.first() {
+            None => Ok(stay),
+            Some(pid) => {
+                Err(format!("process {pid}, started by this one, still runs and would be taken for its").into())
+            }
+        }
+    }
+
+    /// The processes beside this one.
+    ///
+    /// # Errors
+    /// What the system says, also if there are more than 1024. Those can be neither waited for nor killed one by one; they end
+    /// with this process.
+    fn others(&self) -> io::Result<Vec<u32>> {
+        let own = std::process::id();
+        let pids = self.job.query_process_id_list()?.into_iter();
+        Ok(pids.filter_map(|pid| u32::try_from(pid).ok()).filter(|&pid| pid != own).collect())
+    }
+
+    /// One of these, if it is still there.
+    fn open(&self, pid: u32) -> Option<CloseHandleGuard<HPROCESS>> {
+        let process = HPROCESS::OpenProcess(co::PROCESS::SYNCHRONIZE | co::PROCESS::TERMINATE, false, pid).ok()?;
+        // As long as it is open its number is nobody else's. So if it is listed now, it is the one that was meant.
+        self.others().is_ok_and(|others| others.contains(&pid)).then_some(process)
+    }
+
+    /// Returns when there is no process beside this one.
+    fn wait_until_alone(&self) {
+        loop {
+            let others = self.others();
+            match others.as_ref().map(|others| others.first().map(|&pid| self.open(pid))) {
+                Ok(None) => return,
+                Ok(Some(Some(process))) if process.WaitForSingleObject(None).is_ok() => {}
+                // It has just ended, or this process may not wait for it.
+                Ok(Some(_)) | Err(_) => thread::sleep(LOOK),
+            }
+        }
+    }
+}
+
+/// A program's time in the job.
+#[derive(Debug)]
+struct Stay(Sender<()>);
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        // Nobody waits for it any more.
+        let _ = self.0.send(());
+    }
+}
+
+/// Where orders for the thread `guardian` go.
+#[derive(Debug)]
+pub(super) struct Control(Sender<Word>);
+
+#[derive(Debug)]
+enum Word {
+    /// Ask the program to end, and at the end of this time kill all that is left. A further one only moves that.
+    Stop(Duration),
+    /// The program itself has ended.
+    Ended,
+    /// Nothing of it is left.
+    Gone,
+}
+
+impl Control {
+    pub(super) fn stop(&self, within: Duration) {
+        // A guardian that is gone has nothing more to do.
+        let _ = self.0.send(Word::Stop(within));
+    }
+
+    pub(super) fn kill(&self) {
+        self.stop(Duration::ZERO);
+    }
+
+    /// Windows has no signals, so none comes that could be passed on.
+    pub(super) fn signal(&self, _signal: i32) {}
+}
+
+impl Children {
+    pub(super) fn start(&self, build: u64, program: &Program, log: Journal) -> Result<Started, BuildError> {
+        let lacking = |what| move |error: io::Error| lacking(what, &error);
+        let stay = self.host.enter()?;
+        let (output, stderr) = Output::of(program).map_err(lacking("a pipe for what it writes"))?;
+        let mut command = Command::new(&program.program);
+        command.args(&program.args).creation_flags(co::CREATE::NEW_PROCESS_GROUP.raw()).stdin(Stdio::null());
+        if let Some(stderr) = stderr {
+            command.stderr(stderr);
+        }
+        for variable in crate::manager::VARIABLES {
+            command.env_remove(variable);
+        }
+        let mut child = Kept(command.spawn().map_err(|error| cannot_start(program, &error))?);
+        // It has our copy of the pipe.
+        drop(command);
+        let host = self.host.clone();
+        let kills = Arc::new(Mutex::new(Kills::default()));
+        let guardian = Guardian { host: host.clone(), program: child.0.id(), log, kills: kills.clone() };
+        let (words, orders) = mpsc::channel();
+        let control = Control(words.clone());
+        thread::Builder::new()
+            .name("guardian".into())
+            .spawn(move || guardian.guard(&orders))
+            .map_err(lacking("a thread to guard it"))?;
+        let (steps, received) = mpsc::channel();
+        let running = Running::start(build, control, steps, move |running| {
+            let pid = child.0.id();
+            running.has_started(pid);
+            let status = child.0.wait().ok();
+            running.has_ended(lock(&kills).end_of(pid, status));
+            // Without a guardian nobody has anything to do with it.
+            let _ = words.send(Word::Ended);
+            host.wait_until_alone();
+            running.has_left_nothing(lock(&kills).are_over());
+            let _ = words.send(Word::Gone);
+            drop(stay);
+        });
+        Ok(self.started(running.map_err(lacking("a thread to hear of it"))?, output, received))
+    }
+}
+
+/// Why a program cannot be started.
+fn cannot_start(program: &Program, error: &io::Error) -> CannotStart {
+    let (code, reason) = match error.kind() {
+        ErrorKind::NotFound => (NOT_FOUND, "not found".into()),
+        _ if Path::new(&program.program).is_dir() => (NOT_RUN, "is a directory".into()),
+        ErrorKind::PermissionDenied => (NOT_RUN, "not permitted".into()),
+        _ if error.raw_os_error() == Some(NO_PROGRAM) => (NOT_RUN, "is no program".into()),
+        _ => (NOT_RUN, format!("cannot be run: {}", Reason(error))),
+    };
+    CannotStart { code, message: format!("{}: {reason}", program.program.display()) }
+}
+
+/// A process that does not go on without somebody who looks after it.
+#[derive(Debug)]
+struct Kept(Child);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // If it has not ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The thread `guardian` of a program.
+#[derive(Debug)]
+struct Guardian {
+    host: Host,
+    program: u32,
+    log: Journal,
+    kills: Arc<Mutex<Kills>>,
+}
+
+#[derive(Debug, Default)]
+struct Kills {
+    killed: HashSet<u32>,
+    /// What is there from now on belongs to the next program.
+    over: bool,
+}
+
+impl Kills {
+    fn end_of(&self, program: u32, status: Option<ExitStatus>) -> ProgramEnd {
+        match status.and_then(|status| status.code()) {
+            Some(code) if !self.killed.contains(&program) => ProgramEnd::Exited(code),
+            Some(_) | None => ProgramEnd::Killed,
+        }
+    }
+
+    /// Returns how many there were.
+    fn are_over(&mut self) -> usize {
+        self.over = true;
+        self.killed.len()
+    }
+}
+
+impl Guardian {
+    /// Does what it is told until nothing of the program is left.
+    fn guard(&self, orders: &Receiver<Word>) {
+        let mut asked = false;
+        let mut ended = false;
+        let mut killing = false;
+        let mut deadline: Option<Instant> = None;
+        loop {
+            let word = match deadline {
+                None => orders.recv().map_err(|mpsc::RecvError| RecvTimeoutError::Disconnected),
+                Some(deadline) => orders.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            };
+            match word {
+                Ok(Word::Stop(_)) if killing => {}
+                Ok(Word::Stop(within)) => {
+                    // No time that a clock could count: never.
+                    let until = Instant::now().checked_add(within);
+                    // What it left behind has its time already.
+                    let other = if ended { deadline } else { None };
+                    deadline = until.into_iter().chain(other).min();
+                    if !asked && !ended && !within.is_zero() {
+                        self.ask();
+                    }
+                    asked = true;
+                }
+                Ok(Word::Ended) => {
+                    ended = true;
+                    if !asked {
+                        deadline = Some(Instant::now() + LEFTOVERS);
+                    }
+                }
+                Ok(Word::Gone) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    killing = true;
+                    self.kill();
+                    deadline = Some(Instant::now() + KILL_AGAIN);
+                }
+            }
+        }
+    }
+
+    /// Sends Ctrl-Break to all of the program's group. (A group of its own does not hear Ctrl-C.)
+    fn ask(&self) {
+        if let Err(error) = Group(self.program).terminate() {
+            let message = format!(
+                "Ctrl-Break cannot be sent to the program ({}): unless it ends by itself, it is killed at the deadline",
+                Reason(&error)
+            );
+            self.log.line(Level::Warning, "not_asked", message, []);
+        }
+    }
+
+    fn kill(&self) {
+        let mut kills = lock(&self.kills);
+        // Of more than can be listed, the rest ends with this process.
+        for pid in self.host.others().unwrap_or_default() {
+            let process = self.host.open(pid).filter(|_| !kills.over && !kills.killed.contains(&pid));
+            // One that cannot be killed has just ended.
+            if process.is_some_and(|process| process.TerminateProcess(KILLED).is_ok()) {
+                kills.killed.insert(pid);
+            }
+        }
+    }
+}
+
+/// A process group, by the number of the process that it was made for.
+struct Group(u32);
+
+impl Interruptible for Group {
+    fn pid(&mut self) -> io::Result<Option<u32>> {
+        Ok(Some(self.0))
+    }
+}

@@ -1,0 +1,27 @@
+//! Sockets that listen, for programs: there are none. A socket can be given to another process there, but only to one that
+//! takes part in that.
+
+use std::convert::Infallible;
+use std::io::{self, ErrorKind};
+
+use super::Address;
+
+/// A socket that is bound and listens.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) address: Address,
+    pub(crate) socket: Infallible,
+    pub(crate) file: Option<Infallible>,
+}
+
+impl Bound {
+    /// # Errors
+    /// Always.
+    pub(crate) fn new(_address: &Address) -> io::Result<Bound> {
+        Err(io::Error::new(ErrorKind::Unsupported, "on Windows a program has to bind its address itself"))
+    }
+
+    pub(crate) fn name(&self) -> String {
+        match self.socket {}
+    }
+}
