@@ -15,6 +15,7 @@ use supervisor::text::parse_seconds;
 use crate::commands;
 use crate::events;
 use crate::failure::Failure;
+use crate::port;
 
 /// Give commands to a running supervisor.
 #[derive(Debug, Parser)]
@@ -26,9 +27,11 @@ use crate::failure::Failure;
   admin-cli --port 8000 status        what the one on port 8000 is doing
   admin-cli events --follow           what has happened, and what happens
   admin-cli check web.json            whether `supervisor http --config web.json` would take it
+  admin-cli port 8888                 who holds port 8888, whoever that is
+  admin-cli free 8888 --grace 5       end whoever holds it, in the end by force
 
 Exit codes:
-  0  done                  5  done, but clients were closed by force
+  0  done                  5  done, but by force
   1  failed                6  no answer
   2  usage                 7  gave up waiting; what was asked for goes on
   3  not running           8  done, but a handler could not be ended
@@ -141,6 +144,21 @@ enum Command {
   admin-cli check web.json
   admin-cli check web.json --for http")]
     Check(Check),
+    /// Say who holds a TCP port, and whether that is a supervisor of this user
+    #[command(after_help = "Examples:
+  admin-cli port 8888
+  admin-cli port 8888 --json
+
+Exit code 0: it is held. 3: it is free.")]
+    Port(Port),
+    /// End whoever holds a TCP port: a supervisor by its admin socket, others by TERM and, after the grace period, KILL
+    #[command(after_help = "Examples:
+  admin-cli free 8888                      asks first
+  admin-cli free 8888 --grace 5 --yes
+  admin-cli free 8888 --now --yes          by force, at once
+
+Exit code 0: it is free, or was. 4: somebody who holds it may not be ended. 5: it is free, but by force.")]
+    Free(Free),
     #[command(flatten)]
     Generate(Generate),
 }
@@ -241,6 +259,35 @@ pub(crate) struct Check {
     pub(crate) kind: Option<String>,
 }
 
+/// Which port.
+#[derive(Debug, Args)]
+pub(crate) struct Port {
+    /// The port's number
+    #[arg(value_name = "PORT", value_parser = parse_port)]
+    pub(crate) number: u16,
+}
+
+/// Which port to free, and how.
+#[derive(Debug, Args)]
+pub(crate) struct Free {
+    #[command(flatten)]
+    pub(crate) port: Port,
+    /// How long it gets to end [default: what a supervisor was started with, and 5 for others]
+    #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
+    pub(crate) grace: Option<Duration>,
+    /// End it by force at once: the same as --grace 0
+    #[arg(long, conflicts_with = "grace")]
+    pub(crate) now: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    let port = text.parse().ok().filter(|&port| port > 0);
+    port.ok_or_else(|| "a port is a number from 1 to 65535".into())
+}
+
 /// Runs the program to its end.
 pub(crate) fn run() -> Exit {
     let Cli { target, json, keep_going, command } = Cli::parse();
@@ -263,6 +310,11 @@ pub(crate) fn run() -> Exit {
             Err(Failure::new(Exit::Usage, "check reads a file and asks no supervisor; it takes no target"))
         }
         Command::Check(check) => commands::check(json, &check),
+        Command::Port(_) | Command::Free(_) if target.is_given() => {
+            Err(Failure::new(Exit::Usage, "port and free look for whoever holds a port; they take no target"))
+        }
+        Command::Port(Port { number }) => port::port(json, number),
+        Command::Free(free) => port::free(json, &free),
         Command::Generate(_) if target.is_given() => {
             Err(Failure::new(Exit::Usage, "this asks no supervisor; it takes no target"))
         }

@@ -270,22 +270,30 @@ fn ask_one(
     patience: Patience,
     show: impl Fn(&Answer) -> Option<(String, Exit)>,
 ) -> Result<(Answer, String, Exit), Failure> {
+    let answer = converse(chosen, json, request, patience)?;
+    match show(&answer) {
+        Some((text, exit)) => Ok((answer, text, exit)),
+        None => Err(not_understood(chosen, &answer)),
+    }
+}
+
+/// Asks, and shows meanwhile how it goes, unless `quiet`.
+pub(crate) fn converse(chosen: &Chosen, quiet: bool, request: Request, patience: Patience) -> Result<Answer, Failure> {
     let live = LiveLine::new();
     let answer = client::ask(&chosen.place, request, patience, |progress| {
-        if !json {
+        if !quiet {
             live.show(&progress);
         }
     });
     drop(live);
-    let answer = answer.map_err(|error| Failure::asking(&chosen.label, &error))?;
-    match (show(&answer), &answer) {
-        (_, Answer::Error(refusal)) => Err(Failure::refused(&chosen.label, refusal)),
-        (Some((text, exit)), _) => Ok((answer, text, exit)),
-        (None, _) => Err(not_understood(chosen, &answer)),
+    match answer.map_err(|error| Failure::asking(&chosen.label, &error))? {
+        Answer::Error(refusal) => Err(Failure::refused(&chosen.label, &refusal)),
+        answer => Ok(answer),
     }
 }
 
-fn not_understood(chosen: &Chosen, answer: &Answer) -> Failure {
+/// An answer to another question.
+pub(crate) fn not_understood(chosen: &Chosen, answer: &Answer) -> Failure {
     Failure::asking(&chosen.label, &AskError::NotUnderstood(json!(answer).to_string()))
 }
 
@@ -342,7 +350,7 @@ fn describe_drain(drain: &Drain) -> String {
     format!("{what}, asked by {}: {}", drain.by, countdown(drain))
 }
 
-fn describe_report(report: &Report) -> String {
+pub(crate) fn describe_report(report: &Report) -> String {
     let mut lines = vec![summary(report)];
     lines.extend(report.connections.iter().map(|connection| format!("  by force: {}", describe_forced(connection))));
     let more = report.forced.saturating_sub(report.connections.len());

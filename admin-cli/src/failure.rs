@@ -1,5 +1,7 @@
 //! Why a command was not carried out, with its exit code.
 
+use std::io;
+
 use serde_json::json;
 use supervisor::Exit;
 use supervisor::client::AskError;
@@ -19,6 +21,16 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Failure {
         Failure { exit, message: message.into(), code: None }
+    }
+
+    /// What the system does not do, in words for people.
+    pub(crate) fn system(error: &io::Error) -> Failure {
+        let exit = match error.kind() {
+            io::ErrorKind::PermissionDenied => Exit::NotPermitted,
+            io::ErrorKind::TimedOut => Exit::GaveUp,
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, error.to_string())
     }
 
     /// What went wrong with the supervisor `whom`.

@@ -5,6 +5,7 @@ mod commands;
 mod events;
 mod failure;
 mod output;
+mod port;
 mod target;
 
 fn main() -> std::process::ExitCode {

@@ -23,6 +23,17 @@ pub(crate) fn message(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Asks whoever sits at the terminal. None: nobody does.
+pub(crate) fn ask(question: &str) -> Option<String> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return None;
+    }
+    let _ = write!(io::stderr().lock(), "{question} ");
+    let mut answer = String::new();
+    let _ = io::stdin().read_line(&mut answer);
+    Some(answer.trim().to_owned())
+}
+
 /// Lines whose columns are as wide as what is in them.
 pub(crate) fn table<const N: usize>(rows: Vec<[String; N]>) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -46,10 +57,12 @@ impl LiveLine {
         LiveLine { terminal: io::stderr().is_terminal() }
     }
 
+    /// Whether anybody sees it.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.terminal
+    }
+
     pub(crate) fn show(&self, progress: &Progress) {
-        if !self.terminal {
-            return;
-        }
         let line = match progress {
             // Nobody is left: it is over in a moment.
             Progress::Draining(drain) if drain.open == 0 => return,
@@ -66,8 +79,14 @@ impl LiveLine {
             Progress::Serving { generation } => format!("generation {generation} serves"),
             Progress::Journal { .. } => return,
         };
-        // Cut off at the edge instead of wrapped: only one line can be written over.
-        let _ = write!(io::stderr().lock(), "\r\x1b[K\x1b[?7l{line}\x1b[?7h");
+        self.say(&line);
+    }
+
+    pub(crate) fn say(&self, line: &str) {
+        if self.terminal {
+            // Cut off at the edge instead of wrapped: only one line can be written over.
+            let _ = write!(io::stderr().lock(), "\r\x1b[K\x1b[?7l{line}\x1b[?7h");
+        }
     }
 }
 

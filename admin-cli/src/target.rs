@@ -1,6 +1,5 @@
 //! Which supervisor is meant.
 
-use std::io::{self, IsTerminal, Write};
 use std::thread;
 use std::time::Duration;
 
@@ -63,10 +62,7 @@ impl Target {
 
 /// All instances of this user that have a socket, in the order of their names.
 pub(crate) fn find() -> Result<Vec<Found>, Failure> {
-    let names = instance::list().map_err(|error| {
-        let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Failed };
-        Failure::new(exit, error.to_string())
-    })?;
+    let names = instance::list().map_err(|error| Failure::system(&error))?;
     let places = names.iter().map(|name| named(name).map(|chosen| chosen.place)).collect::<Result<Vec<_>, _>>()?;
     // At the same time: one that hangs keeps nobody waiting for the others.
     let looks: Vec<_> = places.into_iter().map(|place| thread::spawn(move || look(&place))).collect();
@@ -81,7 +77,7 @@ fn look(place: &Place) -> Result<Status, AskError> {
     }
 }
 
-fn named(name: &InstanceName) -> Result<Chosen, Failure> {
+pub(crate) fn named(name: &InstanceName) -> Result<Chosen, Failure> {
     let place = Place::of(name).map_err(|message| Failure::new(Exit::Failed, message))?;
     Ok(Chosen { place, label: name.to_string() })
 }
@@ -115,13 +111,7 @@ fn ask_which(several: &[Found]) -> Result<&Found, Failure> {
         output::message(&format!("  {}  {line}", number + 1));
     }
     let unclear = || Failure::new(Exit::Usage, "say which one is meant with --name or --port");
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(unclear());
-    }
-    let _ = write!(io::stderr(), "which one? ");
-    let mut answer = String::new();
-    let _ = io::stdin().read_line(&mut answer);
-    let answer = answer.trim();
+    let answer = output::ask("which one?").ok_or_else(unclear)?;
     let by_number = answer.parse::<usize>().ok().and_then(|number| several.get(number.checked_sub(1)?));
     by_number.or_else(|| several.iter().find(|found| found.name.as_str() == answer)).ok_or_else(unclear)
 }
@@ -134,14 +124,9 @@ impl Found {
             Ok(true) => output::message(&format!("removed what {name} has left")),
             Ok(false) => output::message(&format!("{name} is just starting, so nothing of it is removed")),
             Err(error) => {
-                let exit = match error.kind() {
-                    io::ErrorKind::PermissionDenied => Exit::NotPermitted,
-                    _ => Exit::Failed,
-                };
-                return Err(Failure::new(
-                    exit,
-                    format!("cannot remove what {name} has left: {}", text::Reason(&error)),
-                ));
+                let Failure { exit, .. } = Failure::system(&error);
+                let reason = text::Reason(&error);
+                return Err(Failure::new(exit, format!("cannot remove what {name} has left: {reason}")));
             }
         }
         Ok(())

@@ -75,6 +75,12 @@ const KNOCK: Duration = Duration::from_millis(100);
 /// How long to wait for the end of a program that was not ready and has been killed.
 const KILLED: Duration = Duration::from_secs(5);
 
+/// Whether a process with this command line is a guardian.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_guardian(line: &[String]) -> bool {
+    line.get(1).is_some_and(|stage| stage == stage::GUARD)
+}
+
 /// What to run, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {

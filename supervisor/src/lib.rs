@@ -22,7 +22,6 @@
 
 mod event;
 mod exit;
-mod holder;
 mod journal;
 mod listen;
 mod log;
@@ -37,6 +36,7 @@ pub mod child;
 pub mod client;
 pub mod config;
 pub mod generate;
+pub mod holder;
 pub mod instance;
 pub mod manager;
 pub mod metrics;

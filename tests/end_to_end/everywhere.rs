@@ -78,6 +78,61 @@ fn an_instance_is_found_by_its_port() {
 }
 
 #[test]
+fn port_names_the_supervisor_that_holds_it() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let port = instance.address.port().to_string();
+    let answer = home.admin(&["port", &port, "--json"]).expect(0).json();
+    assert_eq!(answer["by"].as_array().unwrap().len(), 1, "{answer}");
+    assert_eq!(answer["by"][0]["supervisor"], instance.name.as_str());
+    assert_eq!(answer["by"][0]["address"], instance.address.to_string());
+    assert_eq!(answer["by"][0]["pid"], instance.pid);
+    home.admin(&["port", &port]).expect(0).says(&format!("{}, a supervisor of yours", instance.name));
+}
+
+#[test]
+fn free_stops_the_supervisor_that_holds_the_port_and_its_clients_are_told() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let mut client = instance.client();
+    client.greet();
+    let port = instance.address.port().to_string();
+    let mut free = home.admin_command(&["free", &port, "--grace", HUGE, "--yes", "--json"]);
+    free.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let free = home.spawn(free);
+    client.assert_told();
+    drop(client);
+    let answer = free.end().expect(0).json();
+    assert_eq!(answer["stopped"][0]["name"], instance.name.as_str());
+    assert_eq!(answer["stopped"][0]["report"]["left"], 1);
+    assert_eq!(instance.wait(), 0);
+    instance.assert_port_is_free();
+    home.admin(&["port", &port]).expect(3);
+    home.admin(&["free", &port]).expect(0).says("already");
+}
+
+#[test]
+fn a_supervisor_whose_clients_stay_is_freed_by_force_with_exit_code_5() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    let port = instance.address.port().to_string();
+    home.admin(&["free", &port, "--now", "--yes"]).expect(5).says("1 by force");
+    assert_eq!(instance.wait(), 5);
+}
+
+#[cfg(not(target_os = "linux"))]
+#[test]
+fn where_the_system_does_not_tell_who_holds_a_port_it_says_what_does() {
+    let home = Home::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    home.admin(&["port", &port]).expect(0).says("a program that is no supervisor of yours");
+    home.admin(&["free", &port, "--yes"]).expect(1).says(if cfg!(windows) { "netstat" } else { "lsof" });
+}
+
+#[test]
 fn enter_through_a_pipe_stops_an_idle_server() {
     let home = Home::new();
     let mut command = home.supervisor(&["echo", "--grace", HUGE]);

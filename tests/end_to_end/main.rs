@@ -43,6 +43,8 @@ mod gunicorn; // The real one, from PyPI, if there is one: restarts under load, 
 #[cfg(target_os = "linux")]
 mod kills; // Random kill -9 of programs, guardians and supervisors during restarts, and what is said of that.
 #[cfg(target_os = "linux")]
+mod port; // Who holds a port, and the end of whoever it is.
+#[cfg(target_os = "linux")]
 mod process; // What proc(5) tells: threads, descriptors, wake-ups.
 #[cfg(target_os = "linux")]
 mod pty; // A pseudo-terminal for the tests.

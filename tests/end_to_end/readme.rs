@@ -13,7 +13,7 @@ fn project() -> PathBuf {
 }
 
 /// A shell command in the project's folder, in which `supervisor`, `admin-cli` and `cargo` are found. A supervisor that
-/// is given no address takes a free one, and so does a program; `cargo run` runs the program, and `cargo test` and `cargo install` only see
+/// is given no address takes a free one; `cargo run` runs the program, and `cargo test` and `cargo install` only see
 /// whether there is something to test or install.
 fn shell(home: &Home, script: &str) -> Command {
     let bin = home.folder().join("bin");
@@ -27,8 +27,7 @@ fn shell(home: &Home, script: &str) -> Command {
         "supervisor",
         format!(
             "#!/bin/bash\n[[ $* == *--listen* || $1 == exec ]] || set -- \"$@\" --listen 127.0.0.1:0\n\
-             exec {SUPERVISOR} \"${{@/8888/{}}}\"\n",
-            free_port()
+             exec {SUPERVISOR} \"$@\"\n"
         ),
     );
     let _ = symlink(ADMIN_CLI, bin.join("admin-cli"));
@@ -54,16 +53,19 @@ fn blocks() -> Vec<String> {
     readme.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// A background command is given the time that a person takes to type the next one.
+/// A background command is given the time that a person takes to type the next one, and what is on port 8888 is on a
+/// free one.
 fn at_typing_speed(block: &str, log: &Path) -> String {
     let log = log.display();
     let lines = block.lines().map(|line| match line.strip_suffix(" &") {
         Some(line) => {
-            format!("{line} 2> {log} &\nuntil grep -q '(pid ' {log} 2> /dev/null; do sleep 0.02; done\n")
+            let is_there =
+                if line.starts_with("python3 ") { "admin-cli port 8888".into() } else { format!("grep '(pid ' {log}") };
+            format!("{line} 2> {log} &\nuntil {is_there} > /dev/null 2>&1; do sleep 0.02; done\n")
         }
         None => format!("{line}\n"),
     });
-    lines.collect()
+    lines.collect::<String>().replace("8888", &free_port().to_string())
 }
 
 fn run(home: &Home, script: &str) -> Ended {
@@ -94,7 +96,7 @@ fn every_command_of_the_readme_does_what_it_says() {
 fn the_readme_names_every_option() {
     let home = Home::new();
     let readme = fs::read_to_string(project().join("README.md")).unwrap();
-    let commands = ["stop", "events", "check"].map(|command| (ADMIN_CLI, [command, "--help"]));
+    let commands = ["stop", "events", "check", "free"].map(|command| (ADMIN_CLI, [command, "--help"]));
     for (program, arguments) in [(SUPERVISOR, ["http", "--help"])].into_iter().chain(commands) {
         let mut command = home.program(program);
         command.args(arguments);

@@ -3,14 +3,19 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use nix::unistd::geteuid;
+use nix::sys::signal::Signal::SIGTERM;
+use nix::unistd::{User, geteuid};
 
-use crate::support::{ADMIN_CLI, HUGE, Home, SUPERVISOR};
+use crate::support::{ADMIN_CLI, Ended, HUGE, Home, Process, SUPERVISOR, eventually, free_port};
 
 /// The user `nobody`, on most systems.
 const OTHER: u32 = 65534;
+
+/// Listens on an address and a port.
+const LISTEN: &str = "import signal, socket, sys; listener = socket.create_server((sys.argv[1], int(sys.argv[2]))); \
+                      print('ready', flush=True); signal.pause()";
 
 /// Runs what follows as another user.
 const AS_OTHER: [&str; 6] = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
@@ -44,6 +49,23 @@ impl Lobby {
         let mut command = self.home.program(AS_OTHER[0]);
         command.args(&AS_OTHER[1..]).arg(self.folder.join(program)).args(arguments);
         command
+    }
+
+    /// A server in Python, run by this command.
+    fn listener(&self, by: &[&str], address: &str, port: u16) -> Process {
+        let line = [by, &["/usr/bin/env", "python3", "-c", LISTEN, address]].concat();
+        let mut command = self.home.program(line[0]);
+        command.args(&line[1..]).arg(port.to_string()).stdout(Stdio::piped());
+        let process = self.home.spawn(command);
+        process.out.wait_for("ready");
+        process
+    }
+
+    /// Runs `admin-cli` as the other user, with that one's own folder.
+    fn admin_as_other(&self, arguments: &[&str]) -> Ended {
+        let mut command = self.as_other("admin-cli", arguments);
+        command.env_remove("XDG_RUNTIME_DIR");
+        self.home.run(command)
     }
 }
 
@@ -84,7 +106,7 @@ fn root_may_command_the_supervisor_of_another_user() {
     let program = lobby.folder.join("supervisor").display().to_string();
     let by: Vec<&str> = AS_OTHER.iter().copied().chain([program.as_str()]).collect();
     let mut command = lobby.home.program(by[0]);
-    let port = crate::support::free_port().to_string();
+    let port = free_port().to_string();
     command.args(&by[1..]).args(["echo", "--name", lobby.home.name(), "--listen", &port]);
     let instance = lobby.home.start_by(command);
     instance.admin(&["ping"]).expect(0);
@@ -108,6 +130,85 @@ fn a_port_that_needs_a_privilege_is_exit_code_4() {
     assert_eq!(ended.err.lines().count(), 1, "{ended}");
     let left: Vec<_> = fs::read_dir(lobby.home.sockets()).into_iter().flatten().collect();
     assert!(left.is_empty(), "{left:?} is left behind");
+}
+
+#[test]
+fn the_port_of_another_user_is_not_freed() {
+    let Some(lobby) = Lobby::open() else { return };
+    let port = free_port();
+    let number = port.to_string();
+    let server = lobby.listener(&[], "127.0.0.1", port);
+    lobby.admin_as_other(&["port", &number]).expect(0).says("a process of root that cannot be seen from here");
+    let answer = lobby.admin_as_other(&["port", &number, "--json"]).expect(0).json();
+    assert_eq!((&answer["by"][0]["user"], &answer["by"][0]["pid"]), (&"root".into(), &serde_json::Value::Null));
+    lobby.admin_as_other(&["free", &number, "--yes"]).expect(4).says("run this as root");
+    let answer = lobby.admin_as_other(&["free", &number, "--now", "--yes", "--json"]).expect(4).json();
+    assert_eq!(answer["code"], "not_permitted");
+    assert!(server.is_running());
+}
+
+#[test]
+fn of_a_port_that_two_users_hold_nobody_is_ended() {
+    let Some(lobby) = Lobby::open() else { return };
+    let port = free_port();
+    let roots = lobby.listener(&[], "127.0.0.1", port);
+    let others = lobby.listener(&AS_OTHER, "127.0.0.2", port);
+    lobby.admin_as_other(&["free", &port.to_string(), "--now", "--yes"]).expect(4);
+    assert!(roots.is_running() && others.is_running());
+}
+
+#[test]
+fn a_socket_that_another_user_has_made_is_not_freed() {
+    let Some(lobby) = Lobby::open() else { return };
+    let port = free_port().to_string();
+    // Root listens, and becomes another user by starting another program.
+    let script = "import os, socket, sys; listener = socket.create_server(('127.0.0.1', int(sys.argv[1]))); \
+                  listener.set_inheritable(True); print('ready', flush=True); os.execvp(sys.argv[2], sys.argv[2:])";
+    let mut command = lobby.home.program("python3");
+    command.args(["-c", script, &port]).args(AS_OTHER).args(["sleep", "1000"]).stdout(Stdio::piped());
+    let server = lobby.home.spawn(command);
+    server.out.wait_for("ready");
+    eventually("it has become the other program", || {
+        lobby.admin_as_other(&["port", &port]).out.contains("sleep (pid ")
+    });
+    lobby.admin_as_other(&["free", &port, "--now", "--yes"]).expect(4).says("on a socket of root: run this as root");
+    assert!(server.is_running());
+}
+
+#[test]
+fn a_process_of_another_user_is_not_ended_whatever_this_one_may() {
+    let Some(lobby) = Lobby::open() else { return };
+    let port = free_port().to_string();
+    // Root holds a socket that the other user could have made.
+    let script = format!(
+        "import os, signal, socket, sys; os.seteuid({OTHER}); listener = socket.create_server(('127.0.0.1', \
+         int(sys.argv[1]))); os.seteuid(0); print('ready', flush=True); signal.pause()"
+    );
+    let mut command = lobby.home.program("python3");
+    command.args(["-c", &script, &port]).stdout(Stdio::piped());
+    let server = lobby.home.spawn(command);
+    server.out.wait_for("ready");
+    // One who sees and may end everybody's processes, and is not root.
+    let mut command = lobby.home.program(AS_OTHER[0]);
+    command.args(&AS_OTHER[1..]).env_remove("XDG_RUNTIME_DIR");
+    for set in ["--inh-caps", "--ambient-caps"] {
+        command.args([set, "+sys_ptrace,+dac_read_search,+kill"]);
+    }
+    command.arg(lobby.folder.join("admin-cli")).args(["free", &port, "--now", "--yes"]);
+    lobby.home.run(command).expect(4).says(&format!("(pid {}, root): run this as root", server.pid));
+    assert!(server.is_running());
+}
+
+#[test]
+fn root_may_free_the_port_of_another_user() {
+    let Some(lobby) = Lobby::open() else { return };
+    let port = free_port();
+    let server = lobby.listener(&AS_OTHER, "127.0.0.1", port);
+    let other = User::from_uid(OTHER.into()).unwrap().map_or(format!("user {OTHER}"), |user| user.name);
+    let port = port.to_string();
+    lobby.home.admin(&["port", &port]).expect(0).says(&format!("(pid {}, {other})", server.pid));
+    lobby.home.admin(&["free", &port, "--grace", HUGE, "--yes"]).expect(0).says("has ended");
+    assert_eq!(server.wait(), -(SIGTERM as i32));
 }
 
 #[test]

@@ -1,0 +1,341 @@
+//! How those who hold a port are ended: by TERM, and after the grace period by KILL.
+
+use std::time::Duration;
+
+use super::Process;
+
+/// Hears for whom a wait goes on, and for how long at most.
+pub type Show<'a> = &'a dyn Fn(&[&Process], Duration);
+
+/// A process that was asked to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Which one.
+    pub process: Process,
+    /// What became of it.
+    pub end: End,
+}
+
+/// What became of a process that was asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It ended when it was asked to.
+    Asked,
+    /// It had to be killed.
+    Killed,
+    /// It let go of the port and goes on.
+    LetGo,
+}
+
+#[cfg(target_os = "linux")]
+pub use linux::Ending;
+
+#[cfg(not(target_os = "linux"))]
+pub use elsewhere::Ending;
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::collections::HashSet;
+    use std::io::{self, ErrorKind};
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::time::{Duration, Instant};
+
+    use nix::errno::Errno;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::unistd::geteuid;
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    use worker::deadline_after;
+
+    use super::super::{Holder, Process, User, who_has};
+    use super::{End, Ended, Show};
+    use crate::text::Reason;
+
+    /// How long a process may take to end that was killed.
+    const KILLED: Duration = Duration::from_secs(5);
+
+    /// How often whoever waits is told for how long.
+    const TICK: Duration = Duration::from_secs(1);
+
+    /// Ends all who hold these sockets, those included that get them meanwhile, as new workers of a server do.
+    #[derive(Debug)]
+    pub struct Ending {
+        port: u16,
+        sockets: HashSet<u64>,
+        known: Vec<Known>,
+    }
+
+    /// A process that holds a socket, or did.
+    #[derive(Debug)]
+    struct Known {
+        process: Process,
+        /// The process itself: its number may be somebody else's by now.
+        handle: OwnedFd,
+        sent: Option<Signal>,
+        ended: bool,
+    }
+
+    impl Ending {
+        /// Takes hold of these processes, whatever becomes of their numbers. Nothing happens to them yet.
+        ///
+        /// # Errors
+        /// A message for people when one of them is not to be ended, or cannot be. Then it is `PermissionDenied` if it
+        /// is another user's or cannot be seen.
+        pub fn new(port: u16, holders: &[Holder]) -> io::Result<Ending> {
+            let mut ending = Ending { port, sockets: HashSet::new(), known: Vec::new() };
+            for Holder { user, process, socket, .. } in holders {
+                let Some(process) = process else {
+                    return Err(io::Error::new(ErrorKind::PermissionDenied, hidden(port, *user)));
+                };
+                if let Some(owner) = user.filter(|&owner| is_foreign(owner)) {
+                    return Err(ending.refused(process, &format!(", on a socket of {owner}: run this as root")));
+                }
+                ending.sockets.insert(*socket);
+            }
+            let processes: Vec<Process> = holders.iter().filter_map(|holder| holder.process.clone()).collect();
+            ending.learn(&processes)?;
+            Ok(ending)
+        }
+
+        /// Asks all of them to end, and kills those that still hold the port after the grace period. Returns when they
+        /// have ended, or at the end of the grace period if they have let go of the port by then. `show` hears each
+        /// second for whom this waits and for how long.
+        ///
+        /// # Errors
+        /// A message for people; `TimedOut` when one that was killed does not end.
+        pub fn run(mut self, grace: Duration, show: Option<Show<'_>>) -> io::Result<Vec<Ended>> {
+            let deadline = deadline_after(Instant::now(), grace);
+            let mut killed_by = None;
+            loop {
+                let mut holding = self.look()?;
+                if self.learn(&holding)? {
+                    // Only who still holds a socket when it has been taken hold of is the one that was seen.
+                    holding = self.look()?;
+                }
+                let signal = if Instant::now() < deadline { Signal::TERM } else { Signal::KILL };
+                if !self.send(signal, &holding)? {
+                    break;
+                }
+                if signal == Signal::TERM {
+                    self.wait(signal, deadline, show)?;
+                } else {
+                    let killed_by = *killed_by.get_or_insert_with(|| Instant::now() + KILLED);
+                    self.wait(signal, killed_by, None)?;
+                    self.give_up_after(killed_by)?;
+                }
+            }
+            Ok(self.known.into_iter().filter_map(Known::outcome).collect())
+        }
+
+        /// Those that hold one of the sockets now.
+        fn look(&self) -> io::Result<Vec<Process>> {
+            Ok(who_has(&self.sockets)?.into_iter().map(|(process, _)| process).collect())
+        }
+
+        /// Takes hold of those that are not known yet. Returns whether there are any.
+        fn learn(&mut self, processes: &[Process]) -> io::Result<bool> {
+            self.see_ends(Duration::ZERO)?;
+            let mut learnt = false;
+            for process in processes {
+                if self.knows(process.pid) {
+                    continue;
+                }
+                self.check(process)?;
+                // Each process has a number that is one.
+                let Some(pid) = process.pid.try_into().ok().and_then(Pid::from_raw) else { continue };
+                match pidfd_open(pid, PidfdFlags::empty()) {
+                    Ok(handle) => {
+                        self.known.push(Known { process: process.clone(), handle, sent: None, ended: false });
+                        learnt = true;
+                    }
+                    // It has ended meanwhile.
+                    Err(rustix::io::Errno::SRCH) => {}
+                    Err(rustix::io::Errno::NOSYS) => {
+                        let message = format!("cannot end {process}: that takes Linux 5.3 or newer; `kill` can do it");
+                        return Err(io::Error::new(ErrorKind::Unsupported, message));
+                    }
+                    Err(error) => return Err(failed(process, &error.into())),
+                }
+            }
+            Ok(learnt)
+        }
+
+        fn knows(&self, pid: u32) -> bool {
+            self.known.iter().any(|known| known.process.pid == pid && !known.ended)
+        }
+
+        /// Whether a process may be ended.
+        fn check(&self, process: &Process) -> io::Result<()> {
+            if process.pid == std::process::id() {
+                let why = ": that is this very command, which was started with that socket open";
+                Err(io::Error::other(self.held_by(process, why)))
+            } else if process.pid == 1 || process.name == "systemd" {
+                // Everything else would end with it.
+                Err(self.refused(process, ", which looks after others: make it let go of the port by its own means"))
+            } else if is_foreign(process.user) {
+                Err(self.refused(process, ": run this as root"))
+            } else if let [_, .., supervisor] = process.keepers()[..] {
+                let why = format!(
+                    ", the program of a supervisor (pid {supervisor}) that would start it again: stop that one, with \
+                     `admin-cli --socket`, its own terminal or `kill {supervisor}`"
+                );
+                Err(io::Error::other(self.held_by(process, &why)))
+            } else {
+                Ok(())
+            }
+        }
+
+        fn refused(&self, process: &Process, why: &str) -> io::Error {
+            io::Error::new(ErrorKind::PermissionDenied, self.held_by(process, why))
+        }
+
+        fn held_by(&self, process: &Process, why: &str) -> String {
+            format!("port {} is held by {process}{why}", self.port)
+        }
+
+        /// Sends the signal to those that have not got it yet. Returns whether there is anybody to be waited for.
+        fn send(&mut self, signal: Signal, holding: &[Process]) -> io::Result<bool> {
+            let holds = |known: &&mut Known| holding.iter().any(|process| process.pid == known.process.pid);
+            let mut told = false;
+            for known in self.known.iter_mut().filter(|known| !known.ended).filter(holds) {
+                if known.sent != Some(signal) {
+                    known.send(signal)?;
+                }
+                told = true;
+            }
+            Ok(told)
+        }
+
+        /// Waits until all that have got the signal have ended, or until the time has come.
+        fn wait(&mut self, signal: Signal, until: Instant, show: Option<Show<'_>>) -> io::Result<()> {
+            loop {
+                self.see_ends(Duration::ZERO)?;
+                let awaited = self.awaited(signal);
+                let left = until.saturating_duration_since(Instant::now());
+                if awaited.is_empty() || left.is_zero() {
+                    return Ok(());
+                }
+                if let Some(show) = show {
+                    show(&awaited, left);
+                }
+                // The timeout is cut off to whole milliseconds.
+                let left = left + Duration::from_millis(1);
+                self.see_ends(if show.is_some() { left.min(TICK) } else { left })?;
+            }
+        }
+
+        fn awaited(&self, signal: Signal) -> Vec<&Process> {
+            let awaited = self.known.iter().filter(|known| !known.ended && known.sent == Some(signal));
+            awaited.map(|known| &known.process).collect()
+        }
+
+        /// Waits until one of them ends, or for this long.
+        fn see_ends(&mut self, limit: Duration) -> io::Result<()> {
+            let mut living: Vec<&mut Known> = self.known.iter_mut().filter(|known| !known.ended).collect();
+            let handles = living.iter().map(|known| PollFd::new(known.handle.as_fd(), PollFlags::POLLIN));
+            let mut handles: Vec<_> = handles.collect();
+            match poll(&mut handles, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let ended: Vec<bool> = handles.iter().map(|handle| handle.any() == Some(true)).collect();
+            for (known, ended) in living.iter_mut().zip(ended) {
+                known.ended = ended;
+            }
+            Ok(())
+        }
+
+        fn give_up_after(&self, end: Instant) -> io::Result<()> {
+            match self.awaited(Signal::KILL).first() {
+                Some(process) if Instant::now() >= end => {
+                    let message = format!("{process} was killed and does not end: the system keeps it");
+                    Err(io::Error::new(ErrorKind::TimedOut, message))
+                }
+                Some(_) | None => Ok(()),
+            }
+        }
+    }
+
+    impl Known {
+        fn send(&mut self, signal: Signal) -> io::Result<()> {
+            let send = |signal| match pidfd_send_signal(&self.handle, signal) {
+                // It has ended meanwhile.
+                Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+                Err(error) => Err(failed(&self.process, &error.into())),
+            };
+            send(signal)?;
+            // One that is suspended could not end.
+            send(Signal::CONT)?;
+            self.sent = Some(signal);
+            Ok(())
+        }
+
+        fn outcome(self) -> Option<Ended> {
+            let end = match (self.ended, self.sent?) {
+                (false, _) => End::LetGo,
+                (true, Signal::KILL) => End::Killed,
+                (true, _) => End::Asked,
+            };
+            Some(Ended { process: self.process, end })
+        }
+    }
+
+    fn failed(process: &Process, error: &io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("cannot end {process}: {}", Reason(error)))
+    }
+
+    fn hidden(port: u16, user: Option<User>) -> String {
+        let whose = user.map(|user| format!(" of {user}")).unwrap_or_default();
+        let advice = if geteuid().is_root() {
+            "it is in another container, or the system's own"
+        } else {
+            "it is another user's, has privileges, or is in another container; run this as root"
+        };
+        format!("port {port} is held by a process{whose} that cannot be seen from here: {advice}")
+    }
+
+    fn is_foreign(owner: User) -> bool {
+        let user = geteuid();
+        !user.is_root() && owner.0 != user.as_raw()
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod elsewhere {
+    use std::convert::Infallible;
+    use std::io;
+    use std::time::Duration;
+
+    use super::super::Holder;
+    use super::{Ended, Show};
+
+    /// Where the system does not tell who holds a port, nobody is ended.
+    #[derive(Debug)]
+    pub struct Ending(Infallible);
+
+    impl Ending {
+        /// Says how to go on by hand.
+        ///
+        /// # Errors
+        /// Always.
+        pub fn new(port: u16, _holders: &[Holder]) -> io::Result<Ending> {
+            let (names, ends) = if cfg!(windows) {
+                ("netstat -ano".to_owned(), "taskkill /F /PID")
+            } else {
+                (format!("lsof -nP -iTCP:{port} -sTCP:LISTEN"), "kill")
+            };
+            let message = format!(
+                "port {port} is held by a program that is no supervisor of yours, and this system does not tell \
+                 here which one: `{names}` names it, and `{ends}` ends it"
+            );
+            Err(io::Error::new(io::ErrorKind::Unsupported, message))
+        }
+
+        /// Cannot be reached.
+        ///
+        /// # Errors
+        /// None.
+        pub fn run(self, _grace: Duration, _show: Option<Show<'_>>) -> io::Result<Vec<Ended>> {
+            match self.0 {}
+        }
+    }
+}
