@@ -2,6 +2,7 @@
 # Restarts a supervisor, as a deploy would: stop, wait until everybody has left, start, check.
 #
 #   restart.sh NAME COMMAND...
+#   DELAY=2 restart.sh NAME COMMAND...     not ready for new clients two seconds before it stops
 #   restart.sh web supervisor http /srv/www --name web --listen 8080
 #
 # Exit codes: 0 the new one serves; else the old one could not be stopped, or the new one does not serve.
@@ -11,7 +12,7 @@ shift
 
 # `stop` returns when the last client has left: the port and the name are free then, and no sleep is needed.
 code=0
-admin-cli --name "$name" stop --grace 5 --timeout 30 || code=$?
+admin-cli --name "$name" stop --grace 5 --timeout 30 ${DELAY:+--delay "$DELAY"} || code=$?
 case $code in
     0) ;;
     3) echo "restart: $name was not running" ;;

@@ -7,6 +7,8 @@ mod support; // Home, Instance, Process, Client: what the tests are written with
 
 mod config; // Settings from a file, and admin-cli check.
 mod everywhere; // What has to work on every system, Windows included.
+#[cfg(target_os = "linux")]
+mod haproxy; // Three supervisors behind a real load balancer, restarted one after the other.
 mod health; // The HTTP endpoint of --health, and admin-cli metrics.
 mod help; // What the programs say about themselves: help, completions, man pages; with and without colours.
 mod reconfigure; // What restarts take from a configuration that has changed, and what from one that is wrong.

@@ -8,14 +8,14 @@ use std::process::{Command, Stdio};
 use crate::support::{ADMIN_CLI, Ended, HUGE, Home, SUPERVISOR, free_port};
 
 /// The project's folder.
-fn project() -> PathBuf {
+pub fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 /// A shell command in the project's folder, in which `supervisor`, `admin-cli` and `cargo` are found. A supervisor that
 /// is given no address takes a free one; `cargo run` runs the program, and `cargo test` and `cargo install` only see
 /// whether there is something to test or install.
-fn shell(home: &Home, script: &str) -> Command {
+pub fn shell(home: &Home, script: &str) -> Command {
     let bin = home.folder().join("bin");
     fs::create_dir_all(&bin).unwrap();
     let write = |name: &str, text: String| {

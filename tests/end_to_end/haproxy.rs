@@ -1,0 +1,82 @@
+//! Three supervisors behind HAProxy, restarted one after the other by `examples/haproxy/rolling-restart.sh`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use load::{Load, Mode};
+
+use crate::readme::{project, shell};
+use crate::support::{Client, Home, eventually, free_port};
+
+const NAMES: [&str; 3] = ["web1", "web2", "web3"];
+
+/// How long the load balancer may take to see whether a server is ready, in seconds.
+const DELAY: &str = "1";
+
+#[test]
+fn a_rolling_restart_behind_haproxy_loses_no_request() {
+    if Command::new("haproxy").arg("-v").output().is_err() {
+        eprintln!("skipped: there is no haproxy");
+        return;
+    }
+    let home = Home::new();
+    let files = home.folder().join("files");
+    fs::create_dir(&files).unwrap();
+    let body = "x".repeat(1024);
+    fs::write(files.join("1k"), &body).unwrap();
+
+    // The example's ports become free ones.
+    let mut config = fs::read_to_string(project().join("examples/haproxy/haproxy.cfg")).unwrap();
+    let front = free_port();
+    config = config.replace("127.0.0.1:8080", &format!("127.0.0.1:{front}"));
+    let mut start = "#!/bin/sh\ncase $1 in\n".to_owned();
+    for (number, name) in NAMES.iter().enumerate() {
+        let (port, health) = (free_port(), free_port());
+        let number = number + 1;
+        config = config.replace(&format!(":808{number} port 908{number}"), &format!(":{port} port {health}"));
+        writeln!(start, "{name}) set -- --name {name} --listen {port} --health {health} ;;").unwrap();
+    }
+    writeln!(start, "esac\nexec supervisor http {} \"$@\"", files.display()).unwrap();
+    let (config_file, start_file) = (home.folder().join("haproxy.cfg"), home.folder().join("start"));
+    fs::write(&config_file, config).unwrap();
+    fs::write(&start_file, start).unwrap();
+    fs::set_permissions(&start_file, fs::Permissions::from_mode(0o755)).unwrap();
+    let start = start_file.to_str().unwrap();
+
+    let supervisors: Vec<_> = NAMES
+        .iter()
+        .map(|name| {
+            let mut command = shell(&home, &format!("{start} {name}"));
+            command.stderr(Stdio::null());
+            home.spawn(command)
+        })
+        .collect();
+    let pid = |name| home.admin(&["--name", name, "status", "--json"]).json()["pid"].clone();
+    eventually("all are there", || NAMES.iter().all(|name| home.admin(&["--name", name, "ping"]).code == 0));
+    let before = NAMES.map(pid);
+    let mut haproxy = home.program("haproxy");
+    haproxy.arg("-f").arg(&config_file).stdout(Stdio::null()).stderr(Stdio::null());
+    let haproxy = home.spawn(haproxy);
+    let address = ([127, 0, 0, 1], front).into();
+    eventually("the load balancer has found one", || {
+        Client::try_connect(address).is_ok_and(|mut client| client.get("/1k").status == 200)
+    });
+
+    let load = Load::new(address, "/1k", body, Mode::OnePerConnection).begin();
+    let script = format!("DELAY={DELAY} examples/haproxy/rolling-restart.sh {start} {}", NAMES.join(" "));
+    let mut rolling = shell(&home, &script);
+    // The supervisors that it starts outlive it, with its stdout and stderr.
+    rolling.stdout(Stdio::null()).stderr(Stdio::null());
+    assert_eq!(home.spawn(rolling).wait(), 0);
+    let report = load.end();
+    assert_eq!(report.lost(), 0, "{report}");
+    eprintln!("{report}");
+    let after = NAMES.map(pid);
+    assert!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?} {after:?}");
+    supervisors.iter().for_each(|supervisor| assert_eq!(supervisor.wait(), 0));
+    haproxy.kill();
+    home.admin(&["stop", "--all"]).expect(0);
+    eventually("all have ended", || home.admin(&["list"]).err.contains("no supervisor"));
+}
