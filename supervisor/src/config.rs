@@ -107,11 +107,21 @@ enum Server {
         options: Options,
     },
     /// Run any program: stop, restart and replace it
-    #[command(after_help = "Examples:
+    #[cfg_attr(
+        unix,
+        command(after_help = "Examples:
   supervisor exec -- python3 -m http.server 8888
   supervisor exec --ready connect=8888 -- python3 -m http.server 8888
   supervisor exec --listen 8000 --ready notify --grace 30s -- ./server
-  supervisor exec --name queue --restart always --stop-signal INT -- ./worker --fast")]
+  supervisor exec --name queue --restart always --stop-signal INT -- ./worker --fast")
+    )]
+    #[cfg_attr(
+        windows,
+        command(after_help = "Examples:
+  supervisor exec -- python -m http.server 8888
+  supervisor exec --ready connect=8888 -- python -m http.server 8888
+  supervisor exec --name queue --restart always --grace 30s -- worker.exe --fast")
+    )]
     Exec {
         /// Address whose socket the program gets, by the protocol of sd_listen_fds(3): a port, an address and a port,
         /// or the path of a Unix socket (/run/app.sock); more than once for several
