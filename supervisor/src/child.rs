@@ -1,8 +1,8 @@
 //! A server that is a child process: any program.
 //!
-//! What is the same everywhere is here and in `running.rs`: how a program is built, what it takes to be ready, and what master
-//! control hears of it. `unix.rs` and `windows.rs` have the rest: how it is started, asked to end and killed, and how one knows
-//! that nothing of it is left.
+//! What is the same everywhere is here and in `running.rs`: how a program is built, what it takes to be ready, and what
+//! master control hears of it. `unix.rs` and `windows.rs` have the rest: how it is started, asked to end and killed,
+//! and how one knows that nothing of it is left.
 
 #[cfg(unix)]
 #[doc(hidden)]
@@ -183,8 +183,8 @@ impl Stock {
 }
 
 impl Children {
-    /// Programs that get these sockets, on which the next one can start while the last one runs. Without any, they do not
-    /// overlap.
+    /// Programs that get these sockets, on which the next one can start while the last one runs. Without any, they do
+    /// not overlap.
     ///
     /// # Errors
     /// What the system says.

@@ -327,12 +327,12 @@ impl Supervisor {
     /// Binds the addresses and starts the program, which gets their sockets. When this returns it is ready, and all
     /// triggers are in place. The path of a Unix socket is removed at the end.
     ///
-    /// No other child process may be started by this process from then on: on Unix nobody but the supervisor may wait for
-    /// one, and on Windows it would be taken for the program's, and ended with it.
+    /// No other child process may be started by this process from then on: on Unix nobody but the supervisor may wait
+    /// for one, and on Windows it would be taken for the program's, and ended with it.
     ///
     /// # Errors
-    /// When an address cannot be bound, the name is taken, the program cannot be started or is not ready in time, or something
-    /// else that is needed cannot be had: on Windows that is any socket. Nothing is left behind then.
+    /// When an address cannot be bound, the name is taken, the program cannot be started or is not ready in time, or
+    /// something else that is needed cannot be had: on Windows that is any socket. Nothing is left behind then.
     pub fn start_program(self, addresses: &[Address]) -> Result<Running, Error> {
         let claimed = self.claim()?;
         let (mut sockets, mut files, mut bound_to) = (Vec::new(), Vec::new(), Vec::new());

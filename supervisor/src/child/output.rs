@@ -27,8 +27,8 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Only while a program has to prove itself: what it writes goes no detour without need. Returns where the program shall
-    /// write, too.
+    /// Only while a program has to prove itself: what it writes goes no detour without need. Returns where the program
+    /// shall write, too.
     pub(super) fn of(program: &Program) -> io::Result<(Option<Output>, Option<PipeWriter>)> {
         Ok((program.ready != Ready::AtOnce).then(Output::new).transpose()?.unzip())
     }

@@ -1,9 +1,9 @@
 //! Programs on Unix.
 //!
-//! Between the supervisor and the program stands a guardian, a process of this same executable, one for each generation. It
-//! starts a launcher, of this same executable, too, which becomes the program. So nothing has to run between `fork` and
-//! `exec`, where only unsafe code can be, and there is always somebody who cleans up: the guardian when the supervisor is
-//! killed, and the supervisor when the guardian is.
+//! Between the supervisor and the program stands a guardian, a process of this same executable, one for each
+//! generation. It starts a launcher, of this same executable, too, which becomes the program. So nothing has to run
+//! between `fork` and `exec`, where only unsafe code can be, and there is always somebody who cleans up: the guardian
+//! when the supervisor is killed, and the supervisor when the guardian is.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -185,7 +185,8 @@ impl Children {
     }
 }
 
-/// Hears what the guardian and the program say, until the guardian ends. Returns whether that said before that nothing is left.
+/// Hears what the guardian and the program say, until the guardian ends. Returns whether that said before that nothing
+/// is left.
 fn follow(running: &Running, mut guardian: UnixStream, notify: Option<&NotifySocket>, log: &Journal) -> bool {
     let mut lines = Lines::default();
     let mut piece = [0; 1024];

@@ -1,10 +1,12 @@
 //! Programs on Windows.
 //!
-//! The supervisor puts itself into a job object. What it starts is in that job from its first moment on, and so is what that
-//! starts; and the system ends all of it when the job is closed, which is when the supervisor ends, whatever ends it. Since
-//! no two programs run at the same time, all that is in the job beside the supervisor belongs to the one that runs.
+//! The supervisor puts itself into a job object. What it starts is in that job from its first moment on, and so is what
+//! that starts; and the system ends all of it when the job is closed, which is when the supervisor ends, whatever ends
+//! it. Since no two programs run at the same time, all that is in the job beside the supervisor belongs to the one that
+//! runs.
 //!
-//! A thread named `child` waits until nothing of a program is left, and one named `guardian` does to it what it is told to.
+//! A thread named `child` waits until nothing of a program is left, and one named `guardian` does to it what it is told
+//! to.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -96,8 +98,8 @@ impl Host {
     /// The processes beside this one.
     ///
     /// # Errors
-    /// What the system says, also if there are more than 1024. Those can be neither waited for nor killed one by one; they end
-    /// with this process.
+    /// What the system says, also if there are more than 1024. Those can be neither waited for nor killed one by one;
+    /// they end with this process.
     fn others(&self) -> io::Result<Vec<u32>> {
         let own = std::process::id();
         let pids = self.job.query_process_id_list()?.into_iter();

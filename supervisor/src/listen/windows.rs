@@ -1,5 +1,5 @@
-//! Sockets that listen, for programs: there are none. A socket can be given to another process there, but only to one that
-//! takes part in that.
+//! Sockets that listen, for programs: there are none. A socket can be given to another process there, but only to one
+//! that takes part in that.
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};

@@ -49,8 +49,8 @@ impl Door {
 
     pub(super) fn close(self, gone: &Receiver<Infallible>) {
         self.closed.store(true, Ordering::SeqCst);
-        // If nobody can connect, nobody is waiting to accept either. A client that has left again when the thread comes to
-        // accept it does not wake it, so this one stays.
+        // If nobody can connect, nobody is waiting to accept either. A client that has left again when the thread comes
+        // to accept it does not wake it, so this one stays.
         let _waker = self.place.socket_name().and_then(Stream::connect);
         let _ = gone.recv();
     }
