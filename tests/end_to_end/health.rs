@@ -407,34 +407,21 @@ while not ending or os.path.exists(go):
     }
 }
 
-/// Stops one thread and no other, as a debugger does.
 #[cfg(target_os = "linux")]
 #[test]
 fn who_asks_a_master_control_that_hangs_hears_that_it_is_not_alive() {
-    use nix::sys::ptrace;
-    use nix::sys::wait::{WaitPidFlag, waitpid};
-
     let home = Home::new();
     let health = Health::new();
     let instance = health.start(&home, &["echo"]);
     assert_eq!(health.get("/live").0, 200);
-    let thread = crate::process::task(instance.pid, "master-control");
-    // Between two events: there it holds nothing that somebody else could wait for.
-    eventually("it waits for the next event", || {
-        let threads = crate::process::threads(instance.pid);
-        threads.iter().any(|(name, state)| name == "master-control" && state == "S")
-    });
-    ptrace::seize(thread, ptrace::Options::empty()).unwrap();
-    ptrace::interrupt(thread).unwrap();
-    waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+    let hanging = crate::process::Hanging::new(instance.pid);
     // At the same time, since the process ends when nobody gets an answer for long.
     let answers = thread::scope(|scope| {
         let asking = ["/live", "/ready", "/metrics"].map(|path| scope.spawn(move || health.try_get(path)));
         asking.map(|asking| asking.join().ok().flatten())
     });
-    // Who asks in vain is what ends it: the last resort. Whoever traces a thread has to see its end, or the process
-    // stays.
-    waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+    // Who asks in vain is what ends it: the last resort.
+    hanging.wait();
     for answer in answers {
         assert_eq!(answer, Some((503, "master control does not answer\n".into())));
     }

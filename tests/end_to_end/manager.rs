@@ -168,9 +168,6 @@ fn restarts_that_are_asked_for_together_are_told_one_after_the_other() {
 #[test]
 #[cfg(target_os = "linux")]
 fn signs_of_life_come_from_master_control_and_end_when_it_hangs() {
-    use nix::sys::ptrace;
-    use nix::sys::wait::{WaitPidFlag, waitpid};
-
     let home = Home::new();
     let manager = Manager::new(&home);
     // The process id that is meant is that of the program that comes after the shell.
@@ -181,10 +178,7 @@ fn signs_of_life_come_from_master_control_and_end_when_it_hangs() {
     for _ in 0..5 {
         manager.hears_up_to("WATCHDOG=1");
     }
-    let thread = crate::process::task(instance.pid, "master-control");
-    ptrace::seize(thread, ptrace::Options::empty()).unwrap();
-    ptrace::interrupt(thread).unwrap();
-    waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+    let hanging = crate::process::Hanging::new(instance.pid);
     // What was said before, and then nothing: that has to be waited for.
     manager.0.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let mut heard = 0;
@@ -193,7 +187,7 @@ fn signs_of_life_come_from_master_control_and_end_when_it_hangs() {
         assert!(heard < 1000, "it goes on");
     }
     manager.0.set_read_timeout(Some(LIMIT)).unwrap();
-    ptrace::detach(thread, None).unwrap();
+    hanging.end();
     manager.hears_up_to("WATCHDOG=1");
     // During a stop, too.
     let mut client = instance.client();

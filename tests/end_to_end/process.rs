@@ -4,6 +4,9 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+
 use crate::support::{Home, Instance, eventually};
 
 /// The names and states of a process's threads.
@@ -21,11 +24,38 @@ pub fn threads(pid: u32) -> Vec<(String, String)> {
 }
 
 /// The id of the thread with this name.
-pub fn task(pid: u32, name: &str) -> nix::unistd::Pid {
+fn task(pid: u32, name: &str) -> nix::unistd::Pid {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let is_it = |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).is_ok_and(|it| it.trim() == name);
     let task = tasks.into_iter().find(is_it).unwrap_or_else(|| panic!("there is no thread {name}"));
     nix::unistd::Pid::from_raw(task.file_name().into_string().unwrap().parse().unwrap())
+}
+
+/// A master control that is stopped, as a debugger does, while all other threads go on: between two events, where it
+/// holds nothing that others would wait for.
+pub struct Hanging(nix::unistd::Pid);
+
+impl Hanging {
+    pub fn new(pid: u32) -> Hanging {
+        let name = "master-control";
+        let waits = || threads(pid).iter().any(|(other, state)| other == name && state == "S");
+        eventually("it waits for the next event", waits);
+        let thread = task(pid, name);
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(thread).unwrap();
+        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        Hanging(thread)
+    }
+
+    /// Lets it go on.
+    pub fn end(self) {
+        ptrace::detach(self.0, None).unwrap();
+    }
+
+    /// Waits until its process has ended it. Whoever traces a thread has to see its end, or the process stays.
+    pub fn wait(self) {
+        waitpid(self.0, Some(WaitPidFlag::__WALL)).unwrap();
+    }
 }
 
 /// The number of open descriptors.

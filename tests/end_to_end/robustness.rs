@@ -10,7 +10,7 @@ use std::process::Stdio;
 use nix::sys::signal::Signal::SIGTERM;
 use serde_json::Value;
 
-use crate::process::{descriptors, memory, task, threads};
+use crate::process::{Hanging, descriptors, memory, threads};
 use crate::support::{HUGE, Home, Instance, LIMIT, eventually};
 
 #[test]
@@ -25,25 +25,17 @@ fn after_a_kill_it_starts_again_over_its_leftovers() {
     home.start(&["echo"]).assert_serves();
 }
 
-/// Stops one thread and no other, as a debugger does.
 #[test]
 fn a_master_control_that_hangs_ends_the_process_with_an_exit_code_of_its_own() {
-    use nix::sys::ptrace;
-    use nix::sys::wait::{WaitPidFlag, waitpid};
-
     let home = Home::new();
     let instance = home.start(&["echo"]);
     let mut client = instance.client();
     client.greet();
-    let thread = task(instance.pid, "master-control");
-    ptrace::seize(thread, ptrace::Options::empty()).unwrap();
-    ptrace::interrupt(thread).unwrap();
-    waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+    let hanging = Hanging::new(instance.pid);
     // The server knows nothing of this, and nobody can command it.
     client.greet();
     instance.admin(&["ping"]).expect(6);
-    // Whoever traces a thread has to see its end, or the process stays.
-    waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+    hanging.wait();
     let process = instance.into_process();
     assert_eq!(process.wait(), 10, "{}", process.err.whole());
     assert!(process.err.whole().contains("master control has not gone on for 10s"), "{}", process.err.whole());
