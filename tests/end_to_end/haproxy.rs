@@ -45,14 +45,10 @@ fn a_rolling_restart_behind_haproxy_loses_no_request() {
     fs::set_permissions(&start_file, fs::Permissions::from_mode(0o755)).unwrap();
     let start = start_file.to_str().unwrap();
 
-    let supervisors: Vec<_> = NAMES
-        .iter()
-        .map(|name| {
-            let mut command = shell(&home, &format!("{start} {name}"));
-            command.stderr(Stdio::null());
-            home.spawn(command)
-        })
-        .collect();
+    let script: String = NAMES.iter().map(|name| format!("sh {start} {name} & ")).collect();
+    let mut supervisors = shell(&home, &format!("{script}wait"));
+    supervisors.stderr(Stdio::null());
+    let supervisors = home.spawn(supervisors);
     let pid = |name| home.admin(&["--name", name, "status", "--json"]).json()["pid"].clone();
     eventually("all are there", || NAMES.iter().all(|name| home.admin(&["--name", name, "ping"]).code == 0));
     let before = NAMES.map(pid);
@@ -75,7 +71,7 @@ fn a_rolling_restart_behind_haproxy_loses_no_request() {
     eprintln!("{report}");
     let after = NAMES.map(pid);
     assert!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?} {after:?}");
-    supervisors.iter().for_each(|supervisor| assert_eq!(supervisor.wait(), 0));
+    assert_eq!(supervisors.wait(), 0);
     haproxy.kill();
     home.admin(&["stop", "--all"]).expect(0);
     eventually("all have ended", || home.admin(&["list"]).err.contains("no supervisor"));
