@@ -66,11 +66,11 @@ pub(crate) fn close(target: &Target, json: bool, close: &Close) -> Result<Exit, 
     ask(target, json, request, Wait::FOR_EVER.patience(), |answer| match answer {
         Answer::Closed { id, outcome } => {
             let exit = match outcome {
-                Outcome::Left | Outcome::Closed => Exit::Done,
+                Outcome::Left | Outcome::Closed | Outcome::Other(_) => Exit::Done,
                 Outcome::Forced => Exit::Forced,
                 Outcome::Stuck => Exit::Overrun,
             };
-            Some((describe_closed(*id, *outcome), exit))
+            Some((describe_closed(*id, outcome), exit))
         }
         _ => None,
     })

@@ -99,6 +99,10 @@ fn running() -> Result<Vec<Found>, Failure> {
 }
 
 fn only_one() -> Result<Chosen, Failure> {
+    // Whether that one runs shows when it is asked for what is wanted.
+    if let [one] = &instance::list().map_err(|error| Failure::system(&error))?[..] {
+        return named(one);
+    }
     match &running()?[..] {
         [one] => named(&one.name),
         several => named(&ask_which(several)?.name),

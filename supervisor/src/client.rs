@@ -1,16 +1,19 @@
 //! The other end of the admin socket: asks a supervisor for something.
 
 use std::fmt;
-use std::io::{self, BufReader};
+use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::ops::ControlFlow;
+#[cfg(windows)]
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+#[cfg(windows)]
 use std::thread;
 use std::time::{Duration, Instant};
 
 use interprocess::local_socket::Stream;
-use interprocess::local_socket::traits::Stream as _;
 
 use crate::VERSION;
+#[cfg(unix)]
+use crate::impatient::Impatient;
 use crate::instance::Place;
 use crate::protocol::{self, Answer, ErrorCode, LineError, Progress, Request, Response};
 use crate::text::Reason;
@@ -19,6 +22,7 @@ use crate::text::Reason;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How many lines are read ahead of whoever hears them.
+#[cfg(windows)]
 const UNHEARD: usize = 100;
 
 /// Why a supervisor did not answer.
@@ -110,34 +114,6 @@ pub fn ask(
     place: &Place,
     request: Request,
     patience: Patience,
-    progress: impl FnMut(Progress),
-) -> Result<Answer, AskError> {
-    let answer = ask_once(place, request, patience, progress);
-    let is_understood = match &answer {
-        Ok(Answer::Error(refusal)) => !matches!(refusal.code, ErrorCode::BadRequest | ErrorCode::UnsupportedVersion),
-        Err(AskError::NotUnderstood(_)) => false,
-        Ok(_) | Err(_) => true,
-    };
-    if is_understood {
-        return answer;
-    }
-    match ask_once(place, Request::Ping {}, Patience::short(), |_| {}) {
-        Ok(Answer::Pong { version, .. }) if version != VERSION => Err(AskError::OtherVersion(version)),
-        _ => answer,
-    }
-}
-
-/// Whether a version such as `0.9.1` comes before another one.
-fn is_older(version: &str, than: &str) -> bool {
-    let numbers =
-        |version: &str| -> Vec<u64> { version.split(['.', '-']).map_while(|part| part.parse().ok()).collect() };
-    numbers(version) < numbers(than)
-}
-
-fn ask_once(
-    place: &Place,
-    request: Request,
-    patience: Patience,
     mut progress: impl FnMut(Progress),
 ) -> Result<Answer, AskError> {
     listen(place, request, patience, |response| {
@@ -154,98 +130,207 @@ fn ask_once(
 /// returned.
 ///
 /// # Errors
-/// When the answer does not come in time, or ends before.
+/// When the answer does not come in time, ends before, or is not understood; and when the supervisor does not understand the
+/// request, if that is because it has another version.
 pub fn listen<T>(
     place: &Place,
     request: Request,
     patience: Patience,
     mut hear: impl FnMut(Response) -> ControlFlow<T>,
 ) -> Result<T, AskError> {
-    let began = Instant::now();
-    // A pipe on Windows has no read timeout, and to connect may block anywhere: a thread of its own does both. When
-    // the time is up it is left behind.
-    let responses = converse(place.clone(), request).map_err(AskError::Io)?;
-    let mut spoken = false;
-    loop {
-        let whole = patience.whole.map(|limit| limit.saturating_sub(began.elapsed()));
-        let first = (!spoken).then(|| patience.first.saturating_sub(began.elapsed()));
-        let response = match [whole, first].into_iter().flatten().min() {
-            Some(limit) => responses.recv_timeout(limit),
-            None => responses.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match response {
-            Ok(Ok(response)) => {
-                if let ControlFlow::Break(heard) = hear(response) {
-                    return Ok(heard);
-                }
-            }
-            Ok(Err(AskError::Io(_))) | Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout)
-                if !spoken && is_gone(place) =>
-            {
-                return Err(AskError::NotRunning);
-            }
-            Ok(Err(error)) => return Err(error),
-            Err(RecvTimeoutError::Disconnected) => return Err(AskError::HungUp),
-            Err(RecvTimeoutError::Timeout) if spoken || patience.gives_up_first() => return Err(AskError::GaveUp),
-            Err(RecvTimeoutError::Timeout) => return Err(AskError::Silent),
+    let mut is_understood = true;
+    let heard = listen_once(place, request, patience, |response| {
+        if let Response::Answer(Answer::Error(refusal)) = &response {
+            is_understood = !matches!(refusal.code, ErrorCode::BadRequest | ErrorCode::UnsupportedVersion);
         }
-        spoken = true;
+        hear(response)
+    });
+    if is_understood && !matches!(heard, Err(AskError::NotUnderstood(_))) {
+        return heard;
+    }
+    let version = listen_once(place, Request::Ping {}, Patience::short(), |response| match response {
+        Response::Answer(Answer::Pong { version, .. }) => ControlFlow::Break(Some(version)),
+        Response::Answer(_) | Response::Entry(_) | Response::Progress(_) => ControlFlow::Break(None),
+    });
+    match version {
+        Ok(Some(version)) if version != VERSION => Err(AskError::OtherVersion(version)),
+        Ok(_) | Err(_) => heard,
     }
 }
 
-/// Whether a supervisor that said no word was ending in that moment. To connect to one that hangs may block, so a thread of
-/// its own does.
-fn is_gone(place: &Place) -> bool {
-    let (tell, told) = mpsc::channel();
-    let place = place.clone();
-    let looks = thread::Builder::new().name("look".into()).spawn(move || {
-        let _ = tell.send(matches!(connect(&place), Err(AskError::NotRunning))); // Nobody waits any more.
-    });
-    looks.is_ok() && told.recv_timeout(LOOK) == Ok(true)
+/// Whether a version such as `0.9.1` comes before another one.
+fn is_older(version: &str, than: &str) -> bool {
+    let numbers =
+        |version: &str| -> Vec<u64> { version.split(['.', '-']).map_while(|part| part.parse().ok()).collect() };
+    numbers(version) < numbers(than)
 }
 
-/// Connects, asks, and passes on what is answered until the supervisor hangs up.
-fn converse(place: Place, request: Request) -> io::Result<Receiver<Result<Response, AskError>>> {
-    // When as much as that has not been heard, no more is read, and the supervisor sees that.
-    let (heard, responses) = mpsc::sync_channel(UNHEARD);
-    thread::Builder::new().name("conversation".into()).spawn(move || {
-        let outcome = (|| {
-            let stream = connect(&place)?;
-            // One that refuses this client may hang up without hearing the request: its answer is here all the same.
-            let asked = protocol::write_request(&mut &stream, &request).map_err(AskError::Io);
-            let mut input = BufReader::new(&stream);
-            loop {
-                let line = match protocol::read_line(&mut input) {
-                    Ok(line) => line,
-                    Err(LineError::Closed) => return asked,
-                    Err(LineError::Io(error)) => return Err(AskError::Io(error)),
-                    Err(LineError::TooLong) => return Err(AskError::NotUnderstood("a line without an end".into())),
-                };
-                let response = protocol::parse_response(&line).map_err(|error| {
-                    let is_cut_off = error.is_eof();
-                    let line = || format!("{} ({error})", String::from_utf8_lossy(&line));
-                    if is_cut_off { AskError::HungUp } else { AskError::NotUnderstood(line()) }
-                })?;
-                if response.is_some_and(|response| heard.send(Ok(response)).is_err()) {
-                    return Ok(()); // Nobody waits any more.
-                }
+fn listen_once<T>(
+    place: &Place,
+    request: Request,
+    patience: Patience,
+    mut hear: impl FnMut(Response) -> ControlFlow<T>,
+) -> Result<T, AskError> {
+    let began = Instant::now();
+    let end = patience.whole.and_then(|limit| began.checked_add(limit)); // None: for ever, or longer than that.
+    let first = began + patience.first;
+    let mut spoken = false;
+    let heard = Conversation::begin(place, &request, first).and_then(|mut conversation| {
+        let mut response = conversation.next(Some(end.map_or(first, |end| end.min(first))))?;
+        loop {
+            spoken = true;
+            if let ControlFlow::Break(heard) = hear(response) {
+                return Ok(heard);
             }
-        })();
-        if let Err(error) = outcome {
-            let _ = heard.send(Err(error)); // Nobody waits any more.
+            response = conversation.next(end)?;
         }
-    })?;
-    Ok(responses)
+    });
+    match heard {
+        // It was ending in that moment.
+        Err(AskError::Io(_) | AskError::HungUp | AskError::Silent) if !spoken && is_gone(place) => {
+            Err(AskError::NotRunning)
+        }
+        Err(AskError::Silent) if spoken || patience.gives_up_first() => Err(AskError::GaveUp),
+        heard => heard,
+    }
 }
 
-fn connect(place: &Place) -> Result<Stream, AskError> {
-    use io::ErrorKind::{ConnectionRefused, InvalidInput, NotADirectory, NotFound, PermissionDenied};
-    place.socket_name().and_then(Stream::connect).map_err(|error| match error.kind() {
+/// Whether nobody is there any more.
+fn is_gone(place: &Place) -> bool {
+    matches!(connect(place, LOOK), Err(AskError::NotRunning))
+}
+
+/// A request, and what is answered.
+struct Conversation {
+    lines: Lines,
+    /// Why the request could not be sent. One that refuses this client may hang up without hearing it: its answer is here all
+    /// the same.
+    unasked: Option<io::Error>,
+}
+
+impl Conversation {
+    /// Connects, until `end` at the longest, and asks.
+    fn begin(place: &Place, request: &Request, end: Instant) -> Result<Conversation, AskError> {
+        let stream = connect(place, end.saturating_duration_since(Instant::now()))?;
+        let unasked = protocol::write_request(&mut &stream, request).err();
+        Ok(Conversation { lines: Lines::of(stream).map_err(AskError::Io)?, unasked })
+    }
+
+    /// What is answered next. None comes until `end`: [`AskError::Silent`].
+    fn next(&mut self, end: Option<Instant>) -> Result<Response, AskError> {
+        self.lines.next(end).map_err(|error| match (error, self.unasked.take()) {
+            (AskError::HungUp, Some(unasked)) => AskError::Io(unasked),
+            (error, _) => error,
+        })
+    }
+}
+
+/// Reads the next response that is known to this version.
+fn read_response(input: &mut impl BufRead) -> Result<Response, AskError> {
+    loop {
+        let line = protocol::read_line(input).map_err(|error| match error {
+            LineError::Closed => AskError::HungUp,
+            LineError::TooLong => AskError::NotUnderstood("a line without an end".into()),
+            LineError::Io(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                AskError::Silent
+            }
+            LineError::Io(error) => AskError::Io(error),
+        })?;
+        let response = protocol::parse_response(&line).map_err(|error| {
+            let line = || format!("{} ({error})", String::from_utf8_lossy(&line));
+            if error.is_eof() { AskError::HungUp } else { AskError::NotUnderstood(line()) }
+        })?;
+        if let Some(response) = response {
+            return Ok(response);
+        }
+    }
+}
+
+/// Connects to a supervisor. One that hangs, and whose queue is full, is waited for until the time is up.
+fn connect(place: &Place, limit: Duration) -> Result<Stream, AskError> {
+    use ErrorKind::{ConnectionRefused, InvalidInput, NotADirectory, NotFound, PermissionDenied, TimedOut, WouldBlock};
+    connect_within(place, limit).map_err(|error| match error.kind() {
         // A socket with that path cannot exist, so nobody listens there.
         NotFound | ConnectionRefused | NotADirectory | InvalidInput => AskError::NotRunning,
         PermissionDenied => AskError::NotPermitted(error),
+        WouldBlock | TimedOut => AskError::Silent,
         _ => AskError::Io(error),
     })
+}
+
+/// The library's way does not wait here if the queue is full.
+#[cfg(target_os = "linux")]
+fn connect_within(place: &Place, limit: Duration) -> io::Result<Stream> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+    let path = place.socket_path()?;
+    let stream = UnixStream::from(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?);
+    // It is the limit of `connect`, too. No time at all would be for ever.
+    stream.set_write_timeout(Some(limit.max(Duration::from_millis(1))))?;
+    connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(Stream::UdSocket(stream.into()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn connect_within(place: &Place, limit: Duration) -> io::Result<Stream> {
+    use interprocess::ConnectWaitMode;
+    use interprocess::local_socket::ConnectOptions;
+
+    ConnectOptions::new().name(place.socket_name()?).wait_mode(ConnectWaitMode::Timeout(limit)).connect_sync()
+}
+
+/// What a supervisor says, line by line.
+#[cfg(unix)]
+struct Lines(BufReader<Impatient<Stream>>);
+
+#[cfg(unix)]
+impl Lines {
+    fn of(stream: Stream) -> io::Result<Lines> {
+        Ok(Lines(BufReader::new(Impatient { stream, end: None })))
+    }
+
+    fn next(&mut self, end: Option<Instant>) -> Result<Response, AskError> {
+        self.0.get_mut().end = end;
+        read_response(&mut self.0)
+    }
+}
+
+/// What a supervisor says, line by line. A pipe has no read timeout, so a thread of its own reads. When the time is up it is
+/// left behind.
+#[cfg(windows)]
+struct Lines(Receiver<Result<Response, AskError>>);
+
+#[cfg(windows)]
+impl Lines {
+    fn of(stream: Stream) -> io::Result<Lines> {
+        // When as much as that has not been heard, no more is read, and the supervisor sees that.
+        let (heard, lines) = mpsc::sync_channel(UNHEARD);
+        thread::Builder::new().name("conversation".into()).spawn(move || {
+            let mut input = BufReader::new(stream);
+            loop {
+                let response = read_response(&mut input);
+                let is_last = response.is_err();
+                if heard.send(response).is_err() || is_last {
+                    return; // Nobody waits any more, or nothing comes any more.
+                }
+            }
+        })?;
+        Ok(Lines(lines))
+    }
+
+    fn next(&mut self, end: Option<Instant>) -> Result<Response, AskError> {
+        let response = match end {
+            Some(end) => self.0.recv_timeout(end.saturating_duration_since(Instant::now())),
+            None => self.0.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        response.unwrap_or_else(|error| match error {
+            RecvTimeoutError::Timeout => Err(AskError::Silent),
+            RecvTimeoutError::Disconnected => Err(AskError::HungUp),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -63,15 +63,11 @@ impl Post {
     }
 
     pub(crate) fn send(&self, event: Event) -> Result<(), Gone> {
+        self.events.send(event).map_err(|_| Gone)?;
         if let Some(tron) = &self.tron {
             tron.event_comes();
         }
-        self.events.send(event).map_err(|_| {
-            if let Some(tron) = &self.tron {
-                tron.event_done();
-            }
-            Gone
-        })
+        Ok(())
     }
 }
 

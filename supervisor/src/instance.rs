@@ -129,6 +129,11 @@ impl Place {
 
     /// The socket's path as the socket library wants it.
     pub(crate) fn socket_name(&self) -> io::Result<Name<'_>> {
+        self.socket_path()?.to_fs_name::<GenericFilePath>()
+    }
+
+    /// The socket's path, which is not too long for one.
+    pub(crate) fn socket_path(&self) -> io::Result<&Path> {
         #[cfg(unix)]
         {
             let length = self.socket.as_os_str().len();
@@ -139,7 +144,7 @@ impl Place {
                 ));
             }
         }
-        self.socket.as_path().to_fs_name::<GenericFilePath>()
+        Ok(&self.socket)
     }
 }
 

@@ -22,6 +22,7 @@
 
 mod event;
 mod exit;
+mod impatient;
 mod journal;
 mod listen;
 mod log;

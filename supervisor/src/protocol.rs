@@ -619,7 +619,7 @@ impl fmt::Display for Activity {
 }
 
 /// How a connection ended that somebody wanted closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The client left by itself.
@@ -630,6 +630,9 @@ pub enum Outcome {
     Forced,
     /// It was closed by force, and its handler goes on all the same.
     Stuck,
+    /// One of a newer version, as it calls it.
+    #[serde(untagged)]
+    Other(String),
 }
 
 /// Why a line could not be read.

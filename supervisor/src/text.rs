@@ -97,12 +97,13 @@ pub fn describe(connection: &Connection) -> String {
 }
 
 /// How a connection ended that somebody wanted closed.
-pub fn describe_closed(id: u64, outcome: Outcome) -> String {
+pub fn describe_closed(id: u64, outcome: &Outcome) -> String {
     let how = match outcome {
         Outcome::Left => "has left",
         Outcome::Closed => "is closed",
         Outcome::Forced => "is closed by force",
         Outcome::Stuck => "is closed by force, and its handler hangs",
+        Outcome::Other(word) => return format!("connection {id}: {word}"),
     };
     format!("connection {id} {how}")
 }

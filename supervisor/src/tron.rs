@@ -50,8 +50,9 @@ struct Watch {
 
 struct Watched {
     stop: Option<(Instant, Arc<WhatHangs>)>,
-    /// Events that master control has not dealt with.
-    open: usize,
+    /// Events that master control has not dealt with. Less than none for a moment: it may be done with one before whoever sent
+    /// it has said that it comes.
+    open: i64,
     /// When it dealt with one the last time, or got the first of these.
     since: Instant,
     over: bool,
@@ -103,7 +104,7 @@ impl Tron {
     /// Master control has something to do.
     pub(crate) fn event_comes(&self) {
         self.change(|watched| {
-            if watched.open == 0 {
+            if watched.open <= 0 {
                 watched.since = Instant::now();
             }
             watched.open += 1;
@@ -114,7 +115,7 @@ impl Tron {
     pub(crate) fn event_done(&self) {
         self.change(|watched| {
             watched.since = Instant::now();
-            watched.open = watched.open.saturating_sub(1);
+            watched.open -= 1;
         });
     }
 
@@ -271,6 +272,14 @@ mod tests {
         tron.event_done();
         tron.change(|watched| watched.since = ago(HANG));
         assert!(matches!(told.recv().unwrap(), Why::OutOfControl));
+    }
+
+    #[test]
+    fn nothing_is_watched_after_an_event_that_was_dealt_with_before_it_was_said_to_come() {
+        let (tron, _told) = tron();
+        tron.event_done();
+        tron.event_comes();
+        assert_eq!(tron.0.0.lock().end(), None);
     }
 
     #[test]

@@ -82,6 +82,13 @@ fn why_a_newer_supervisor_refuses_is_told_though_the_code_is_unknown() {
 }
 
 #[test]
+fn how_a_newer_supervisor_has_closed_a_connection_is_shown_as_it_is() {
+    let home = Home::new();
+    let socket = pretend(&home, "99.0.0", &[json!({ "result": "closed", "id": 7, "outcome": "forgiven" })]);
+    home.admin(&["--socket", &socket, "close", "7"]).expect(0).says("connection 7: forgiven");
+}
+
+#[test]
 fn an_answer_of_a_newer_supervisor_that_is_not_understood_asks_for_the_newer_program() {
     let home = Home::new();
     let socket = pretend(&home, "99.0.0", &[json!({ "result": "eclipse" })]);
@@ -93,8 +100,10 @@ fn an_answer_of_a_newer_supervisor_that_is_not_understood_asks_for_the_newer_pro
 fn an_older_supervisor_that_does_not_know_a_request_asks_to_be_replaced() {
     let home = Home::new();
     let socket = pretend(&home, "0.0.7", &refusal());
-    let ended = home.admin(&["--socket", &socket, "restart"]).expect(1);
-    ended.says("the supervisor is older (0.0.7) than this program (").says("start the newer one");
+    for request in ["restart", "events"] {
+        let ended = home.admin(&["--socket", &socket, request]).expect(1);
+        ended.says("the supervisor is older (0.0.7) than this program (").says("start the newer one");
+    }
     let answer = home.admin(&["--socket", &socket, "restart", "--json"]).expect(1).json();
     assert!(answer["message"].as_str().unwrap().contains("older (0.0.7)"), "{answer}");
 }

@@ -136,7 +136,7 @@ impl Master {
             let done = move |closed: &worker::Closed| {
                 let outcome = plain::outcome(closed);
                 let fields = [("id", id.into()), ("outcome", json!(outcome))];
-                log.line(Level::Info, "connection_closed", text::describe_closed(id, outcome), fields);
+                log.line(Level::Info, "connection_closed", text::describe_closed(id, &outcome), fields);
                 let _ = to.send(Response::Answer(Answer::Closed { id, outcome }));
             };
             match running.server.close(id, grace, Box::new(done)) {

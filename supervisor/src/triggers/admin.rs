@@ -19,6 +19,7 @@ use interprocess::local_socket::traits::{Stream as _, StreamCommon as _};
 use interprocess::local_socket::{Listener, ListenerOptions, Stream};
 
 use crate::event::{Event, Post, Trigger};
+use crate::impatient::Impatient;
 use crate::instance::{Claim, Place};
 use crate::journal::{Journal, MAX_FOLLOWERS, Next, Reader};
 use crate::log::Level;
@@ -308,7 +309,7 @@ fn has_hung_up(_client: &Stream) -> bool {
 }
 
 fn read_request(client: &Stream) -> Result<Option<Request>, Refusal> {
-    let mut input = BufReader::new(Impatient { client, end: Instant::now() + PATIENCE });
+    let mut input = BufReader::new(Impatient { stream: client, end: Some(Instant::now() + PATIENCE) });
     match protocol::read_line(&mut input) {
         Ok(line) => protocol::parse_request(&line).map(Some),
         Err(LineError::Closed) => Ok(None),
@@ -328,28 +329,8 @@ fn read_request(client: &Stream) -> Result<Option<Request>, Refusal> {
 
 /// Gives the client of a bad request the chance to read its answer: it would be lost with unread input.
 fn discard_a_line(client: &Stream) {
-    let end = Instant::now() + PATIENCE;
-    let mut rest = Impatient { client, end }.take(MAX_LINE as u64);
+    let mut rest = Impatient { stream: client, end: Some(Instant::now() + PATIENCE) }.take(MAX_LINE as u64);
     let _ = io::copy(&mut rest, &mut io::sink());
-}
-
-/// Reads from a client until a time is up. Windows has no such limit for pipes: there a slow client keeps its seat.
-struct Impatient<'a> {
-    client: &'a Stream,
-    end: Instant,
-}
-
-impl Read for Impatient<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if cfg!(unix) {
-            let left = self.end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            self.client.set_recv_timeout(Some(left))?;
-        }
-        self.client.read(buffer)
-    }
 }
 
 /// Who asks. An error if that is neither this process's user nor root.

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! cargo bench -p end-to-end                # everything, about six minutes
-//! cargo bench -p end-to-end -- stop idle   # only these: stop, idle, echo, http, restart, events
+//! cargo bench -p end-to-end -- stop idle   # only these: stop, idle, echo, http, restart, events, status
 //! ```
 //!
-//! Peers that are not installed (nginx, lighttpd, python3; wrk for HTTP) are left out.
+//! Peers that are not installed (nginx, lighttpd, python3, runit; wrk for HTTP) are left out.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and may end with a panic")]
 
 #[cfg(unix)]
@@ -23,6 +23,8 @@ mod process;
 #[cfg(unix)]
 mod restart;
 #[cfg(unix)]
+mod status;
+#[cfg(unix)]
 mod stop;
 
 #[cfg(windows)]
@@ -34,13 +36,14 @@ fn main() {
 fn main() {
     // Cargo passes `--bench`, too.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let sections: [(&str, fn()); 6] = [
+    let sections: [(&str, fn()); 7] = [
         ("stop", stop::run),
         ("idle", idle::run),
         ("echo", echo::run),
         ("http", http::run),
         ("restart", restart::run),
         ("events", events::run),
+        ("status", status::run),
     ];
     for (name, run) in sections {
         if wanted.is_empty() || wanted.iter().any(|section| section == name) {
