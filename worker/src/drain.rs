@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::quit::Flag;
 use crate::registry::{ConnectionInfo, Entry, For, Live, Outcome, Registry};
 use crate::socket;
+use crate::turn::Phase;
 
 /// How long handler threads get to end after their connections were closed by force. One that takes longer is
 /// reported as stuck and left behind.
@@ -69,7 +70,9 @@ pub(crate) fn drain(registry: &Arc<Registry>, leave: &Flag, notice: Option<&[u8]
     // Those that were allowed to stay idle until now are not forced, but closed; a message that has arrived in this very
     // moment is still answered, if that does not take long.
     leave.set();
-    force(&mut live, &mut forced, |entry| !entry.turn.claim(|| tell(registry, entry, notice)));
+    // Nor are those without a notice that have just been closed, and are about to find that out.
+    let is_closed = |entry: &Entry| notice.is_none() && entry.turn.phase() == Phase::Leaving;
+    force(&mut live, &mut forced, |entry| !entry.turn.claim(|| tell(registry, entry, notice)) && !is_closed(entry));
     live = wait_until_empty(registry, live, now + PATIENCE * 3 / 4);
     force(&mut live, &mut forced, |_| true);
     live = wait_until_empty(registry, live, now + PATIENCE);

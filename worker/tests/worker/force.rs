@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use worker::handlers::{Commands, Echo};
 use worker::{Activity, Connection};
 
-use crate::support::{Gated, HUGE, Running, Serve};
+use crate::support::{Gated, HUGE, Running, Serve, answering, eventually};
 
 #[test]
 fn a_client_that_was_told_and_stays_is_forced_at_the_deadline_and_named() {
@@ -94,6 +94,21 @@ fn a_stop_without_grace_during_the_drain_closes_by_force_at_once() {
     server.stop(Duration::ZERO);
     let report = server.join();
     assert_eq!((report.told, report.forced.len(), report.stuck.len()), (3, 3, 0));
+}
+
+#[test]
+fn a_stop_without_grace_closes_idle_connections_without_a_notice_and_forces_none() {
+    let server = Running::start(answering(b'1', b'x'));
+    let mut clients: Vec<_> = (0..50).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.send("?");
+        client.expect("1");
+    }
+    eventually("all are idle", || server.connections().iter().all(|one| one.activity == Activity::Idle));
+    server.stop(Duration::ZERO);
+    clients.iter_mut().for_each(|client| client.expect_last(""));
+    let report = server.join();
+    assert_eq!((report.closed, report.forced.len()), (50, 0));
 }
 
 #[test]
