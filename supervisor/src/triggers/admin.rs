@@ -239,16 +239,21 @@ fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Pos
     if let Request::Events { since, follow } = request {
         tell_events(client, &by, since, follow, log);
     } else {
-        ask_master_control(client, request, by, events);
+        ask_master_control(client, request, by, events, may_wait);
     }
     answers.add(-1);
 }
 
-fn ask_master_control(mut client: &Stream, request: Request, by: Trigger, events: &Post) {
+fn ask_master_control(mut client: &Stream, request: Request, by: Trigger, events: &Post, may_wait: Wait) {
     let (reply, responses) = mpsc::channel();
     // If master control is gone, so is the other end of `responses`.
     let _ = events.send(Event::Request { request, by, reply });
-    for response in responses {
+    let next = || match may_wait {
+        Wait::AsAsked => responses.recv().ok(),
+        // This is the admin thread. At its end, the supervisor waits for that one, and nobody answers any more.
+        Wait::Never => responses.recv_timeout(PATIENCE).ok(),
+    };
+    while let Some(response) = next() {
         let last = matches!(response, Response::Answer(_));
         if protocol::write_line(&mut client, &response).is_err() || last {
             break;
