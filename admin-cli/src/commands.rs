@@ -10,7 +10,7 @@ use supervisor::client::{self, AskError, Patience};
 use supervisor::config::{self, KINDS, ServerKind};
 use supervisor::metrics;
 use supervisor::protocol::{
-    Activity, Answer, Connection, Delay, Drain, LastEnd, Outcome, Progress, Report, Request, Status,
+    Activity, Answer, Connection, Counts, Delay, Drain, LastEnd, Outcome, Progress, Report, Request, Status,
 };
 use supervisor::text::{
     self, Age, Count, Seconds, countdown, describe_closed, describe_forced, describe_restart, listed, milliseconds,
@@ -307,12 +307,11 @@ fn describe_status(status: &Status) -> String {
         format!("  pid          {pid}"),
         format!("  uptime       {}", ago(*uptime_ms)),
         format!("  generation   {generation}, {} and {}", Count(*restarts, "restart"), Count(*crashes, "crash")),
-        format!(
-            "  connections  {} now, {} in all, {} refused, {} by force",
-            connections.now, connections.total, connections.refused, connections.forced
-        ),
-        format!("  version      {}", status.version),
     ];
+    lines.extend(connections.map(|Counts { now, total, refused, forced, .. }| {
+        format!("  connections  {now} now, {total} in all, {refused} refused, {forced} by force")
+    }));
+    lines.push(format!("  version      {}", status.version));
     if let Some(program) = &status.program {
         lines.insert(2, format!("  program      {program}"));
     }

@@ -260,7 +260,9 @@ impl Master {
                         // A client that has gone away meanwhile needs no answer; the same everywhere.
                         let _ = reply.send(Response::Progress(Progress::Connections { connections: some.to_vec() }));
                     }
-                    answer(state, &reply, Answer::Connections { open: connections.len() })
+                    let open = connections.len();
+                    let refusal = self.identity.program.as_deref().map(drains::own_affair);
+                    answer(state, &reply, refusal.map_or(Answer::Connections { open }, Answer::Error))
                 }
                 Request::Close { id, grace_ms } => {
                     self.on_close(&state, &by, id, grace_ms.map(Duration::from_millis), reply);
@@ -865,7 +867,7 @@ impl Master {
             generation: state.current().map_or(self.generations, |running| running.generation),
             restarts: self.restarts,
             crashes: self.crashes,
-            connections: plain::counts(counts),
+            connections: self.identity.program.is_none().then(|| plain::counts(counts)),
             drain,
             last_end: self.last_end.as_ref().map(|end| protocol::LastEnd {
                 generation: end.generation,

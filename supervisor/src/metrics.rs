@@ -31,9 +31,8 @@ pub fn text(status: &Status) -> String {
     metrics.gauge("next_try_seconds", "Until a server that has ended by itself is started again.", next_try);
     let remaining = Seconds(status.drain.as_ref().map_or(0, |drain| drain.remaining_ms));
     metrics.gauge("drain_remaining_seconds", "Until the end of a drain is forced.", remaining);
-    if status.program.is_none() {
+    if let Some(counts) = status.connections {
         let draining = status.drain.as_ref().map_or(0, |drain| drain.open);
-        let counts = status.connections;
         metrics.gauge("drain_connections", "Open connections of a drain.", draining);
         metrics.gauge("connections", "Open connections.", counts.now);
         metrics.counter("connections_accepted", "Connections that were accepted.", counts.total);
@@ -160,7 +159,7 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_connections_that_a_program_looks_after_itself() {
-        let program = Status { program: Some("nginx".into()), ..status("x", State::Serving) };
+        let program = Status { program: Some("nginx".into()), connections: None, ..status("x", State::Serving) };
         assert!(!text(&program).contains("connections"), "{}", text(&program));
     }
 }

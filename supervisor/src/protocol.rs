@@ -452,8 +452,9 @@ pub struct Status {
     /// How many times the server has ended by itself.
     #[serde(default)]
     pub crashes: usize,
-    /// How many connections there are and were, in all generations.
-    pub connections: Counts,
+    /// How many connections there are and were, in all generations. None: a program looks after that itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Counts>,
     /// The drain under way: of all that serves, if the server is being stopped, or else of an old generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,

@@ -50,9 +50,9 @@ pub fn status_line(status: &Status) -> String {
         (None, Some(end)) if *state == State::Waiting => format!(", since it ended: {}", end.reason),
         (None, _) => String::new(),
     };
-    let open = Count(connections.now, "connection");
+    let open = connections.map(|connections| format!(", {}", Count(connections.now, "connection"))).unwrap_or_default();
     let up = Age(Duration::from_millis(*uptime_ms));
-    format!("{name} on {}: {state}{not_ready}, generation {generation}, {open}, up {up}{how}", place(status))
+    format!("{name} on {}: {state}{not_ready}, generation {generation}{open}, up {up}{how}", place(status))
 }
 
 /// Whether new clients may be sent there, and if not, why, and for how long.

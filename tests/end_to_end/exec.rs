@@ -606,6 +606,19 @@ fn ready_connect_waits_until_the_port_answers() {
 }
 
 #[test]
+fn of_the_connections_of_a_program_nothing_is_said() {
+    let home = Home::new();
+    let instance = replaceable(&home);
+    let status = instance.status();
+    assert!(status["program"].is_string() && status.get("connections").is_none(), "{status}");
+    assert!(!instance.admin(&["status"]).expect(0).out.contains("connection"));
+    assert!(!instance.admin(&["status", "--short"]).expect(0).out.contains("connection"));
+    for request in [&["connections"][..], &["close", "1"]] {
+        instance.admin(request).expect(1).says("are its own affair");
+    }
+}
+
+#[test]
 fn without_sockets_of_ours_a_restart_is_a_stop_and_a_start_and_says_for_how_long_nothing_served() {
     let home = Home::new();
     let instance = http_server(&home, &["--grace", HUGE]);

@@ -127,9 +127,6 @@ impl Master {
     ) {
         let log = self.identity.log.clone();
         let grace = grace.unwrap_or(self.settings.grace);
-        let refuse = |code, message| {
-            let _ = reply.send(Response::Answer(Answer::Error(Refusal { code, message })));
-        };
         for running in self.all(state) {
             let generation = Some(running.generation);
             let (log, to) = (log.clone(), reply.clone());
@@ -151,16 +148,16 @@ impl Master {
                     return;
                 }
                 Err(error) => {
-                    let reason = text::Reason(&error);
-                    return refuse(ErrorCode::Failed, format!("the system does not give a thread for that: {reason}"));
+                    let message = format!("the system does not give a thread for that: {}", text::Reason(&error));
+                    let refusal = Refusal { code: ErrorCode::Failed, message };
+                    let _ = reply.send(Response::Answer(Answer::Error(refusal)));
+                    return;
                 }
             }
         }
-        let message = match &self.identity.program {
-            None => format!("there is no connection {id}"),
-            Some(program) => format!("the connections of {program} are its own affair"),
-        };
-        refuse(ErrorCode::NoConnection, message);
+        let refusal = self.identity.program.as_deref().map(own_affair);
+        let none = || Refusal { code: ErrorCode::NoConnection, message: format!("there is no connection {id}") };
+        let _ = reply.send(Response::Answer(Answer::Error(refusal.unwrap_or_else(none))));
     }
 
     /// An old generation is done.
@@ -463,6 +460,11 @@ pub(super) fn connections<'a>(servers: impl IntoIterator<Item = &'a Running>) ->
 /// How many connections these have.
 fn open<'a>(servers: impl IntoIterator<Item = &'a Running>) -> usize {
     servers.into_iter().map(|running| running.server.counts().now).sum()
+}
+
+/// Of a program's connections nobody else knows.
+pub(super) fn own_affair(program: &str) -> Refusal {
+    Refusal { code: ErrorCode::NoConnection, message: format!("the connections of {program} are its own affair") }
 }
 
 fn what_hangs(connections: &[ConnectionInfo], is_program: bool) -> String {
