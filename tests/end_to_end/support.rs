@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,13 +38,28 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 /// A port that nobody else takes meanwhile: below those that the system gives to clients, and each only once.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 10_000 + u16::try_from(std::process::id() % 50).unwrap() * 440;
+    static SHARE: LazyLock<(u16, fs::File)> = LazyLock::new(share_of_the_ports);
     loop {
-        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 440;
+        let port = SHARE.0 + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
+}
+
+/// How many ports one run of the tests has.
+const PORTS: u16 = 440;
+
+/// The first port of this run, and the file that it has locked: other runs at the same time have others.
+fn share_of_the_ports() -> (u16, fs::File) {
+    let mut free = (10_000..32_000).step_by(PORTS.into()).filter_map(|first| {
+        let path = std::env::temp_dir().join(format!("mastercontrol-tests-{first}.lock"));
+        // Another user's cannot be opened.
+        let file = fs::File::create(path).ok()?;
+        file.try_lock().ok()?;
+        Some((first, file))
+    });
+    free.next().expect("fifty runs at the same time are enough")
 }
 
 /// Starts a program. Wine now and then fails to, on a machine that is very busy, with an internal error of its own.
