@@ -12,20 +12,22 @@ trap 'kill $(jobs -p) 2> /dev/null; rm -rf "$work"' EXIT
 cd "$work"
 mkdir www && echo hello > www/index.html
 
-# What a terminal shows: each line that was written over becomes a line of its own.
+# What a terminal shows of a command, and of what is typed: each line that was written over becomes a line of its own.
 screen() {
-    script -qec "stty cols 120; $1" /dev/null < /dev/null |
-        tr -d '\000' | sed -e 's/\x1b\[?7[lh]//g' -e 's/\r\x1b\[K/\n/g' -e 's/\r//g' | sed -e '/^$/d' -e "s|$work|/run/user/1000|g"
+    { sleep 0.5; printf '%s' "${2-}"; } | script -qec "stty cols 120; $1" /dev/null |
+        tr -d '\000' | sed -e 's/\x1b\[?7[lh]//g' -e 's/\r\x1b\[K/\n/g' -e 's/\r//g' |
+        sed -e '/^$/d' -e "s|$work|/run/user/1000|g" -e 's|[^ ]*/python3 |python3 |'
 }
 
+# A heading, a command, and what is typed if it asks.
 show() {
     printf '\n## %s\n\n```console\n$ %s\n' "$1" "$2"
-    screen "$2 || true"
+    screen "$2 || true" "${3-}"
     printf '```\n'
 }
 
 said() {
-    sed -e '/^Script/d' -e 's/\r//' -e "s|$work|/run/user/1000|g" log
+    sed -e '/^Script/d' -e 's/\r//' -e '/^$/d' -e "s|$work|/run/user/1000|g" log
 }
 
 wait_for() {
@@ -63,9 +65,15 @@ time.sleep($2)
     show 'The same in a line' 'admin-cli status --short'
     show 'Who is connected' 'admin-cli connections'
     show 'A restart, with a client that stays' 'admin-cli restart --grace 1.5'
+    show 'What has happened' 'admin-cli events'
     stay 3 2.5
     show 'A stop: all but one leave when they are told' 'admin-cli stop'
     printf '\n## What the log said meanwhile\n\n```text\n'
     said
     printf '```\n'
+    python3 -m http.server 8888 > /dev/null 2>&1 &
+    until curl -s http://127.0.0.1:8888/ > /dev/null; do sleep 0.05; done
+    show 'Who holds a port' 'admin-cli port 8888'
+    show 'A port is freed' 'admin-cli free 8888' 'y
+'
 } > "$here/screens.md"

@@ -111,7 +111,7 @@ pub(crate) fn connections(target: &Target, json: bool) -> Result<Exit, Failure> 
     }
     all.sort_by_key(|connection| (holds_up(&connection.activity), Reverse(connection.age_ms)));
     if json {
-        output::data(&json!({ "result": "connections", "connections": all }).to_string());
+        output::data(&json!({ "result": "connections", "connections": all }).to_string())?;
     } else if all.is_empty() {
         output::message(&format!("{} has no connections", chosen.label));
     } else {
@@ -122,9 +122,8 @@ pub(crate) fn connections(target: &Target, json: bool) -> Result<Exit, Failure> 
             let (received, sent) = (it.received.to_string(), it.sent.to_string());
             [it.id.to_string(), it.peer.to_string(), age, it.activity.to_string(), received, sent, generation]
         };
-        output::table(std::iter::once(head).chain(all.iter().map(row)).collect())
-            .iter()
-            .for_each(|line| output::data(line));
+        let lines = output::table(std::iter::once(head).chain(all.iter().map(row)).collect());
+        lines.iter().try_for_each(|line| output::data(line))?;
     }
     Ok(Exit::Done)
 }
@@ -185,14 +184,13 @@ pub(crate) fn list(json: bool, list: &List) -> Result<Exit, Failure> {
                 Err(error) => json!({ "name": found.name.as_str(), "state": "unknown", "message": error.to_string() }),
             })
             .collect();
-        output::data(&json!({ "result": "list", "instances": instances }).to_string());
+        output::data(&json!({ "result": "list", "instances": instances }).to_string())?;
     } else if found.is_empty() {
         output::message("no supervisor of yours is running");
     } else {
         let head = ["NAME", "KIND", "ADDRESS", "PID", "STATE"].map(str::to_owned);
-        for line in output::table(std::iter::once(head).chain(found.iter().map(Found::row)).collect()) {
-            output::data(&line);
-        }
+        let lines = output::table(std::iter::once(head).chain(found.iter().map(Found::row)).collect());
+        lines.iter().try_for_each(|line| output::data(line))?;
     }
     Ok(Exit::Done)
 }
@@ -210,8 +208,8 @@ pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
     }
     match problem {
         Some(message) if right.is_empty() => return Err(Failure::new(Exit::Failed, message)),
-        _ if json => output::data(&json!({ "result": "right", "for": right }).to_string()),
-        _ => output::data(&format!("{file} is right for {}", listed(&right, "and"))),
+        _ if json => output::data(&json!({ "result": "right", "for": right }).to_string())?,
+        _ => output::data(&format!("{file} is right for {}", listed(&right, "and")))?,
     }
     Ok(Exit::Done)
 }
@@ -236,7 +234,7 @@ fn ask(
     if !target.all {
         let (answer, text, exit) = ask_one(&target.choose()?, json, request, patience, show)?;
         // As it was received, in the order of the specification.
-        output::data(&if json { serde_json::to_string(&answer).unwrap_or_default() } else { text });
+        output::data(&if json { serde_json::to_string(&answer).unwrap_or_default() } else { text })?;
         return Ok(exit);
     }
     let names_itself = matches!(request, Request::Ping {} | Request::Status {});
@@ -249,11 +247,16 @@ fn ask(
                     true => json!({ "name": name, "answer": answer }).to_string(),
                     false if names_itself => text,
                     false => format!("{name}: {text}"),
-                });
+                })?;
                 exit
             }
-            Err(failure) if target.keep_going => failure.tell(json),
-            Err(failure) => return Err(failure),
+            Err(failure) => {
+                let exit = failure.tell_of(&chosen.label, json);
+                if !target.keep_going {
+                    return Ok(exit);
+                }
+                exit
+            }
         };
         if whole == Exit::Done {
             whole = exit;

@@ -24,14 +24,15 @@ pub(crate) fn events(target: &Target, json: bool, events: &Events) -> Result<Exi
             last = Some(entry.seq);
         }
         match (show(&response, json, whom, events), response) {
-            // Its own reader has gone away, as `head` does. That is no failure.
-            (Err(_), _) => ControlFlow::Break(None),
-            (Ok(()), Response::Answer(answer)) => ControlFlow::Break(Some(answer)),
+            (Err(error), _) => ControlFlow::Break(Err(error)),
+            (Ok(()), Response::Answer(answer)) => ControlFlow::Break(Ok(answer)),
             (Ok(()), Response::Entry(_) | Response::Progress(_)) => ControlFlow::Continue(()),
         }
     });
     match (heard, last) {
-        (Ok(Some(Answer::Error(refusal))), _) => Err(Failure::refused(whom, &refusal)),
+        (Ok(Ok(Answer::Error(refusal))), _) => Err(Failure::refused(whom, &refusal)),
+        // If its own reader has gone away, as `head` does, that is no failure.
+        (Ok(Err(error)), _) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::writing(&error)),
         (Ok(_), _) => Ok(Exit::Done),
         (Err(AskError::HungUp), Some(last)) => {
             let message =

@@ -2,10 +2,11 @@
 
 use std::io;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use supervisor::Exit;
 use supervisor::client::AskError;
 use supervisor::protocol::{ErrorCode, Refusal};
+use supervisor::text::Reason;
 
 use crate::output;
 
@@ -31,6 +32,11 @@ impl Failure {
             _ => Exit::Failed,
         };
         Failure::new(exit, error.to_string())
+    }
+
+    /// There is an answer, but it cannot be written.
+    pub(crate) fn writing(error: &io::Error) -> Failure {
+        Failure::new(Exit::Failed, format!("cannot write the answer: {}", Reason(error)))
     }
 
     /// What went wrong with the supervisor `whom`.
@@ -76,23 +82,33 @@ impl Failure {
 
     /// Tells the user: on stderr, and on stdout for programs.
     pub(crate) fn tell(&self, json: bool) -> Exit {
-        if json {
-            let code = self.code.unwrap_or(match self.exit {
-                Exit::Done
-                | Exit::Failed
-                | Exit::Forced
-                | Exit::Overrun
-                | Exit::CrashedTooOften
-                | Exit::OutOfControl => "failed",
-                Exit::Usage => "usage",
-                Exit::NotRunning => "not_running",
-                Exit::NotPermitted => "not_permitted",
-                Exit::NoAnswer => "no_answer",
-                Exit::GaveUp => "gave_up",
-            });
-            output::data(&json!({ "result": "error", "code": code, "message": self.message }).to_string());
+        self.tell_with(json.then(|| self.json()))
+    }
+
+    /// The same where several are asked, and this is the answer of the one with this name.
+    pub(crate) fn tell_of(&self, name: &str, json: bool) -> Exit {
+        self.tell_with(json.then(|| json!({ "name": name, "answer": self.json() })))
+    }
+
+    fn tell_with(&self, json: Option<Value>) -> Exit {
+        if let Some(json) = json {
+            let _ = output::data(&json.to_string()); // It is told on stderr all the same.
         }
         output::message(&format!("admin-cli: {}", self.message));
         self.exit
+    }
+
+    fn json(&self) -> Value {
+        let code = self.code.unwrap_or(match self.exit {
+            Exit::Done | Exit::Failed | Exit::Forced | Exit::Overrun | Exit::CrashedTooOften | Exit::OutOfControl => {
+                "failed"
+            }
+            Exit::Usage => "usage",
+            Exit::NotRunning => "not_running",
+            Exit::NotPermitted => "not_permitted",
+            Exit::NoAnswer => "no_answer",
+            Exit::GaveUp => "gave_up",
+        });
+        json!({ "result": "error", "code": code, "message": self.message })
     }
 }

@@ -5,12 +5,17 @@ use std::io::{self, IsTerminal, Write};
 use supervisor::protocol::Progress;
 use supervisor::text::{self, countdown, describe, describe_restart};
 
+use crate::failure::Failure;
+
 /// How many connections the live line names.
 const NAMED: usize = 2;
 
-/// Writes a line of data. A reader that has gone away, as `head` does, is no failure.
-pub(crate) fn data(line: &str) {
-    let _ = try_data(line);
+/// Writes a line of data. A reader that has gone away, as `head` does, is no failure; a full disk is one.
+pub(crate) fn data(line: &str) -> Result<(), Failure> {
+    match try_data(line) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::writing(&error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Writes a line of data, of which there are more if this one finds a reader.
@@ -64,8 +69,6 @@ impl LiveLine {
 
     pub(crate) fn show(&self, progress: &Progress) {
         let line = match progress {
-            // Nobody is left: it is over in a moment.
-            Progress::Draining(drain) if drain.open == 0 => return,
             Progress::Draining(drain) => {
                 let named: Vec<_> = drain.connections.iter().take(NAMED).map(describe).collect();
                 let more = if drain.open > named.len() { "; …" } else { "" };

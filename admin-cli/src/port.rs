@@ -63,12 +63,12 @@ pub(crate) fn port(json: bool, port: u16) -> Result<Exit, Failure> {
     let is_held = !held.by.is_empty();
     if json {
         let by: Vec<Value> = held.by.iter().map(By::json).collect();
-        output::data(&json!({ "result": "port", "port": port, "held": is_held, "by": by }).to_string());
+        output::data(&json!({ "result": "port", "port": port, "held": is_held, "by": by }).to_string())?;
     } else if is_held {
-        output::data(&held.to_string());
-        held.table().iter().for_each(|line| output::data(line));
+        output::data(&held.to_string())?;
+        held.table().iter().try_for_each(|line| output::data(line))?;
     } else {
-        output::data(&format!("port {port} is free: nobody listens there"));
+        output::data(&format!("port {port} is free: nobody listens there"))?;
     }
     Ok(if is_held { Exit::Done } else { Exit::NotRunning })
 }
@@ -78,7 +78,7 @@ pub(crate) fn free(json: bool, free: &Free) -> Result<Exit, Failure> {
     let held = Held::look(port)?;
     if held.by.is_empty() {
         let text = format!("port {port} is free already");
-        output::data(&if json { Freed::default().json(port).to_string() } else { text });
+        output::data(&if json { Freed::default().json(port).to_string() } else { text })?;
         return Ok(Exit::Done);
     }
     let freed = held.free(json, free)?;
@@ -87,7 +87,7 @@ pub(crate) fn free(json: bool, free: &Free) -> Result<Exit, Failure> {
         let message = format!("{held}, still or again; if something starts that, stop it first");
         return Err(Failure::new(Exit::Failed, message));
     }
-    output::data(&if json { freed.json(port).to_string() } else { format!("port {port} is free") });
+    output::data(&if json { freed.json(port).to_string() } else { format!("port {port} is free") })?;
     Ok(freed.exit())
 }
 
@@ -141,19 +141,21 @@ impl Held {
             supervisors.retain(|supervisor| now.contains(supervisor));
         }
         let mut freed = Freed::default();
+        // One line that cannot be written does not keep the others from being ended; the last one says so.
+        let tell = |line: &str| {
+            if !json {
+                let _ = output::data(line);
+            }
+        };
         for supervisor in supervisors {
             if let Some(report) = stop(&supervisor.name, json, free)? {
-                if !json {
-                    output::data(&format!("{} {}", supervisor.name, describe_report(&report)));
-                }
+                tell(&format!("{} {}", supervisor.name, describe_report(&report)));
                 freed.stopped.push((supervisor.name, report));
             }
         }
         if let Some(ending) = ending {
             freed.ended = end(ending, json, free)?;
-            if !json {
-                freed.ended.iter().for_each(|ended| output::data(&describe(ended)));
-            }
+            freed.ended.iter().for_each(|ended| tell(&describe(ended)));
         }
         Ok(freed)
     }

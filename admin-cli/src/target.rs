@@ -49,10 +49,10 @@ impl Target {
             }),
             (_, _, Some(port)) => {
                 let on_port = |status: &Status| status.has_port(port);
-                let found = find()?.into_iter().find(|found| found.status.as_ref().is_ok_and(on_port));
-                match found {
+                let all = find()?;
+                match all.iter().find(|found| found.status.as_ref().is_ok_and(on_port)) {
                     Some(found) => named(&found.name),
-                    None => Err(Failure::new(Exit::NotRunning, format!("no supervisor of yours has port {port}"))),
+                    None => Err(nobody_has(port, &all)),
                 }
             }
             (None, None, None) => only_one(),
@@ -68,6 +68,20 @@ pub(crate) fn find() -> Result<Vec<Found>, Failure> {
     let looks: Vec<_> = places.into_iter().map(|place| thread::spawn(move || look(&place))).collect();
     let looked = looks.into_iter().map(|look| look.join().unwrap_or(Err(AskError::HungUp)));
     Ok(names.into_iter().zip(looked).map(|(name, status)| Found { name, status }).collect())
+}
+
+/// None of these says that it has the port.
+fn nobody_has(port: u16, found: &[Found]) -> Failure {
+    let unknown = found.iter().find_map(|Found { name, status }| match status {
+        Ok(_) | Err(AskError::NotRunning) => None,
+        Err(error) => Some(Failure::asking(name.as_str(), error)),
+    });
+    match unknown {
+        Some(Failure { exit, message, .. }) => {
+            Failure::new(exit, format!("no other supervisor of yours has port {port}, and {message}"))
+        }
+        None => Failure::new(Exit::NotRunning, format!("no supervisor of yours has port {port}")),
+    }
 }
 
 fn look(place: &Place) -> Result<Status, AskError> {

@@ -277,9 +277,8 @@ impl Master {
                     answer(state, &reply, Answer::Readiness { ready: false })
                 }
                 Request::Resume {} => {
-                    self.resume(&by);
-                    let ready = self.is_ready(&state);
-                    answer(state, &reply, Answer::Readiness { ready })
+                    let resumed = self.on_resume(&state, &by);
+                    answer(state, &reply, resumed)
                 }
                 Request::Stop { grace_ms, delay_ms, wait } => {
                     let (grace, delay) = (grace_ms.map(Duration::from_millis), Duration::from_millis(delay_ms));

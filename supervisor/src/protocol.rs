@@ -79,7 +79,8 @@ pub enum Request {
     ///
     /// `{"v":1,"request":"drain"}`
     Drain {},
-    /// Takes back a drain request, and the stop that a delay has put off. Answered with [`Answer::Readiness`].
+    /// Takes back a drain request, and the stop that a delay has put off. Answered with [`Answer::Readiness`], or with
+    /// [`ErrorCode::Stopping`] when a stop has begun.
     ///
     /// `{"v":1,"request":"resume"}`
     Resume {},
@@ -365,7 +366,7 @@ pub enum ErrorCode {
     Busy,
     /// The server failed instead of being stopped, or a restart failed.
     Failed,
-    /// The server is being stopped, so it is not restarted any more.
+    /// The server is being stopped, so it is not restarted any more, and that is not called off.
     Stopping,
     /// There is no drain under way.
     NotDraining,

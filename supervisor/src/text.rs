@@ -16,11 +16,15 @@ pub fn entry(entry: &Entry) -> String {
     format!("{} {weight}{}", entry.time, entry.message)
 }
 
-/// How many are still connected, and for how long they may be.
+/// How many are still connected, and for how long they may be. Without any, as with a program, of whose clients nobody
+/// knows, only how long that is.
 pub fn countdown(drain: &Drain) -> String {
-    let open = Count(drain.open, "client");
     let whom = drain.generation.map(|generation| format!(" to generation {generation}")).unwrap_or_default();
-    format!("{open} still connected{whom}, {} s to go", drain.remaining_ms.div_ceil(1000))
+    let open = match drain.open {
+        0 => String::new(),
+        open => format!("{} still connected{whom}, ", Count(open, "client")),
+    };
+    format!("{open}{} s to go", drain.remaining_ms.div_ceil(1000))
 }
 
 /// A stop that is put off.

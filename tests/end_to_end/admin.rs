@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 
 use nix::sys::signal::Signal::{SIGCONT, SIGSTOP, SIGTERM};
 
-use crate::support::{Client, HUGE, Home, Instance, free_port};
+use crate::support::{ADMIN_CLI, Client, HUGE, Home, Instance, free_port};
 
 /// A server whose stop waits for this client.
 fn with_a_client(home: &Home) -> (Instance, Client) {
@@ -169,6 +169,50 @@ fn a_supervisor_that_hangs_is_exit_code_6() {
 }
 
 #[test]
+fn while_a_supervisor_hangs_nobody_says_that_none_has_its_port() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    instance.signal(SIGSTOP);
+    let port = instance.address.port().to_string();
+    home.admin(&["--port", &port, "ping"]).expect(6).says(&format!("{}: it does not answer", home.name()));
+    instance.signal(SIGCONT);
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_a_failure_unless_its_reader_has_gone() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    let port = instance.address.port().to_string();
+    let run = |script: &str, arguments: &[&str]| {
+        let mut command = home.program("sh");
+        command.args(["-c", script, "-", ADMIN_CLI]).args(arguments);
+        home.run(command)
+    };
+    let commands: [&[&str]; 9] = [
+        &["ping"],
+        &["status", "--json"],
+        &["status", "--all"],
+        &["metrics"],
+        &["connections", "--json"],
+        &["events"],
+        &["events", "--follow"],
+        &["list"],
+        &["port", &port],
+    ];
+    for arguments in commands {
+        if cfg!(target_os = "linux") {
+            let full = run("exec \"$@\" > /dev/full", arguments).expect(1);
+            full.says("cannot write the answer: No space left on device");
+            assert_eq!(full.err.lines().count(), 1, "{arguments:?}: {full}");
+        }
+        // One that follows may have written all before, and would wait for what happens.
+        if !arguments.contains(&"--follow") {
+            assert_eq!(run("(\"$@\" && echo done >&2) | :", arguments).expect(0).err, "done\n");
+        }
+    }
+}
+
+#[test]
 fn every_command_answers_in_json() {
     let home = Home::new();
     let (instance, client) = with_a_client(&home);
@@ -279,6 +323,11 @@ fn of_all_those_after_one_that_fails_are_asked_only_if_that_is_wanted() {
     assert_eq!(generations(), [2, 1, 1]);
     home.admin(&["restart", "--all", "--keep-going"]).expect(1).says("b: the restart failed").says("c: restarted");
     assert_eq!(generations(), [3, 1, 2]);
+    let told = home.admin(&["restart", "--all", "--keep-going", "--json"]).expect(1);
+    let lines: Vec<serde_json::Value> = told.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = lines.iter().map(|line| (&line["name"], &line["answer"]["result"])).collect();
+    let restarted = &"restarted".into();
+    assert_eq!(told, [(&"a".into(), restarted), (&"b".into(), &"error".into()), (&"c".into(), restarted)]);
 }
 
 #[test]

@@ -12,7 +12,8 @@ use std::thread::{self, JoinHandle};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Client, HUGE, Home, Instance, Process, SUPERVISOR, eventually, free_port};
+use crate::pty::Pty;
+use crate::support::{ADMIN_CLI, Client, HUGE, Home, Instance, Process, SUPERVISOR, eventually, free_port};
 
 /// Serves one request a connection, on the socket that it was passed. A request under way is answered before it ends.
 pub const SERVER: &str = r#"
@@ -173,6 +174,27 @@ fn a_program_that_ignores_the_signal_is_killed_at_the_deadline_and_that_is_said(
     assert_eq!(instance.wait(), 5);
     assert!(instance.log().contains("2 processes had to be killed"), "{}", instance.log());
     assert_nothing_runs(&home);
+}
+
+#[test]
+fn of_a_program_that_ends_it_is_shown_how_long_it_has_and_nothing_of_clients() {
+    let home = Home::new();
+    let instance = home.exec(&["--grace", HUGE], &sh("trap '' TERM; echo on >&2; while :; do sleep 0.1; done"));
+    instance.err.wait_for("on");
+    let (pty, terminal) = Pty::open();
+    let mut command = home.program("setsid");
+    command.args(["--ctty", ADMIN_CLI, "stop"]);
+    command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap()).stderr(terminal);
+    let stop = home.spawn(command);
+    eventually("the time is shown", || pty.screen().contains(" s to go"));
+    let said = [&["status"][..], &["status", "--short"], &["grace", "100"], &["stop", "--no-wait"], &["grace", "0"]];
+    for said in said.map(|arguments| instance.admin(arguments).expect(0).out.replace("admin client", "")) {
+        assert!(said.contains(" s to go") && !said.contains("client"), "{said}");
+    }
+    assert_eq!((stop.wait(), instance.wait()), (5, 5));
+    assert!(!pty.screen().contains("client"), "{}", pty.screen());
+    let log = instance.log().replace("admin client", "");
+    assert!(log.contains("the grace period ends in 100 s") && !log.contains("client"), "{log}");
 }
 
 #[test]

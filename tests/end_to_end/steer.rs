@@ -1,5 +1,8 @@
 //! What an operator sees of a drain, and can change in it: connections, deadlines, readiness.
 
+use std::fs;
+use std::io::{self, Read};
+
 use crate::support::*;
 
 /// A line of the table that `connections` shows: its words, without the age.
@@ -186,4 +189,47 @@ fn a_drain_that_is_held_up_is_looked_into_lengthened_and_ended_client_by_client(
             story.iter().map(|part| told.find(part).unwrap_or_else(|| panic!("{part}: {told}"))).collect();
         assert!(places.is_sorted(), "{told}");
     }
+}
+
+#[test]
+fn what_has_been_sent_of_a_file_is_shown_while_it_is_being_sent() {
+    const READ: u64 = 16 << 20;
+    let home = Home::new();
+    fs::File::create(home.folder().join("large")).unwrap().set_len(4 * READ).unwrap();
+    let instance = home.start(&["http", home.folder().to_str().unwrap()]);
+    let mut client = instance.client();
+    client.send("GET /large HTTP/1.1\r\nHost: x\r\n\r\n");
+    io::copy(&mut (&client.0).take(READ), &mut io::sink()).unwrap();
+    eventually("it is counted", || {
+        let json = instance.admin(&["connections", "--json"]).expect(0).json();
+        json["connections"][0]["sent"].as_u64() > Some(READ / 2)
+    });
+    assert_eq!(instance.admin(&["connections", "--json"]).json()["connections"][0]["activity"], "busy");
+}
+
+#[test]
+fn a_stop_that_has_begun_is_not_called_off_and_who_wanted_that_hears_so() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    instance.admin(&["stop", "--delay", "0.01", "--no-wait"]).expect(0);
+    client.assert_told();
+    let refused = instance.admin(&["resume", "--json"]).expect(1);
+    assert_eq!(refused.json()["code"], "stopping");
+    refused.says("the stop has begun already");
+    drop(client);
+    assert_eq!(instance.wait(), 0);
+    let log = instance.log();
+    assert!(!log.contains("may be sent here again"), "{log}");
+}
+
+#[test]
+fn of_two_stops_with_a_delay_the_log_tells_the_one_that_counts() {
+    let home = Home::new();
+    let instance = home.start(&["echo"]);
+    instance.admin(&["stop", "--delay", "500", "--no-wait"]).expect(0);
+    instance.admin(&["stop", "--delay", "10h", "--no-wait"]).expect(0);
+    let log = instance.err.so_far();
+    assert!(log.matches("stopping in ").count() == 2 && !log.contains("stopping in 36000 s"), "{log}");
 }

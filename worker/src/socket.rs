@@ -15,8 +15,9 @@ mod linux {
     use std::io;
     use std::net::TcpStream;
 
-    /// What one call of `sendfile` takes, by sendfile(2).
-    const MOST: usize = 0x7fff_f000;
+    /// How much is sent at once, in bytes. One call of `sendfile` would take 2 GiB, and only at its end would anybody see
+    /// that something was sent.
+    const PIECE: usize = 1024 * 1024;
 
     /// Sends as much as the socket takes without waiting. The end of the stream is to follow, in the same packet.
     pub(crate) fn send_at_once(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
@@ -37,7 +38,7 @@ mod linux {
     /// `io::copy` would copy them through this process: it has given up `sendfile` from files to sockets, since a later
     /// change of the file can be sent in place of what was there. For a file that is served that is all right.
     pub(crate) fn send_file(stream: &TcpStream, file: &File, length: u64) -> io::Result<u64> {
-        let length = usize::try_from(length).unwrap_or(MOST).min(MOST);
+        let length = usize::try_from(length).unwrap_or(PIECE).min(PIECE);
         Ok(retry_on_intr(|| sendfile(stream, file, None, length))? as u64)
     }
 }

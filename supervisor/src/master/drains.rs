@@ -309,10 +309,11 @@ impl Master {
 
     fn log_moved(&self, by: &Trigger, grace: Duration, left: usize) {
         let left = clients(left);
-        let message = if grace.is_zero() {
-            format!("{by}: closing {left} by force")
-        } else {
-            format!("{by}: the grace period ends in {}, {left} still connected", seconds(grace))
+        let message = match (&self.identity.program, grace.is_zero()) {
+            (None, true) => format!("{by}: closing {left} by force"),
+            (None, false) => format!("{by}: the grace period ends in {}, {left} still connected", seconds(grace)),
+            (Some(_), true) => format!("{by}: killing what is left of the program"),
+            (Some(_), false) => format!("{by}: the grace period ends in {}", seconds(grace)),
         };
         let fields = [("by", by.to_string().into()), ("grace_ms", milliseconds(grace).into())];
         self.identity.log.line(Level::Info, "deadline_moved", message, fields);

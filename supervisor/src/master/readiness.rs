@@ -67,7 +67,16 @@ impl Master {
         self.unready.get_or_insert(Unready { stop: None });
     }
 
-    pub(super) fn resume(&mut self, by: &Trigger) {
+    pub(super) fn on_resume(&mut self, state: &State, by: &Trigger) -> Answer {
+        if let State::Draining { .. } = state {
+            let message = "the stop has begun already, and cannot be called off".into();
+            return Answer::Error(Refusal { code: ErrorCode::Stopping, message });
+        }
+        self.resume(by);
+        Answer::Readiness { ready: self.is_ready(state) }
+    }
+
+    fn resume(&mut self, by: &Trigger) {
         let Some(Unready { stop }) = self.unready.take() else { return };
         let what = if stop.is_some() { "the stop is called off, " } else { "" };
         let message = format!("{by}: {what}new clients may be sent here again");
@@ -92,9 +101,7 @@ impl Master {
             let grace = grace.unwrap_or(self.settings.grace).saturating_add(delay);
             return self.on_stop(state, by, Some(grace), Some(reply), now);
         }
-        let message = format!("{by}: stopping in {}, no new clients are to be sent here", Seconds(delay));
-        let fields = [("by", by.to_string().into()), ("delay_ms", milliseconds(delay).into())];
-        self.identity.log.line(Level::Info, "delayed", message, fields);
+        let asked = by.to_string();
         let stop =
             Delayed { at: deadline_after(now, delay), by, grace, countdown: now + COUNTDOWN, waiting: Vec::new() };
         let unready = self.unready.get_or_insert(Unready { stop: None });
@@ -104,6 +111,11 @@ impl Master {
             None => stop,
         };
         let stop = unready.stop.insert(stop);
+        // Which may be an earlier one.
+        let delay = stop.at.saturating_duration_since(now);
+        let message = format!("{asked}: stopping in {}, no new clients are to be sent here", Seconds(delay));
+        let fields = [("by", asked.into()), ("delay_ms", milliseconds(delay).into())];
+        self.identity.log.line(Level::Info, "delayed", message, fields);
         if reply.wait {
             stop.waiting.push(reply);
         } else {
