@@ -296,6 +296,9 @@ pub(crate) fn run() -> Exit {
         Command::Ping => commands::ping(&target, json),
         Command::Status(status) => commands::status(&target, json, &status),
         Command::Connections => commands::connections(&target, json),
+        Command::Close(_) if target.all => {
+            Err(Failure::new(Exit::Usage, "close is for one supervisor: each counts its own connections"))
+        }
         Command::Close(close) => commands::close(&target, json, &close),
         Command::Metrics => commands::metrics(&target, json),
         Command::Stop(stop) => commands::stop(&target, json, &stop),

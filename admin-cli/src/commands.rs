@@ -168,12 +168,17 @@ impl Wait {
 
 pub(crate) fn list(json: bool, list: &List) -> Result<Exit, Failure> {
     let mut found = target::find()?;
+    let mut exit = Exit::Done;
     if list.clean {
-        let (dead, alive) = found.into_iter().partition(|found| matches!(found.status, Err(AskError::NotRunning)));
-        found = alive;
-        for dead in dead {
-            dead.clean()?;
-        }
+        found.retain(|found| {
+            let is_dead = matches!(found.status, Err(AskError::NotRunning));
+            let cleaned = if is_dead { found.clean() } else { Ok(()) };
+            if let Err(failure) = &cleaned {
+                // It stays in the list, and the others are removed all the same.
+                exit = failure.tell(false);
+            }
+            !is_dead || cleaned.is_err()
+        });
     }
     if json {
         let instances: Vec<_> = found
@@ -192,7 +197,7 @@ pub(crate) fn list(json: bool, list: &List) -> Result<Exit, Failure> {
         let lines = output::table(std::iter::once(head).chain(found.iter().map(Found::row)).collect());
         lines.iter().try_for_each(|line| output::data(line))?;
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {

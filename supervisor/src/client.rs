@@ -174,8 +174,9 @@ fn listen_once<T>(
     let began = Instant::now();
     let end = patience.whole.and_then(|limit| began.checked_add(limit)); // None: for ever, or longer than that.
     let first = began + patience.first;
-    let mut spoken = false;
+    let (mut asked, mut spoken) = (false, false);
     let heard = Conversation::begin(place, &request, first).and_then(|mut conversation| {
+        asked = true;
         let mut response = conversation.next(Some(end.map_or(first, |end| end.min(first))))?;
         loop {
             spoken = true;
@@ -190,7 +191,7 @@ fn listen_once<T>(
         Err(AskError::Io(_) | AskError::HungUp | AskError::Silent) if !spoken && is_gone(place) => {
             Err(AskError::NotRunning)
         }
-        Err(AskError::Silent) if spoken || patience.gives_up_first() => Err(AskError::GaveUp),
+        Err(AskError::Silent) if spoken || asked && patience.gives_up_first() => Err(AskError::GaveUp),
         heard => heard,
     }
 }

@@ -177,8 +177,9 @@ pub fn list() -> io::Result<Vec<InstanceName>> {
 
 #[cfg(unix)]
 fn folder() -> Result<PathBuf, String> {
-    if let Some(folder) = env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()) {
-        return Ok(PathBuf::from(folder).join("mastercontrol"));
+    // By the XDG base directory specification a path that is not absolute is ignored.
+    if let Some(folder) = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute()) {
+        return Ok(folder.join("mastercontrol"));
     }
     let user = nix::unistd::geteuid();
     if user.is_root() {

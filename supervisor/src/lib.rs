@@ -519,7 +519,8 @@ fn bind_health(health: SocketAddr, server: &[Address]) -> Result<TcpListener, Er
     let address = Address::Tcp(health);
     TcpListener::bind(health).map_err(|source| {
         if server.contains(&address) && source.kind() == io::ErrorKind::AddrInUse {
-            Error::Bind { address, holder: Some("the server itself".into()), source }
+            let message = format!("port {} is the server's own; choose another one", health.port());
+            Error::Start { what: "the health endpoint", source: io::Error::new(source.kind(), message) }
         } else {
             Error::bind(&address, source)
         }

@@ -359,7 +359,9 @@ impl Master {
             State::Waiting { until: _ } => (Vec::new(), None),
         };
         self.call_off(restart);
-        let grace = grace.unwrap_or(self.settings.grace);
+        let put_off = self.unready.as_ref().and_then(Unready::deadline);
+        let until_then = put_off.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
+        let grace = grace.unwrap_or(self.settings.grace).min(until_then);
         let (servers, mut stop) = self.begin_stop(servers, Why::Asked(by), grace, now);
         if let Some(reply) = reply {
             stop.attend(reply, &servers, now);

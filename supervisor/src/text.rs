@@ -51,7 +51,10 @@ pub fn status_line(status: &Status) -> String {
     };
     let how = match (&status.drain, &status.last_end) {
         (Some(drain), _) => format!(", {}", countdown(drain)),
-        (None, Some(end)) if *state == State::Waiting => format!(", since it ended: {}", end.reason),
+        (None, Some(end)) if *state == State::Waiting => {
+            let next_try = Age(Duration::from_millis(status.next_try_ms.unwrap_or(0)));
+            format!(", next try in {next_try}, last end: {}", end.reason)
+        }
         (None, _) => String::new(),
     };
     let open = connections.map(|connections| format!(", {}", Count(connections.now, "connection"))).unwrap_or_default();

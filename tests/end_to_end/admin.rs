@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 
 use nix::sys::signal::Signal::{SIGCONT, SIGSTOP, SIGTERM};
 
-use crate::support::{ADMIN_CLI, Client, HUGE, Home, Instance, free_port};
+use crate::support::{ADMIN_CLI, Client, HUGE, Home, Instance, eventually, free_port};
 
 /// A server whose stop waits for this client.
 fn with_a_client(home: &Home) -> (Instance, Client) {
@@ -61,6 +61,16 @@ fn a_stop_that_gives_up_waiting_is_exit_code_7_and_the_stop_goes_on() {
     let (instance, client) = with_a_client(&home);
     instance.admin(&["stop", "--timeout", "0.5"]).expect(7).says("goes on");
     assert_eq!(instance.status()["state"], "draining");
+    drop(client);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn a_stop_that_is_not_waited_for_at_all_has_been_asked_for_all_the_same() {
+    let home = Home::new();
+    let (instance, client) = with_a_client(&home);
+    instance.admin(&["stop", "--timeout", "0"]).expect(7).says("goes on");
+    eventually("it drains", || instance.status()["state"] == "draining");
     drop(client);
     assert_eq!(instance.wait(), 0);
 }
@@ -282,10 +292,12 @@ fn what_dead_ones_have_left_is_removed_on_request_and_the_living_stay() {
     let left: Vec<_> = fs::read_dir(home.sockets()).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert!(left.len() == 2 && left.iter().all(|file| file.to_str().unwrap().starts_with("alive.")), "{left:?}");
     alive.assert_serves();
-    // What is no socket is nobody's leftover.
-    let file = home.sockets().join("strange.sock");
+    // What is no socket is nobody's leftover, and keeps nothing else.
+    let file = home.sockets().join("a-file.sock");
     fs::write(&file, "").unwrap();
-    home.admin(&["list", "--clean"]).expect(1).says("something else than a socket is there");
+    home.start(&["echo", "--name", "dead"]).kill();
+    let list = home.admin(&["list", "--clean"]).expect(1);
+    list.says("something else than a socket is there").says("removed what dead has left").says("alive");
     assert!(file.exists());
 }
 
@@ -298,6 +310,7 @@ fn all_are_asked_in_the_order_of_their_names() {
     let restarted = home.admin(&["restart", "--all"]).expect(0);
     let lines = restarted.out.lines().filter(|line| line.contains(": restarted: generation 2 serves"));
     assert_eq!(names(&lines.map(|line| format!("{line}\n")).collect::<String>()), "abc", "{restarted}");
+    home.admin(&["close", "1", "--all"]).expect(2).says("close is for one supervisor");
     let stopped = home.admin(&["stop", "--all", "--json"]).expect(0);
     let lines: Vec<serde_json::Value> = stopped.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told: Vec<_> = lines.iter().map(|line| (&line["name"], &line["answer"]["result"])).collect();

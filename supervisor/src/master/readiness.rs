@@ -14,7 +14,8 @@ pub(super) struct Unready {
 struct Delayed {
     at: Instant,
     by: Trigger,
-    grace: Option<Duration>,
+    /// The end of the grace period.
+    deadline: Instant,
     /// When those who wait hear again how long it takes.
     countdown: Instant,
     waiting: Vec<Reply>,
@@ -28,6 +29,11 @@ impl Unready {
 
     pub(super) fn delay(&self, now: Instant) -> Option<Delay> {
         self.stop.as_ref().map(|stop| stop.delay(now))
+    }
+
+    /// By when a stop that was put off is to be over.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.stop.as_ref().map(|stop| stop.deadline)
     }
 }
 
@@ -87,7 +93,8 @@ impl Master {
         }
     }
 
-    /// Puts a stop off. A server that is being stopped already is to be gone by the time that this one would be over.
+    /// Puts a stop off. Of several the earliest counts, and the shortest deadline. A server that is being stopped already is
+    /// to be gone by the time that this one would be over.
     pub(super) fn on_delayed_stop(
         &mut self,
         state: State,
@@ -97,17 +104,21 @@ impl Master {
         reply: Reply,
         now: Instant,
     ) -> State {
+        let whole = grace.unwrap_or(self.settings.grace).saturating_add(delay);
         if let State::Draining { .. } = state {
-            let grace = grace.unwrap_or(self.settings.grace).saturating_add(delay);
-            return self.on_stop(state, by, Some(grace), Some(reply), now);
+            return self.on_stop(state, by, Some(whole), Some(reply), now);
         }
         let asked = by.to_string();
-        let stop =
-            Delayed { at: deadline_after(now, delay), by, grace, countdown: now + COUNTDOWN, waiting: Vec::new() };
+        let (at, deadline) = (deadline_after(now, delay), deadline_after(now, whole));
+        let stop = Delayed { at, by, deadline, countdown: now + COUNTDOWN, waiting: Vec::new() };
         let unready = self.unready.get_or_insert(Unready { stop: None });
         let stop = match unready.stop.take() {
-            Some(earlier) if earlier.at <= stop.at => earlier,
-            Some(later) => Delayed { waiting: later.waiting, ..stop },
+            Some(mut other) => {
+                let deadline = other.deadline.min(stop.deadline);
+                let waiting = std::mem::take(&mut other.waiting);
+                let earlier = if other.at <= stop.at { other } else { stop };
+                Delayed { deadline, waiting, ..earlier }
+            }
             None => stop,
         };
         let stop = unready.stop.insert(stop);
@@ -129,8 +140,8 @@ impl Master {
     pub(super) fn hurry_delayed(&mut self, state: State, now: Instant) -> State {
         let Some(stop) = self.unready.as_mut().and_then(|unready| unready.stop.as_mut()) else { return state };
         if stop.at <= now {
-            let (by, grace) = (stop.by.clone(), stop.grace);
-            return self.on_stop(state, by, grace, None, now);
+            let (by, grace) = (stop.by.clone(), stop.deadline.saturating_duration_since(now));
+            return self.on_stop(state, by, Some(grace), None, now);
         }
         if stop.countdown <= now {
             stop.countdown = now + COUNTDOWN;

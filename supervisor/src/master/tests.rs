@@ -679,6 +679,32 @@ fn a_stop_that_is_put_off_begins_when_its_time_comes_unless_it_is_called_off() {
 }
 
 #[test]
+fn of_several_stops_the_shortest_deadline_counts_also_if_one_was_put_off() {
+    // Clients of a stop that was put off have until then, and two seconds more.
+    let put_off = || Step::AskStop { grace: Some(2000), delay: 3000, wait: true };
+    let others = [
+        // By when it is over.
+        (Step::AskStop { grace: Some(0), delay: 4000, wait: true }, 4),
+        (Step::AskStop { grace: Some(60_000), delay: 1000, wait: true }, 5),
+        (Step::AskStop { grace: Some(60_000), delay: 0, wait: true }, 5),
+        (Step::AskStop { grace: Some(1000), delay: 0, wait: true }, 1),
+    ];
+    for (other, seconds) in others {
+        let mut drive = Drive::new(None);
+        drive.take(Step::Client);
+        drive.take(put_off());
+        drive.take(other);
+        for second in 1..=seconds {
+            assert!(drive.end.is_none(), "over before second {second} of {seconds}");
+            drive.wait(Duration::from_secs(1));
+            drive.take(Step::Deliver);
+        }
+        assert!(drive.end.is_some(), "not over after {seconds} s");
+        drive.finish();
+    }
+}
+
+#[test]
 fn who_moves_the_deadline_of_a_drain_moves_it_both_ways() {
     let mut drive = Drive::new(None);
     drive.take(Step::AskGrace { grace: 1000 });
