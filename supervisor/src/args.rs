@@ -9,7 +9,7 @@ use supervisor::config::{Config, ConfigError, Invocation, ServerKind};
 use supervisor::manager;
 use supervisor::text::Seconds;
 use supervisor::worker::handlers::{Commands, Echo, Http, Logged};
-use supervisor::{BuildError, Exit, Handler, Journal, Level, ProgramEnd, RestartMode, Settings, Supervisor};
+use supervisor::{BuildError, Exit, Handler, Journal, Level, RestartMode, Settings, Supervisor};
 
 /// Runs the program to its end.
 pub(crate) fn run() -> ExitCode {
@@ -17,16 +17,43 @@ pub(crate) fn run() -> ExitCode {
     let passed = manager::passed();
     let invocation = Invocation::from_command_line();
     let journal = Journal::new(invocation.log());
+    #[cfg(windows)]
+    if invocation.is_service() {
+        return exit_code(run_service(invocation, &journal));
+    }
+    exit_code(serve(&invocation, passed, &journal, |supervisor| supervisor.console().signals()))
+}
+
+/// Runs the server as a service: without a console, and with the service manager in its place.
+#[cfg(windows)]
+fn run_service(invocation: Invocation, journal: &Journal) -> i32 {
+    let program = move |service: supervisor::service::Service| {
+        let journal = service.journal(invocation.log());
+        serve(&invocation, Ok(None), &journal, |supervisor| supervisor.service(service))
+    };
+    supervisor::service::run(program).unwrap_or_else(|error| {
+        journal.line(Level::Error, "not_started", &error, []);
+        error.exit() as i32
+    })
+}
+
+/// Runs the server, which its triggers stop. Returns the exit code.
+fn serve(
+    invocation: &Invocation,
+    passed: Result<Option<manager::Passed>, manager::PassedError>,
+    journal: &Journal,
+    triggers: impl FnOnce(Supervisor) -> Supervisor,
+) -> i32 {
     let not_started = |error: &dyn Error| {
         journal.line(Level::Error, "not_started", error, []);
-        Exit::Failed.into()
+        Exit::Failed as i32
     };
     let passed = match passed {
         Ok(passed) => passed,
         Err(error) => return not_started(&error),
     };
     let address = passed.as_ref().map(manager::Passed::address);
-    let config = match read(&invocation, address) {
+    let config = match read(invocation, address) {
         Ok(config) => config,
         Err(error) => return not_started(&error),
     };
@@ -46,13 +73,14 @@ pub(crate) fn run() -> ExitCode {
     let mut supervisor = supervisor
         .kind(config.server.kind())
         .name(config.name)
+        // Until the first generation is built: the stop of one that is never ready has it, too.
+        .grace(config.grace)
         .journal(journal.clone())
-        .console()
-        .signals()
         .on_hup(config.on_hup)
         .last_resort()
         .service_manager()
         .admin(config.admin);
+    supervisor = triggers(supervisor);
     if let Some(path) = config.socket {
         supervisor = supervisor.socket(path);
     }
@@ -64,7 +92,7 @@ pub(crate) fn run() -> ExitCode {
         (Some(_), ServerKind::Exec { .. }) => {
             let message = "the service manager passed a socket, and exec takes none: let it start the program itself";
             journal.line(Level::Error, "not_started", message, []);
-            return Exit::Failed.into();
+            return Exit::Failed as i32;
         }
         (Some(passed), ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. }) => {
             supervisor.start_passed(passed)
@@ -78,35 +106,35 @@ pub(crate) fn run() -> ExitCode {
         }
         // What went wrong has been logged by master control.
         Ok(running) => {
-            running.wait().map_or_else(|error| code(&error, config.restart.mode), |report| report.exit().into())
+            running.wait().map_or_else(|error| code(&error, config.restart.mode), |report| report.exit() as i32)
         }
     }
 }
 
 /// The exit code for an error. A program that ended by itself, or could not be started, is passed on as a shell would.
 /// One that ended before it was ready has failed, unless the supervisor is to end as it does in any case.
-fn code(error: &supervisor::Error, mode: RestartMode) -> ExitCode {
+fn code(error: &supervisor::Error, mode: RestartMode) -> i32 {
     match error {
-        supervisor::Error::Ended { program: Some(end), .. } => code_of(*end),
+        supervisor::Error::Ended { program: Some(end), .. } => end.code(),
         supervisor::Error::Build { source } => {
             let cannot = source.downcast_ref::<supervisor::child::CannotStart>().map(|cannot| cannot.code.into());
             let early = source.downcast_ref::<supervisor::child::EndedEarly>();
-            let passed_on = || early.filter(|_| mode == RestartMode::Never).map(|early| code_of(early.end));
-            cannot.or_else(passed_on).unwrap_or_else(|| error.exit().into())
+            let passed_on = || early.filter(|_| mode == RestartMode::Never).map(|early| early.end.code());
+            cannot.or_else(passed_on).unwrap_or(error.exit() as i32)
         }
-        error => error.exit().into(),
+        error => error.exit() as i32,
     }
 }
 
 #[cfg(unix)]
-fn code_of(end: ProgramEnd) -> ExitCode {
-    u8::try_from(end.code()).unwrap_or(u8::MAX).into()
+fn exit_code(code: i32) -> ExitCode {
+    u8::try_from(code).unwrap_or(u8::MAX).into()
 }
 
 /// An exit code has 32 bits there, and std has a type for 8 of them only.
 #[cfg(windows)]
-fn code_of(end: ProgramEnd) -> ExitCode {
-    std::process::exit(end.code())
+fn exit_code(code: i32) -> ExitCode {
+    std::process::exit(code)
 }
 
 /// The settings that the command line and the file give a generation now.

@@ -25,6 +25,8 @@ use crate::instance::InstanceName;
 #[cfg(unix)]
 use crate::instance::MAX_SOCKET_PATH;
 use crate::listen::{Address, in_words};
+#[cfg(windows)]
+use crate::service::{self, ServiceError};
 use crate::text::parse_seconds;
 use crate::{AdminSocket, Exit, Journal, Level, Log, OnHup, RestartMode, RestartPolicy};
 use file::ConfigFile;
@@ -46,12 +48,45 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is only one at a time")]
+#[cfg_attr(unix, expect(clippy::large_enum_variant, reason = "there is only one at a time"))]
 enum Command {
     #[command(flatten)]
     Server(Server),
+    /// Install, uninstall or be a service of Windows
+    #[cfg(windows)]
+    #[command(subcommand)]
+    #[command(after_help = r"Examples:
+  supervisor service install http C:\www --listen 0.0.0.0:80 --name files
+  net start files                            start it now
+  admin-cli --name files status
+  supervisor service uninstall files
+
+What stands behind `install` is what would run the server here, with paths from the root.
+The service has the name of the instance, and is LocalService, which has to be able to
+read what is served. All of it is for administrators.")]
+    Service(Service),
     #[command(flatten)]
     Generate(Generate),
+}
+
+#[cfg(windows)]
+#[derive(Debug, Subcommand)]
+enum Service {
+    /// Install a service that runs a server from the next start of the system on
+    Install {
+        #[command(subcommand)]
+        server: Server,
+    },
+    /// Stop a service, wait until it has stopped, and remove it
+    Uninstall {
+        /// The name of the service
+        name: InstanceName,
+    },
+    /// What the service manager runs
+    Run {
+        #[command(subcommand)]
+        server: Server,
+    },
 }
 
 /// The servers alone: what the command line and a file say together.
@@ -257,15 +292,27 @@ pub struct Invocation {
     has_listen: bool,
     log: Log,
     file: Option<ConfigFile>,
+    #[cfg(windows)]
+    is_service: bool,
 }
 
 impl Invocation {
-    /// Parses the command line of this process. If that asks for help, completions or man pages, or is wrong, the
-    /// process ends here.
+    /// Parses the command line of this process. If that asks for help, completions or man pages, is wrong, or installs or
+    /// uninstalls a service, the process ends here.
     pub fn from_command_line() -> Invocation {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         match Cli::try_parse_from(&arguments).unwrap_or_else(|error| error.exit()).command {
             Command::Server(server) => Invocation::new(arguments, server),
+            #[cfg(windows)]
+            Command::Service(Service::Run { server }) => {
+                Invocation { is_service: true, ..Invocation::new(without_service(arguments), server) }
+            }
+            #[cfg(windows)]
+            Command::Service(Service::Install { server }) => {
+                end(Invocation::new(without_service(arguments), server).install())
+            }
+            #[cfg(windows)]
+            Command::Service(Service::Uninstall { name }) => end(service::uninstall(&name)),
             Command::Generate(wanted) => {
                 let exit = wanted.write(Cli::command()).map_or_else(
                     |message| {
@@ -288,7 +335,29 @@ impl Invocation {
         let has_dir = matches!(server, Server::Http { dir: Some(_), .. });
         let (server, _, _, options) = server.parts();
         let has_listen = matches!(&server, ServerKind::Exec { listen, .. } if !listen.is_empty());
-        Invocation { arguments, kind: server.kind(), has_dir, has_listen, log: options.log(), file: options.config }
+        Invocation {
+            arguments,
+            kind: server.kind(),
+            has_dir,
+            has_listen,
+            log: options.log(),
+            file: options.config,
+            #[cfg(windows)]
+            is_service: false,
+        }
+    }
+
+    /// Whether the service manager is to run this, see [`service::run`].
+    #[cfg(windows)]
+    pub fn is_service(&self) -> bool {
+        self.is_service
+    }
+
+    #[cfg(windows)]
+    fn install(&self) -> Result<String, ServiceError> {
+        let config = self.read().map_err(|error| ServiceError::new(error.to_string()))?;
+        let file = self.file.as_ref().map(|file| Path::new(&file.named));
+        service::install(&config, file, self.arguments.get(1..).unwrap_or_default())
     }
 
     /// The log that the command line alone asks for: for what there is to say when the file is wrong.
@@ -312,6 +381,30 @@ impl Invocation {
         let together: Vec<_> = before.iter().chain(&settings).chain(after).collect();
         Config::parse(together)
     }
+}
+
+/// The command line of a server from one that has `service install` or `service run` before it.
+#[cfg(windows)]
+fn without_service(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    arguments.drain(1..3);
+    arguments
+}
+
+/// Ends the process, and says what became of a service.
+#[cfg(windows)]
+fn end(done: Result<String, ServiceError>) -> ! {
+    use std::io::Write;
+    let exit = done.map_or_else(
+        |error| {
+            Journal::new(Log::text()).line(Level::Error, "service", &error, []);
+            error.exit()
+        },
+        |said| {
+            let _ = std::io::stdout().write_all(said.as_bytes()); // It is done, whoever reads that.
+            Exit::Done
+        },
+    );
+    std::process::exit(exit as i32)
 }
 
 /// Whether a file is right for a kind of server, one of [`KINDS`], without a command line.

@@ -76,7 +76,11 @@ impl Post {
 pub enum Trigger {
     /// Enter on the console.
     Console,
-    /// A signal, or on Windows a console event, by its name.
+    /// What Windows tells the processes of a console.
+    ConsoleEvent(ConsoleEvent),
+    /// The host's service manager, on Windows. (On Unix that sends signals.)
+    ServiceManager(ServiceControl),
+    /// A signal.
     Signal {
         /// The signal's name, such as `SIGTERM`.
         name: &'static str,
@@ -94,10 +98,81 @@ pub enum Trigger {
     Code,
 }
 
+impl Trigger {
+    /// The longest grace period that it leaves. None: any.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        match self {
+            Trigger::ConsoleEvent(event) => event.limit(),
+            Trigger::Console
+            | Trigger::ServiceManager(_)
+            | Trigger::Signal { .. }
+            | Trigger::Admin { .. }
+            | Trigger::Code => None,
+        }
+    }
+}
+
+/// A console event of Windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleEvent {
+    /// Ctrl-C.
+    CtrlC,
+    /// Ctrl-Break.
+    CtrlBreak,
+    /// The console's window is closed.
+    Close,
+    /// The user logs off.
+    Logoff,
+    /// The system shuts down.
+    Shutdown,
+}
+
+/// Windows ends the process five seconds after it has told it of these, unless its user has changed that
+/// (HungAppTimeout, WaitToKillAppTimeout). The rest is for the end of the process.
+const LIMIT: Duration = Duration::from_secs(4);
+
+impl ConsoleEvent {
+    fn limit(self) -> Option<Duration> {
+        match self {
+            ConsoleEvent::CtrlC | ConsoleEvent::CtrlBreak => None,
+            ConsoleEvent::Close | ConsoleEvent::Logoff | ConsoleEvent::Shutdown => Some(LIMIT),
+        }
+    }
+}
+
+/// What the service manager of Windows can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceControl {
+    /// Somebody wants the service to stop.
+    Stop,
+    /// The system is about to shut down.
+    Shutdown,
+}
+
+impl ServiceControl {
+    /// What a control code of the service manager (`SERVICE_CONTROL_…`) asks for. None: nothing.
+    #[cfg_attr(all(unix, not(test)), allow(dead_code))]
+    pub(crate) fn of(control: u32) -> Option<ServiceControl> {
+        match control {
+            1 => Some(ServiceControl::Stop),
+            // Beside the control of that name there is an earlier one, which leaves time (PRESHUTDOWN).
+            5 | 15 => Some(ServiceControl::Shutdown),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Trigger {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Trigger::Console => write!(formatter, "Enter"),
+            Trigger::ConsoleEvent(ConsoleEvent::CtrlC) => write!(formatter, "Ctrl-C"),
+            Trigger::ConsoleEvent(ConsoleEvent::CtrlBreak) => write!(formatter, "Ctrl-Break"),
+            Trigger::ConsoleEvent(ConsoleEvent::Close) => write!(formatter, "closed window"),
+            Trigger::ConsoleEvent(ConsoleEvent::Logoff) => write!(formatter, "logoff"),
+            Trigger::ConsoleEvent(ConsoleEvent::Shutdown) => write!(formatter, "system shutdown"),
+            Trigger::ServiceManager(ServiceControl::Stop) => write!(formatter, "service manager"),
+            Trigger::ServiceManager(ServiceControl::Shutdown) => write!(formatter, "service manager (system shutdown)"),
             Trigger::Signal { name, sender: None } => write!(formatter, "{name}"),
             Trigger::Signal { name, sender: Some(pid) } => write!(formatter, "{name} (from pid {pid})"),
             Trigger::Admin { user, pid } => {
@@ -111,5 +186,30 @@ impl fmt::Display for Trigger {
             }
             Trigger::Code => write!(formatter, "code"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_leaves_less_than_five_seconds_when_the_window_is_closed_and_at_the_end_of_the_session() {
+        use ConsoleEvent::{Close, CtrlBreak, CtrlC, Logoff, Shutdown};
+        for (event, is_limited) in [(CtrlC, false), (CtrlBreak, false), (Close, true), (Logoff, true), (Shutdown, true)]
+        {
+            let limit = Trigger::ConsoleEvent(event).limit();
+            assert_eq!(limit.is_some_and(|limit| limit < Duration::from_secs(5)), is_limited, "{event:?}");
+        }
+        // A service has the time that its installation has asked for.
+        assert_eq!(Trigger::ServiceManager(ServiceControl::Shutdown).limit(), None);
+    }
+
+    #[test]
+    fn stop_and_shutdown_of_the_service_manager_are_orders_and_nothing_else_is() {
+        // STOP, PAUSE, CONTINUE, INTERROGATE, SHUTDOWN, PARAMCHANGE, SESSIONCHANGE, PRESHUTDOWN, and a user's own.
+        let asked = [1, 2, 3, 4, 5, 6, 14, 15, 128].map(ServiceControl::of);
+        let (stop, shutdown) = (Some(ServiceControl::Stop), Some(ServiceControl::Shutdown));
+        assert_eq!(asked, [stop, None, None, None, shutdown, None, None, shutdown, None]);
     }
 }

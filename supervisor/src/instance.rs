@@ -196,6 +196,14 @@ fn folder() -> Result<PathBuf, String> {
     }
 }
 
+/// The log file of the service with this name. Its folder is made if there is none.
+#[cfg(windows)]
+pub(crate) fn log_file(service: &str) -> Result<PathBuf, String> {
+    let folder = folder()?;
+    make_private_folder(&folder).map_err(|error| format!("cannot make {}: {}", folder.display(), Reason(&error)))?;
+    Ok(folder.join(format!("{service}.log")))
+}
+
 #[cfg(unix)]
 fn socket_path(folder: &Path, name: &InstanceName) -> PathBuf {
     folder.join(format!("{name}.sock"))

@@ -9,13 +9,15 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::fmt::Display;
+use std::io;
 use std::mem;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
-use crate::log::{Log, Outlet};
+use crate::log::{Log, LogFile, Outlet};
 use crate::protocol::{Entry, Level, MAX_LINE};
 use crate::text::Count;
 
@@ -67,6 +69,8 @@ struct Pen {
     last: u64,
     /// Lines of the log that were lost since the last one that was written.
     lost: usize,
+    /// Where the log is written, if not on stderr.
+    file: Option<LogFile>,
 }
 
 /// The last entries, and who reads them.
@@ -104,7 +108,20 @@ impl Draft {
 impl Journal {
     /// A journal of one supervisor, see [`Supervisor::journal`](crate::Supervisor::journal), that is logged like this.
     pub fn new(log: Log) -> Journal {
-        let (pen, kept) = (Mutex::default(), Mutex::default());
+        Journal::written_to(None, log)
+    }
+
+    /// A journal whose log is written into this file instead of on stderr, behind what it has. When it is longer than
+    /// 10 MiB, it gets `.old` behind its name, in place of the one before, and a new one begins.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn in_file(log: Log, path: &Path) -> io::Result<Journal> {
+        Ok(Journal::written_to(Some(LogFile::open(path.to_owned())?), log))
+    }
+
+    fn written_to(file: Option<LogFile>, log: Log) -> Journal {
+        let (pen, kept) = (Mutex::new(Pen { file, ..Pen::default() }), Mutex::default());
         let shared = Shared { began: now(), pen, kept, news: Condvar::new(), ended: Condvar::new() };
         Journal { log, shared: Arc::new(shared) }
     }
@@ -136,18 +153,19 @@ impl Journal {
         // Before anybody has to wait for it, since nobody knows what it takes to display a message.
         let draft = Draft::new(level, event, message, fields);
         let mut pen = lock(&self.shared.pen);
-        let mut outlet = self.log.outlet();
-        if outlet.as_ref().is_some_and(|outlet| !outlet.has_room(pen.lost == 0)) {
-            pen.lost += 1;
+        let Pen { last, lost, file } = &mut *pen;
+        let mut outlet = self.log.outlet(file.as_mut());
+        if outlet.as_ref().is_some_and(|outlet| !outlet.has_room(*lost == 0)) {
+            *lost += 1;
             outlet = None;
         }
-        if outlet.is_some() && pen.lost > 0 {
-            let lost = mem::take(&mut pen.lost);
+        if outlet.is_some() && *lost > 0 {
+            let lost = mem::take(lost);
             let message = format!("nobody read the log: {} lost", Count(lost, "line"));
             let draft = Draft::new(Level::Warning, "log_lines_lost", message, [("lost", lost.into())]);
-            self.shared.write(&mut pen, draft, outlet.as_mut());
+            self.shared.write(last, draft, outlet.as_mut());
         }
-        self.shared.write(&mut pen, draft, outlet.as_mut());
+        self.shared.write(last, draft, outlet.as_mut());
     }
 
     /// Reads what has happened so far.
@@ -177,10 +195,10 @@ impl Journal {
 
 impl Shared {
     /// Readers get the entry first: who reads the log may keep us waiting after all.
-    fn write(&self, pen: &mut Pen, draft: Draft, outlet: Option<&mut Outlet>) {
-        pen.last += 1;
+    fn write(&self, last: &mut u64, draft: Draft, outlet: Option<&mut Outlet<'_>>) {
+        *last += 1;
         let Draft { level, event, message, fields } = draft;
-        let entry = Entry { seq: pen.last, time: now(), level, event, message, fields };
+        let entry = Entry { seq: *last, time: now(), level, event, message, fields };
         let json = json(&entry);
         let logged = outlet.map(|outlet| (outlet.line(&entry, &json), outlet));
         let awaited = {

@@ -42,6 +42,8 @@ pub mod instance;
 pub mod manager;
 pub mod metrics;
 pub mod protocol;
+#[cfg(windows)]
+pub mod service;
 pub mod text;
 mod triggers;
 
@@ -54,7 +56,7 @@ use std::sync::{Arc, LazyLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use event::Trigger;
+pub use event::{ConsoleEvent, ServiceControl, Trigger};
 pub use exit::Exit;
 pub use journal::Journal;
 pub use listen::Address;
@@ -137,6 +139,8 @@ pub struct Supervisor {
     last_resort: bool,
     shared: bool,
     service_manager: bool,
+    #[cfg(windows)]
+    service: Option<service::Service>,
     /// The program, for people.
     shown: Option<String>,
 }
@@ -190,6 +194,8 @@ impl Supervisor {
             last_resort: false,
             shared: false,
             service_manager: false,
+            #[cfg(windows)]
+            service: None,
             shown: None,
         }
     }
@@ -261,6 +267,9 @@ impl Supervisor {
 
     /// SIGHUP, SIGINT, SIGTERM and SIGQUIT (on Windows: console events) stop the server; a second one closes what is
     /// left by force. They stay taken for the rest of the process, also when the supervisor has ended.
+    ///
+    /// When the console's window is closed, the user logs off or the system shuts down, Windows leaves a process five
+    /// seconds: clients get four of them at most, and the process has to end when the stop is done.
     pub fn signals(mut self) -> Supervisor {
         self.signals = true;
         self
@@ -309,6 +318,14 @@ impl Supervisor {
     /// stopped, how long a stop may take, and that master control is alive (`WATCHDOG_USEC`).
     pub fn service_manager(mut self) -> Supervisor {
         self.service_manager = true;
+        self
+    }
+
+    /// The service manager of Windows stops the server, and is told when it is ready, that it stops, and how long that
+    /// may take.
+    #[cfg(windows)]
+    pub fn service(mut self, service: service::Service) -> Supervisor {
+        self.service = Some(service);
         self
     }
 
@@ -445,6 +462,11 @@ impl Supervisor {
         };
         let listens_on = addresses.clone();
         let manager = if self.service_manager { Manager::from_environment(log.clone()) } else { Manager::none() };
+        #[cfg(windows)]
+        let manager = match self.service {
+            Some(service) => Manager::of_service(service.commands(post.clone()), log.clone()),
+            None => manager,
+        };
         let (started, ready) = mpsc::channel();
         let announcement = Announcement {
             log: log.clone(),

@@ -3,7 +3,10 @@
 //! It says by environment variables what it passes and what it wants to hear: sd_listen_fds(3), sd_notify(3) and
 //! sd_watchdog_enabled(3) are the specification. What it is told is one datagram each time; one that cannot be sent, or not
 //! without waiting, is tried again when something happens, and holds up nobody.
+//!
+//! The service control manager of Windows hears of the same in its own words (`manager/reports.rs`).
 
+pub(crate) mod reports;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +19,7 @@ use crate::journal::Journal;
 use crate::log::{Level, Log};
 use crate::text::Reason;
 use crate::tron::OVERRUN;
+use reports::Reports;
 
 /// What the service manager says to this process, and to nobody else: a program that this one starts must not get it
 /// ([`std::process::Command::env_remove`]).
@@ -23,7 +27,7 @@ pub const VARIABLES: [&str; 6] =
     ["LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
 /// How much longer than until a deadline the service manager is asked to wait: the overrun, and time to tidy up.
-const MARGIN: Duration = OVERRUN.saturating_add(Duration::from_secs(4));
+pub(crate) const MARGIN: Duration = OVERRUN.saturating_add(Duration::from_secs(4));
 
 /// The shortest time between two signs of life. Who asks for more is up to no good.
 const SHORTEST_BEAT: Duration = Duration::from_millis(1);
@@ -91,6 +95,8 @@ pub(crate) enum Phase {
 /// Tells the service manager what it wants to hear. Master control has it.
 pub(crate) struct Manager {
     line: Option<Line>,
+    /// The reports to that of Windows, which go no other way.
+    reports: Option<Reports>,
     /// What it knows.
     told: Option<View>,
     watchdog: Option<Watchdog>,
@@ -112,7 +118,14 @@ struct Watchdog {
 impl Manager {
     /// There is nobody to tell.
     pub(crate) fn none() -> Manager {
-        Manager { line: None, told: None, watchdog: None, log: Journal::new(Log::silent()), warned: false }
+        let log = Journal::new(Log::silent());
+        Manager { line: None, reports: None, told: None, watchdog: None, log, warned: false }
+    }
+
+    /// The one of Windows.
+    #[cfg_attr(all(unix, not(test)), allow(dead_code))]
+    pub(crate) fn of_service(reports: Reports, log: Journal) -> Manager {
+        Manager { reports: Some(reports), log, ..Manager::none() }
     }
 
     /// The manager that the environment names, if it names one.
@@ -143,7 +156,7 @@ impl Manager {
 
     /// Whether there is somebody to tell.
     pub(crate) fn listens(&self) -> bool {
-        self.line.is_some()
+        self.line.is_some() || self.reports.is_some()
     }
 
     /// When the next sign of life is due.
@@ -161,6 +174,12 @@ impl Manager {
 
     /// Says what has changed.
     pub(crate) fn tell(&mut self, mut view: View, now: Instant) {
+        if let Some(reports) = &self.reports {
+            if let Err(error) = reports.tell(&view, now) {
+                self.warn(&error);
+            }
+            return;
+        }
         let line = |letter: char| if letter.is_control() { ' ' } else { letter };
         view.status = view.status.chars().take(LONGEST_STATUS).map(line).collect();
         let told = self.told.as_ref();
@@ -291,7 +310,7 @@ mod system {
     }
 }
 
-/// On Windows no service manager speaks this way.
+/// On Windows no service manager speaks this way: see `service.rs`.
 #[cfg(windows)]
 mod system {
     use super::{Line, Passed, PassedError, io};

@@ -360,8 +360,9 @@ impl Master {
         };
         self.call_off(restart);
         let put_off = self.unready.as_ref().and_then(Unready::deadline);
-        let until_then = put_off.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
-        let grace = grace.unwrap_or(self.settings.grace).min(until_then);
+        let until_then = put_off.map(|deadline| deadline.saturating_duration_since(now));
+        let limits = [Some(grace.unwrap_or(self.settings.grace)), by.limit(), until_then];
+        let grace = limits.into_iter().flatten().min().unwrap_or_default();
         let (servers, mut stop) = self.begin_stop(servers, Why::Asked(by), grace, now);
         if let Some(reply) = reply {
             stop.attend(reply, &servers, now);

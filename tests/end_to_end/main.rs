@@ -62,4 +62,6 @@ mod transparent; // As if exec were not there: each exit code, each signal that 
 mod triggers; // Every trigger with every kind of client.
 
 #[cfg(windows)]
+mod service; // A supervisor as a service, with the real service manager.
+#[cfg(windows)]
 mod windows; // Any program as the server, where there are jobs and no signals.

@@ -47,7 +47,7 @@ fn a_stop_sends_ctrl_break_or_says_that_it_cannot() {
     instance.admin(&["stop", "--no-wait"]).expect(0);
     // Wine 8 has no Ctrl-Break for others.
     let cannot = || instance.err.so_far().contains("Ctrl-Break cannot be sent");
-    eventually("the program knows", || cannot() || instance.err.so_far().contains("console event: stopping"));
+    eventually("the program knows", || cannot() || instance.err.so_far().contains("Ctrl-Break: stopping"));
     if cannot() {
         eprintln!("this system cannot send Ctrl-Break");
         instance.admin(&["stop", "--now"]).expect(5).says("it was killed, 1 process had to be killed");

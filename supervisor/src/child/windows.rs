@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use send_ctrlc::Interruptible;
 use win32job::{ExtendedLimitInfo, Job};
 use winsafe::guard::CloseHandleGuard;
-use winsafe::{HPROCESS, co};
+use winsafe::{AttachConsole, FreeConsole, HPROCESS, PidParent, co};
 
 use super::output::Output;
 use super::running::Running;
@@ -306,13 +306,26 @@ impl Guardian {
 
     /// Sends Ctrl-Break to all of the program's group. (A group of its own does not hear Ctrl-C.)
     fn ask(&self) {
-        if let Err(error) = Group(self.program).terminate() {
+        if let Err(error) = Group(self.program).terminate()
+            && !self.asked_in_its_own_console()
+        {
             let message = format!(
                 "Ctrl-Break cannot be sent to the program ({}): unless it ends by itself, it is killed at the deadline",
                 Reason(&error)
             );
             self.log.line(Level::Warning, "not_asked", message, []);
         }
+    }
+
+    /// A service has no console, so its program has one of its own. A process has one at most: this fails if the supervisor
+    /// has one already.
+    fn asked_in_its_own_console(&self) -> bool {
+        if AttachConsole(PidParent::Pid(self.program)).is_err() {
+            return false;
+        }
+        let asked = Group(self.program).terminate().is_ok();
+        let _ = FreeConsole(); // It has just got it.
+        asked
     }
 
     fn kill(&self) {

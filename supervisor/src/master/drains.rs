@@ -254,7 +254,8 @@ impl Master {
             running.server.stop_by(deadline);
         }
         if let Why::Asked(by) = &why {
-            let message = format!("{by}: stopping, {}grace period {}", self.connected(left), seconds(grace));
+            let most = if by.limit() == Some(grace) { ", the longest that the system leaves" } else { "" };
+            let message = format!("{by}: stopping, {}grace period {}{most}", self.connected(left), seconds(grace));
             let fields =
                 [("by", by.to_string().into()), ("connected", left.into()), ("grace_ms", milliseconds(grace).into())];
             self.identity.log.line(Level::Info, "stopping", message, fields);
@@ -285,7 +286,9 @@ impl Master {
         let grace = match by {
             // Whoever asks at the console a second time does not want to wait.
             Trigger::Console | Trigger::Signal { .. } => Duration::ZERO,
-            Trigger::Admin { .. } | Trigger::Code => grace.unwrap_or(self.settings.grace),
+            // When its window is closed, the system does not wait much longer.
+            Trigger::ConsoleEvent(_) => by.limit().unwrap_or_default(),
+            Trigger::ServiceManager(_) | Trigger::Admin { .. } | Trigger::Code => grace.unwrap_or(self.settings.grace),
         };
         if deadline_after(now, grace) < stop.deadline {
             self.set_deadline(servers, stop, by, grace, now);

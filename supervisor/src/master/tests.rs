@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Log;
+use crate::event::ConsoleEvent;
 use crate::restart::{RestartMode, RestartPolicy};
 use crate::server::{Closer, Opener};
 use worker::{ConnectionInfo, ServerError};
@@ -700,6 +701,35 @@ fn of_several_stops_the_shortest_deadline_counts_also_if_one_was_put_off() {
             drive.take(Step::Deliver);
         }
         assert!(drive.end.is_some(), "not over after {seconds} s");
+        drive.finish();
+    }
+}
+
+#[test]
+fn when_its_window_is_closed_clients_have_no_longer_than_the_system_leaves() {
+    let closed = || Event::Stop { by: Trigger::ConsoleEvent(ConsoleEvent::Close), grace: None };
+    let ctrl_c = || Event::Stop { by: Trigger::ConsoleEvent(ConsoleEvent::CtrlC), grace: None };
+    let deadline = |drive: &Drive| match &drive.state {
+        Some(State::Draining { stop, .. }) => stop.deadline.saturating_duration_since(drive.now).as_secs(),
+        other => panic!("{other:?}"),
+    };
+    for (grace, events, expected) in [
+        (2, vec![ctrl_c()], 2),
+        (60, vec![ctrl_c()], 60),
+        (2, vec![closed()], 2),
+        (60, vec![closed()], 4),
+        (60, vec![ctrl_c(), closed()], 4),
+        (2, vec![ctrl_c(), closed()], 2),
+        // Whoever asks a second time does not want to wait.
+        (60, vec![ctrl_c(), ctrl_c()], 0),
+        (60, vec![closed(), ctrl_c()], 0),
+    ] {
+        let mut drive = Drive::new(None);
+        drive.master.settings.grace = Duration::from_secs(grace);
+        drive.take(Step::Client);
+        let shown = format!("{events:?}");
+        events.into_iter().for_each(|event| drive.send(event));
+        assert_eq!(deadline(&drive), expected, "{shown}");
         drive.finish();
     }
 }

@@ -90,22 +90,70 @@ mod unix {
 #[cfg(windows)]
 mod windows {
     use super::{Event, OnHup, Post, io};
-    use crate::event::Trigger;
+    use crate::event::{ConsoleEvent, Trigger};
+    use std::future::poll_fn;
+    use std::task::{Context, Poll};
+    use std::thread;
+    use tokio::signal::windows as console;
 
-    /// Turns Ctrl-C, Ctrl-Break, logging off and shutting down into events, as long as the process lives: a handler
-    /// of console events cannot be taken back.
+    /// Turns console events into events, on a thread named `signals`, as long as the process lives: they cannot be
+    /// given back to the system.
     #[derive(Debug)]
     pub(crate) struct Signals;
 
     impl Signals {
+        /// The handlers exist when this returns.
+        ///
+        /// When the window is closed, the user logs off or the system shuts down, Windows ends the process as soon as
+        /// its handler returns. So tokio's never does; the process ends when the stop is done.
         pub(crate) fn start(events: Post, _on_hup: OnHup, _pass_on: bool) -> io::Result<Signals> {
-            ctrlc::set_handler(move || {
-                let by = Trigger::Signal { name: "console event", sender: None };
-                // Nobody listens any more: the server has stopped already.
-                let _ = events.send(Event::Stop { by, grace: None });
-            })
-            .map_err(io::Error::other)?;
+            let mut console = Console::new()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+            thread::Builder::new().name("signals".into()).spawn(move || {
+                loop {
+                    let by = Trigger::ConsoleEvent(runtime.block_on(poll_fn(|context| console.poll(context))));
+                    // If nobody listens any more, the server has stopped already.
+                    let _ = events.send(Event::Stop { by, grace: None });
+                }
+            })?;
             Ok(Signals)
+        }
+    }
+
+    struct Console {
+        ctrl_c: console::CtrlC,
+        ctrl_break: console::CtrlBreak,
+        close: console::CtrlClose,
+        logoff: console::CtrlLogoff,
+        shutdown: console::CtrlShutdown,
+    }
+
+    impl Console {
+        fn new() -> io::Result<Console> {
+            Ok(Console {
+                ctrl_c: console::ctrl_c()?,
+                ctrl_break: console::ctrl_break()?,
+                close: console::ctrl_close()?,
+                logoff: console::ctrl_logoff()?,
+                shutdown: console::ctrl_shutdown()?,
+            })
+        }
+
+        fn poll(&mut self, context: &mut Context<'_>) -> Poll<ConsoleEvent> {
+            // One that is ready is asked only once, so the others are left for the next time.
+            Poll::Ready(if self.ctrl_c.poll_recv(context).is_ready() {
+                ConsoleEvent::CtrlC
+            } else if self.ctrl_break.poll_recv(context).is_ready() {
+                ConsoleEvent::CtrlBreak
+            } else if self.close.poll_recv(context).is_ready() {
+                ConsoleEvent::Close
+            } else if self.logoff.poll_recv(context).is_ready() {
+                ConsoleEvent::Logoff
+            } else if self.shutdown.poll_recv(context).is_ready() {
+                ConsoleEvent::Shutdown
+            } else {
+                return Poll::Pending;
+            })
         }
     }
 }

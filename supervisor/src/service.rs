@@ -1,0 +1,428 @@
+//! A supervisor as a service of Windows: installed, uninstalled, and run by the service control manager, which is one
+//! more trigger. What that is told meanwhile is in `manager/reports.rs`.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use windows_service::service::{
+    Service as Installed, ServiceAccess, ServiceAction, ServiceActionType, ServiceControlAccept, ServiceErrorControl,
+    ServiceExitCode, ServiceFailureActions, ServiceFailureResetPeriod, ServiceInfo, ServiceStartType, ServiceState,
+    ServiceStatus, ServiceType,
+};
+use windows_service::service_control_handler::{self, ServiceControlHandlerResult};
+use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
+use windows_service::{define_windows_service, service_dispatcher};
+use worker::handlers::Http;
+
+use crate::config::{Config, ServerKind};
+use crate::event::{Event, Post, ServiceControl, Trigger};
+use crate::exit::Exit;
+use crate::instance::{self, InstanceName};
+use crate::journal::Journal;
+use crate::log::{Level, Log};
+use crate::manager::MARGIN;
+use crate::manager::reports::{LONGEST, Report, Reports, State};
+use crate::text::{Reason, Seconds};
+
+/// What stands before the command line of the server in that of its service.
+const RUN: [&str; 2] = ["service", "run"];
+
+/// The user of a service: one that may do little. It has no password.
+const ACCOUNT: &str = r"NT AUTHORITY\LocalService";
+
+/// How long the service manager waits before it starts a service again that has failed: the first time, the second, and
+/// each further time.
+const START_AGAIN_AFTER: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
+
+/// After that time without a failure the next one is the first again.
+const FORGET_FAILURES_AFTER: Duration = Duration::from_secs(3600);
+
+/// How often to look whether a service has stopped: nothing says so.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Error codes of the service manager, as `winerror.h` has them.
+mod code {
+    pub(super) const ACCESS_DENIED: i32 = 5;
+    pub(super) const SERVICE_DOES_NOT_EXIST: i32 = 1060;
+    pub(super) const SERVICE_CANNOT_ACCEPT_CONTROL: i32 = 1061;
+    pub(super) const SERVICE_NOT_ACTIVE: i32 = 1062;
+    pub(super) const FAILED_SERVICE_CONTROLLER_CONNECT: i32 = 1063;
+    pub(super) const SERVICE_MARKED_FOR_DELETE: i32 = 1072;
+    pub(super) const SERVICE_EXISTS: i32 = 1073;
+}
+
+/// What cannot be done with a service, for people.
+#[derive(Debug)]
+pub struct ServiceError {
+    message: String,
+    exit: Exit,
+}
+
+impl ServiceError {
+    pub(crate) fn new(message: impl Into<String>) -> ServiceError {
+        ServiceError { message: message.into(), exit: Exit::Failed }
+    }
+
+    /// What the service manager said, when `doing` this to the service with this name.
+    fn system(doing: &str, name: &str, error: windows_service::Error) -> ServiceError {
+        let error = match error {
+            windows_service::Error::Winapi(error) => error,
+            other => io::Error::other(other),
+        };
+        let message = match error.raw_os_error() {
+            Some(code::ACCESS_DENIED) => {
+                let message = format!(
+                    "no permission to {doing} the service {name}: services are for administrators, so say it again \
+                     in a terminal that was opened with \"Run as administrator\""
+                );
+                return ServiceError { message, exit: Exit::NotPermitted };
+            }
+            Some(code::SERVICE_DOES_NOT_EXIST) => format!("there is no service {name}"),
+            Some(code::SERVICE_EXISTS) => format!(
+                "there is a service {name} already; uninstall it (supervisor service uninstall {name}), or choose \
+                 another name with --name"
+            ),
+            Some(code::SERVICE_MARKED_FOR_DELETE) => format!(
+                "the service {name} has been uninstalled, but is not gone yet: close the windows that show services, \
+                 such as services.msc, and the Task Manager"
+            ),
+            _ => format!("cannot {doing} the service {name}: {}", Reason(&error)),
+        };
+        ServiceError::new(message)
+    }
+
+    /// The exit code for a program that ends with this error.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+}
+
+impl fmt::Display for ServiceError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ServiceError {}
+
+/// Installs a service that runs a server with these settings from the next start of the system on. On the command line
+/// `arguments` stand for them, with this `file`. Returns what there is to say about that.
+///
+/// # Errors
+/// When the service could not start, or cannot be installed.
+pub(crate) fn install(config: &Config, file: Option<&Path>, arguments: &[OsString]) -> Result<String, ServiceError> {
+    let program = env::current_exe()
+        .map_err(|error| ServiceError::new(format!("cannot tell where this program is: {}", Reason(&error))))?;
+    check(config, file, &program).map_err(ServiceError::new)?;
+    let name = config.name.as_str();
+    let failed = |error| ServiceError::system("install", name, error);
+    let line = arguments.iter().map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let info = ServiceInfo {
+        name: name.into(),
+        display_name: format!("{name} (mastercontrol)").into(),
+        service_type: ServiceType::OWN_PROCESS,
+        start_type: ServiceStartType::AutoStart,
+        error_control: ServiceErrorControl::Normal,
+        executable_path: program,
+        launch_arguments: RUN.iter().map(OsString::from).chain(arguments.iter().cloned()).collect(),
+        dependencies: Vec::new(),
+        account_name: Some(ACCOUNT.into()),
+        account_password: None,
+    };
+    let access = ServiceAccess::CHANGE_CONFIG | ServiceAccess::START;
+    let manager = connect(ServiceManagerAccess::CREATE_SERVICE).map_err(failed)?;
+    let service = manager.create_service(&info, access).map_err(failed)?;
+    let mut said = format!(
+        "installed the service {name}, which runs: supervisor {line}\n\
+         It starts with the system, as {ACCOUNT}, who has to be able to read what is served. Start it now: net start \
+         {name}\n\
+         As an administrator: admin-cli --name {name} status; its log is told by: admin-cli --name {name} events\n"
+    );
+    for (what, done) in properties(&service, &line, config.grace) {
+        if let Err(error) = done {
+            said += &format!("warning: the service manager does not take {what}: {}\n", reason(&error));
+        }
+    }
+    Ok(said)
+}
+
+/// What a service can do without if need be.
+fn properties(service: &Installed, line: &str, grace: Duration) -> [(&'static str, windows_service::Result<()>); 4] {
+    let actions = START_AGAIN_AFTER.map(|delay| ServiceAction { action_type: ServiceActionType::Restart, delay });
+    let failure_actions = ServiceFailureActions {
+        reset_period: ServiceFailureResetPeriod::After(FORGET_FAILURES_AFTER),
+        reboot_msg: None,
+        command: None,
+        actions: Some(actions.into()),
+    };
+    [
+        ("its description", service.set_description(format!("Runs: supervisor {line}"))),
+        ("that it is started again when its process ends", service.update_failure_actions(failure_actions)),
+        (
+            "that it is started again when it says that it has failed",
+            service.set_failure_actions_on_non_crash_failures(true),
+        ),
+        (
+            "how long it may take to stop when the system shuts down",
+            service.set_preshutdown_timeout(grace.saturating_add(MARGIN).min(LONGEST)),
+        ),
+    ]
+}
+
+fn reason(error: &windows_service::Error) -> String {
+    match error {
+        windows_service::Error::Winapi(error) => Reason(error).to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether a service could start with these settings, as far as that can be told beforehand.
+fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), String> {
+    let mut paths = vec![("this program", program)];
+    paths.extend(file.map(|file| ("the file", file)));
+    paths.extend(config.socket.as_deref().map(|socket| ("the admin socket", socket)));
+    match &config.server {
+        ServerKind::Http { dir } => paths.push(("the folder", dir)),
+        ServerKind::Exec { program, listen: _ } => paths.push(("the program", Path::new(&program.program))),
+        ServerKind::Echo | ServerKind::Command => {}
+    }
+    let own = env::var_os("USERPROFILE").filter(|own| !own.is_empty());
+    for (what, path) in paths {
+        let shown = path.display();
+        if !path.is_absolute() {
+            let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            return Err(format!(
+                "a service does not begin in this folder, so say {what} {shown} from the root, such as {}",
+                whole.display()
+            ));
+        }
+        if own.as_ref().is_some_and(|own| path.starts_with(own)) {
+            return Err(format!(
+                "{what} {shown} is in your own folder, which {ACCOUNT} cannot read: put it somewhere else, such as \
+                 below C:\\Program Files or C:\\ProgramData"
+            ));
+        }
+    }
+    match &config.server {
+        ServerKind::Http { dir } => Http::new(dir).map(drop).map_err(|error| error.to_string()),
+        ServerKind::Exec { program, listen: _ } if !Path::new(&program.program).is_file() => {
+            Err(format!("there is no program {}", program.program.display()))
+        }
+        ServerKind::Exec { .. } | ServerKind::Echo | ServerKind::Command => Ok(()),
+    }
+}
+
+/// Stops the service, waits until it has stopped, and removes it. Returns what there is to say about that.
+///
+/// # Errors
+/// When there is no such service, it is none of ours, it does not stop, or it cannot be removed.
+pub(crate) fn uninstall(name: &InstanceName) -> Result<String, ServiceError> {
+    let name = name.as_str();
+    let failed = |error| ServiceError::system("uninstall", name, error);
+    let access =
+        ServiceAccess::QUERY_CONFIG | ServiceAccess::QUERY_STATUS | ServiceAccess::STOP | ServiceAccess::DELETE;
+    let service = connect(ServiceManagerAccess::empty())
+        .and_then(|manager| manager.open_service(name, access))
+        .map_err(failed)?;
+    let line = service.query_config().map_err(failed)?.executable_path;
+    if !line.to_string_lossy().contains(&format!(" {} ", RUN.join(" "))) {
+        let message = format!("the service {name} is none of a supervisor, so it stays: it runs {}", line.display());
+        return Err(ServiceError::new(message));
+    }
+    stop(&service, name)?;
+    service.delete().map_err(failed)?;
+    Ok(format!("uninstalled the service {name}\n"))
+}
+
+/// Stops the service, and waits for that as long as it says that it may take.
+fn stop(service: &Installed, name: &str) -> Result<(), ServiceError> {
+    let failed = |error| ServiceError::system("stop", name, error);
+    // What it said last, and when.
+    let mut said: Option<(ServiceState, u32, Instant)> = None;
+    loop {
+        let status = service.query_status().map_err(failed)?;
+        let now = Instant::now();
+        let since = match said {
+            Some((state, checkpoint, since)) if (state, checkpoint) == (status.current_state, status.checkpoint) => {
+                since
+            }
+            Some(_) | None => now,
+        };
+        said = Some((status.current_state, status.checkpoint, since));
+        // Where it has nothing to say, as while it runs, it may take a while until it has heard of the stop.
+        let patience = status.wait_hint.saturating_add(MARGIN);
+        if status.current_state == ServiceState::Stopped {
+            return Ok(());
+        } else if now.saturating_duration_since(since) > patience {
+            let message = format!(
+                "the service {name} has not stopped, and has said nothing for {}, so it is still installed; end its \
+                 process ({}) in the Task Manager",
+                Seconds(patience),
+                status.process_id.unwrap_or_default()
+            );
+            return Err(ServiceError::new(message));
+        } else if status.current_state == ServiceState::Running {
+            match service.stop() {
+                Ok(_) => {}
+                // It has ended, or is about to, just now.
+                Err(windows_service::Error::Winapi(error))
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(code::SERVICE_NOT_ACTIVE | code::SERVICE_CANNOT_ACCEPT_CONTROL)
+                    ) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn connect(access: ServiceManagerAccess) -> windows_service::Result<ServiceManager> {
+    ServiceManager::local_computer(None::<&OsStr>, ServiceManagerAccess::CONNECT | access)
+}
+
+/// This process as a service: its line to the service manager.
+#[derive(Debug, Clone)]
+pub struct Service {
+    name: OsString,
+    reports: Reports,
+    /// Whom the service manager commands, once there is somebody.
+    post: Arc<OnceLock<Post>>,
+}
+
+/// A program that is a service, and returns its exit code.
+type Program = Box<dyn FnOnce(Service) -> i32 + Send>;
+
+/// What the service manager calls has no other way to it.
+static PROGRAM: Mutex<Option<Program>> = Mutex::new(None);
+
+/// Runs a program, once in a process, as the service that the service manager has started this process for. Returns the
+/// exit code of the program.
+///
+/// # Errors
+/// When nobody but a user has started this process.
+pub fn run(program: impl FnOnce(Service) -> i32 + Send + 'static) -> Result<i32, ServiceError> {
+    let (end, ended) = mpsc::channel();
+    let program: Program = Box::new(move |service| {
+        let reports = service.reports.clone();
+        let code = program(service);
+        // Before the report, since the process may end with that.
+        let _ = end.send(code);
+        let _ = reports.end(code); // If it cannot be told, the end of the process tells it.
+        code
+    });
+    *PROGRAM.lock().unwrap_or_else(PoisonError::into_inner) = Some(program);
+    // A process with one service needs no name here.
+    match service_dispatcher::start("", service_main) {
+        Ok(()) => Ok(ended.recv().unwrap_or(Exit::Failed as i32)),
+        Err(windows_service::Error::Winapi(error))
+            if error.raw_os_error() == Some(code::FAILED_SERVICE_CONTROLLER_CONNECT) =>
+        {
+            let message = "this is what the service manager runs, when it starts a service that was installed \
+                           (supervisor service install …; net start NAME); to run the server here, leave out \
+                           \"service run\"";
+            Err(ServiceError { message: message.into(), exit: Exit::Usage })
+        }
+        Err(error) => Err(ServiceError::new(format!("cannot run as a service: {}", reason(&error)))),
+    }
+}
+
+define_windows_service!(service_main, begin);
+
+/// Runs on a thread of the system's, which gives the name of the service first.
+fn begin(arguments: Vec<OsString>) {
+    let program = PROGRAM.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(program) = program else { return };
+    match Service::register(arguments.into_iter().next().unwrap_or_default()) {
+        Ok(service) => drop(program(service)),
+        // Nobody can be told in another way that it does not run.
+        Err(_) => std::process::exit(Exit::Failed as i32),
+    }
+}
+
+impl Service {
+    fn register(name: OsString) -> windows_service::Result<Service> {
+        let post = Arc::new(OnceLock::<Post>::new());
+        let reports = Arc::new(OnceLock::<Reports>::new());
+        let (to, from) = (post.clone(), reports.clone());
+        let handle = service_control_handler::register(&name, move |control| {
+            let Some(control) = ServiceControl::of(control.raw_service_control_type()) else {
+                return if control == windows_service::service::ServiceControl::Interrogate {
+                    ServiceControlHandlerResult::NoError
+                } else {
+                    ServiceControlHandlerResult::NotImplemented
+                };
+            };
+            // The crate drops this closure when it returns, so the service manager must not call it again: it does not
+            // if it knows by then that the stop is under way.
+            if let Some(reports) = from.get() {
+                let _ = reports.obey();
+            }
+            if let Some(post) = to.get() {
+                // If nobody listens any more, the server has stopped already.
+                let _ = post.send(Event::Stop { by: Trigger::ServiceManager(control), grace: None });
+            }
+            ServiceControlHandlerResult::NoError
+        })?;
+        let say = move |report| match handle.set_service_status(status(report)) {
+            Err(windows_service::Error::Winapi(error)) => Err(error),
+            other => other.map_err(io::Error::other),
+        };
+        let reports = reports.get_or_init(|| Reports::new(Box::new(say))).clone();
+        let _ = reports.begin(); // What cannot be said now is said by the next report.
+        Ok(Service { name, reports, post })
+    }
+
+    /// A journal for it, whose log is in a file beside the instance's lock: a service has no stderr.
+    pub fn journal(&self, log: Log) -> Journal {
+        let name = self.name.display();
+        let opened = instance::log_file(&self.name.to_string_lossy()).and_then(|path| {
+            let journal = Journal::in_file(log, &path)
+                .map_err(|error| format!("cannot write the log into {}: {}", path.display(), Reason(&error)))?;
+            journal.line(Level::Info, "service", format!("the service {name} starts, log in {}", path.display()), []);
+            Ok(journal)
+        });
+        opened.unwrap_or_else(|error| {
+            let journal = Journal::new(log);
+            journal.line(Level::Warning, "no_log", format!("the service {name} starts without a log: {error}"), []);
+            journal
+        })
+    }
+
+    /// From now on the service manager commands whoever reads this post.
+    pub(crate) fn commands(self, post: Post) -> Reports {
+        // One service has one supervisor; of several the first one is commanded.
+        let _ = self.post.set(post);
+        self.reports
+    }
+}
+
+/// A report in the words of the service manager.
+fn status(report: Report) -> ServiceStatus {
+    let (current_state, exit_code) = match report.state {
+        State::Starting => (ServiceState::StartPending, ServiceExitCode::NO_ERROR),
+        State::Running => (ServiceState::Running, ServiceExitCode::NO_ERROR),
+        State::Stopping => (ServiceState::StopPending, ServiceExitCode::NO_ERROR),
+        State::Stopped { code: 0 } => (ServiceState::Stopped, ServiceExitCode::NO_ERROR),
+        State::Stopped { code } => (ServiceState::Stopped, ServiceExitCode::ServiceSpecific(code.cast_unsigned())),
+    };
+    let controls_accepted = match report.state {
+        State::Running => ServiceControlAccept::STOP | ServiceControlAccept::PRESHUTDOWN,
+        State::Starting | State::Stopping | State::Stopped { .. } => ServiceControlAccept::empty(),
+    };
+    ServiceStatus {
+        service_type: ServiceType::OWN_PROCESS,
+        current_state,
+        controls_accepted,
+        exit_code,
+        checkpoint: report.checkpoint,
+        wait_hint: report.wait_hint,
+        process_id: None,
+    }
+}

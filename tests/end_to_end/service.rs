@@ -1,0 +1,269 @@
+//! A supervisor as a service of Windows: installed, started, stopped and uninstalled, with the real service manager.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use windows_service::service::{
+    Service as Installed, ServiceAccess, ServiceErrorControl, ServiceExitCode, ServiceInfo, ServiceStartType,
+    ServiceState, ServiceStatus, ServiceType,
+};
+use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
+
+use crate::support::{ADMIN_CLI, Client, Ended, HUGE, Home, SUPERVISOR, eventually, free_port};
+
+/// Held while a service starts: under Wine any process that is run by hand at that time can take its place.
+static START: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    // A test that failed meanwhile has nothing to do with this one.
+    START.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A service with an echo server and the test's name. It is gone after the test.
+struct Service {
+    home: Home,
+    address: SocketAddr,
+}
+
+impl Service {
+    fn install(options: &[&str]) -> Service {
+        let home = Home::new();
+        let address = ([127, 0, 0, 1], free_port()).into();
+        let service = Service { home, address };
+        let listen = service.address.to_string();
+        let line = [&["install", "echo", "--name", service.home.name(), "--listen", &listen], options].concat();
+        service.supervisor(&line).expect(0).says("installed the service").says("net start");
+        service
+    }
+
+    /// `supervisor service` with these arguments.
+    fn supervisor(&self, arguments: &[&str]) -> Ended {
+        self.home.run(command(&self.home, arguments))
+    }
+
+    fn open(&self, access: ServiceAccess) -> windows_service::Result<Installed> {
+        ServiceManager::local_computer(None::<&str>, ServiceManagerAccess::CONNECT)?
+            .open_service(self.home.name(), access)
+    }
+
+    fn status(&self) -> ServiceStatus {
+        self.open(ServiceAccess::QUERY_STATUS).unwrap().query_status().unwrap()
+    }
+
+    fn start(&self) {
+        let _alone = alone();
+        let mut net = self.home.program("net");
+        net.args(["start", self.home.name()]);
+        self.home.run(net).expect(0);
+        // Wine's does not wait for that.
+        self.await_state(ServiceState::Running);
+    }
+
+    /// Returns what the service says of that at once.
+    fn stop(&self) -> ServiceStatus {
+        self.open(ServiceAccess::STOP).unwrap().stop().unwrap()
+    }
+
+    fn await_state(&self, state: ServiceState) -> ServiceStatus {
+        eventually("the service has this state", || self.status().current_state == state);
+        self.status()
+    }
+
+    fn client(&self) -> Client {
+        let mut client = Client::connect(self.address);
+        client.greet();
+        client
+    }
+
+    fn admin(&self, arguments: &[&str]) -> Ended {
+        self.home.admin(&[&["--name", self.home.name()], arguments].concat())
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.home.sockets().join(format!("{}.log", self.home.name()))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.admin(&["stop", "--now"]);
+        self.supervisor(&["uninstall", self.home.name()]);
+        let _ = fs::remove_file(self.log_file());
+    }
+}
+
+fn command(home: &Home, arguments: &[&str]) -> Command {
+    let mut command = home.program(SUPERVISOR);
+    command.arg("service").args(arguments);
+    command
+}
+
+#[test]
+fn a_service_serves_is_stopped_by_the_service_manager_and_tells_its_clients() {
+    let service = Service::install(&["--grace", HUGE]);
+    assert_eq!(service.status().current_state, ServiceState::Stopped);
+    service.start();
+    let mut client = service.client();
+    service.admin(&["status", "--short"]).expect(0).says("serving").says("1 connection");
+
+    assert_eq!(service.stop().current_state, ServiceState::StopPending);
+    client.assert_told();
+    // It says how long it may take, which is what the clients have.
+    eventually("it has said how long", || service.status().wait_hint.as_secs() > 500);
+    service.admin(&["status", "--short"]).expect(0).says("draining");
+    drop(client);
+    let status = service.await_state(ServiceState::Stopped);
+    assert_eq!(status.exit_code, ServiceExitCode::NO_ERROR);
+    let log = service.log();
+    assert!(log.contains("service manager: stopping, 1 client") && log.contains("1 told, 1 left"), "{log}");
+    TcpListener::bind(service.address).unwrap();
+
+    service.start();
+    service.client();
+    service.admin(&["stop"]).expect(0);
+    let status = service.await_state(ServiceState::Stopped);
+    assert_eq!(status.exit_code, ServiceExitCode::NO_ERROR);
+}
+
+#[test]
+fn the_commands_of_the_readme_do_what_they_say() {
+    let service = Service { home: Home::new(), address: ([127, 0, 0, 1], free_port()).into() };
+    let name = service.home.name();
+    // Not below the folder for temporary files, which is the user's own.
+    let folder = PathBuf::from(std::env::var_os("ProgramData").unwrap()).join(name);
+    fs::create_dir_all(&folder).unwrap();
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let block = readme.split("```bat\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let (folder_text, listen) = (folder.to_str().unwrap(), service.address.to_string());
+    for line in block.lines() {
+        let mut words = line.split(' ').map(|word| match word {
+            "supervisor" => SUPERVISOR,
+            "admin-cli" => ADMIN_CLI,
+            r"C:\www" => folder_text,
+            "0.0.0.0:80" => &listen,
+            "files" => name,
+            other => other,
+        });
+        let mut command = service.home.program(words.next().unwrap());
+        command.args(words);
+        if line == "net start files" {
+            service.start();
+            continue;
+        }
+        service.home.run(command).expect(0);
+        if line == "net stop files" {
+            // Wine's does not wait for that.
+            service.await_state(ServiceState::Stopped);
+        }
+    }
+    assert!(service.open(ServiceAccess::QUERY_STATUS).is_err(), "it is still there");
+    let log = service.log();
+    assert!(log.contains("service manager: stopping"), "{log}");
+    fs::remove_dir(&folder).unwrap();
+}
+
+#[test]
+fn a_service_that_is_uninstalled_is_stopped_before() {
+    let service = Service::install(&["--grace", HUGE]);
+    service.start();
+    let mut client = service.client();
+    let mut uninstall = command(&service.home, &["uninstall", service.home.name()]);
+    uninstall.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let uninstall = service.home.spawn(uninstall);
+    client.assert_told();
+    assert!(uninstall.is_running(), "it did not wait for the client");
+    drop(client);
+    uninstall.end().expect(0).says("uninstalled the service");
+    assert!(service.open(ServiceAccess::QUERY_STATUS).is_err(), "it is still there");
+    service.supervisor(&["uninstall", service.home.name()]).expect(1).says("there is no service");
+    TcpListener::bind(service.address).unwrap();
+}
+
+#[test]
+fn a_service_that_cannot_start_says_so_to_the_service_manager_and_why_in_its_log() {
+    let service = Service::install(&[]);
+    let _taken = TcpListener::bind(service.address).unwrap();
+    let _alone = alone();
+    service.open(ServiceAccess::START).unwrap().start::<&str>(&[]).unwrap();
+    eventually("it has failed", || service.status().exit_code == ServiceExitCode::ServiceSpecific(1));
+    assert_eq!(service.status().current_state, ServiceState::Stopped);
+    let log = service.log();
+    assert!(log.contains("is taken by"), "{log}");
+}
+
+#[test]
+fn clients_that_are_closed_by_force_are_no_failure_of_the_service() {
+    let service = Service::install(&["--grace", "0"]);
+    service.start();
+    let _client = service.client();
+    service.stop();
+    let status = service.await_state(ServiceState::Stopped);
+    assert_eq!(status.exit_code, ServiceExitCode::NO_ERROR);
+    let log = service.log();
+    assert!(log.contains("1 by force"), "{log}");
+}
+
+#[test]
+fn a_service_that_is_there_is_not_installed_again_and_one_that_is_not_ours_not_uninstalled() {
+    let service = Service::install(&[]);
+    let name = service.home.name();
+    service.supervisor(&["install", "command", "--name", name]).expect(1).says("already").says("--name");
+    let other = format!("{name}-other");
+    let info = ServiceInfo {
+        name: other.clone().into(),
+        display_name: other.clone().into(),
+        service_type: ServiceType::OWN_PROCESS,
+        start_type: ServiceStartType::OnDemand,
+        error_control: ServiceErrorControl::Normal,
+        executable_path: r"C:\no-such-program.exe".into(),
+        launch_arguments: Vec::new(),
+        dependencies: Vec::new(),
+        account_name: None,
+        account_password: None,
+    };
+    let access = ServiceManagerAccess::CONNECT | ServiceManagerAccess::CREATE_SERVICE;
+    let manager = ServiceManager::local_computer(None::<&str>, access).unwrap();
+    let installed = manager.create_service(&info, ServiceAccess::DELETE).unwrap();
+    let refused = service.supervisor(&["uninstall", &other]);
+    installed.delete().unwrap();
+    refused.expect(1).says("is none of a supervisor");
+}
+
+#[test]
+fn a_service_that_could_not_start_is_not_installed() {
+    let home = Home::new();
+    let (name, own) = (home.name(), home.folder().to_str().unwrap());
+    let refused = |server: &[&str], code, why| {
+        let line = [&["install"], server, &["--name", name]].concat();
+        home.run(command(&home, &line)).expect(code).says(why);
+    };
+    refused(&["echo", "--grace", "soon"], 2, "500ms");
+    refused(&["http", "public"], 1, "from the root");
+    refused(&["http"], 1, "from the root");
+    refused(&["http", r"C:\there\is\no\such\folder"], 1, "no folder");
+    // The folder of a test is below the one for temporary files, and that is the user's own.
+    refused(&["http", own], 1, "is in your own folder");
+    refused(&["echo", "--config", "echo.json"], 1, "there is no such file");
+    let program = |program| {
+        let line = ["install", "exec", "--name", name, "--", program];
+        home.run(command(&home, &line)).expect(1)
+    };
+    program("cmd").says("from the root");
+    program(r"C:\no-such-program.exe").says("there is no program");
+    home.run(command(&home, &["uninstall", name])).expect(1).says("there is no service");
+}
+
+#[test]
+fn what_the_service_manager_runs_says_so_to_others() {
+    let home = Home::new();
+    let line = ["run", "echo", "--name", home.name()];
+    let _alone = alone();
+    home.run(command(&home, &line)).expect(2).says("service manager").says("net start");
+}
