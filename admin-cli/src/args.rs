@@ -151,7 +151,15 @@ enum Command {
 
 Exit code 0: it is held. 3: it is free.")]
     Port(Port),
-    /// End whoever holds a TCP port: a supervisor by its admin socket, others by TERM and, after the grace period, KILL
+    #[cfg_attr(
+        target_os = "linux",
+        doc = "End whoever holds a TCP port: a supervisor by its admin socket, others by TERM and, after the grace \
+               period, KILL"
+    )]
+    #[cfg_attr(
+        not(target_os = "linux"),
+        doc = "End whoever holds a TCP port, if that is a supervisor of this user: by its admin socket"
+    )]
     #[command(after_help = "Examples:
   admin-cli free 8888                      asks first
   admin-cli free 8888 --grace 5 --yes

@@ -126,10 +126,20 @@ enum Server {
         options: Options,
     },
     /// Serve the files of a folder over HTTP
-    #[command(after_help = "Examples:
+    #[cfg_attr(
+        unix,
+        command(after_help = "Examples:
   supervisor http public --listen 8080
   supervisor http --config web.json --on-hup restart
-  supervisor http . --check-every 10s            restart it when it hangs")]
+  supervisor http . --check-every 10s            restart it when it hangs")
+    )]
+    #[cfg_attr(
+        windows,
+        command(after_help = "Examples:
+  supervisor http public --listen 8080
+  supervisor http --config web.json
+  supervisor http . --check-every 10s            restart it when it hangs")
+    )]
     Http {
         /// Folder to serve [default: .]
         dir: Option<PathBuf>,
@@ -165,8 +175,16 @@ enum Server {
         /// What asks the program to end [default: TERM]
         #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, hide = cfg!(windows))]
         stop_signal: Option<i32>,
-        /// When the program is ready: it says so (notify), its address answers (connect=ADDR), or after a time (2s)
-        /// [default: at once]
+        #[cfg_attr(
+            unix,
+            doc = "When the program is ready: it says so (notify), its address answers (connect=ADDR), or after a \
+                   time (2s) [default: at once]"
+        )]
+        #[cfg_attr(
+            windows,
+            doc = "When the program is ready: its address answers (connect=ADDR), or after a time (2s) [default: at \
+                   once]"
+        )]
         #[arg(long, value_name = "WHEN", value_parser = parse_ready)]
         ready: Option<Ready>,
         /// How long that may take
@@ -212,12 +230,17 @@ struct Options {
     #[arg(long, value_name = "TIME", default_value = "60", value_parser = parse_interval)]
     period: Duration,
     /// What SIGHUP does
-    #[arg(long, value_name = "ACTION", default_value = "stop")]
+    #[cfg_attr(unix, arg(long, value_name = "ACTION", default_value = "stop"))]
+    #[cfg_attr(windows, arg(long, default_value = "stop", value_parser = parse_on_hup, hide = true))]
     on_hup: OnHup,
     /// Admin socket for admin-cli: start without it if it cannot be had, require it, or have none
     #[arg(long, value_name = "MODE", default_value = "try")]
     admin: AdminSocket,
-    /// Path of the admin socket, in a folder of its user alone [default: what belongs to the name]
+    #[cfg_attr(
+        unix,
+        doc = "Path of the admin socket, in a folder of its user alone [default: what belongs to the name]"
+    )]
+    #[cfg_attr(windows, doc = r"Path of the admin pipe (\\.\pipe\web) [default: what belongs to the name]")]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Address for GET /ready, /live and /metrics over HTTP: a port, or an address and a port
@@ -748,6 +771,15 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
     addresses.into_iter().next().ok_or_else(|| format!("{text} has no address"))
 }
 
+/// A file that is meant for other systems, too, may say what is done here anyway.
+#[cfg(windows)]
+fn parse_on_hup(text: &str) -> Result<OnHup, String> {
+    match text {
+        "stop" => Ok(OnHup::Stop),
+        _ => Err("Windows has no signals: say admin-cli restart instead".into()),
+    }
+}
+
 #[cfg(windows)]
 fn parse_signal(_text: &str) -> Result<i32, String> {
     Err("Windows has no signals: a program is asked to end by Ctrl-Break".into())
@@ -774,7 +806,10 @@ fn parse_ready(text: &str) -> Result<Ready, String> {
         "notify" => Ok(Ready::Notify),
         #[cfg(windows)]
         "notify" => Err("Windows has no sockets for that: say connect=8000 or a time (2s)".into()),
-        _ => parse_seconds(text).map(Ready::After).map_err(|_| "say notify, connect=8000 or a time (2s)".into()),
+        _ => parse_seconds(text).map(Ready::After).map_err(|_| {
+            let notify = if cfg!(unix) { "notify, " } else { "" };
+            format!("say {notify}connect=8000 or a time (2s)")
+        }),
     }
 }
 

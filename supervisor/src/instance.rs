@@ -83,6 +83,9 @@ impl Place {
         let Some(name) = socket.file_name() else {
             return Err(format!("{} is no path of a socket", socket.display()));
         };
+        if cfg!(windows) && socket.to_fs_name::<GenericFilePath>().is_err() {
+            return Err(format!(r"{} is no path of a pipe: say \\.\pipe\web", socket.display()));
+        }
         let folder = if cfg!(windows) {
             folder()?
         } else {

@@ -539,7 +539,7 @@ impl Supervisor {
 /// Binds the address of the health endpoint. The server has been bound to its own.
 fn bind_health(health: SocketAddr, server: &[Address]) -> Result<TcpListener, Error> {
     let address = Address::Tcp(health);
-    TcpListener::bind(health).map_err(|source| {
+    listen::bind_tcp(health).map_err(|source| {
         if server.contains(&address) && source.kind() == io::ErrorKind::AddrInUse {
             let message = format!("port {} is the server's own; choose another one", health.port());
             Error::Start { what: "the health endpoint", source: io::Error::new(source.kind(), message) }
@@ -820,6 +820,12 @@ impl fmt::Display for Error {
                     let holder = holder.as_deref().unwrap_or("another program");
                     write!(formatter, "port {} is taken by {holder}; stop that or choose another port", address.port())
                 }
+                io::ErrorKind::PermissionDenied if cfg!(windows) => write!(
+                    formatter,
+                    "no permission to listen on port {}: the system keeps it for itself (`netsh interface ipv4 show \
+                     excludedportrange tcp` lists such ports), or another program does; choose another one",
+                    address.port()
+                ),
                 io::ErrorKind::PermissionDenied => write!(
                     formatter,
                     "no permission to listen on port {}: ports below 1024 need a privilege, choose a higher one",

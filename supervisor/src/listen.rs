@@ -58,7 +58,13 @@ pub(crate) fn in_words(addresses: &[Address]) -> String {
 /// Binds an address, with room for many clients that come at the same time: std gives them 128 places, and where there
 /// is none, a client tries again a second later.
 pub(crate) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    #[cfg(windows)]
+    let is_served = windows::is_served(address);
     let listener = TcpListener::bind(address)?;
+    #[cfg(windows)]
+    if is_served {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
     #[cfg(unix)]
     unix::make_room(&listener)?;
     Ok(listener)

@@ -1,11 +1,9 @@
 //! `admin-cli`: what it does, and what its exit code says.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::process::Stdio;
 
-use nix::sys::signal::Signal::{SIGCONT, SIGSTOP, SIGTERM};
-
-use crate::support::{ADMIN_CLI, Client, HUGE, Home, Instance, eventually, free_port};
+use crate::support::{Client, HUGE, Home, Instance, eventually, free_port};
 
 /// A server whose stop waits for this client.
 fn with_a_client(home: &Home) -> (Instance, Client) {
@@ -21,10 +19,10 @@ fn stop_answers_when_port_and_name_are_free() {
     let instance = home.start(&["echo"]);
     let answer = instance.admin(&["stop", "--json"]).expect(0).json();
     instance.assert_port_is_free();
-    assert!(!home.socket().exists(), "the socket is still there");
+    assert_eq!(fs::read_dir(home.sockets()).unwrap().count(), 0, "something is left behind");
     assert_eq!(answer["result"], "stopped");
     assert_eq!(answer["report"]["forced"], 0);
-    assert!(answer["report"]["by"].as_str().unwrap().starts_with("admin client (user "), "{answer}");
+    assert!(answer["report"]["by"].as_str().unwrap().starts_with("admin client ("), "{answer}");
 }
 
 #[test]
@@ -147,10 +145,14 @@ fn a_wrong_command_line_is_exit_code_2() {
 fn nobody_there_is_exit_code_3_by_name_by_port_by_socket_and_without_a_target() {
     let home = Home::new();
     let port = free_port().to_string();
-    let socket = home.folder().join("no.sock").display().to_string();
-    let long = format!("/tmp/{}.sock", "x".repeat(120));
+    let nobody = home.another("nobody");
+    let [socket, long] = if cfg!(unix) {
+        [home.folder().join("no.sock").display().to_string(), format!("/tmp/{}.sock", "x".repeat(120))]
+    } else {
+        [r"\\.\pipe\".to_owned() + &nobody, r"\\.\pipe\".to_owned() + &"x".repeat(120)]
+    };
     let targets: [&[&str]; 5] =
-        [&["--name", "nobody"], &["--port", &port], &["--socket", &socket], &["--socket", &long], &[]];
+        [&["--name", &nobody], &["--port", &port], &["--socket", &socket], &["--socket", &long], &[]];
     for target in targets {
         for command in ["ping", "status", "stop"] {
             home.admin(&[target, &[command]].concat()).expect(3);
@@ -161,8 +163,10 @@ fn nobody_there_is_exit_code_3_by_name_by_port_by_socket_and_without_a_target() 
     home.admin(&["list"]).expect(0).says("no supervisor of yours is running");
 }
 
+#[cfg(unix)]
 #[test]
 fn a_supervisor_that_hangs_is_exit_code_6() {
+    use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
     let home = Home::new();
     let instance = home.start(&["echo"]);
     instance.signal(SIGSTOP);
@@ -178,8 +182,10 @@ fn a_supervisor_that_hangs_is_exit_code_6() {
     assert_eq!(instance.wait(), 0);
 }
 
+#[cfg(unix)]
 #[test]
 fn while_a_supervisor_hangs_nobody_says_that_none_has_its_port() {
+    use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
     let home = Home::new();
     let instance = home.start(&["echo"]);
     instance.signal(SIGSTOP);
@@ -188,6 +194,7 @@ fn while_a_supervisor_hangs_nobody_says_that_none_has_its_port() {
     instance.signal(SIGCONT);
 }
 
+#[cfg(unix)]
 #[test]
 fn an_answer_that_cannot_be_written_is_a_failure_unless_its_reader_has_gone() {
     let home = Home::new();
@@ -195,7 +202,7 @@ fn an_answer_that_cannot_be_written_is_a_failure_unless_its_reader_has_gone() {
     let port = instance.address.port().to_string();
     let run = |script: &str, arguments: &[&str]| {
         let mut command = home.program("sh");
-        command.args(["-c", script, "-", ADMIN_CLI]).args(arguments);
+        command.args(["-c", script, "-", crate::support::ADMIN_CLI]).args(arguments);
         home.run(command)
     };
     let commands: [&[&str]; 9] = [
@@ -244,16 +251,18 @@ fn every_command_answers_in_json() {
 #[test]
 fn with_several_running_and_no_target_both_are_named_and_none_is_stopped() {
     let home = Home::new();
-    let first = home.start(&["echo", "--name", "first"]);
-    let second = home.start(&["command", "--name", "second"]);
+    let [first, second] = ["first", "second"].map(|name| home.another(name));
+    let names = [first.clone(), second.clone()];
+    let first = home.start(&["echo", "--name", &first]);
+    let second = home.start(&["command", "--name", &second]);
     for command in ["ping", "status", "stop"] {
         let ended = home.admin(&[command]).expect(2);
-        ended.says("first").says("second").says("--name");
+        ended.says(&names[0]).says(&names[1]).says("--name");
         assert!(ended.out.is_empty(), "messages belong on stderr: {ended}");
     }
     let list = home.admin(&["list", "--json"]).expect(0).json();
-    let names: Vec<_> = list["instances"].as_array().unwrap().iter().map(|it| it["name"].clone()).collect();
-    assert_eq!(names, ["first", "second"]);
+    let listed: Vec<_> = list["instances"].as_array().unwrap().iter().map(|it| it["name"].clone()).collect();
+    assert_eq!(listed, names);
     first.assert_serves();
     second.assert_serves();
     let port = second.address.port().to_string();
@@ -267,45 +276,51 @@ fn with_several_running_and_no_target_both_are_named_and_none_is_stopped() {
 #[test]
 fn a_leftover_is_shown_as_dead_and_is_not_in_the_way() {
     let home = Home::new();
-    let dead = home.start(&["echo", "--name", "dead"]);
-    dead.kill();
+    let [dead, alive] = ["was", "is"].map(|name| home.another(name));
+    home.start(&["echo", "--name", &dead]).kill();
     home.admin(&["list"]).expect(0).says("dead");
     let list = home.admin(&["list", "--json"]).expect(0).json();
     assert_eq!(list["instances"][0]["state"], "dead");
     home.admin(&["ping"]).expect(3);
-    let alive = home.start(&["echo", "--name", "alive"]);
+    let alive = home.start(&["echo", "--name", &alive]);
     // Only one that is alive can be meant.
     home.admin(&["ping"]).expect(0).says(&format!("pid {}", alive.pid));
     // The name can be used again.
-    let again = home.start(&["echo", "--name", "dead"]);
+    let again = home.start(&["echo", "--name", &dead]);
     again.assert_serves();
 }
 
 #[test]
 fn what_dead_ones_have_left_is_removed_on_request_and_the_living_stay() {
     let home = Home::new();
-    let dead = home.start(&["echo", "--name", "dead"]);
-    let alive = home.start(&["echo", "--name", "alive"]);
-    dead.kill();
+    let [dead, alive] = ["was", "is"].map(|name| home.another(name));
+    let killed = home.start(&["echo", "--name", &dead]);
+    let alive = home.start(&["echo", "--name", &alive]);
+    killed.kill();
     let list = home.admin(&["list", "--clean"]).expect(0);
-    assert!(list.err.contains("removed what dead has left") && !list.out.contains("dead"), "{list}");
+    assert!(list.err.contains(&format!("removed what {dead} has left")) && !list.out.contains(&dead), "{list}");
     let left: Vec<_> = fs::read_dir(home.sockets()).unwrap().map(|file| file.unwrap().file_name()).collect();
-    assert!(left.len() == 2 && left.iter().all(|file| file.to_str().unwrap().starts_with("alive.")), "{left:?}");
+    let is_alive = |file: &std::ffi::OsString| file.to_str().unwrap().starts_with(&format!("{}.", alive.name));
+    // A pipe is in no folder.
+    assert!(left.len() == if cfg!(unix) { 2 } else { 1 } && left.iter().all(is_alive), "{left:?}");
     alive.assert_serves();
-    // What is no socket is nobody's leftover, and keeps nothing else.
-    let file = home.sockets().join("a-file.sock");
-    fs::write(&file, "").unwrap();
-    home.start(&["echo", "--name", "dead"]).kill();
-    let list = home.admin(&["list", "--clean"]).expect(1);
-    list.says("something else than a socket is there").says("removed what dead has left").says("alive");
-    assert!(file.exists());
+    if cfg!(unix) {
+        // What is no socket is nobody's leftover, and keeps nothing else.
+        let file = home.sockets().join("a-file.sock");
+        fs::write(&file, "").unwrap();
+        home.start(&["echo", "--name", "dead"]).kill();
+        let list = home.admin(&["list", "--clean"]).expect(1);
+        list.says("something else than a socket is there").says("removed what dead has left").says("alive");
+        assert!(file.exists());
+    }
 }
 
 #[test]
 fn all_are_asked_in_the_order_of_their_names() {
     let home = Home::new();
-    let all: Vec<_> = ["c", "a", "b"].map(|name| home.start(&["echo", "--name", name])).into();
-    let names = |out: &str| out.lines().filter_map(|line| Some(line.get(..1)?.to_owned())).collect::<String>();
+    let all: Vec<_> = ["c", "a", "b"].map(|name| home.start(&["echo", "--name", &home.another(name)])).into();
+    let short = |line: &str| Some(line.strip_prefix(&home.another(""))?.get(..1)?.to_owned());
+    let names = |out: &str| out.lines().filter_map(short).collect::<String>();
     assert_eq!(names(&home.admin(&["status", "--all", "--short"]).expect(0).out), "abc");
     let restarted = home.admin(&["restart", "--all"]).expect(0);
     let lines = restarted.out.lines().filter(|line| line.contains(": restarted: generation 2 serves"));
@@ -314,8 +329,9 @@ fn all_are_asked_in_the_order_of_their_names() {
     let stopped = home.admin(&["stop", "--all", "--json"]).expect(0);
     let lines: Vec<serde_json::Value> = stopped.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told: Vec<_> = lines.iter().map(|line| (&line["name"], &line["answer"]["result"])).collect();
+    let [a, b, c] = ["a", "b", "c"].map(|name| home.another(name).into());
     let stopped = &"stopped".into();
-    assert_eq!(told, [(&"a".into(), stopped), (&"b".into(), stopped), (&"c".into(), stopped)]);
+    assert_eq!(told, [(&a, stopped), (&b, stopped), (&c, stopped)]);
     all.iter().for_each(|instance| assert_eq!(instance.wait(), 0));
     home.admin(&["stop", "--all"]).expect(3);
     home.admin(&["connections", "--all"]).expect(2);
@@ -327,14 +343,16 @@ fn of_all_those_after_one_that_fails_are_asked_only_if_that_is_wanted() {
     let file = home.folder().join("b.json");
     fs::write(&file, "{}").unwrap();
     let config = file.to_str().unwrap();
-    let a = home.start(&["echo", "--name", "a"]);
-    let b = home.start(&["echo", "--name", "b", "--config", config]);
-    let c = home.start(&["echo", "--name", "c"]);
+    let a = home.start(&["echo", "--name", &home.another("a")]);
+    let b = home.start(&["echo", "--name", &home.another("b"), "--config", config]);
+    let c = home.start(&["echo", "--name", &home.another("c")]);
     fs::write(&file, "wrong").unwrap();
     let generations = || [&a, &b, &c].map(|instance| instance.status()["generation"].as_u64().unwrap());
-    home.admin(&["restart", "--all"]).expect(1).says("b: the restart failed");
+    let failed = format!("{}: the restart failed", b.name);
+    home.admin(&["restart", "--all"]).expect(1).says(&failed);
     assert_eq!(generations(), [2, 1, 1]);
-    home.admin(&["restart", "--all", "--keep-going"]).expect(1).says("b: the restart failed").says("c: restarted");
+    let kept_going = home.admin(&["restart", "--all", "--keep-going"]).expect(1);
+    kept_going.says(&failed).says(&format!("{}: restarted", c.name));
     assert_eq!(generations(), [3, 1, 2]);
     let told = home.admin(&["restart", "--all", "--keep-going", "--json"]).expect(1);
     let lines: Vec<serde_json::Value> = told.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -367,29 +385,46 @@ fn stop_and_start_twenty_times_with_the_same_name_and_port() {
     }
 }
 
+/// A path for a socket of this test, in a folder that is there.
+fn path_of_its_own(home: &Home) -> String {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        let folder = home.folder().join("own");
+        fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+        folder.join("x.sock").display().to_string()
+    }
+    #[cfg(windows)]
+    {
+        r"\\.\pipe\".to_owned() + &home.another("own")
+    }
+}
+
 #[test]
 fn a_socket_at_a_path_of_its_own_is_found_there() {
     let home = Home::new();
-    let folder = home.folder().join("own");
-    fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
-    let socket = folder.join("x.sock").display().to_string();
+    let socket = path_of_its_own(&home);
     let instance = home.start(&["echo", "--socket", &socket]);
     home.admin(&["--socket", &socket, "ping"]).expect(0);
     home.admin(&["--socket", &socket, "stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "something is left behind");
+    let folder = if cfg!(unix) { home.folder().join("own") } else { home.sockets() };
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "something is left behind");
 }
 
 #[test]
-fn with_the_admin_socket_off_there_is_none_and_signals_stop_it() {
+fn with_the_admin_socket_off_there_is_none_and_enter_stops_it() {
     let home = Home::new();
-    let instance = home.start(&["echo", "--admin", "off"]);
-    assert!(!home.socket().exists());
+    let mut command = home.supervisor(&["echo", "--admin", "off"]);
+    command.stdin(Stdio::piped());
+    let instance = home.start_by(command);
+    assert!(fs::read_dir(home.sockets()).into_iter().flatten().next().is_none());
     instance.admin(&["ping"]).expect(3);
-    instance.signal(SIGTERM);
+    instance.write("\n");
     assert_eq!(instance.wait(), 0);
 }
 
+#[cfg(unix)]
 #[test]
 fn the_socket_is_for_its_user_alone() {
     use std::os::unix::fs::PermissionsExt;

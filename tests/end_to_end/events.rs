@@ -1,14 +1,9 @@
 //! `admin-cli events`: what has happened, what happens, and who is not heard out.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::process::Stdio;
-
-use nix::sys::signal::Signal::SIGTERM;
 use serde_json::Value;
 
 use crate::recover::{ask, crash, start_fragile};
-use crate::support::{ADMIN_CLI, HUGE, Home, Instance, LIMIT, eventually};
+use crate::support::{Home, Instance};
 
 /// The entries among the lines that `--json` gives, as they are.
 fn entries(out: &str) -> Vec<&str> {
@@ -33,18 +28,6 @@ fn assert_complete(out: &str, from: u64) {
     assert_eq!((&begins["next"], &begins["missed"]), (&from.into(), &0.into()));
     let last = result["last"].as_u64().unwrap();
     assert!(numbers.iter().copied().eq(from..=last), "{from} to {last}, but got {numbers:?}");
-}
-
-/// A follower that has heard where it begins.
-fn follow(instance: &Instance, home: &Home) -> BufReader<UnixStream> {
-    let mut stream = UnixStream::connect(home.socket()).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    stream.write_all(b"{\"v\":1,\"request\":\"events\",\"follow\":true}\n").unwrap();
-    let mut stream = BufReader::new(stream);
-    let mut line = String::new();
-    stream.read_line(&mut line).unwrap();
-    assert!(line.contains("\"journal\""), "{line} from {}", instance.name);
-    stream
 }
 
 /// Has something happen until a follower that does not read has no room for more.
@@ -148,84 +131,6 @@ fn what_is_not_known_any_more_is_told_as_missed() {
 }
 
 #[test]
-fn followers_that_never_read_are_let_go_and_the_others_hear_everything() {
-    let home = Home::new();
-    let instance = home.start(&["echo", "--verbose"]);
-    let readers: Vec<_> = (0..3).map(|_| instance.admin_begins(&["events", "--follow", "--json"])).collect();
-    readers.iter().for_each(|reader| drop(reader.out.wait_for("listening on")));
-    let silent: Vec<_> = (0..3).map(|_| follow(&instance, &home)).collect();
-    happen(&instance);
-    eventually("those that do not read are let go", || {
-        instance.err.so_far().matches("does not read the events").count() == silent.len()
-    });
-    instance.admin(&["stop"]).expect(0);
-    assert_eq!(instance.wait(), 0);
-    for reader in readers {
-        let heard = reader.end().expect(0);
-        assert_complete(&heard.out, 1);
-        assert!(entries(&heard.out).len() > 2000, "so few cannot fill a socket");
-        assert_eq!(heard.out.matches("\"reader_let_go\"").count(), silent.len());
-    }
-}
-
-#[test]
-fn a_follower_that_does_not_read_does_not_hold_up_the_end() {
-    let home = Home::new();
-    let instance = home.start(&["echo", "--verbose", "--grace", HUGE]);
-    let silent: Vec<_> = (0..3).map(|_| follow(&instance, &home)).collect();
-    happen(&instance);
-    instance.signal(SIGTERM);
-    assert_eq!(instance.wait(), 0);
-    drop(silent);
-}
-
-#[test]
-fn one_follower_too_many_is_refused_and_one_that_has_gone_makes_room() {
-    let home = Home::new();
-    let instance = home.start(&["echo"]);
-    let mut followers: Vec<_> = (0..100).map(|_| follow(&instance, &home)).collect();
-    instance.admin(&["events", "--follow"]).expect(1).says("100 clients follow the events already");
-    let refusal = instance.admin(&["events", "--follow", "--json"]).expect(1).json();
-    assert_eq!((&refusal["result"], &refusal["code"]), (&"error".into(), &"failed".into()));
-    // They are in nobody's way.
-    instance.admin(&["ping"]).expect(0);
-    instance.admin(&["events"]).expect(0).says("listening on");
-    // Nothing happens, so it is found out only because somebody comes.
-    followers.pop();
-    let mut one_more = instance.admin_begins(&["events", "--follow"]);
-    eventually("there is room", || {
-        if !one_more.is_running() {
-            one_more = instance.admin_begins(&["events", "--follow"]);
-        }
-        one_more.out.so_far().contains("listening on")
-    });
-    instance.admin(&["stop"]).expect(0);
-    one_more.end().expect(0).says("stopped in");
-}
-
-#[test]
-fn a_reader_that_has_seen_enough_ends_it_quietly() {
-    let home = Home::new();
-    let instance = home.start(&["echo"]);
-    let mut command = home.program("sh");
-    command.args(["-c", &format!("{ADMIN_CLI} --name {} events | head -n 1", home.name())]);
-    let ended = home.run(command).expect(0);
-    assert!(ended.out.contains("listening on") && ended.err.is_empty(), "{ended}");
-
-    let (reader, writer) = std::io::pipe().unwrap();
-    let mut command = home.admin_command(&["--name", home.name(), "events", "--follow"]);
-    command.stdout(writer).stderr(Stdio::piped());
-    let follower = home.spawn(command);
-    let mut line = String::new();
-    BufReader::new(reader).read_line(&mut line).unwrap();
-    assert!(line.contains("listening on"), "{line}");
-    // It finds that out with the next event.
-    instance.admin(&["restart"]).expect(0);
-    let ended = follower.end().expect(0);
-    assert!(ended.err.is_empty(), "{ended}");
-}
-
-#[test]
 fn a_follower_of_one_that_was_killed_hears_where_to_go_on() {
     let home = Home::new();
     let instance = home.start(&["echo"]);
@@ -240,5 +145,107 @@ fn what_is_no_number_of_an_event_is_exit_code_2() {
     let home = Home::new();
     for since in ["", "x", "-1", "1.5", "18446744073709551616"] {
         home.admin(&["events", &format!("--since={since}")]).expect(2).says("--since");
+    }
+}
+
+#[cfg(unix)]
+mod on_unix {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
+    use std::process::Stdio;
+
+    use nix::sys::signal::Signal::SIGTERM;
+
+    use super::*;
+    use crate::support::{ADMIN_CLI, HUGE, LIMIT, eventually};
+
+    /// A follower that has heard where it begins.
+    fn follow(instance: &Instance, home: &Home) -> BufReader<UnixStream> {
+        let mut stream = UnixStream::connect(home.socket()).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.write_all(b"{\"v\":1,\"request\":\"events\",\"follow\":true}\n").unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        assert!(line.contains("\"journal\""), "{line} from {}", instance.name);
+        stream
+    }
+
+    #[test]
+    fn followers_that_never_read_are_let_go_and_the_others_hear_everything() {
+        let home = Home::new();
+        let instance = home.start(&["echo", "--verbose"]);
+        let readers: Vec<_> = (0..3).map(|_| instance.admin_begins(&["events", "--follow", "--json"])).collect();
+        readers.iter().for_each(|reader| drop(reader.out.wait_for("listening on")));
+        let silent: Vec<_> = (0..3).map(|_| follow(&instance, &home)).collect();
+        happen(&instance);
+        eventually("those that do not read are let go", || {
+            instance.err.so_far().matches("does not read the events").count() == silent.len()
+        });
+        instance.admin(&["stop"]).expect(0);
+        assert_eq!(instance.wait(), 0);
+        for reader in readers {
+            let heard = reader.end().expect(0);
+            assert_complete(&heard.out, 1);
+            assert!(entries(&heard.out).len() > 2000, "so few cannot fill a socket");
+            assert_eq!(heard.out.matches("\"reader_let_go\"").count(), silent.len());
+        }
+    }
+
+    #[test]
+    fn a_follower_that_does_not_read_does_not_hold_up_the_end() {
+        let home = Home::new();
+        let instance = home.start(&["echo", "--verbose", "--grace", HUGE]);
+        let silent: Vec<_> = (0..3).map(|_| follow(&instance, &home)).collect();
+        happen(&instance);
+        instance.signal(SIGTERM);
+        assert_eq!(instance.wait(), 0);
+        drop(silent);
+    }
+
+    #[test]
+    fn one_follower_too_many_is_refused_and_one_that_has_gone_makes_room() {
+        let home = Home::new();
+        let instance = home.start(&["echo"]);
+        let mut followers: Vec<_> = (0..100).map(|_| follow(&instance, &home)).collect();
+        instance.admin(&["events", "--follow"]).expect(1).says("100 clients follow the events already");
+        let refusal = instance.admin(&["events", "--follow", "--json"]).expect(1).json();
+        assert_eq!((&refusal["result"], &refusal["code"]), (&"error".into(), &"failed".into()));
+        // They are in nobody's way.
+        instance.admin(&["ping"]).expect(0);
+        instance.admin(&["events"]).expect(0).says("listening on");
+        // Nothing happens, so it is found out only because somebody comes.
+        followers.pop();
+        let mut one_more = instance.admin_begins(&["events", "--follow"]);
+        eventually("there is room", || {
+            if !one_more.is_running() {
+                one_more = instance.admin_begins(&["events", "--follow"]);
+            }
+            one_more.out.so_far().contains("listening on")
+        });
+        instance.admin(&["stop"]).expect(0);
+        one_more.end().expect(0).says("stopped in");
+    }
+
+    #[test]
+    fn a_reader_that_has_seen_enough_ends_it_quietly() {
+        let home = Home::new();
+        let instance = home.start(&["echo"]);
+        let mut command = home.program("sh");
+        command.args(["-c", &format!("{ADMIN_CLI} --name {} events | head -n 1", home.name())]);
+        let ended = home.run(command).expect(0);
+        assert!(ended.out.contains("listening on") && ended.err.is_empty(), "{ended}");
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = home.admin_command(&["--name", home.name(), "events", "--follow"]);
+        command.stdout(writer).stderr(Stdio::piped());
+        let follower = home.spawn(command);
+        let mut line = String::new();
+        BufReader::new(reader).read_line(&mut line).unwrap();
+        assert!(line.contains("listening on"), "{line}");
+        // It finds that out with the next event.
+        instance.admin(&["restart"]).expect(0);
+        let ended = follower.end().expect(0);
+        assert!(ended.err.is_empty(), "{ended}");
     }
 }

@@ -1,5 +1,7 @@
 //! What has to work on every system.
 
+use std::fs;
+use std::net::SocketAddr;
 use std::process::Stdio;
 
 use crate::support::{Client, HUGE, Home};
@@ -33,6 +35,52 @@ fn status_tells_name_kind_address_process_and_connections() {
     assert_eq!((&status["ready"], &status["restarts"], &status["crashes"]), (&true.into(), &0.into(), &0.into()));
     assert!(status["state_ms"].as_u64() <= status["uptime_ms"].as_u64(), "{status}");
     instance.admin(&["status"]).expect(0).says(&instance.address.to_string()).says("serving, ready, for ");
+}
+
+#[test]
+fn every_command_that_the_help_names_is_carried_out() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut client = instance.client();
+    client.greet();
+    let (file, pages) = (home.folder().join("echo.json"), home.folder().join("man1"));
+    fs::write(&file, "{}").unwrap();
+    let (file, pages) = (file.to_str().unwrap(), pages.to_str().unwrap());
+    let port = instance.address.port().to_string();
+    let lines: [(&[&str], i32, &str); 18] = [
+        (&["ping"], 0, &instance.name),
+        (&["status"], 0, "serving, ready"),
+        (&["connections"], 0, "idle"),
+        (&["metrics"], 0, "mastercontrol_ready 1"),
+        (&["events"], 0, "listening on"),
+        (&["list"], 0, &instance.name),
+        (&["port", &port], 0, "a supervisor of yours"),
+        (&["check", file], 0, "is right for echo"),
+        (&["completions", "powershell"], 0, "Register-ArgumentCompleter"),
+        (&["manual", pages], 0, ""),
+        (&["drain"], 0, "not ready"),
+        (&["resume"], 0, "ready for new clients"),
+        (&["close", "1", "--now"], 5, "is closed by force"),
+        (&["restart"], 0, "generation 2 serves"),
+        (&["grace", "5"], 1, "there is no drain"),
+        (&["help", "stop"], 0, "Usage"),
+        (&["stop"], 0, "stopped in"),
+        (&["free", &port], 0, "already"),
+    ];
+    let help = home.admin(&["--help"]).expect(0).out;
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // What goes on in the next line is further in.
+    let names = commands.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
+    let mut names: Vec<&str> = names.map(|line| line.split(' ').next().unwrap()).collect();
+    let mut tried = lines.map(|(line, ..)| line[0]);
+    names.sort_unstable();
+    tried.sort_unstable();
+    assert_eq!(names, tried);
+    for (line, code, answer) in lines {
+        home.admin(line).expect(code).says(answer);
+    }
+    assert!(fs::read_dir(pages).unwrap().any(|page| page.unwrap().file_name() == "admin-cli-stop.1"));
+    assert_eq!(instance.wait(), 0);
 }
 
 #[test]
@@ -188,11 +236,34 @@ fn after_a_kill_it_starts_again_with_the_same_name_and_port() {
     let home = Home::new();
     let first = home.start(&["echo"]);
     let address = first.address.to_string();
-    first.client().greet();
+    let mut client = first.client();
+    client.greet();
+    // The system closes its connection first: then the port has one that waits for the last of its packets (TIME_WAIT).
     first.kill();
+    drop(client);
     let second = home.start(&["echo", "--listen", &address]);
     second.assert_serves();
     assert_eq!(second.status()["pid"], second.pid);
+}
+
+#[test]
+fn one_that_is_killed_in_the_middle_of_a_restart_or_a_stop_starts_again_with_the_same_name_and_port() {
+    let home = Home::new();
+    let mut address = None;
+    for middle in ["restart", "stop"] {
+        let listen = address.map_or("127.0.0.1:0".into(), |address: SocketAddr| address.to_string());
+        let instance = home.start(&["echo", "--grace", HUGE, "--listen", &listen]);
+        address = Some(instance.address);
+        let mut client = instance.client();
+        client.greet();
+        let waits = instance.admin_begins(&[middle]);
+        client.assert_told();
+        instance.kill();
+        waits.end().expect(6);
+    }
+    let again = home.start(&["echo", "--listen", &address.unwrap().to_string()]);
+    again.assert_serves();
+    assert_eq!(again.status()["generation"], 1);
 }
 
 #[test]
@@ -202,9 +273,6 @@ fn a_leftover_is_shown_as_dead_in_the_list() {
     let list = home.admin(&["list"]).expect(0);
     let line = list.out.lines().find(|line| line.starts_with(home.name())).expect("it is not in the list");
     assert!(line.ends_with("dead"), "{line}");
-    // Nothing is left for the lists of other tests.
-    let again = home.start(&["echo"]);
-    again.admin(&["stop"]).expect(0);
 }
 
 #[test]

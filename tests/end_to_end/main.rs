@@ -5,7 +5,9 @@
 
 mod support; // Home, Instance, Process, Client: what the tests are written with.
 
+mod admin; // admin-cli: exit codes, JSON, targets, several stops at the same time.
 mod config; // Settings from a file, and admin-cli check.
+mod events; // admin-cli events: replayed, followed, and who does not read them.
 mod everywhere; // What has to work on every system, Windows included.
 #[cfg(target_os = "linux")]
 mod haproxy; // Three supervisors behind a real load balancer, restarted one after the other.
@@ -14,23 +16,18 @@ mod help; // What the programs say about themselves: help, completions, man page
 mod reconfigure; // What restarts take from a configuration that has changed, and what from one that is wrong.
 mod recover; // A server that crashes is started again, until that is too often.
 mod restart; // What a restart is for clients and for admin-cli.
+mod start; // What stands in the way of a start: names, ports, folders.
 mod steer; // What an operator sees of a drain, and can change in it.
 mod under_load; // Restarts and stops while clients come and go: none of them loses anything.
 
 #[cfg(unix)]
-mod admin; // admin-cli: exit codes, JSON, targets, several stops at the same time.
-#[cfg(unix)]
 mod clients; // curl, nc and Python as clients.
-#[cfg(unix)]
-mod events; // admin-cli events: replayed, followed, and who does not read them.
 #[cfg(unix)]
 mod manager; // The host's service manager: sockets that it passes, what it hears, the files in examples/deploy.
 #[cfg(unix)]
 mod readme; // What README.md and examples/restart.sh say.
 #[cfg(unix)]
 mod signals; // Signals are acknowledged, the second one closes the rest, nohup is respected.
-#[cfg(unix)]
-mod start; // What stands in the way of a start: names, ports, folders.
 #[cfg(unix)]
 mod users; // Another user's commands. Needs root.
 #[cfg(unix)]
@@ -58,7 +55,7 @@ mod robustness; // Deleted sockets, broken requests, silent clients, a log that 
 mod sockets; // Unix sockets for programs, and several addresses.
 #[cfg(target_os = "linux")]
 mod transparent; // As if exec were not there: each exit code, each signal that ends a program, each that is passed on.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 mod triggers; // Every trigger with every kind of client.
 
 #[cfg(windows)]

@@ -107,18 +107,19 @@ impl Home {
         &self.0.name
     }
 
-    /// A folder that is gone after the test. On Unix it is the programs' `XDG_RUNTIME_DIR`.
+    /// A name for one more instance of the test. (On Windows everybody shares the names of pipes.)
+    pub fn another(&self, name: &str) -> String {
+        format!("{}-{name}", self.name())
+    }
+
+    /// A folder that is gone after the test. The programs' own folder is in it.
     pub fn folder(&self) -> &Path {
         &self.0.folder
     }
 
     /// The folder with sockets and locks.
     pub fn sockets(&self) -> PathBuf {
-        if cfg!(unix) {
-            self.folder().join("mastercontrol")
-        } else {
-            PathBuf::from(std::env::var_os("LOCALAPPDATA").unwrap()).join("mastercontrol")
-        }
+        self.folder().join("mastercontrol")
     }
 
     /// The admin socket of the test's instance.
@@ -130,7 +131,8 @@ impl Home {
     /// One of the programs, with nothing on stdin.
     pub fn program(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.env("XDG_RUNTIME_DIR", self.folder()).env_remove("NO_COLOR").stdin(Stdio::null());
+        let place = if cfg!(unix) { "XDG_RUNTIME_DIR" } else { "LOCALAPPDATA" };
+        command.env(place, self.folder()).env_remove("NO_COLOR").stdin(Stdio::null());
         command
     }
 
@@ -551,7 +553,6 @@ impl Instance {
     }
 
     /// Only the process: what it leaves behind may belong to another one by now.
-    #[cfg(unix)]
     pub fn into_process(mut self) -> Process {
         self.released = true;
         self.process.clone()

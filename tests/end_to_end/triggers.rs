@@ -6,47 +6,57 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+#[cfg(unix)]
 use nix::sys::signal::Signal;
 
-use crate::process::threads;
+#[cfg(unix)]
 use crate::pty::{CTRL_C, ENTER, Pty};
 use crate::support::{Client, HUGE, Home, Instance, Process, eventually};
 
 /// What asks for the stop.
 #[derive(Debug, Clone, Copy)]
 enum Trigger {
+    #[cfg(unix)]
     EnterOnTerminal,
     EnterThroughPipe,
+    #[cfg(unix)]
     CtrlC,
+    #[cfg(unix)]
     Signal(Signal),
     AdminCli,
 }
 
-use Trigger::{AdminCli, CtrlC, EnterOnTerminal, EnterThroughPipe};
+use Trigger::{AdminCli, EnterThroughPipe};
+#[cfg(unix)]
+use Trigger::{CtrlC, EnterOnTerminal};
 
 /// A supervisor that this trigger can stop.
 struct Stage {
     trigger: Trigger,
     instance: Instance,
+    #[cfg(unix)]
     pty: Option<Pty>,
 }
 
 impl Stage {
     fn set(trigger: Trigger, arguments: &[&str]) -> Stage {
         let home = Home::new();
-        let (instance, pty) = match trigger {
-            EnterOnTerminal | CtrlC => {
-                let (instance, pty) = home.start_on_terminal(arguments);
-                (instance, Some(pty))
-            }
-            EnterThroughPipe => {
-                let mut command = home.supervisor(arguments);
-                command.stdin(Stdio::piped());
-                (home.start_by(command), None)
-            }
-            Trigger::Signal(_) | AdminCli => (home.start(arguments), None),
-        };
-        Stage { trigger, instance, pty }
+        #[cfg(unix)]
+        if let EnterOnTerminal | CtrlC = trigger {
+            let (instance, pty) = home.start_on_terminal(arguments);
+            return Stage { trigger, instance, pty: Some(pty) };
+        }
+        let mut command = home.supervisor(arguments);
+        if let EnterThroughPipe = trigger {
+            command.stdin(Stdio::piped());
+        }
+        let instance = home.start_by(command);
+        Stage {
+            trigger,
+            instance,
+            #[cfg(unix)]
+            pty: None,
+        }
     }
 
     /// Pulls the trigger, and waits until the stop has begun.
@@ -59,9 +69,12 @@ impl Stage {
     /// Pulls the trigger. Returns the admin client, which waits for the end of the stop.
     fn pull(&self) -> Option<Process> {
         match self.trigger {
+            #[cfg(unix)]
             EnterOnTerminal => self.pty.as_ref().unwrap().press(ENTER),
+            #[cfg(unix)]
             CtrlC => self.pty.as_ref().unwrap().press(CTRL_C),
             EnterThroughPipe => self.instance.write("\n"),
+            #[cfg(unix)]
             Trigger::Signal(signal) => self.instance.signal(signal),
             AdminCli => return Some(self.instance.admin_begins(&["stop"])),
         }
@@ -70,11 +83,18 @@ impl Stage {
 
     fn name_in_log(&self, admin: Option<&Process>) -> String {
         match self.trigger {
-            EnterOnTerminal | EnterThroughPipe => "Enter".into(),
+            #[cfg(unix)]
+            EnterOnTerminal => "Enter".into(),
+            EnterThroughPipe => "Enter".into(),
             // The terminal has sent it, and that is no process.
+            #[cfg(unix)]
             CtrlC => "SIGINT".into(),
+            #[cfg(unix)]
             Trigger::Signal(signal) => format!("{signal} (from pid {})", std::process::id()),
+            #[cfg(unix)]
             AdminCli => format!("(user {}, pid {})", nix::unistd::geteuid(), admin.unwrap().pid),
+            #[cfg(windows)]
+            AdminCli => format!("(pid {})", admin.unwrap().pid),
         }
     }
 
@@ -119,11 +139,11 @@ fn idle_client_that_stays(trigger: Trigger) {
 /// A client in the middle of a line, and the server knows it.
 fn busy_client(stage: &Stage) -> Client {
     let mut client = stage.instance.client();
-    client.send("QUOTE\nSO");
-    client.expect("A server that cannot be asked to leave has to be thrown out.\n");
-    // Both lines came in one piece. With the first one answered, its thread can only wait for more of the second.
-    let waits = || threads(stage.instance.pid).iter().any(|(name, state)| name == "handler-1" && state == "S");
-    eventually("the server waits for the rest of the line", waits);
+    client.send("SO");
+    eventually("the server waits for the rest of the line", || {
+        let connections = stage.instance.admin(&["connections", "--json"]).expect(0).json()["connections"].clone();
+        connections[0]["received"] == 2 && connections[0]["activity"] == "busy"
+    });
     client
 }
 
@@ -247,12 +267,16 @@ macro_rules! with_every_client {
 }
 
 with_every_client! {
-    enter_on_a_terminal: EnterOnTerminal;
     enter_through_a_pipe: EnterThroughPipe;
+    admin_cli: AdminCli;
+}
+
+#[cfg(unix)]
+with_every_client! {
+    enter_on_a_terminal: EnterOnTerminal;
     ctrl_c: CtrlC;
     sighup: Trigger::Signal(Signal::SIGHUP);
     sigint: Trigger::Signal(Signal::SIGINT);
     sigterm: Trigger::Signal(Signal::SIGTERM);
     sigquit: Trigger::Signal(Signal::SIGQUIT);
-    admin_cli: AdminCli;
 }

@@ -175,9 +175,31 @@ fn what_windows_does_not_have_is_refused_and_not_ignored() {
         ("--listen", "8000", "let it bind its address itself"),
         ("--ready", "notify", "say connect=8000 or a time"),
         ("--stop-signal", "TERM", "Windows has no signals"),
+        ("--on-hup", "restart", "Windows has no signals"),
     ] {
         let refused = home.run(home.exec_command(&[option, value], &["cmd"])).expect(2);
         let first = refused.err.lines().next().unwrap_or_default();
         assert!(first.contains(option) && first.contains(why), "{refused}");
     }
+}
+
+#[test]
+fn the_help_offers_nothing_that_windows_does_not_have() {
+    let home = Home::new();
+    for kind in ["echo", "exec"] {
+        let mut command = home.program(SUPERVISOR);
+        command.args([kind, "--help"]);
+        let help = home.run(command).expect(0).out;
+        for missing in ["notify", "SIG", "--stop-signal", "--on-hup", "Unix", "sd_listen_fds", "folder of its user"] {
+            assert!(!help.contains(missing), "{missing}: {help}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_path_of_a_pipe_is_refused_with_what_to_say() {
+    let home = Home::new();
+    let path = r"C:\folder\web.sock";
+    home.admin(&["--socket", path, "ping"]).expect(2).says(r"say \\.\pipe\web");
+    home.run(home.supervisor(&["echo", "--admin", "require", "--socket", path])).expect(1).says(r"say \\.\pipe\web");
 }

@@ -123,7 +123,7 @@ impl Acceptor {
     /// whether there is time to try again.
     fn make_room(&self) -> bool {
         let shared = &self.shared;
-        drain::tell_idle(&shared.registry, shared.notice.as_deref());
+        drain::tell_idle(shared);
         let live = shared.registry.lock();
         let left = live.stop.map_or(Duration::ZERO, |stop| stop.deadline.saturating_duration_since(Instant::now()));
         if !live.connections.is_empty() {

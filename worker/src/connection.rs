@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -19,9 +19,10 @@ const CHUNK: usize = 8 * 1024;
 /// How long a client that was answered, but whose input was not read to its end, gets to close its side.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Windows never wakes a read that is blocked already, not even for a forced close. So reads there look up from time
-/// to time. (Nowhere else does a thread wake up for nothing.)
-const LOOK_UP: Duration = Duration::from_millis(250);
+/// Windows never wakes a read that is blocked already, nor always a write. What closes a connection does not wait for that, see
+/// [`Blocked`](crate::blocked::Blocked), but a thread whose client never closes shall end some day. So a read without a
+/// limit of its own looks up from time to time. (Nowhere else does a thread wake up for nothing.)
+const LOOK_UP: Duration = Duration::from_secs(30);
 
 /// A client's connection, as its [`Handler`](crate::Handler) sees it.
 ///
@@ -58,7 +59,7 @@ enum State {
     Told,
 }
 
-/// What a read waits for. On Windows the drain cannot wake it, so it looks up itself.
+/// What a read waits for. On Windows the drain cannot wake it, so it has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
     /// The next message, which the drain may cut short.
@@ -234,13 +235,13 @@ impl Connection {
     /// What the file or the socket says.
     pub fn send_file(&mut self, mut start: &[u8], file: &File, length: u64) -> io::Result<u64> {
         while !start.is_empty() {
-            let sent = socket::send_more_follows(&self.entry.stream, start)?;
+            let sent = write_with(&self.entry, |stream| socket::send_more_follows(stream, start))?;
             self.entry.sent.fetch_add(sent as u64, Ordering::Relaxed);
             start = &start[sent..];
         }
         let mut total = 0;
         while total < length {
-            let sent = socket::send_file(&self.entry.stream, file, length - total)?;
+            let sent = write_with(&self.entry, |stream| socket::send_file(stream, file, length - total))?;
             if sent == 0 {
                 break;
             }
@@ -268,7 +269,7 @@ impl Connection {
             State::ClientLeft => Outcome::Left,
             State::MustTell => match &self.shared.notice {
                 None => Outcome::Closed,
-                Some(notice) => match (&self.entry.stream).write_all(notice) {
+                Some(notice) => match write_with(&self.entry, |mut stream| stream.write_all(notice)) {
                     Ok(()) => {
                         drain::told(&self.shared.registry, &self.entry);
                         self.discard_until_closed(None)
@@ -320,7 +321,7 @@ impl Connection {
 
     /// Sets the socket's read timeout, if it has another one now.
     fn limit_read(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        let timeout = if cfg!(windows) { Some(limit.map_or(LOOK_UP, |limit| limit.min(LOOK_UP))) } else { limit };
+        let timeout = if cfg!(windows) { Some(limit.unwrap_or(LOOK_UP)) } else { limit };
         if self.applied != timeout {
             self.entry.stream.set_read_timeout(timeout)?;
             self.applied = timeout;
@@ -339,23 +340,45 @@ fn read_within(entry: &Entry, buffer: &mut [u8], _limit: Option<Duration>, _wait
     }
 }
 
+/// Waits without reading anything: what has arrived stays where whoever closes this connection can see it.
 #[cfg(windows)]
 fn read_within(entry: &Entry, buffer: &mut [u8], limit: Option<Duration>, wait: Wait) -> io::Result<usize> {
-    let began = Instant::now();
     loop {
-        match (&entry.stream).read(buffer) {
-            Err(error) if is_timeout(&error) => {
-                if entry.forced.load(Ordering::SeqCst) {
-                    return Ok(0);
-                }
-                let told = wait == Wait::ForMessage && entry.turn.phase() == Phase::Leaving;
-                if told || limit.is_some_and(|limit| began.elapsed() >= limit) {
-                    return Err(error);
-                }
-            }
-            received => return received,
+        if !entry.blocked.wait() {
+            return Ok(0);
+        }
+        // Looked at only now. Who tells an idle connection from here on finds that its thread waits.
+        let told = wait == Wait::ForMessage && entry.turn.phase() == Phase::Leaving;
+        let silent = if told {
+            socket::is_silent(&entry.stream)
+        } else {
+            entry.stream.peek(&mut [0]).is_err_and(|error| is_timeout(&error))
+        };
+        if !entry.blocked.back() {
+            return Ok(0);
+        }
+        if !silent {
+            return (&entry.stream).read(buffer);
+        }
+        if told || limit.is_some() {
+            return Err(ErrorKind::TimedOut.into());
         }
     }
+}
+
+/// Sends by this call, which may wait for a client that does not read.
+#[cfg(not(windows))]
+fn write_with<T>(entry: &Entry, send: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
+    send(&entry.stream)
+}
+
+#[cfg(windows)]
+fn write_with<T>(entry: &Entry, send: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
+    if !entry.blocked.wait() {
+        return Err(ErrorKind::ConnectionAborted.into());
+    }
+    let sent = send(&entry.stream);
+    if entry.blocked.back() { sent } else { Err(ErrorKind::ConnectionAborted.into()) }
 }
 
 fn is_timeout(error: &io::Error) -> bool {
@@ -392,13 +415,13 @@ impl BufRead for Connection {
 
 impl Write for Connection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = (&self.entry.stream).write(bytes)?;
+        let length = write_with(&self.entry, |mut stream| stream.write(bytes))?;
         self.entry.sent.fetch_add(length as u64, Ordering::Relaxed);
         Ok(length)
     }
 
     fn write_vectored(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        let length = (&self.entry.stream).write_vectored(parts)?;
+        let length = write_with(&self.entry, |mut stream| stream.write_vectored(parts))?;
         self.entry.sent.fetch_add(length as u64, Ordering::Relaxed);
         Ok(length)
     }

@@ -7,8 +7,8 @@ use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::quit::Flag;
 use crate::registry::{ConnectionInfo, Entry, For, Live, Outcome, Registry};
+use crate::server::Shared;
 use crate::socket;
 use crate::turn::Phase;
 
@@ -48,7 +48,8 @@ pub struct DrainReport {
 /// at the deadline.
 ///
 /// A deadline has been set, and no new connection comes.
-pub(crate) fn drain(registry: &Arc<Registry>, leave: &Flag, notice: Option<&[u8]>) -> DrainReport {
+pub(crate) fn drain(shared: &Shared) -> DrainReport {
+    let (registry, leave) = (&shared.registry, &shared.leave);
     // When idle clients are told next, if they have to leave. None: all have been.
     let mut next = Some(Instant::now());
     let mut forced = Vec::new();
@@ -56,7 +57,7 @@ pub(crate) fn drain(registry: &Arc<Registry>, leave: &Flag, notice: Option<&[u8]
     let now = loop {
         if leave.is_set() && next.is_some_and(|next| next <= Instant::now()) {
             drop(live);
-            next = tell_idle(registry, notice);
+            next = tell_idle(shared);
             live = registry.lock();
         }
         let now = Instant::now();
@@ -71,11 +72,15 @@ pub(crate) fn drain(registry: &Arc<Registry>, leave: &Flag, notice: Option<&[u8]
     // moment is still answered, if that does not take long.
     leave.set();
     // Nor are those without a notice that have just been closed, and are about to find that out.
-    let is_closed = |entry: &Entry| notice.is_none() && entry.turn.phase() == Phase::Leaving;
-    force(&mut live, &mut forced, |entry| !entry.turn.claim(|| tell(registry, entry, notice)) && !is_closed(entry));
-    live = wait_until_empty(registry, live, now + PATIENCE * 3 / 4);
-    force(&mut live, &mut forced, |_| true);
-    live = wait_until_empty(registry, live, now + PATIENCE);
+    let is_closed = |entry: &Entry| shared.notice.is_none() && entry.turn.phase() == Phase::Leaving;
+    let mut given_up = Vec::new();
+    force(&mut live, &mut forced, &mut given_up, |entry, given_up| {
+        !tell_if_idle(shared, entry, given_up) && !is_closed(entry)
+    });
+    live = wait_until_empty(shared, live, given_up, now + PATIENCE * 3 / 4);
+    let mut given_up = Vec::new();
+    force(&mut live, &mut forced, &mut given_up, |_, _| true);
+    live = wait_until_empty(shared, live, given_up, now + PATIENCE);
     DrainReport {
         told: registry.told() - live.stop.map_or(0, |stop| stop.told_before),
         left: live.counts.left,
@@ -86,16 +91,33 @@ pub(crate) fn drain(registry: &Arc<Registry>, leave: &Flag, notice: Option<&[u8]
     }
 }
 
+/// Connections whose threads were given up: nothing wakes them. They are still to be [ended](end).
+type GivenUp = Vec<Arc<Entry>>;
+
 /// Closes by force those of the connections for which that is due.
-fn force(live: &mut Live, forced: &mut Vec<ConnectionInfo>, is_due: impl Fn(&Arc<Entry>) -> bool) {
+fn force(
+    live: &mut Live,
+    forced: &mut Vec<ConnectionInfo>,
+    given_up: &mut GivenUp,
+    is_due: impl Fn(&Arc<Entry>, &mut GivenUp) -> bool,
+) {
     for entry in live.connections.values().filter(|entry| !entry.forced.load(Ordering::SeqCst)) {
-        if is_due(entry) {
+        if is_due(entry, given_up) {
             forced.push(entry.info());
             live.counts.forced += 1;
             entry.forced.store(true, Ordering::SeqCst);
-            // Wakes a blocked read or write. It fails only where the client is gone already.
-            let _ = entry.stream.shutdown(Shutdown::Both);
+            if entry.close_by_force() {
+                given_up.push(entry.clone());
+            }
         }
+    }
+}
+
+/// Ends those whose threads do not. Not to be called under a lock: the observer hears of it.
+fn end(shared: &Shared, given_up: GivenUp) {
+    for entry in given_up {
+        let outcome = if entry.forced.load(Ordering::SeqCst) { Outcome::Forced } else { Outcome::Closed };
+        shared.end(entry, outcome, None);
     }
 }
 
@@ -112,23 +134,34 @@ pub struct Closed {
 
 /// Ends one connection: tells its client, waits for it to leave, and closes it by force when the time is up. None: there is no
 /// such connection.
-pub(crate) fn close(registry: &Arc<Registry>, id: u64, notice: Option<&[u8]>, grace: Duration) -> Option<Closed> {
-    let (entry, ended) = registry.await_end(id)?;
+pub(crate) fn close(shared: &Shared, id: u64, grace: Duration) -> Option<Closed> {
+    let (entry, ended) = shared.registry.await_end(id)?;
     let connection = entry.info();
     entry.leave.set();
-    entry.turn.claim(|| tell(registry, &entry, notice));
+    let mut given_up = Vec::new();
+    tell_if_idle(shared, &entry, &mut given_up);
     // It holds the socket.
     drop(entry);
+    end(shared, given_up);
     if let Ok(outcome) = ended.recv_timeout(grace) {
         return Some(Closed { connection, outcome, stuck: false });
     }
-    registry.force(id);
+    end(shared, shared.registry.force(id).into_iter().collect());
     let outcome = ended.recv_timeout(PATIENCE);
     Some(Closed { connection, outcome: outcome.unwrap_or(Outcome::Forced), stuck: outcome.is_err() })
 }
 
-fn wait_until_empty<'a>(registry: &Registry, mut live: MutexGuard<'a, Live>, end: Instant) -> MutexGuard<'a, Live> {
-    while let Some(left) = end.checked_duration_since(Instant::now())
+fn wait_until_empty<'a>(
+    shared: &'a Shared,
+    live: MutexGuard<'a, Live>,
+    given_up: GivenUp,
+    until: Instant,
+) -> MutexGuard<'a, Live> {
+    drop(live);
+    end(shared, given_up);
+    let registry = &shared.registry;
+    let mut live = registry.lock();
+    while let Some(left) = until.checked_duration_since(Instant::now())
         && !live.connections.is_empty()
     {
         live = registry.wait(live, For::TheLast, left);
@@ -139,16 +172,48 @@ fn wait_until_empty<'a>(registry: &Registry, mut live: MutexGuard<'a, Live>, end
 /// Tells every idle client, except for those whose first message is awaited. The busy ones find at their next message
 /// boundary that they have to leave. Returns when no first message is awaited any more: the time to come again. None:
 /// nobody was left out.
-pub(crate) fn tell_idle(registry: &Arc<Registry>, notice: Option<&[u8]>) -> Option<Instant> {
+pub(crate) fn tell_idle(shared: &Shared) -> Option<Instant> {
     let now = Instant::now();
     let mut again = None;
-    for entry in registry.entries() {
-        match awaited_until(&entry, notice) {
+    let mut given_up = Vec::new();
+    for entry in shared.registry.entries() {
+        match awaited_until(&entry, shared.notice.as_deref()) {
             Some(until) if now < until => again = again.max(Some(until)),
-            Some(_) | None => drop(entry.turn.claim(|| tell(registry, &entry, notice))),
+            Some(_) | None => {
+                tell_if_idle(shared, &entry, &mut given_up);
+            }
         }
     }
+    end(shared, given_up);
     again
+}
+
+/// Tells a client if its connection is idle. Returns whether it is.
+fn tell_if_idle(shared: &Shared, entry: &Arc<Entry>, given_up: &mut GivenUp) -> bool {
+    entry.turn.claim(|| match &shared.notice {
+        Some(notice) => tell(&shared.registry, entry, notice),
+        // Nothing is owed to it.
+        None if end_read(entry) => given_up.push(entry.clone()),
+        None => {}
+    })
+}
+
+/// Ends the read of an idle connection. A message that has arrived in this moment is still read. Returns whether the
+/// thread was given up.
+#[cfg(not(windows))]
+fn end_read(entry: &Entry) -> bool {
+    let _ = entry.stream.shutdown(Shutdown::Read);
+    false
+}
+
+#[cfg(windows)]
+fn end_read(entry: &Entry) -> bool {
+    let given_up = socket::is_silent(&entry.stream) && entry.blocked.give_up();
+    if given_up {
+        // Only this half: a client that leaves then still wakes the thread.
+        let _ = entry.stream.shutdown(Shutdown::Write);
+    }
+    given_up
 }
 
 /// Until when a stop waits for the first message of this client. None: the client has sent something already, or gets a
@@ -159,12 +224,7 @@ pub(crate) fn awaited_until(entry: &Entry, notice: Option<&[u8]>) -> Option<Inst
 }
 
 /// Tells an idle client from the draining thread, which must not wait for a client that does not read.
-fn tell(registry: &Arc<Registry>, entry: &Arc<Entry>, notice: Option<&[u8]>) {
-    let Some(notice) = notice else {
-        // Nothing is owed. This ends the connection's read; a message that has arrived in this moment is still read.
-        let _ = entry.stream.shutdown(Shutdown::Read);
-        return;
-    };
+fn tell(registry: &Arc<Registry>, entry: &Arc<Entry>, notice: &[u8]) {
     match socket::send_at_once(&entry.stream, notice) {
         Ok(written) if written == notice.len() => told(registry, entry),
         Ok(written) => {

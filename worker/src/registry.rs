@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::blocked::Blocked;
 use crate::quit::Flag;
 use crate::turn::{Phase, Turn};
 
@@ -75,6 +76,7 @@ pub(crate) struct Entry {
     pub(crate) peer: SocketAddr,
     pub(crate) stream: TcpStream,
     pub(crate) turn: Turn,
+    pub(crate) blocked: Blocked,
     pub(crate) forced: AtomicBool,
     /// Set when this one has to leave at its next message boundary, whatever becomes of the others.
     pub(crate) leave: Flag,
@@ -86,6 +88,14 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Ends the socket, and so what its thread does with it. Returns whether the thread was given up: the caller ends the
+    /// connection.
+    pub(crate) fn close_by_force(&self) -> bool {
+        // Wakes a blocked read or write. It fails only where the client is gone already.
+        let _ = self.stream.shutdown(Shutdown::Both);
+        self.blocked.give_up()
+    }
+
     pub(crate) fn info(&self) -> ConnectionInfo {
         ConnectionInfo {
             id: self.id,
@@ -175,6 +185,7 @@ impl Registry {
             peer,
             stream,
             turn: Turn::new(),
+            blocked: Blocked::new(),
             forced: AtomicBool::new(false),
             leave: Flag::new(),
             ordered: AtomicBool::new(false),
@@ -253,16 +264,17 @@ impl Registry {
         Some((entry, ended))
     }
 
-    /// Closes a connection by force because somebody wants it closed, unless that has been done or it has ended.
-    pub(crate) fn force(&self, id: u64) {
+    /// Closes a connection by force because somebody wants it closed, unless that has been done or it has ended. Returns
+    /// it if its thread was given up: the caller ends it.
+    pub(crate) fn force(&self, id: u64) -> Option<Arc<Entry>> {
         let mut live = self.lock();
-        let Some(entry) = live.connections.get(&id) else { return };
-        if !entry.forced.swap(true, Ordering::SeqCst) {
-            entry.ordered.store(true, Ordering::SeqCst);
-            // Wakes a blocked read or write. It fails only where the client is gone already.
-            let _ = entry.stream.shutdown(Shutdown::Both);
-            live.counts.forced += 1;
+        let entry = live.connections.get(&id)?.clone();
+        if entry.forced.swap(true, Ordering::SeqCst) {
+            return None;
         }
+        entry.ordered.store(true, Ordering::SeqCst);
+        live.counts.forced += 1;
+        entry.close_by_force().then_some(entry)
     }
 
     /// There is no stop after all.

@@ -270,6 +270,10 @@ impl Handle {
 
     /// Waits for the server to end and says what became of its connections.
     ///
+    /// On Windows a handler may still be in [`Connection::next_message`], in a read or in a write, if the server has closed
+    /// its connection and the client has not: nothing wakes it there. It finds that its client has left when that closes;
+    /// a read finds it after half a minute at the latest, or when its own limit is over.
+    ///
     /// Not to be called by a handler of the same server: it would wait for itself until the end of the grace period.
     ///
     /// # Errors
@@ -390,7 +394,7 @@ impl Stopper {
                 if !waking.quit.set_again() && waking.leave.is_set() {
                     // Nothing can connect to the listener, and it must not be shut down: the accepting thread goes on when a
                     // client comes. Those that are there shall not have to wait for that.
-                    drain::tell_idle(&waking.registry, waking.notice.as_deref());
+                    drain::tell_idle(&waking);
                 }
             }
         });
@@ -436,7 +440,7 @@ impl Stopper {
     ///
     /// Not to be called by the connection's own handler: it would wait for itself.
     pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
-        drain::close(&self.shared.registry, id, self.shared.notice.as_deref(), grace)
+        drain::close(&self.shared, id, grace)
     }
 
     /// The address that the server listens on.
@@ -544,6 +548,13 @@ impl Shared {
         let _ = panic::catch_unwind(AssertUnwindSafe(|| (self.observer)(event)));
     }
 
+    /// A connection has ended: whoever finds that says so, its thread or who has given that up.
+    pub(crate) fn end(&self, entry: Arc<Entry>, outcome: Outcome, error: Option<&io::Error>) {
+        // Said before it leaves: a drain ends with the last to leave, and then nothing follows.
+        self.say(&Event::Ended { connection: &entry.info(), outcome, error });
+        self.registry.leave(entry, outcome);
+    }
+
     fn retire(&self, deadline: Instant) {
         self.draining.set();
         if self.notice.is_some() {
@@ -601,7 +612,7 @@ impl End {
             shared.say(&Event::Failed { failure });
         }
         shared.make_way();
-        let drain = drain::drain(&shared.registry, &shared.leave, shared.notice.as_deref());
+        let drain = drain::drain(shared);
         match failure {
             None => Ok(drain),
             Some(failure) => Err(ServerError { failure, drain }),
@@ -638,9 +649,9 @@ fn serve(shared: &Arc<Shared>, entry: Arc<Entry>) {
         Err(io::Error::other(format!("the handler panicked: {message}")))
     });
     let outcome = connection.finish(&served);
-    // Said before it leaves: a drain ends with the last to leave, and then nothing follows.
-    shared.say(&Event::Ended { connection: &entry.info(), outcome, error: served.as_ref().err() });
-    shared.registry.leave(entry, outcome);
+    if !entry.blocked.is_given_up() {
+        shared.end(entry, outcome, served.as_ref().err());
+    }
 }
 
 /// What a panic said, from what [`std::panic::catch_unwind`] or a thread's end returns of it.

@@ -6,6 +6,18 @@ pub(crate) use linux::{send_at_once, send_file, send_more_follows};
 #[cfg(not(all(feature = "http", target_os = "linux")))]
 pub(crate) use portable::{send_at_once, send_file, send_more_follows};
 
+/// Whether a client has sent nothing that was not read yet, and has not closed its side either. Nobody else may use the
+/// socket meanwhile, except for a read that waits already.
+#[cfg(windows)]
+pub(crate) fn is_silent(stream: &std::net::TcpStream) -> bool {
+    let peeked = stream.set_nonblocking(true).and_then(|()| {
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false)?;
+        peeked
+    });
+    peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
 #[cfg(all(feature = "http", target_os = "linux"))]
 mod linux {
     use rustix::fs::sendfile;

@@ -94,7 +94,7 @@ fn a_file_says_what_the_command_line_could_say() {
     let text = r#"{
         "listen": "127.0.0.1:7000", "name": "shop", "grace": 1.5, "max-connections": 7, "admin": "off", "log": "json",
         "verbose": true, "restart": "never", "max-restarts": 3, "period": "1m30s", "check-every": "10",
-        "on-hup": "restart", "health": 9100
+        "health": 9100
     }"#;
     let arguments = [
         "command",
@@ -109,10 +109,22 @@ fn a_file_says_what_the_command_line_could_say() {
         "--max-restarts=3",
         "--period=1m30s",
         "--check-every=10",
-        "--on-hup=restart",
         "--health=127.0.0.1:9100",
     ];
     assert_eq!(folder.read(text, &["command"]), line(&arguments));
+}
+
+#[test]
+fn what_sighup_does_can_be_said_where_there_are_signals() {
+    let folder = Folder::new("on-hup");
+    assert_eq!(folder.read(r#"{"on-hup": "stop"}"#, &["echo"]).on_hup, OnHup::Stop);
+    if cfg!(unix) {
+        assert_eq!(folder.read(r#"{"on-hup": "restart"}"#, &["echo"]).on_hup, OnHup::Restart);
+        says("echo", r#"{"on-hup": "dance"}"#, r#"web.json: "on-hup" is "dance": say restart or stop"#);
+    } else {
+        let problem = r#"web.json: "on-hup" is "restart": Windows has no signals: say admin-cli restart instead"#;
+        says("echo", r#"{"on-hup": "restart"}"#, problem);
+    }
 }
 
 #[test]
@@ -232,7 +244,6 @@ fn a_value_that_cannot_be_is_shown_with_what_to_say() {
         (r#""grace": "soon""#, format!(r#""grace" is "soon": {durations}"#)),
         (r#""grace": -1"#, format!(r#""grace" is -1: {durations}"#)),
         (r#""check-every": 0"#, r#""check-every" is 0: say more than 0"#.into()),
-        (r#""on-hup": "dance""#, r#""on-hup" is "dance": say restart or stop"#.into()),
         (r#""admin": 7"#, r#""admin" is 7: say try, require or off"#.into()),
         (r#""restart": """#, r#""restart" is "": say always, on-failure or never"#.into()),
         (r#""socket": """#, r#""socket" is "": it cannot be empty"#.into()),
@@ -399,6 +410,7 @@ fn a_restart_changes_everything_but_what_the_process_was_started_with() {
         ("--socket=x", r#""socket" from what belongs to the name to "x""#),
         ("--health=9100", r#""health" from none to 127.0.0.1:9100"#),
         ("--log=json", r#""log" from text to json"#),
+        #[cfg(unix)]
         ("--on-hup=restart", r#""on-hup" from stop to restart"#),
     ] {
         let error = old.check_change(&line(&["http", "a", argument])).unwrap_err();

@@ -1,12 +1,14 @@
 //! The deadline: moved, forced, stuck.
 
-use std::sync::mpsc;
+use std::io::{self, Read, Write};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use worker::handlers::{Commands, Echo};
-use worker::{Activity, Connection};
+use worker::{Activity, Connection, Handler, Server};
 
-use crate::support::{Gated, HUGE, Running, Serve, answering, eventually};
+use crate::support::{Gated, HUGE, LIMIT, Log, Running, Serve, ServeAndTell, answering, eventually};
 
 #[test]
 fn a_client_that_was_told_and_stays_is_forced_at_the_deadline_and_named() {
@@ -137,7 +139,7 @@ fn a_handler_that_reads_without_an_end_is_ended_by_force() {
     let (began, begun) = mpsc::channel();
     let server = Running::start(Serve(move |client: &mut Connection| {
         began.send(()).unwrap();
-        std::io::copy(client, &mut std::io::sink()).map(drop)
+        io::copy(client, &mut io::sink()).map(drop)
     }));
     let client = server.client();
     begun.recv().unwrap();
@@ -161,4 +163,81 @@ fn a_connection_that_ends_at_the_deadline_is_counted_once() {
         let report = server.join();
         assert_eq!(report.left + report.closed + report.forced.len(), 20, "{report:?}");
     }
+}
+
+/// Messages of so many bytes are taken and not answered. What is returned is there as long as anything of the server is,
+/// or any of its threads.
+fn silent(length: usize) -> (Weak<()>, impl Fn(&mut Connection) -> io::Result<()>) {
+    let token = Arc::new(());
+    let left = Arc::downgrade(&token);
+    let serve = move |client: &mut Connection| {
+        let _token = &token;
+        while client.next_message() {
+            client.read_exact(&mut vec![0; length])?;
+        }
+        Ok(())
+    };
+    (left, serve)
+}
+
+#[test]
+fn of_many_clients_that_stay_each_is_closed_once_and_no_thread_is_left_when_they_have_gone() {
+    const MANY: usize = 100;
+    for has_notice in [true, false] {
+        let log = Log::default();
+        let (left, serve) = silent(1);
+        let handler: Arc<dyn Handler> = if has_notice { Arc::new(ServeAndTell(serve)) } else { Arc::new(Serve(serve)) };
+        let server = Running::of(log.observe(Server::new(handler)));
+        let mut clients: Vec<_> = (0..MANY).map(|_| server.client()).collect();
+        clients.iter_mut().for_each(|client| client.send("!"));
+        eventually("all have been heard", || {
+            let connections = server.connections();
+            connections.len() == MANY && connections.iter().all(|connection| connection.received == 1)
+        });
+        server.wait_for(MANY, Activity::Idle);
+        server.stop(Duration::from_millis(50));
+        let report = server.join();
+        let (closed, forced) = if has_notice { (0, MANY) } else { (MANY, 0) };
+        assert_eq!((report.left, report.closed, report.forced.len(), report.stuck.len()), (0, closed, forced, 0));
+        // They hear of the end before they have closed.
+        clients.iter_mut().for_each(|client| client.expect_last(if has_notice { "SHUTDOWN\n" } else { "" }));
+        drop(clients);
+        eventually("all threads have ended", || left.strong_count() == 0);
+        let lines = log.lines();
+        assert_eq!(log.count("ended "), MANY, "{lines:?}");
+        assert!(lines.last().is_some_and(|last| last.starts_with("finished")), "{lines:?}");
+    }
+}
+
+#[test]
+fn a_client_that_is_closed_in_the_middle_of_a_message_keeps_no_thread_when_it_has_gone() {
+    let (left, serve) = silent(10);
+    let server = Running::start(Serve(serve));
+    let mut client = server.client();
+    client.send("half");
+    server.wait_for_message(4);
+    server.stop(Duration::ZERO);
+    let report = server.join();
+    assert_eq!((report.forced.len(), report.stuck.len()), (1, 0));
+    drop(client);
+    eventually("its thread has ended", || left.strong_count() == 0);
+}
+
+#[test]
+fn a_client_that_never_reads_is_closed_by_force_and_keeps_no_thread_when_it_has_gone() {
+    // More than any socket has room for.
+    const MUCH: usize = 64 << 20;
+    let (began, begun) = mpsc::channel();
+    let server = Running::start(Serve(move |client: &mut Connection| {
+        began.send(()).unwrap();
+        client.write_all(&vec![0; MUCH])
+    }));
+    let client = server.client();
+    begun.recv().unwrap();
+    server.stop(Duration::ZERO);
+    let report = server.join();
+    assert_eq!((report.forced.len(), report.stuck.len()), (1, 0));
+    drop(client);
+    // The channel ends when its thread has.
+    assert!(begun.recv_timeout(LIMIT).is_err_and(|error| error == RecvTimeoutError::Disconnected));
 }
