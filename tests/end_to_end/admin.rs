@@ -310,7 +310,7 @@ fn what_dead_ones_have_left_is_removed_on_request_and_the_living_stay() {
         fs::write(&file, "").unwrap();
         home.start(&["echo", "--name", "dead"]).kill();
         let list = home.admin(&["list", "--clean"]).expect(1);
-        list.says("something else than a socket is there").says("removed what dead has left").says("alive");
+        list.says("something else than a socket is there").says("removed what dead has left").says(&alive.name);
         assert!(file.exists());
     }
 }
@@ -358,7 +358,8 @@ fn of_all_those_after_one_that_fails_are_asked_only_if_that_is_wanted() {
     let lines: Vec<serde_json::Value> = told.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told: Vec<_> = lines.iter().map(|line| (&line["name"], &line["answer"]["result"])).collect();
     let restarted = &"restarted".into();
-    assert_eq!(told, [(&"a".into(), restarted), (&"b".into(), &"error".into()), (&"c".into(), restarted)]);
+    let [a, b, c] = [&a, &b, &c].map(|instance| instance.name.as_str().into());
+    assert_eq!(told, [(&a, restarted), (&b, &"error".into()), (&c, restarted)]);
 }
 
 #[test]

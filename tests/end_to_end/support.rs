@@ -344,9 +344,17 @@ impl Text {
     pub fn whole(&self) -> String {
         let written = self.0.0.lock().unwrap();
         let (written, _) = self.0.1.wait_timeout_while(written, LIMIT, |written| !written.ended).unwrap();
-        assert!(written.ended, "somebody keeps the output open:\n{}", written.text);
+        assert!(written.ended, "somebody keeps the output open:\n{}\n{}", written.text, what_hangs());
         written.text.clone()
     }
+}
+
+/// What the threads of all processes wait for, where the system tells.
+fn what_hangs() -> String {
+    let ps = Command::new("ps").args(["-eLo", "pid,ppid,tid,stat,wchan:32,comm,args"]).output();
+    let all = ps.map(|ps| String::from_utf8_lossy(&ps.stdout).into_owned()).unwrap_or_default();
+    // Those in brackets are the kernel's.
+    all.lines().filter(|line| !line.ends_with(']')).collect::<Vec<_>>().join("\n")
 }
 
 /// A program that was started.
@@ -384,8 +392,9 @@ impl Process {
                 return code(status);
             }
             if Instant::now() > end {
+                let hangs = what_hangs();
                 self.kill();
-                panic!("the program did not end; it wrote:\n{}{}", self.out.so_far(), self.err.so_far());
+                panic!("the program did not end; it wrote:\n{}{}\n{hangs}", self.out.so_far(), self.err.so_far());
             }
             thread::sleep(Duration::from_millis(2));
         }
