@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -13,7 +12,9 @@ use std::thread::{self, JoinHandle};
 use nix::sys::signal::Signal;
 
 use crate::pty::Pty;
-use crate::support::{ADMIN_CLI, Client, HUGE, Home, Instance, Process, SUPERVISOR, eventually, free_port};
+use crate::support::{
+    ADMIN_CLI, Client, HUGE, Home, Instance, Process, SUPERVISOR, eventually, free_port, write_script,
+};
 
 /// Serves one request a connection, on the socket that it was passed. A request under way is answered before it ends.
 pub const SERVER: &str = r#"
@@ -328,15 +329,16 @@ pub fn assert_leaves_nothing(home: &Home) {
 fn a_program_that_is_not_found_or_cannot_be_run_is_127_or_126_in_one_line() {
     let home = Home::new();
     let plain = file(&home, "plain", "#!/bin/sh\n");
-    let no_interpreter = file(&home, "no-interpreter", "#!/no/such/interpreter\n");
-    fs::set_permissions(&no_interpreter, fs::Permissions::from_mode(0o755)).unwrap();
+    let no_interpreter = home.folder().join("no-interpreter");
+    write_script(&no_interpreter, "#!/no/such/interpreter\n");
+    let no_interpreter = no_interpreter.to_str().unwrap();
     let folder = home.folder().to_str().unwrap();
     let missing = format!("{folder}/missing");
     for (program, code, why) in [
         ("no-such-program", 127, "not found"),
         (missing.as_str(), 127, "not found"),
         (&plain, 126, "not executable"),
-        (&no_interpreter, 126, "interpreter"),
+        (no_interpreter, 126, "interpreter"),
         (folder, 126, "is a directory"),
     ] {
         let port = free_port().to_string();

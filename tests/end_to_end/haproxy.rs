@@ -2,13 +2,12 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use load::{Load, Mode};
 
 use crate::readme::{project, shell};
-use crate::support::{Client, Home, eventually, free_port};
+use crate::support::{Client, Home, eventually, free_port, write_script};
 
 const NAMES: [&str; 3] = ["web1", "web2", "web3"];
 
@@ -41,8 +40,7 @@ fn a_rolling_restart_behind_haproxy_loses_no_request() {
     writeln!(start, "esac\nexec supervisor http {} \"$@\"", files.display()).unwrap();
     let (config_file, start_file) = (home.folder().join("haproxy.cfg"), home.folder().join("start"));
     fs::write(&config_file, config).unwrap();
-    fs::write(&start_file, start).unwrap();
-    fs::set_permissions(&start_file, fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&start_file, &start);
     let start = start_file.to_str().unwrap();
 
     let script: String = NAMES.iter().map(|name| format!("sh {start} {name} & ")).collect();

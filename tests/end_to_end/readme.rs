@@ -1,11 +1,11 @@
 //! What README.md shows works as it is shown, and so does examples/restart.sh.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{ADMIN_CLI, Ended, HUGE, Home, SUPERVISOR, free_port};
+use crate::support::{ADMIN_CLI, Ended, HUGE, Home, SUPERVISOR, free_port, write_script};
 
 /// The project's folder.
 pub fn project() -> PathBuf {
@@ -18,27 +18,21 @@ pub fn project() -> PathBuf {
 pub fn shell(home: &Home, script: &str) -> Command {
     let bin = home.folder().join("bin");
     fs::create_dir_all(&bin).unwrap();
-    let write = |name: &str, text: String| {
-        let path = bin.join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    };
-    write(
-        "supervisor",
-        format!(
+    write_script(
+        &bin.join("supervisor"),
+        &format!(
             "#!/bin/bash\n[[ $* == *--listen* || $1 == exec ]] || set -- \"$@\" --listen 127.0.0.1:0\n\
              exec {SUPERVISOR} \"$@\"\n"
         ),
     );
     let _ = symlink(ADMIN_CLI, bin.join("admin-cli"));
-    write(
-        "cargo",
+    write_script(
+        &bin.join("cargo"),
         "#!/bin/bash\ncase \"$*\" in\n\
          \"run --release -p supervisor -- \"*) shift 5; exec supervisor \"$@\" ;;\n\
          \"test --workspace\") grep -q members Cargo.toml ;;\n\
          \"install --locked --path \"*) grep -q \"name = \\\"$4\\\"\" \"$4/Cargo.toml\" ;;\n\
-         *) echo \"cargo $*: unknown here\" >&2; exit 2 ;;\nesac\n"
-            .into(),
+         *) echo \"cargo $*: unknown here\" >&2; exit 2 ;;\nesac\n",
     );
     let mut command = home.program("bash");
     let path =

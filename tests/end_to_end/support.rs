@@ -62,6 +62,17 @@ fn share_of_the_ports() -> (u16, fs::File) {
     free.next().expect("fifty runs at the same time are enough")
 }
 
+/// Writes a program that is a script. A process of its own does: what this one has open for writing is open for a moment
+/// in each process that another thread starts, and a file that is open for writing cannot be run.
+#[cfg(unix)]
+pub fn write_script(path: &Path, text: &str) {
+    let mut writer = Command::new("sh");
+    writer.args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "-"]).arg(path).stdin(Stdio::piped());
+    let mut writer = writer.spawn().unwrap();
+    writer.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(writer.wait().unwrap().success());
+}
+
 /// Starts a program. Wine now and then fails to, on a machine that is very busy, with an internal error of its own.
 fn start(command: &mut Command) -> io::Result<Child> {
     const ERROR_INTERNAL_ERROR: i32 = 1359;
