@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use interprocess::local_socket::Stream;
+use worker::deadline_after;
 
 use crate::VERSION;
 #[cfg(unix)]
@@ -130,8 +131,8 @@ pub fn ask(
 /// returned.
 ///
 /// # Errors
-/// When the answer does not come in time, ends before, or is not understood; and when the supervisor does not understand the
-/// request, if that is because it has another version.
+/// When the answer does not come in time, ends before, or is not understood; and when the supervisor does not understand
+/// the request, if that is because it has another version.
 pub fn listen<T>(
     place: &Place,
     request: Request,
@@ -173,7 +174,7 @@ fn listen_once<T>(
 ) -> Result<T, AskError> {
     let began = Instant::now();
     let end = patience.whole.and_then(|limit| began.checked_add(limit)); // None: for ever, or longer than that.
-    let first = began + patience.first;
+    let first = deadline_after(began, patience.first);
     let (mut asked, mut spoken) = (false, false);
     let heard = Conversation::begin(place, &request, first).and_then(|mut conversation| {
         asked = true;
@@ -188,9 +189,7 @@ fn listen_once<T>(
     });
     match heard {
         // It was ending in that moment.
-        Err(AskError::Io(_) | AskError::HungUp | AskError::Silent) if !spoken && is_gone(place) => {
-            Err(AskError::NotRunning)
-        }
+        Err(AskError::Io(_) | AskError::HungUp) if !spoken && is_gone(place) => Err(AskError::NotRunning),
         Err(AskError::Silent) if spoken || asked && patience.gives_up_first() => Err(AskError::GaveUp),
         heard => heard,
     }
@@ -198,21 +197,21 @@ fn listen_once<T>(
 
 /// Whether nobody is there any more.
 fn is_gone(place: &Place) -> bool {
-    matches!(connect(place, LOOK), Err(AskError::NotRunning))
+    matches!(connect(place, Instant::now() + LOOK), Err(AskError::NotRunning))
 }
 
 /// A request, and what is answered.
 struct Conversation {
     lines: Lines,
-    /// Why the request could not be sent. One that refuses this client may hang up without hearing it: its answer is here all
-    /// the same.
+    /// Why the request could not be sent. One that refuses this client may hang up without hearing it: its answer is
+    /// here all the same.
     unasked: Option<io::Error>,
 }
 
 impl Conversation {
     /// Connects, until `end` at the longest, and asks.
     fn begin(place: &Place, request: &Request, end: Instant) -> Result<Conversation, AskError> {
-        let stream = connect(place, end.saturating_duration_since(Instant::now()))?;
+        let stream = connect(place, end)?;
         let unasked = protocol::write_request(&mut &stream, request).err();
         Ok(Conversation { lines: Lines::of(stream).map_err(AskError::Io)?, unasked })
     }
@@ -248,9 +247,9 @@ fn read_response(input: &mut impl BufRead) -> Result<Response, AskError> {
 }
 
 /// Connects to a supervisor. One that hangs, and whose queue is full, is waited for until the time is up.
-fn connect(place: &Place, limit: Duration) -> Result<Stream, AskError> {
+fn connect(place: &Place, end: Instant) -> Result<Stream, AskError> {
     use ErrorKind::{ConnectionRefused, InvalidInput, NotADirectory, NotFound, PermissionDenied, TimedOut, WouldBlock};
-    connect_within(place, limit).map_err(|error| match error.kind() {
+    connect_until(place, end).map_err(|error| match error.kind() {
         // A socket with that path cannot exist, so nobody listens there.
         NotFound | ConnectionRefused | NotADirectory | InvalidInput => AskError::NotRunning,
         PermissionDenied => AskError::NotPermitted(error),
@@ -261,26 +260,35 @@ fn connect(place: &Place, limit: Duration) -> Result<Stream, AskError> {
 
 /// The library's way does not wait here if the queue is full.
 #[cfg(target_os = "linux")]
-fn connect_within(place: &Place, limit: Duration) -> io::Result<Stream> {
+fn connect_until(place: &Place, end: Instant) -> io::Result<Stream> {
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
+    use nix::errno::Errno;
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
-    let path = place.socket_path()?;
+    let address = UnixAddr::new(place.socket_path()?)?;
     let stream = UnixStream::from(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?);
-    // It is the limit of `connect`, too. No time at all would be for ever.
-    stream.set_write_timeout(Some(limit.max(Duration::from_millis(1))))?;
-    connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
-    Ok(Stream::UdSocket(stream.into()))
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        // It is the limit of `connect`, too. No time at all would be for ever.
+        stream.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
+        match connect(stream.as_raw_fd(), &address) {
+            Ok(()) => return Ok(Stream::UdSocket(stream.into())),
+            // It was suspended meanwhile, by Ctrl-Z, say.
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn connect_within(place: &Place, limit: Duration) -> io::Result<Stream> {
+fn connect_until(place: &Place, end: Instant) -> io::Result<Stream> {
     use interprocess::ConnectWaitMode;
     use interprocess::local_socket::ConnectOptions;
 
-    ConnectOptions::new().name(place.socket_name()?).wait_mode(ConnectWaitMode::Timeout(limit)).connect_sync()
+    let wait_mode = ConnectWaitMode::Timeout(end.saturating_duration_since(Instant::now()));
+    ConnectOptions::new().name(place.socket_name()?).wait_mode(wait_mode).connect_sync()
 }
 
 /// What a supervisor says, line by line.
@@ -299,8 +307,8 @@ impl Lines {
     }
 }
 
-/// What a supervisor says, line by line. A pipe has no read timeout, so a thread of its own reads. When the time is up it is
-/// left behind.
+/// What a supervisor says, line by line. A pipe has no read timeout, so a thread of its own reads. When the time is up it
+/// is left behind.
 #[cfg(windows)]
 struct Lines(Receiver<Result<Response, AskError>>);
 
@@ -337,6 +345,14 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_more_time_than_the_clock_can_count_hears_at_once_that_nobody_is_there() {
+        let place = Place::of(&"nobody-has-this-name".parse().expect("it is a name")).expect("there is a folder");
+        let patience = Patience { first: Duration::MAX, whole: Some(Duration::MAX) };
+        let asked = ask(&place, Request::Ping {}, patience, |_| {});
+        assert!(matches!(asked, Err(AskError::NotRunning)), "{asked:?}");
+    }
 
     #[test]
     fn versions_are_compared_by_their_numbers() {

@@ -320,8 +320,8 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// Parses the command line of this process. If that asks for help, completions or man pages, is wrong, or installs or
-    /// uninstalls a service, the process ends here.
+    /// Parses the command line of this process. If that asks for help, completions or man pages, is wrong, or installs
+    /// or uninstalls a service, the process ends here.
     pub fn from_command_line() -> Invocation {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         match Cli::try_parse_from(&arguments).unwrap_or_else(|error| error.exit()).command {

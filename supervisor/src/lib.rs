@@ -74,7 +74,7 @@ use master::{Identity, Master};
 use server::{Builder, Ended};
 use text::{Reason, Seconds};
 use thread::{Factory, ThreadBuilder};
-use triggers::admin::Admin;
+use triggers::admin::{Admin, LAST_ANSWERS};
 use triggers::console;
 use triggers::health::Health;
 use triggers::signals::Signals;
@@ -482,10 +482,14 @@ impl Supervisor {
         let thread = std::thread::Builder::new().name("master-control".into()).spawn(move || {
             let _until_the_end = signals;
             let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(&received)));
-            let mut end = end.unwrap_or_else(|panic| match tron {
+            let mut end = end.unwrap_or_else(|panic| match &tron {
                 Some(_) => tron::end_after_panic(log, worker::panic_message(&*panic)),
                 None => panic::resume_unwind(panic),
             });
+            if let Some(tron) = &tron {
+                // Twice that: the health endpoint and the admin thread may have to wait for a client, too.
+                tron.watch_stop(Instant::now() + 2 * LAST_ANSWERS, || "what listens for commands does not end".into());
+            }
             drop(files);
             let last_answers = admin.map(Admin::close);
             // Those who follow have heard of the whole stop.
@@ -496,6 +500,9 @@ impl Supervisor {
             end.tell_waiting();
             if let Some(last_answers) = last_answers {
                 last_answers.wait();
+            }
+            if let Some(tron) = tron {
+                tron.off();
             }
             end.result
         });

@@ -226,12 +226,7 @@ impl Master {
             }
             match next {
                 ControlFlow::Continue(next) => state = next,
-                ControlFlow::Break(end) => {
-                    if let Some(tron) = &self.tron {
-                        tron.off();
-                    }
-                    return end;
-                }
+                ControlFlow::Break(end) => return end,
             }
         }
     }
@@ -575,7 +570,7 @@ impl Master {
                 let reason = format!("the new server was not ready within {}", Seconds(self.builder.limit()));
                 self.restart_failed(current, restart, reason, now)
             }
-            State::Opening { current, settings, replaced, restart, limit } if limit <= now => {
+            State::Opening { current, settings, replaced: replaced @ Some(_), restart, limit } if limit <= now => {
                 let message = "the old server does not stop to accept; the new one accepts beside it";
                 self.identity.log.line(Level::Warning, "old_hangs", message, []);
                 current.server.opener()(None);
@@ -611,7 +606,9 @@ impl Master {
             State::Serving { check: Check::At(at), .. } => Some(*at),
             State::Serving { check: Check::Never | Check::UnderWay, .. } => None,
             State::Starting { since } | State::Building { since, .. } => Some(self.build_limit(*since)),
-            State::Opening { limit, .. } => Some(*limit),
+            State::Opening { replaced: Some(_), limit, .. } => Some(*limit),
+            // It was opened when it was built.
+            State::Opening { replaced: None, .. } => None,
             State::Emptying { countdown, .. } | State::Retiring { countdown, .. } => Some(*countdown),
             State::Waiting { until } => Some(*until),
             State::Draining { stop, .. } => Some(stop.countdown),

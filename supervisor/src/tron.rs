@@ -50,8 +50,8 @@ struct Watch {
 
 struct Watched {
     stop: Option<(Instant, Arc<WhatHangs>)>,
-    /// Events that master control has not dealt with. Less than none for a moment: it may be done with one before whoever sent
-    /// it has said that it comes.
+    /// Events that master control has not dealt with. Less than none for a moment: it may be done with one before whoever
+    /// sent it has said that it comes.
     open: i64,
     /// When it dealt with one the last time, or got the first of these.
     since: Instant,

@@ -182,6 +182,27 @@ fn a_supervisor_that_hangs_is_exit_code_6() {
     assert_eq!(instance.wait(), 0);
 }
 
+/// Linux interrupts who waits in a queue that is full, when it was suspended meanwhile.
+#[cfg(target_os = "linux")]
+#[test]
+fn who_was_suspended_goes_on_waiting_for_a_supervisor_that_hangs() {
+    use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
+    use nix::sys::socket::{Backlog, listen};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let home = Home::new();
+    let socket = home.folder().join("full.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let _first = UnixStream::connect(&socket).unwrap();
+    let mut command = home.admin_command(&["--socket", &socket.display().to_string(), "ping"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let asking = home.spawn(command);
+    while asking.try_signal(SIGSTOP) && asking.try_signal(SIGCONT) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    asking.end().expect(6).says("it does not answer");
+}
+
 #[cfg(unix)]
 #[test]
 fn while_a_supervisor_hangs_nobody_says_that_none_has_its_port() {

@@ -428,7 +428,7 @@ impl Process {
 
     /// Returns false if it has ended already.
     #[cfg(unix)]
-    fn try_signal(&self, signal: nix::sys::signal::Signal) -> bool {
+    pub fn try_signal(&self, signal: nix::sys::signal::Signal) -> bool {
         // The lock keeps the number from becoming somebody else's.
         let mut child = lock(&self.child);
         let runs = child.try_wait().unwrap().is_none();

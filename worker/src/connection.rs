@@ -19,9 +19,9 @@ const CHUNK: usize = 8 * 1024;
 /// How long a client that was answered, but whose input was not read to its end, gets to close its side.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Windows never wakes a read that is blocked already, nor always a write. What closes a connection does not wait for that, see
-/// [`Blocked`](crate::blocked::Blocked), but a thread whose client never closes shall end some day. So a read without a
-/// limit of its own looks up from time to time. (Nowhere else does a thread wake up for nothing.)
+/// Windows never wakes a read that is blocked already, nor always a write. What closes a connection does not wait for
+/// that, see [`Blocked`](crate::blocked::Blocked), but a thread whose client never closes shall end some day. So a read
+/// without a limit of its own looks up from time to time. (Nowhere else does a thread wake up for nothing.)
 const LOOK_UP: Duration = Duration::from_secs(30);
 
 /// A client's connection, as its [`Handler`](crate::Handler) sees it.

@@ -55,9 +55,9 @@
 //! just before: then its first message is most likely on its way, and is awaited for [`FIRST_MESSAGE_WAIT`].
 //!
 //! A reader that waits for its client is never interrupted while the client may still leave by itself. On Windows it
-//! cannot even be interrupted at the deadline: nothing wakes a blocked `read` there. So there a connection that is closed
-//! while its thread is in a read ends without that thread, which ends when its client closes, too, or at its next look
-//! (the `blocked` module).
+//! cannot even be interrupted at the deadline: nothing wakes a blocked `read` there. So there a connection that is
+//! closed while its thread is in a read ends without that thread, which ends when its client closes, too, or at its
+//! next look (the `blocked` module).
 
 mod acceptor;
 mod blocked;

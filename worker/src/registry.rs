@@ -88,8 +88,8 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Ends the socket, and so what its thread does with it. Returns whether the thread was given up: the caller ends the
-    /// connection.
+    /// Ends the socket, and so what its thread does with it. Returns whether the thread was given up: the caller ends
+    /// the connection.
     pub(crate) fn close_by_force(&self) -> bool {
         // Wakes a blocked read or write. It fails only where the client is gone already.
         let _ = self.stream.shutdown(Shutdown::Both);
@@ -264,8 +264,8 @@ impl Registry {
         Some((entry, ended))
     }
 
-    /// Closes a connection by force because somebody wants it closed, unless that has been done or it has ended. Returns
-    /// it if its thread was given up: the caller ends it.
+    /// Closes a connection by force because somebody wants it closed, unless that has been done or it has ended.
+    /// Returns it if its thread was given up: the caller ends it.
     pub(crate) fn force(&self, id: u64) -> Option<Arc<Entry>> {
         let mut live = self.lock();
         let entry = live.connections.get(&id)?.clone();

@@ -270,9 +270,9 @@ impl Handle {
 
     /// Waits for the server to end and says what became of its connections.
     ///
-    /// On Windows a handler may still be in [`Connection::next_message`], in a read or in a write, if the server has closed
-    /// its connection and the client has not: nothing wakes it there. It finds that its client has left when that closes;
-    /// a read finds it after half a minute at the latest, or when its own limit is over.
+    /// On Windows a handler may still be in [`Connection::next_message`], in a read or in a write, if the server has
+    /// closed its connection and the client has not: nothing wakes it there. It finds that its client has left when
+    /// that closes; a read finds it after half a minute at the latest, or when its own limit is over.
     ///
     /// Not to be called by a handler of the same server: it would wait for itself until the end of the grace period.
     ///

@@ -27,8 +27,8 @@ mod linux {
     use std::io;
     use std::net::TcpStream;
 
-    /// How much is sent at once, in bytes. One call of `sendfile` would take 2 GiB, and only at its end would anybody see
-    /// that something was sent.
+    /// How much is sent at once, in bytes. One call of `sendfile` would take 2 GiB, and only at its end would anybody
+    /// see that something was sent.
     const PIECE: usize = 1024 * 1024;
 
     /// Sends as much as the socket takes without waiting. The end of the stream is to follow, in the same packet.

@@ -317,8 +317,8 @@ impl Guardian {
         }
     }
 
-    /// A service has no console, so its program has one of its own. A process has one at most: this fails if the supervisor
-    /// has one already.
+    /// A service has no console, so its program has one of its own. A process has one at most: this fails if the
+    /// supervisor has one already.
     fn asked_in_its_own_console(&self) -> bool {
         if AttachConsole(PidParent::Pid(self.program)).is_err() {
             return false;

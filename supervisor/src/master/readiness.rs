@@ -93,8 +93,8 @@ impl Master {
         }
     }
 
-    /// Puts a stop off. Of several the earliest counts, and the shortest deadline. A server that is being stopped already is
-    /// to be gone by the time that this one would be over.
+    /// Puts a stop off. Of several the earliest counts, and the shortest deadline. A server that is being stopped
+    /// already is to be gone by the time that this one would be over.
     pub(super) fn on_delayed_stop(
         &mut self,
         state: State,

@@ -797,6 +797,16 @@ fn an_old_server_that_hangs_does_not_keep_the_new_one_from_accepting() {
 }
 
 #[test]
+fn a_server_that_replaces_none_has_no_old_one_to_wait_for() {
+    let mut drive = Drive::starting(None, true);
+    drive.take(Step::BuildDone { well: true });
+    // As if the process were suspended before it has heard that its server takes connections.
+    assert!(matches!(drive.state, Some(State::Opening { .. })), "{:?}", drive.state);
+    assert_eq!(drive.state.as_ref().and_then(|state| drive.master.next_tick(state)), None);
+    drive.finish();
+}
+
+#[test]
 fn a_crash_during_a_restart_is_the_answer_to_it() {
     let mut drive = Drive::new(None);
     settle(&mut drive);

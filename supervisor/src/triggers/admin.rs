@@ -33,8 +33,12 @@ const MAX_CLIENTS: usize = 64;
 /// How long a client may take to send its request, and to read each line of the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The same where the admin thread itself attends to a client: others wait meanwhile, and so does the end of the
+/// supervisor, which takes a second at most.
+const HURRY: Duration = Duration::from_millis(400);
+
 /// How long the end of the supervisor waits for answers that are being written.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
+pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// The admin socket, served by a thread named `admin` until it is closed.
 #[derive(Debug)]
@@ -184,6 +188,16 @@ enum Wait {
     Never,
 }
 
+impl Wait {
+    /// How long the client may take to send its request.
+    fn patience(self) -> Duration {
+        match self {
+            Wait::AsAsked => PATIENCE,
+            Wait::Never => HURRY,
+        }
+    }
+}
+
 /// One of the [`MAX_CLIENTS`] places, given back on drop.
 struct Seat(Arc<AtomicUsize>);
 
@@ -214,7 +228,8 @@ fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Pos
             return;
         }
     };
-    let request = match read_request(client) {
+    let patience = may_wait.patience();
+    let request = match read_request(client, patience) {
         Ok(Some(Request::Stop { grace_ms, delay_ms, .. })) if may_wait == Wait::Never => {
             Request::Stop { grace_ms, delay_ms, wait: false }
         }
@@ -230,7 +245,7 @@ fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Pos
         Ok(None) => return,
         Err(refusal) => {
             let _ = protocol::write_line(&mut output, &Answer::Error(refusal));
-            discard_a_line(client);
+            discard_a_line(client, patience);
             return;
         }
     };
@@ -251,7 +266,7 @@ fn ask_master_control(mut client: &Stream, request: Request, by: Trigger, events
     let next = || match may_wait {
         Wait::AsAsked => responses.recv().ok(),
         // This is the admin thread. At its end, the supervisor waits for that one, and nobody answers any more.
-        Wait::Never => responses.recv_timeout(PATIENCE).ok(),
+        Wait::Never => responses.recv_timeout(HURRY).ok(),
     };
     while let Some(response) = next() {
         let last = matches!(response, Response::Answer(_));
@@ -313,8 +328,8 @@ fn has_hung_up(_client: &Stream) -> bool {
     false
 }
 
-fn read_request(client: &Stream) -> Result<Option<Request>, Refusal> {
-    let mut input = BufReader::new(Impatient { stream: client, end: Some(Instant::now() + PATIENCE) });
+fn read_request(client: &Stream, patience: Duration) -> Result<Option<Request>, Refusal> {
+    let mut input = BufReader::new(Impatient { stream: client, end: Some(Instant::now() + patience) });
     match protocol::read_line(&mut input) {
         Ok(line) => protocol::parse_request(&line).map(Some),
         Err(LineError::Closed) => Ok(None),
@@ -325,7 +340,7 @@ fn read_request(client: &Stream) -> Result<Option<Request>, Refusal> {
         Err(LineError::Io(error)) => match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(Refusal {
                 code: ErrorCode::BadRequest,
-                message: format!("the request took longer than {PATIENCE:?}"),
+                message: format!("the request took longer than {patience:?}"),
             }),
             _ => Ok(None),
         },
@@ -333,8 +348,8 @@ fn read_request(client: &Stream) -> Result<Option<Request>, Refusal> {
 }
 
 /// Gives the client of a bad request the chance to read its answer: it would be lost with unread input.
-fn discard_a_line(client: &Stream) {
-    let mut rest = Impatient { stream: client, end: Some(Instant::now() + PATIENCE) }.take(MAX_LINE as u64);
+fn discard_a_line(client: &Stream, patience: Duration) {
+    let mut rest = Impatient { stream: client, end: Some(Instant::now() + patience) }.take(MAX_LINE as u64);
     let _ = io::copy(&mut rest, &mut io::sink());
 }
 
@@ -357,4 +372,26 @@ fn identify(client: &Stream) -> Result<Trigger, String> {
 fn identify(client: &Stream) -> Result<Trigger, String> {
     let pid = client.peer_creds().ok().and_then(|peer| peer.pid());
     Ok(Trigger::Admin { user: None, pid })
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::log::Log;
+    use crate::tron::OVERRUN;
+
+    #[test]
+    fn a_client_that_says_nothing_does_not_keep_the_admin_thread_beyond_the_end_of_the_supervisor() {
+        assert!(HURRY * 2 < OVERRUN); // Once for the request, and once for whoever hears that it was bad.
+        let (client, theirs) = UnixStream::pair().unwrap();
+        let (events, _received) = mpsc::channel();
+        let (answers, post) = (Answers::default(), Post::new(events, None));
+        converse(&Stream::UdSocket(theirs.into()), None, &answers, &post, &Journal::new(Log::silent()), Wait::Never);
+        let refusal = protocol::read_line(&mut BufReader::new(client)).unwrap();
+        let refusal = String::from_utf8(refusal).unwrap();
+        assert!(refusal.contains(&format!("the request took longer than {HURRY:?}")), "{refusal}");
+    }
 }
