@@ -1,5 +1,5 @@
-//! A server that crashes on command, to see what the supervisor does then: it sends back what it gets, and after `CRASH` its
-//! accepting thread panics as soon as another client comes.
+//! A server that crashes on command, to see what the supervisor does then: it sends back what it gets, and after
+//! `CRASH` its accepting thread panics as soon as another client comes.
 //!
 //! ```text
 //! cargo run -p examples --example 5-crash-on-command -- --name fragile --listen 127.0.0.1:7777

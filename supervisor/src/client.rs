@@ -131,8 +131,8 @@ pub fn ask(
 /// returned.
 ///
 /// # Errors
-/// When the answer does not come in time, ends before, or is not understood; and when the supervisor does not understand
-/// the request, if that is because it has another version.
+/// When the answer does not come in time, ends before, or is not understood; and when the supervisor does not
+/// understand the request, if that is because it has another version.
 pub fn listen<T>(
     place: &Place,
     request: Request,
@@ -307,8 +307,8 @@ impl Lines {
     }
 }
 
-/// What a supervisor says, line by line. A pipe has no read timeout, so a thread of its own reads. When the time is up it
-/// is left behind.
+/// What a supervisor says, line by line. A pipe has no read timeout, so a thread of its own reads. When the time is up
+/// it is left behind.
 #[cfg(windows)]
 struct Lines(Receiver<Result<Response, AskError>>);
 

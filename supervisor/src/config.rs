@@ -571,8 +571,8 @@ impl Config {
         })
     }
 
-    /// These settings for a server on a socket that was passed to this process. It is bound already, so its address is the
-    /// one that counts.
+    /// These settings for a server on a socket that was passed to this process. It is bound already, so its address is
+    /// the one that counts.
     ///
     /// # Errors
     /// When another one was said.

@@ -9,8 +9,8 @@ use crate::server::Built;
 use crate::thread::BuildError;
 use crate::tron::Tron;
 
-/// Everything that master control hears of. Triggers only enqueue one of these. Those of a server carry the number of the
-/// build that it came from.
+/// Everything that master control hears of. Triggers only enqueue one of these. Those of a server carry the number of
+/// the build that it came from.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// Somebody wants the server to stop.
@@ -31,8 +31,8 @@ pub(crate) enum Event {
     Built { build: u64, built: Result<Built, BuildError> },
     /// A server takes connections from now on.
     Accepting { build: u64 },
-    /// A server takes no connections any more, though nobody asked for that. It lets its clients go. `well` says that it
-    /// calls that no failure itself.
+    /// A server takes no connections any more, though nobody asked for that. It lets its clients go. `well` says that
+    /// it calls that no failure itself.
     Failed { build: u64, reason: String, well: bool },
     /// A signal that asks nothing of the supervisor has come, and is for the program.
     #[cfg_attr(windows, allow(dead_code))]

@@ -74,8 +74,8 @@ impl Place {
         Ok(Place { socket: socket_path(&folder, name), lock: folder.join(format!("{name}.lock")) })
     }
 
-    /// The place of an instance whose admin socket has this path. Its lock is beside it, with `.lock` behind its name; on
-    /// Windows, where a pipe has nothing beside it, in the usual folder.
+    /// The place of an instance whose admin socket has this path. Its lock is beside it, with `.lock` behind its name;
+    /// on Windows, where a pipe has nothing beside it, in the usual folder.
     ///
     /// # Errors
     /// A message for people when the path has no file name or its folder cannot be found.

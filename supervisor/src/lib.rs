@@ -146,16 +146,16 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// A supervisor for a server whose connections are served by `handler`, by the same one after each restart. It has no
-    /// triggers and logs nothing.
+    /// A supervisor for a server whose connections are served by `handler`, by the same one after each restart. It has
+    /// no triggers and logs nothing.
     pub fn new(handler: impl Handler) -> Supervisor {
         let handler: Arc<dyn Handler> = Arc::new(handler);
         Supervisor::with_factory(move |_| Ok(handler.clone()))
     }
 
-    /// A supervisor for a server that is built afresh for each restart: `factory` makes the handler of each generation, and
-    /// may change what this supervisor was told to use as settings. With an error, or a panic, the supervisor does not
-    /// start, or the restart fails and the old generation goes on.
+    /// A supervisor for a server that is built afresh for each restart: `factory` makes the handler of each generation,
+    /// and may change what this supervisor was told to use as settings. With an error, or a panic, the supervisor does
+    /// not start, or the restart fails and the old generation goes on.
     ///
     /// It is called on a thread of its own.
     pub fn with_factory(
@@ -164,8 +164,9 @@ impl Supervisor {
         Supervisor::of(Source::Threads(Box::new(factory)))
     }
 
-    /// A supervisor for a program, of which each generation is a process. `factory` says for each which program that is, and
-    /// may change what this supervisor was told to use as settings. To be started with [`Supervisor::start_program`].
+    /// A supervisor for a program, of which each generation is a process. `factory` says for each which program that
+    /// is, and may change what this supervisor was told to use as settings. To be started with
+    /// [`Supervisor::start_program`].
     pub fn program(
         factory: impl FnMut(&mut Settings) -> Result<child::Program, BuildError> + Send + 'static,
     ) -> Supervisor {
@@ -307,8 +308,8 @@ impl Supervisor {
         self
     }
 
-    /// Others accept from the listener, too, or will, see [`worker::Server::shared_listener`]: a stop leaves it, and the
-    /// clients that wait in its queue, to them. For [`Supervisor::start_on`].
+    /// Others accept from the listener, too, or will, see [`worker::Server::shared_listener`]: a stop leaves it, and
+    /// the clients that wait in its queue, to them. For [`Supervisor::start_on`].
     pub fn shared(mut self) -> Supervisor {
         self.shared = true;
         self
@@ -329,12 +330,12 @@ impl Supervisor {
         self
     }
 
-    /// Binds the address and starts. When this returns, the server takes connections and all triggers are in place, or it was
-    /// stopped before it was ready: the triggers are there before.
+    /// Binds the address and starts. When this returns, the server takes connections and all triggers are in place, or
+    /// it was stopped before it was ready: the triggers are there before.
     ///
     /// # Errors
-    /// When the address cannot be bound, the name is taken, the server cannot be built, or something else that is needed
-    /// cannot be had. Nothing is left behind then.
+    /// When the address cannot be bound, the name is taken, the server cannot be built, or something else that is
+    /// needed cannot be had. Nothing is left behind then.
     pub fn start(self, address: SocketAddr) -> Result<Running, Error> {
         // The name first: of two that are started with the same name, the second hears that, and not of a taken port.
         let claimed = self.claim()?;
@@ -372,7 +373,8 @@ impl Supervisor {
         })
     }
 
-    /// Starts on the socket that the service manager passed to this process, which shares it: see [`Supervisor::shared`].
+    /// Starts on the socket that the service manager passed to this process, which shares it: see
+    /// [`Supervisor::shared`].
     ///
     /// # Errors
     /// When the name is taken, or something else that is needed cannot be had. Nothing is left behind then.

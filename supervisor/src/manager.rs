@@ -1,8 +1,8 @@
 //! The host's service manager, such as systemd: the socket that it passes to this process, and what it is told.
 //!
 //! It says by environment variables what it passes and what it wants to hear: sd_listen_fds(3), sd_notify(3) and
-//! sd_watchdog_enabled(3) are the specification. What it is told is one datagram each time; one that cannot be sent, or not
-//! without waiting, is tried again when something happens, and holds up nobody.
+//! sd_watchdog_enabled(3) are the specification. What it is told is one datagram each time; one that cannot be sent, or
+//! not without waiting, is tried again when something happens, and holds up nobody.
 //!
 //! The service control manager of Windows hears of the same in its own words (`manager/reports.rs`).
 

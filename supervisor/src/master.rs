@@ -37,7 +37,8 @@ use readiness::Unready;
 /// How often those who wait for a drain hear how it goes.
 const COUNTDOWN: Duration = Duration::from_secs(1);
 
-/// How long a new server waits until the old one accepts nothing any more. Then it accepts all the same: the old one hangs.
+/// How long a new server waits until the old one accepts nothing any more. Then it accepts all the same: the old one
+/// hangs.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a server that is looked at may take to accept a connection, at most and at least.
@@ -519,8 +520,8 @@ impl Master {
                 }
                 State::Draining { servers, ended, stop }
             }
-            // One that came too late and was dropped. The current generation is none of these: it says that it has failed
-            // before it says that it is done.
+            // One that came too late and was dropped. The current generation is none of these: it says that it has
+            // failed before it says that it is done.
             State::Starting { .. }
             | State::Serving { .. }
             | State::Emptying { .. }
@@ -663,7 +664,8 @@ impl Master {
         State::Building { current, restart: Some(restart), since: now }
     }
 
-    /// When what is being built since then has to be ready. How long that may take may turn out only while it is being built.
+    /// When what is being built since then has to be ready. How long that may take may turn out only while it is being
+    /// built.
     fn build_limit(&self, since: Instant) -> Instant {
         deadline_after(since, self.builder.limit())
     }
@@ -886,8 +888,8 @@ fn answer(state: State, reply: &Sender<Response>, answer: Answer) -> State {
     state
 }
 
-/// Has a server end that never took connections. It has the listening socket, but must not touch the queue: another one may
-/// be emptying it, and this one would take the connection that wakes that one.
+/// Has a server end that never took connections. It has the listening socket, but must not touch the queue: another one
+/// may be emptying it, and this one would take the connection that wakes that one.
 fn discard(server: &dyn Server) {
     // One that takes no connections need not be woken, so this does not fail.
     let _ = server.retire_by(Instant::now(), Box::new(|_| {}));
@@ -967,8 +969,8 @@ impl State {
 }
 
 impl End {
-    /// Those who asked for a stop in the last moment get the same answer as the others. A server that was built in the last
-    /// moment is ended.
+    /// Those who asked for a stop in the last moment get the same answer as the others. A server that was built in the
+    /// last moment is ended.
     pub(crate) fn adopt(&mut self, events: Receiver<Event>) {
         for event in events.try_iter() {
             match event {

@@ -55,8 +55,8 @@ pub enum Request {
     ///
     /// `{"v":1,"request":"connections"}`
     Connections {},
-    /// Ends one connection: its client is told, and closed by force if it is still there when the grace period is over. Answered
-    /// with [`Progress::Closing`] and then [`Answer::Closed`].
+    /// Ends one connection: its client is told, and closed by force if it is still there when the grace period is over.
+    /// Answered with [`Progress::Closing`] and then [`Answer::Closed`].
     ///
     /// `{"v":1,"request":"close","id":17,"grace_ms":5000}`
     Close {
@@ -66,8 +66,8 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_ms: Option<u64>,
     },
-    /// Moves the deadline of the drain under way, of a stop or of an old generation, to this long from now: later or earlier.
-    /// Whoever waits for that drain hears of it. Answered with [`Answer::Moved`].
+    /// Moves the deadline of the drain under way, of a stop or of an old generation, to this long from now: later or
+    /// earlier. Whoever waits for that drain hears of it. Answered with [`Answer::Moved`].
     ///
     /// `{"v":1,"request":"grace","grace_ms":30000}`
     Grace {
@@ -87,8 +87,8 @@ pub enum Request {
     /// Stops the server. Answered with [`Progress::Draining`] events and then [`Answer::Stopped`]. During a stop it
     /// joins that one, and can make it shorter but not longer.
     ///
-    /// With a delay, the stop begins later, and until then no new clients are to be sent here: as with [`Request::Drain`]. It
-    /// is answered with [`Progress::Delayed`] first. Of several the earliest counts.
+    /// With a delay, the stop begins later, and until then no new clients are to be sent here: as with
+    /// [`Request::Drain`]. It is answered with [`Progress::Delayed`] first. Of several the earliest counts.
     ///
     /// `{"v":1,"request":"stop","grace_ms":5000,"wait":true}`
     Stop {
@@ -109,8 +109,8 @@ pub enum Request {
     ///
     /// `{"v":1,"request":"restart","grace_ms":5000,"wait":true}`
     Restart {
-        /// How long the clients of the old generation get to leave, in milliseconds. Left out: the supervisor's own grace
-        /// period.
+        /// How long the clients of the old generation get to leave, in milliseconds. Left out: the supervisor's own
+        /// grace period.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_ms: Option<u64>,
         /// With false, the answer is [`Answer::Restarting`], at once.
@@ -325,8 +325,8 @@ pub enum Answer {
         /// What became of that one's connections.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         report: Option<Report>,
-        /// For how long nothing served, in milliseconds: a program without sockets of ours has to end before the next one can
-        /// begin.
+        /// For how long nothing served, in milliseconds: a program without sockets of ours has to end before the next
+        /// one can begin.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         down_ms: Option<u64>,
     },
@@ -541,8 +541,8 @@ pub struct Drain {
     pub connections: Vec<Connection>,
 }
 
-/// What became of the connections when a server, or one generation of it, stopped. Each is counted once as left, closed or
-/// forced.
+/// What became of the connections when a server, or one generation of it, stopped. Each is counted once as left, closed
+/// or forced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// What asked for that.

@@ -1,5 +1,5 @@
-//! The restart policy: whether, and when, a server that ended by itself is started again. Data and pure functions of the
-//! history and of `now`.
+//! The restart policy: whether, and when, a server that ended by itself is started again. Data and pure functions of
+//! the history and of `now`.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -72,7 +72,8 @@ pub(crate) struct Ended {
     pub(crate) ran: Duration,
 }
 
-/// Decides what to do now, when a server has ended, and what to remember of that. `chance` is a random number from 0 to 1.
+/// Decides what to do now, when a server has ended, and what to remember of that. `chance` is a random number from 0 to
+/// 1.
 pub(crate) fn decide(
     policy: &RestartPolicy,
     mut history: History,

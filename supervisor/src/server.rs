@@ -31,7 +31,8 @@ pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30);
 
 /// Makes generations of the server.
 pub(crate) trait Builder: fmt::Debug + Send {
-    /// Begins to build a server. [`Event::Built`](crate::event::Event::Built) with this number is sent when it is ready.
+    /// Begins to build a server. [`Event::Built`](crate::event::Event::Built) with this number is sent when it is
+    /// ready.
     fn build(&mut self, build: u64);
 
     /// Whether the next server can be built beside the one that it replaces. Else that has to be gone before.
@@ -70,8 +71,8 @@ pub(crate) trait Server: fmt::Debug + Send {
     /// What lets it take connections.
     fn opener(&self) -> Opener;
 
-    /// Lets its clients go until the deadline, since another one takes its place. `successor` is called when it takes no
-    /// connections any more.
+    /// Lets its clients go until the deadline, since another one takes its place. `successor` is called when it takes
+    /// no connections any more.
     ///
     /// # Errors
     /// When it cannot be told to. It goes on then as if nothing had been.
@@ -89,8 +90,8 @@ pub(crate) trait Server: fmt::Debug + Send {
     /// The connections that are open now, oldest first.
     fn connections(&self) -> Vec<ConnectionInfo>;
 
-    /// Begins to end one of them, whose client is told and has this long to leave; `done` hears how it went. None: it has no
-    /// such connection.
+    /// Begins to end one of them, whose client is told and has this long to leave; `done` hears how it went. None: it
+    /// has no such connection.
     ///
     /// # Errors
     /// What the system does not give.

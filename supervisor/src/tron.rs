@@ -1,5 +1,5 @@
-//! The last resort: ends the process when a stop overruns its deadline because something hangs, or when master control does
-//! not go on.
+//! The last resort: ends the process when a stop overruns its deadline because something hangs, or when master control
+//! does not go on.
 
 use std::fmt;
 use std::io;
@@ -18,8 +18,8 @@ pub(crate) const OVERRUN: Duration = Duration::from_secs(1);
 /// How long master control may take for one event. It waits for nobody, so it takes milliseconds.
 const HANG: Duration = Duration::from_secs(10);
 
-/// The last part of each of these. If the whole process stood still meanwhile, by Ctrl-Z or with the whole machine, nobody
-/// had a chance before, and everybody gets this part again.
+/// The last part of each of these. If the whole process stood still meanwhile, by Ctrl-Z or with the whole machine,
+/// nobody had a chance before, and everybody gets this part again.
 const LAST_CHANCE: Duration = Duration::from_millis(200);
 
 /// Who wakes up that much too late has stood still.
@@ -28,7 +28,8 @@ const LATE: Duration = Duration::from_millis(500);
 /// How long the last words may take. Whoever reads stderr may hang, too.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// Watches on a thread named `tron`, as long as a clone of it lives. While there is nothing to watch it does not wake up.
+/// Watches on a thread named `tron`, as long as a clone of it lives. While there is nothing to watch it does not wake
+/// up.
 #[derive(Debug, Clone)]
 pub(crate) struct Tron(Arc<Hold>);
 
@@ -50,8 +51,8 @@ struct Watch {
 
 struct Watched {
     stop: Option<(Instant, Arc<WhatHangs>)>,
-    /// Events that master control has not dealt with. Less than none for a moment: it may be done with one before whoever
-    /// sent it has said that it comes.
+    /// Events that master control has not dealt with. Less than none for a moment: it may be done with one before
+    /// whoever sent it has said that it comes.
     open: i64,
     /// When it dealt with one the last time, or got the first of these.
     since: Instant,

@@ -21,8 +21,8 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The guardian is killed, so all orphans are ours: those that have ended already, and those that have left group, session
-/// and environment.
+/// The guardian is killed, so all orphans are ours: those that have ended already, and those that have left group,
+/// session and environment.
 #[test]
 fn no_orphan_is_left_and_none_stays_a_zombie() {
     let pids = std::env::temp_dir().join(format!("orphans-test-{}", std::process::id()));

@@ -62,8 +62,8 @@ fn share_of_the_ports() -> (u16, fs::File) {
     free.next().expect("fifty runs at the same time are enough")
 }
 
-/// Writes a program that is a script. A process of its own does: what this one has open for writing is open for a moment
-/// in each process that another thread starts, and a file that is open for writing cannot be run.
+/// Writes a program that is a script. A process of its own does: what this one has open for writing is open for a
+/// moment in each process that another thread starts, and a file that is open for writing cannot be run.
 #[cfg(unix)]
 pub fn write_script(path: &Path, text: &str) {
     let mut writer = Command::new("sh");
@@ -207,8 +207,8 @@ impl Home {
         Instance { address, process, name, home: self.clone(), released: false }
     }
 
-    /// What runs of all that the test has started, and what that has started, whatever group, session or parent it has by
-    /// now: process ids and command lines. (The folder is in the environment of all of them.)
+    /// What runs of all that the test has started, and what that has started, whatever group, session or parent it has
+    /// by now: process ids and command lines. (The folder is in the environment of all of them.)
     #[cfg(target_os = "linux")]
     pub fn processes(&self) -> Vec<(u32, String)> {
         let mark = format!("XDG_RUNTIME_DIR={}", self.folder().display());

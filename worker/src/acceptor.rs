@@ -21,12 +21,12 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 /// While the system stays exhausted, that is said once in this time.
 const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
 
-/// How many clients are still taken from the accept queue when a stop has begun: as many as can have waited there, which
-/// is what Linux allows unless told otherwise. Clients that keep coming meanwhile must not hold up the stop.
+/// How many clients are still taken from the accept queue when a stop has begun: as many as can have waited there,
+/// which is what Linux allows unless told otherwise. Clients that keep coming meanwhile must not hold up the stop.
 const QUEUE: usize = 4096;
 
-/// For how long a connection from the address of a wake-up that was left in the queue is taken for that. Should it never
-/// come, a client may have the same address some day.
+/// For how long a connection from the address of a wake-up that was left in the queue is taken for that. Should it
+/// never come, a client may have the same address some day.
 const NO_CLIENT_LIMIT: Duration = Duration::from_secs(1);
 
 /// How many clients are turned away politely at the same time, each by a thread of its own for up to

@@ -158,8 +158,8 @@ impl Connection {
         false
     }
 
-    /// Whether the server is quitting, or this connection is to be closed. A handler whose protocol can say so in an answer
-    /// says it now.
+    /// Whether the server is quitting, or this connection is to be closed. A handler whose protocol can say so in an
+    /// answer says it now.
     pub fn is_draining(&self) -> bool {
         self.shared.draining.is_set() || self.entry.leave.is_set()
     }

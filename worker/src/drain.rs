@@ -44,8 +44,8 @@ pub struct DrainReport {
     pub took: Duration,
 }
 
-/// Waits for all connections to end, tells the idle ones as soon as they have to leave, and closes by force what is left
-/// at the deadline.
+/// Waits for all connections to end, tells the idle ones as soon as they have to leave, and closes by force what is
+/// left at the deadline.
 ///
 /// A deadline has been set, and no new connection comes.
 pub(crate) fn drain(shared: &Shared) -> DrainReport {
@@ -68,8 +68,8 @@ pub(crate) fn drain(shared: &Shared) -> DrainReport {
         let until = next.filter(|_| leave.is_set()).map_or(deadline, |next| next.min(deadline));
         live = registry.wait(live, For::TheLast, until.saturating_duration_since(now));
     };
-    // Those that were allowed to stay idle until now are not forced, but closed; a message that has arrived in this very
-    // moment is still answered, if that does not take long.
+    // Those that were allowed to stay idle until now are not forced, but closed; a message that has arrived in this
+    // very moment is still answered, if that does not take long.
     leave.set();
     // Nor are those without a notice that have just been closed, and are about to find that out.
     let is_closed = |entry: &Entry| shared.notice.is_none() && entry.turn.phase() == Phase::Leaving;
@@ -132,8 +132,8 @@ pub struct Closed {
     pub stuck: bool,
 }
 
-/// Ends one connection: tells its client, waits for it to leave, and closes it by force when the time is up. None: there is no
-/// such connection.
+/// Ends one connection: tells its client, waits for it to leave, and closes it by force when the time is up. None:
+/// there is no such connection.
 pub(crate) fn close(shared: &Shared, id: u64, grace: Duration) -> Option<Closed> {
     let (entry, ended) = shared.registry.await_end(id)?;
     let connection = entry.info();

@@ -24,8 +24,8 @@ impl Probe {
         }
     }
 
-    /// Returns whether the accepting thread goes round within `limit`, once `knock` has given it a reason to. `knock` may
-    /// fail because nothing is accepted and the queue is full: then only the rounds count.
+    /// Returns whether the accepting thread goes round within `limit`, once `knock` has given it a reason to. `knock`
+    /// may fail because nothing is accepted and the queue is full: then only the rounds count.
     pub(crate) fn look<K>(&self, limit: Duration, knock: impl FnOnce() -> K) -> (bool, K) {
         let began = Instant::now();
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);

@@ -57,13 +57,13 @@ enum Wake {
     Pointless,
     /// Holds a spare descriptor, so that the wake-up can connect even when the process has no other left.
     Ready { spare: Option<TcpListener> },
-    /// Wake-ups came from these addresses, and none of them has been accepted here: it waits in the queue, or somebody else
-    /// has accepted it. Where nobody else accepts, there is one at most.
+    /// Wake-ups came from these addresses, and none of them has been accepted here: it waits in the queue, or somebody
+    /// else has accepted it. Where nobody else accepts, there is one at most.
     Knocked { by: Vec<SocketAddr> },
 }
 
-/// What to do when nothing can connect to the listener: its address or the loopback interface is gone, or a firewall is in
-/// the way.
+/// What to do when nothing can connect to the listener: its address or the loopback interface is gone, or a firewall is
+/// in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreachable {
     /// Shut it down. That loses what waits in its queue, and nobody can have come there any more.
@@ -97,8 +97,8 @@ impl Quit {
         true
     }
 
-    /// The accepting thread has seen the flag. Returns whether it shall accept no more, which is final: not so if it could
-    /// not have been woken, and the flag is clear again.
+    /// The accepting thread has seen the flag. Returns whether it shall accept no more, which is final: not so if it
+    /// could not have been woken, and the flag is clear again.
     pub(crate) fn leave(&self) -> bool {
         self.noticed.set();
         let mut wake = self.lock();
@@ -148,8 +148,8 @@ impl Quit {
         Ok(())
     }
 
-    /// Wakes `accept` once more, since somebody else who accepts from the same listener may have accepted the wake-up. Returns
-    /// false if nothing can connect there.
+    /// Wakes `accept` once more, since somebody else who accepts from the same listener may have accepted the wake-up.
+    /// Returns false if nothing can connect there.
     pub(crate) fn set_again(&self) -> bool {
         if let Wake::Knocked { by } = &mut *self.lock() {
             if self.gone.is_set() {
@@ -192,7 +192,8 @@ impl Quit {
 
     /// Waits for so long, or until the accepting thread accepts no more. Returns whether that is so.
     pub(crate) fn is_gone_within(&self, limit: Duration) -> bool {
-        // It is set before the lock is taken and signalled under it, so that it is either seen here or wakes this thread.
+        // It is set before the lock is taken and signalled under it, so that it is either seen here or wakes this
+        // thread.
         let waited = self.left.wait_timeout_while(self.lock(), limit, |_| !self.gone.is_set());
         drop(waited.unwrap_or_else(PoisonError::into_inner));
         self.gone.is_set()
@@ -255,8 +256,8 @@ pub(crate) fn may_be_full_queue(error: &io::Error) -> bool {
     matches!(error.kind(), TimedOut | ConnectionRefused | ConnectionReset)
 }
 
-/// The addresses under which this machine may reach a listener: to connect to `0.0.0.0` fails on Windows, and where IPv6
-/// is switched off, as in many containers, there is no `::1`, though `[::]` takes IPv4 clients.
+/// The addresses under which this machine may reach a listener: to connect to `0.0.0.0` fails on Windows, and where
+/// IPv6 is switched off, as in many containers, there is no `::1`, though `[::]` takes IPv4 clients.
 fn doors(listener: SocketAddr) -> Vec<SocketAddr> {
     let through = |ip: IpAddr| SocketAddr::new(ip, listener.port());
     match listener.ip() {

@@ -198,8 +198,8 @@ impl Registry {
     }
 
     /// Takes a connection out and counts its outcome. One that the drain has closed by force has been counted already,
-    /// even if it was about to end by itself. One that was closed because somebody wanted it closed is none that a drain had
-    /// to force.
+    /// even if it was about to end by itself. One that was closed because somebody wanted it closed is none that a
+    /// drain had to force.
     pub(crate) fn leave(&self, entry: Arc<Entry>, outcome: Outcome) {
         let mut live = self.lock();
         let id = entry.id;
@@ -230,8 +230,8 @@ impl Registry {
         }
     }
 
-    /// Begins to stop, or changes the deadline of a stop that has begun. A queue that was left to another server is that
-    /// one's for good.
+    /// Begins to stop, or changes the deadline of a stop that has begun. A queue that was left to another server is
+    /// that one's for good.
     pub(crate) fn begin_stop(&self, deadline: Instant, queue: Queue) {
         let mut live = self.lock();
         live.stop = Some(match live.stop {

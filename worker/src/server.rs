@@ -164,9 +164,9 @@ impl Server {
         self
     }
 
-    /// Whether others accept from the same listener, too, or will: a process that passed it to this one and keeps it, say.
-    /// A stop leaves the accept queue to them then, and the listener as it is. By default a stop takes what waits in the
-    /// queue, to tell it, too.
+    /// Whether others accept from the same listener, too, or will: a process that passed it to this one and keeps it,
+    /// say. A stop leaves the accept queue to them then, and the listener as it is. By default a stop takes what waits
+    /// in the queue, to tell it, too.
     ///
     /// All who share a listener share its mode: a server waits in `accept`, and sets it to be blocking.
     pub fn shared_listener(mut self, shared: bool) -> Server {
@@ -196,8 +196,8 @@ impl Server {
         Ok(handle)
     }
 
-    /// Like [`Server::start`], but accepts nothing before [`Stopper::open`] is called: another server still accepts from
-    /// the same listener, of which this one has a clone. See [`Stopper::retire_by`].
+    /// Like [`Server::start`], but accepts nothing before [`Stopper::open`] is called: another server still accepts
+    /// from the same listener, of which this one has a clone. See [`Stopper::retire_by`].
     ///
     /// # Errors
     /// When the listener has no address, or the system gives no thread.
@@ -285,8 +285,8 @@ impl Handle {
         })
     }
 
-    /// Gives up the server thread, which hangs, and lets its clients go from a new one: a failure like a panic. Should the
-    /// old thread ever go on, it ends without a word.
+    /// Gives up the server thread, which hangs, and lets its clients go from a new one: a failure like a panic. Should
+    /// the old thread ever go on, it ends without a word.
     ///
     /// # Errors
     /// When the system gives no thread. Nothing has changed then.
@@ -339,15 +339,15 @@ impl Stopper {
         let _ = self.wake(unreachable);
     }
 
-    /// Moves the deadline of a stop that is under way, of either kind: nearer or farther, also to now. Returns whether there
-    /// is one.
+    /// Moves the deadline of a stop that is under way, of either kind: nearer or farther, also to now. Returns whether
+    /// there is one.
     pub fn move_deadline(&self, deadline: Instant) -> bool {
         self.shared.registry.move_deadline(deadline)
     }
 
     /// Begins to stop the server, since another one on the same listener takes its place: the accept queue is left to
-    /// that one. Returns at once. As soon as this one accepts nothing any more it calls `successor`, on its own thread: the
-    /// place for the [`Stopper::open`] of the other one, which takes the same argument.
+    /// that one. Returns at once. As soon as this one accepts nothing any more it calls `successor`, on its own thread:
+    /// the place for the [`Stopper::open`] of the other one, which takes the same argument.
     ///
     /// Clients are told as in any stop, except for those of a handler without a notice: their next message is still
     /// answered, and a connection that stays quiet is closed at the end of the grace period.
@@ -355,8 +355,8 @@ impl Stopper {
     /// [`Stopper::stop`] afterwards lets these go as any stop does, and moves the deadline.
     ///
     /// # Errors
-    /// When nothing can connect to its address, so that the accepting thread cannot be woken: the address has been removed,
-    /// or loopback is switched off. The server goes on then as if nothing had been.
+    /// When nothing can connect to its address, so that the accepting thread cannot be woken: the address has been
+    /// removed, or loopback is switched off. The server goes on then as if nothing had been.
     pub fn retire_by(
         &self,
         deadline: Instant,
@@ -379,9 +379,9 @@ impl Stopper {
         Ok(())
     }
 
-    /// Tells the accepting thread to quit, and wakes it. Where others accept, too, one of them may accept the wake-up instead;
-    /// then a thread named `wake-up` tries again until it has worked. There is nothing that it could give up for: a deadline
-    /// may have passed already, and a server whose accepting thread does not quit never ends.
+    /// Tells the accepting thread to quit, and wakes it. Where others accept, too, one of them may accept the wake-up
+    /// instead; then a thread named `wake-up` tries again until it has worked. There is nothing that it could give up
+    /// for: a deadline may have passed already, and a server whose accepting thread does not quit never ends.
     fn wake(&self, unreachable: Unreachable) -> io::Result<()> {
         let shared = &self.shared;
         shared.quit.set(unreachable)?;
@@ -392,8 +392,8 @@ impl Stopper {
         let thread = thread::Builder::new().name("wake-up".into()).spawn(move || {
             while !waking.quit.is_gone_within(AGAIN) {
                 if !waking.quit.set_again() && waking.leave.is_set() {
-                    // Nothing can connect to the listener, and it must not be shut down: the accepting thread goes on when a
-                    // client comes. Those that are there shall not have to wait for that.
+                    // Nothing can connect to the listener, and it must not be shut down: the accepting thread goes on
+                    // when a client comes. Those that are there shall not have to wait for that.
                     drain::tell_idle(&waking);
                 }
             }
@@ -405,18 +405,18 @@ impl Stopper {
         Ok(())
     }
 
-    /// Lets a server accept that was started with [`Server::start_closed`]. A connection from `no_client`, which waits in
-    /// the queue, is the one that woke its predecessor.
+    /// Lets a server accept that was started with [`Server::start_closed`]. A connection from `no_client`, which waits
+    /// in the queue, is the one that woke its predecessor.
     pub fn open(&self, no_client: Option<SocketAddr>) {
         self.shared.gate.open(no_client);
     }
 
-    /// Whether the server takes connections: connects to it, and waits up to `limit` until the accepting thread has gone
-    /// round, for this connection or another one.
+    /// Whether the server takes connections: connects to it, and waits up to `limit` until the accepting thread has
+    /// gone round, for this connection or another one.
     ///
     /// # Errors
-    /// When that cannot be told, because nothing can connect: this process is out of descriptors, say, or the system out
-    /// of ports.
+    /// When that cannot be told, because nothing can connect: this process is out of descriptors, say, or the system
+    /// out of ports.
     pub fn is_accepting(&self, limit: Duration) -> io::Result<bool> {
         let end = Instant::now() + limit;
         loop {
@@ -435,8 +435,8 @@ impl Stopper {
         }
     }
 
-    /// Ends one connection: its client is told as in a stop, and closed by force if it is still there when the grace period
-    /// is over. Waits for that. None: there is no such connection.
+    /// Ends one connection: its client is told as in a stop, and closed by force if it is still there when the grace
+    /// period is over. Waits for that. None: there is no such connection.
     ///
     /// Not to be called by the connection's own handler: it would wait for itself.
     pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
@@ -526,8 +526,8 @@ pub(crate) struct Shared {
     waking: AtomicBool,
     /// Set when the server goes away: a handler that can say so in an answer does.
     pub(crate) draining: Flag,
-    /// Set when connections have to leave at their next message boundary. That is not so from the beginning when a server
-    /// makes room for another one, and its clients have no notice: they may ask once more.
+    /// Set when connections have to leave at their next message boundary. That is not so from the beginning when a
+    /// server makes room for another one, and its clients have no notice: they may ask once more.
     pub(crate) leave: Flag,
     gate: Gate,
     successor: Mutex<Option<Successor>>,

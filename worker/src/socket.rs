@@ -1,5 +1,5 @@
-//! What std cannot ask of a socket: with the feature `http`, which brings `rustix`, on Linux as it should be; else as near
-//! as std comes.
+//! What std cannot ask of a socket: with the feature `http`, which brings `rustix`, on Linux as it should be; else as
+//! near as std comes.
 
 #[cfg(all(feature = "http", target_os = "linux"))]
 pub(crate) use linux::{send_at_once, send_file, send_more_follows};

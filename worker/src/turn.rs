@@ -116,8 +116,8 @@ mod model {
     use loom::sync::atomic::{AtomicUsize, Ordering};
     use loom::{sync::Arc, thread};
 
-    /// A connection serves up to `messages` messages and rests after each, while the server begins to drain. The flag also
-    /// stands for a time that has come: neither goes back.
+    /// A connection serves up to `messages` messages and rests after each, while the server begins to drain. The flag
+    /// also stands for a time that has come: neither goes back.
     fn exactly_one_tells(messages: usize) {
         loom::model(move || {
             let turn = Arc::new(Turn::new());

@@ -1,5 +1,5 @@
-//! Programs without master control: what it would tell them, and what it would hear. For this package's own tests, which
-//! need an executable that has the hidden stages.
+//! Programs without master control: what it would tell them, and what it would hear. For this package's own tests,
+//! which need an executable that has the hidden stages.
 
 use std::io;
 use std::path::Path;

@@ -66,7 +66,8 @@ mod linux {
 
     use super::super::{MARK, proc};
 
-    /// How often to look what is left of a guardian that was killed. Nothing tells that somebody else's child is ours now.
+    /// How often to look what is left of a guardian that was killed. Nothing tells that somebody else's child is ours
+    /// now.
     const LOOK: Duration = Duration::from_millis(10);
 
     impl Family {

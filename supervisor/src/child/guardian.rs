@@ -1,5 +1,6 @@
-//! The guardian: a small process between the supervisor and the program of one generation. Whatever the program starts stays
-//! below it, so it knows when nothing is left; and it outlives the supervisor for as long as it takes to clean up.
+//! The guardian: a small process between the supervisor and the program of one generation. Whatever the program starts
+//! stays below it, so it knows when nothing is left; and it outlives the supervisor for as long as it takes to clean
+//! up.
 //!
 //! It talks with the supervisor through its stdin, a socket, see [`super::line`].
 
@@ -31,11 +32,12 @@ use crate::server::ProgramEnd;
 use crate::text::Reason;
 use crate::triggers::signals::{PASSED_ON, is_ignored};
 
-/// How long what a program leaves behind, when it ends by itself, gets to end, too. The next generation may wait for that,
-/// and nobody has asked for a grace period.
+/// How long what a program leaves behind, when it ends by itself, gets to end, too. The next generation may wait for
+/// that, and nobody has asked for a grace period.
 const LEFTOVERS: Duration = Duration::from_secs(1);
 
-/// How often to look for what has to be killed, beside whenever one is gone: a process in the middle of a fork can be missed.
+/// How often to look for what has to be killed, beside whenever one is gone: a process in the middle of a fork can be
+/// missed.
 const KILL_AGAIN: Duration = Duration::from_millis(100);
 
 /// Starts the program and guards it to its end.
@@ -208,7 +210,8 @@ impl Guardian {
                 Reaped::NoChild => break self.is_group_gone(),
             }
         };
-        // What one has left behind that has ended is ours now. It may not have heard of a stop, if it is in another group.
+        // What one has left behind that has ended is ours now. It may not have heard of a stop, if it is in another
+        // group.
         if reaped && !gone && self.program.ended && !self.killing {
             self.tell_leftovers();
         }
@@ -270,7 +273,8 @@ impl Guardian {
         self.deadline = self.deadline.into_iter().chain(deadline).min();
     }
 
-    /// Sends the signal to each child that is left and has not got it, with its group if that is not the supervisor's or ours.
+    /// Sends the signal to each child that is left and has not got it, with its group if that is not the supervisor's
+    /// or ours.
     #[cfg(target_os = "linux")]
     fn tell_leftovers(&mut self) {
         let signal = self.asked.unwrap_or(Signal::TERM);
@@ -374,8 +378,8 @@ impl Program {
     }
 }
 
-/// Why the launcher has not become the program. None: it has, or it was ended before. It has its end of this open only until
-/// then, so nobody waits here.
+/// Why the launcher has not become the program. None: it has, or it was ended before. It has its end of this open only
+/// until then, so nobody waits here.
 fn refusal(mut launcher: UnixStream) -> Option<Report> {
     let mut said = String::new();
     // What cannot be read is not there.
@@ -384,9 +388,9 @@ fn refusal(mut launcher: UnixStream) -> Option<Report> {
     Some(Report::CannotStart { code: code.parse().ok()?, message: message.into() })
 }
 
-/// Whoever sends a signal to all that are named like the supervisor means the supervisor. As handlers, and not as ignored
-/// signals, these are not inherited by the program. What nohup did stays; but a shell that starts something in the background
-/// ignores SIGINT and SIGQUIT for it, and one of these may be what asks the program to end.
+/// Whoever sends a signal to all that are named like the supervisor means the supervisor. As handlers, and not as
+/// ignored signals, these are not inherited by the program. What nohup did stays; but a shell that starts something in
+/// the background ignores SIGINT and SIGQUIT for it, and one of these may be what asks the program to end.
 fn outlive_signals() -> io::Result<()> {
     let unused = Arc::default();
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().chain(PASSED_ON) {

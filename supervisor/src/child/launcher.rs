@@ -1,5 +1,5 @@
-//! What becomes the program. It is started by a guardian, does what has to be done in the program's own process, and what
-//! elsewhere stands between `fork` and `exec`, where only unsafe code can be.
+//! What becomes the program. It is started by a guardian, does what has to be done in the program's own process, and
+//! what elsewhere stands between `fork` and `exec`, where only unsafe code can be.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -71,8 +71,8 @@ fn prepare() -> io::Result<()> {
     Ok(())
 }
 
-/// Whatever ends the guardian, ends this process, too. It holds for the program, unless that has a privilege by its file
-/// (set-user-id): the system takes it back then.
+/// Whatever ends the guardian, ends this process, too. It holds for the program, unless that has a privilege by its
+/// file (set-user-id): the system takes it back then.
 #[cfg(target_os = "linux")]
 fn die_with_guardian() -> io::Result<()> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};

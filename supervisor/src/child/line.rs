@@ -9,8 +9,8 @@ use crate::text::milliseconds;
 /// What the supervisor wants of a guardian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// `stop SIGNAL MILLISECONDS`: the signal to the program's group, and at the end of this time KILL to all that is left.
-    /// A further one only moves the deadline.
+    /// `stop SIGNAL MILLISECONDS`: the signal to the program's group, and at the end of this time KILL to all that is
+    /// left. A further one only moves the deadline.
     Stop { signal: i32, within: Duration },
     /// `signal NUMBER`: to the program itself.
     Signal(i32),

@@ -59,8 +59,8 @@ fn end_of(status: WaitStatus) -> Option<ProgramEnd> {
     exited.or_else(|| status.terminating_signal().map(ProgramEnd::Signaled))
 }
 
-/// Closes what was left open for this process without a purpose, from this descriptor on. It has to come before this process
-/// opens anything itself.
+/// Closes what was left open for this process without a purpose, from this descriptor on. It has to come before this
+/// process opens anything itself.
 pub(super) fn close_from(first: i32) {
     let folder = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
     let Ok(entries) = fs::read_dir(folder) else { return };

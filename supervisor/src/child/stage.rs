@@ -1,5 +1,5 @@
-//! The command lines of the hidden stages: `@guard` and `@launch`, then how many sockets there are from descriptor 3 on and
-//! their names, then the program and its arguments.
+//! The command lines of the hidden stages: `@guard` and `@launch`, then how many sockets there are from descriptor 3 on
+//! and their names, then the program and its arguments.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -46,8 +46,8 @@ impl Stage {
     }
 }
 
-/// How this program starts itself: by a name that leads to the very same file, even if that has been replaced by a newer
-/// one meanwhile, with which it could not talk.
+/// How this program starts itself: by a name that leads to the very same file, even if that has been replaced by a
+/// newer one meanwhile, with which it could not talk.
 pub(super) fn own() -> io::Result<OsString> {
     let own = PathBuf::from("/proc/self/exe");
     if own.exists() { Ok(own.into()) } else { std::env::current_exe().map(PathBuf::into_os_string) }

@@ -37,8 +37,8 @@ impl ConfigFile {
         Ok(ConfigFile { path: std::path::absolute(&named)?, named: named.display().to_string() })
     }
 
-    /// The arguments that the file stands for. Each is valid for this kind of server. The folder to serve is left out if
-    /// the command line has one.
+    /// The arguments that the file stands for. Each is valid for this kind of server. The folder to serve is left out
+    /// if the command line has one.
     pub(super) fn arguments(&self, cli: &Command, kind: &str, has_dir: bool) -> Result<Vec<OsString>, ConfigError> {
         let folder = self.path.parent().unwrap_or(&self.path);
         let arguments = read(&self.path)

@@ -274,7 +274,8 @@ impl Master {
         self.log_countdown(&drain);
     }
 
-    /// Moves the deadline of a stop under way, but only towards now: of two who ask for a stop, both get the shorter one.
+    /// Moves the deadline of a stop under way, but only towards now: of two who ask for a stop, both get the shorter
+    /// one.
     pub(super) fn shorten(
         &self,
         servers: &[Running],
@@ -322,7 +323,8 @@ impl Master {
         self.identity.log.line(Level::Info, "deadline_moved", message, fields);
     }
 
-    /// Somebody gives the clients this long from now, in the drain under way: that of a stop, or else those of old generations.
+    /// Somebody gives the clients this long from now, in the drain under way: that of a stop, or else those of old
+    /// generations.
     pub(super) fn on_grace(&mut self, state: State, by: &Trigger, grace: Duration, now: Instant) -> (State, Answer) {
         match state {
             State::Draining { servers, ended, mut stop } => {

@@ -175,7 +175,8 @@ impl Desk {
             converse(&theirs, seat, &answers, &events, &log, Wait::AsAsked);
         });
         if thread.is_err() {
-            // Whoever uses up the threads shall not lock out who has to stop that. But this thread has others to attend to.
+            // Whoever uses up the threads shall not lock out who has to stop that. But this thread has others to attend
+            // to.
             converse(&client, None, &self.answers, &self.events, &self.log, Wait::Never);
         }
     }

@@ -33,8 +33,8 @@ use version::{Verdict, Version};
 /// The longest body that is read and thrown away, in bytes. With a longer one the connection is closed.
 const MAX_BODY: u64 = 64 * 1024;
 
-/// How much of a request line is logged, in bytes: with everything escaped, and once more for JSON, a line of a log stays
-/// within what a pipe takes at once.
+/// How much of a request line is logged, in bytes: with everything escaped, and once more for JSON, a line of a log
+/// stays within what a pipe takes at once.
 const MAX_LOGGED: usize = 380;
 
 /// Serves the files below a folder over HTTP/1.1: GET and HEAD, with listings of folders.
@@ -238,8 +238,8 @@ impl Http {
         client.set_read_deadline(Instant::now().checked_add(self.limits.request));
     }
 
-    /// Answers the request if it is complete. `behind_body` says that the body has been read already, and how many bytes
-    /// have been received behind it.
+    /// Answers the request if it is complete. `behind_body` says that the body has been read already, and how many
+    /// bytes have been received behind it.
     fn step(&self, received: &[u8], draining: bool, answer: &mut Answer, behind_body: Option<usize>) -> Step {
         let mut fields: Fields<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         answer.head_only = false;

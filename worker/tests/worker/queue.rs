@@ -66,8 +66,8 @@ fn without_a_notice_a_message_that_waits_in_the_accept_queue_is_served() {
     assert_eq!(server.join().closed, 10);
 }
 
-/// Fewer than std's accept queue holds. When it overflows, the system drops the end of a handshake, and the client takes
-/// for connected what no server will ever hear of.
+/// Fewer than std's accept queue holds. When it overflows, the system drops the end of a handshake, and the client
+/// takes for connected what no server will ever hear of.
 const CLIENTS: usize = 120;
 
 /// Nobody can promise more: between the last look into the queue and the close of the listener, the system completes

@@ -300,8 +300,8 @@ fn sharing(listener: &TcpListener) -> Running {
     Running::on(listener.try_clone().unwrap(), Server::new(Echo).shared_listener(true))
 }
 
-/// Connects and asks, all the time, until the sender is dropped. Each client gets its answer, or is told. Returns how many
-/// got their answer.
+/// Connects and asks, all the time, until the sender is dropped. Each client gets its answer, or is told. Returns how
+/// many got their answer.
 fn clients_all_the_time(address: SocketAddr, go_on: &Receiver<()>) -> usize {
     let mut answered = 0;
     while go_on.try_recv() == Err(mpsc::TryRecvError::Empty) {

@@ -83,8 +83,8 @@ impl Running {
         eventually(&format!("{number} connections are {activity:?}"), || self.number_of(activity) == number);
     }
 
-    /// Waits until the oldest connection works on a message of which so many bytes have arrived. (A connection counts as
-    /// busy from its start, so that alone says little.)
+    /// Waits until the oldest connection works on a message of which so many bytes have arrived. (A connection counts
+    /// as busy from its start, so that alone says little.)
     pub fn wait_for_message(&self, bytes: u64) {
         let first = |condition: &dyn Fn(&ConnectionInfo) -> bool| self.connections().first().is_some_and(condition);
         eventually("the message has arrived", || first(&|connection| connection.received >= bytes));
