@@ -5,6 +5,9 @@
 #
 # Needs script(1) of util-linux, curl and Python 3, for clients that stay.
 set -eu
+for program in supervisor admin-cli script curl python3; do
+    command -v "$program" > /dev/null || { echo "$program is not in PATH" >&2; exit 1; }
+done
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 export XDG_RUNTIME_DIR="$work"
