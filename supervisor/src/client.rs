@@ -26,6 +26,14 @@ const LOOK: Duration = Duration::from_secs(1);
 #[cfg(windows)]
 const UNHEARD: usize = 100;
 
+/// What Windows says of a pipe that takes no client now: `ERROR_PIPE_BUSY`.
+#[cfg(windows)]
+const PIPE_BUSY: i32 = 231;
+
+/// How often to look whether a pipe takes a client.
+#[cfg(windows)]
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// Why a supervisor did not answer.
 #[derive(Debug)]
 pub enum AskError {
@@ -282,13 +290,42 @@ fn connect_until(place: &Place, end: Instant) -> io::Result<Stream> {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(unix, not(target_os = "linux")))]
 fn connect_until(place: &Place, end: Instant) -> io::Result<Stream> {
     use interprocess::ConnectWaitMode;
     use interprocess::local_socket::ConnectOptions;
 
     let wait_mode = ConnectWaitMode::Timeout(end.saturating_duration_since(Instant::now()));
     ConnectOptions::new().name(place.socket_name()?).wait_mode(wait_mode).connect_sync()
+}
+
+/// Nobody knows whose pipe it is. The library's way lets a service at its other end act in the name of whoever
+/// connects, who may be an administrator; here it can only tell who that is.
+#[cfg(windows)]
+fn connect_until(place: &Place, end: Instant) -> io::Result<Stream> {
+    use std::fs::OpenOptions;
+    use std::os::windows::fs::OpenOptionsExt;
+    use std::os::windows::io::OwnedHandle;
+
+    use interprocess::os::windows::named_pipe::local_socket::Stream as Pipe;
+    use winsafe::co::{FILE_FLAG, FILE_SECURITY};
+
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(FILE_FLAG::OVERLAPPED.raw());
+    options.security_qos_flags(FILE_SECURITY::IDENTIFICATION.raw());
+    loop {
+        match options.open(place.socket_path()?) {
+            Ok(pipe) => return Ok(Stream::NamedPipe(Pipe::try_from(OwnedHandle::from(pipe))?)),
+            // All its instances have clients, and it has not come to make the next one.
+            Err(error) if error.raw_os_error() == Some(PIPE_BUSY) => {
+                if Instant::now() >= end {
+                    return Err(ErrorKind::TimedOut.into());
+                }
+                thread::sleep(LOOK_EVERY);
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// What a supervisor says, line by line.
@@ -344,6 +381,7 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -359,5 +397,23 @@ mod tests {
         for (older, newer) in [("0.1.0", "0.2.0"), ("0.9.1", "0.10.0"), ("0.1.9", "1.0.0"), ("0.1.0", "0.1.1-rc.1")] {
             assert!(is_older(older, newer) && !is_older(newer, older) && !is_older(older, older), "{older} {newer}");
         }
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn a_pipe_whose_owner_takes_no_client_is_waited_for_and_not_for_ever() {
+        use interprocess::local_socket::{ListenerOptions, traits::Listener as _};
+
+        let place = Place::of(&format!("takes-no-client-{}", std::process::id()).parse().unwrap()).unwrap();
+        assert!(matches!(connect(&place, Instant::now() + LOOK), Err(AskError::NotRunning)));
+        let listener = ListenerOptions::new().name(place.socket_name().unwrap()).create_sync().unwrap();
+        // It takes the one place that there is.
+        let _first = connect(&place, Instant::now() + LOOK).unwrap();
+        let (heard, hears) = mpsc::channel();
+        let asks = place.clone();
+        thread::spawn(move || heard.send(connect(&asks, Instant::now() + LOOK).map(drop)));
+        assert!(matches!(hears.recv_timeout(30 * LOOK).unwrap(), Err(AskError::Silent)));
+        thread::spawn(move || [listener.accept(), listener.accept()].map(Result::unwrap));
+        connect(&place, Instant::now() + 30 * LOOK).unwrap();
     }
 }

@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::{env, fmt};
 
@@ -48,12 +48,22 @@ impl std::str::FromStr for InstanceName {
 
     fn from_str(name: &str) -> Result<InstanceName, String> {
         let allowed = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
-        if (1..=64).contains(&name.len()) && !name.starts_with('.') && name.chars().all(allowed) {
-            Ok(InstanceName(name.to_owned()))
-        } else {
+        if !(1..=64).contains(&name.len()) || name.starts_with('.') || !name.chars().all(allowed) {
             Err("a name has 1 to 64 letters, digits, dots, underscores and hyphens, and begins with no dot".into())
+        } else if cfg!(windows) && is_device(name) {
+            Err(format!("on Windows {name} is a device, so no file can have that name; choose another one"))
+        } else {
+            Ok(InstanceName(name.to_owned()))
         }
     }
+}
+
+/// Whether Windows takes a file with this name for a device, as it does whatever follows behind a dot.
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let numbered = stem.strip_prefix("com").or_else(|| stem.strip_prefix("lpt"));
+    matches!(stem.as_str(), "con" | "prn" | "aux" | "nul")
+        || numbered.is_some_and(|number| number.len() == 1 && number.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 /// Where an instance's admin socket and lock are.
@@ -245,7 +255,7 @@ impl Claim {
     pub(crate) fn of_file(path: PathBuf) -> Result<Claim, ClaimError> {
         loop {
             let unusable = |source| ClaimError::Unusable { path: path.clone(), source };
-            let mut lock = open_lock(&path).map_err(unusable)?;
+            let lock = open_lock(&path).map_err(unusable)?;
             match lock.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(ClaimError::Taken),
@@ -253,8 +263,8 @@ impl Claim {
             }
             // Between opening and locking, the last holder may have removed the file: then this lock holds nothing.
             if is_same_file(&lock, &path) {
-                // For people who look into the folder: on a full disk they find nothing.
-                let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+                // It stays empty: whoever removes a file that is just being written to a disk waits for that, and a
+                // stop would take as long.
                 return Ok(Claim { lock, path });
             }
         }
@@ -371,6 +381,16 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_has_no_content_that_would_have_to_be_written_to_a_disk() {
+        let folder = folder("empty");
+        let place = Place::at(&folder.join("x.sock")).unwrap();
+        let claim = Claim::new(&place).unwrap();
+        assert_eq!(fs::metadata(&place.lock).unwrap().len(), 0);
+        drop(claim);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
     fn a_socket_path_that_is_too_long_says_how_long_it_may_be() {
         let place = Place::at(Path::new(&format!("/{}.sock", "x".repeat(120)))).unwrap();
         assert!(place.socket_name().unwrap_err().to_string().contains("at most 107"));
@@ -382,5 +402,15 @@ mod tests {
             assert!(name.parse::<InstanceName>().is_err(), "{name} was taken");
         }
         assert_eq!("web-1.test".parse::<InstanceName>().unwrap().as_str(), "web-1.test");
+    }
+
+    #[test]
+    fn the_name_of_a_device_of_windows_is_none_of_an_instance_there() {
+        for name in ["nul", "CON", "aux.web", "prn", "com1", "LPT9.x"] {
+            assert_eq!(name.parse::<InstanceName>().is_err(), cfg!(windows), "{name}");
+        }
+        for name in ["null", "com", "com10", "comx", "web.nul", "console"] {
+            name.parse::<InstanceName>().unwrap();
+        }
     }
 }

@@ -138,11 +138,15 @@ pub(crate) fn install(config: &Config, file: Option<&Path>, arguments: &[OsStrin
     let access = ServiceAccess::CHANGE_CONFIG | ServiceAccess::START;
     let manager = connect(ServiceManagerAccess::CREATE_SERVICE).map_err(failed)?;
     let service = manager.create_service(&info, access).map_err(failed)?;
+    let admin = match &config.socket {
+        None => format!("admin-cli --name {name}"),
+        Some(socket) => format!("admin-cli --socket {}", socket.display()),
+    };
     let mut said = format!(
         "installed the service {name}, which runs: supervisor {line}\n\
          It starts with the system, as {ACCOUNT}, who has to be able to read what is served. Start it now: net start \
          {name}\n\
-         As an administrator: admin-cli --name {name} status; its log is told by: admin-cli --name {name} events\n"
+         As an administrator: {admin} status; its log is told by: {admin} events\n"
     );
     for (what, done) in properties(&service, &line, config.grace) {
         if let Err(error) = done {

@@ -259,7 +259,9 @@ fn one_that_is_killed_in_the_middle_of_a_restart_or_a_stop_starts_again_with_the
         let waits = instance.admin_begins(&[middle]);
         client.assert_told();
         instance.kill();
-        waits.end().expect(6);
+        // Not running, if it was killed before it could say a word about the order.
+        let ended = waits.end();
+        assert!(matches!(ended.code, 3 | 6), "{ended}");
     }
     let again = home.start(&["echo", "--listen", &address.unwrap().to_string()]);
     again.assert_serves();

@@ -82,8 +82,11 @@ impl Service {
         self.home.admin(&[&["--name", self.home.name()], arguments].concat())
     }
 
+    /// The service manager gives a service the environment of its user, and not that of the test's programs. (Under
+    /// Wine that is the same user.)
     fn log_file(&self) -> PathBuf {
-        self.home.sockets().join(format!("{}.log", self.home.name()))
+        let data = PathBuf::from(std::env::var_os("LOCALAPPDATA").unwrap());
+        data.join("mastercontrol").join(format!("{}.log", self.home.name()))
     }
 
     fn log(&self) -> String {
@@ -167,6 +170,19 @@ fn the_commands_of_the_readme_do_what_they_say() {
     let log = service.log();
     assert!(log.contains("service manager: stopping"), "{log}");
     fs::remove_dir(&folder).unwrap();
+}
+
+#[test]
+fn who_installs_a_service_hears_how_it_is_commanded() {
+    let home = Home::new();
+    let name = home.name();
+    let pipe = format!(r"\\.\pipe\{name}-own");
+    for (options, hint) in [(&[][..], format!("--name {name} ")), (&["--socket", &pipe], format!("--socket {pipe} "))] {
+        let line = [&["install", "echo", "--name", name], options].concat();
+        let installed = home.run(command(&home, &line));
+        home.run(command(&home, &["uninstall", name])).expect(0);
+        installed.expect(0).says(&format!("admin-cli {hint}status"));
+    }
 }
 
 #[test]

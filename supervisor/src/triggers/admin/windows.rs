@@ -1,16 +1,21 @@
 //! The admin thread on Windows: it waits for clients, and one of ours wakes it for its end.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 
-use interprocess::local_socket::traits::{Listener as _, Stream as _};
+use interprocess::local_socket::traits::Listener as _;
 use interprocess::os::windows::security_descriptor::SecurityDescriptor;
 use widestring::{U16CStr, u16cstr};
 
-use super::{Duration, Infallible, Place, Receiver, Reception, Stream, io};
+use super::{Duration, Infallible, Place, Receiver, Reception, io, mpsc};
 
 /// How long to wait before accepting again when that failed.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+
+/// How long to wait for the thread's end before waking it again, where that could not be done.
+const WAKE_AGAIN: Duration = Duration::from_millis(10);
 
 /// Only its owner, administrators and the system may do anything with the pipe. The owner is the user; but what runs as
 /// an administrator belongs to all of these.
@@ -49,10 +54,22 @@ impl Door {
 
     pub(super) fn close(self, gone: &Receiver<Infallible>) {
         self.closed.store(true, Ordering::SeqCst);
-        // If nobody can connect, nobody is waiting to accept either. A client that has left again when the thread comes
-        // to accept it does not wake it, so this one stays.
-        let _waker = self.place.socket_name().and_then(Stream::connect);
-        let _ = gone.recv();
+        loop {
+            // Without waiting for room in the pipe: once the thread has gone, there may be none until the clients that
+            // it has left behind are answered, and that is not before this ends.
+            let waker = self.place.socket_path().and_then(|path| File::options().read(true).write(true).open(path));
+            // A client that has left again when the thread comes to accept it does not wake it, so the waker stays.
+            let over = match waker {
+                Ok(_waker) => gone.recv().map_err(|mpsc::RecvError| RecvTimeoutError::Disconnected),
+                // Somebody else has connected just now, and may have left again. Or the thread has gone.
+                Err(_) => gone.recv_timeout(WAKE_AGAIN),
+            };
+            match over {
+                Ok(never) => match never {},
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
     }
 }
 
@@ -76,7 +93,7 @@ impl Reception {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::{Admin, Claim, Post, mpsc, thread};
+    use super::super::{Admin, Claim, Post, Request, protocol, thread};
     use super::*;
     use crate::{Journal, Log};
 
@@ -91,6 +108,43 @@ mod tests {
                 let admin =
                     Admin::start(place.clone(), claim, Post::new(events, None), Journal::new(Log::silent())).unwrap();
                 admin.close().wait();
+            }
+            done.send(()).unwrap();
+        });
+        all.recv_timeout(Duration::from_secs(60)).unwrap();
+    }
+
+    #[test]
+    fn one_that_is_closed_while_clients_come_is_gone_though_nobody_answers_them() {
+        let (done, all) = mpsc::channel();
+        thread::spawn(move || {
+            for round in 0..50 {
+                let name = format!("closed-in-a-crowd-{}-{round}", std::process::id());
+                let place = Place::of(&name.parse().unwrap()).unwrap();
+                let (events, unanswered) = mpsc::channel();
+                let claim = Claim::new(&place).unwrap();
+                let admin =
+                    Admin::start(place.clone(), claim, Post::new(events, None), Journal::new(Log::silent())).unwrap();
+                let crowd = || {
+                    let mut clients = Vec::new();
+                    // As many as find room, until nobody makes any.
+                    while clients.len() < 32 {
+                        match File::options().read(true).write(true).open(place.socket_path().unwrap()) {
+                            Ok(client) => {
+                                let _ = protocol::write_request(&mut &client, &Request::Ping {});
+                                clients.push(client);
+                            }
+                            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                            Err(_) => thread::yield_now(),
+                        }
+                    }
+                };
+                thread::scope(|scope| {
+                    scope.spawn(crowd);
+                    scope.spawn(crowd);
+                    admin.close();
+                    drop(unanswered);
+                });
             }
             done.send(()).unwrap();
         });
