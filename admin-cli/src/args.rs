@@ -291,6 +291,11 @@ pub(crate) struct Free {
     pub(crate) yes: bool,
 }
 
+/// The grace period that was asked for with --grace or --now. None: with neither.
+pub(crate) fn grace_of(grace: Option<Duration>, now: bool) -> Option<Duration> {
+    if now { Some(Duration::ZERO) } else { grace }
+}
+
 fn parse_port(text: &str) -> Result<u16, String> {
     let port = text.parse().ok().filter(|&port| port > 0);
     port.ok_or_else(|| "a port is a number from 1 to 65535".into())

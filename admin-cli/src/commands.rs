@@ -48,8 +48,7 @@ pub(crate) fn metrics(target: &Target, json: bool) -> Result<Exit, Failure> {
 }
 
 pub(crate) fn stop(target: &Target, json: bool, stop: &Stop) -> Result<Exit, Failure> {
-    let grace = if stop.now { Some(Duration::ZERO) } else { stop.grace };
-    let grace_ms = grace.map(milliseconds);
+    let grace_ms = args::grace_of(stop.grace, stop.now).map(milliseconds);
     let delay_ms = stop.delay.map_or(0, milliseconds);
     let request = Request::Stop { grace_ms, delay_ms, wait: !stop.wait.no_wait };
     ask(target, json, request, stop.wait.patience(), |answer| match answer {
@@ -61,8 +60,8 @@ pub(crate) fn stop(target: &Target, json: bool, stop: &Stop) -> Result<Exit, Fai
 }
 
 pub(crate) fn close(target: &Target, json: bool, close: &Close) -> Result<Exit, Failure> {
-    let grace = if close.now { Some(Duration::ZERO) } else { close.grace };
-    let request = Request::Close { id: close.id, grace_ms: grace.map(milliseconds) };
+    let grace_ms = args::grace_of(close.grace, close.now).map(milliseconds);
+    let request = Request::Close { id: close.id, grace_ms };
     ask(target, json, request, Wait::FOR_EVER.patience(), |answer| match answer {
         Answer::Closed { id, outcome } => {
             let exit = match outcome {
@@ -99,15 +98,13 @@ pub(crate) fn readiness(target: &Target, json: bool, request: Request) -> Result
 pub(crate) fn connections(target: &Target, json: bool) -> Result<Exit, Failure> {
     let mut all = Vec::new();
     let chosen = target.choose()?;
-    let answer = client::ask(&chosen.place, Request::Connections {}, Patience::short(), |progress| {
+    let answer = answer(&chosen, Request::Connections {}, Patience::short(), |progress| {
         if let Progress::Connections { connections } = progress {
             all.extend(connections);
         }
-    });
-    match answer.map_err(|error| Failure::asking(&chosen.label, &error))? {
-        Answer::Connections { .. } => {}
-        Answer::Error(refusal) => return Err(Failure::refused(&chosen.label, &refusal)),
-        other => return Err(not_understood(&chosen, &other)),
+    })?;
+    if !matches!(answer, Answer::Connections { .. }) {
+        return Err(not_understood(&chosen, &answer));
     }
     all.sort_by_key(|connection| (holds_up(&connection.activity), Reverse(connection.age_ms)));
     if json {
@@ -288,12 +285,21 @@ fn ask_one(
 /// Asks, and shows meanwhile how it goes, unless `quiet`.
 pub(crate) fn converse(chosen: &Chosen, quiet: bool, request: Request, patience: Patience) -> Result<Answer, Failure> {
     let live = LiveLine::new();
-    let answer = client::ask(&chosen.place, request, patience, |progress| {
+    answer(chosen, request, patience, |progress| {
         if !quiet {
             live.show(&progress);
         }
-    });
-    drop(live);
+    })
+}
+
+/// Asks. That there is no answer, or a refusal, is a failure.
+fn answer(
+    chosen: &Chosen,
+    request: Request,
+    patience: Patience,
+    progress: impl FnMut(Progress),
+) -> Result<Answer, Failure> {
+    let answer = client::ask(&chosen.place, request, patience, progress);
     match answer.map_err(|error| Failure::asking(&chosen.label, &error))? {
         Answer::Error(refusal) => Err(Failure::refused(&chosen.label, &refusal)),
         answer => Ok(answer),

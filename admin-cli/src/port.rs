@@ -13,7 +13,7 @@ use supervisor::protocol::{Answer, Report, Request};
 use supervisor::text::{listed, milliseconds};
 use supervisor::{DEFAULT_GRACE, Exit};
 
-use crate::args::Free;
+use crate::args::{self, Free};
 use crate::commands::{converse, describe_report, not_understood};
 use crate::failure::Failure;
 use crate::output::{self, LiveLine};
@@ -289,8 +289,8 @@ impl fmt::Display for By {
 /// Stops a supervisor. None: it has ended meanwhile.
 fn stop(name: &InstanceName, json: bool, free: &Free) -> Result<Option<Report>, Failure> {
     let chosen = target::named(name)?;
-    let grace = if free.now { Some(Duration::ZERO) } else { free.grace };
-    let request = Request::Stop { grace_ms: grace.map(milliseconds), delay_ms: 0, wait: true };
+    let grace_ms = args::grace_of(free.grace, free.now).map(milliseconds);
+    let request = Request::Stop { grace_ms, delay_ms: 0, wait: true };
     match converse(&chosen, json, request, Patience { whole: None, ..Patience::short() }) {
         Ok(Answer::Stopped { report }) => Ok(Some(report)),
         Ok(answer) => Err(not_understood(&chosen, &answer)),
@@ -306,7 +306,7 @@ fn end(ending: Ending, json: bool, free: &Free) -> Result<Vec<Ended>, Failure> {
         let whom = some(processes.iter().map(|process| process.to_string()).collect());
         live.say(&format!("waiting for {whom}, {} s to go", left.as_millis().div_ceil(1000)));
     };
-    let grace = if free.now { Duration::ZERO } else { free.grace.unwrap_or(DEFAULT_GRACE) };
+    let grace = args::grace_of(free.grace, free.now).unwrap_or(DEFAULT_GRACE);
     let shown = live.is_shown() && !json;
     let ended = ending.run(grace, shown.then_some(&show));
     ended.map_err(|error| Failure::system(&error))

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, StderrLock, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::protocol::Entry;
 use crate::text;
@@ -166,7 +166,7 @@ impl LogFile {
     }
 }
 
-fn append_to(path: &PathBuf) -> io::Result<File> {
+fn append_to(path: &Path) -> io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
