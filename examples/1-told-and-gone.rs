@@ -8,8 +8,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use supervisor::Supervisor;
-use supervisor::worker::handlers::Echo;
+use mastercontrol::Supervisor;
+use mastercontrol::worker::handlers::Echo;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let running = Supervisor::new(Echo).start("127.0.0.1:0".parse()?)?;

@@ -9,8 +9,8 @@ use std::net::TcpStream;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use supervisor::worker::Connection;
-use supervisor::{Control, Handler, Supervisor};
+use mastercontrol::worker::Connection;
+use mastercontrol::{Control, Handler, Supervisor};
 
 /// What stops the server. It exists only after the server was started, and so after the handler was made.
 static CONTROL: OnceLock<Control> = OnceLock::new();

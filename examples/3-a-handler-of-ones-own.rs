@@ -10,8 +10,8 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use supervisor::Handler;
-use supervisor::worker::{Activity, Connection, Server};
+use mastercontrol::Handler;
+use mastercontrol::worker::{Activity, Connection, Server};
 
 struct Reverse;
 

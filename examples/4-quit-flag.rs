@@ -8,8 +8,8 @@ use std::io;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use supervisor::worker::Server;
-use supervisor::worker::handlers::Commands;
+use mastercontrol::worker::Server;
+use mastercontrol::worker::handlers::Commands;
 
 fn main() -> Result<(), Box<dyn Error>> {
     serve_until(|| {

@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use supervisor::worker::Connection;
-use supervisor::{AdminSocket, Handler, Log, Supervisor};
+use mastercontrol::worker::Connection;
+use mastercontrol::{AdminSocket, Handler, Log, Supervisor};
 
 #[derive(Default)]
 struct Fragile {

@@ -14,8 +14,8 @@ use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use supervisor::worker::Connection;
-use supervisor::{Handler, Supervisor, manager};
+use mastercontrol::worker::Connection;
+use mastercontrol::{Handler, Supervisor, manager};
 
 /// What tells one build from another.
 const VERSION: &str = concat!(env!("CARGO_CRATE_NAME"), " ", env!("CARGO_PKG_VERSION"));

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use supervisor::Exit;
-use supervisor::config::KINDS;
-use supervisor::generate::Generate;
-use supervisor::instance::InstanceName;
-use supervisor::protocol::Request;
-use supervisor::text::parse_seconds;
+use mastercontrol::Exit;
+use mastercontrol::config::KINDS;
+use mastercontrol::generate::Generate;
+use mastercontrol::instance::InstanceName;
+use mastercontrol::protocol::Request;
+use mastercontrol::text::parse_seconds;
 
 use crate::commands;
 use crate::events;
@@ -19,7 +19,7 @@ use crate::port;
 
 /// Give commands to a running supervisor.
 #[derive(Debug, Parser)]
-#[command(name = "admin-cli", version = supervisor::version(), arg_required_else_help = true)]
+#[command(name = "admin-cli", version = mastercontrol::version(), arg_required_else_help = true)]
 #[command(after_help = "Examples:
   admin-cli stop                      stop the only one that is running
   admin-cli restart                   replace its server, and lose nobody

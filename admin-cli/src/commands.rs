@@ -4,19 +4,19 @@ use std::cmp::Reverse;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
-use supervisor::Exit;
-use supervisor::client::{self, AskError, Patience};
-use supervisor::config::{self, KINDS, ServerKind};
-use supervisor::metrics;
-use supervisor::protocol::{
+use mastercontrol::Exit;
+use mastercontrol::client::{self, AskError, Patience};
+use mastercontrol::config::{self, KINDS, ServerKind};
+use mastercontrol::metrics;
+use mastercontrol::protocol::{
     Activity, Answer, Connection, Counts, Delay, Drain, LastEnd, Outcome, Progress, Report, Request, Status,
 };
-use supervisor::text::{
+use mastercontrol::text::{
     self, Age, Count, Seconds, countdown, describe_closed, describe_forced, describe_restart, listed, milliseconds,
     status_line, summary,
 };
-use supervisor::worker::handlers::Http;
+use mastercontrol::worker::handlers::Http;
+use serde_json::json;
 
 use crate::args::{self, Check, Close, Grace, List, Restart, Stop, Target, Wait};
 use crate::failure::Failure;

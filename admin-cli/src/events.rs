@@ -3,10 +3,10 @@
 use std::io;
 use std::ops::ControlFlow;
 
-use supervisor::Exit;
-use supervisor::client::{self, AskError, Patience};
-use supervisor::protocol::{Answer, Progress, Request, Response};
-use supervisor::text;
+use mastercontrol::Exit;
+use mastercontrol::client::{self, AskError, Patience};
+use mastercontrol::protocol::{Answer, Progress, Request, Response};
+use mastercontrol::text;
 
 use crate::args::{Events, Target};
 use crate::failure::Failure;

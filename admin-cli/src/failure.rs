@@ -2,11 +2,11 @@
 
 use std::io;
 
+use mastercontrol::Exit;
+use mastercontrol::client::AskError;
+use mastercontrol::protocol::{ErrorCode, Refusal};
+use mastercontrol::text::Reason;
 use serde_json::{Value, json};
-use supervisor::Exit;
-use supervisor::client::AskError;
-use supervisor::protocol::{ErrorCode, Refusal};
-use supervisor::text::Reason;
 
 use crate::output;
 

@@ -2,8 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use supervisor::protocol::Progress;
-use supervisor::text::{self, countdown, describe, describe_restart};
+use mastercontrol::protocol::Progress;
+use mastercontrol::text::{self, countdown, describe, describe_restart};
 
 use crate::failure::Failure;
 

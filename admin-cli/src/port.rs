@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mastercontrol::client::Patience;
+use mastercontrol::holder::{self, End, Ended, Ending, Holder, Process};
+use mastercontrol::instance::InstanceName;
+use mastercontrol::protocol::{Answer, Report, Request};
+use mastercontrol::text::{listed, milliseconds};
+use mastercontrol::{DEFAULT_GRACE, Exit};
 use serde_json::{Value, json};
-use supervisor::client::Patience;
-use supervisor::holder::{self, End, Ended, Ending, Holder, Process};
-use supervisor::instance::InstanceName;
-use supervisor::protocol::{Answer, Report, Request};
-use supervisor::text::{listed, milliseconds};
-use supervisor::{DEFAULT_GRACE, Exit};
 
 use crate::args::{self, Free};
 use crate::commands::{converse, describe_report, not_understood};

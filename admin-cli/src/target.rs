@@ -3,11 +3,11 @@
 use std::thread;
 use std::time::Duration;
 
-use supervisor::Exit;
-use supervisor::client::{self, AskError, Patience};
-use supervisor::instance::{self, InstanceName, Place};
-use supervisor::protocol::{Answer, Request, Status};
-use supervisor::text;
+use mastercontrol::Exit;
+use mastercontrol::client::{self, AskError, Patience};
+use mastercontrol::instance::{self, InstanceName, Place};
+use mastercontrol::protocol::{Answer, Request, Status};
+use mastercontrol::text;
 
 use crate::args::Target;
 use crate::failure::Failure;

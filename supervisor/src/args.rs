@@ -1,15 +1,15 @@
-//! What the program does with its command line, which [`supervisor::config`] defines.
+//! What the program does with its command line, which [`mastercontrol::config`] defines.
 
 use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use supervisor::config::{Config, ConfigError, Invocation, ServerKind};
-use supervisor::manager;
-use supervisor::text::Seconds;
-use supervisor::worker::handlers::{Commands, Echo, Http, Logged};
-use supervisor::{BuildError, Exit, Handler, Journal, Level, RestartMode, Settings, Supervisor};
+use mastercontrol::config::{Config, ConfigError, Invocation, ServerKind};
+use mastercontrol::manager;
+use mastercontrol::text::Seconds;
+use mastercontrol::worker::handlers::{Commands, Echo, Http, Logged};
+use mastercontrol::{BuildError, Exit, Handler, Journal, Level, RestartMode, Settings, Supervisor};
 
 /// Runs the program to its end.
 pub(crate) fn run() -> ExitCode {
@@ -27,11 +27,11 @@ pub(crate) fn run() -> ExitCode {
 /// Runs the server as a service: without a console, and with the service manager in its place.
 #[cfg(windows)]
 fn run_service(invocation: Invocation, journal: &Journal) -> i32 {
-    let program = move |service: supervisor::service::Service| {
+    let program = move |service: mastercontrol::service::Service| {
         let journal = service.journal(invocation.log());
         serve(&invocation, Ok(None), &journal, |supervisor| supervisor.service(service))
     };
-    supervisor::service::run(program).unwrap_or_else(|error| {
+    mastercontrol::service::run(program).unwrap_or_else(|error| {
         journal.line(Level::Error, "not_started", &error, []);
         error.exit() as i32
     })
@@ -113,12 +113,12 @@ fn serve(
 
 /// The exit code for an error. A program that ended by itself, or could not be started, is passed on as a shell would.
 /// One that ended before it was ready has failed, unless the supervisor is to end as it does in any case.
-fn code(error: &supervisor::Error, mode: RestartMode) -> i32 {
+fn code(error: &mastercontrol::Error, mode: RestartMode) -> i32 {
     match error {
-        supervisor::Error::Ended { program: Some(end), .. } => end.code(),
-        supervisor::Error::Build { source } => {
-            let cannot = source.downcast_ref::<supervisor::child::CannotStart>().map(|cannot| cannot.code.into());
-            let early = source.downcast_ref::<supervisor::child::EndedEarly>();
+        mastercontrol::Error::Ended { program: Some(end), .. } => end.code(),
+        mastercontrol::Error::Build { source } => {
+            let cannot = source.downcast_ref::<mastercontrol::child::CannotStart>().map(|cannot| cannot.code.into());
+            let early = source.downcast_ref::<mastercontrol::child::EndedEarly>();
             let passed_on = || early.filter(|_| mode == RestartMode::Never).map(|early| early.end.code());
             cannot.or_else(passed_on).unwrap_or(error.exit() as i32)
         }
@@ -161,7 +161,7 @@ fn program_now(
     passed: Option<SocketAddr>,
     first: &Config,
     settings: &mut Settings,
-) -> Result<supervisor::child::Program, BuildError> {
+) -> Result<mastercontrol::child::Program, BuildError> {
     match settings_now(invocation, passed, first, settings)?.server {
         ServerKind::Exec { program, .. } => Ok(program),
         other => Err(format!("{} is no program", other.kind()).into()),

@@ -4,7 +4,7 @@
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use supervisor::{AdminSocket, Log, Supervisor, worker::handlers::Echo};
+//! use mastercontrol::{AdminSocket, Log, Supervisor, worker::handlers::Echo};
 //!
 //! let running = Supervisor::new(Echo)
 //!     .grace(Duration::from_secs(10))

@@ -4,7 +4,7 @@ mod args;
 
 fn main() -> std::process::ExitCode {
     #[cfg(unix)]
-    if let Some(code) = supervisor::child::hidden_stage() {
+    if let Some(code) = mastercontrol::child::hidden_stage() {
         return code;
     }
     args::run()

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use supervisor::child::driven::{Driven, Heard, One};
-use supervisor::child::{CannotStart, Program, Ready, Socket};
-use supervisor::{Address, ProgramEnd};
+use mastercontrol::child::driven::{Driven, Heard, One};
+use mastercontrol::child::{CannotStart, Program, Ready, Socket};
+use mastercontrol::{Address, ProgramEnd};
 
 const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor");
 

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use supervisor::worker::{Connection, handlers::Echo};
-use supervisor::{
+use mastercontrol::worker::{Connection, handlers::Echo};
+use mastercontrol::{
     Control, Error, Exit, Handler, Log, Report, RestartMode, RestartPolicy, Running, Supervisor, Trigger,
 };
 
@@ -274,12 +274,12 @@ fn a_restart_from_code_builds_the_server_afresh() {
 #[cfg(unix)]
 #[test]
 fn what_a_handler_has_to_say_stands_among_the_events_even_if_nothing_is_logged() {
+    use mastercontrol::client::{self, Patience};
+    use mastercontrol::instance::Place;
+    use mastercontrol::protocol::{Request, Response};
+    use mastercontrol::{AdminSocket, Journal, Level};
     use std::ops::ControlFlow;
     use std::os::unix::fs::DirBuilderExt;
-    use supervisor::client::{self, Patience};
-    use supervisor::instance::Place;
-    use supervisor::protocol::{Request, Response};
-    use supervisor::{AdminSocket, Journal, Level};
 
     struct Talkative(Journal);
     impl Handler for Talkative {

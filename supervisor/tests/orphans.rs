@@ -7,9 +7,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use supervisor::ProgramEnd;
-use supervisor::child::driven::{Driven, Heard};
-use supervisor::child::{Program, Ready};
+use mastercontrol::ProgramEnd;
+use mastercontrol::child::driven::{Driven, Heard};
+use mastercontrol::child::{Program, Ready};
 
 const LIMIT: Duration = Duration::from_secs(45);
 

@@ -29,7 +29,7 @@ pub fn shell(home: &Home, script: &str) -> Command {
     write_script(
         &bin.join("cargo"),
         "#!/bin/bash\ncase \"$*\" in\n\
-         \"run --release -p supervisor -- \"*) shift 5; exec supervisor \"$@\" ;;\n\
+         \"run --release -p mastercontrol -- \"*) shift 5; exec supervisor \"$@\" ;;\n\
          \"test --workspace\") grep -q members Cargo.toml ;;\n\
          \"install --locked --path \"*) grep -q \"name = \\\"$4\\\"\" \"$4/Cargo.toml\" ;;\n\
          *) echo \"cargo $*: unknown here\" >&2; exit 2 ;;\nesac\n",

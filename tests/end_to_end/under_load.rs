@@ -9,9 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use load::{Load, Mode, Report};
-use serde_json::Value;
 #[cfg(unix)]
-use supervisor::worker::FIRST_MESSAGE_WAIT;
+use mastercontrol::worker::FIRST_MESSAGE_WAIT;
+use serde_json::Value;
 
 use crate::support::{Client, HUGE, Home, Instance, LIMIT, eventually};
 #[cfg(target_os = "linux")]

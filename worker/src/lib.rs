@@ -14,7 +14,7 @@
 //!
 //! ```
 //! use std::{io, io::{Read, Write}, net::TcpListener, time::Duration};
-//! use worker::{Connection, Handler, Server};
+//! use mastercontrol_worker::{Connection, Handler, Server};
 //!
 //! struct Shout;
 //!

@@ -108,7 +108,7 @@ mod tests {
     }
 }
 
-/// Run with `RUSTFLAGS="--cfg loom" cargo test -p worker --release model`.
+/// Run with `RUSTFLAGS="--cfg loom" cargo test -p mastercontrol-worker --release model`.
 #[cfg(all(test, loom))]
 mod model {
     use super::*;

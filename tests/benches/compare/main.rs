@@ -1,8 +1,8 @@
 //! Measures beside peers in the same run, since machines differ and are noisy: read the ratios, not the figures.
 //!
 //! ```text
-//! cargo bench -p end-to-end                # everything, about six minutes
-//! cargo bench -p end-to-end -- stop idle   # only these: stop, idle, echo, http, restart, events, status
+//! cargo bench -p mastercontrol-e2e                # everything, about six minutes
+//! cargo bench -p mastercontrol-e2e -- stop idle   # only these: stop, idle, echo, http, restart, events, status
 //! ```
 //!
 //! Peers that are not installed (nginx, lighttpd, python3, runit; wrk for HTTP) are left out.

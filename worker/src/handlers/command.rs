@@ -38,7 +38,7 @@ type Answer = dyn Fn(&str) -> String + Send + Sync;
 /// `SONG`, `QUOTE`, `POEM`, `HAIKU`, `HELP` and `QUIT` are there from the start. More are added in a line each:
 ///
 /// ```
-/// use worker::handlers::Commands;
+/// use mastercontrol_worker::handlers::Commands;
 ///
 /// let commands = Commands::new().command("ADD", |numbers| {
 ///     let sum: i64 = numbers.split_whitespace().filter_map(|number| number.parse::<i64>().ok()).sum();

@@ -45,7 +45,7 @@ const MAX_LOGGED: usize = 380;
 ///
 /// ```no_run
 /// use std::net::TcpListener;
-/// use worker::{Server, handlers::Http};
+/// use mastercontrol_worker::{Server, handlers::Http};
 ///
 /// let server = Server::new(Http::new("public")?);
 /// let handle = server.start(TcpListener::bind("127.0.0.1:8000")?)?;

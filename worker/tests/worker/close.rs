@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
-use worker::handlers::Echo;
-use worker::{Activity, Connection, Outcome, Stopper};
+use mastercontrol_worker::handlers::Echo;
+use mastercontrol_worker::{Activity, Connection, Outcome, Stopper};
 
 use crate::support::{Gated, HUGE, Running, Serve, eventually};
 

@@ -1,8 +1,8 @@
 //! The handler `Commands`.
 
+use mastercontrol_worker::Server;
+use mastercontrol_worker::handlers::Commands;
 use proptest::prelude::*;
-use worker::Server;
-use worker::handlers::Commands;
 
 use crate::support::{Client, HUGE, Log, Running, eventually};
 

@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::thread;
 
+use mastercontrol_worker::handlers::Echo;
 use proptest::prelude::*;
-use worker::handlers::Echo;
 
 use crate::support::{HUGE, Running};
 

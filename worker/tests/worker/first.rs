@@ -7,8 +7,8 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::handlers::Echo;
-use worker::{Activity, FIRST_MESSAGE_WAIT};
+use mastercontrol_worker::handlers::Echo;
+use mastercontrol_worker::{Activity, FIRST_MESSAGE_WAIT};
 
 use crate::queue::held_up;
 use crate::replace::{pair, replace};

@@ -5,8 +5,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use worker::handlers::{Commands, Echo};
-use worker::{Activity, Connection, Handler, Server};
+use mastercontrol_worker::handlers::{Commands, Echo};
+use mastercontrol_worker::{Activity, Connection, Handler, Server};
 
 use crate::support::{Gated, HUGE, LIMIT, Log, Running, Serve, ServeAndTell, answering, eventually};
 
@@ -50,7 +50,8 @@ fn a_handler_that_hangs_is_reported_as_stuck_and_left_behind() {
     other.expect_last("SHUTDOWN\n");
     drop(other);
     let report = server.join();
-    let peers = |connections: &[worker::ConnectionInfo]| connections.iter().map(|c| c.peer).collect::<Vec<_>>();
+    let peers =
+        |connections: &[mastercontrol_worker::ConnectionInfo]| connections.iter().map(|c| c.peer).collect::<Vec<_>>();
     assert!(peers(&report.forced).contains(&hangs.address()));
     assert_eq!(peers(&report.stuck), [hangs.address()]);
     drop(open);

@@ -1,7 +1,7 @@
 //! Too many connections, no descriptors left, waiting that costs nothing.
 
-use worker::Server;
-use worker::handlers::Echo;
+use mastercontrol_worker::Server;
+use mastercontrol_worker::handlers::Echo;
 
 use crate::support::{HUGE, Log, Running, eventually};
 

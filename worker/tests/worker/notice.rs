@@ -6,8 +6,8 @@ use std::io::{BufRead, Write};
 use std::thread;
 use std::time::Duration;
 
-use worker::handlers::{Commands, Echo};
-use worker::{Activity, Connection};
+use mastercontrol_worker::handlers::{Commands, Echo};
+use mastercontrol_worker::{Activity, Connection};
 
 use crate::support::{Gated, HUGE, Running, ServeAndTell, answering, eventually};
 

@@ -9,9 +9,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 #[cfg(unix)]
-use worker::Stopper;
-use worker::handlers::Echo;
-use worker::{Activity, Event, Handler, Server};
+use mastercontrol_worker::Stopper;
+use mastercontrol_worker::handlers::Echo;
+use mastercontrol_worker::{Activity, Event, Handler, Server};
 
 use crate::support::{Client, Fate, Gated, HUGE, Running, eventually};
 

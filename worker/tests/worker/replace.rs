@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use worker::handlers::Echo;
-use worker::{Activity, Connection, Failure, Handle, Handler, Ids, Server, Stopper, deadline_after};
+use mastercontrol_worker::handlers::Echo;
+use mastercontrol_worker::{Activity, Connection, Failure, Handle, Handler, Ids, Server, Stopper, deadline_after};
 
 use crate::support::{Client, HUGE, LIMIT, Log, Running, answering, eventually};
 
@@ -177,7 +177,7 @@ impl Handler for Fails {
 }
 
 /// Waits for the end, which is a failure.
-fn failure(handle: Handle) -> (String, worker::DrainReport) {
+fn failure(handle: Handle) -> (String, mastercontrol_worker::DrainReport) {
     let error = handle.join().unwrap_err();
     (error.to_string(), error.drain)
 }

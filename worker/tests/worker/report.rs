@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use worker::handlers::{Commands, Echo};
-use worker::{Activity, Connection, Event, Server};
+use mastercontrol_worker::handlers::{Commands, Echo};
+use mastercontrol_worker::{Activity, Connection, Event, Server};
 
 use crate::support::{HUGE, Log, Running, ServeAndTell, eventually};
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use worker::handlers::{Commands, Echo};
-use worker::{Connection, Event, Server, Stopper};
+use mastercontrol_worker::handlers::{Commands, Echo};
+use mastercontrol_worker::{Connection, Event, Server, Stopper};
 
 use crate::support::{Client, HUGE, Running, ServeAndTell, Watchdog, eventually};
 

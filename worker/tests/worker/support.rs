@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::{Activity, Connection, ConnectionInfo, DrainReport, Event, Handle, Handler, Server, Stopper};
+use mastercontrol_worker::{
+    Activity, Connection, ConnectionInfo, DrainReport, Event, Handle, Handler, Server, Stopper,
+};
 
 /// A grace period that no test can wait for: a stop that takes it whole is ended by the watchdog.
 pub const HUGE: Duration = Duration::from_secs(600);
