@@ -31,8 +31,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The client leaves, and with it the last reason to wait.
 
     let report = running.wait()?;
-    println!("{} told, {} left, {} by force", report.drain.told, report.drain.left, report.drain.forced.len());
-    assert_eq!((report.drain.told, report.drain.left, report.drain.forced.len()), (1, 1, 0));
+    println!(
+        "{} notified, {} disconnected, {} forced",
+        report.drain.notified,
+        report.drain.disconnected,
+        report.drain.forced.len()
+    );
+    assert_eq!((report.drain.notified, report.drain.disconnected, report.drain.forced.len()), (1, 1, 0));
     Ok(())
 }
 

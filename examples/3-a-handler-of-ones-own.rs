@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(heard, b"\x06retsam\x00");
 
     let report = server.join()?;
-    assert_eq!((report.told, report.forced.len()), (1, 0));
+    assert_eq!((report.notified, report.forced.len()), (1, 0));
     Ok(())
 }
 

@@ -28,7 +28,7 @@ fn serve_until(event: impl FnOnce() -> io::Result<()>) -> Result<(), Box<dyn Err
     event()?;
     server.stop(Duration::from_secs(5));
     let report = server.join()?;
-    println!("stopped in {:?}, {} clients were told", report.took, report.told);
+    println!("stopped in {:?}, {} clients were notified", report.took, report.notified);
     Ok(())
 }
 

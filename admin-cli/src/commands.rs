@@ -65,7 +65,7 @@ pub(crate) fn close(target: &Target, json: bool, close: &Close) -> Result<Exit, 
     ask(target, json, request, Wait::FOR_EVER.patience(), |answer| match answer {
         Answer::Closed { id, outcome } => {
             let exit = match outcome {
-                Outcome::Left | Outcome::Closed | Outcome::Other(_) => Exit::Done,
+                Outcome::Disconnected | Outcome::Closed | Outcome::Other(_) => Exit::Done,
                 Outcome::Forced => Exit::Forced,
                 Outcome::Stuck => Exit::Overrun,
             };
@@ -130,7 +130,7 @@ fn holds_up(activity: &Activity) -> u8 {
     match activity {
         Activity::Stuck => 0,
         Activity::Busy => 1,
-        Activity::Leaving => 2,
+        Activity::Draining => 2,
         Activity::Idle => 3,
         // Of a newer supervisor.
         Activity::Other(_) => 4,
@@ -323,7 +323,7 @@ fn describe_status(status: &Status) -> String {
         format!("  generation   {generation}, {} and {}", Count(*restarts, "restart"), Count(*crashes, "crash")),
     ];
     lines.extend(connections.map(|Counts { now, total, refused, forced, .. }| {
-        format!("  connections  {now} now, {total} in all, {refused} refused, {forced} by force")
+        format!("  connections  {now} now, {total} in all, {refused} refused, {forced} forced")
     }));
     lines.push(format!("  version      {}", status.version));
     if let Some(program) = &status.program {
@@ -365,7 +365,7 @@ fn describe_drain(drain: &Drain) -> String {
 
 pub(crate) fn describe_report(report: &Report) -> String {
     let mut lines = vec![summary(report)];
-    lines.extend(report.connections.iter().map(|connection| format!("  by force: {}", describe_forced(connection))));
+    lines.extend(report.connections.iter().map(|connection| format!("  forced: {}", describe_forced(connection))));
     let more = report.forced.saturating_sub(report.connections.len());
     if more > 0 {
         lines.push(format!("  and {more} more"));

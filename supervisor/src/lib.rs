@@ -14,7 +14,7 @@
 //!     .log(Log::text())
 //!     .start("127.0.0.1:9999".parse()?)?;
 //! let report = running.wait()?;
-//! println!("{} clients were told", report.drain.told);
+//! println!("{} clients were notified", report.drain.notified);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

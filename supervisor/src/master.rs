@@ -897,12 +897,12 @@ fn discard(server: &dyn Server) {
 }
 
 fn add(counts: &mut Counts, more: Counts) {
-    let Counts { now, total, refused, told, left, closed, forced } = more;
+    let Counts { now, total, refused, notified, disconnected, closed, forced } = more;
     counts.now += now;
     counts.total += total;
     counts.refused += refused;
-    counts.told += told;
-    counts.left += left;
+    counts.notified += notified;
+    counts.disconnected += disconnected;
     counts.closed += closed;
     counts.forced += forced;
 }

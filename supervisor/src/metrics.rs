@@ -38,9 +38,9 @@ pub fn text(status: &Status) -> String {
         metrics.counter("connections_accepted", "Connections that were accepted.", counts.total);
         metrics.counter("connections_refused", "Connections that were one too many.", counts.refused);
         metrics.counter(
-            "connections_told",
-            "Connections whose clients were told that the server goes away.",
-            counts.told,
+            "connections_notified",
+            "Connections whose clients were notified that the server goes away.",
+            counts.notified,
         );
         metrics.counter("connections_forced", "Connections that were closed by force.", counts.forced);
     }
@@ -100,7 +100,7 @@ mod tests {
         serde_json::from_value(json!({
             "name": name, "kind": "echo", "state": state, "state_ms": 90_061, "ready": true, "pid": 1,
             "uptime_ms": 100_000, "generation": 3, "restarts": 2, "crashes": 1,
-            "connections": { "now": 5, "total": 17, "refused": 4, "told": 3, "forced": 6 },
+            "connections": { "now": 5, "total": 17, "refused": 4, "notified": 3, "forced": 6 },
             "drain": { "by": "SIGTERM", "open": 2, "remaining_ms": 7, "connections": [] },
             "next_try_ms": 1500, "version": "1.2.3",
         }))
@@ -136,7 +136,7 @@ mod tests {
                 "connections 5",
                 "connections_accepted_total 17",
                 "connections_refused_total 4",
-                "connections_told_total 3",
+                "connections_notified_total 3",
                 "connections_forced_total 6",
             ]
         );

@@ -13,7 +13,7 @@ pub(crate) fn connection(from: &worker::ConnectionInfo, generation: Option<u64>,
             _ if stuck => Activity::Stuck,
             worker::Activity::Idle => Activity::Idle,
             worker::Activity::Busy => Activity::Busy,
-            worker::Activity::Leaving => Activity::Leaving,
+            worker::Activity::Draining => Activity::Draining,
         },
         received: from.received,
         sent: from.sent,
@@ -24,14 +24,14 @@ pub(crate) fn connection(from: &worker::ConnectionInfo, generation: Option<u64>,
 pub(crate) fn outcome(from: &worker::Closed) -> Outcome {
     match from.outcome {
         _ if from.stuck => Outcome::Stuck,
-        worker::Outcome::Left => Outcome::Left,
+        worker::Outcome::Disconnected => Outcome::Disconnected,
         worker::Outcome::Closed => Outcome::Closed,
         worker::Outcome::Forced => Outcome::Forced,
     }
 }
 
 pub(crate) fn counts(from: worker::Counts) -> Counts {
-    Counts { now: from.now, total: from.total, refused: from.refused, told: from.told, forced: from.forced }
+    Counts { now: from.now, total: from.total, refused: from.refused, notified: from.notified, forced: from.forced }
 }
 
 pub(crate) fn report(by: &str, ended: &Ended) -> protocol::Report {
@@ -41,8 +41,8 @@ pub(crate) fn report(by: &str, ended: &Ended) -> protocol::Report {
     let others = drain.forced.iter().filter(|it| !is_stuck(it.id)).map(|it| connection(it, None, false));
     protocol::Report {
         by: by.to_owned(),
-        told: drain.told,
-        left: drain.left,
+        notified: drain.notified,
+        disconnected: drain.disconnected,
         closed: drain.closed,
         forced: drain.forced.len(),
         stuck: drain.stuck.len(),

@@ -8,7 +8,7 @@
 //! ```text
 //! -> {"v":1,"request":"stop","grace_ms":5000}
 //! <- {"event":"draining","by":"admin client (user 1000, pid 77)","open":2,"remaining_ms":4999,"connections":[…]}
-//! <- {"result":"stopped","report":{"by":"…","told":2,"left":2,"closed":0,"forced":0,"stuck":0,"took_ms":740,"connections":[]}}
+//! <- {"result":"stopped","report":{"by":"…","notified":2,"disconnected":2,"closed":0,"forced":0,"stuck":0,"took_ms":740,"connections":[]}}
 //! ```
 //!
 //! `v` is the protocol's version, [`VERSION`]. A request with another version, an unknown request and an unknown field
@@ -270,7 +270,7 @@ pub enum Answer {
     },
     /// The connection has ended.
     ///
-    /// `{"result":"closed","id":17,"outcome":"left"}`
+    /// `{"result":"closed","id":17,"outcome":"disconnected"}`
     Closed {
         /// The connection's number.
         id: u64,
@@ -506,11 +506,11 @@ pub struct Counts {
     pub now: usize,
     /// Accepted since the start.
     pub total: u64,
-    /// Turned away because there were too many.
+    /// Refused because there were too many.
     pub refused: u64,
-    /// Told, in drains, that the server goes away.
+    /// Notified, in drains, that the server goes away.
     #[serde(default)]
-    pub told: usize,
+    pub notified: usize,
     /// Closed by force.
     #[serde(default)]
     pub forced: usize,
@@ -541,16 +541,16 @@ pub struct Drain {
     pub connections: Vec<Connection>,
 }
 
-/// What became of the connections when a server, or one generation of it, stopped. Each is counted once as left, closed
-/// or forced.
+/// What became of the connections when a server, or one generation of it, stopped. Each is counted once as
+/// disconnected, closed or forced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// What asked for that.
     pub by: String,
     /// Clients that got the notice.
-    pub told: usize,
-    /// Clients that left by themselves.
-    pub left: usize,
+    pub notified: usize,
+    /// Clients that disconnected.
+    pub disconnected: usize,
     /// Connections that were closed with nothing owed to their clients.
     pub closed: usize,
     /// Connections that were closed by force at the deadline.
@@ -599,8 +599,8 @@ pub enum Activity {
     Idle,
     /// It works on a message.
     Busy,
-    /// Its client has been told that the server goes away, and has not left yet.
-    Leaving,
+    /// Its client has been notified that the server goes away, and has not disconnected yet.
+    Draining,
     /// It was closed by force, and its handler goes on all the same.
     Stuck,
     /// One of a newer version, as it calls it.
@@ -613,7 +613,7 @@ impl fmt::Display for Activity {
         formatter.write_str(match self {
             Activity::Idle => "idle",
             Activity::Busy => "in the middle of a message",
-            Activity::Leaving => "told",
+            Activity::Draining => "draining",
             Activity::Stuck => "its handler hangs",
             Activity::Other(word) => word,
         })
@@ -624,8 +624,8 @@ impl fmt::Display for Activity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The client left by itself.
-    Left,
+    /// The client disconnected.
+    Disconnected,
     /// It was closed, and nothing was owed to its client.
     Closed,
     /// It was closed by force when the time was up.

@@ -130,8 +130,8 @@ impl Ended {
     /// Of several servers. If several had a program, the last one counts.
     pub(crate) fn add(&mut self, other: Ended) {
         let Ended { drain, program, killed } = other;
-        self.drain.told += drain.told;
-        self.drain.left += drain.left;
+        self.drain.notified += drain.notified;
+        self.drain.disconnected += drain.disconnected;
         self.drain.closed += drain.closed;
         self.drain.forced.extend(drain.forced);
         self.drain.stuck.extend(drain.stuck);

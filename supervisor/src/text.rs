@@ -94,8 +94,12 @@ pub fn describe_restart(ahead: usize) -> String {
 
 /// A connection that was closed by force, and why that was necessary.
 pub fn describe_forced(connection: &Connection) -> String {
-    let stayed = if connection.activity == Activity::Leaving { ", but stayed" } else { "" };
-    format!("{}{stayed}", describe(connection))
+    match connection.activity {
+        Activity::Draining => {
+            format!("connection {} from {} was notified but did not disconnect", connection.id, connection.peer)
+        }
+        _ => describe(connection),
+    }
 }
 
 /// A connection, and what it is doing.
@@ -106,10 +110,10 @@ pub fn describe(connection: &Connection) -> String {
 /// How a connection ended that somebody wanted closed.
 pub fn describe_closed(id: u64, outcome: &Outcome) -> String {
     let how = match outcome {
-        Outcome::Left => "has left",
-        Outcome::Closed => "is closed",
-        Outcome::Forced => "is closed by force",
-        Outcome::Stuck => "is closed by force, and its handler hangs",
+        Outcome::Disconnected => "disconnected",
+        Outcome::Closed => "closed",
+        Outcome::Forced => "forced",
+        Outcome::Stuck => "forced, but its handler hangs",
         Outcome::Other(word) => return format!("connection {id}: {word}"),
     };
     format!("connection {id} {how}")
@@ -121,7 +125,7 @@ pub fn summary(report: &Report) -> String {
         0 => "under 1 ms".into(),
         took => Seconds(Duration::from_millis(took)).to_string(),
     };
-    let Report { told, left, closed, forced, .. } = report;
+    let Report { notified, disconnected, closed, forced, .. } = report;
     if let Some(program) = &report.program {
         let killed = match report.killed {
             0 => String::new(),
@@ -133,7 +137,12 @@ pub fn summary(report: &Report) -> String {
         0 => String::new(),
         stuck => format!(", {} could not be ended", Count(stuck, "handler")),
     };
-    format!("stopped in {took}: {told} told, {left} left, {closed} closed, {forced} by force{stuck}")
+    if (*notified, *disconnected, *closed, *forced) == (0, 0, 0, 0) {
+        return format!("stopped in {took}");
+    }
+    format!(
+        "stopped in {took}: {notified} notified, {disconnected} disconnected, {closed} closed, {forced} forced{stuck}"
+    )
 }
 
 /// A number of things, in the singular or plural.

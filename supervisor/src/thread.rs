@@ -181,7 +181,7 @@ impl Server for Thread {
         let (stopper, was) = (self.stopper().clone(), connection.clone());
         thread::Builder::new().name("close".into()).spawn(move || {
             // If it has left meanwhile, that is what was wanted.
-            let left = || Closed { connection: was, outcome: worker::Outcome::Left, stuck: false };
+            let left = || Closed { connection: was, outcome: worker::Outcome::Disconnected, stuck: false };
             done(&stopper.close(id, grace).unwrap_or_else(left));
         })?;
         Ok(Some(connection))
@@ -250,7 +250,7 @@ fn observe(log: &Journal, post: &Post, build: u64, event: &worker::Event<'_>) {
         }
         worker::Event::Refused { peer } => {
             let fields = [("peer", peer.to_string().into())];
-            log.line(Level::Detail, "refused", format!("{peer} turned away: too many connections"), fields);
+            log.line(Level::Detail, "refused", format!("{peer} refused: too many connections"), fields);
         }
         worker::Event::Connected { id, peer } if log.tells(Level::Detail) => {
             let fields = [("id", (*id).into()), ("peer", peer.to_string().into())];
@@ -258,9 +258,9 @@ fn observe(log: &Journal, post: &Post, build: u64, event: &worker::Event<'_>) {
         }
         worker::Event::Ended { connection, outcome, error } if log.tells(Level::Detail) => {
             let how = match outcome {
-                worker::Outcome::Left => "left",
+                worker::Outcome::Disconnected => "disconnected",
                 worker::Outcome::Closed => "closed",
-                worker::Outcome::Forced => "closed by force",
+                worker::Outcome::Forced => "forced",
             };
             let why = error.map(|error| format!(": {}", Reason(error))).unwrap_or_default();
             let ConnectionInfo { id, peer, age, received, sent, .. } = connection;

@@ -53,7 +53,7 @@ fn a_stop_from_another_thread_tells_the_clients_and_returns_the_report() {
     assert_eq!(heard, "SHUTDOWN\n");
     drop(client);
     let report = wait(running).unwrap();
-    assert_eq!((report.drain.told, report.drain.left, report.drain.forced.len()), (1, 1, 0));
+    assert_eq!((report.drain.notified, report.drain.disconnected, report.drain.forced.len()), (1, 1, 0));
     assert_eq!((report.by.clone(), report.exit()), (Trigger::Code, Exit::Done));
 }
 

@@ -37,7 +37,10 @@ fn two_stops_at_the_same_time_both_get_true_answers() {
     drop(client);
     for stop in [first, second] {
         let report = stop.end().expect(0).json()["report"].clone();
-        assert_eq!((&report["told"], &report["left"], &report["forced"]), (&1.into(), &1.into(), &0.into()));
+        assert_eq!(
+            (&report["notified"], &report["disconnected"], &report["forced"]),
+            (&1.into(), &1.into(), &0.into())
+        );
     }
     assert_eq!(instance.wait(), 0);
 }
@@ -77,11 +80,11 @@ fn a_stop_that_is_not_waited_for_at_all_has_been_asked_for_all_the_same() {
 fn stop_now_is_exit_code_5_with_clients_and_0_without() {
     let home = Home::new();
     let (instance, _client) = with_a_client(&home);
-    instance.admin(&["stop", "--now"]).expect(5).says("1 by force");
+    instance.admin(&["stop", "--now"]).expect(5).says("1 forced");
     assert_eq!(instance.wait(), 5);
 
     let instance = home.start(&["echo"]);
-    instance.admin(&["stop", "--now"]).expect(0).says("0 by force");
+    instance.admin(&["stop", "--now"]).expect(0).says("stopped in ");
     assert_eq!(instance.wait(), 0);
 }
 

@@ -45,7 +45,7 @@ fn a_python_client_of_the_echo_server_is_told_and_leaves() {
     }
     let instance = home.start(&["echo", "--grace", HUGE]);
     let python = python(&home, &instance, &["one", "two"]);
-    instance.admin(&["stop"]).expect(0).says("1 told, 1 left, 0 closed, 0 by force");
+    instance.admin(&["stop"]).expect(0).says("1 notified, 1 disconnected, 0 closed, 0 forced");
     assert_eq!(python.end().expect(0).out, "one\ntwo\nready\nlast: SHUTDOWN\n");
 }
 
@@ -57,7 +57,7 @@ fn a_python_client_of_the_command_server_is_told_and_leaves() {
     }
     let instance = home.start(&["command", "--grace", HUGE]);
     let python = python(&home, &instance, &["quote", "help"]);
-    instance.admin(&["stop"]).expect(0).says("1 told, 1 left, 0 closed, 0 by force");
+    instance.admin(&["stop"]).expect(0).says("1 notified, 1 disconnected, 0 closed, 0 forced");
     let out = python.end().expect(0).out;
     assert!(out.starts_with("A server that cannot be asked to leave"), "{out}");
     assert!(out.contains("\nCommands: ") && out.ends_with("ready\nlast: SHUTDOWN\n"), "{out}");
@@ -189,7 +189,7 @@ fn an_idle_keep_alive_connection_does_not_hold_up_the_stop() {
     let mut client = instance.client();
     client.send("HEAD /a.txt HTTP/1.1\r\nHost: x\r\n\r\n");
     client.expect("HTTP/1.1 200");
-    instance.admin(&["stop"]).expect(0).says("0 by force");
+    instance.admin(&["stop"]).expect(0).says("stopped in ");
     assert_eq!(instance.wait(), 0);
     // It was closed, and not reset.
     assert!(client.rest().ends_with("\r\n\r\n"));

@@ -33,7 +33,7 @@ fn a_supervisor_takes_its_settings_from_a_file() {
     let mut client = instance.client();
     client.greet();
     instance.err.wait_for("connection 1 from ");
-    instance.admin(&["stop"]).expect(5).says("1 by force");
+    instance.admin(&["stop"]).expect(5).says("1 forced");
     client.assert_told();
     assert_eq!(instance.wait(), 5);
 }

@@ -26,7 +26,7 @@ fn a_second_enter_closes_the_rest_at_once() {
     instance.err.wait_for("Enter: stopping, 1 client connected");
     pty.press(ENTER);
     assert_eq!(instance.wait(), 5);
-    assert!(instance.log().contains("Enter: closing 1 client by force"), "{}", instance.log());
+    assert!(instance.log().contains("Enter: closing 1 client now"), "{}", instance.log());
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn every_command_that_the_help_names_is_carried_out() {
         (&["manual", pages], 0, ""),
         (&["drain"], 0, "not ready"),
         (&["resume"], 0, "ready for new clients"),
-        (&["close", "1", "--now"], 5, "is closed by force"),
+        (&["close", "1", "--now"], 5, "forced"),
         (&["restart"], 0, "generation 2 serves"),
         (&["grace", "5"], 1, "there is no drain"),
         (&["help", "stop"], 0, "Usage"),
@@ -152,7 +152,7 @@ fn free_stops_the_supervisor_that_holds_the_port_and_its_clients_are_told() {
     drop(client);
     let answer = free.end().expect(0).json();
     assert_eq!(answer["stopped"][0]["name"], instance.name.as_str());
-    assert_eq!(answer["stopped"][0]["report"]["left"], 1);
+    assert_eq!(answer["stopped"][0]["report"]["disconnected"], 1);
     assert_eq!(instance.wait(), 0);
     instance.assert_port_is_free();
     home.admin(&["port", &port]).expect(3);
@@ -166,7 +166,7 @@ fn a_supervisor_whose_clients_stay_is_freed_by_force_with_exit_code_5() {
     let mut client = instance.client();
     client.greet();
     let port = instance.address.port().to_string();
-    home.admin(&["free", &port, "--now", "--yes"]).expect(5).says("1 by force");
+    home.admin(&["free", &port, "--now", "--yes"]).expect(5).says("1 forced");
     assert_eq!(instance.wait(), 5);
 }
 
@@ -204,7 +204,7 @@ fn two_hundred_clients_are_all_told() {
         client.assert_told();
     }
     let report = stop.end().expect(0).json()["report"].clone();
-    assert_eq!((report["told"].as_u64(), report["left"].as_u64()), (Some(200), Some(200)), "{report}");
+    assert_eq!((report["notified"].as_u64(), report["disconnected"].as_u64()), (Some(200), Some(200)), "{report}");
     assert_eq!(instance.wait(), 0);
 }
 
@@ -215,7 +215,7 @@ fn a_client_that_stays_is_closed_by_force_at_the_deadline() {
     let mut client = instance.client();
     client.greet();
     let stop = instance.admin(&["stop", "--grace", "0.3"]).expect(5);
-    stop.says("1 by force").says("told, but stayed");
+    stop.says("1 forced").says("was notified but did not disconnect");
     client.assert_told();
     assert_eq!(instance.wait(), 5);
     instance.assert_port_is_free();

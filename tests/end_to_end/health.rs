@@ -170,7 +170,7 @@ fn during_a_drain_it_is_alive_and_not_ready_and_the_port_is_free_when_that_ends(
     assert_eq!(health.get("/live"), (200, "alive\n".into()));
     let metrics = health.get("/metrics").1;
     assert_eq!((state(&metrics).as_str(), value(&metrics, "ready")), ("draining", 0.0));
-    assert_eq!((value(&metrics, "drain_connections"), value(&metrics, "connections_told_total")), (1.0, 1.0));
+    assert_eq!((value(&metrics, "drain_connections"), value(&metrics, "connections_notified_total")), (1.0, 1.0));
     assert!(value(&metrics, "drain_remaining_seconds") > 100.0);
     drop(client);
     stop.end().expect(0);

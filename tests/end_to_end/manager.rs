@@ -428,7 +428,7 @@ fn systemd_socket_activate_starts_it_for_the_first_client_who_gets_an_answer() {
     let stop = home.spawn(stop_command);
     client.assert_told();
     drop(client);
-    stop.end().expect(0).says("1 told, 1 left");
+    stop.end().expect(0).says("1 notified, 1 disconnected");
     assert_eq!(process.wait(), 0);
 }
 

@@ -72,7 +72,7 @@ fn a_grace_period_from_the_file_counts_for_the_generation_that_was_made_with_it(
     // Nobody has to wait for this one for long.
     let mut quiet = instance.client();
     quiet.get("/name");
-    instance.admin(&["restart"]).expect(0).says("1 closed, 0 by force");
+    instance.admin(&["restart"]).expect(0).says("1 closed, 0 forced");
     assert_eq!(quiet.rest(), "");
 }
 

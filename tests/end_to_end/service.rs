@@ -125,7 +125,7 @@ fn a_service_serves_is_stopped_by_the_service_manager_and_tells_its_clients() {
     let status = service.await_state(ServiceState::Stopped);
     assert_eq!(status.exit_code, ServiceExitCode::NO_ERROR);
     let log = service.log();
-    assert!(log.contains("service manager: stopping, 1 client") && log.contains("1 told, 1 left"), "{log}");
+    assert!(log.contains("service manager: stopping, 1 client") && log.contains("1 notified, 1 disconnected"), "{log}");
     TcpListener::bind(service.address).unwrap();
 
     service.start();
@@ -223,7 +223,7 @@ fn clients_that_are_closed_by_force_are_no_failure_of_the_service() {
     let status = service.await_state(ServiceState::Stopped);
     assert_eq!(status.exit_code, ServiceExitCode::NO_ERROR);
     let log = service.log();
-    assert!(log.contains("1 by force"), "{log}");
+    assert!(log.contains("1 forced"), "{log}");
 }
 
 #[test]

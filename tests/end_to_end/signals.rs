@@ -31,7 +31,7 @@ fn a_second_signal_closes_the_rest_at_once() {
         instance.err.wait_for("stopping, 1 client connected");
         instance.signal(second);
         assert_eq!(instance.wait(), 5, "{first}, {second}");
-        let expected = format!("{second} (from pid {}): closing 1 client by force", std::process::id());
+        let expected = format!("{second} (from pid {}): closing 1 client now", std::process::id());
         assert!(instance.log().contains(&expected), "{}", instance.log());
     }
 }
@@ -48,7 +48,7 @@ fn enter_after_a_signal_closes_the_rest_at_once() {
     client.assert_told();
     instance.write("\n");
     assert_eq!(instance.wait(), 5);
-    assert!(instance.log().contains("Enter: closing 1 client by force"), "{}", instance.log());
+    assert!(instance.log().contains("Enter: closing 1 client now"), "{}", instance.log());
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_signal_after_admin_cli_closes_the_rest_at_once() {
     client.assert_told();
     instance.signal(SIGINT);
     assert_eq!(instance.wait(), 5);
-    stop.end().expect(5).says("1 by force");
+    stop.end().expect(5).says("1 forced");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_json_log_has_one_object_a_line_and_names_the_trigger() {
     let events: Vec<&str> = objects.iter().map(|object| object["event"].as_str().unwrap()).collect();
     assert_eq!(events, ["listening", "connected", "stopping", "ended", "stopped"], "{log}");
     assert!(objects[2]["by"].as_str().unwrap().starts_with("SIGTERM"), "{log}");
-    assert_eq!((&objects[4]["told"], &objects[4]["forced"]), (&1.into(), &0.into()), "{log}");
+    assert_eq!((&objects[4]["notified"], &objects[4]["forced"]), (&1.into(), &0.into()), "{log}");
 }
 
 #[test]

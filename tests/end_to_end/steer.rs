@@ -143,8 +143,8 @@ fn one_connection_is_closed_and_the_others_stay() {
     let close = instance.admin_begins(&["close", &first]);
     clients[0].assert_told();
     drop(clients.remove(0));
-    close.end().expect(0).says(&format!("connection {first} has left"));
-    instance.admin(&["close", &second, "--now"]).expect(5).says("is closed by force");
+    close.end().expect(0).says(&format!("connection {first} disconnected"));
+    instance.admin(&["close", &second, "--now"]).expect(5).says("forced");
     let closed = instance.admin(&["close", &first, "--json"]).expect(1).json();
     assert_eq!(closed["code"], "no_connection");
     instance.assert_serves();
@@ -168,20 +168,20 @@ fn a_drain_that_is_held_up_is_looked_into_lengthened_and_ended_client_by_client(
     };
     eventually("three are left", || held_up_by().len() == 3);
     let ids: Vec<_> = held_up_by().iter().map(|connection| connection["id"].to_string()).collect();
-    assert!(held_up_by().iter().all(|connection| connection["activity"] == "leaving"));
+    assert!(held_up_by().iter().all(|connection| connection["activity"] == "draining"));
     instance.admin(&["grace", HUGE]).expect(0).says("3 clients still connected");
     instance.admin(&["close", &ids[0], "--now"]).expect(5);
     instance.admin(&["close", &ids[1], "--grace", "0.1"]).expect(5);
     drop(clients);
-    stop.end().expect(0).says(&format!("{many} told, {} left, 2 closed, 0 by force", many - 2));
+    stop.end().expect(0).says(&format!("{many} notified, {} disconnected, 2 closed, 0 forced", many - 2));
     assert_eq!(instance.wait(), 0);
     let story = [
         &format!("stopping, {many} clients"),
         "the grace period ends in 600 s",
         &format!("closing connection {}", ids[0]),
-        &format!("connection {} is closed by force", ids[0]),
+        &format!("connection {} forced", ids[0]),
         &format!("closing connection {}", ids[1]),
-        &format!("connection {} is closed by force", ids[1]),
+        &format!("connection {} forced", ids[1]),
         "stopped in",
     ];
     for told in [instance.log(), follower.end().expect(0).out] {

@@ -114,7 +114,7 @@ impl Stage {
 fn no_client(trigger: Trigger) {
     let stage = Stage::set(trigger, &["echo", "--grace", HUGE]);
     let admin = stage.stop();
-    stage.ends(admin.as_ref(), 0, "0 told, 0 left, 0 closed, 0 by force");
+    stage.ends(admin.as_ref(), 0, "stopped in ");
 }
 
 fn idle_client(trigger: Trigger) {
@@ -124,7 +124,7 @@ fn idle_client(trigger: Trigger) {
     let admin = stage.stop();
     client.assert_told();
     drop(client);
-    stage.ends(admin.as_ref(), 0, "1 told, 1 left, 0 closed, 0 by force");
+    stage.ends(admin.as_ref(), 0, "1 notified, 1 disconnected, 0 closed, 0 forced");
 }
 
 fn idle_client_that_stays(trigger: Trigger) {
@@ -133,7 +133,7 @@ fn idle_client_that_stays(trigger: Trigger) {
     client.greet();
     let admin = stage.stop();
     client.assert_told();
-    stage.ends(admin.as_ref(), 5, "1 told, 0 left, 0 closed, 1 by force");
+    stage.ends(admin.as_ref(), 5, "1 notified, 0 disconnected, 0 closed, 1 forced");
 }
 
 /// A client in the middle of a line, and the server knows it.
@@ -159,14 +159,14 @@ fn busy_client_that_ends_its_line(trigger: Trigger) {
     assert!(rest.ends_with("row another one today.\nSHUTDOWN\n"), "{rest:?}");
     assert_eq!(rest.matches("SHUTDOWN").count(), 1, "{rest:?}");
     drop(client);
-    stage.ends(admin.as_ref(), 0, "1 told, 1 left, 0 closed, 0 by force");
+    stage.ends(admin.as_ref(), 0, "1 notified, 1 disconnected, 0 closed, 0 forced");
 }
 
 fn busy_client_that_does_not(trigger: Trigger) {
     let stage = Stage::set(trigger, &["command", "--grace", "0.3"]);
     let mut client = busy_client(&stage);
     let admin = stage.stop();
-    stage.ends(admin.as_ref(), 5, "0 told, 0 left, 0 closed, 1 by force");
+    stage.ends(admin.as_ref(), 5, "0 notified, 0 disconnected, 0 closed, 1 forced");
     let log = stage.instance.log();
     assert!(log.contains("in the middle of a message"), "{log}");
     assert!(!client.try_rest().unwrap_or_default().contains("SHUTDOWN"), "told in the middle of a line");
@@ -184,7 +184,7 @@ fn client_that_never_reads(trigger: Trigger) {
     };
     assert!(matches!(full.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{full}");
     let admin = stage.stop();
-    stage.ends(admin.as_ref(), 5, "1 by force");
+    stage.ends(admin.as_ref(), 5, "1 forced");
 }
 
 /// Who is connected when the stop begins is told, also if nobody has accepted it yet. Who comes later is told, too, or
@@ -220,7 +220,7 @@ fn clients_that_connect_in_that_instant(trigger: Trigger) {
         }
         let _ = client.0.flush();
     }
-    stage.ends(admin.as_ref(), 0, "0 by force");
+    stage.ends(admin.as_ref(), 0, "0 forced");
 }
 
 macro_rules! with_every_client {

@@ -89,7 +89,7 @@ fn restarts_under_load_lose_no_request_of_one_request_connections() {
 fn restarts_under_load_lose_no_request_of_kept_alive_connections() {
     let report = restart_thread_under_load(Mode::KeptAlive);
     // Each connection got to know of its end by an answer: none was closed behind its client's back.
-    assert!(report.told >= restarts(8) && report.found_closed == 0, "{report}");
+    assert!(report.notified >= restarts(8) && report.found_closed == 0, "{report}");
 }
 
 /// The old program is stopped, and there are always connections whose requests are on their way.
@@ -184,7 +184,7 @@ fn restart_with_clients(instance: &Instance) {
     let restart = instance.admin_begins(&["restart"]);
     clients.iter_mut().for_each(|client| client.assert_told());
     drop(clients);
-    restart.end().expect(0).says("3 told, 3 left, 0 closed, 0 by force");
+    restart.end().expect(0).says("3 notified, 3 disconnected, 0 closed, 0 forced");
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn what_a_newer_supervisor_calls_its_state_is_shown_as_it_is() {
 fn a_newer_supervisor_can_be_stopped_with_events_and_words_that_are_new() {
     let home = Home::new();
     let report = json!({
-        "by": "x", "told": 1, "left": 0, "closed": 0, "forced": 1, "stuck": 0, "took_ms": 5, "connections": [connection()]
+        "by": "x", "notified": 1, "disconnected": 0, "closed": 0, "forced": 1, "stuck": 0, "took_ms": 5, "connections": [connection()]
     });
     let answer = [
         json!({ "event": "eclipse", "of": "the moon" }),
@@ -70,7 +70,7 @@ fn a_newer_supervisor_can_be_stopped_with_events_and_words_that_are_new() {
     ];
     let socket = pretend(&home, "99.0.0", &answer);
     let ended = home.admin(&["--socket", &socket, "stop"]).expect(5);
-    ended.says("1 by force").says("connection 7 from 127.0.0.1:50000, dreaming");
+    ended.says("1 forced").says("connection 7 from 127.0.0.1:50000, dreaming");
 }
 
 #[test]

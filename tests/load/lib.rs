@@ -189,7 +189,7 @@ pub struct Report {
     /// Connections that were made.
     pub connections: u64,
     /// Answers after which the server wanted to end a connection that was to be kept.
-    pub told: u64,
+    pub notified: u64,
     /// Kept connections that were found closed before a request was sent: nothing was lost.
     pub found_closed: u64,
     /// How often the system had no port for a connection, and it was tried again. No request had begun, so none is
@@ -241,7 +241,7 @@ impl Report {
             *self.other.entry(kind).or_default() += count;
         }
         self.connections += report.connections;
-        self.told += report.told;
+        self.notified += report.notified;
         self.found_closed += report.found_closed;
         self.no_port += report.no_port;
         self.slowest = self.slowest.max(report.slowest);
@@ -268,8 +268,8 @@ impl fmt::Display for Report {
         }
         write!(
             formatter,
-            "; {} connections, {} told, {} found closed, {} times no port, slowest {:.1?}",
-            self.connections, self.told, self.found_closed, self.no_port, self.slowest
+            "; {} connections, {} notified, {} found closed, {} times no port, slowest {:.1?}",
+            self.connections, self.notified, self.found_closed, self.no_port, self.slowest
         )
     }
 }
@@ -390,7 +390,7 @@ impl Client {
             }
             Mode::KeptAlive => {
                 if close {
-                    self.report.told += 1;
+                    self.report.notified += 1;
                     self.stream = None;
                 }
                 Ok(Fate::Answered)
@@ -617,7 +617,7 @@ mod tests {
         });
         let report = one(address, Mode::KeptAlive).run(30);
         assert!(report.lost() == 0 && report.found_closed == 0, "{report}");
-        assert_eq!(report.told, report.answered / 3, "{report}");
+        assert_eq!(report.notified, report.answered / 3, "{report}");
         assert_eq!(report.connections, report.answered.div_ceil(3), "{report}");
     }
 

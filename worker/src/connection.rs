@@ -258,7 +258,7 @@ impl Connection {
         }
         let outcome = match self.state {
             State::Open => match served {
-                Err(error) if is_gone(error) => Outcome::Left,
+                Err(error) if is_gone(error) => Outcome::Disconnected,
                 Ok(()) | Err(_) => Outcome::Closed,
             },
             State::Abandoned => {
@@ -266,7 +266,7 @@ impl Connection {
                 self.discard_until_closed(Some(LINGER));
                 Outcome::Closed
             }
-            State::ClientLeft => Outcome::Left,
+            State::ClientLeft => Outcome::Disconnected,
             State::MustTell => match &self.shared.notice {
                 None => Outcome::Closed,
                 Some(notice) => match write_with(&self.entry, |mut stream| stream.write_all(notice)) {
@@ -274,7 +274,7 @@ impl Connection {
                         drain::told(&self.shared.registry, &self.entry);
                         self.discard_until_closed(None)
                     }
-                    Err(_) => Outcome::Left,
+                    Err(_) => Outcome::Disconnected,
                 },
             },
             State::Told => self.discard_until_closed(None),
@@ -293,10 +293,10 @@ impl Connection {
                 return Outcome::Closed;
             }
             match self.receive(left, Wait::ForMore) {
-                Ok(0) => return Outcome::Left,
+                Ok(0) => return Outcome::Disconnected,
                 Ok(_) => {}
                 Err(error) if is_timeout(&error) => {}
-                Err(_) => return Outcome::Left,
+                Err(_) => return Outcome::Disconnected,
             }
         }
     }

@@ -27,13 +27,13 @@ pub const FIRST_MESSAGE_WAIT: Duration = Duration::from_millis(250);
 /// What became of the connections when a server stopped.
 ///
 /// Each connection that was open when the stop began, or was accepted from the queue after it, is counted once as
-/// left, closed or forced.
+/// disconnected, closed or forced.
 #[derive(Debug, Clone, Default)]
 pub struct DrainReport {
     /// Clients that got the notice.
-    pub told: usize,
-    /// Clients that left by themselves.
-    pub left: usize,
+    pub notified: usize,
+    /// Clients that disconnected.
+    pub disconnected: usize,
     /// Connections that were closed with nothing owed to their clients.
     pub closed: usize,
     /// Connections that were closed by force at the deadline, as they were at that moment.
@@ -82,8 +82,8 @@ pub(crate) fn drain(shared: &Shared) -> DrainReport {
     force(&mut live, &mut forced, &mut given_up, |_, _| true);
     live = wait_until_empty(shared, live, given_up, now + PATIENCE);
     DrainReport {
-        told: registry.told() - live.stop.map_or(0, |stop| stop.told_before),
-        left: live.counts.left,
+        notified: registry.told() - live.stop.map_or(0, |stop| stop.told_before),
+        disconnected: live.counts.disconnected,
         closed: live.counts.closed,
         forced,
         stuck: live.connections.values().map(|entry| entry.info()).collect(),

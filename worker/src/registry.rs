@@ -14,8 +14,8 @@ use crate::turn::{Phase, Turn};
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The client left by itself.
-    Left,
+    /// The client disconnected.
+    Disconnected,
     /// The server closed it, and owed its client nothing.
     Closed,
     /// The server closed it at the deadline of a drain, although it was still in use.
@@ -29,8 +29,8 @@ pub enum Activity {
     Idle,
     /// It works on a message.
     Busy,
-    /// Its client has been told that the server goes away, or is about to be.
-    Leaving,
+    /// Its client has been notified that the server goes away, or is about to be.
+    Draining,
 }
 
 /// A connection as seen from outside.
@@ -57,12 +57,12 @@ pub struct Counts {
     pub now: usize,
     /// Accepted since the start, the open ones included.
     pub total: u64,
-    /// Turned away because there were too many.
+    /// Refused because there were too many.
     pub refused: u64,
-    /// Told that the server goes away, in a drain or each for itself.
-    pub told: usize,
-    /// Left by themselves during a drain.
-    pub left: usize,
+    /// Notified that the server goes away, in a drain or each for itself.
+    pub notified: usize,
+    /// Disconnected by their clients during a drain.
+    pub disconnected: usize,
     /// Closed during a drain with nothing owed to them.
     pub closed: usize,
     /// Closed by force, at the deadline of a drain or of their own.
@@ -104,7 +104,7 @@ impl Entry {
             activity: match self.turn.phase() {
                 Phase::Idle => Activity::Idle,
                 Phase::Busy => Activity::Busy,
-                Phase::Leaving => Activity::Leaving,
+                Phase::Leaving => Activity::Draining,
             },
             received: self.received.load(Ordering::Relaxed),
             sent: self.sent.load(Ordering::Relaxed),
@@ -207,7 +207,7 @@ impl Registry {
         let by_drain = entry.forced.load(Ordering::SeqCst) && !entry.ordered.load(Ordering::SeqCst);
         if live.stop.is_some() && !by_drain {
             match outcome {
-                Outcome::Left => live.counts.left += 1,
+                Outcome::Disconnected => live.counts.disconnected += 1,
                 Outcome::Closed | Outcome::Forced => live.counts.closed += 1,
             }
         }
@@ -292,7 +292,7 @@ impl Registry {
 
     pub(crate) fn counts(&self) -> Counts {
         let live = self.lock();
-        Counts { now: live.connections.len(), told: self.told(), ..live.counts }
+        Counts { now: live.connections.len(), notified: self.told(), ..live.counts }
     }
 
     pub(crate) fn told(&self) -> usize {

@@ -314,7 +314,7 @@ impl Master {
     fn log_moved(&self, by: &Trigger, grace: Duration, left: usize) {
         let left = clients(left);
         let message = match (&self.identity.program, grace.is_zero()) {
-            (None, true) => format!("{by}: closing {left} by force"),
+            (None, true) => format!("{by}: closing {left} now"),
             (None, false) => format!("{by}: the grace period ends in {}, {left} still connected", seconds(grace)),
             (Some(_), true) => format!("{by}: killing what is left of the program"),
             (Some(_), false) => format!("{by}: the grace period ends in {}", seconds(grace)),
@@ -379,7 +379,7 @@ impl Master {
     /// Of an old generation, or of the stop.
     fn log_report(&self, generation: Option<u64>, report: &protocol::Report) {
         for connection in &report.connections {
-            let message = format!("closed by force: {}", text::describe_forced(connection));
+            let message = format!("forced: {}", text::describe_forced(connection));
             let fields = [("id", connection.id.into()), ("peer", connection.peer.to_string().into())];
             self.identity.log.line(Level::Warning, "forced", message, fields);
         }
@@ -389,8 +389,8 @@ impl Master {
         };
         let fields = [
             ("generation", generation.into()),
-            ("told", report.told.into()),
-            ("left", report.left.into()),
+            ("notified", report.notified.into()),
+            ("disconnected", report.disconnected.into()),
             ("closed", report.closed.into()),
             ("forced", report.forced.into()),
             ("stuck", report.stuck.into()),

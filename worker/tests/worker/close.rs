@@ -18,7 +18,7 @@ fn a_client_that_is_to_be_closed_is_told_and_the_others_stay() {
     second.expect_last("SHUTDOWN\n");
     drop(second);
     let closed = closing.join().unwrap().unwrap();
-    assert_eq!((closed.connection.id, closed.outcome, closed.stuck), (2, Outcome::Left, false));
+    assert_eq!((closed.connection.id, closed.outcome, closed.stuck), (2, Outcome::Disconnected, false));
     clients[0].send("still there");
     clients[0].expect("still there");
     assert!(server.close(2, HUGE).is_none(), "it was closed twice");
@@ -27,7 +27,7 @@ fn a_client_that_is_to_be_closed_is_told_and_the_others_stay() {
     server.stop(HUGE);
     // What was before the stop is not in its report.
     let report = server.join();
-    assert_eq!((report.told, report.left), (0, 0), "{report:?}");
+    assert_eq!((report.notified, report.disconnected), (0, 0), "{report:?}");
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_client_in_the_middle_of_a_message_gets_its_answer_first() {
     drop(open);
     client.expect_last(".BYE");
     drop(client);
-    assert_eq!(closing.join().unwrap().unwrap().outcome, Outcome::Left);
+    assert_eq!(closing.join().unwrap().unwrap().outcome, Outcome::Disconnected);
 }
 
 #[test]
@@ -88,8 +88,8 @@ fn one_that_is_closed_during_a_drain_is_none_that_the_drain_had_to_force() {
     server.stop(HUGE);
     clients[0].expect_last("SHUTDOWN\n");
     let closed = server.close(1, Duration::ZERO).unwrap();
-    assert_eq!((closed.outcome, closed.connection.activity), (Outcome::Forced, Activity::Leaving));
+    assert_eq!((closed.outcome, closed.connection.activity), (Outcome::Forced, Activity::Draining));
     drop(clients);
     let report = server.join();
-    assert_eq!((report.told, report.left, report.closed, report.forced.len()), (2, 1, 1, 0));
+    assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (2, 1, 1, 0));
 }

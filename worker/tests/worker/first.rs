@@ -65,7 +65,7 @@ fn a_client_that_has_just_connected_is_answered_though_its_message_comes_during_
         wait_until_one_is_told(&server);
         let in_time = before.answered(client, "x");
         let report = server.join();
-        assert_eq!((report.left + report.closed, report.forced.len()), (2, 0));
+        assert_eq!((report.disconnected + report.closed, report.forced.len()), (2, 0));
         in_time
     });
 }

@@ -16,9 +16,9 @@ fn a_client_that_was_told_and_stays_is_forced_at_the_deadline_and_named() {
     let mut stays = server.idle_clients(1).remove(0);
     server.stop(Duration::from_millis(100));
     let report = server.join();
-    assert_eq!((report.told, report.left, report.closed), (1, 0, 0));
+    assert_eq!((report.notified, report.disconnected, report.closed), (1, 0, 0));
     assert_eq!(report.forced.iter().map(|forced| forced.peer).collect::<Vec<_>>(), [stays.address()]);
-    assert_eq!(report.forced[0].activity, Activity::Leaving);
+    assert_eq!(report.forced[0].activity, Activity::Draining);
     assert_eq!(report.stuck.len(), 0);
     assert!(report.took >= Duration::from_millis(100), "it was forced before the deadline");
     stays.expect_last("SHUTDOWN\n");
@@ -32,7 +32,7 @@ fn a_client_in_the_middle_of_a_message_is_forced_at_the_deadline_and_named() {
     server.wait_for_message(2);
     server.stop(Duration::from_millis(100));
     let report = server.join();
-    assert_eq!((report.told, report.left, report.closed), (0, 0, 0));
+    assert_eq!((report.notified, report.disconnected, report.closed), (0, 0, 0));
     assert_eq!(report.forced.iter().map(|forced| forced.peer).collect::<Vec<_>>(), [stays.address()]);
     assert_eq!((report.forced[0].activity, report.forced[0].received), (Activity::Busy, 2));
     assert_eq!(report.stuck.len(), 0);
@@ -65,7 +65,7 @@ fn the_deadline_can_be_brought_forward_during_the_drain() {
     stays.expect_last("SHUTDOWN\n");
     server.stop(Duration::from_millis(10));
     let report = server.join();
-    assert_eq!((report.told, report.forced.len()), (1, 1));
+    assert_eq!((report.notified, report.forced.len()), (1, 1));
 }
 
 #[test]
@@ -82,10 +82,10 @@ fn the_deadline_can_be_put_off_during_the_drain() {
     while Instant::now() < first + Duration::from_millis(100) {
         std::thread::sleep(first + Duration::from_millis(100) - Instant::now());
     }
-    server.wait_for(1, Activity::Leaving);
+    server.wait_for(1, Activity::Draining);
     drop(stays);
     let report = server.join();
-    assert_eq!((report.left, report.forced.len()), (1, 0));
+    assert_eq!((report.disconnected, report.forced.len()), (1, 0));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_stop_without_grace_during_the_drain_closes_by_force_at_once() {
     stays.iter_mut().for_each(|client| client.expect_last("SHUTDOWN\n"));
     server.stop(Duration::ZERO);
     let report = server.join();
-    assert_eq!((report.told, report.forced.len(), report.stuck.len()), (3, 3, 0));
+    assert_eq!((report.notified, report.forced.len(), report.stuck.len()), (3, 3, 0));
 }
 
 #[test]
@@ -121,8 +121,8 @@ fn a_stop_without_grace_still_tells_idle_clients() {
     server.stop(Duration::ZERO);
     clients.iter_mut().for_each(|client| client.expect_last("SHUTDOWN\n"));
     let report = server.join();
-    assert_eq!(report.told, 3);
-    assert_eq!(report.forced.len() + report.left, 3);
+    assert_eq!(report.notified, 3);
+    assert_eq!(report.forced.len() + report.disconnected, 3);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_grace_period_longer_than_a_clock_can_count_is_as_good_as_for_ever() {
     server.stop(Duration::MAX);
     client.expect_last("SHUTDOWN\n");
     drop(client);
-    assert_eq!(server.join().left, 1);
+    assert_eq!(server.join().disconnected, 1);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_connection_that_ends_at_the_deadline_is_counted_once() {
         }
         drop(clients);
         let report = server.join();
-        assert_eq!(report.left + report.closed + report.forced.len(), 20, "{report:?}");
+        assert_eq!(report.disconnected + report.closed + report.forced.len(), 20, "{report:?}");
     }
 }
 
@@ -199,7 +199,10 @@ fn of_many_clients_that_stay_each_is_closed_once_and_no_thread_is_left_when_they
         server.stop(Duration::from_millis(50));
         let report = server.join();
         let (closed, forced) = if has_notice { (0, MANY) } else { (MANY, 0) };
-        assert_eq!((report.left, report.closed, report.forced.len(), report.stuck.len()), (0, closed, forced, 0));
+        assert_eq!(
+            (report.disconnected, report.closed, report.forced.len(), report.stuck.len()),
+            (0, closed, forced, 0)
+        );
         // They hear of the end before they have closed.
         clients.iter_mut().for_each(|client| client.expect_last(if has_notice { "SHUTDOWN\n" } else { "" }));
         drop(clients);

@@ -84,7 +84,12 @@ mod descriptors {
                 "stop" => {
                     server.stop(HUGE);
                     let report = server.join();
-                    return say(&format!("told {} left {} forced {}", report.told, report.left, report.forced.len()));
+                    return say(&format!(
+                        "told {} left {} forced {}",
+                        report.notified,
+                        report.disconnected,
+                        report.forced.len()
+                    ));
                 }
                 other => panic!("{other}"),
             }
@@ -233,7 +238,7 @@ fn a_stop_wakes_the_server_though_no_descriptor_is_left() {
         server.stop(HUGE);
         client.expect_last("SHUTDOWN\n");
         drop(client);
-        assert_eq!(server.join().left, 1);
+        assert_eq!(server.join().disconnected, 1);
     });
 }
 

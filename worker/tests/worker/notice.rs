@@ -58,7 +58,7 @@ fn an_idle_client_gets_the_notice_and_then_the_end() {
     client.expect_last("SHUTDOWN\n");
     drop(client);
     let report = server.join();
-    assert_eq!((report.told, report.left, report.closed, report.forced.len()), (1, 1, 0, 0));
+    assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (1, 1, 0, 0));
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn a_client_between_its_message_and_the_answer_gets_the_answer_and_then_the_noti
     drop(open);
     client.expect_last(".SHUTDOWN\n");
     drop(client);
-    assert_eq!(server.join().told, 1);
+    assert_eq!(server.join().notified, 1);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_client_that_does_not_read_holds_up_neither_the_notice_to_others_nor_the_sto
     eventually("the other has left", || server.counts().now == 1);
     server.stop(Duration::ZERO);
     let report = server.join();
-    assert_eq!((report.told, report.left), (1, 1));
+    assert_eq!((report.notified, report.disconnected), (1, 1));
     assert_eq!(report.forced.iter().map(|forced| forced.peer).collect::<Vec<_>>(), [deaf.address()]);
     assert_eq!(report.forced[0].activity, Activity::Busy);
     assert_eq!(report.stuck.len(), 0);
@@ -116,12 +116,12 @@ fn an_idle_client_that_has_not_read_its_answers_gets_the_notice_behind_them() {
     other.expect_last("SHUTDOWN\n");
     drop(other);
     eventually("the other has left", || server.counts().now == 1);
-    assert_eq!(server.counts().told, 1, "the notice to the full one was written before there was room for it");
+    assert_eq!(server.counts().notified, 1, "the notice to the full one was written before there was room for it");
     let rest = full.rest();
     assert!(rest.ends_with(b"xSHUTDOWN\n"));
     drop(full);
     let report = server.join();
-    assert_eq!((report.told, report.left, report.forced.len()), (2, 2, 0));
+    assert_eq!((report.notified, report.disconnected, report.forced.len()), (2, 2, 0));
 }
 
 #[cfg(unix)]
@@ -136,7 +136,7 @@ fn an_idle_client_that_never_reads_is_forced_at_the_deadline_like_any_other() {
     server.wait_for(1, Activity::Idle);
     server.stop(Duration::from_millis(50));
     let report = server.join();
-    assert_eq!((report.told, report.left, report.closed), (0, 0, 0));
+    assert_eq!((report.notified, report.disconnected, report.closed), (0, 0, 0));
     assert_eq!((report.forced.len(), report.stuck.len()), (1, 0));
     drop(full);
 }
@@ -146,7 +146,7 @@ fn the_notice_survives_what_an_idle_client_still_sends() {
     let server = Running::start(Echo);
     let mut client = server.idle_clients(1).remove(0);
     server.stop(HUGE);
-    server.wait_for(1, Activity::Leaving);
+    server.wait_for(1, Activity::Draining);
     // It has not looked at what it was sent yet: this crosses the notice.
     for _ in 0..64 {
         client.send([b'x'; 65_536]);
@@ -155,7 +155,7 @@ fn the_notice_survives_what_an_idle_client_still_sends() {
     client.send("this too is read and thrown away");
     drop(client);
     let report = server.join();
-    assert_eq!((report.told, report.left, report.forced.len()), (1, 1, 0));
+    assert_eq!((report.notified, report.disconnected, report.forced.len()), (1, 1, 0));
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn the_notice_survives_input_that_a_busy_connection_has_not_read() {
     client.expect_last(".SHUTDOWN\n");
     drop(client);
     let report = server.join();
-    assert_eq!((report.told, report.left, report.forced.len()), (1, 1, 0));
+    assert_eq!((report.notified, report.disconnected, report.forced.len()), (1, 1, 0));
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_half_closed_client_gets_its_answer_during_a_drain_too() {
     client.expect_last(".SHUTDOWN\n");
     // It has closed its side: nothing has to be waited for.
     let report = server.join();
-    assert_eq!((report.told, report.left), (1, 1));
+    assert_eq!((report.notified, report.disconnected), (1, 1));
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn without_a_notice_idle_connections_are_closed_at_once() {
     server.wait_for(5, Activity::Idle);
     server.stop(HUGE);
     let stopped = server.join();
-    assert_eq!((stopped.told, stopped.left, stopped.closed, stopped.forced.len()), (0, 0, 5, 0));
+    assert_eq!((stopped.notified, stopped.disconnected, stopped.closed, stopped.forced.len()), (0, 0, 5, 0));
     clients.iter_mut().for_each(|client| client.expect_last(""));
 }
 

@@ -47,7 +47,7 @@ fn clients_that_wait_in_the_accept_queue_are_told() {
     clients.iter_mut().for_each(|client| client.expect_last("SHUTDOWN\n"));
     drop(clients);
     let report = server.join();
-    assert_eq!((report.told, report.left, report.closed, report.forced.len()), (50, 50, 0, 0));
+    assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (50, 50, 0, 0));
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn every_client_connected_before_the_stop_is_told_while_others_keep_connecting()
     let reset = fates.iter().filter(|&fate| *fate == Fate::Reset).count();
     assert_eq!(told + reset, fates.len(), "a client was closed without a word: {fates:?}");
     let report = server.join();
-    assert_eq!((report.told, report.forced.len()), (report.left, 0));
+    assert_eq!((report.notified, report.forced.len()), (report.disconnected, 0));
 }
 
 // Not on Windows: under Wine some thousand connections take longer than a test may.
@@ -149,13 +149,13 @@ fn the_port_can_be_bound_again_while_clients_are_still_draining() {
     let mut client = new.client();
     client.send("hello");
     client.expect("hello");
-    old.wait_for(1, Activity::Leaving);
+    old.wait_for(1, Activity::Draining);
     drop(stays);
-    assert_eq!(old.join().left, 1);
+    assert_eq!(old.join().disconnected, 1);
     new.stop(HUGE);
     client.expect_last("SHUTDOWN\n");
     drop(client);
-    assert_eq!(new.join().left, 1);
+    assert_eq!(new.join().disconnected, 1);
 }
 
 #[test]

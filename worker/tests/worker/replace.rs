@@ -39,7 +39,7 @@ fn the_successor_takes_all_who_come_and_the_old_one_ends_when_its_last_client_ha
     assert_eq!((old.counts().total, new.counts().total >= 1), (1, true));
     drop(client);
     let report = old.join();
-    assert_eq!((report.told, report.left, report.forced.len()), (1, 1, 0));
+    assert_eq!((report.notified, report.disconnected, report.forced.len()), (1, 1, 0));
     ask(&mut other, "?");
     new.stop(HUGE);
     other.expect_last("SHUTDOWN\n");
@@ -114,7 +114,7 @@ fn a_server_that_never_got_its_place_ends_without_touching_the_queue() {
     let (old, new) = pair(Echo, Echo);
     new.retire_by(Instant::now(), |_| {}).unwrap();
     new.open(None);
-    assert_eq!(new.join().told, 0);
+    assert_eq!(new.join().notified, 0);
     ask(&mut old.client(), "?");
     assert_eq!(old.counts().total, 1, "it was woken, though it did not accept");
     old.stop(HUGE);
@@ -197,7 +197,10 @@ fn a_server_thread_that_panics_lets_its_clients_go_and_the_successor_serves_the_
     let mut waiting = Client::connect(address);
     drop(client);
     let (message, drain) = failure(old);
-    assert_eq!((message.as_str(), drain.told, drain.left), ("the server thread panicked: on command", 1, 1));
+    assert_eq!(
+        (message.as_str(), drain.notified, drain.disconnected),
+        ("the server thread panicked: on command", 1, 1)
+    );
     assert_eq!((log.count("Failed"), log.count("finished")), (1, 1));
     let new = Running::on(listener, Server::new(Echo));
     ask(&mut waiting, "?");
@@ -252,7 +255,7 @@ fn the_clients_of_a_server_thread_that_hangs_are_told_all_the_same() {
     client.expect_last("SHUTDOWN\n");
     drop(client);
     let (message, drain) = failure(old);
-    assert_eq!((message.as_str(), drain.told), ("the server thread hangs: it takes no connections", 1));
+    assert_eq!((message.as_str(), drain.notified), ("the server thread hangs: it takes no connections", 1));
     // When it goes on after all, the client that it was busy with is told, too.
     drop(open);
     let mut its_last = its_last;
@@ -398,7 +401,7 @@ fn a_stop_takes_nobody_from_the_queue_of_a_shared_listener() {
     drop(open);
     its_last.expect_last("SHUTDOWN\n");
     drop(its_last);
-    assert_eq!(server.join().told, 1);
+    assert_eq!(server.join().notified, 1);
     let next = sharing(&listener);
     waiting.iter_mut().for_each(|client| client.expect("?"));
     drop(waiting);

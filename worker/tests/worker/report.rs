@@ -125,9 +125,9 @@ fn connections_say_who_they_are_and_what_they_did() {
     drop(client);
     eventually("it has left", || server.counts().now == 0);
     // What ended before the stop is not the drain's business.
-    assert_eq!(server.counts().left, 0);
+    assert_eq!(server.counts().disconnected, 0);
     server.stop(HUGE);
-    assert_eq!(server.join().left, 0);
+    assert_eq!(server.join().disconnected, 0);
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn stop_without_clients_ends_at_once() {
     let server = Running::start(Echo);
     server.stop(HUGE);
     let report = server.join();
-    assert_eq!((report.told, report.left, report.closed, report.forced.len()), (0, 0, 0, 0));
+    assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (0, 0, 0, 0));
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn stop_ends_when_the_last_client_leaves() {
         eventually("it has left", || server.counts().now == 2 - gone);
     }
     let report = server.join();
-    assert_eq!((report.told, report.left, report.closed, report.forced.len()), (3, 3, 0, 0));
+    assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (3, 3, 0, 0));
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn stop_waits_for_a_busy_client_to_finish_its_message() {
     assert!(rest.ends_with("another one today.\nSHUTDOWN\n"), "{rest}");
     drop(client);
     let report = server.join();
-    assert_eq!((report.told, report.left, report.forced.len()), (1, 1, 0));
+    assert_eq!((report.notified, report.disconnected, report.forced.len()), (1, 1, 0));
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn a_thousand_idle_clients_are_told_and_none_is_forced() {
         }
         drop(clients);
         let report = server.join();
-        assert_eq!((report.told, report.left, report.closed, report.forced.len()), (1_000, 1_000, 0, 0));
+        assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (1_000, 1_000, 0, 0));
         let _ = writeln!(std::io::stdout(), "1,000 clients: {:?}", report.took);
     };
     // Both ends of each connection are in one process, which needs more descriptors than many systems give at first.
@@ -103,7 +103,7 @@ fn a_handler_can_stop_its_own_server() {
     client.send("!");
     client.expect_last("bye\nSHUTDOWN\n");
     drop(client);
-    assert_eq!(server.join().left, 1);
+    assert_eq!(server.join().disconnected, 1);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn many_threads_can_stop_at_once_and_the_client_is_told_once() {
     client.expect_last("SHUTDOWN\n");
     drop(client);
     let report = server.join();
-    assert_eq!((report.told, report.left), (1, 1));
+    assert_eq!((report.notified, report.disconnected), (1, 1));
 }
 
 #[test]
