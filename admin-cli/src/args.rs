@@ -116,7 +116,7 @@ enum Command {
   admin-cli drain
   admin-cli drain --all")]
     Drain,
-    /// Say that it is ready again, and call off a stop with a delay
+    /// Say that it is ready again, and cancel a stop with a delay
     #[command(after_help = "Examples:
   admin-cli resume
   admin-cli --name web resume")]

@@ -299,7 +299,7 @@ fn answer(
     patience: Patience,
     progress: impl FnMut(Progress),
 ) -> Result<Answer, Failure> {
-    let answer = client::ask(&chosen.place, request, patience, progress);
+    let answer = client::ask(&chosen.paths, request, patience, progress);
     match answer.map_err(|error| Failure::asking(&chosen.label, &error))? {
         Answer::Error(refusal) => Err(Failure::refused(&chosen.label, &refusal)),
         answer => Ok(answer),
@@ -308,7 +308,7 @@ fn answer(
 
 /// An answer to another question.
 pub(crate) fn not_understood(chosen: &Chosen, answer: &Answer) -> Failure {
-    Failure::asking(&chosen.label, &AskError::NotUnderstood(json!(answer).to_string()))
+    Failure::asking(&chosen.label, &AskError::UnexpectedResponse(json!(answer).to_string()))
 }
 
 fn describe_status(status: &Status) -> String {

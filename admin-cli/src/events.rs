@@ -19,7 +19,7 @@ pub(crate) fn events(target: &Target, json: bool, events: &Events) -> Result<Exi
     // However long it follows, and however long its own reader takes.
     let patience = Patience { whole: None, ..Patience::short() };
     let mut last = events.since;
-    let heard = client::listen(&chosen.place, request, patience, |response| {
+    let heard = client::listen(&chosen.paths, request, patience, |response| {
         if let Response::Entry(entry) = &response {
             last = Some(entry.seq);
         }
@@ -34,7 +34,7 @@ pub(crate) fn events(target: &Target, json: bool, events: &Events) -> Result<Exi
         // If its own reader has gone away, as `head` does, that is no failure.
         (Ok(Err(error)), _) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::writing(&error)),
         (Ok(_), _) => Ok(Exit::Done),
-        (Err(AskError::HungUp), Some(last)) => {
+        (Err(AskError::Disconnected), Some(last)) => {
             let message =
                 format!("{whom}: it went away without its last word; ask for what came then with --since {last}");
             Err(Failure::new(Exit::NoAnswer, message))

@@ -44,9 +44,9 @@ impl Failure {
         let exit = match error {
             AskError::NotRunning => return Failure::new(Exit::NotRunning, format!("{whom} is not running")),
             AskError::NotPermitted(_) => Exit::NotPermitted,
-            AskError::Silent | AskError::HungUp => Exit::NoAnswer,
+            AskError::NoResponse | AskError::Disconnected => Exit::NoAnswer,
             AskError::GaveUp => Exit::GaveUp,
-            AskError::NotUnderstood(_) | AskError::OtherVersion(_) | AskError::Io(_) => Exit::Failed,
+            AskError::UnexpectedResponse(_) | AskError::OtherVersion(_) | AskError::Io(_) => Exit::Failed,
         };
         Failure::new(exit, format!("{whom}: {error}"))
     }
@@ -62,14 +62,14 @@ impl Failure {
             | ErrorCode::Stopping
             | ErrorCode::NotDraining
             | ErrorCode::NoConnection
-            | ErrorCode::CalledOff
+            | ErrorCode::Cancelled
             | ErrorCode::Other(_) => Exit::Failed,
         };
         let code = match refusal.code {
             ErrorCode::Stopping => Some("stopping"),
             ErrorCode::NotDraining => Some("not_draining"),
             ErrorCode::NoConnection => Some("no_connection"),
-            ErrorCode::CalledOff => Some("called_off"),
+            ErrorCode::Cancelled => Some("cancelled"),
             ErrorCode::BadRequest
             | ErrorCode::UnsupportedVersion
             | ErrorCode::NotPermitted

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mastercontrol::Exit;
 use mastercontrol::client::{self, AskError, Patience};
-use mastercontrol::instance::{self, InstanceName, Place};
+use mastercontrol::instance::{self, InstanceName, InstancePaths};
 use mastercontrol::protocol::{Answer, Request, Status};
 use mastercontrol::text;
 
@@ -19,7 +19,7 @@ const LOOK: Patience = Patience { first: Duration::from_secs(2), whole: Some(Dur
 /// A supervisor to talk to.
 #[derive(Debug)]
 pub(crate) struct Chosen {
-    pub(crate) place: Place,
+    pub(crate) paths: InstancePaths,
     /// What it is called in messages.
     pub(crate) label: String,
 }
@@ -44,7 +44,7 @@ impl Target {
             _ if self.all => Err(Failure::new(Exit::Usage, "this command is for one supervisor, not for all")),
             (Some(name), _, _) => named(name),
             (_, Some(socket), _) => Ok(Chosen {
-                place: Place::at(socket).map_err(|message| Failure::new(Exit::Usage, message))?,
+                paths: InstancePaths::at(socket).map_err(|message| Failure::new(Exit::Usage, message))?,
                 label: socket.display().to_string(),
             }),
             (_, _, Some(port)) => {
@@ -63,10 +63,10 @@ impl Target {
 /// All instances of this user that have a socket, in the order of their names.
 pub(crate) fn find() -> Result<Vec<Found>, Failure> {
     let names = instance::list().map_err(|error| Failure::system(&error))?;
-    let places = names.iter().map(|name| named(name).map(|chosen| chosen.place)).collect::<Result<Vec<_>, _>>()?;
+    let places = names.iter().map(|name| named(name).map(|chosen| chosen.paths)).collect::<Result<Vec<_>, _>>()?;
     // At the same time: one that hangs keeps nobody waiting for the others.
-    let looks: Vec<_> = places.into_iter().map(|place| thread::spawn(move || look(&place))).collect();
-    let looked = looks.into_iter().map(|look| look.join().unwrap_or(Err(AskError::HungUp)));
+    let looks: Vec<_> = places.into_iter().map(|paths| thread::spawn(move || look(&paths))).collect();
+    let looked = looks.into_iter().map(|look| look.join().unwrap_or(Err(AskError::Disconnected)));
     Ok(names.into_iter().zip(looked).map(|(name, status)| Found { name, status }).collect())
 }
 
@@ -84,16 +84,16 @@ fn nobody_has(port: u16, found: &[Found]) -> Failure {
     }
 }
 
-fn look(place: &Place) -> Result<Status, AskError> {
-    match client::ask(place, Request::Status {}, LOOK, |_| {})? {
+fn look(paths: &InstancePaths) -> Result<Status, AskError> {
+    match client::ask(paths, Request::Status {}, LOOK, |_| {})? {
         Answer::Status(status) => Ok(*status),
-        other => Err(AskError::NotUnderstood(format!("{other:?}"))),
+        other => Err(AskError::UnexpectedResponse(format!("{other:?}"))),
     }
 }
 
 pub(crate) fn named(name: &InstanceName) -> Result<Chosen, Failure> {
-    let place = Place::of(name).map_err(|message| Failure::new(Exit::Failed, message))?;
-    Ok(Chosen { place, label: name.to_string() })
+    let paths = InstancePaths::of(name).map_err(|message| Failure::new(Exit::Failed, message))?;
+    Ok(Chosen { paths, label: name.to_string() })
 }
 
 /// All that are running, in the order of their names.
@@ -138,7 +138,7 @@ impl Found {
     /// Removes what it has left, and says so. It is dead.
     pub(crate) fn clean(&self) -> Result<(), Failure> {
         let Found { name, .. } = self;
-        match named(name)?.place.clean() {
+        match named(name)?.paths.clean() {
             Ok(true) => output::message(&format!("removed what {name} has left")),
             Ok(false) => output::message(&format!("{name} is just starting, so nothing of it is removed")),
             Err(error) => {

@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use worker::{deadline_after, panic_message};
 
-use crate::event::{Event, Post};
+use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::server::{BUILD_LIMIT, Builder, Built, ProgramEnd, Settings};
 use crate::text::{Reason, Seconds, milliseconds};
@@ -158,10 +158,10 @@ pub(crate) struct Children {
     factory: Arc<Mutex<ProgramFactory>>,
     settings: Settings,
     log: Journal,
-    stock: Arc<Mutex<Stock>>,
+    sockets: Arc<Mutex<Sockets>>,
     overlaps: bool,
     host: Host,
-    post: Post,
+    events: EventSender,
     /// How long the last program that was to be started may take to be ready, in milliseconds.
     ready_within: Arc<AtomicU64>,
     /// How many builds are under way.
@@ -169,14 +169,14 @@ pub(crate) struct Children {
 }
 
 #[derive(Debug)]
-struct Stock {
+struct Sockets {
     /// None: it has been closed.
     sockets: Option<Vec<Socket>>,
     /// All that are not gone.
     programs: Vec<Weak<Running>>,
 }
 
-impl Stock {
+impl Sockets {
     fn alive(&self) -> impl Iterator<Item = Arc<Running>> {
         self.programs.iter().filter_map(Weak::upgrade)
     }
@@ -193,16 +193,16 @@ impl Children {
         sockets: Vec<Socket>,
         settings: Settings,
         log: Journal,
-        post: Post,
+        events: EventSender,
     ) -> io::Result<Children> {
         Ok(Children {
             factory: Arc::new(Mutex::new(factory)),
             settings,
             log,
             overlaps: !sockets.is_empty(),
-            stock: Arc::new(Mutex::new(Stock { sockets: Some(sockets), programs: Vec::new() })),
+            sockets: Arc::new(Mutex::new(Sockets { sockets: Some(sockets), programs: Vec::new() })),
             host: Host::new()?,
-            post,
+            events,
             ready_within: Arc::default(),
             under_way: Arc::default(),
         })
@@ -218,13 +218,13 @@ impl Children {
         let program =
             made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", panic_message(&*panic)).into()))?;
         self.ready_within.store(milliseconds(program.ready_within), Ordering::Relaxed);
-        let somebody_serves = self.stock().alive().any(|running| running.serves());
+        let somebody_serves = self.sockets().alive().any(|running| running.serves());
         let allowed = |end| program.may_have_ended(end, build, somebody_serves);
         let started = self.start(build, &program, self.log.with(settings.log))?;
         let ready = started.wait_until_ready(&program).and_then(|()| started.running.is_ready(allowed));
         match ready {
             Ok(()) => {
-                let server = Child::new(started.running.clone(), self.post.clone());
+                let server = Child::new(started.running.clone(), self.events.clone());
                 Ok((Built { server: Box::new(server), settings }, started.running))
             }
             Err(error) => Err(started.give_up(error)),
@@ -233,17 +233,17 @@ impl Children {
 
     /// One that has been started. If there shall be none any more, it is killed.
     fn started(&self, running: Arc<Running>, output: Option<Output>, steps: Receiver<Step>) -> Started {
-        let mut stock = self.stock();
-        if stock.sockets.is_none() {
+        let mut sockets = self.sockets();
+        if sockets.sockets.is_none() {
             running.kill();
         }
-        stock.programs.retain(|running| running.strong_count() > 0);
-        stock.programs.push(Arc::downgrade(&running));
+        sockets.programs.retain(|running| running.strong_count() > 0);
+        sockets.programs.push(Arc::downgrade(&running));
         Started { running, output, steps }
     }
 
-    fn stock(&self) -> MutexGuard<'_, Stock> {
-        lock(&self.stock)
+    fn sockets(&self) -> MutexGuard<'_, Sockets> {
+        lock(&self.sockets)
     }
 }
 
@@ -252,24 +252,24 @@ impl Builder for Children {
         let children = self.clone();
         self.under_way.fetch_add(1, Ordering::SeqCst);
         let thread = thread::Builder::new().name("builder".into()).spawn(move || {
-            let post = &children.post;
+            let events = &children.events;
             // Without master control there is nobody to tell, and what was built is dropped.
             let made = children.make(build);
             // Before it is told: whoever hears of it may look.
             children.under_way.fetch_sub(1, Ordering::SeqCst);
             let _ = match made {
                 Ok((built, running)) => {
-                    let sent = post.send(Event::Built { build, built: Ok(built) });
-                    running.speak(post);
+                    let sent = events.send(Event::Built { build, built: Ok(built) });
+                    running.start_reporting(events);
                     sent
                 }
-                Err(error) => post.send(Event::Built { build, built: Err(error) }),
+                Err(error) => events.send(Event::Built { build, built: Err(error) }),
             };
         });
         if let Err(error) = thread {
             self.under_way.fetch_sub(1, Ordering::SeqCst);
             let built = Err(lacking("a thread to build it", &error));
-            let _ = self.post.send(Event::Built { build, built });
+            let _ = self.events.send(Event::Built { build, built });
         }
     }
 
@@ -287,10 +287,10 @@ impl Builder for Children {
     }
 
     fn close(&mut self) {
-        let mut stock = self.stock();
-        stock.sockets.take();
+        let mut sockets = self.sockets();
+        sockets.sockets.take();
         // Nobody needs what is not ready yet.
-        for running in stock.alive() {
+        for running in sockets.alive() {
             running.kill_unless_ready();
         }
     }
@@ -298,7 +298,7 @@ impl Builder for Children {
 
 impl fmt::Debug for Children {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Children").field("stock", &self.stock).finish_non_exhaustive()
+        formatter.debug_struct("Children").field("stock", &self.sockets).finish_non_exhaustive()
     }
 }
 
@@ -406,13 +406,13 @@ mod tests {
             ready,
             ready_within: Duration::ZERO,
         };
-        let (well, badly) = (ProgramEnd::Exited(0), ProgramEnd::Exited(3));
+        let (clean, badly) = (ProgramEnd::Exited(0), ProgramEnd::Exited(3));
         for (end, build, somebody_serves, may) in [
-            (well, 1, false, true),
+            (clean, 1, false, true),
             (badly, 1, false, true),
-            (well, 2, true, false),
+            (clean, 2, true, false),
             (badly, 2, true, false),
-            (well, 2, false, true),
+            (clean, 2, false, true),
             (badly, 2, false, false),
         ] {
             let at_once = program(Ready::AtOnce).may_have_ended(end, build, somebody_serves);

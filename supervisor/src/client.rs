@@ -14,8 +14,8 @@ use worker::deadline_after;
 
 use crate::VERSION;
 #[cfg(unix)]
-use crate::impatient::Impatient;
-use crate::instance::Place;
+use crate::deadline_reader::DeadlineReader;
+use crate::instance::InstancePaths;
 use crate::protocol::{self, Answer, ErrorCode, LineError, Progress, Request, Response};
 use crate::text::Reason;
 
@@ -42,13 +42,13 @@ pub enum AskError {
     /// The system does not let this user in.
     NotPermitted(io::Error),
     /// It did not say anything in time.
-    Silent,
+    NoResponse,
     /// It did not come to an end in time; it goes on.
     GaveUp,
     /// It ended the conversation without a result.
-    HungUp,
+    Disconnected,
     /// It said something that is not of the protocol.
-    NotUnderstood(String),
+    UnexpectedResponse(String),
     /// It does not understand this program, or this program does not understand it, and it has another version.
     OtherVersion(String),
     /// The connection failed.
@@ -60,10 +60,10 @@ impl fmt::Display for AskError {
         match self {
             AskError::NotRunning => write!(formatter, "nobody listens there"),
             AskError::NotPermitted(error) => write!(formatter, "not permitted: {}", Reason(error)),
-            AskError::Silent => write!(formatter, "it does not answer"),
+            AskError::NoResponse => write!(formatter, "it does not answer"),
             AskError::GaveUp => write!(formatter, "gave up waiting; it goes on"),
-            AskError::HungUp => write!(formatter, "it went away without an answer"),
-            AskError::NotUnderstood(line) => write!(formatter, "it answered something unknown: {line}"),
+            AskError::Disconnected => write!(formatter, "it went away without an answer"),
+            AskError::UnexpectedResponse(line) => write!(formatter, "it answered something unknown: {line}"),
             AskError::OtherVersion(theirs) if is_older(theirs, VERSION) => write!(
                 formatter,
                 "the supervisor is older ({theirs}) than this program ({VERSION}), and does not know what was asked \
@@ -84,10 +84,10 @@ impl std::error::Error for AskError {
         match self {
             AskError::NotPermitted(error) | AskError::Io(error) => Some(error),
             AskError::NotRunning
-            | AskError::Silent
+            | AskError::NoResponse
             | AskError::GaveUp
-            | AskError::HungUp
-            | AskError::NotUnderstood(_)
+            | AskError::Disconnected
+            | AskError::UnexpectedResponse(_)
             | AskError::OtherVersion(_) => None,
         }
     }
@@ -120,12 +120,12 @@ impl Patience {
 /// # Errors
 /// When there is no answer in time, or none that is understood.
 pub fn ask(
-    place: &Place,
+    paths: &InstancePaths,
     request: Request,
     patience: Patience,
     mut progress: impl FnMut(Progress),
 ) -> Result<Answer, AskError> {
-    listen(place, request, patience, |response| {
+    listen(paths, request, patience, |response| {
         match response {
             Response::Entry(_) => {}
             Response::Progress(event) => progress(event),
@@ -142,22 +142,22 @@ pub fn ask(
 /// When the answer does not come in time, ends before, or is not understood; and when the supervisor does not
 /// understand the request, if that is because it has another version.
 pub fn listen<T>(
-    place: &Place,
+    paths: &InstancePaths,
     request: Request,
     patience: Patience,
     mut hear: impl FnMut(Response) -> ControlFlow<T>,
 ) -> Result<T, AskError> {
     let mut is_understood = true;
-    let heard = listen_once(place, request, patience, |response| {
+    let heard = listen_once(paths, request, patience, |response| {
         if let Response::Answer(Answer::Error(refusal)) = &response {
             is_understood = !matches!(refusal.code, ErrorCode::BadRequest | ErrorCode::UnsupportedVersion);
         }
         hear(response)
     });
-    if is_understood && !matches!(heard, Err(AskError::NotUnderstood(_))) {
+    if is_understood && !matches!(heard, Err(AskError::UnexpectedResponse(_))) {
         return heard;
     }
-    let version = listen_once(place, Request::Ping {}, Patience::short(), |response| match response {
+    let version = listen_once(paths, Request::Ping {}, Patience::short(), |response| match response {
         Response::Answer(Answer::Pong { version, .. }) => ControlFlow::Break(Some(version)),
         Response::Answer(_) | Response::Entry(_) | Response::Progress(_) => ControlFlow::Break(None),
     });
@@ -175,7 +175,7 @@ fn is_older(version: &str, than: &str) -> bool {
 }
 
 fn listen_once<T>(
-    place: &Place,
+    paths: &InstancePaths,
     request: Request,
     patience: Patience,
     mut hear: impl FnMut(Response) -> ControlFlow<T>,
@@ -184,7 +184,7 @@ fn listen_once<T>(
     let end = patience.whole.and_then(|limit| began.checked_add(limit)); // None: for ever, or longer than that.
     let first = deadline_after(began, patience.first);
     let (mut asked, mut spoken) = (false, false);
-    let heard = Conversation::begin(place, &request, first).and_then(|mut conversation| {
+    let heard = Conversation::begin(paths, &request, first).and_then(|mut conversation| {
         asked = true;
         let mut response = conversation.next(Some(end.map_or(first, |end| end.min(first))))?;
         loop {
@@ -197,15 +197,15 @@ fn listen_once<T>(
     });
     match heard {
         // It was ending in that moment.
-        Err(AskError::Io(_) | AskError::HungUp) if !spoken && is_gone(place) => Err(AskError::NotRunning),
-        Err(AskError::Silent) if spoken || asked && patience.gives_up_first() => Err(AskError::GaveUp),
+        Err(AskError::Io(_) | AskError::Disconnected) if !spoken && is_gone(paths) => Err(AskError::NotRunning),
+        Err(AskError::NoResponse) if spoken || asked && patience.gives_up_first() => Err(AskError::GaveUp),
         heard => heard,
     }
 }
 
 /// Whether nobody is there any more.
-fn is_gone(place: &Place) -> bool {
-    matches!(connect(place, Instant::now() + LOOK), Err(AskError::NotRunning))
+fn is_gone(paths: &InstancePaths) -> bool {
+    matches!(connect(paths, Instant::now() + LOOK), Err(AskError::NotRunning))
 }
 
 /// A request, and what is answered.
@@ -218,8 +218,8 @@ struct Conversation {
 
 impl Conversation {
     /// Connects, until `end` at the longest, and asks.
-    fn begin(place: &Place, request: &Request, end: Instant) -> Result<Conversation, AskError> {
-        let stream = connect(place, end)?;
+    fn begin(paths: &InstancePaths, request: &Request, end: Instant) -> Result<Conversation, AskError> {
+        let stream = connect(paths, end)?;
         let unasked = protocol::write_request(&mut &stream, request).err();
         Ok(Conversation { lines: Lines::of(stream).map_err(AskError::Io)?, unasked })
     }
@@ -227,7 +227,7 @@ impl Conversation {
     /// What is answered next. None comes until `end`: [`AskError::Silent`].
     fn next(&mut self, end: Option<Instant>) -> Result<Response, AskError> {
         self.lines.next(end).map_err(|error| match (error, self.unasked.take()) {
-            (AskError::HungUp, Some(unasked)) => AskError::Io(unasked),
+            (AskError::Disconnected, Some(unasked)) => AskError::Io(unasked),
             (error, _) => error,
         })
     }
@@ -237,16 +237,16 @@ impl Conversation {
 fn read_response(input: &mut impl BufRead) -> Result<Response, AskError> {
     loop {
         let line = protocol::read_line(input).map_err(|error| match error {
-            LineError::Closed => AskError::HungUp,
-            LineError::TooLong => AskError::NotUnderstood("a line without an end".into()),
+            LineError::Closed => AskError::Disconnected,
+            LineError::TooLong => AskError::UnexpectedResponse("a line without an end".into()),
             LineError::Io(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                AskError::Silent
+                AskError::NoResponse
             }
             LineError::Io(error) => AskError::Io(error),
         })?;
         let response = protocol::parse_response(&line).map_err(|error| {
             let line = || format!("{} ({error})", String::from_utf8_lossy(&line));
-            if error.is_eof() { AskError::HungUp } else { AskError::NotUnderstood(line()) }
+            if error.is_eof() { AskError::Disconnected } else { AskError::UnexpectedResponse(line()) }
         })?;
         if let Some(response) = response {
             return Ok(response);
@@ -255,27 +255,27 @@ fn read_response(input: &mut impl BufRead) -> Result<Response, AskError> {
 }
 
 /// Connects to a supervisor. One that hangs, and whose queue is full, is waited for until the time is up.
-fn connect(place: &Place, end: Instant) -> Result<Stream, AskError> {
+fn connect(paths: &InstancePaths, end: Instant) -> Result<Stream, AskError> {
     use ErrorKind::{ConnectionRefused, InvalidInput, NotADirectory, NotFound, PermissionDenied, TimedOut, WouldBlock};
-    connect_until(place, end).map_err(|error| match error.kind() {
+    connect_until(paths, end).map_err(|error| match error.kind() {
         // A socket with that path cannot exist, so nobody listens there.
         NotFound | ConnectionRefused | NotADirectory | InvalidInput => AskError::NotRunning,
         PermissionDenied => AskError::NotPermitted(error),
-        WouldBlock | TimedOut => AskError::Silent,
+        WouldBlock | TimedOut => AskError::NoResponse,
         _ => AskError::Io(error),
     })
 }
 
 /// The library's way does not wait here if the queue is full.
 #[cfg(target_os = "linux")]
-fn connect_until(place: &Place, end: Instant) -> io::Result<Stream> {
+fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
     use nix::errno::Errno;
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
-    let address = UnixAddr::new(place.socket_path()?)?;
+    let address = UnixAddr::new(paths.socket_path()?)?;
     let stream = UnixStream::from(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?);
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -291,18 +291,18 @@ fn connect_until(place: &Place, end: Instant) -> io::Result<Stream> {
 }
 
 #[cfg(all(unix, not(target_os = "linux")))]
-fn connect_until(place: &Place, end: Instant) -> io::Result<Stream> {
+fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     use interprocess::ConnectWaitMode;
     use interprocess::local_socket::ConnectOptions;
 
     let wait_mode = ConnectWaitMode::Timeout(end.saturating_duration_since(Instant::now()));
-    ConnectOptions::new().name(place.socket_name()?).wait_mode(wait_mode).connect_sync()
+    ConnectOptions::new().name(paths.socket_name()?).wait_mode(wait_mode).connect_sync()
 }
 
 /// Nobody knows whose pipe it is. The library's way lets a service at its other end act in the name of whoever
 /// connects, who may be an administrator; here it can only tell who that is.
 #[cfg(windows)]
-fn connect_until(place: &Place, end: Instant) -> io::Result<Stream> {
+fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     use std::fs::OpenOptions;
     use std::os::windows::fs::OpenOptionsExt;
     use std::os::windows::io::OwnedHandle;
@@ -314,7 +314,7 @@ fn connect_until(place: &Place, end: Instant) -> io::Result<Stream> {
     options.read(true).write(true).custom_flags(FILE_FLAG::OVERLAPPED.raw());
     options.security_qos_flags(FILE_SECURITY::IDENTIFICATION.raw());
     loop {
-        match options.open(place.socket_path()?) {
+        match options.open(paths.socket_path()?) {
             Ok(pipe) => return Ok(Stream::NamedPipe(Pipe::try_from(OwnedHandle::from(pipe))?)),
             // All its instances have clients, and it has not come to make the next one.
             Err(error) if error.raw_os_error() == Some(PIPE_BUSY) => {
@@ -330,12 +330,12 @@ fn connect_until(place: &Place, end: Instant) -> io::Result<Stream> {
 
 /// What a supervisor says, line by line.
 #[cfg(unix)]
-struct Lines(BufReader<Impatient<Stream>>);
+struct Lines(BufReader<DeadlineReader<Stream>>);
 
 #[cfg(unix)]
 impl Lines {
     fn of(stream: Stream) -> io::Result<Lines> {
-        Ok(Lines(BufReader::new(Impatient { stream, end: None })))
+        Ok(Lines(BufReader::new(DeadlineReader { stream, end: None })))
     }
 
     fn next(&mut self, end: Option<Instant>) -> Result<Response, AskError> {
@@ -373,8 +373,8 @@ impl Lines {
             None => self.0.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         response.unwrap_or_else(|error| match error {
-            RecvTimeoutError::Timeout => Err(AskError::Silent),
-            RecvTimeoutError::Disconnected => Err(AskError::HungUp),
+            RecvTimeoutError::Timeout => Err(AskError::NoResponse),
+            RecvTimeoutError::Disconnected => Err(AskError::Disconnected),
         })
     }
 }
@@ -386,9 +386,10 @@ mod tests {
 
     #[test]
     fn who_has_more_time_than_the_clock_can_count_hears_at_once_that_nobody_is_there() {
-        let place = Place::of(&"nobody-has-this-name".parse().expect("it is a name")).expect("there is a folder");
+        let paths =
+            InstancePaths::of(&"nobody-has-this-name".parse().expect("it is a name")).expect("there is a folder");
         let patience = Patience { first: Duration::MAX, whole: Some(Duration::MAX) };
-        let asked = ask(&place, Request::Ping {}, patience, |_| {});
+        let asked = ask(&paths, Request::Ping {}, patience, |_| {});
         assert!(matches!(asked, Err(AskError::NotRunning)), "{asked:?}");
     }
 
@@ -404,16 +405,16 @@ mod tests {
     fn a_pipe_whose_owner_takes_no_client_is_waited_for_and_not_for_ever() {
         use interprocess::local_socket::{ListenerOptions, traits::Listener as _};
 
-        let place = Place::of(&format!("takes-no-client-{}", std::process::id()).parse().unwrap()).unwrap();
-        assert!(matches!(connect(&place, Instant::now() + LOOK), Err(AskError::NotRunning)));
-        let listener = ListenerOptions::new().name(place.socket_name().unwrap()).create_sync().unwrap();
+        let paths = InstancePaths::of(&format!("takes-no-client-{}", std::process::id()).parse().unwrap()).unwrap();
+        assert!(matches!(connect(&paths, Instant::now() + LOOK), Err(AskError::NotRunning)));
+        let listener = ListenerOptions::new().name(paths.socket_name().unwrap()).create_sync().unwrap();
         // It takes the one place that there is.
-        let _first = connect(&place, Instant::now() + LOOK).unwrap();
+        let _first = connect(&paths, Instant::now() + LOOK).unwrap();
         let (heard, hears) = mpsc::channel();
-        let asks = place.clone();
+        let asks = paths.clone();
         thread::spawn(move || heard.send(connect(&asks, Instant::now() + LOOK).map(drop)));
-        assert!(matches!(hears.recv_timeout(30 * LOOK).unwrap(), Err(AskError::Silent)));
+        assert!(matches!(hears.recv_timeout(30 * LOOK).unwrap(), Err(AskError::NoResponse)));
         thread::spawn(move || [listener.accept(), listener.accept()].map(Result::unwrap));
-        connect(&place, Instant::now() + 30 * LOOK).unwrap();
+        connect(&paths, Instant::now() + 30 * LOOK).unwrap();
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::protocol::{Request, Response};
 use crate::server::Built;
 use crate::thread::BuildError;
-use crate::tron::Tron;
+use crate::watchdog::Watchdog;
 
 /// Everything that master control hears of. Triggers only enqueue one of these. Those of a server carry the number of
 /// the build that it came from.
@@ -31,9 +31,9 @@ pub(crate) enum Event {
     Built { build: u64, built: Result<Built, BuildError> },
     /// A server takes connections from now on.
     Accepting { build: u64 },
-    /// A server takes no connections any more, though nobody asked for that. It lets its clients go. `well` says that
-    /// it calls that no failure itself.
-    Failed { build: u64, reason: String, well: bool },
+    /// A server takes no connections any more, though nobody asked for that. It lets its clients go. `clean`: it ended
+    /// by itself without a failure, with exit status 0.
+    Exited { build: u64, reason: String, clean: bool },
     /// A signal that asks nothing of the supervisor has come, and is for the program.
     #[cfg_attr(windows, allow(dead_code))]
     Signal { signal: i32 },
@@ -47,25 +47,25 @@ pub(crate) enum Event {
 
 /// What everybody has who tells master control something.
 #[derive(Debug, Clone)]
-pub(crate) struct Post {
+pub(crate) struct EventSender {
     events: Sender<Event>,
     /// Sees to it that master control deals with what it is told.
-    tron: Option<Tron>,
+    watchdog: Option<Watchdog>,
 }
 
 /// Master control has ended.
 #[derive(Debug)]
-pub(crate) struct Gone;
+pub(crate) struct Closed;
 
-impl Post {
-    pub(crate) fn new(events: Sender<Event>, tron: Option<Tron>) -> Post {
-        Post { events, tron }
+impl EventSender {
+    pub(crate) fn new(events: Sender<Event>, watchdog: Option<Watchdog>) -> EventSender {
+        EventSender { events, watchdog }
     }
 
-    pub(crate) fn send(&self, event: Event) -> Result<(), Gone> {
-        self.events.send(event).map_err(|_| Gone)?;
-        if let Some(tron) = &self.tron {
-            tron.event_comes();
+    pub(crate) fn send(&self, event: Event) -> Result<(), Closed> {
+        self.events.send(event).map_err(|_| Closed)?;
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.event_queued();
         }
         Ok(())
     }

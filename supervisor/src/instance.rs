@@ -68,20 +68,20 @@ fn is_device(name: &str) -> bool {
 
 /// Where an instance's admin socket and lock are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct InstancePaths {
     /// The admin socket's path, or the named pipe's.
     pub socket: PathBuf,
     pub(crate) lock: PathBuf,
 }
 
-impl Place {
+impl InstancePaths {
     /// The place of the instance with this name.
     ///
     /// # Errors
     /// A message for people when the system names no folder for it.
-    pub fn of(name: &InstanceName) -> Result<Place, String> {
+    pub fn of(name: &InstanceName) -> Result<InstancePaths, String> {
         let folder = folder()?;
-        Ok(Place { socket: socket_path(&folder, name), lock: folder.join(format!("{name}.lock")) })
+        Ok(InstancePaths { socket: socket_path(&folder, name), lock: folder.join(format!("{name}.lock")) })
     }
 
     /// The place of an instance whose admin socket has this path. Its lock is beside it, with `.lock` behind its name;
@@ -89,7 +89,7 @@ impl Place {
     ///
     /// # Errors
     /// A message for people when the path has no file name or its folder cannot be found.
-    pub fn at(socket: &Path) -> Result<Place, String> {
+    pub fn at(socket: &Path) -> Result<InstancePaths, String> {
         let Some(name) = socket.file_name() else {
             return Err(format!("{} is no path of a socket", socket.display()));
         };
@@ -105,7 +105,7 @@ impl Place {
         let mut lock = OsString::from(if cfg!(windows) { "@" } else { "" });
         lock.push(name);
         lock.push(".lock");
-        Ok(Place { socket: socket.to_owned(), lock: folder.join(lock) })
+        Ok(InstancePaths { socket: socket.to_owned(), lock: folder.join(lock) })
     }
 
     /// Removes what a dead instance has left there: its socket and its lock. Returns whether it did: not if one lives.
@@ -113,10 +113,10 @@ impl Place {
     /// # Errors
     /// When they cannot be removed, or something else than a socket is in the socket's place.
     pub fn clean(&self) -> io::Result<bool> {
-        let _claim = match Claim::new(self) {
-            Ok(claim) => claim,
-            Err(ClaimError::Taken) => return Ok(false),
-            Err(ClaimError::Unusable { source, .. }) => return Err(source),
+        let _claim = match InstanceLock::new(self) {
+            Ok(lock) => lock,
+            Err(InstanceLockError::Taken) => return Ok(false),
+            Err(InstanceLockError::Unusable { source, .. }) => return Err(source),
         };
         self.remove_socket()?;
         Ok(true)
@@ -229,7 +229,7 @@ fn socket_path(_folder: &Path, name: &InstanceName) -> PathBuf {
 
 /// Why something cannot be claimed.
 #[derive(Debug)]
-pub(crate) enum ClaimError {
+pub(crate) enum InstanceLockError {
     /// It is taken by an instance that lives.
     Taken,
     /// The folder, or something in it, cannot be used.
@@ -238,34 +238,35 @@ pub(crate) enum ClaimError {
 
 /// The name of an instance, or the path of a socket, held as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct InstanceLock {
     lock: File,
     path: PathBuf,
 }
 
-impl Claim {
+impl InstanceLock {
     /// Takes the place: makes its folder if there is none, and locks it for this process.
-    pub(crate) fn new(place: &Place) -> Result<Claim, ClaimError> {
-        let folder = place.lock.parent().unwrap_or(Path::new("."));
-        make_private_folder(folder).map_err(|source| ClaimError::Unusable { path: folder.to_owned(), source })?;
-        Claim::of_file(place.lock.clone())
+    pub(crate) fn new(paths: &InstancePaths) -> Result<InstanceLock, InstanceLockError> {
+        let folder = paths.lock.parent().unwrap_or(Path::new("."));
+        make_private_folder(folder)
+            .map_err(|source| InstanceLockError::Unusable { path: folder.to_owned(), source })?;
+        InstanceLock::of_file(paths.lock.clone())
     }
 
     /// Locks a file for this process. It is made if it is not there, and removed at the end.
-    pub(crate) fn of_file(path: PathBuf) -> Result<Claim, ClaimError> {
+    pub(crate) fn of_file(path: PathBuf) -> Result<InstanceLock, InstanceLockError> {
         loop {
-            let unusable = |source| ClaimError::Unusable { path: path.clone(), source };
+            let unusable = |source| InstanceLockError::Unusable { path: path.clone(), source };
             let lock = open_lock(&path).map_err(unusable)?;
             match lock.try_lock() {
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(ClaimError::Taken),
+                Err(TryLockError::WouldBlock) => return Err(InstanceLockError::Taken),
                 Err(TryLockError::Error(error)) => return Err(unusable(error)),
             }
             // Between opening and locking, the last holder may have removed the file: then this lock holds nothing.
             if is_same_file(&lock, &path) {
                 // It stays empty: whoever removes a file that is just being written to a disk waits for that, and a
                 // stop would take as long.
-                return Ok(Claim { lock, path });
+                return Ok(InstanceLock { lock, path });
             }
         }
     }
@@ -277,7 +278,7 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl Drop for InstanceLock {
     fn drop(&mut self) {
         // Removed while it is held, so that nobody's lock but our own can be removed.
         if is_same_file(&self.lock, &self.path) {
@@ -358,12 +359,12 @@ mod tests {
     #[test]
     fn a_place_is_claimed_once_and_free_again_afterwards() {
         let folder = folder("claim");
-        let place = Place::at(&folder.join("x.sock")).unwrap();
-        let claim = Claim::new(&place).unwrap();
-        assert!(matches!(Claim::new(&place), Err(ClaimError::Taken)));
-        drop(claim);
-        assert!(!place.lock.exists(), "the lock file was left behind");
-        drop(Claim::new(&place).unwrap());
+        let paths = InstancePaths::at(&folder.join("x.sock")).unwrap();
+        let lock = InstanceLock::new(&paths).unwrap();
+        assert!(matches!(InstanceLock::new(&paths), Err(InstanceLockError::Taken)));
+        drop(lock);
+        assert!(!paths.lock.exists(), "the lock file was left behind");
+        drop(InstanceLock::new(&paths).unwrap());
         fs::remove_dir_all(&folder).unwrap();
     }
 
@@ -372,9 +373,9 @@ mod tests {
         let folder = folder("open");
         fs::create_dir(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        let place = Place::at(&folder.join("x.sock")).unwrap();
-        match Claim::new(&place) {
-            Err(ClaimError::Unusable { source, .. }) => assert!(source.to_string().contains("mode 755")),
+        let paths = InstancePaths::at(&folder.join("x.sock")).unwrap();
+        match InstanceLock::new(&paths) {
+            Err(InstanceLockError::Unusable { source, .. }) => assert!(source.to_string().contains("mode 755")),
             other => panic!("{other:?}"),
         }
         fs::remove_dir_all(&folder).unwrap();
@@ -383,17 +384,17 @@ mod tests {
     #[test]
     fn a_lock_has_no_content_that_would_have_to_be_written_to_a_disk() {
         let folder = folder("empty");
-        let place = Place::at(&folder.join("x.sock")).unwrap();
-        let claim = Claim::new(&place).unwrap();
-        assert_eq!(fs::metadata(&place.lock).unwrap().len(), 0);
-        drop(claim);
+        let paths = InstancePaths::at(&folder.join("x.sock")).unwrap();
+        let lock = InstanceLock::new(&paths).unwrap();
+        assert_eq!(fs::metadata(&paths.lock).unwrap().len(), 0);
+        drop(lock);
         fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
     fn a_socket_path_that_is_too_long_says_how_long_it_may_be() {
-        let place = Place::at(Path::new(&format!("/{}.sock", "x".repeat(120)))).unwrap();
-        assert!(place.socket_name().unwrap_err().to_string().contains("at most 107"));
+        let paths = InstancePaths::at(Path::new(&format!("/{}.sock", "x".repeat(120)))).unwrap();
+        assert!(paths.socket_name().unwrap_err().to_string().contains("at most 107"));
     }
 
     #[test]

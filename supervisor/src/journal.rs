@@ -305,7 +305,7 @@ enum Until {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Where it reads on, and how many entries before that it has missed.
-    Place { began: String, next: u64, missed: u64 },
+    Position { began: String, next: u64, missed: u64 },
     /// Entries, each a line of JSON.
     Entries(String),
     /// Somebody else wants to follow, so this is a moment to look whether the client is still there.
@@ -333,7 +333,7 @@ impl Reader {
             self.next += missed;
             if missed > 0 || !self.placed {
                 self.placed = true;
-                return Next::Place { began: self.shared.began.clone(), next: self.next, missed };
+                return Next::Position { began: self.shared.began.clone(), next: self.next, missed };
             }
             let is_all = match self.until {
                 Until::Number(last) => self.next > last,

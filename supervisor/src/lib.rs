@@ -20,18 +20,18 @@
 //!
 //! Without triggers only code stops it, with [`Running::control`].
 
+mod deadline_reader;
 mod event;
 mod exit;
-mod impatient;
 mod journal;
 mod listen;
 mod log;
 mod master;
-mod plain;
 mod restart;
 mod server;
 mod thread;
-mod tron;
+mod watchdog;
+mod wire;
 
 pub mod child;
 pub mod client;
@@ -67,8 +67,8 @@ pub use thread::BuildError;
 pub use worker;
 pub use worker::Handler;
 
-use event::{Event, Post};
-use instance::{Claim, ClaimError, InstanceName, Place};
+use event::{Event, EventSender};
+use instance::{InstanceLock, InstanceLockError, InstanceName, InstancePaths};
 use manager::{Manager, Passed};
 use master::{Identity, Master};
 use server::{Builder, Ended};
@@ -78,7 +78,7 @@ use triggers::admin::{Admin, LAST_ANSWERS};
 use triggers::console;
 use triggers::health::Health;
 use triggers::signals::Signals;
-use tron::Tron;
+use watchdog::Watchdog;
 
 /// The README's code compiles.
 #[cfg(doctest)]
@@ -361,12 +361,12 @@ impl Supervisor {
             files.extend(bound.file);
             bound_to.push(bound.address);
         }
-        self.start_claimed(bound_to, files, "", claimed, |source, settings, post, _, log| {
+        self.start_claimed(bound_to, files, "", claimed, |source, settings, events, _, log| {
             let Source::Programs(factory) = source else {
                 return Err(Error::Build { source: "a server thread is no program".into() });
             };
             let lacking = |source| Error::Start { what: "the program's guardian", source };
-            let children = child::Children::new(factory, sockets, settings, log, post).map_err(lacking)?;
+            let children = child::Children::new(factory, sockets, settings, log, events).map_err(lacking)?;
             #[cfg(unix)]
             children.reap_orphans().map_err(lacking)?;
             Ok(Box::new(children))
@@ -397,13 +397,13 @@ impl Supervisor {
         self,
         listener: TcpListener,
         whence: &'static str,
-        claimed: Option<(Place, Claim)>,
+        claimed: Option<(InstancePaths, InstanceLock)>,
     ) -> Result<Running, Error> {
         let address = listener.local_addr().map_err(|source| Error::Start { what: "the listener", source })?;
         let addresses = vec![Address::Tcp(address)];
-        self.start_claimed(addresses, (), whence, claimed, |source, settings, post, shared, log| match source {
+        self.start_claimed(addresses, (), whence, claimed, |source, settings, events, shared, log| match source {
             Source::Threads(factory) => {
-                Ok(Box::new(ThreadBuilder::new(factory, listener, shared, settings, log, post)))
+                Ok(Box::new(ThreadBuilder::new(factory, listener, shared, settings, log, events)))
             }
             Source::Programs(_) => Err(Error::Build { source: "a program is no server thread".into() }),
         })
@@ -416,42 +416,42 @@ impl Supervisor {
         addresses: Vec<Address>,
         files: impl Send + 'static,
         whence: &'static str,
-        claimed: Option<(Place, Claim)>,
-        builder: impl FnOnce(Source, Settings, Post, bool, Journal) -> Result<Box<dyn Builder>, Error>,
+        claimed: Option<(InstancePaths, InstanceLock)>,
+        builder: impl FnOnce(Source, Settings, EventSender, bool, Journal) -> Result<Box<dyn Builder>, Error>,
     ) -> Result<Running, Error> {
         let lacking = |what| move |source| Error::Start { what, source };
         let health = self.health.map(|health| bind_health(health, &addresses)).transpose()?;
         let log = self.journal;
-        let tron =
-            self.last_resort.then(|| Tron::start(log.clone())).transpose().map_err(lacking("the last resort"))?;
+        let watchdog =
+            self.last_resort.then(|| Watchdog::start(log.clone())).transpose().map_err(lacking("the last resort"))?;
         let (events, received) = mpsc::channel();
-        let post = Post::new(events, tron.clone());
+        let events = EventSender::new(events, watchdog.clone());
         let pass_on = matches!(self.source, Source::Programs(_));
         if self.console {
             console::block_job_control().map_err(lacking("the console"))?;
         }
-        let builder = builder(self.source, self.settings.clone(), post.clone(), self.shared, log.clone())?;
+        let builder = builder(self.source, self.settings.clone(), events.clone(), self.shared, log.clone())?;
         // From here on somebody may ask for the end, also while the server is not ready yet.
         let signals = if self.signals {
-            Some(Signals::start(post.clone(), self.on_hup, pass_on).map_err(lacking("the signal handlers"))?)
+            Some(Signals::start(events.clone(), self.on_hup, pass_on).map_err(lacking("the signal handlers"))?)
         } else {
             None
         };
-        let enter = self.console && console::start(post.clone()).map_err(lacking("the console thread"))?;
-        let health = health.map(|listener| Health::start(listener, post.clone(), log.clone()));
+        let enter = self.console && console::start(events.clone()).map_err(lacking("the console thread"))?;
+        let health = health.map(|listener| Health::start(listener, events.clone(), log.clone()));
         let health = health.transpose().map_err(lacking("the health endpoint"))?;
         let health_address = health.as_ref().map(Health::address);
         let admin = match claimed {
             None => None,
-            Some((place, claim)) => match Admin::start(place.clone(), claim, post.clone(), log.clone()) {
-                Ok(admin) => Some((admin, place)),
+            Some((paths, lock)) => match Admin::start(paths.clone(), lock, events.clone(), log.clone()) {
+                Ok(admin) => Some((admin, paths)),
                 Err(source) => {
-                    without_admin(self.admin, &log, Error::AdminSocket { path: place.socket, source })?;
+                    without_admin(self.admin, &log, Error::AdminSocket { path: paths.socket, source })?;
                     None
                 }
             },
         };
-        let socket = admin.as_ref().map(|(_, place)| place.socket.clone());
+        let socket = admin.as_ref().map(|(_, paths)| paths.socket.clone());
         let admin = admin.map(|(admin, _)| admin);
         let identity = Identity {
             name: self.name.to_string(),
@@ -466,7 +466,7 @@ impl Supervisor {
         let manager = if self.service_manager { Manager::from_environment(log.clone()) } else { Manager::none() };
         #[cfg(windows)]
         let manager = match self.service {
-            Some(service) => Manager::of_service(service.commands(post.clone()), log.clone()),
+            Some(service) => Manager::of_service(service.commands(events.clone()), log.clone()),
             None => manager,
         };
         let (started, ready) = mpsc::channel();
@@ -479,18 +479,19 @@ impl Supervisor {
             enter,
             started,
         };
-        let master = Master::new(identity, builder, self.settings, tron.clone(), manager, Some(announcement));
+        let master = Master::new(identity, builder, self.settings, watchdog.clone(), manager, Some(announcement));
         let ending = log.ending();
         let thread = std::thread::Builder::new().name("master-control".into()).spawn(move || {
             let _until_the_end = signals;
             let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(&received)));
-            let mut end = end.unwrap_or_else(|panic| match &tron {
-                Some(_) => tron::end_after_panic(log, worker::panic_message(&*panic)),
+            let mut end = end.unwrap_or_else(|panic| match &watchdog {
+                Some(_) => watchdog::end_after_panic(log, worker::panic_message(&*panic)),
                 None => panic::resume_unwind(panic),
             });
-            if let Some(tron) = &tron {
+            if let Some(watchdog) = &watchdog {
                 // Twice that: the health endpoint and the admin thread may have to wait for a client, too.
-                tron.watch_stop(Instant::now() + 2 * LAST_ANSWERS, || "what listens for commands does not end".into());
+                watchdog
+                    .watch_stop(Instant::now() + 2 * LAST_ANSWERS, || "what listens for commands does not end".into());
             }
             drop(files);
             let last_answers = admin.map(Admin::close);
@@ -503,14 +504,14 @@ impl Supervisor {
             if let Some(last_answers) = last_answers {
                 last_answers.wait();
             }
-            if let Some(tron) = tron {
-                tron.off();
+            if let Some(watchdog) = watchdog {
+                watchdog.off();
             }
             end.result
         });
         // Without that thread, all that it should have had is dropped, which ends it.
         let thread = thread.map_err(lacking("master control"))?;
-        let running = |course| Running { control: Control { post }, addresses, health: health_address, course };
+        let running = |course| Running { control: Control { events }, addresses, health: health_address, course };
         match ready.recv() {
             Ok(()) => Ok(running(Course::Underway(thread))),
             // It has ended before it was ready.
@@ -519,24 +520,24 @@ impl Supervisor {
     }
 
     /// Takes the name, unless there is no admin socket to be found under it.
-    fn claim(&self) -> Result<Option<(Place, Claim)>, Error> {
+    fn claim(&self) -> Result<Option<(InstancePaths, InstanceLock)>, Error> {
         if self.admin == AdminSocket::Off {
             return Ok(None);
         }
-        let place = match &self.socket {
-            Some(path) => Place::at(path),
-            None => Place::of(&self.name),
+        let paths = match &self.socket {
+            Some(path) => InstancePaths::at(path),
+            None => InstancePaths::of(&self.name),
         };
-        let claimed = place
+        let claimed = paths
             .map_err(|message| Error::AdminSocket {
                 path: self.socket.clone().unwrap_or_else(|| self.name.as_str().into()),
                 source: io::Error::new(io::ErrorKind::InvalidInput, message),
             })
-            .and_then(|place| match Claim::new(&place) {
-                Ok(claim) => Ok((place, claim)),
-                Err(ClaimError::Taken) if self.socket.is_some() => Err(Error::socket_taken(&place)),
-                Err(ClaimError::Taken) => Err(Error::name_taken(&self.name, &place)),
-                Err(ClaimError::Unusable { path, source }) => Err(Error::AdminSocket { path, source }),
+            .and_then(|paths| match InstanceLock::new(&paths) {
+                Ok(lock) => Ok((paths, lock)),
+                Err(InstanceLockError::Taken) if self.socket.is_some() => Err(Error::socket_taken(&paths)),
+                Err(InstanceLockError::Taken) => Err(Error::name_taken(&self.name, &paths)),
+                Err(InstanceLockError::Unusable { path, source }) => Err(Error::AdminSocket { path, source }),
             });
         match claimed {
             Ok(claimed) => Ok(Some(claimed)),
@@ -559,8 +560,8 @@ fn bind_health(health: SocketAddr, server: &[Address]) -> Result<TcpListener, Er
 }
 
 /// What the instance at this place says of itself.
-fn who_is(place: &Place) -> Option<String> {
-    match client::ask(place, protocol::Request::Status {}, client::Patience::short(), |_| {}) {
+fn describe_holder(paths: &InstancePaths) -> Option<String> {
+    match client::ask(paths, protocol::Request::Status {}, client::Patience::short(), |_| {}) {
         Ok(protocol::Answer::Status(status)) => {
             Some(format!("{} on {} (pid {})", status.kind, text::place(&status), status.pid))
         }
@@ -675,7 +676,7 @@ impl Running {
 /// Stops or restarts a server from any thread: a handler's own thread included, since it only asks and does not wait.
 #[derive(Debug, Clone)]
 pub struct Control {
-    post: Post,
+    events: EventSender,
 }
 
 impl Control {
@@ -683,14 +684,14 @@ impl Control {
     /// longer.
     pub fn stop(&self, grace: Duration) {
         // If nobody listens any more, the server has stopped already.
-        let _ = self.post.send(Event::Stop { by: Trigger::Code, grace: Some(grace) });
+        let _ = self.events.send(Event::Stop { by: Trigger::Code, grace: Some(grace) });
     }
 
     /// Asks for a restart: a new generation of the server takes over, and the clients of the old one get this long to
     /// leave. If it fails, that is logged, and the old generation goes on.
     pub fn restart(&self, grace: Duration) {
         // If nobody listens any more, the server has stopped already.
-        let _ = self.post.send(Event::Restart { by: Trigger::Code, grace: Some(grace) });
+        let _ = self.events.send(Event::Restart { by: Trigger::Code, grace: Some(grace) });
     }
 }
 
@@ -710,12 +711,12 @@ pub struct Report {
 impl Report {
     /// The exit code that says how the stop went.
     pub fn exit(&self) -> Exit {
-        Exit::from(&self.plain())
+        Exit::from(&self.wire())
     }
 
-    fn plain(&self) -> protocol::Report {
+    fn wire(&self) -> protocol::Report {
         let ended = Ended { drain: self.drain.clone(), program: self.program, killed: self.killed };
-        plain::report(&self.by.to_string(), &ended)
+        wire::report(&self.by.to_string(), &ended)
     }
 }
 
@@ -790,12 +791,12 @@ impl Error {
         Error::Bind { address: address.clone(), holder, source }
     }
 
-    fn name_taken(name: &InstanceName, place: &Place) -> Error {
-        Error::NameTaken { name: name.to_string(), holder: who_is(place) }
+    fn name_taken(name: &InstanceName, paths: &InstancePaths) -> Error {
+        Error::NameTaken { name: name.to_string(), holder: describe_holder(paths) }
     }
 
-    fn socket_taken(place: &Place) -> Error {
-        Error::SocketTaken { path: place.socket.clone(), holder: who_is(place) }
+    fn socket_taken(paths: &InstancePaths) -> Error {
+        Error::SocketTaken { path: paths.socket.clone(), holder: describe_holder(paths) }
     }
 
     /// The exit code for a program that ends with this error.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::journal::Journal;
 use crate::log::{Level, Log};
 use crate::text::Reason;
-use crate::tron::OVERRUN;
+use crate::watchdog::OVERRUN;
 use reports::Reports;
 
 /// What the service manager says to this process, and to nobody else: a program that this one starts must not get it
@@ -99,7 +99,7 @@ pub(crate) struct Manager {
     reports: Option<Reports>,
     /// What it knows.
     told: Option<View>,
-    watchdog: Option<Watchdog>,
+    keep_alive: Option<KeepAlive>,
     log: Journal,
     /// Whether it has been logged that something could not be said.
     warned: bool,
@@ -110,7 +110,7 @@ pub(crate) type Line = Box<dyn FnMut(&str) -> io::Result<()> + Send>;
 
 /// The manager wants a sign of life each time that this time has passed.
 #[derive(Debug)]
-struct Watchdog {
+struct KeepAlive {
     every: Duration,
     next: Instant,
 }
@@ -119,7 +119,7 @@ impl Manager {
     /// There is nobody to tell.
     pub(crate) fn none() -> Manager {
         let log = Journal::new(Log::silent());
-        Manager { line: None, reports: None, told: None, watchdog: None, log, warned: false }
+        Manager { line: None, reports: None, told: None, keep_alive: None, log, warned: false }
     }
 
     /// The one of Windows.
@@ -147,11 +147,11 @@ impl Manager {
 
     /// A manager at the end of this line, which ends the process when it has not heard from it for the limit.
     pub(crate) fn on(line: Line, limit: Option<Duration>, now: Instant) -> Manager {
-        let watchdog = limit.map(|limit| {
+        let keep_alive = limit.map(|limit| {
             let every = (limit / 2).max(SHORTEST_BEAT);
-            Watchdog { every, next: now + every }
+            KeepAlive { every, next: now + every }
         });
-        Manager { line: Some(line), watchdog, ..Manager::none() }
+        Manager { line: Some(line), keep_alive, ..Manager::none() }
     }
 
     /// Whether there is somebody to tell.
@@ -161,13 +161,13 @@ impl Manager {
 
     /// When the next sign of life is due.
     pub(crate) fn next_beat(&self) -> Option<Instant> {
-        self.watchdog.as_ref().map(|watchdog| watchdog.next)
+        self.keep_alive.as_ref().map(|keep_alive| keep_alive.next)
     }
 
     /// Gives a sign of life if that is due.
     pub(crate) fn beat(&mut self, now: Instant) {
-        if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) {
-            watchdog.next = now + watchdog.every;
+        if let Some(keep_alive) = self.keep_alive.as_mut().filter(|keep_alive| keep_alive.next <= now) {
+            keep_alive.next = now + keep_alive.every;
             self.send("WATCHDOG=1");
         }
     }
@@ -239,7 +239,7 @@ impl Manager {
 
 impl fmt::Debug for Manager {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Manager").field("told", &self.told).field("watchdog", &self.watchdog).finish()
+        formatter.debug_struct("Manager").field("told", &self.told).field("keep_alive", &self.keep_alive).finish()
     }
 }
 

@@ -1,8 +1,8 @@
 //! Master control: the one thread that owns all state. It waits for an [`Event`] and does what the state says.
 
 mod drains;
-mod orders;
 mod readiness;
+mod requests;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -27,12 +27,12 @@ use crate::restart::{self, Decision, History};
 use crate::server::{Builder, Built, Ended, Server, Settings};
 use crate::text::{Count, Seconds, milliseconds};
 use crate::thread::BuildError;
-use crate::tron::{OVERRUN, Tron};
-use crate::{Announcement, Error, Report, plain, text};
+use crate::watchdog::{OVERRUN, Watchdog};
+use crate::{Announcement, Error, Report, text, wire};
 
 use drains::{Old, Running, Stop, Why};
-use orders::{Reply, Restart};
-use readiness::Unready;
+use readiness::NotReady;
+use requests::{Reply, Restart};
 
 /// How often those who wait for a drain hear how it goes.
 const COUNTDOWN: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ pub(crate) struct Master {
     identity: Identity,
     builder: Box<dyn Builder>,
     /// None where nothing shall end the process.
-    tron: Option<Tron>,
+    watchdog: Option<Watchdog>,
     manager: Manager,
     /// What is said when the first generation is ready.
     announcement: Option<Announcement>,
@@ -81,7 +81,7 @@ pub(crate) struct Master {
     queue: VecDeque<Restart>,
     history: History,
     /// Somebody does not want new clients to be sent here.
-    unready: Option<Unready>,
+    not_ready: Option<NotReady>,
     last_end: Option<LastEnd>,
     /// Counted in generations that are gone.
     past: Counts,
@@ -160,8 +160,8 @@ enum Replaced {
 #[derive(Debug)]
 struct Failure {
     reason: String,
-    /// Whether it calls that no failure itself.
-    well: bool,
+    /// It ended with exit status 0.
+    clean: bool,
 }
 
 /// The end of the server, and those who have not heard of it yet.
@@ -177,7 +177,7 @@ impl Master {
         identity: Identity,
         builder: Box<dyn Builder>,
         settings: Settings,
-        tron: Option<Tron>,
+        watchdog: Option<Watchdog>,
         manager: Manager,
         announcement: Option<Announcement>,
     ) -> Master {
@@ -185,7 +185,7 @@ impl Master {
         Master {
             identity,
             builder,
-            tron,
+            watchdog,
             manager,
             announcement,
             settings,
@@ -194,7 +194,7 @@ impl Master {
             old: Vec::new(),
             queue: VecDeque::new(),
             history: History::default(),
-            unready: None,
+            not_ready: None,
             last_end: None,
             past: Counts::default(),
             restarts: 0,
@@ -215,15 +215,15 @@ impl Master {
                 Ok(event) => event,
                 // The builder holds a sender, so it is never disconnected.
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    if let Some(tron) = &self.tron {
-                        tron.event_comes();
+                    if let Some(watchdog) = &self.watchdog {
+                        watchdog.event_queued();
                     }
                     Event::Tick
                 }
             };
             let next = self.handle(state, event, Instant::now());
-            if let Some(tron) = &self.tron {
-                tron.event_done();
+            if let Some(watchdog) = &self.watchdog {
+                watchdog.event_done();
             }
             match next {
                 ControlFlow::Continue(next) => state = next,
@@ -282,7 +282,7 @@ impl Master {
                     if delay.is_zero() {
                         self.on_stop(state, by, grace, Some(reply), now)
                     } else {
-                        self.on_delayed_stop(state, by, grace, delay, reply, now)
+                        self.on_scheduled_stop(state, by, grace, delay, reply, now)
                     }
                 }
                 Request::Restart { grace_ms, wait } => {
@@ -294,7 +294,7 @@ impl Master {
             },
             Event::Built { build, built } => self.on_built(state, build, built, now),
             Event::Accepting { build } => self.on_accepting(state, build, now),
-            Event::Failed { build, reason, well } => self.on_failed(state, build, Failure { reason, well }, now),
+            Event::Exited { build, reason, clean } => self.on_failed(state, build, Failure { reason, clean }, now),
             Event::Signal { signal } => {
                 if let Some(current) = state.current() {
                     current.server.signal(signal);
@@ -354,9 +354,9 @@ impl Master {
             State::Retiring { current, restart, .. } => (vec![current], Some(restart)),
             State::Waiting { until: _ } => (Vec::new(), None),
         };
-        self.call_off(restart);
-        let put_off = self.unready.as_ref().and_then(Unready::deadline);
-        let until_then = put_off.map(|deadline| deadline.saturating_duration_since(now));
+        self.cancel_restarts(restart);
+        let scheduled = self.not_ready.as_ref().and_then(NotReady::deadline);
+        let until_then = scheduled.map(|deadline| deadline.saturating_duration_since(now));
         let limits = [Some(grace.unwrap_or(self.settings.grace)), by.limit(), until_then];
         let grace = limits.into_iter().flatten().min().unwrap_or_default();
         let (servers, mut stop) = self.begin_stop(servers, Why::Asked(by), grace, now);
@@ -375,11 +375,11 @@ impl Master {
             | State::Building { .. }
             | State::Opening { .. }
             | State::Retiring { .. } => {
-                self.queue.push_back(restart.taken_on(self.queue.len() + 1));
+                self.queue.push_back(restart.accepted(self.queue.len() + 1));
                 state
             }
             State::Draining { .. } => {
-                self.call_off(Some(restart));
+                self.cancel_restarts(Some(restart));
                 state
             }
         }
@@ -553,8 +553,8 @@ impl Master {
     }
 
     fn on_tick(&mut self, state: State, now: Instant) -> State {
-        let state = self.hurry_old(state, now);
-        let state = self.hurry_delayed(state, now);
+        let state = self.enforce_deadlines(state, now);
+        let state = self.start_due_stop(state, now);
         match state {
             State::Serving { current, check: Check::At(at) } if at <= now => {
                 let every = self.settings.check_every.unwrap_or(CHECK_LIMIT.0);
@@ -615,8 +615,8 @@ impl Master {
             State::Draining { stop, .. } => Some(stop.countdown),
         };
         let old = self.old.iter().map(Old::overdue_at);
-        let delayed = self.unready.as_ref().and_then(Unready::next);
-        own.into_iter().chain(old).chain(delayed).chain(self.manager.next_beat()).min()
+        let scheduled = self.not_ready.as_ref().and_then(NotReady::next);
+        own.into_iter().chain(old).chain(scheduled).chain(self.manager.next_beat()).min()
     }
 
     /// The current generation takes connections, and nothing else goes on.
@@ -639,7 +639,7 @@ impl Master {
         for (before, waiting) in self.queue.iter().enumerate() {
             waiting.tell(Progress::Restarting { ahead: before + 1 });
         }
-        let mut restart = restart.taken_on(0);
+        let mut restart = restart.accepted(0);
         let current = match current {
             Current::Serves(current) if !self.builder.overlaps() => {
                 let grace = restart.grace.unwrap_or(self.settings.grace);
@@ -742,7 +742,7 @@ impl Master {
                 None => State::Waiting { until },
             },
             Current::Crashed { until: None } | Current::Emptied(..) => {
-                let failure = Failure { reason: format!("it could not be started: {reason}"), well: false };
+                let failure = Failure { reason: format!("it could not be started: {reason}"), clean: false };
                 self.recover(self.generations + 1, failure, Duration::ZERO, now)
             }
         }
@@ -760,10 +760,10 @@ impl Master {
 
     /// A generation that has failed lets its clients go, and is done when it says so.
     fn note_crash(&mut self, current: Running, failure: &Failure, now: Instant) {
-        let Failure { reason, well } = failure;
+        let Failure { reason, clean } = failure;
         self.crashes += 1;
         let (level, event, what) =
-            if *well { (Level::Info, "ended", "ended") } else { (Level::Error, "crashed", "crashed") };
+            if *clean { (Level::Info, "ended", "ended") } else { (Level::Error, "crashed", "crashed") };
         let message = format!("generation {} {what}: {reason}", current.generation);
         let fields = [("generation", current.generation.into()), ("reason", reason.as_str().into())];
         self.identity.log.line(level, event, message, fields);
@@ -773,9 +773,9 @@ impl Master {
 
     /// No generation takes connections: the restart policy says what now.
     fn recover(&mut self, generation: u64, failure: Failure, ran: Duration, now: Instant) -> State {
-        let Failure { reason, well } = failure;
+        let Failure { reason, clean } = failure;
         let history = std::mem::take(&mut self.history);
-        let ended = restart::Ended { failed: !well, ran };
+        let ended = restart::Ended { failed: !clean, ran };
         let (history, decision) = restart::decide(&self.settings.restart, history, ended, now, chance());
         self.history = history;
         let error = match decision {
@@ -792,26 +792,26 @@ impl Master {
             Decision::GiveUp(times) => Error::CrashedTooOften { times, period: self.settings.restart.period, reason },
             Decision::End => Error::Ended { reason, program: None },
         };
-        self.identity.log.line(if well { Level::Info } else { Level::Error }, "gave_up", &error, []);
+        self.identity.log.line(if clean { Level::Info } else { Level::Error }, "gave_up", &error, []);
         self.give_up(error, now)
     }
 
     /// There is no server, and there will be none.
     fn give_up(&mut self, error: Error, now: Instant) -> State {
-        self.call_off(None);
+        self.cancel_restarts(None);
         let grace = self.settings.grace;
         let (servers, stop) = self.begin_stop(Vec::new(), Why::Failed(error), grace, now);
         State::Draining { servers, ended: Ended::default(), stop }
     }
 
     /// There will be no restart any more, neither this one nor those that wait.
-    fn call_off(&mut self, restart: Option<Restart>) {
-        let called_off: Vec<_> = restart.into_iter().chain(self.queue.drain(..)).collect();
-        if !called_off.is_empty() {
-            let message = format!("the server is being stopped: {} called off", Count(called_off.len(), "restart"));
-            self.identity.log.line(Level::Warning, "no_restart", message, [("restarts", called_off.len().into())]);
+    fn cancel_restarts(&mut self, restart: Option<Restart>) {
+        let cancelled: Vec<_> = restart.into_iter().chain(self.queue.drain(..)).collect();
+        if !cancelled.is_empty() {
+            let message = format!("the server is being stopped: {} cancelled", Count(cancelled.len(), "restart"));
+            self.identity.log.line(Level::Warning, "no_restart", message, [("restarts", cancelled.len().into())]);
         }
-        called_off.into_iter().for_each(|restart| restart.refuse(stopping()));
+        cancelled.into_iter().for_each(|restart| restart.refuse(stopping()));
     }
 
     /// All servers that have clients: those of the current generation last.
@@ -868,14 +868,14 @@ impl Master {
             generation: state.current().map_or(self.generations, |running| running.generation),
             restarts: self.restarts,
             crashes: self.crashes,
-            connections: self.identity.program.is_none().then(|| plain::counts(counts)),
+            connections: self.identity.program.is_none().then(|| wire::counts(counts)),
             drain,
             last_end: self.last_end.as_ref().map(|end| protocol::LastEnd {
                 generation: end.generation,
                 reason: end.reason.clone(),
                 ago_ms: milliseconds(now.saturating_duration_since(end.at)),
             }),
-            delay: self.unready.as_ref().and_then(|unready| unready.delay(now)),
+            delay: self.not_ready.as_ref().and_then(|not_ready| not_ready.delay(now)),
             next_try_ms: next_try.map(|at| milliseconds(at.saturating_duration_since(now))),
             version: crate::VERSION.into(),
         }))
@@ -999,7 +999,7 @@ impl End {
                 | Event::Restart { .. }
                 | Event::Built { built: Err(_), .. }
                 | Event::Accepting { .. }
-                | Event::Failed { .. }
+                | Event::Exited { .. }
                 | Event::Finished { .. }
                 | Event::Checked { .. }
                 | Event::Signal { .. }
@@ -1011,7 +1011,7 @@ impl End {
     /// Answers those who waited for the end, once the port and the name are free.
     pub(crate) fn tell_waiting(&mut self) {
         let answer = match &self.result {
-            Ok(report) => Answer::Stopped { report: report.plain() },
+            Ok(report) => Answer::Stopped { report: report.wire() },
             Err(error) => Answer::Error(Refusal { code: ErrorCode::Failed, message: error.to_string() }),
         };
         for reply in self.waiting.drain(..) {

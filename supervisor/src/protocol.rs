@@ -79,7 +79,7 @@ pub enum Request {
     ///
     /// `{"v":1,"request":"drain"}`
     Drain {},
-    /// Takes back a drain request, and the stop that a delay has put off. Answered with [`Answer::Readiness`], or with
+    /// Takes back a drain request, and cancels a scheduled stop. Answered with [`Answer::Readiness`], or with
     /// [`ErrorCode::Stopping`] when a stop has begun.
     ///
     /// `{"v":1,"request":"resume"}`
@@ -96,7 +96,7 @@ pub enum Request {
         /// supervisor's own grace period.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_ms: Option<u64>,
-        /// How long the stop is put off, in milliseconds.
+        /// How long the stop is postponed, in milliseconds.
         #[serde(default, skip_serializing_if = "is_zero")]
         delay_ms: u64,
         /// With false, the answer is [`Answer::Stopping`], or with a delay [`Answer::Delayed`], at once.
@@ -174,7 +174,7 @@ pub enum Progress {
         /// As it is now.
         connection: Connection,
     },
-    /// The stop is put off.
+    /// The stop is scheduled.
     ///
     /// `{"event":"delayed","by":"admin client (user 1000, pid 77)","remaining_ms":5000}`
     Delayed(Delay),
@@ -210,7 +210,8 @@ pub enum Progress {
 
 /// An entry of the journal: something that has happened. With `--log json` the log on stderr has the same lines.
 ///
-/// `{"seq":17,"time":"2026-01-31T12:00:00.000Z","level":"info","event":"stopping","message":"SIGTERM: …","by":"SIGTERM",…}`
+/// `{"seq":17,"time":"2026-01-31T12:00:00.000Z","level":"info","event":"stopping","message":"SIGTERM:
+/// …","by":"SIGTERM",…}`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Counted from 1 since the supervisor was started.
@@ -291,7 +292,7 @@ pub enum Answer {
         /// They are.
         ready: bool,
     },
-    /// The stop is put off, and nobody waits for it.
+    /// The stop is scheduled, and no client waits for it.
     ///
     /// `{"result":"delayed","by":"admin client (user 1000, pid 77)","remaining_ms":5000}`
     Delayed(Delay),
@@ -366,14 +367,14 @@ pub enum ErrorCode {
     Busy,
     /// The server failed instead of being stopped, or a restart failed.
     Failed,
-    /// The server is being stopped, so it is not restarted any more, and that is not called off.
+    /// The server is being stopped, so it is not restarted any more, and that cannot be cancelled.
     Stopping,
     /// There is no drain under way.
     NotDraining,
     /// There is no such connection.
     NoConnection,
-    /// Somebody has called off the stop that was put off.
-    CalledOff,
+    /// Somebody cancelled the scheduled stop.
+    Cancelled,
     /// One of a newer version.
     #[serde(untagged)]
     Other(String),
@@ -462,7 +463,7 @@ pub struct Status {
     /// The last time that the server ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_end: Option<LastEnd>,
-    /// The stop that is put off.
+    /// The scheduled stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay: Option<Delay>,
     /// When it is started again, in milliseconds from now.
@@ -516,7 +517,7 @@ pub struct Counts {
     pub forced: usize,
 }
 
-/// A stop that is put off.
+/// A scheduled stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delay {
     /// What asked for it.

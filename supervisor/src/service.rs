@@ -21,7 +21,7 @@ use windows_service::{define_windows_service, service_dispatcher};
 use worker::handlers::Http;
 
 use crate::config::{Config, ServerKind};
-use crate::event::{Event, Post, ServiceControl, Trigger};
+use crate::event::{Event, EventSender, ServiceControl, Trigger};
 use crate::exit::Exit;
 use crate::instance::{self, InstanceName};
 use crate::journal::Journal;
@@ -297,7 +297,7 @@ pub struct Service {
     name: OsString,
     reports: Reports,
     /// Whom the service manager commands, once there is somebody.
-    post: Arc<OnceLock<Post>>,
+    events: Arc<OnceLock<EventSender>>,
 }
 
 /// A program that is a service, and returns its exit code.
@@ -352,9 +352,9 @@ fn begin(arguments: Vec<OsString>) {
 
 impl Service {
     fn register(name: OsString) -> windows_service::Result<Service> {
-        let post = Arc::new(OnceLock::<Post>::new());
+        let events = Arc::new(OnceLock::<EventSender>::new());
         let reports = Arc::new(OnceLock::<Reports>::new());
-        let (to, from) = (post.clone(), reports.clone());
+        let (to, from) = (events.clone(), reports.clone());
         let handle = service_control_handler::register(&name, move |control| {
             let Some(control) = ServiceControl::of(control.raw_service_control_type()) else {
                 return if control == windows_service::service::ServiceControl::Interrogate {
@@ -368,9 +368,9 @@ impl Service {
             if let Some(reports) = from.get() {
                 let _ = reports.obey();
             }
-            if let Some(post) = to.get() {
+            if let Some(events) = to.get() {
                 // If nobody listens any more, the server has stopped already.
-                let _ = post.send(Event::Stop { by: Trigger::ServiceManager(control), grace: None });
+                let _ = events.send(Event::Stop { by: Trigger::ServiceManager(control), grace: None });
             }
             ServiceControlHandlerResult::NoError
         })?;
@@ -380,7 +380,7 @@ impl Service {
         };
         let reports = reports.get_or_init(|| Reports::new(Box::new(say))).clone();
         let _ = reports.begin(); // What cannot be said now is said by the next report.
-        Ok(Service { name, reports, post })
+        Ok(Service { name, reports, events })
     }
 
     /// A journal for it, whose log is in a file beside the instance's lock: a service has no stderr.
@@ -400,9 +400,9 @@ impl Service {
     }
 
     /// From now on the service manager commands whoever reads this post.
-    pub(crate) fn commands(self, post: Post) -> Reports {
+    pub(crate) fn commands(self, events: EventSender) -> Reports {
         // One service has one supervisor; of several the first one is commanded.
-        let _ = self.post.set(post);
+        let _ = self.events.set(events);
         self.reports
     }
 }

@@ -27,7 +27,7 @@ pub fn countdown(drain: &Drain) -> String {
     format!("{open}{} s to go", drain.remaining_ms.div_ceil(1000))
 }
 
-/// A stop that is put off.
+/// A scheduled stop.
 pub fn delay(delay: &Delay) -> String {
     format!("not ready for new clients, stopping in {} s", delay.remaining_ms.div_ceil(1000))
 }

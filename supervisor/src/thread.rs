@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use worker::{Closed, ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerError, Stopper, panic_message};
 
-use crate::event::{Event, Post};
+use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::server::{Builder, Built, Closer, Ended, Opener, Server, Settings};
@@ -34,7 +34,7 @@ pub(crate) struct ThreadBuilder {
     settings: Settings,
     log: Journal,
     ids: Ids,
-    post: Post,
+    events: EventSender,
 }
 
 impl ThreadBuilder {
@@ -44,11 +44,11 @@ impl ThreadBuilder {
         shared_listener: bool,
         settings: Settings,
         log: Journal,
-        post: Post,
+        events: EventSender,
     ) -> ThreadBuilder {
         let listener = Arc::new(Mutex::new(Some(listener)));
         let factory = Arc::new(Mutex::new(factory));
-        ThreadBuilder { factory, listener, shared_listener, settings, log, ids: Ids::default(), post }
+        ThreadBuilder { factory, listener, shared_listener, settings, log, ids: Ids::default(), events }
     }
 
     /// Has the factory make a server. Nobody knows what that does.
@@ -64,7 +64,7 @@ impl ThreadBuilder {
             let handler = factory(&mut settings)?;
             Ok::<_, BuildError>(worker::Server::new(handler))
         }));
-        let (post, log) = (self.post.clone(), self.log.with(settings.log));
+        let (events, log) = (self.events.clone(), self.log.with(settings.log));
         let server =
             made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", panic_message(&*panic)).into()))?;
         let server = server
@@ -72,7 +72,7 @@ impl ThreadBuilder {
             .grace_on_failure(settings.grace)
             .shared_listener(self.shared_listener)
             .ids(self.ids.clone())
-            .observer(move |event| observe(&log, &post, build, event));
+            .observer(move |event| observe(&log, &events, build, event));
         Ok((server, settings))
     }
 
@@ -87,7 +87,7 @@ impl ThreadBuilder {
         let listener = listener.ok_or("the server is being stopped")?;
         let listener = listener.try_clone().map_err(|error| lacking("the listening socket", &error))?;
         let handle = server.start_closed(listener).map_err(|error| lacking("the server thread", &error))?;
-        let server = Box::new(Thread { build, handle: Some(handle), post: self.post.clone() });
+        let server = Box::new(Thread { build, handle: Some(handle), events: self.events.clone() });
         Ok(Built { server, settings })
     }
 }
@@ -110,11 +110,11 @@ impl Builder for ThreadBuilder {
             let listener = lock(&builder.listener);
             let built = made.and_then(|(server, settings)| builder.start(build, server, settings, listener.as_ref()));
             // Without master control there is nobody to tell, and what was built is dropped.
-            let _ = builder.post.send(Event::Built { build, built });
+            let _ = builder.events.send(Event::Built { build, built });
         });
         if let Err(error) = thread {
             let built = Err(lacking("a thread to build it", &error));
-            let _ = self.post.send(Event::Built { build, built });
+            let _ = self.events.send(Event::Built { build, built });
         }
     }
 
@@ -138,7 +138,7 @@ struct Thread {
     build: u64,
     /// None: its end has been heard.
     handle: Option<Handle>,
-    post: Post,
+    events: EventSender,
 }
 
 impl Thread {
@@ -193,14 +193,14 @@ impl Server for Thread {
     }
 
     fn check(&self, limit: Duration) {
-        let (stopper, post, build) = (self.stopper().clone(), self.post.clone(), self.build);
+        let (stopper, events, build) = (self.stopper().clone(), self.events.clone(), self.build);
         let thread = thread::Builder::new().name("check".into()).spawn(move || {
             // Without a descriptor to connect with nothing is known, least of all that it hangs.
             let accepting = stopper.is_accepting(limit).unwrap_or(true);
-            let _ = post.send(Event::Checked { build, accepting });
+            let _ = events.send(Event::Checked { build, accepting });
         });
         if thread.is_err() {
-            let _ = self.post.send(Event::Checked { build: self.build, accepting: true });
+            let _ = self.events.send(Event::Checked { build: self.build, accepting: true });
         }
     }
 
@@ -230,13 +230,13 @@ impl Drop for Thread {
 }
 
 /// Logs what happens in the server, and tells master control what concerns it.
-fn observe(log: &Journal, post: &Post, build: u64, event: &worker::Event<'_>) {
+fn observe(log: &Journal, events: &EventSender, build: u64, event: &worker::Event<'_>) {
     // Without master control there is nobody to tell.
-    let tell = |event| drop(post.send(event));
+    let tell = |event| drop(events.send(event));
     match event {
         worker::Event::Accepting => tell(Event::Accepting { build }),
         worker::Event::Failed { failure } => {
-            tell(Event::Failed { build, reason: failure.to_string(), well: false });
+            tell(Event::Exited { build, reason: failure.to_string(), clean: false });
         }
         worker::Event::Finished => tell(Event::Finished { build }),
         worker::Event::Exhausted { error } => {

@@ -103,7 +103,7 @@ fn kill(pid: u32, signal: &str) {
 /// A guardian, and the supervisor's end of its socket.
 struct Guardian {
     process: Child,
-    orders: Option<UnixStream>,
+    requests: Option<UnixStream>,
     reports: BufReader<UnixStream>,
 }
 
@@ -123,11 +123,11 @@ impl Guardian {
         change(&mut command);
         let process = command.spawn().unwrap();
         ours.set_read_timeout(Some(LIMIT)).unwrap();
-        Guardian { process, reports: BufReader::new(ours.try_clone().unwrap()), orders: Some(ours) }
+        Guardian { process, reports: BufReader::new(ours.try_clone().unwrap()), requests: Some(ours) }
     }
 
     fn order(&self, order: &str) {
-        self.orders.as_ref().unwrap().write_all(format!("{order}\n").as_bytes()).unwrap();
+        self.requests.as_ref().unwrap().write_all(format!("{order}\n").as_bytes()).unwrap();
     }
 
     /// The next report. Empty: the guardian has ended.
@@ -159,7 +159,7 @@ impl Guardian {
 
 impl Drop for Guardian {
     fn drop(&mut self) {
-        self.orders = None;
+        self.requests = None;
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -355,7 +355,7 @@ fn all_is_gone_when_the_supervisor_is() {
     let program = guardian.started();
     let mut pids = folder.pids("pids", 3);
     pids.push(program);
-    guardian.orders = None;
+    guardian.requests = None;
     // The reader is a copy of the same socket.
     guardian.reports.get_ref().shutdown(std::net::Shutdown::Both).unwrap();
     guardian.process.wait().unwrap();
@@ -385,13 +385,13 @@ fn signals_that_mean_the_supervisor_do_not_end_a_guardian() {
 #[test]
 fn what_is_not_found_is_127_and_what_cannot_be_run_is_126() {
     let folder = Folder::new();
-    let plain = folder.write("plain", "#!/bin/sh\n", 0o644);
+    let wire = folder.write("plain", "#!/bin/sh\n", 0o644);
     let lost = folder.write("lost", "#!/no/such/interpreter\n", 0o755);
     let own = folder.0.to_str().unwrap();
     for (program, code, reason) in [
         ("nosuchprogram", 127, "not found"),
         ("/no/such/program", 127, "not found"),
-        (&plain, 126, "not executable, or not permitted"),
+        (&wire, 126, "not executable, or not permitted"),
         (own, 126, "is a directory"),
         (&lost, 126, "the interpreter that it names is not found"),
     ] {

@@ -275,7 +275,7 @@ fn a_restart_from_code_builds_the_server_afresh() {
 #[test]
 fn what_a_handler_has_to_say_stands_among_the_events_even_if_nothing_is_logged() {
     use mastercontrol::client::{self, Patience};
-    use mastercontrol::instance::Place;
+    use mastercontrol::instance::InstancePaths;
     use mastercontrol::protocol::{Request, Response};
     use mastercontrol::{AdminSocket, Journal, Level};
     use std::ops::ControlFlow;
@@ -297,7 +297,7 @@ fn what_a_handler_has_to_say_stands_among_the_events_even_if_nothing_is_logged()
     client(&running).read_exact(&mut [0]).unwrap();
     let mut entries = Vec::new();
     let request = Request::Events { since: None, follow: false };
-    client::listen(&Place::at(&socket).unwrap(), request, Patience::short(), |response| {
+    client::listen(&InstancePaths::at(&socket).unwrap(), request, Patience::short(), |response| {
         match response {
             Response::Entry(entry) => entries.push(entry),
             Response::Progress(_) => {}

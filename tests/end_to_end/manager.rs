@@ -472,7 +472,7 @@ fn whoever_stops_it_has_more_patience_than_it_needs() {
     const MORE: u64 = 2;
     let service = "mastercontrol-http.service";
     assert!(number_after(service, "--grace ") + MORE <= number_after(service, "TimeoutStopSec="));
-    // Tron comes first: it says why, and gives its own exit code.
+    // The watchdog comes first: it says why, and gives its own exit code.
     assert!(number_after(service, "WatchdogSec=") > 10);
     const CONTAINERS_PATIENCE: u64 = 10;
     assert!(number_after("Containerfile", "CMD [\"--grace\", \"") + MORE <= CONTAINERS_PATIENCE);

@@ -99,16 +99,16 @@ fn one_that_is_not_ready_serves_all_the_same_until_it_is_ready_again() {
 }
 
 #[test]
-fn a_stop_with_a_delay_serves_until_then_and_can_be_called_off() {
+fn a_stop_with_a_delay_serves_until_then_and_can_be_cancelled() {
     let home = Home::new();
     let instance = home.start(&["echo"]);
     let stop = instance.admin_begins(&["stop", "--delay", HUGE]);
-    eventually("it is put off", || instance.status()["ready"] == false);
+    eventually("it is scheduled", || instance.status()["ready"] == false);
     assert!(instance.status()["delay"]["remaining_ms"].as_u64() > Some(0));
     instance.admin(&["status", "--short"]).expect(0).says("stopping in ");
     instance.assert_serves();
     instance.admin(&["resume"]).expect(0);
-    stop.end().expect(1).says("has called off the stop");
+    stop.end().expect(1).says("cancelled the stop");
     assert!(instance.status()["delay"].is_null());
     // The next one begins when it is time.
     let shown = instance.admin(&["stop", "--delay", "0.2", "--no-wait"]).expect(0);
@@ -121,7 +121,7 @@ fn a_stop_without_a_delay_does_not_wait_for_one_that_has_a_delay() {
     let home = Home::new();
     let instance = home.start(&["echo"]);
     let delayed = instance.admin_begins(&["stop", "--delay", HUGE]);
-    eventually("it is put off", || instance.status()["ready"] == false);
+    eventually("it is scheduled", || instance.status()["ready"] == false);
     instance.admin(&["stop"]).expect(0);
     delayed.end().expect(0).says("stopped in");
     assert_eq!(instance.wait(), 0);
@@ -208,7 +208,7 @@ fn what_has_been_sent_of_a_file_is_shown_while_it_is_being_sent() {
 }
 
 #[test]
-fn a_stop_that_has_begun_is_not_called_off_and_who_wanted_that_hears_so() {
+fn a_stop_that_has_begun_cannot_be_cancelled_and_the_client_is_told_so() {
     let home = Home::new();
     let instance = home.start(&["echo", "--grace", HUGE]);
     let mut client = instance.client();

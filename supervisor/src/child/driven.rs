@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use worker::deadline_after;
 
 use super::{Children, Program, Socket};
-use crate::event::{Event, Post};
+use crate::event::{Event, EventSender};
 use crate::restart::RestartPolicy;
 use crate::server::{Builder, Ended, Server, Settings};
 use crate::{Journal, Log, ProgramEnd};
@@ -50,7 +50,7 @@ impl Driven {
         let factory = Box::new(move |_: &mut Settings| Ok(program.clone()));
         let mut children = {
             let log = Journal::new(Log::silent());
-            Children::new(factory, sockets, settings, log, Post::new(sender, None))?
+            Children::new(factory, sockets, settings, log, EventSender::new(sender, None))?
         };
         children.host.own = own.into();
         Ok(Driven { children, events })
@@ -64,7 +64,7 @@ impl Driven {
     /// Starts one.
     pub fn build_here(&self, build: u64) -> Result<One, crate::BuildError> {
         let (built, running) = self.children.make(build)?;
-        running.speak(&self.children.post);
+        running.start_reporting(&self.children.events);
         Ok(One(built.server))
     }
 
@@ -90,7 +90,7 @@ impl Driven {
                 Heard::Built(build, built.map(|built| One(built.server)).map_err(|error| error.to_string()))
             }
             Event::Accepting { build } => Heard::Accepting(build),
-            Event::Failed { build, reason, .. } => Heard::Failed(build, reason),
+            Event::Exited { build, reason, .. } => Heard::Failed(build, reason),
             Event::Finished { build } => Heard::Finished(build),
             other => Heard::Other(format!("{other:?}")),
         })

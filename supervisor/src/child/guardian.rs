@@ -137,7 +137,7 @@ impl Guardian {
                 self.kill();
             }
             self.wait()?;
-            for order in self.supervisor.orders() {
+            for order in self.supervisor.requests() {
                 self.obey(order);
             }
             if self.supervisor.gone {
@@ -355,7 +355,7 @@ impl Supervisor {
     }
 
     /// What it has said and has not been dealt with.
-    fn orders(&mut self) -> Vec<Order> {
+    fn requests(&mut self) -> Vec<Order> {
         // It has the very same program, so it says nothing else.
         self.lines.take().iter().filter_map(|line| Order::parse(line)).collect()
     }

@@ -13,7 +13,7 @@ use super::unix::Control;
 #[cfg(windows)]
 use super::windows::Control;
 use super::{BuildError, CannotStart, EndedEarly};
-use crate::event::{Event, Post};
+use crate::event::{Event, EventSender};
 use crate::server::{Closer, Ended, Opener, ProgramEnd, Server};
 
 /// What whoever builds a program hears of it.
@@ -34,11 +34,11 @@ pub(super) enum Step {
 pub(super) struct Running {
     build: u64,
     control: Control,
-    facts: Mutex<Facts>,
+    observed: Mutex<Observed>,
 }
 
 #[derive(Debug)]
-struct Facts {
+struct Observed {
     listener: Listener,
     /// Somebody wants its end, so that this is no failure.
     asked: bool,
@@ -56,7 +56,7 @@ enum Listener {
     Builder(Sender<Step>),
     /// Nobody yet: first master control has to know that there is a server.
     Later(Vec<Event>),
-    MasterControl(Post),
+    MasterControl(EventSender),
 }
 
 impl Running {
@@ -67,7 +67,7 @@ impl Running {
         steps: Sender<Step>,
         guard: impl FnOnce(&Running) + Send + 'static,
     ) -> io::Result<Arc<Running>> {
-        let facts = Facts {
+        let observed = Observed {
             listener: Listener::Builder(steps),
             asked: false,
             given_up: None,
@@ -76,7 +76,7 @@ impl Running {
             killed: 0,
             gone: false,
         };
-        let running = Arc::new(Running { build, control, facts: Mutex::new(facts) });
+        let running = Arc::new(Running { build, control, observed: Mutex::new(observed) });
         let writer = running.clone();
         thread::Builder::new().name("child".into()).spawn(move || {
             guard(&writer);
@@ -86,53 +86,53 @@ impl Running {
     }
 
     pub(super) fn has_started(&self, pid: u32) {
-        let mut facts = self.facts();
-        facts.program = Some(pid);
-        facts.tell_builder(Step::Started);
+        let mut observed = self.observed();
+        observed.program = Some(pid);
+        observed.tell_builder(Step::Started);
     }
 
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn cannot_start(&self, why: CannotStart) {
-        self.facts().tell_builder(Step::CannotStart(why));
+        self.observed().tell_builder(Step::CannotStart(why));
     }
 
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn says_ready(&self) {
-        self.facts().tell_builder(Step::Ready);
+        self.observed().tell_builder(Step::Ready);
     }
 
     /// The program itself has ended. Others that it started may be left.
     pub(super) fn has_ended(&self, end: ProgramEnd) {
-        self.facts().ended(self.build, end);
+        self.observed().ended(self.build, end);
     }
 
     /// So many had to be killed.
-    pub(super) fn has_left_nothing(&self, killed: usize) {
-        self.facts().killed = killed;
+    pub(super) fn all_exited(&self, killed: usize) {
+        self.observed().killed = killed;
     }
 
     /// Its guardian has ended, and has not said that nothing is left. So many others had to be killed then.
     #[cfg_attr(windows, allow(dead_code))]
-    pub(super) fn was_unguarded(&self, killed: usize) {
-        let mut facts = self.facts();
-        facts.killed = killed;
-        if facts.end.is_none() {
-            facts.killed += usize::from(facts.program.is_some());
-            facts.ended(self.build, ProgramEnd::Unguarded);
+    pub(super) fn guardian_lost(&self, killed: usize) {
+        let mut observed = self.observed();
+        observed.killed = killed;
+        if observed.end.is_none() {
+            observed.killed += usize::from(observed.program.is_some());
+            observed.ended(self.build, ProgramEnd::Unguarded);
         }
     }
 
     /// Its process id, if it has started.
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn program(&self) -> Option<u32> {
-        self.facts().program
+        self.observed().program
     }
 
     fn is_gone(&self) {
-        let mut facts = self.facts();
-        facts.gone = true;
-        facts.tell_builder(Step::Gone);
-        facts.tell(Event::Finished { build: self.build });
+        let mut observed = self.observed();
+        observed.gone = true;
+        observed.tell_builder(Step::Gone);
+        observed.tell(Event::Finished { build: self.build });
     }
 
     /// From now on its end is a failure, of which master control hears as soon as it may: also of one that has been, if
@@ -141,17 +141,17 @@ impl Running {
     /// # Errors
     /// When it has ended already.
     pub(super) fn is_ready(&self, allowed: impl Fn(ProgramEnd) -> bool) -> Result<(), BuildError> {
-        let mut facts = self.facts();
-        match facts.end {
+        let mut observed = self.observed();
+        match observed.end {
             Some(end) if !allowed(end) => Err(EndedEarly::of(end)),
-            _ if facts.asked => Err("the server is being stopped".into()),
+            _ if observed.asked => Err("the server is being stopped".into()),
             end => {
-                facts.listener = Listener::Later(Vec::new());
+                observed.listener = Listener::Later(Vec::new());
                 if let Some(end) = end {
-                    facts.fail(self.build, end);
+                    observed.fail(self.build, end);
                 }
-                if facts.gone {
-                    facts.tell(Event::Finished { build: self.build });
+                if observed.gone {
+                    observed.tell(Event::Finished { build: self.build });
                 }
                 Ok(())
             }
@@ -159,46 +159,46 @@ impl Running {
     }
 
     /// Master control knows that it is there, and hears all from now on, and what has happened meanwhile.
-    pub(super) fn speak(&self, post: &Post) {
-        let mut facts = self.facts();
-        if let Listener::Later(events) = &mut facts.listener {
-            let events = std::mem::take(events);
-            facts.listener = Listener::MasterControl(post.clone());
-            for event in events {
-                facts.tell(event);
+    pub(super) fn start_reporting(&self, events: &EventSender) {
+        let mut observed = self.observed();
+        if let Listener::Later(missed) = &mut observed.listener {
+            let missed = std::mem::take(missed);
+            observed.listener = Listener::MasterControl(events.clone());
+            for event in missed {
+                observed.tell(event);
             }
         }
     }
 
     /// Whether it is the server at this moment.
     pub(super) fn serves(&self) -> bool {
-        let facts = self.facts();
-        let is_ready = !matches!(facts.listener, Listener::Builder(_));
-        is_ready && !facts.asked && facts.end.is_none()
+        let observed = self.observed();
+        let is_ready = !matches!(observed.listener, Listener::Builder(_));
+        is_ready && !observed.asked && observed.end.is_none()
     }
 
     /// Ends it now. That is no failure.
     pub(super) fn kill(&self) {
-        self.facts().asked = true;
+        self.observed().asked = true;
         self.control.kill();
     }
 
     pub(super) fn kill_unless_ready(&self) {
-        let mut facts = self.facts();
-        if matches!(facts.listener, Listener::Builder(_)) {
-            facts.asked = true;
-            drop(facts);
+        let mut observed = self.observed();
+        if matches!(observed.listener, Listener::Builder(_)) {
+            observed.asked = true;
+            drop(observed);
             self.control.kill();
         }
     }
 
-    fn facts(&self) -> MutexGuard<'_, Facts> {
+    fn observed(&self) -> MutexGuard<'_, Observed> {
         // Each change is a few assignments that cannot panic.
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Facts {
+impl Observed {
     fn tell_builder(&self, step: Step) {
         if let Listener::Builder(steps) = &self.listener {
             // It has given up already.
@@ -215,8 +215,8 @@ impl Facts {
     fn fail(&mut self, build: u64, end: ProgramEnd) {
         if !self.asked {
             let reason = self.given_up.take().unwrap_or_else(|| end.to_string());
-            let well = end == ProgramEnd::Exited(0);
-            self.tell(Event::Failed { build, reason, well });
+            let clean = end == ProgramEnd::Exited(0);
+            self.tell(Event::Exited { build, reason, clean });
         }
     }
 
@@ -225,7 +225,7 @@ impl Facts {
             Listener::Builder(_) => {}
             Listener::Later(events) => events.push(event),
             // Without master control there is nobody to tell.
-            Listener::MasterControl(post) => drop(post.send(event)),
+            Listener::MasterControl(events) => drop(events.send(event)),
         }
     }
 }
@@ -234,21 +234,21 @@ impl Facts {
 #[derive(Debug)]
 pub(super) struct Child {
     running: Arc<Running>,
-    post: Post,
+    events: EventSender,
 }
 
 impl Child {
-    pub(super) fn new(running: Arc<Running>, post: Post) -> Child {
-        Child { running, post }
+    pub(super) fn new(running: Arc<Running>, events: EventSender) -> Child {
+        Child { running, events }
     }
 }
 
 impl Server for Child {
     /// It takes connections already, if it has somewhere to take them from.
     fn opener(&self) -> Opener {
-        let (post, build) = (self.post.clone(), self.running.build);
+        let (events, build) = (self.events.clone(), self.running.build);
         // Without master control there is nobody to tell.
-        Box::new(move |_| drop(post.send(Event::Accepting { build })))
+        Box::new(move |_| drop(events.send(Event::Accepting { build })))
     }
 
     /// It takes connections until it heeds the signal. Until then both do.
@@ -259,7 +259,7 @@ impl Server for Child {
     }
 
     fn stop_by(&self, deadline: Instant) {
-        self.running.facts().asked = true;
+        self.running.observed().asked = true;
         self.running.control.stop(deadline.saturating_duration_since(Instant::now()));
     }
 
@@ -287,11 +287,11 @@ impl Server for Child {
 
     /// The queue of its socket takes connections, whatever the program does; so there is nothing to be found this way.
     fn check(&self, _limit: Duration) {
-        let _ = self.post.send(Event::Checked { build: self.running.build, accepting: true });
+        let _ = self.events.send(Event::Checked { build: self.running.build, accepting: true });
     }
 
     fn give_up(&mut self, why: &str) {
-        self.running.facts().given_up = Some(why.to_owned());
+        self.running.observed().given_up = Some(why.to_owned());
         self.running.control.kill();
     }
 
@@ -300,14 +300,14 @@ impl Server for Child {
     }
 
     fn end(self: Box<Self>) -> Result<Ended, ServerError> {
-        let facts = self.running.facts();
-        Ok(Ended { program: facts.end, killed: facts.killed, ..Ended::default() })
+        let observed = self.running.observed();
+        Ok(Ended { program: observed.end, killed: observed.killed, ..Ended::default() })
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if !self.running.facts().gone {
+        if !self.running.observed().gone {
             self.running.kill();
         }
     }

@@ -83,7 +83,7 @@ impl Host {
     }
 }
 
-/// Where orders for a guardian go.
+/// Where requests to a guardian go.
 #[derive(Debug)]
 pub(super) struct Control {
     guardian: UnixStream,
@@ -155,7 +155,7 @@ impl Children {
             let number = guardian.id();
             family.wait(guardian);
             if !told {
-                running.was_unguarded(family.kill_leftovers(number, running.program()));
+                running.guardian_lost(family.kill_leftovers(number, running.program()));
             }
             // Its socket goes before anybody hears that it is gone.
             drop(notify);
@@ -165,8 +165,8 @@ impl Children {
 
     /// The guardian's command line, with the sockets.
     fn command(&self, program: &Program) -> Result<Command, BuildError> {
-        let stock = self.stock();
-        let sockets = stock.sockets.as_ref().ok_or("the server is being stopped")?;
+        let sockets = self.sockets();
+        let sockets = sockets.sockets.as_ref().ok_or("the server is being stopped")?;
         let names: Vec<_> = sockets.iter().map(|socket| socket.name.as_str()).collect();
         let stage = Stage {
             sockets: sockets.len(),
@@ -226,7 +226,7 @@ fn follow(running: &Running, mut guardian: UnixStream, notify: Option<&NotifySoc
                 Report::Ended(end) => running.has_ended(end),
                 // The guardian ends now, and then it is really gone.
                 Report::Gone { killed } => {
-                    running.has_left_nothing(killed);
+                    running.all_exited(killed);
                     told = true;
                 }
             }

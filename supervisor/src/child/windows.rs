@@ -138,7 +138,7 @@ impl Drop for Stay {
     }
 }
 
-/// Where orders for the thread `guardian` go.
+/// Where requests to the thread `guardian` go.
 #[derive(Debug)]
 pub(super) struct Control(Sender<Word>);
 
@@ -185,11 +185,11 @@ impl Children {
         let host = self.host.clone();
         let kills = Arc::new(Mutex::new(Kills::default()));
         let guardian = Guardian { host: host.clone(), program: child.0.id(), log, kills: kills.clone() };
-        let (words, orders) = mpsc::channel();
+        let (words, requests) = mpsc::channel();
         let control = Control(words.clone());
         thread::Builder::new()
             .name("guardian".into())
-            .spawn(move || guardian.guard(&orders))
+            .spawn(move || guardian.guard(&requests))
             .map_err(lacking("a thread to guard it"))?;
         let (steps, received) = mpsc::channel();
         let running = Running::start(build, control, steps, move |running| {
@@ -200,7 +200,7 @@ impl Children {
             // Without a guardian nobody has anything to do with it.
             let _ = words.send(Word::Ended);
             host.wait_until_alone();
-            running.has_left_nothing(lock(&kills).are_over());
+            running.all_exited(lock(&kills).are_over());
             let _ = words.send(Word::Gone);
             drop(stay);
         });
@@ -265,15 +265,15 @@ impl Kills {
 
 impl Guardian {
     /// Does what it is told until nothing of the program is left.
-    fn guard(&self, orders: &Receiver<Word>) {
+    fn guard(&self, requests: &Receiver<Word>) {
         let mut asked = false;
         let mut ended = false;
         let mut killing = false;
         let mut deadline: Option<Instant> = None;
         loop {
             let word = match deadline {
-                None => orders.recv().map_err(|mpsc::RecvError| RecvTimeoutError::Disconnected),
-                Some(deadline) => orders.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+                None => requests.recv().map_err(|mpsc::RecvError| RecvTimeoutError::Disconnected),
+                Some(deadline) => requests.recv_timeout(deadline.saturating_duration_since(Instant::now())),
             };
             match word {
                 Ok(Word::Stop(_)) if killing => {}

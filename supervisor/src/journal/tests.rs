@@ -29,7 +29,7 @@ impl Client {
     /// Takes note of one step. False: there is nothing more for now.
     fn hear(&mut self, next: Next) -> bool {
         match next {
-            Next::Place { next, missed, .. } => {
+            Next::Position { next, missed, .. } => {
                 self.missed += missed;
                 assert_eq!(next, self.last + missed + 1, "what is missed is just what lies between");
                 self.last += missed;
@@ -70,7 +70,7 @@ fn all(mut reader: Reader) -> (u64, Vec<u64>) {
     let (mut missing, mut heard) = (0, Vec::new());
     loop {
         match reader.next() {
-            Next::Place { missed, .. } => missing += missed,
+            Next::Position { missed, .. } => missing += missed,
             Next::Entries(lines) => heard.extend(numbers(&lines)),
             Next::Look => {}
             Next::End { .. } => return (missing, heard),
@@ -110,7 +110,7 @@ fn who_knows_more_than_has_happened_knows_another_journal_and_gets_all_of_this_o
     say(&journal, 2);
     for since in [3, u64::MAX] {
         let mut reader = journal.read(Some(since));
-        let Next::Place { began, next: 1, missed: 0 } = reader.next() else { panic!("it does not begin at 1") };
+        let Next::Position { began, next: 1, missed: 0 } = reader.next() else { panic!("it does not begin at 1") };
         assert_eq!(began, journal.shared.began);
         assert_eq!(all(reader), (0, vec![1, 2]));
     }
@@ -130,7 +130,7 @@ fn an_entry_is_one_line_of_json_whatever_the_message_and_the_fields() {
     journal.line(Level::Info, "test", "two\nlines \"quoted\"", [("id", 7.into()), ("seq", "not this one".into())]);
     journal.line(Level::Error, "long", "\0".repeat(MAX_LINE), [("long", "x".repeat(MAX_LINE).into())]);
     let mut reader = journal.read(None);
-    assert!(matches!(reader.next(), Next::Place { .. }));
+    assert!(matches!(reader.next(), Next::Position { .. }));
     let Next::Entries(lines) = reader.next() else { panic!("no entries") };
     let entries: Vec<Entry> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((entries[0].seq, entries[0].message.as_str()), (1, "two\nlines \"quoted\""));
@@ -146,7 +146,7 @@ fn a_follower_that_waits_hears_what_happens_when_it_happens() {
     let mut reader = journal.follow(None).unwrap();
     let (tell, told) = mpsc::channel();
     thread::spawn(move || while tell.send(reader.next()).is_ok() {});
-    assert!(matches!(told.recv().unwrap(), Next::Place { .. }));
+    assert!(matches!(told.recv().unwrap(), Next::Position { .. }));
     for _ in 0..3 {
         say(&journal, 1);
         let heard = told.recv_timeout(Duration::from_secs(30)).unwrap();
@@ -203,7 +203,7 @@ fn a_follower_that_is_too_far_behind_hears_how_many_it_missed() {
 fn the_one_too_many_cannot_follow_and_makes_the_others_look_whether_their_clients_are_still_there() {
     let journal = journal();
     let mut followers: Vec<_> = (0..MAX_FOLLOWERS).map(|_| journal.follow(None).unwrap()).collect();
-    assert!(matches!(followers[0].next(), Next::Place { .. }));
+    assert!(matches!(followers[0].next(), Next::Position { .. }));
     assert!(journal.follow(None).is_none());
     assert_eq!(followers[0].next(), Next::Look);
     followers.pop();

@@ -12,7 +12,7 @@ use nix::sys::socket::{Backlog, listen};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 
 use super::{Address, bind_tcp};
-use crate::instance::{Claim, ClaimError};
+use crate::instance::{InstanceLock, InstanceLockError};
 use crate::text::Reason;
 
 /// Everybody may connect, as to a port. Who shall not is kept out by the folder.
@@ -68,7 +68,7 @@ pub(super) fn make_room(listener: &impl AsFd) -> io::Result<()> {
 pub(crate) struct SocketFile {
     path: PathBuf,
     identity: Option<(u64, u64)>,
-    _claim: Claim,
+    _claim: InstanceLock,
 }
 
 impl Drop for SocketFile {
@@ -98,12 +98,12 @@ fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
 
 /// Between two supervisors this decides whose the path is: to look whether anybody listens there, and then to remove
 /// what is left, would be two steps. (Other servers have locks with other names.)
-fn claim(path: &Path) -> io::Result<Claim> {
+fn claim(path: &Path) -> io::Result<InstanceLock> {
     let mut lock = path.as_os_str().to_owned();
     lock.push(".mastercontrol.lock");
-    Claim::of_file(lock.into()).map_err(|error| match error {
-        ClaimError::Taken => ErrorKind::AddrInUse.into(),
-        ClaimError::Unusable { path, source } => {
+    InstanceLock::of_file(lock.into()).map_err(|error| match error {
+        InstanceLockError::Taken => ErrorKind::AddrInUse.into(),
+        InstanceLockError::Unusable { path, source } => {
             io::Error::new(source.kind(), format!("{}: {}", path.display(), Reason(&source)))
         }
     })

@@ -25,7 +25,7 @@ pub(crate) struct Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Starting,
-    /// The only one in which the service manager orders something.
+    /// The only one in which the service manager requests something.
     Running,
     Stopping,
     /// The last one. 0: as it was told to, or else the exit code of the program.
@@ -77,7 +77,7 @@ impl Reports {
         self.lock().report(State::Starting, None, Instant::now())
     }
 
-    /// The service manager has ordered a stop. It hears at once that it is under way, and orders nothing else then.
+    /// The service manager has requested a stop. It hears at once that it is under way, and requests nothing else then.
     pub(crate) fn obey(&self) -> io::Result<()> {
         self.lock().report(State::Stopping, None, Instant::now())
     }

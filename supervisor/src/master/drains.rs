@@ -131,7 +131,7 @@ impl Master {
             let generation = Some(running.generation);
             let (log, to) = (log.clone(), reply.clone());
             let done = move |closed: &worker::Closed| {
-                let outcome = plain::outcome(closed);
+                let outcome = wire::outcome(closed);
                 let fields = [("id", id.into()), ("outcome", json!(outcome))];
                 log.line(Level::Info, "connection_closed", text::describe_closed(id, &outcome), fields);
                 let _ = to.send(Response::Answer(Answer::Closed { id, outcome }));
@@ -139,7 +139,7 @@ impl Master {
             match running.server.close(id, grace, Box::new(done)) {
                 Ok(None) => {}
                 Ok(Some(connection)) => {
-                    let connection = plain::connection(&connection, generation, false);
+                    let connection = wire::connection(&connection, generation, false);
                     let message =
                         format!("{by}: closing {}, which has {} to leave", text::describe(&connection), seconds(grace));
                     let fields = [("by", by.to_string().into()), ("id", id.into())];
@@ -168,7 +168,7 @@ impl Master {
             // A program does not know when it was asked.
             ended.drain.took = now.saturating_duration_since(old.began);
         }
-        let report = plain::report(&old.by, &ended);
+        let report = wire::report(&old.by, &ended);
         self.log_report(Some(generation), &report);
         report
     }
@@ -205,7 +205,7 @@ impl Master {
     }
 
     /// Gives up what hangs of old generations that have overrun their deadline, and then themselves.
-    pub(super) fn hurry_old(&mut self, mut state: State, now: Instant) -> State {
+    pub(super) fn enforce_deadlines(&mut self, mut state: State, now: Instant) -> State {
         while let Some(at) = self.old.iter().position(|old| old.overdue_at() <= now) {
             let mut old = self.old.remove(at);
             if !old.hurried {
@@ -219,7 +219,7 @@ impl Master {
             let connections = old.running.server.connections();
             let drain = DrainReport { forced: connections.clone(), stuck: connections, ..DrainReport::default() };
             let ended = Ended { drain, ..Ended::default() };
-            let (generation, report) = (old.running.generation, plain::report(&old.by, &ended));
+            let (generation, report) = (old.running.generation, wire::report(&old.by, &ended));
             let hangs = what_hangs(&ended.drain.stuck, self.identity.program.is_some());
             let message = format!("generation {generation} hangs and is left behind: {hangs}");
             self.identity.log.line(Level::Error, "left_behind", message, [("generation", generation.into())]);
@@ -240,10 +240,10 @@ impl Master {
         self.builder.close();
         servers.extend(self.old.drain(..).map(|old| old.running));
         let deadline = deadline_after(now, grace);
-        if let Some(tron) = &self.tron {
+        if let Some(watchdog) = &self.watchdog {
             let watchers: Vec<_> = servers.iter().map(|running| running.server.watcher()).collect();
             let is_program = self.identity.program.is_some();
-            tron.watch_stop(deadline, move || {
+            watchdog.watch_stop(deadline, move || {
                 let connections: Vec<_> = watchers.iter().flat_map(|connections| connections()).collect();
                 what_hangs(&connections, is_program)
             });
@@ -262,7 +262,7 @@ impl Master {
         }
         // The countdown begins a second from now, and not at once: most clients leave before.
         let mut stop = Stop { why, began: now, deadline, countdown: now + COUNTDOWN, waiting: Vec::new() };
-        for reply in self.take_delayed() {
+        for reply in self.take_scheduled_stop() {
             stop.attend(reply, &servers, now);
         }
         (servers, stop)
@@ -300,8 +300,8 @@ impl Master {
     fn set_deadline(&self, servers: &[Running], stop: &mut Stop, by: &Trigger, grace: Duration, now: Instant) {
         let deadline = deadline_after(now, grace);
         stop.deadline = deadline;
-        if let Some(tron) = &self.tron {
-            tron.deadline_moved(deadline);
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.deadline_moved(deadline);
         }
         let left = open(servers);
         for running in servers {
@@ -366,7 +366,7 @@ impl Master {
         ended.drain.took = now.saturating_duration_since(stop.began);
         let result = match stop.why {
             Why::Asked(by) => {
-                self.log_report(None, &plain::report(&by.to_string(), &ended));
+                self.log_report(None, &wire::report(&by.to_string(), &ended));
                 let Ended { drain, program, killed } = ended;
                 Ok(Report { by, drain, program, killed })
             }
@@ -458,7 +458,7 @@ pub(super) fn connections<'a>(servers: impl IntoIterator<Item = &'a Running>) ->
     let of = |running: &Running| {
         let generation = Some(running.generation);
         let connections = running.server.connections();
-        connections.into_iter().map(move |it| plain::connection(&it, generation, false))
+        connections.into_iter().map(move |it| wire::connection(&it, generation, false))
     };
     servers.into_iter().flat_map(of).collect()
 }
@@ -481,7 +481,7 @@ fn what_hangs(connections: &[ConnectionInfo], is_program: bool) -> String {
         return "no connection is left, but a server thread does not end".into();
     }
     let named: Vec<_> =
-        connections.iter().take(MAX_NAMED).map(|it| text::describe(&plain::connection(it, None, true))).collect();
+        connections.iter().take(MAX_NAMED).map(|it| text::describe(&wire::connection(it, None, true))).collect();
     let more = connections.len() - named.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", named.join("; "))

@@ -1,17 +1,17 @@
-//! Whether new clients may be sent here, and the stop that is put off until nobody sends any.
+//! Whether new clients may be sent here, and the scheduled stop.
 
 use super::*;
 use crate::protocol::Delay;
 
 /// No new clients are to be sent here. Those that come are served all the same.
 #[derive(Debug)]
-pub(super) struct Unready {
-    stop: Option<Delayed>,
+pub(super) struct NotReady {
+    stop: Option<ScheduledStop>,
 }
 
-/// A stop that is put off.
+/// A scheduled stop.
 #[derive(Debug)]
-struct Delayed {
+struct ScheduledStop {
     at: Instant,
     by: Trigger,
     /// The end of the grace period.
@@ -21,7 +21,7 @@ struct Delayed {
     waiting: Vec<Reply>,
 }
 
-impl Unready {
+impl NotReady {
     /// When there is something to do, although nothing happens.
     pub(super) fn next(&self) -> Option<Instant> {
         self.stop.as_ref().map(|stop| stop.at.min(stop.countdown))
@@ -31,13 +31,13 @@ impl Unready {
         self.stop.as_ref().map(|stop| stop.delay(now))
     }
 
-    /// By when a stop that was put off is to be over.
+    /// By when a scheduled stop is to be over.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.stop.as_ref().map(|stop| stop.deadline)
     }
 }
 
-impl Delayed {
+impl ScheduledStop {
     fn delay(&self, now: Instant) -> Delay {
         Delay { by: self.by.to_string(), remaining_ms: milliseconds(self.at.saturating_duration_since(now)) }
     }
@@ -64,18 +64,18 @@ impl Master {
             | State::Waiting { .. }
             | State::Draining { .. } => false,
         };
-        serves && self.unready.is_none()
+        serves && self.not_ready.is_none()
     }
 
     pub(super) fn drain(&mut self, by: &Trigger) {
         let message = format!("{by}: no new clients are to be sent here");
         self.identity.log.line(Level::Info, "not_ready", message, [("by", by.to_string().into())]);
-        self.unready.get_or_insert(Unready { stop: None });
+        self.not_ready.get_or_insert(NotReady { stop: None });
     }
 
     pub(super) fn on_resume(&mut self, state: &State, by: &Trigger) -> Answer {
         if let State::Draining { .. } = state {
-            let message = "the stop has begun already, and cannot be called off".into();
+            let message = "the stop has begun already, and cannot be cancelled".into();
             return Answer::Error(Refusal { code: ErrorCode::Stopping, message });
         }
         self.resume(by);
@@ -83,19 +83,19 @@ impl Master {
     }
 
     fn resume(&mut self, by: &Trigger) {
-        let Some(Unready { stop }) = self.unready.take() else { return };
-        let what = if stop.is_some() { "the stop is called off, " } else { "" };
+        let Some(NotReady { stop }) = self.not_ready.take() else { return };
+        let what = if stop.is_some() { "the stop is cancelled, " } else { "" };
         let message = format!("{by}: {what}new clients may be sent here again");
         self.identity.log.line(Level::Info, "ready", message, [("by", by.to_string().into())]);
         for reply in stop.into_iter().flat_map(|stop| stop.waiting) {
-            let message = format!("{by} has called off the stop");
-            let _ = reply.to.send(Response::Answer(Answer::Error(Refusal { code: ErrorCode::CalledOff, message })));
+            let message = format!("{by} cancelled the stop");
+            let _ = reply.to.send(Response::Answer(Answer::Error(Refusal { code: ErrorCode::Cancelled, message })));
         }
     }
 
-    /// Puts a stop off. Of several the earliest counts, and the shortest deadline. A server that is being stopped
+    /// Schedules a stop. Of several the earliest counts, and the shortest deadline. A server that is being stopped
     /// already is to be gone by the time that this one would be over.
-    pub(super) fn on_delayed_stop(
+    pub(super) fn on_scheduled_stop(
         &mut self,
         state: State,
         by: Trigger,
@@ -110,18 +110,18 @@ impl Master {
         }
         let asked = by.to_string();
         let (at, deadline) = (deadline_after(now, delay), deadline_after(now, whole));
-        let stop = Delayed { at, by, deadline, countdown: now + COUNTDOWN, waiting: Vec::new() };
-        let unready = self.unready.get_or_insert(Unready { stop: None });
-        let stop = match unready.stop.take() {
+        let stop = ScheduledStop { at, by, deadline, countdown: now + COUNTDOWN, waiting: Vec::new() };
+        let not_ready = self.not_ready.get_or_insert(NotReady { stop: None });
+        let stop = match not_ready.stop.take() {
             Some(mut other) => {
                 let deadline = other.deadline.min(stop.deadline);
                 let waiting = std::mem::take(&mut other.waiting);
                 let earlier = if other.at <= stop.at { other } else { stop };
-                Delayed { deadline, waiting, ..earlier }
+                ScheduledStop { deadline, waiting, ..earlier }
             }
             None => stop,
         };
-        let stop = unready.stop.insert(stop);
+        let stop = not_ready.stop.insert(stop);
         // Which may be an earlier one.
         let delay = stop.at.saturating_duration_since(now);
         let message = format!("{asked}: stopping in {}, no new clients are to be sent here", Seconds(delay));
@@ -136,9 +136,9 @@ impl Master {
         state
     }
 
-    /// Begins the stop that was put off, when it is time.
-    pub(super) fn hurry_delayed(&mut self, state: State, now: Instant) -> State {
-        let Some(stop) = self.unready.as_mut().and_then(|unready| unready.stop.as_mut()) else { return state };
+    /// Begins the scheduled stop, when it is time.
+    pub(super) fn start_due_stop(&mut self, state: State, now: Instant) -> State {
+        let Some(stop) = self.not_ready.as_mut().and_then(|not_ready| not_ready.stop.as_mut()) else { return state };
         if stop.at <= now {
             let (by, grace) = (stop.by.clone(), stop.deadline.saturating_duration_since(now));
             return self.on_stop(state, by, Some(grace), None, now);
@@ -150,9 +150,9 @@ impl Master {
         state
     }
 
-    /// A stop begins, be it this one or another: those who wait for the one that was put off.
-    pub(super) fn take_delayed(&mut self) -> Vec<Reply> {
-        let stop = self.unready.as_mut().and_then(|unready| unready.stop.take());
+    /// A stop begins, be it this one or another: those who wait for the scheduled one.
+    pub(super) fn take_scheduled_stop(&mut self) -> Vec<Reply> {
+        let stop = self.not_ready.as_mut().and_then(|not_ready| not_ready.stop.take());
         stop.map(|stop| stop.waiting).unwrap_or_default()
     }
 }

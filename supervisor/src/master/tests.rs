@@ -177,7 +177,7 @@ impl Server for Hand {
         // The real one has a grace period of its own; the test's clock does not know it.
         server.deadline.get_or_insert_with(Instant::now);
         let reason = why.to_owned();
-        world.events.push_back(Event::Failed { build: self.build, reason, well: false });
+        world.events.push_back(Event::Exited { build: self.build, reason, clean: false });
     }
 
     fn signal(&self, _signal: i32) {}
@@ -380,7 +380,7 @@ impl Drive {
                 let Some(server) = failing else { return };
                 server.accepting = false;
                 server.deadline = Some(now + Duration::from_millis(500));
-                let event = Event::Failed { build: server.build, reason: "crashed".into(), well: false };
+                let event = Event::Exited { build: server.build, reason: "crashed".into(), clean: false };
                 world.events.push_back(event);
             }
             Step::Hang => {
@@ -514,7 +514,7 @@ impl Drive {
         for _ in 0..200 {
             self.take(Step::Deliver);
         }
-        // A server that hangs in a stop is a matter for Tron.
+        // A server that hangs in a stop is a matter for the watchdog.
         for server in &mut lock(&self.world).servers {
             server.hangs = false;
         }
@@ -662,7 +662,7 @@ fn a_stop_during_a_restart_wins() {
 }
 
 #[test]
-fn a_stop_that_is_put_off_begins_when_its_time_comes_unless_it_is_called_off() {
+fn a_scheduled_stop_begins_when_it_is_due_unless_it_is_cancelled() {
     let delayed = || Step::AskStop { grace: None, delay: 5000, wait: true };
     let mut drive = Drive::new(None);
     drive.take(Step::Client);
@@ -670,7 +670,7 @@ fn a_stop_that_is_put_off_begins_when_its_time_comes_unless_it_is_called_off() {
     drive.wait(Duration::from_secs(4));
     assert!(matches!(drive.state, Some(State::Serving { .. })));
     drive.take(Step::AskResume);
-    assert_eq!(answers(&drive), ["CalledOff", "Some(Readiness { ready: true })"]);
+    assert_eq!(answers(&drive), ["Cancelled", "Some(Readiness { ready: true })"]);
     drive.take(delayed());
     // The earliest counts.
     drive.take(Step::AskStop { grace: None, delay: 100_000, wait: true });
@@ -681,8 +681,8 @@ fn a_stop_that_is_put_off_begins_when_its_time_comes_unless_it_is_called_off() {
 
 #[test]
 fn of_several_stops_the_shortest_deadline_counts_also_if_one_was_put_off() {
-    // Clients of a stop that was put off have until then, and two seconds more.
-    let put_off = || Step::AskStop { grace: Some(2000), delay: 3000, wait: true };
+    // Clients of a scheduled stop have until then, and two seconds more.
+    let scheduled = || Step::AskStop { grace: Some(2000), delay: 3000, wait: true };
     let others = [
         // By when it is over.
         (Step::AskStop { grace: Some(0), delay: 4000, wait: true }, 4),
@@ -693,7 +693,7 @@ fn of_several_stops_the_shortest_deadline_counts_also_if_one_was_put_off() {
     for (other, seconds) in others {
         let mut drive = Drive::new(None);
         drive.take(Step::Client);
-        drive.take(put_off());
+        drive.take(scheduled());
         drive.take(other);
         for second in 1..=seconds {
             assert!(drive.end.is_none(), "over before second {second} of {seconds}");

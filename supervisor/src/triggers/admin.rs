@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use interprocess::local_socket::traits::{Stream as _, StreamCommon as _};
 use interprocess::local_socket::{Listener, ListenerOptions, Stream};
 
-use crate::event::{Event, Post, Trigger};
-use crate::impatient::Impatient;
-use crate::instance::{Claim, Place};
+use crate::deadline_reader::DeadlineReader;
+use crate::event::{Event, EventSender, Trigger};
+use crate::instance::{InstanceLock, InstancePaths};
 use crate::journal::{Journal, MAX_FOLLOWERS, Next, Reader};
 use crate::log::Level;
 use crate::protocol::{self, Answer, ErrorCode, LineError, MAX_LINE, Progress, Refusal, Request, Response};
@@ -43,7 +43,7 @@ pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// The admin socket, served by a thread named `admin` until it is closed.
 #[derive(Debug)]
 pub(crate) struct Admin {
-    door: Door,
+    shutdown: ShutdownHandle,
     /// Hears nothing but its end, when socket and name are free.
     gone: Receiver<Infallible>,
     answers: Arc<Answers>,
@@ -51,29 +51,34 @@ pub(crate) struct Admin {
 
 impl Admin {
     /// Listens on the socket of a place that has been claimed. Clients can connect when this returns.
-    pub(crate) fn start(place: Place, claim: Claim, events: Post, log: Journal) -> io::Result<Admin> {
+    pub(crate) fn start(
+        paths: InstancePaths,
+        lock: InstanceLock,
+        events: EventSender,
+        log: Journal,
+    ) -> io::Result<Admin> {
         let answers = Arc::new(Answers::default());
-        let listener = listen(&place)?;
-        let (door, knock) = Door::new(&place)?;
-        let desk = Desk { answers: answers.clone(), clients: Arc::new(AtomicUsize::new(0)), events, log };
+        let listener = listen(&paths)?;
+        let (shutdown, signal) = ShutdownHandle::new(&paths)?;
+        let server = AdminServer { answers: answers.clone(), clients: Arc::new(AtomicUsize::new(0)), events, log };
         let (going, gone) = mpsc::channel();
-        let reception = Reception {
+        let acceptor = Acceptor {
             #[cfg(target_os = "linux")]
-            identity: linux::identity_of(&place),
-            place,
+            identity: linux::identity_of(&paths),
+            paths,
             listener,
-            claim,
+            lock,
             _going: going,
-            knock,
-            desk,
+            signal,
+            server,
         };
-        thread::Builder::new().name("admin".into()).spawn(move || reception.serve())?;
-        Ok(Admin { door, gone, answers })
+        thread::Builder::new().name("admin".into()).spawn(move || acceptor.serve())?;
+        Ok(Admin { shutdown, gone, answers })
     }
 
     /// Takes the socket away and frees the name. Clients that wait for an answer still get it.
     pub(crate) fn close(self) -> LastAnswers {
-        self.door.close(&self.gone);
+        self.shutdown.close(&self.gone);
         LastAnswers(self.answers)
     }
 }
@@ -112,23 +117,23 @@ impl Answers {
 /// What the thread `admin` works with. At its end these are dropped in this order: Linux takes some twenty milliseconds
 /// to close what watches the folder, and nobody has to wait for that.
 #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux looks at place and claim again"))]
-struct Reception {
-    place: Place,
+struct Acceptor {
+    paths: InstancePaths,
     // Dropped before the claim: it removes its file, and without the claim that may be another instance's.
     listener: Listener,
-    claim: Claim,
+    lock: InstanceLock,
     #[cfg(target_os = "linux")]
     identity: linux::Identity,
     // From here on socket and name are free.
     _going: Sender<Infallible>,
-    knock: Knock,
-    desk: Desk,
+    signal: ShutdownSignal,
+    server: AdminServer,
 }
 
-fn listen(place: &Place) -> io::Result<Listener> {
+fn listen(paths: &InstancePaths) -> io::Result<Listener> {
     // The place is claimed, so a socket that is there has been left by an instance that is gone.
-    place.remove_socket()?;
-    let options = ListenerOptions::new().name(place.socket_name()?);
+    paths.remove_socket()?;
+    let options = ListenerOptions::new().name(paths.socket_name()?);
     #[cfg(unix)]
     let options = {
         use interprocess::os::unix::local_socket::ListenerOptionsExt;
@@ -146,23 +151,23 @@ fn listen(place: &Place) -> io::Result<Listener> {
 }
 
 #[cfg(unix)]
-use unix::{Door, Knock};
+use unix::{ShutdownHandle, ShutdownSignal};
 #[cfg(windows)]
-use windows::{Door, Knock};
+use windows::{ShutdownHandle, ShutdownSignal};
 
 /// Attends to clients, each on a thread named `admin-client`.
-struct Desk {
+struct AdminServer {
     answers: Arc<Answers>,
     clients: Arc<AtomicUsize>,
-    events: Post,
+    events: EventSender,
     log: Journal,
 }
 
-impl Desk {
-    fn attend(&self, client: Stream) {
+impl AdminServer {
+    fn handle_client(&self, client: Stream) {
         let _ = client.set_send_timeout(Some(PATIENCE));
-        let seat = Seat::take(&self.clients);
-        if seat.is_none() {
+        let slot = ClientSlot::take(&self.clients);
+        if slot.is_none() {
             let message = format!("more than {MAX_CLIENTS} clients ask at the same time, try again");
             let _ = protocol::write_line(&mut &client, &Answer::Error(Refusal { code: ErrorCode::Busy, message }));
             return;
@@ -172,7 +177,7 @@ impl Desk {
         let client = Arc::new(client);
         let theirs = client.clone();
         let thread = thread::Builder::new().name("admin-client".into()).spawn(move || {
-            converse(&theirs, seat, &answers, &events, &log, Wait::AsAsked);
+            converse(&theirs, slot, &answers, &events, &log, Wait::AsAsked);
         });
         if thread.is_err() {
             // Whoever uses up the threads shall not lock out who has to stop that. But this thread has others to attend
@@ -200,16 +205,16 @@ impl Wait {
 }
 
 /// One of the [`MAX_CLIENTS`] places, given back on drop.
-struct Seat(Arc<AtomicUsize>);
+struct ClientSlot(Arc<AtomicUsize>);
 
-impl Seat {
-    fn take(clients: &Arc<AtomicUsize>) -> Option<Seat> {
-        let seat = Seat(clients.clone());
-        (clients.fetch_add(1, Ordering::Relaxed) < MAX_CLIENTS).then_some(seat)
+impl ClientSlot {
+    fn take(clients: &Arc<AtomicUsize>) -> Option<ClientSlot> {
+        let slot = ClientSlot(clients.clone());
+        (clients.fetch_add(1, Ordering::Relaxed) < MAX_CLIENTS).then_some(slot)
     }
 }
 
-impl Drop for Seat {
+impl Drop for ClientSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -218,7 +223,14 @@ impl Drop for Seat {
 /// One request and its answer. A client that goes away meanwhile, or does not read, ends only its own conversation.
 ///
 /// The seat is free again when the request has been read: who waits for the end of a stop keeps nobody from asking.
-fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Post, log: &Journal, may_wait: Wait) {
+fn converse(
+    client: &Stream,
+    slot: Option<ClientSlot>,
+    answers: &Answers,
+    events: &EventSender,
+    log: &Journal,
+    may_wait: Wait,
+) {
     let mut output = client;
     let by = match identify(client) {
         Ok(by) => by,
@@ -250,7 +262,7 @@ fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Pos
             return;
         }
     };
-    drop(seat);
+    drop(slot);
     answers.add(1);
     if let Request::Events { since, follow } = request {
         tell_events(client, &by, since, follow, log);
@@ -260,7 +272,7 @@ fn converse(client: &Stream, seat: Option<Seat>, answers: &Answers, events: &Pos
     answers.add(-1);
 }
 
-fn ask_master_control(mut client: &Stream, request: Request, by: Trigger, events: &Post, may_wait: Wait) {
+fn ask_master_control(mut client: &Stream, request: Request, by: Trigger, events: &EventSender, may_wait: Wait) {
     let (reply, responses) = mpsc::channel();
     // If master control is gone, so is the other end of `responses`.
     let _ = events.send(Event::Request { request, by, reply });
@@ -297,7 +309,7 @@ fn tell_events(mut client: &Stream, by: &Trigger, since: Option<u64>, follow: bo
 fn write_events(mut client: &Stream, mut reader: Reader) -> io::Result<()> {
     loop {
         match reader.next() {
-            Next::Place { began, next, missed } => {
+            Next::Position { began, next, missed } => {
                 protocol::write_line(&mut client, &Progress::Journal { began, next, missed })?;
             }
             Next::Entries(lines) => {
@@ -330,7 +342,7 @@ fn has_hung_up(_client: &Stream) -> bool {
 }
 
 fn read_request(client: &Stream, patience: Duration) -> Result<Option<Request>, Refusal> {
-    let mut input = BufReader::new(Impatient { stream: client, end: Some(Instant::now() + patience) });
+    let mut input = BufReader::new(DeadlineReader { stream: client, end: Some(Instant::now() + patience) });
     match protocol::read_line(&mut input) {
         Ok(line) => protocol::parse_request(&line).map(Some),
         Err(LineError::Closed) => Ok(None),
@@ -350,7 +362,7 @@ fn read_request(client: &Stream, patience: Duration) -> Result<Option<Request>, 
 
 /// Gives the client of a bad request the chance to read its answer: it would be lost with unread input.
 fn discard_a_line(client: &Stream, patience: Duration) {
-    let mut rest = Impatient { stream: client, end: Some(Instant::now() + patience) }.take(MAX_LINE as u64);
+    let mut rest = DeadlineReader { stream: client, end: Some(Instant::now() + patience) }.take(MAX_LINE as u64);
     let _ = io::copy(&mut rest, &mut io::sink());
 }
 
@@ -382,15 +394,15 @@ mod tests {
 
     use super::*;
     use crate::log::Log;
-    use crate::tron::OVERRUN;
+    use crate::watchdog::OVERRUN;
 
     #[test]
     fn a_client_that_says_nothing_does_not_keep_the_admin_thread_beyond_the_end_of_the_supervisor() {
         assert!(HURRY * 2 < OVERRUN); // Once for the request, and once for whoever hears that it was bad.
         let (client, theirs) = UnixStream::pair().unwrap();
         let (events, _received) = mpsc::channel();
-        let (answers, post) = (Answers::default(), Post::new(events, None));
-        converse(&Stream::UdSocket(theirs.into()), None, &answers, &post, &Journal::new(Log::silent()), Wait::Never);
+        let (answers, events) = (Answers::default(), EventSender::new(events, None));
+        converse(&Stream::UdSocket(theirs.into()), None, &answers, &events, &Journal::new(Log::silent()), Wait::Never);
         let refusal = protocol::read_line(&mut BufReader::new(client)).unwrap();
         let refusal = String::from_utf8(refusal).unwrap();
         assert!(refusal.contains(&format!("the request took longer than {HURRY:?}")), "{refusal}");

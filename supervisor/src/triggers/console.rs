@@ -3,12 +3,12 @@
 use std::io::{self, IsTerminal, Read};
 use std::thread;
 
-use crate::event::{Event, Post, Trigger};
+use crate::event::{Event, EventSender, Trigger};
 
 /// Listens to stdin on a thread named `console`. Nobody joins that thread: a read of stdin cannot be ended.
 ///
 /// Returns whether somebody can press Enter there.
-pub(crate) fn start(events: Post) -> io::Result<bool> {
+pub(crate) fn start(events: EventSender) -> io::Result<bool> {
     let terminal = io::stdin().is_terminal();
     thread::Builder::new().name("console".into()).spawn(move || {
         let enter = || events.send(Event::Stop { by: Trigger::Console, grace: None }).is_ok();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use worker::handlers::{Http, Page};
 use worker::{Handle, Server};
 
-use crate::event::{Event, Post, Trigger};
+use crate::event::{Event, EventSender, Trigger};
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{Answer, Request, Response, Status};
@@ -38,7 +38,7 @@ pub(crate) struct Health {
 
 impl Health {
     /// Answers on a listener that is bound already, as soon as there is master control to ask.
-    pub(crate) fn start(listener: TcpListener, events: Post, log: Journal) -> io::Result<Health> {
+    pub(crate) fn start(listener: TcpListener, events: EventSender, log: Journal) -> io::Result<Health> {
         let http = Http::pages(move |path| page(path, &events)).patience(PATIENCE);
         let (ends, ended) = mpsc::channel();
         let server = Server::new(http).max_connections(MAX_CLIENTS).observer(move |event| match event {
@@ -66,7 +66,7 @@ impl Drop for Health {
 }
 
 /// What is said to a request for this path. None: there is no such thing.
-fn page(path: &str, events: &Post) -> Option<Page> {
+fn page(path: &str, events: &EventSender) -> Option<Page> {
     let describe: fn(&Status) -> Page = match path {
         "ready" => |status| line(status.ready, text::readiness(status)),
         "live" => |_| line(true, "alive".into()),
@@ -84,7 +84,7 @@ fn line(available: bool, text: String) -> Page {
 }
 
 /// Asks in the same way as a client of the admin socket. None: master control hangs, or has just ended.
-fn ask(events: &Post) -> Option<Box<Status>> {
+fn ask(events: &EventSender) -> Option<Box<Status>> {
     let (reply, answers) = mpsc::channel();
     // Who wants to know a status is nobody's concern.
     events.send(Event::Request { request: Request::Status {}, by: Trigger::Code, reply }).ok()?;

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::OnHup;
-use crate::event::{Event, Post};
+use crate::event::{Event, EventSender};
 
 #[cfg(unix)]
 pub(crate) use unix::{PASSED_ON, Signals, is_ignored};
@@ -12,7 +12,7 @@ pub(crate) use windows::Signals;
 
 #[cfg(unix)]
 mod unix {
-    use super::{Event, OnHup, Post, io};
+    use super::{Event, EventSender, OnHup, io};
     use crate::event::Trigger;
     use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGURG};
     use signal_hook::consts::{SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH};
@@ -31,7 +31,7 @@ mod unix {
 
     impl Signals {
         /// The handlers exist when this returns.
-        pub(crate) fn start(events: Post, on_hup: OnHup, pass_on: bool) -> io::Result<Signals> {
+        pub(crate) fn start(events: EventSender, on_hup: OnHup, pass_on: bool) -> io::Result<Signals> {
             let wanted = [(SIGHUP, "SIGHUP"), (SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGQUIT, "SIGQUIT")];
             // What nohup did stays: closing the terminal shall not stop the server then.
             let stays_ignored = on_hup == OnHup::Stop && is_ignored(SIGHUP);
@@ -89,7 +89,7 @@ mod unix {
 
 #[cfg(windows)]
 mod windows {
-    use super::{Event, OnHup, Post, io};
+    use super::{Event, EventSender, OnHup, io};
     use crate::event::{ConsoleEvent, Trigger};
     use std::future::poll_fn;
     use std::task::{Context, Poll};
@@ -106,7 +106,7 @@ mod windows {
         ///
         /// When the window is closed, the user logs off or the system shuts down, Windows ends the process as soon as
         /// its handler returns. So tokio's never does; the process ends when the stop is done.
-        pub(crate) fn start(events: Post, _on_hup: OnHup, _pass_on: bool) -> io::Result<Signals> {
+        pub(crate) fn start(events: EventSender, _on_hup: OnHup, _pass_on: bool) -> io::Result<Signals> {
             let mut console = Console::new()?;
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             thread::Builder::new().name("signals".into()).spawn(move || {

@@ -6,8 +6,8 @@ use std::path::Path;
 use interprocess::local_socket::traits::Listener as _;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::{Claim, Level, Place, Reception, io, listen};
-use crate::instance::ClaimError;
+use super::{Acceptor, InstanceLock, InstancePaths, Level, io, listen};
+use crate::instance::InstanceLockError;
 
 /// How often it tries again while its folder vanishes.
 const MOVES: usize = 20;
@@ -18,20 +18,20 @@ pub(super) struct Watch(Inotify);
 /// What tells the socket's file from another one that was moved to its place.
 pub(super) type Identity = Option<(u64, u64)>;
 
-pub(super) fn identity_of(place: &Place) -> Identity {
+pub(super) fn identity_of(paths: &InstancePaths) -> Identity {
     use std::os::unix::fs::MetadataExt;
-    std::fs::symlink_metadata(&place.socket).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    std::fs::symlink_metadata(&paths.socket).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl Watch {
-    pub(super) fn new(place: &Place) -> io::Result<Watch> {
+    pub(super) fn new(paths: &InstancePaths) -> io::Result<Watch> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let going = AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF;
-        inotify.add_watch(place.lock.parent().unwrap_or(Path::new(".")), going)?;
+        inotify.add_watch(paths.lock.parent().unwrap_or(Path::new(".")), going)?;
         Ok(Watch(inotify))
     }
 
@@ -45,9 +45,9 @@ impl Watch {
     }
 }
 
-impl Reception {
+impl Acceptor {
     pub(super) fn is_in_place(&self) -> bool {
-        self.identity.is_some() && identity_of(&self.place) == self.identity && self.claim.holds()
+        self.identity.is_some() && identity_of(&self.paths) == self.identity && self.lock.holds()
     }
 
     /// Returns false if that cannot be done.
@@ -61,9 +61,9 @@ impl Reception {
         }
         match moved {
             Ok(()) => {
-                let path = self.place.socket.display();
+                let path = self.paths.socket.display();
                 let message = format!("somebody deleted the admin socket; it has been made again: {path}");
-                self.desk.log.line(Level::Warning, "admin_socket_restored", message, []);
+                self.server.log.line(Level::Warning, "admin_socket_restored", message, []);
                 true
             }
             Err(error) => {
@@ -76,16 +76,16 @@ impl Reception {
     fn try_to_move_in_again(&mut self) -> io::Result<()> {
         // A listener removes its file when it is dropped, and the old one would remove another's.
         self.listener.do_not_reclaim_name_on_drop();
-        if !self.claim.holds() {
-            self.claim = Claim::new(&self.place).map_err(|error| match error {
-                ClaimError::Taken => io::Error::other("its name was taken meanwhile"),
-                ClaimError::Unusable { source, .. } => source,
+        if !self.lock.holds() {
+            self.lock = InstanceLock::new(&self.paths).map_err(|error| match error {
+                InstanceLockError::Taken => io::Error::other("its name was taken meanwhile"),
+                InstanceLockError::Unusable { source, .. } => source,
             })?;
         }
         // Before the socket is there: what happens to it from then on is seen.
-        self.knock.watch = Watch::new(&self.place)?;
-        self.listener = listen(&self.place)?;
-        self.identity = identity_of(&self.place);
+        self.signal.watch = Watch::new(&self.paths)?;
+        self.listener = listen(&self.paths)?;
+        self.identity = identity_of(&self.paths);
         Ok(())
     }
 }

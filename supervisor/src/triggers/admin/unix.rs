@@ -9,24 +9,24 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 #[cfg(target_os = "linux")]
 use super::linux::Watch;
-use super::{Duration, Infallible, Level, Listener, Place, Reason, Receiver, Reception, io};
+use super::{Acceptor, Duration, Infallible, InstancePaths, Level, Listener, Reason, Receiver, io};
 
 /// How long to wait before trying again when the system is out of descriptors.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 
 /// Closing this end of the pipe ends the thread `admin`.
 #[derive(Debug)]
-pub(super) struct Door(PipeWriter);
+pub(super) struct ShutdownHandle(PipeWriter);
 
-pub(super) struct Knock {
+pub(super) struct ShutdownSignal {
     closed: PipeReader,
     pub(super) watch: Watch,
 }
 
-impl Door {
-    pub(super) fn new(place: &Place) -> io::Result<(Door, Knock)> {
-        let (closed, door) = io::pipe()?;
-        Ok((Door(door), Knock { closed, watch: Watch::new(place)? }))
+impl ShutdownHandle {
+    pub(super) fn new(paths: &InstancePaths) -> io::Result<(ShutdownHandle, ShutdownSignal)> {
+        let (closed, shutdown) = io::pipe()?;
+        Ok((ShutdownHandle(shutdown), ShutdownSignal { closed, watch: Watch::new(paths)? }))
     }
 
     pub(super) fn close(self, gone: &Receiver<Infallible>) {
@@ -41,14 +41,14 @@ fn as_fd(listener: &Listener) -> BorrowedFd<'_> {
     }
 }
 
-impl Reception {
+impl Acceptor {
     /// Runs on the thread `admin`.
     pub(super) fn serve(mut self) {
         loop {
-            let closed = PollFd::new(self.knock.closed.as_fd(), PollFlags::POLLIN);
+            let closed = PollFd::new(self.signal.closed.as_fd(), PollFlags::POLLIN);
             let client = PollFd::new(as_fd(&self.listener), PollFlags::POLLIN);
             let mut sources: Vec<_> = [closed, client].into();
-            sources.extend(self.knock.watch.as_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            sources.extend(self.signal.watch.as_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             match poll(&mut sources, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return self.give_up(&error.into()),
@@ -59,27 +59,27 @@ impl Reception {
             }
             if client {
                 match self.listener.accept() {
-                    Ok(client) => self.desk.attend(client),
+                    Ok(client) => self.server.handle_client(client),
                     // Nothing says when there will be a descriptor again.
                     Err(_) if self.is_closed_within(EXHAUSTED_WAIT) => return,
                     Err(_) => {}
                 }
             }
-            if watch && self.knock.watch.saw_something_go() && !self.is_in_place() && !self.move_in_again() {
+            if watch && self.signal.watch.saw_something_go() && !self.is_in_place() && !self.move_in_again() {
                 return;
             }
         }
     }
 
     fn is_closed_within(&self, limit: Duration) -> bool {
-        let mut closed = [PollFd::new(self.knock.closed.as_fd(), PollFlags::POLLIN)];
+        let mut closed = [PollFd::new(self.signal.closed.as_fd(), PollFlags::POLLIN)];
         let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
         poll(&mut closed, limit).is_ok_and(|ready| ready > 0)
     }
 
     pub(super) fn give_up(&self, error: &io::Error) {
         let message = format!("the admin socket is gone ({}); Enter and signals still work", Reason(error));
-        self.desk.log.line(Level::Error, "admin_socket_lost", message, []);
+        self.server.log.line(Level::Error, "admin_socket_lost", message, []);
     }
 }
 
@@ -89,7 +89,7 @@ pub(super) struct Watch;
 
 #[cfg(not(target_os = "linux"))]
 impl Watch {
-    fn new(_place: &Place) -> io::Result<Watch> {
+    fn new(_place: &InstancePaths) -> io::Result<Watch> {
         Ok(Watch)
     }
 
@@ -103,7 +103,7 @@ impl Watch {
 }
 
 #[cfg(not(target_os = "linux"))]
-impl Reception {
+impl Acceptor {
     fn is_in_place(&self) -> bool {
         true
     }

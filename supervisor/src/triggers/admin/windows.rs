@@ -9,7 +9,7 @@ use interprocess::local_socket::traits::Listener as _;
 use interprocess::os::windows::security_descriptor::SecurityDescriptor;
 use widestring::{U16CStr, u16cstr};
 
-use super::{Duration, Infallible, Place, Receiver, Reception, io, mpsc};
+use super::{Acceptor, Duration, Infallible, InstancePaths, Receiver, io, mpsc};
 
 /// How long to wait before accepting again when that failed.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
@@ -39,17 +39,17 @@ pub(super) fn told_in_words(error: io::Error) -> io::Error {
 
 /// Closing it ends the thread `admin`: a flag, and then a connection to the pipe that wakes its `accept`.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct ShutdownHandle {
     closed: Arc<AtomicBool>,
-    place: Place,
+    paths: InstancePaths,
 }
 
-pub(super) struct Knock(Arc<AtomicBool>);
+pub(super) struct ShutdownSignal(Arc<AtomicBool>);
 
-impl Door {
-    pub(super) fn new(place: &Place) -> io::Result<(Door, Knock)> {
+impl ShutdownHandle {
+    pub(super) fn new(paths: &InstancePaths) -> io::Result<(ShutdownHandle, ShutdownSignal)> {
         let closed = Arc::new(AtomicBool::new(false));
-        Ok((Door { closed: closed.clone(), place: place.clone() }, Knock(closed)))
+        Ok((ShutdownHandle { closed: closed.clone(), paths: paths.clone() }, ShutdownSignal(closed)))
     }
 
     pub(super) fn close(self, gone: &Receiver<Infallible>) {
@@ -57,7 +57,7 @@ impl Door {
         loop {
             // Without waiting for room in the pipe: once the thread has gone, there may be none until the clients that
             // it has left behind are answered, and that is not before this ends.
-            let waker = self.place.socket_path().and_then(|path| File::options().read(true).write(true).open(path));
+            let waker = self.paths.socket_path().and_then(|path| File::options().read(true).write(true).open(path));
             // A client that has left again when the thread comes to accept it does not wake it, so the waker stays.
             let over = match waker {
                 Ok(_waker) => gone.recv().map_err(|mpsc::RecvError| RecvTimeoutError::Disconnected),
@@ -73,16 +73,16 @@ impl Door {
     }
 }
 
-impl Reception {
+impl Acceptor {
     /// Runs on the thread `admin`.
     pub(super) fn serve(self) {
         loop {
             let client = self.listener.accept();
-            if self.knock.0.load(Ordering::SeqCst) {
+            if self.signal.0.load(Ordering::SeqCst) {
                 return;
             }
             match client {
-                Ok(client) => self.desk.attend(client),
+                Ok(client) => self.server.handle_client(client),
                 // Nothing says when the system has room again.
                 Err(_) => std::thread::sleep(EXHAUSTED_WAIT),
             }
@@ -93,20 +93,21 @@ impl Reception {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::{Admin, Claim, Post, Request, protocol, thread};
+    use super::super::{Admin, EventSender, InstanceLock, Request, protocol, thread};
     use super::*;
     use crate::{Journal, Log};
 
     #[test]
     fn one_that_is_closed_at_once_is_gone_and_leaves_its_name_to_the_next_one() {
-        let place = Place::of(&format!("closed-at-once-{}", std::process::id()).parse().unwrap()).unwrap();
+        let paths = InstancePaths::of(&format!("closed-at-once-{}", std::process::id()).parse().unwrap()).unwrap();
         let (done, all) = mpsc::channel();
         thread::spawn(move || {
             for _ in 0..200 {
                 let (events, _received) = mpsc::channel();
-                let claim = Claim::new(&place).unwrap();
+                let lock = InstanceLock::new(&paths).unwrap();
                 let admin =
-                    Admin::start(place.clone(), claim, Post::new(events, None), Journal::new(Log::silent())).unwrap();
+                    Admin::start(paths.clone(), lock, EventSender::new(events, None), Journal::new(Log::silent()))
+                        .unwrap();
                 admin.close().wait();
             }
             done.send(()).unwrap();
@@ -120,16 +121,17 @@ mod tests {
         thread::spawn(move || {
             for round in 0..50 {
                 let name = format!("closed-in-a-crowd-{}-{round}", std::process::id());
-                let place = Place::of(&name.parse().unwrap()).unwrap();
+                let paths = InstancePaths::of(&name.parse().unwrap()).unwrap();
                 let (events, unanswered) = mpsc::channel();
-                let claim = Claim::new(&place).unwrap();
+                let lock = InstanceLock::new(&paths).unwrap();
                 let admin =
-                    Admin::start(place.clone(), claim, Post::new(events, None), Journal::new(Log::silent())).unwrap();
+                    Admin::start(paths.clone(), lock, EventSender::new(events, None), Journal::new(Log::silent()))
+                        .unwrap();
                 let crowd = || {
                     let mut clients = Vec::new();
                     // As many as find room, until nobody makes any.
                     while clients.len() < 32 {
-                        match File::options().read(true).write(true).open(place.socket_path().unwrap()) {
+                        match File::options().read(true).write(true).open(paths.socket_path().unwrap()) {
                             Ok(client) => {
                                 let _ = protocol::write_request(&mut &client, &Request::Ping {});
                                 clients.push(client);

@@ -33,7 +33,7 @@ impl Restart {
     }
 
     /// So many others come before it. For somebody who does not wait that is the answer.
-    pub(super) fn taken_on(mut self, ahead: usize) -> Restart {
+    pub(super) fn accepted(mut self, ahead: usize) -> Restart {
         if let Some(reply) = self.reply.take_if(|reply| !reply.wait) {
             // A client that has gone away meanwhile needs no answer; the same everywhere below.
             let _ = reply.to.send(Response::Answer(Answer::Restarting { ahead }));

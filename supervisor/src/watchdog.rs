@@ -1,5 +1,5 @@
-//! The last resort: ends the process when a stop overruns its deadline because something hangs, or when master control
-//! does not go on.
+//! The last resort (in the film Tron, it fights for the users): ends the process when a stop overruns its deadline
+//! because something hangs, or when master control does not go on.
 
 use std::fmt;
 use std::io;
@@ -28,10 +28,10 @@ const LATE: Duration = Duration::from_millis(500);
 /// How long the last words may take. Whoever reads stderr may hang, too.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// Watches on a thread named `tron`, as long as a clone of it lives. While there is nothing to watch it does not wake
-/// up.
+/// Watches on a thread named `watchdog`, as long as a clone of it lives. While there is nothing to watch it does not
+/// wake up.
 #[derive(Debug, Clone)]
-pub(crate) struct Tron(Arc<Hold>);
+pub(crate) struct Watchdog(Arc<Hold>);
 
 /// The watch ends when this is dropped.
 #[derive(Debug)]
@@ -67,25 +67,25 @@ enum Why {
     OutOfControl,
 }
 
-impl Tron {
+impl Watchdog {
     /// Starts the watch.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn start(log: Journal) -> io::Result<Tron> {
-        Tron::start_with(move |why| derez(log, why))
+    pub(crate) fn start(log: Journal) -> io::Result<Watchdog> {
+        Watchdog::start_with(move |why| abort_process(log, why))
     }
 
-    fn start_with(end: impl FnOnce(Why) + Send + 'static) -> io::Result<Tron> {
+    fn start_with(end: impl FnOnce(Why) + Send + 'static) -> io::Result<Watchdog> {
         let watched = Watched { stop: None, open: 0, since: Instant::now(), over: false };
         let watch = Arc::new(Watch { watched: Mutex::new(watched), changed: Condvar::new() });
         let watcher = watch.clone();
-        thread::Builder::new().name("tron".into()).spawn(move || {
+        thread::Builder::new().name("watchdog".into()).spawn(move || {
             if let Some(why) = watcher.wait() {
                 end(why);
             }
         })?;
-        Ok(Tron(Arc::new(Hold(watch))))
+        Ok(Watchdog(Arc::new(Hold(watch))))
     }
 
     /// Ends the process one second after the deadline of a stop, and says with `what_hangs` why.
@@ -103,7 +103,7 @@ impl Tron {
     }
 
     /// Master control has something to do.
-    pub(crate) fn event_comes(&self) {
+    pub(crate) fn event_queued(&self) {
         self.change(|watched| {
             if watched.open <= 0 {
                 watched.since = Instant::now();
@@ -199,17 +199,17 @@ impl fmt::Debug for Watched {
 /// Ends the process, since master control has panicked.
 pub(crate) fn end_after_panic(log: Journal, message: &str) -> ! {
     let message = format!("master control panicked, so the process ends, with all connections: {message}");
-    last_words(Exit::OutOfControl, move || log.line(Level::Error, "out_of_control", message, []))
+    log_and_exit(Exit::OutOfControl, move || log.line(Level::Error, "out_of_control", message, []))
 }
 
-fn derez(log: Journal, why: Why) {
+fn abort_process(log: Journal, why: Why) {
     match why {
-        Why::Overrun(what_hangs) => last_words(Exit::Overrun, move || {
+        Why::Overrun(what_hangs) => log_and_exit(Exit::Overrun, move || {
             let hung = what_hangs();
             let message = format!("the stop overran its deadline by {OVERRUN:?}, so the process ends: {hung}");
             log.line(Level::Error, "overrun", message, [("hung", hung.into())]);
         }),
-        Why::OutOfControl => last_words(Exit::OutOfControl, move || {
+        Why::OutOfControl => log_and_exit(Exit::OutOfControl, move || {
             let message = format!(
                 "master control has not gone on for {HANG:?}, so the process ends, with all connections: nobody could \
                  command it any more"
@@ -219,7 +219,7 @@ fn derez(log: Journal, why: Why) {
     }
 }
 
-fn last_words(exit: Exit, speak: impl FnOnce() + Send + 'static) -> ! {
+fn log_and_exit(exit: Exit, speak: impl FnOnce() + Send + 'static) -> ! {
     let (said, done) = mpsc::channel::<()>();
     let _ = thread::Builder::new().name("last-words".into()).spawn(move || {
         speak();
@@ -235,9 +235,9 @@ mod tests {
     use super::*;
 
     /// A watch that tells the test instead of ending the process.
-    fn tron() -> (Tron, mpsc::Receiver<Why>) {
+    fn watchdog() -> (Watchdog, mpsc::Receiver<Why>) {
         let (tell, told) = mpsc::channel();
-        (Tron::start_with(move |why| tell.send(why).unwrap()).unwrap(), told)
+        (Watchdog::start_with(move |why| tell.send(why).unwrap()).unwrap(), told)
     }
 
     fn ago(time: Duration) -> Instant {
@@ -245,54 +245,54 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_that_overruns_ends_the_process_and_one_that_was_called_off_does_not() {
-        let (tron, told) = tron();
-        tron.watch_stop(ago(OVERRUN), || "a handler".into());
+    fn a_stop_that_overruns_ends_the_process_and_one_that_was_cancelled_does_not() {
+        let (watchdog, told) = watchdog();
+        watchdog.watch_stop(ago(OVERRUN), || "a handler".into());
         assert!(matches!(told.recv().unwrap(), Why::Overrun(hangs) if hangs() == "a handler"));
 
-        let (tron, told) = self::tron();
-        tron.watch_stop(Instant::now() + HANG, || "nothing".into());
-        tron.off();
+        let (watchdog, told) = self::watchdog();
+        watchdog.watch_stop(Instant::now() + HANG, || "nothing".into());
+        watchdog.off();
         assert!(told.recv().is_err());
     }
 
     #[test]
     fn a_deadline_that_moves_is_watched_where_it_is() {
-        let (tron, told) = tron();
-        tron.watch_stop(Instant::now() + Duration::from_secs(600), || "a handler".into());
-        tron.deadline_moved(ago(OVERRUN));
+        let (watchdog, told) = watchdog();
+        watchdog.watch_stop(Instant::now() + Duration::from_secs(600), || "a handler".into());
+        watchdog.deadline_moved(ago(OVERRUN));
         assert!(matches!(told.recv().unwrap(), Why::Overrun(_)));
     }
 
     #[test]
     fn an_event_that_nobody_deals_with_ends_the_process() {
-        let (tron, told) = tron();
+        let (watchdog, told) = watchdog();
         // Some are dealt with, and one is not.
-        tron.event_comes();
-        tron.event_comes();
-        tron.event_done();
-        tron.change(|watched| watched.since = ago(HANG));
+        watchdog.event_queued();
+        watchdog.event_queued();
+        watchdog.event_done();
+        watchdog.change(|watched| watched.since = ago(HANG));
         assert!(matches!(told.recv().unwrap(), Why::OutOfControl));
     }
 
     #[test]
     fn nothing_is_watched_after_an_event_that_was_dealt_with_before_it_was_said_to_come() {
-        let (tron, _told) = tron();
-        tron.event_done();
-        tron.event_comes();
-        assert_eq!(tron.0.0.lock().end(), None);
+        let (watchdog, _told) = watchdog();
+        watchdog.event_done();
+        watchdog.event_queued();
+        assert_eq!(watchdog.0.0.lock().end(), None);
     }
 
     #[test]
     fn after_a_limit_there_is_a_last_chance() {
-        let (tron, told) = tron();
-        tron.event_comes();
+        let (watchdog, told) = watchdog();
+        watchdog.event_queued();
         // As if the process had stood still since.
-        tron.change(|watched| watched.since = ago(HANG));
-        tron.event_done();
-        tron.watch_stop(ago(OVERRUN), || "a handler".into());
-        tron.deadline_moved(Instant::now() + HANG);
-        tron.off();
+        watchdog.change(|watched| watched.since = ago(HANG));
+        watchdog.event_done();
+        watchdog.watch_stop(ago(OVERRUN), || "a handler".into());
+        watchdog.deadline_moved(Instant::now() + HANG);
+        watchdog.off();
         assert!(told.recv().is_err());
     }
 }

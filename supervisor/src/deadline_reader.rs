@@ -8,12 +8,12 @@ use interprocess::local_socket::Stream;
 use interprocess::local_socket::traits::Stream as _;
 
 /// Reads until `end`; without that for as long as it takes. Windows has no such limit for pipes.
-pub(crate) struct Impatient<S> {
+pub(crate) struct DeadlineReader<S> {
     pub(crate) stream: S,
     pub(crate) end: Option<Instant>,
 }
 
-impl<S: Borrow<Stream>> Read for Impatient<S> {
+impl<S: Borrow<Stream>> Read for DeadlineReader<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut stream = self.stream.borrow();
         if cfg!(unix) {
