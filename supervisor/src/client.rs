@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn who_has_more_time_than_the_clock_can_count_hears_at_once_that_nobody_is_there() {
         let paths =
-            InstancePaths::of(&"nobody-has-this-name".parse().expect("it is a name")).expect("there is a folder");
+            InstancePaths::of(&"nobody-has-this-name".parse().expect("it is a name")).expect("there is a directory");
         let patience = Patience { first: Duration::MAX, whole: Some(Duration::MAX) };
         let asked = ask(&paths, Request::Ping {}, patience, |_| {});
         assert!(matches!(asked, Err(AskError::NotRunning)), "{asked:?}");

@@ -38,7 +38,7 @@ pub const KINDS: &[&str] = &["echo", "command", "http", "exec"];
 #[derive(Debug, Parser)]
 #[command(name = "supervisor", version = crate::version(), arg_required_else_help = true, args_override_self = true)]
 #[command(after_help = "Examples:
-  supervisor http . --listen 8080       serve this folder on 127.0.0.1:8080
+  supervisor http . --listen 8080       serve this directory on 127.0.0.1:8080
   supervisor echo --grace 30            give clients half a minute to leave
   supervisor exec -- python3 -m http.server 8888
   admin-cli stop                        stop it from another terminal or a script")]
@@ -125,7 +125,7 @@ enum Server {
         #[command(flatten)]
         options: Options,
     },
-    /// Serve the files of a folder over HTTP
+    /// Serve the files of a directory over HTTP
     #[cfg_attr(
         unix,
         command(after_help = "Examples:
@@ -141,7 +141,7 @@ enum Server {
   supervisor http . --check-every 10s            restart it when it hangs")
     )]
     Http {
-        /// Folder to serve [default: .]
+        /// Directory to serve [default: .]
         dir: Option<PathBuf>,
         /// Address to listen on: a port, or an address and a port
         #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:8000", value_parser = parse_address)]
@@ -238,7 +238,7 @@ struct Options {
     admin: AdminSocket,
     #[cfg_attr(
         unix,
-        doc = "Path of the admin socket, in a folder of its user alone [default: what belongs to the name]"
+        doc = "Path of the admin socket, in a directory of its user alone [default: what belongs to the name]"
     )]
     #[cfg_attr(windows, doc = r"Path of the admin pipe (\\.\pipe\web) [default: what belongs to the name]")]
     #[arg(long, value_name = "PATH")]
@@ -309,7 +309,7 @@ pub struct Invocation {
     /// The program, the kind of its server, and the rest.
     arguments: Vec<OsString>,
     kind: &'static str,
-    /// Whether the command line says which folder is served: that cannot be said twice.
+    /// Whether the command line says which directory is served: that cannot be said twice.
     has_dir: bool,
     /// Whether the command line has addresses of a program: those of the file would come in addition.
     has_listen: bool,
@@ -463,7 +463,7 @@ pub enum ServerKind {
     Command,
     /// Files over HTTP.
     Http {
-        /// The folder with the files.
+        /// The directory with the files.
         dir: PathBuf,
     },
     /// A program.

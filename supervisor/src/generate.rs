@@ -33,7 +33,7 @@ The same with `supervisor`, which has completions of its own.")]
   admin-cli manual ~/.cargo/share/man/man1      man looks there if ~/.cargo/bin is in PATH
   supervisor manual ~/.cargo/share/man/man1")]
     Manual {
-        /// Folder for them; it is made if it does not exist
+        /// Directory for them; it is made if it does not exist
         dir: PathBuf,
     },
 }

@@ -1,9 +1,9 @@
-//! Where an instance is found: its name, its folder, its admin socket and the lock that makes the name its own.
+//! Where an instance is found: its name, its directory, its admin socket and the lock that makes the name its own.
 //!
-//! On Unix the folder is `$XDG_RUNTIME_DIR/mastercontrol`; without that variable `/run/mastercontrol` for root, and for
-//! others a folder of their own under the temporary folder. In it, `NAME.sock` is the admin socket and `NAME.lock` is
-//! held as long as the instance lives. On Windows the admin socket is the named pipe `\\.\pipe\mastercontrol-NAME`, and
-//! the lock is in the user's local application data.
+//! On Unix the directory is `$XDG_RUNTIME_DIR/mastercontrol`; without that variable `/run/mastercontrol` for root, and
+//! for others a directory of their own under the temporary directory. In it, `NAME.sock` is the admin socket and
+//! `NAME.lock` is held as long as the instance lives. On Windows the admin socket is the named pipe
+//! `\\.\pipe\mastercontrol-NAME`, and the lock is in the user's local application data.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -78,17 +78,17 @@ impl InstancePaths {
     /// The place of the instance with this name.
     ///
     /// # Errors
-    /// A message for people when the system names no folder for it.
+    /// A message for people when the system names no directory for it.
     pub fn of(name: &InstanceName) -> Result<InstancePaths, String> {
-        let folder = folder()?;
-        Ok(InstancePaths { socket: socket_path(&folder, name), lock: folder.join(format!("{name}.lock")) })
+        let directory = directory()?;
+        Ok(InstancePaths { socket: socket_path(&directory, name), lock: directory.join(format!("{name}.lock")) })
     }
 
     /// The place of an instance whose admin socket has this path. Its lock is beside it, with `.lock` behind its name;
-    /// on Windows, where a pipe has nothing beside it, in the usual folder.
+    /// on Windows, where a pipe has nothing beside it, in the usual directory.
     ///
     /// # Errors
-    /// A message for people when the path has no file name or its folder cannot be found.
+    /// A message for people when the path has no file name or its directory cannot be found.
     pub fn at(socket: &Path) -> Result<InstancePaths, String> {
         let Some(name) = socket.file_name() else {
             return Err(format!("{} is no path of a socket", socket.display()));
@@ -96,16 +96,16 @@ impl InstancePaths {
         if cfg!(windows) && socket.to_fs_name::<GenericFilePath>().is_err() {
             return Err(format!(r"{} is no path of a pipe: say \\.\pipe\web", socket.display()));
         }
-        let folder = if cfg!(windows) {
-            folder()?
+        let directory = if cfg!(windows) {
+            directory()?
         } else {
-            socket.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+            socket.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
         };
         // On Windows it is among the locks of instances with names, and no name begins like this.
         let mut lock = OsString::from(if cfg!(windows) { "@" } else { "" });
         lock.push(name);
         lock.push(".lock");
-        Ok(InstancePaths { socket: socket.to_owned(), lock: folder.join(lock) })
+        Ok(InstancePaths { socket: socket.to_owned(), lock: directory.join(lock) })
     }
 
     /// Removes what a dead instance has left there: its socket and its lock. Returns whether it did: not if one lives.
@@ -164,14 +164,14 @@ impl InstancePaths {
 /// The names of all instances that this user has, or had: each left a socket. In order.
 ///
 /// # Errors
-/// When the folder cannot be read. That it does not exist is no error.
+/// When the directory cannot be read. That it does not exist is no error.
 pub fn list() -> io::Result<Vec<InstanceName>> {
-    let folder = folder().map_err(io::Error::other)?;
-    let entries = match fs::read_dir(&folder) {
+    let directory = directory().map_err(io::Error::other)?;
+    let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
-            let message = format!("cannot list {}: {}", folder.display(), Reason(&error));
+            let message = format!("cannot list {}: {}", directory.display(), Reason(&error));
             return Err(io::Error::new(error.kind(), message));
         }
     };
@@ -179,7 +179,7 @@ pub fn list() -> io::Result<Vec<InstanceName>> {
         .filter_map(|entry| {
             let file = entry.ok()?.file_name();
             let file = file.to_str()?;
-            // A named pipe is in no folder of ours, but its lock is.
+            // A named pipe is in no directory of ours, but its lock is.
             file.strip_suffix(if cfg!(windows) { ".lock" } else { ".sock" })?.parse().ok()
         })
         .collect();
@@ -189,10 +189,12 @@ pub fn list() -> io::Result<Vec<InstanceName>> {
 }
 
 #[cfg(unix)]
-fn folder() -> Result<PathBuf, String> {
+fn directory() -> Result<PathBuf, String> {
     // By the XDG base directory specification a path that is not absolute is ignored.
-    if let Some(folder) = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute()) {
-        return Ok(folder.join("mastercontrol"));
+    if let Some(directory) =
+        env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|directory| directory.is_absolute())
+    {
+        return Ok(directory.join("mastercontrol"));
     }
     let user = nix::unistd::geteuid();
     if user.is_root() {
@@ -202,28 +204,29 @@ fn folder() -> Result<PathBuf, String> {
 }
 
 #[cfg(windows)]
-fn folder() -> Result<PathBuf, String> {
+fn directory() -> Result<PathBuf, String> {
     match env::var_os("LOCALAPPDATA") {
-        Some(folder) => Ok(PathBuf::from(folder).join("mastercontrol")),
-        None => Err("LOCALAPPDATA is not set, so there is no folder for the lock".into()),
+        Some(directory) => Ok(PathBuf::from(directory).join("mastercontrol")),
+        None => Err("LOCALAPPDATA is not set, so there is no directory for the lock".into()),
     }
 }
 
-/// The log file of the service with this name. Its folder is made if there is none.
+/// The log file of the service with this name. Its directory is made if there is none.
 #[cfg(windows)]
 pub(crate) fn log_file(service: &str) -> Result<PathBuf, String> {
-    let folder = folder()?;
-    make_private_folder(&folder).map_err(|error| format!("cannot make {}: {}", folder.display(), Reason(&error)))?;
-    Ok(folder.join(format!("{service}.log")))
+    let directory = directory()?;
+    make_private_directory(&directory)
+        .map_err(|error| format!("cannot make {}: {}", directory.display(), Reason(&error)))?;
+    Ok(directory.join(format!("{service}.log")))
 }
 
 #[cfg(unix)]
-fn socket_path(folder: &Path, name: &InstanceName) -> PathBuf {
-    folder.join(format!("{name}.sock"))
+fn socket_path(directory: &Path, name: &InstanceName) -> PathBuf {
+    directory.join(format!("{name}.sock"))
 }
 
 #[cfg(windows)]
-fn socket_path(_folder: &Path, name: &InstanceName) -> PathBuf {
+fn socket_path(_directory: &Path, name: &InstanceName) -> PathBuf {
     format!(r"\\.\pipe\mastercontrol-{name}").into()
 }
 
@@ -232,7 +235,7 @@ fn socket_path(_folder: &Path, name: &InstanceName) -> PathBuf {
 pub(crate) enum InstanceLockError {
     /// It is taken by an instance that lives.
     Taken,
-    /// The folder, or something in it, cannot be used.
+    /// The directory, or something in it, cannot be used.
     Unusable { path: PathBuf, source: io::Error },
 }
 
@@ -244,11 +247,11 @@ pub(crate) struct InstanceLock {
 }
 
 impl InstanceLock {
-    /// Takes the place: makes its folder if there is none, and locks it for this process.
+    /// Takes the place: makes its directory if there is none, and locks it for this process.
     pub(crate) fn new(paths: &InstancePaths) -> Result<InstanceLock, InstanceLockError> {
-        let folder = paths.lock.parent().unwrap_or(Path::new("."));
-        make_private_folder(folder)
-            .map_err(|source| InstanceLockError::Unusable { path: folder.to_owned(), source })?;
+        let directory = paths.lock.parent().unwrap_or(Path::new("."));
+        make_private_directory(directory)
+            .map_err(|source| InstanceLockError::Unusable { path: directory.to_owned(), source })?;
         InstanceLock::of_file(paths.lock.clone())
     }
 
@@ -314,20 +317,20 @@ fn is_same_file(_file: &File, _path: &Path) -> bool {
     true
 }
 
-/// Makes the folder for this user alone, or checks that it is one.
+/// Makes the directory for this user alone, or checks that it is one.
 #[cfg(unix)]
-fn make_private_folder(folder: &Path) -> io::Result<()> {
+fn make_private_directory(directory: &Path) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    match fs::DirBuilder::new().mode(0o700).create(folder) {
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
-    let metadata = fs::symlink_metadata(folder)?;
+    let metadata = fs::symlink_metadata(directory)?;
     let refuse = |why: String| Err(io::Error::new(ErrorKind::PermissionDenied, why));
     let user = nix::unistd::geteuid();
     if !metadata.is_dir() {
-        return refuse("it is not a folder".into());
+        return refuse("it is not a directory".into());
     }
     if metadata.uid() != user.as_raw() {
         return refuse(format!("it belongs to user {}, not to user {user}", metadata.uid()));
@@ -340,8 +343,8 @@ fn make_private_folder(folder: &Path) -> io::Result<()> {
 }
 
 #[cfg(windows)]
-fn make_private_folder(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)
+fn make_private_directory(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)
 }
 
 #[cfg(all(test, unix))]
@@ -350,45 +353,45 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn folder(test: &str) -> PathBuf {
-        let folder = env::temp_dir().join(format!("mastercontrol-test-{}-{test}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        folder
+    fn directory(test: &str) -> PathBuf {
+        let directory = env::temp_dir().join(format!("mastercontrol-test-{}-{test}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        directory
     }
 
     #[test]
     fn a_place_is_claimed_once_and_free_again_afterwards() {
-        let folder = folder("claim");
-        let paths = InstancePaths::at(&folder.join("x.sock")).unwrap();
+        let directory = directory("claim");
+        let paths = InstancePaths::at(&directory.join("x.sock")).unwrap();
         let lock = InstanceLock::new(&paths).unwrap();
         assert!(matches!(InstanceLock::new(&paths), Err(InstanceLockError::Taken)));
         drop(lock);
         assert!(!paths.lock.exists(), "the lock file was left behind");
         drop(InstanceLock::new(&paths).unwrap());
-        fs::remove_dir_all(&folder).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
-    fn a_folder_that_others_may_enter_is_refused() {
-        let folder = folder("open");
-        fs::create_dir(&folder).unwrap();
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        let paths = InstancePaths::at(&folder.join("x.sock")).unwrap();
+    fn a_directory_that_others_may_enter_is_refused() {
+        let directory = directory("open");
+        fs::create_dir(&directory).unwrap();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+        let paths = InstancePaths::at(&directory.join("x.sock")).unwrap();
         match InstanceLock::new(&paths) {
             Err(InstanceLockError::Unusable { source, .. }) => assert!(source.to_string().contains("mode 755")),
             other => panic!("{other:?}"),
         }
-        fs::remove_dir_all(&folder).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
     fn a_lock_has_no_content_that_would_have_to_be_written_to_a_disk() {
-        let folder = folder("empty");
-        let paths = InstancePaths::at(&folder.join("x.sock")).unwrap();
+        let directory = directory("empty");
+        let paths = InstancePaths::at(&directory.join("x.sock")).unwrap();
         let lock = InstanceLock::new(&paths).unwrap();
         assert_eq!(fs::metadata(&paths.lock).unwrap().len(), 0);
         drop(lock);
-        fs::remove_dir_all(&folder).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
@@ -398,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_leave_its_folder() {
+    fn a_name_cannot_leave_its_directory() {
         for name in ["../x", "", ".hidden", "a/b", "a b", &"x".repeat(65)] {
             assert!(name.parse::<InstanceName>().is_err(), "{name} was taken");
         }

@@ -102,7 +102,7 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 pub enum AdminSocket {
     /// It does not.
     Off,
-    /// It does if it can. If its folder cannot be used, that is logged and the server is started without it.
+    /// It does if it can. If its directory cannot be used, that is logged and the server is started without it.
     Try,
     /// It does, or it does not start.
     Require,
@@ -749,7 +749,7 @@ pub enum Error {
     },
     /// The admin socket cannot be had.
     AdminSocket {
-        /// The socket, its lock, or their folder.
+        /// The socket, its lock, or their directory.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -848,7 +848,7 @@ impl fmt::Display for Error {
             },
             #[cfg(unix)]
             Error::Bind { address: Address::Unix(path), holder, source } => {
-                let folder = path.parent().unwrap_or(path).display();
+                let directory = path.parent().unwrap_or(path).display();
                 let path = path.display();
                 match source.kind() {
                     io::ErrorKind::AddrInUse => {
@@ -859,10 +859,16 @@ impl fmt::Display for Error {
                         write!(formatter, "{path} is there and is no socket; remove it or choose another path")
                     }
                     io::ErrorKind::NotFound => {
-                        write!(formatter, "there is no folder {folder} for the socket; make it or choose another path")
+                        write!(
+                            formatter,
+                            "there is no directory {directory} for the socket; make it or choose another path"
+                        )
                     }
                     io::ErrorKind::PermissionDenied => {
-                        write!(formatter, "no permission to listen on {path}: choose a folder that is this user's own")
+                        write!(
+                            formatter,
+                            "no permission to listen on {path}: choose a directory that is this user's own"
+                        )
                     }
                     _ => write!(formatter, "cannot listen on {path}: {}", Reason(source)),
                 }

@@ -177,9 +177,9 @@ mod tests {
 
     #[test]
     fn a_log_file_that_is_full_is_put_aside_and_only_the_last_one_is_kept() {
-        let folder = std::env::temp_dir().join(format!("mastercontrol-log-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let (path, old) = (folder.join("x.log"), folder.join("x.log.old"));
+        let directory = std::env::temp_dir().join(format!("mastercontrol-log-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let (path, old) = (directory.join("x.log"), directory.join("x.log.old"));
         let read = |path| fs::read_to_string(path).unwrap();
         fs::write(&path, "zero\n").unwrap();
         let mut file = LogFile { longest: 12, ..LogFile::open(path.clone()).unwrap() };
@@ -192,6 +192,6 @@ mod tests {
         }
         assert_eq!((read(&old), read(&path)), ("a line that is too long for any file\n".into(), "four\n".into()));
         drop(file);
-        fs::remove_dir_all(&folder).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
     }
 }

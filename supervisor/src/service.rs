@@ -192,7 +192,7 @@ fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), Str
     paths.extend(file.map(|file| ("the file", file)));
     paths.extend(config.socket.as_deref().map(|socket| ("the admin socket", socket)));
     match &config.server {
-        ServerKind::Http { dir } => paths.push(("the folder", dir)),
+        ServerKind::Http { dir } => paths.push(("the directory", dir)),
         ServerKind::Exec { program, listen: _ } => paths.push(("the program", Path::new(&program.program))),
         ServerKind::Echo | ServerKind::Command => {}
     }
@@ -202,13 +202,13 @@ fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), Str
         if !path.is_absolute() {
             let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
             return Err(format!(
-                "a service does not begin in this folder, so say {what} {shown} from the root, such as {}",
+                "a service does not begin in this directory, so say {what} {shown} from the root, such as {}",
                 whole.display()
             ));
         }
         if own.as_ref().is_some_and(|own| path.starts_with(own)) {
             return Err(format!(
-                "{what} {shown} is in your own folder, which {ACCOUNT} cannot read: put it somewhere else, such as \
+                "{what} {shown} is in your own directory, which {ACCOUNT} cannot read: put it somewhere else, such as \
                  below C:\\Program Files or C:\\ProgramData"
             ));
         }

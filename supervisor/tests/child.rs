@@ -40,16 +40,16 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A folder of a test's own.
-struct Folder(PathBuf);
+/// A directory of a test's own.
+struct Directory(PathBuf);
 
-impl Folder {
-    fn new() -> Folder {
+impl Directory {
+    fn new() -> Directory {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("child-test-{}-{number}", std::process::id()));
-        fs::create_dir(&folder).unwrap();
-        Folder(folder)
+        let directory = std::env::temp_dir().join(format!("child-test-{}-{number}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        Directory(directory)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -79,7 +79,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for Directory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -186,8 +186,8 @@ fn every_signal_that_ends_a_program_is_told_by_its_number() {
 
 #[test]
 fn a_signal_is_passed_on_to_the_program_only() {
-    let folder = Folder::new();
-    let said = folder.path("said").display().to_string();
+    let directory = Directory::new();
+    let said = directory.path("said").display().to_string();
     let script = format!(
         "trap 'echo got >> {said}' USR1 USR2 WINCH
          (trap 'echo wrong >> {said}' USR1 USR2 WINCH; while :; do sleep 0.01; done) &
@@ -196,14 +196,14 @@ fn a_signal_is_passed_on_to_the_program_only() {
     );
     let mut guardian = Guardian::sh(&script);
     guardian.started();
-    folder.lines("said", 1);
+    directory.lines("said", 1);
     for (before, signal) in [10, 12, 28].into_iter().enumerate() {
         guardian.order(&format!("signal {signal}"));
-        folder.lines("said", before + 2);
+        directory.lines("said", before + 2);
     }
     guardian.order("stop 15 0");
     guardian.rest();
-    assert_eq!(folder.lines("said", 4), ["ready", "got", "got", "got"]);
+    assert_eq!(directory.lines("said", 4), ["ready", "got", "got", "got"]);
 }
 
 #[test]
@@ -226,16 +226,16 @@ fn a_suspended_program_can_be_stopped() {
 
 #[test]
 fn a_suspension_of_the_program_is_told_and_no_other() {
-    let folder = Folder::new();
-    let pid = folder.path("pid").display().to_string();
+    let directory = Directory::new();
+    let pid = directory.path("pid").display().to_string();
     let script = format!(
         "sh -c 'kill -STOP $$' & echo $$ > {pid}; while [ -e {pid} ]; do sleep 0.01; done
          kill -TTIN $$; kill -KILL $!; exit 3"
     );
     let mut guardian = Guardian::sh(&script);
     let program = guardian.started();
-    folder.pids("pid", 1);
-    fs::remove_file(folder.path("pid")).unwrap();
+    directory.pids("pid", 1);
+    fs::remove_file(directory.path("pid")).unwrap();
     assert_eq!(guardian.report(), format!("suspended {program} 21"));
     kill(program, "CONT");
     assert_eq!(guardian.rest(), ["ended exit 3", "gone 0"]);
@@ -243,28 +243,28 @@ fn a_suspension_of_the_program_is_told_and_no_other() {
 
 #[test]
 fn the_whole_group_gets_the_stop_signal() {
-    let folder = Folder::new();
-    let said = folder.path("said").display().to_string();
+    let directory = Directory::new();
+    let said = directory.path("said").display().to_string();
     let script = format!(
         "sh -c 'trap \"echo child >> {said}; exit\" TERM; echo ready >> {said}; while :; do sleep 0.01; done' &
          trap 'echo program >> {said}; wait; exit 7' TERM; echo ready >> {said}; while :; do sleep 0.01; done"
     );
     let mut guardian = Guardian::sh(&script);
     guardian.started();
-    folder.lines("said", 2);
+    directory.lines("said", 2);
     guardian.order("stop 15 600000");
     assert_eq!(guardian.rest(), ["ended exit 7", "gone 0"]);
-    let said: HashSet<_> = folder.lines("said", 4).into_iter().collect();
+    let said: HashSet<_> = directory.lines("said", 4).into_iter().collect();
     assert_eq!(said, ["ready", "program", "child"].map(String::from).into());
 }
 
 #[test]
 fn a_program_that_ignores_the_signal_is_killed_at_the_deadline() {
-    let folder = Folder::new();
-    let pids = folder.path("pids").display().to_string();
+    let directory = Directory::new();
+    let pids = directory.path("pids").display().to_string();
     let mut guardian = Guardian::sh(&format!("trap '' TERM; sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; wait"));
     guardian.started();
-    let pids = folder.pids("pids", 2);
+    let pids = directory.pids("pids", 2);
     guardian.order("stop 15 50");
     assert_eq!(guardian.report(), "ended signal 9");
     assert_eq!(guardian.report(), "gone 2");
@@ -273,21 +273,21 @@ fn a_program_that_ignores_the_signal_is_killed_at_the_deadline() {
 
 #[test]
 fn a_second_stop_moves_the_deadline_and_sends_no_second_signal() {
-    let folder = Folder::new();
-    let said = folder.path("said").display().to_string();
+    let directory = Directory::new();
+    let said = directory.path("said").display().to_string();
     let script = format!(
         "trap 'echo stop >> {said}' USR1; trap 'echo other >> {said}' USR2; echo ready >> {said}
          while :; do sleep 0.01; done"
     );
     let mut guardian = Guardian::sh(&script);
     guardian.started();
-    folder.lines("said", 1);
+    directory.lines("said", 1);
     guardian.order("stop 10 600000");
-    folder.lines("said", 2);
+    directory.lines("said", 2);
     guardian.order("stop 10 300000");
     // A shell that got both would do what USR1 wants first.
     guardian.order("signal 12");
-    assert_eq!(folder.lines("said", 3), ["ready", "stop", "other"]);
+    assert_eq!(directory.lines("said", 3), ["ready", "stop", "other"]);
     guardian.order("stop 10 0");
     assert_eq!(guardian.report(), "ended signal 9");
     assert!(guardian.report().starts_with("gone "));
@@ -295,15 +295,15 @@ fn a_second_stop_moves_the_deadline_and_sends_no_second_signal() {
 
 #[test]
 fn who_leaves_group_and_session_and_parents_is_gone_all_the_same() {
-    let folder = Folder::new();
-    let pids = folder.path("pids").display().to_string();
+    let directory = Directory::new();
+    let pids = directory.path("pids").display().to_string();
     let script = format!(
         "setsid sh -c 'trap \"\" TERM; (trap \"\" TERM; exec setsid sleep 1000) & echo $! >> {pids}; sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; wait' &
          echo $$ >> {pids}; sleep 1000"
     );
     let mut guardian = Guardian::sh(&script);
     guardian.started();
-    let pids = folder.pids("pids", 4);
+    let pids = directory.pids("pids", 4);
     guardian.order("stop 15 100");
     assert_eq!(guardian.report(), "ended signal 15");
     let gone = guardian.report();
@@ -314,30 +314,30 @@ fn who_leaves_group_and_session_and_parents_is_gone_all_the_same() {
 
 #[test]
 fn what_a_program_leaves_behind_is_ended_after_it() {
-    let folder = Folder::new();
-    let pids = folder.path("pids").display().to_string();
+    let directory = Directory::new();
+    let pids = directory.path("pids").display().to_string();
     let script = format!(
         "setsid sh -c 'echo $$ >> {pids}; exec sleep 1000' & setsid sh -c 'trap \"\" TERM; echo $$ >> {pids}; while :; do sleep 1; done' &
          while [ $(wc -l < {pids}) -lt 2 ]; do sleep 0.01; done; exit 3"
     );
-    fs::write(folder.path("pids"), "").unwrap();
+    fs::write(directory.path("pids"), "").unwrap();
     let mut guardian = Guardian::sh(&script);
     guardian.started();
     assert_eq!(guardian.report(), "ended exit 3");
     let gone = guardian.report();
     assert!(gone.starts_with("gone ") && gone != "gone 0", "{gone}");
-    assert!(folder.pids("pids", 2).into_iter().all(|pid| !is_there(pid)));
+    assert!(directory.pids("pids", 2).into_iter().all(|pid| !is_there(pid)));
 }
 
 #[test]
 fn an_orphan_s_end_is_not_taken_for_the_program_s_and_a_thousand_are_reaped() {
-    let folder = Folder::new();
-    let done = folder.path("done").display().to_string();
+    let directory = Directory::new();
+    let done = directory.path("done").display().to_string();
     // Each inner shell leaves an orphan behind.
     let script = format!("for i in $(seq 1000); do (exit 9 &) ; done; echo done > {done}; exec sleep 1000");
     let mut guardian = Guardian::sh(&script);
     let program = guardian.started();
-    folder.lines("done", 1);
+    directory.lines("done", 1);
     let children = format!("/proc/{0}/task/{0}/children", guardian.process.id());
     eventually("only the program is left", || fs::read_to_string(&children).unwrap().trim() == program.to_string());
     guardian.order("stop 15 600000");
@@ -346,14 +346,14 @@ fn an_orphan_s_end_is_not_taken_for_the_program_s_and_a_thousand_are_reaped() {
 
 #[test]
 fn all_is_gone_when_the_supervisor_is() {
-    let folder = Folder::new();
-    let pids = folder.path("pids").display().to_string();
+    let directory = Directory::new();
+    let pids = directory.path("pids").display().to_string();
     let script = format!(
         "trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; wait' & echo $$ >> {pids}; wait"
     );
     let mut guardian = Guardian::sh(&script);
     let program = guardian.started();
-    let mut pids = folder.pids("pids", 3);
+    let mut pids = directory.pids("pids", 3);
     pids.push(program);
     guardian.requests = None;
     // The reader is a copy of the same socket.
@@ -384,10 +384,10 @@ fn signals_that_mean_the_supervisor_do_not_end_a_guardian() {
 
 #[test]
 fn what_is_not_found_is_127_and_what_cannot_be_run_is_126() {
-    let folder = Folder::new();
-    let wire = folder.write("plain", "#!/bin/sh\n", 0o644);
-    let lost = folder.write("lost", "#!/no/such/interpreter\n", 0o755);
-    let own = folder.0.to_str().unwrap();
+    let directory = Directory::new();
+    let wire = directory.write("plain", "#!/bin/sh\n", 0o644);
+    let lost = directory.write("lost", "#!/no/such/interpreter\n", 0o755);
+    let own = directory.0.to_str().unwrap();
     for (program, code, reason) in [
         ("nosuchprogram", 127, "not found"),
         ("/no/such/program", 127, "not found"),
@@ -411,13 +411,13 @@ fn a_program_that_exits_as_if_it_were_not_found_was_started() {
 
 #[test]
 fn a_program_inherits_three_descriptors_no_blocked_signal_and_a_group_of_its_own() {
-    let folder = Folder::new();
-    let (fds, status) = (folder.path("fds"), folder.path("status"));
+    let directory = Directory::new();
+    let (fds, status) = (directory.path("fds"), directory.path("status"));
     let script = format!(
         "ls -l /proc/self/fd > {}; cat /proc/self/status > {}; ps -o pid=,pgid= -p $$ > {}",
         fds.display(),
         status.display(),
-        folder.path("group").display()
+        directory.path("group").display()
     );
     // Somebody's descriptors that are not closed on exec, and signals that are blocked.
     let outer = "import os, signal, sys
@@ -436,13 +436,13 @@ os.execv(sys.argv[1], sys.argv[1:])";
     assert_eq!(reports[1..], ["ended exit 0", "gone 0"]);
     assert!(process.wait().unwrap().success());
     let listing = fs::read_to_string(fds).unwrap();
-    // The fourth is the folder that ls reads.
+    // The fourth is the directory that ls reads.
     assert_eq!(listing.lines().filter(|line| line.contains(" -> ")).count(), 4, "{listing}");
     assert!(listing.contains(" 0 -> /dev/null"), "{listing}");
     let status = fs::read_to_string(status).unwrap();
     let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
     assert_eq!(u64::from_str_radix(blocked, 16).unwrap(), 0);
-    let group = fs::read_to_string(folder.path("group")).unwrap();
+    let group = fs::read_to_string(directory.path("group")).unwrap();
     let mut numbers = group.split_whitespace();
     assert_eq!(numbers.next(), numbers.next());
 }
@@ -530,11 +530,11 @@ fn an_asked_end_is_no_failure() {
 
 #[test]
 fn a_stop_that_is_made_shorter_kills() {
-    let folder = Folder::new();
-    let ready = folder.path("ready").display().to_string();
+    let directory = Directory::new();
+    let ready = directory.path("ready").display().to_string();
     let driven = driven(sh(&format!("trap '' TERM; echo $$ > {ready}; while :; do sleep 0.01; done")), Vec::new());
     let one = driven.build_here(1).unwrap();
-    folder.lines("ready", 1);
+    directory.lines("ready", 1);
     one.stop(HUGE);
     one.stop(Duration::ZERO);
     assert_eq!(finished(&driven), 1);
@@ -554,11 +554,11 @@ fn what_is_given_up_fails_for_that_reason() {
 
 #[test]
 fn what_is_dropped_is_gone() {
-    let folder = Folder::new();
-    let ready = folder.path("ready").display().to_string();
+    let directory = Directory::new();
+    let ready = directory.path("ready").display().to_string();
     let driven = driven(sh(&format!("trap '' TERM; echo $$ > {ready}; while :; do sleep 0.01; done")), Vec::new());
     let one = driven.build_here(1).unwrap();
-    let pid = folder.pids("ready", 1)[0];
+    let pid = directory.pids("ready", 1)[0];
     drop(one);
     assert_eq!(finished(&driven), 1);
     assert!(!is_there(pid));
@@ -574,12 +574,12 @@ fn a_program_that_cannot_be_started_says_so_with_the_shell_s_code() {
 
 #[test]
 fn signals_are_passed_on() {
-    let folder = Folder::new();
-    let said = folder.path("said").display().to_string();
+    let directory = Directory::new();
+    let said = directory.path("said").display().to_string();
     let script = format!("trap 'echo got >> {said}; exit 5' USR1; echo ready >> {said}; while :; do sleep 0.01; done");
     let driven = driven(sh(&script), Vec::new());
     let one = driven.build_here(1).unwrap();
-    folder.lines("said", 1);
+    directory.lines("said", 1);
     one.signal(10);
     assert_eq!(failed(&driven), "it exited with code 5");
     finished(&driven);
@@ -588,9 +588,9 @@ fn signals_are_passed_on() {
 
 #[test]
 fn sockets_are_at_3_and_4_with_their_names_and_nothing_else_is_open() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-    let unix = folder.path("unix");
+    let unix = directory.path("unix");
     let address = tcp.local_addr().unwrap();
     let sockets = vec![
         Socket { name: "http".into(), socket: tcp.into() },
@@ -611,7 +611,7 @@ tcp.accept()
     let driven = driven(python(script), sockets);
     assert!(driven.overlaps());
     let one = driven.build_here(1).unwrap();
-    // The fifth is the folder that is read.
+    // The fifth is the directory that is read.
     let wanted = "['2', 'http:', [0, 1, 2, 3, 4, 5]]\n";
     let mut line = String::new();
     BufReader::new(TcpStream::connect(address).unwrap()).read_line(&mut line).unwrap();
@@ -674,8 +674,8 @@ while True:
 
 #[test]
 fn a_program_says_that_it_is_ready() {
-    let folder = Folder::new();
-    let socket = folder.path("socket");
+    let directory = Directory::new();
+    let socket = directory.path("socket");
     let script = format!(
         "
 import os, socket, time
@@ -693,9 +693,9 @@ time.sleep(1000)
     );
     let mut driven = driven(Program { ready: Ready::Notify, ..python(&script) }, Vec::new());
     driven.build(1);
-    let notify = PathBuf::from(&folder.lines("socket", 1)[0]);
+    let notify = PathBuf::from(&directory.lines("socket", 1)[0]);
     assert!(driven.next(Duration::from_millis(300)).is_none(), "it is not ready");
-    fs::write(folder.path("socket.go"), "").unwrap();
+    fs::write(directory.path("socket.go"), "").unwrap();
     let one = built(&driven).unwrap();
     one.stop(HUGE);
     assert_eq!(finished(&driven), 1);
@@ -704,14 +704,14 @@ time.sleep(1000)
 
 #[test]
 fn a_program_that_is_not_ready_in_time_is_gone_and_its_last_words_are_told() {
-    let folder = Folder::new();
-    let pid = folder.path("pid").display().to_string();
+    let directory = Directory::new();
+    let pid = directory.path("pid").display().to_string();
     let script = format!("echo $$ > {pid}; echo one >&2; echo two >&2; trap '' TERM; sleep 1000");
     let slow = Program { ready: Ready::Notify, ready_within: Duration::from_secs(1), ..sh(&script) };
     let mut driven = driven(slow, Vec::new());
     driven.build(1);
     assert_eq!(built(&driven).unwrap_err(), "it was not ready within 1 s; the last that it wrote: one | two");
-    assert!(!is_there(folder.pids("pid", 1)[0]));
+    assert!(!is_there(directory.pids("pid", 1)[0]));
 }
 
 #[test]
@@ -755,12 +755,12 @@ fn a_program_is_ready_after_a_time() {
 
 #[test]
 fn a_build_under_way_is_ended_when_no_server_is_wanted_any_more() {
-    let folder = Folder::new();
-    let pid = folder.path("pid").display().to_string();
+    let directory = Directory::new();
+    let pid = directory.path("pid").display().to_string();
     let never = Program { ready: Ready::Notify, ready_within: HUGE, ..sh(&format!("echo $$ > {pid}; sleep 1000")) };
     let mut driven = driven(never, Vec::new());
     driven.build(1);
-    let pid = folder.pids("pid", 1)[0];
+    let pid = directory.pids("pid", 1)[0];
     driven.close();
     assert!(built(&driven).is_err());
     assert!(!is_there(pid));
@@ -770,15 +770,15 @@ fn a_build_under_way_is_ended_when_no_server_is_wanted_any_more() {
 
 #[test]
 fn a_killed_guardian_is_a_failure_and_nothing_of_its_family_is_left() {
-    let folder = Folder::new();
-    let pids = folder.path("pids").display().to_string();
+    let directory = Directory::new();
+    let pids = directory.path("pids").display().to_string();
     let script = format!(
         "trap '' TERM HUP; setsid sh -c 'trap \"\" TERM HUP; sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; wait' &
          env -i sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; wait"
     );
     let driven = driven(sh(&script), Vec::new());
     let one = driven.build_here(1).unwrap();
-    let pids = folder.pids("pids", 4);
+    let pids = directory.pids("pids", 4);
     let program = *pids.iter().find(|&&pid| runs(pid) && stat_parent_is_guardian(pid)).unwrap();
     kill(parent(program), "KILL");
     assert_eq!(failed(&driven), "it was killed along with its guardian");
@@ -789,12 +789,12 @@ fn a_killed_guardian_is_a_failure_and_nothing_of_its_family_is_left() {
 
 #[test]
 fn a_guardian_that_is_killed_before_the_program_is_ready_is_named() {
-    let folder = Folder::new();
-    let pid = folder.path("pid").display().to_string();
+    let directory = Directory::new();
+    let pid = directory.path("pid").display().to_string();
     let never = Program { ready: Ready::Notify, ready_within: HUGE, ..sh(&format!("echo $$ > {pid}; sleep 1000")) };
     let mut driven = driven(never, Vec::new());
     driven.build(1);
-    kill(parent(folder.pids("pid", 1)[0]), "KILL");
+    kill(parent(directory.pids("pid", 1)[0]), "KILL");
     assert_eq!(built(&driven).unwrap_err(), "it was killed along with its guardian before it was ready");
 }
 
@@ -809,8 +809,8 @@ fn stat_parent_is_guardian(pid: u32) -> bool {
 
 #[test]
 fn a_killed_supervisor_leaves_neither_program_nor_notify_socket() {
-    let folder = Folder::new();
-    let notify = folder.path("mastercontrol-ready-0123456789abcdef");
+    let directory = Directory::new();
+    let notify = directory.path("mastercontrol-ready-0123456789abcdef");
     fs::create_dir(&notify).unwrap();
     let socket = notify.join("socket");
     fs::write(&socket, "").unwrap();

@@ -288,9 +288,9 @@ fn what_a_handler_has_to_say_stands_among_the_events_even_if_nothing_is_logged()
             client.write_all(b"x")
         }
     }
-    let folder = std::env::temp_dir().join(format!("events-test-{}", std::process::id()));
-    std::fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
-    let socket = folder.join("x.sock");
+    let directory = std::env::temp_dir().join(format!("events-test-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
+    let socket = directory.join("x.sock");
     let journal = Journal::new(Log::silent());
     let supervisor = Supervisor::new(Talkative(journal.clone())).journal(journal);
     let running = supervisor.admin(AdminSocket::Require).socket(&socket).start(anywhere()).unwrap();
@@ -311,7 +311,7 @@ fn what_a_handler_has_to_say_stands_among_the_events_even_if_nothing_is_logged()
     assert!(entries[1].fields["from"].as_str().unwrap().starts_with("127.0.0.1:"), "{:?}", entries[1]);
     running.control().stop(HUGE);
     wait(running).unwrap();
-    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn nobody_there_is_exit_code_3_by_name_by_port_by_socket_and_without_a_target() 
     let port = free_port().to_string();
     let nobody = home.another("nobody");
     let [socket, long] = if cfg!(unix) {
-        [home.folder().join("no.sock").display().to_string(), format!("/tmp/{}.sock", "x".repeat(120))]
+        [home.directory().join("no.sock").display().to_string(), format!("/tmp/{}.sock", "x".repeat(120))]
     } else {
         [r"\\.\pipe\".to_owned() + &nobody, r"\\.\pipe\".to_owned() + &"x".repeat(120)]
     };
@@ -193,7 +193,7 @@ fn who_was_suspended_goes_on_waiting_for_a_supervisor_that_hangs() {
     use nix::sys::socket::{Backlog, listen};
     use std::os::unix::net::{UnixListener, UnixStream};
     let home = Home::new();
-    let socket = home.folder().join("full.sock");
+    let socket = home.directory().join("full.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     listen(&listener, Backlog::new(0).unwrap()).unwrap();
     let _first = UnixStream::connect(&socket).unwrap();
@@ -325,7 +325,7 @@ fn what_dead_ones_have_left_is_removed_on_request_and_the_living_stay() {
     assert!(list.err.contains(&format!("removed what {dead} has left")) && !list.out.contains(&dead), "{list}");
     let left: Vec<_> = fs::read_dir(home.sockets()).unwrap().map(|file| file.unwrap().file_name()).collect();
     let is_alive = |file: &std::ffi::OsString| file.to_str().unwrap().starts_with(&format!("{}.", alive.name));
-    // A pipe is in no folder.
+    // A pipe is in no directory.
     assert!(left.len() == if cfg!(unix) { 2 } else { 1 } && left.iter().all(is_alive), "{left:?}");
     alive.assert_serves();
     if cfg!(unix) {
@@ -364,7 +364,7 @@ fn all_are_asked_in_the_order_of_their_names() {
 #[test]
 fn of_all_those_after_one_that_fails_are_asked_only_if_that_is_wanted() {
     let home = Home::new();
-    let file = home.folder().join("b.json");
+    let file = home.directory().join("b.json");
     fs::write(&file, "{}").unwrap();
     let config = file.to_str().unwrap();
     let a = home.start(&["echo", "--name", &home.another("a")]);
@@ -410,14 +410,14 @@ fn stop_and_start_twenty_times_with_the_same_name_and_port() {
     }
 }
 
-/// A path for a socket of this test, in a folder that is there.
+/// A path for a socket of this test, in a directory that is there.
 fn path_of_its_own(home: &Home) -> String {
     #[cfg(unix)]
     {
         use std::os::unix::fs::DirBuilderExt;
-        let folder = home.folder().join("own");
-        fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
-        folder.join("x.sock").display().to_string()
+        let directory = home.directory().join("own");
+        fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
+        directory.join("x.sock").display().to_string()
     }
     #[cfg(windows)]
     {
@@ -433,8 +433,8 @@ fn a_socket_at_a_path_of_its_own_is_found_there() {
     home.admin(&["--socket", &socket, "ping"]).expect(0);
     home.admin(&["--socket", &socket, "stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
-    let folder = if cfg!(unix) { home.folder().join("own") } else { home.sockets() };
-    assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "something is left behind");
+    let directory = if cfg!(unix) { home.directory().join("own") } else { home.sockets() };
+    assert_eq!(fs::read_dir(directory).unwrap().count(), 0, "something is left behind");
 }
 
 #[test]

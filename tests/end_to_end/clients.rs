@@ -96,12 +96,12 @@ fn curl(home: &Home, arguments: &[&str]) -> Ended {
     })
 }
 
-/// An HTTP server for a folder with two small files and one big one, if there is a curl to ask it.
+/// An HTTP server for a directory with two small files and one big one, if there is a curl to ask it.
 fn http(home: &Home, options: &[&str]) -> Option<(Instance, String)> {
     if !has(home, "curl", "--version") {
         return None;
     }
-    let files = home.folder().join("files");
+    let files = home.directory().join("files");
     fs::create_dir(&files).unwrap();
     fs::write(files.join("a.txt"), "the file a\n").unwrap();
     fs::write(files.join("b.html"), "<p>the file b</p>\n").unwrap();
@@ -162,7 +162,7 @@ fn curl_gets_a_range() {
 fn a_download_under_way_is_completed_before_the_server_stops() {
     let home = Home::new();
     let Some((instance, url)) = http(&home, &["--grace", HUGE]) else { return };
-    let file = home.folder().join("downloaded");
+    let file = home.directory().join("downloaded");
     let mut command = home.program("curl");
     // Slow enough to be under way for a while, and over long before the grace period is.
     command.args(["--silent", "--show-error", "--limit-rate", "8M", "--noproxy", "*", "--output"]);

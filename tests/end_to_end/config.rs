@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::support::{Ended, HUGE, Home, SUPERVISOR, free_port};
 
-/// Writes a file with settings into the test's folder, and returns its path.
+/// Writes a file with settings into the test's directory, and returns its path.
 fn write(home: &Home, settings: &Value) -> String {
-    let file = home.folder().join("web.json");
+    let file = home.directory().join("web.json");
     fs::write(&file, settings.to_string()).unwrap();
     file.to_str().unwrap().to_owned()
 }
@@ -52,13 +52,13 @@ fn a_flag_wins_over_the_file() {
 }
 
 #[test]
-fn a_folder_in_a_file_is_meant_from_where_the_file_is() {
+fn a_directory_in_a_file_is_meant_from_where_the_file_is() {
     let home = Home::new();
-    fs::create_dir(home.folder().join("public")).unwrap();
-    fs::write(home.folder().join("public").join("hello.txt"), "hello from there").unwrap();
+    fs::create_dir(home.directory().join("public")).unwrap();
+    fs::write(home.directory().join("public").join("hello.txt"), "hello from there").unwrap();
     write(&home, &json!({ "dir": "public" }));
     let mut command = home.supervisor(&["http", "--config", "web.json"]);
-    command.current_dir(home.folder());
+    command.current_dir(home.directory());
     let instance = home.start_by(command);
     let mut client = instance.client();
     client.send("GET /hello.txt HTTP/1.0\r\n\r\n");
@@ -80,11 +80,11 @@ fn with_a_wrong_file_it_does_not_start_and_says_why() {
 }
 
 #[test]
-fn a_folder_that_a_file_names_and_that_is_missing_is_refused_by_name() {
+fn a_directory_that_a_file_names_and_that_is_missing_is_refused_by_name() {
     let home = Home::new();
     let file = write(&home, &json!({ "dir": "missing" }));
-    let folder = home.folder().join("missing");
-    refused(&home, &["http", "--config", &file]).says(&format!("there is no folder {}", folder.display()));
+    let directory = home.directory().join("missing");
+    refused(&home, &["http", "--config", &file]).says(&format!("there is no directory {}", directory.display()));
 }
 
 #[test]

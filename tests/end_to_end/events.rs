@@ -64,7 +64,7 @@ fn a_follower_hears_of_a_whole_life_what_the_log_says_in_the_same_words_and_orde
 fn the_json_of_the_events_is_that_of_the_log_with_each_connection_and_request_if_it_is_verbose() {
     let home = Home::new();
     let mut command = home.supervisor(&["http", "--log", "json", "--verbose"]);
-    command.current_dir(home.folder());
+    command.current_dir(home.directory());
     let instance = home.start_by(command);
     let follower = instance.admin_begins(&["events", "--follow", "--json"]);
     follower.out.wait_for("listening on");

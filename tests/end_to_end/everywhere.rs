@@ -43,7 +43,7 @@ fn every_command_that_the_help_names_is_carried_out() {
     let instance = home.start(&["echo", "--grace", HUGE]);
     let mut client = instance.client();
     client.greet();
-    let (file, pages) = (home.folder().join("echo.json"), home.folder().join("man1"));
+    let (file, pages) = (home.directory().join("echo.json"), home.directory().join("man1"));
     fs::write(&file, "{}").unwrap();
     let (file, pages) = (file.to_str().unwrap(), pages.to_str().unwrap());
     let port = instance.address.port().to_string();

@@ -48,16 +48,16 @@ while not ending:
     client.close()
 "#;
 
-/// Writes a file into the test's folder.
+/// Writes a file into the test's directory.
 pub fn file(home: &Home, name: &str, text: &str) -> String {
-    let path = home.folder().join(name);
+    let path = home.directory().join(name);
     fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
-/// A folder with a small file.
+/// A directory with a small file.
 fn files(home: &Home) -> PathBuf {
-    let files = home.folder().join("files");
+    let files = home.directory().join("files");
     fs::create_dir(&files).unwrap();
     fs::write(files.join("small"), "small\n").unwrap();
     files
@@ -258,7 +258,7 @@ fn a_stop_reaches_leftovers_of_leftovers_without_waiting_for_the_deadline() {
 #[test]
 fn what_a_program_leaves_behind_is_told_only_once() {
     let home = Home::new();
-    let said = home.folder().join("said");
+    let said = home.directory().join("said");
     let script = format!(
         "import os, signal, time
 signal.signal(signal.SIGTERM, lambda *_: open('{0}', 'a').write('told\\n'))
@@ -329,17 +329,17 @@ pub fn assert_leaves_nothing(home: &Home) {
 fn a_program_that_is_not_found_or_cannot_be_run_is_127_or_126_in_one_line() {
     let home = Home::new();
     let plain = file(&home, "plain", "#!/bin/sh\n");
-    let no_interpreter = home.folder().join("no-interpreter");
+    let no_interpreter = home.directory().join("no-interpreter");
     write_script(&no_interpreter, "#!/no/such/interpreter\n");
     let no_interpreter = no_interpreter.to_str().unwrap();
-    let folder = home.folder().to_str().unwrap();
-    let missing = format!("{folder}/missing");
+    let directory = home.directory().to_str().unwrap();
+    let missing = format!("{directory}/missing");
     for (program, code, why) in [
         ("no-such-program", 127, "not found"),
         (missing.as_str(), 127, "not found"),
         (&plain, 126, "not executable"),
         (no_interpreter, 126, "interpreter"),
-        (folder, 126, "is a directory"),
+        (directory, 126, "is a directory"),
     ] {
         let port = free_port().to_string();
         for options in [&[][..], &["--listen", &port], &["--ready", "notify"], &["--restart", "always"]] {
@@ -477,7 +477,7 @@ fn restarts_keep_the_port_and_a_program_that_ends_well_loses_no_request() {
 #[test]
 fn with_ready_notify_the_supervisor_is_ready_when_the_program_says_so() {
     let home = Home::new();
-    let go = home.folder().join("go");
+    let go = home.directory().join("go");
     let script = format!(
         "import os, socket, time
 print('starting', flush=True)
@@ -571,7 +571,7 @@ fn pid_that_answers(instance: &Instance) -> String {
 fn a_new_version_that_never_gets_ready_leaves_the_old_one_serving_and_says_why() {
     let home = Home::new();
     let instance = replaceable(&home);
-    let right = fs::read_to_string(home.folder().join("start.sh")).unwrap();
+    let right = fs::read_to_string(home.directory().join("start.sh")).unwrap();
     file(&home, "start.sh", "echo no database >&2; echo waiting for it >&2; exec sleep 600");
     file(&home, "config.json", READY_WITHIN);
     let old = pid_that_answers(&instance);
@@ -695,7 +695,7 @@ fn a_program_that_ends_well_ends_the_supervisor_unless_it_is_to_run_always() {
         assert_eq!(ended.out, "done\n", "{ended}");
         assert_leaves_nothing(&home);
     }
-    let first = home.folder().join("first");
+    let first = home.directory().join("first");
     let script =
         format!("[ -e {0} ] || {{ : > {0}; echo first; exit 0; }}; echo second; exec sleep 600", first.display());
     let process = home.spawn(home.exec_command(&["--restart", "always", "--grace", HUGE], &sh(&script)));
@@ -715,7 +715,7 @@ fn a_program_that_ends_well_ends_the_supervisor_unless_it_is_to_run_always() {
 fn a_program_that_ends_well_after_a_crash_ends_the_supervisor_though_it_was_passed_a_socket() {
     for _ in 0..10 {
         let home = Home::new();
-        let first = home.folder().join("first");
+        let first = home.directory().join("first");
         let script = format!("[ -e {0} ] && exit 0; : > {0}; sleep 0.1; exit 3", first.display());
         let port = free_port().to_string();
         let ended = home.run(home.exec_command(&["--listen", &port], &sh(&script))).expect(0);
@@ -728,7 +728,7 @@ fn a_program_that_ends_well_after_a_crash_ends_the_supervisor_though_it_was_pass
 #[test]
 fn while_a_program_waits_for_its_next_try_status_says_why_and_a_stop_ends_it() {
     let home = Home::new();
-    let first = home.folder().join("first");
+    let first = home.directory().join("first");
     // It runs until the test has seen it.
     let script = format!("echo up; while [ ! -e {} ]; do sleep 0.01; done; exit 3", first.display());
     let instance = home.exec(&["--max-restarts", "100000", "--grace", HUGE], &sh(&script));

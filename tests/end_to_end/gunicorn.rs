@@ -45,7 +45,7 @@ fn start(home: &Home, gunicorn: &Path) -> Instance {
     let line = [gunicorn.to_str().unwrap(), "--preload", "--workers", "2", "application:app"];
     let mut command = home.exec_command(&options, &line);
     // What Python compiles it keeps, and takes for the newer file if that has come within the same second.
-    command.current_dir(home.folder()).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.current_dir(home.directory()).env("PYTHONDONTWRITEBYTECODE", "1");
     home.exec_by(command)
 }
 
@@ -91,7 +91,7 @@ fn a_broken_version_for_gunicorn_leaves_the_old_one_serving_and_the_next_one_is_
     application(&home, "one");
     let instance = start(&home, &gunicorn);
     assert_eq!(answer(&instance), "one");
-    fs::write(home.folder().join("application.py"), "def app(environ:\n").unwrap();
+    fs::write(home.directory().join("application.py"), "def app(environ:\n").unwrap();
     let restart = instance.admin(&["restart"]).expect(1);
     restart.says("generation 1 goes on").says("before it was ready; the last that it wrote: ").says("SyntaxError");
     assert_eq!(answer(&instance), "one");

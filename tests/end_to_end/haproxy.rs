@@ -21,7 +21,7 @@ fn a_rolling_restart_behind_haproxy_loses_no_request() {
         return;
     }
     let home = Home::new();
-    let files = home.folder().join("files");
+    let files = home.directory().join("files");
     fs::create_dir(&files).unwrap();
     let body = "x".repeat(1024);
     fs::write(files.join("1k"), &body).unwrap();
@@ -38,7 +38,7 @@ fn a_rolling_restart_behind_haproxy_loses_no_request() {
         writeln!(start, "{name}) set -- --name {name} --listen {port} --health {health} ;;").unwrap();
     }
     writeln!(start, "esac\nexec supervisor http {} \"$@\"", files.display()).unwrap();
-    let (config_file, start_file) = (home.folder().join("haproxy.cfg"), home.folder().join("start"));
+    let (config_file, start_file) = (home.directory().join("haproxy.cfg"), home.directory().join("start"));
     fs::write(&config_file, config).unwrap();
     write_script(&start_file, &start);
     let start = start_file.to_str().unwrap();

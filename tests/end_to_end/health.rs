@@ -217,7 +217,7 @@ fn during_a_restart_it_is_ready_all_the_time() {
 #[test]
 fn its_address_cannot_be_changed_by_a_restart() {
     let home = Home::new();
-    let (health, file) = (Health::new(), home.folder().join("server.json"));
+    let (health, file) = (Health::new(), home.directory().join("server.json"));
     let configure = |health: Health| std::fs::write(&file, json!({ "health": health.option() }).to_string()).unwrap();
     configure(health);
     let instance = home.start(&["echo", "--config", file.to_str().unwrap()]);
@@ -328,7 +328,7 @@ print(json.dumps([[s.name, s.labels, s.value, f.type] for f in families for s in
     let answer = client.rest();
     assert!(answer.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{answer}");
     let text = answer.split_once("\r\n\r\n").unwrap().1;
-    let file = home.folder().join("metrics");
+    let file = home.directory().join("metrics");
     std::fs::write(&file, text).unwrap();
     let mut python = home.program(python);
     python.args(["-c", PROGRAM]).arg(file);
@@ -364,7 +364,7 @@ while not ending or os.path.exists(go):
     #[test]
     fn through_its_whole_life_the_endpoint_says_whether_it_is_ready() {
         let home = Home::new();
-        let (health, go) = (Health::new(), home.folder().join("go"));
+        let (health, go) = (Health::new(), home.directory().join("go"));
         let options = ["--health", &health.option(), "--ready", "notify", "--ready-within", HUGE, "--grace", HUGE];
         let program = ["python3", "-c", PROGRAM, go.to_str().unwrap()];
         let process = home.spawn(home.exec_command(&options, &program));

@@ -130,7 +130,7 @@ mod generated {
     /// Runs a script with the path of a program as its first argument, and these behind it.
     fn script(home: &Home, shell: &[&str], program: &str, arguments: &[&str]) -> Ended {
         let mut command = home.program(shell[0]);
-        command.args(&shell[1..]).arg(program).args(arguments).env("HOME", home.folder());
+        command.args(&shell[1..]).arg(program).args(arguments).env("HOME", home.directory());
         home.run(command)
     }
 
@@ -198,15 +198,15 @@ mod generated {
     #[test]
     fn man_takes_every_page() {
         let home = Home::new();
-        let folder = home.folder().join("share").join("man1");
+        let directory = home.directory().join("share").join("man1");
         for (_, program) in PROGRAMS {
-            run(&home, program, &["manual", folder.to_str().unwrap()]).expect(0);
+            run(&home, program, &["manual", directory.to_str().unwrap()]).expect(0);
         }
-        let pages: Vec<_> = fs::read_dir(&folder).unwrap().map(|page| page.unwrap().path()).collect();
+        let pages: Vec<_> = fs::read_dir(&directory).unwrap().map(|page| page.unwrap().path()).collect();
         for name in
             ["supervisor", "supervisor-http", "supervisor-exec", "admin-cli", "admin-cli-stop", "admin-cli-check"]
         {
-            let page = folder.join(format!("{name}.1"));
+            let page = directory.join(format!("{name}.1"));
             let text = fs::read_to_string(&page).unwrap_or_else(|error| panic!("{name}: {error}: {pages:?}"));
             for part in [".SH NAME", ".SH OPTIONS", ".SH EXAMPLES"] {
                 assert!(text.contains(part), "{name} has no {part}");

@@ -54,7 +54,7 @@ struct Lives {
 impl Lives {
     fn new(seed: u64) -> Lives {
         let home = Home::new();
-        let temporary = home.folder().join("tmp");
+        let temporary = home.directory().join("tmp");
         fs::create_dir(&temporary).unwrap();
         Lives { home, port: free_port().to_string(), temporary, random: Random(seed) }
     }

@@ -1,6 +1,6 @@
 //! The real programs, as their users see them: with real clients, signals, terminals and admin clients.
 //!
-//! Each test has a folder, a name and a port of its own, so all run side by side.
+//! Each test has a directory, a name and a port of its own, so all run side by side.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod support; // Home, Instance, Process, Client: what the tests are written with.
@@ -16,7 +16,7 @@ mod help; // What the programs say about themselves: help, completions, man page
 mod reconfigure; // What restarts take from a configuration that has changed, and what from one that is wrong.
 mod recover; // A server that crashes is started again, until that is too often.
 mod restart; // What a restart is for clients and for admin-cli.
-mod start; // What stands in the way of a start: names, ports, folders.
+mod start; // What stands in the way of a start: names, ports, directories.
 mod steer; // What an operator sees of a drain, and can change in it.
 mod under_load; // Restarts and stops while clients come and go: none of them loses anything.
 

@@ -26,7 +26,7 @@ impl Manager {
     }
 
     pub fn place(home: &Home) -> PathBuf {
-        home.folder().join("notify")
+        home.directory().join("notify")
     }
 
     /// The next message.
@@ -106,7 +106,7 @@ fn the_manager_hears_that_it_is_ready_when_everything_is_in_place() {
 fn the_manager_hears_of_a_restart_of_one_that_fails_and_of_a_stop_whose_deadline_moves() {
     let home = Home::new();
     let manager = Manager::new(&home);
-    let file = home.folder().join("server.json");
+    let file = home.directory().join("server.json");
     fs::write(&file, "{}").unwrap();
     let config = file.to_str().unwrap();
     let instance = start_with(&home, Manager::place(&home), &["echo", "--config", config, "--grace", HUGE]);
@@ -289,10 +289,10 @@ fn listener() -> TcpListener {
 fn a_socket_that_was_passed_is_served_on_and_outlives_the_supervisor_with_its_queue() {
     let home = Home::new();
     let listener = listener();
-    let folder = home.folder().join("www");
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("name"), "it").unwrap();
-    let arguments = ["http", folder.to_str().unwrap()];
+    let directory = home.directory().join("www");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("name"), "it").unwrap();
+    let arguments = ["http", directory.to_str().unwrap()];
     let start = || home.start_by(passing(&home, listener.try_clone().unwrap(), &[3], &arguments));
     let instance = start();
     assert_eq!(instance.address, listener.local_addr().unwrap());
@@ -350,7 +350,7 @@ fn sockets_that_cannot_be_served_on_are_refused_with_the_reason() {
     let not_tcp = "what the service manager passed is not a listening TCP socket";
     refused(listener().into(), &[3, 4], &["echo"], "the service manager passed 2 sockets, and one server has one");
     refused(UdpSocket::bind("127.0.0.1:0").unwrap().into(), &[3], &["echo"], not_tcp);
-    refused(UnixListener::bind(home.folder().join("unix")).unwrap().into(), &[3], &["echo"], not_tcp);
+    refused(UnixListener::bind(home.directory().join("unix")).unwrap().into(), &[3], &["echo"], not_tcp);
     let listener = listener();
     let address = listener.local_addr().unwrap();
     refused(TcpStream::connect(address).unwrap().into(), &[3], &["echo"], not_tcp);
@@ -414,7 +414,7 @@ fn systemd_socket_activate_starts_it_for_the_first_client_who_gets_an_answer() {
     let address: SocketAddr = ([127, 0, 0, 1], free_port()).into();
     let mut command = home.program(ACTIVATE);
     // It passes no other variables.
-    command.arg("-E").arg(format!("XDG_RUNTIME_DIR={}", home.folder().display()));
+    command.arg("-E").arg(format!("XDG_RUNTIME_DIR={}", home.directory().display()));
     command.args(["-l", &address.to_string(), SUPERVISOR, "echo", "--name", home.name()]).stderr(Stdio::piped());
     let process = home.spawn(command);
     process.err.wait_for("Listening on");
@@ -449,7 +449,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         let text = fs::read_to_string(deploy(unit)).unwrap();
         let text = text.replace("/usr/local/bin/supervisor", SUPERVISOR).replace("/usr/local/bin/admin-cli", ADMIN_CLI);
         assert!(!text.contains("/usr/local"), "{unit}");
-        let copy = home.folder().join(unit);
+        let copy = home.directory().join(unit);
         fs::write(&copy, text).unwrap();
         command.arg(copy);
     }

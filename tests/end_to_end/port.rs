@@ -157,7 +157,7 @@ fn free_ends_a_server_of_files_of_python() {
     let port = free_port();
     let mut command = home.program("python3");
     let number = port.to_string();
-    command.args(["-u", "-m", "http.server", &number, "--bind", "127.0.0.1"]).current_dir(home.folder());
+    command.args(["-u", "-m", "http.server", &number, "--bind", "127.0.0.1"]).current_dir(home.directory());
     let server = home.spawn(command);
     eventually("it takes connections", || Client::try_connect(([127, 0, 0, 1], port).into()).is_ok());
     let ended = admin(&home, "free", port, &["--grace", HUGE, "--yes"]).expect(0);
@@ -223,7 +223,7 @@ fn all_processes_that_share_the_socket_are_named_and_ended() {
     let answer = admin(&home, "free", port, &["--grace", HUGE, "--yes", "--json"]).expect(0).json();
     assert_eq!(answer["ended"].as_array().unwrap().len(), 4);
     assert_eq!(server.wait(), -(SIGTERM as i32));
-    // Each of them would have this test's folder in its environment.
+    // Each of them would have this test's directory in its environment.
     assert_eq!(home.processes(), []);
     assert_free(port);
 }

@@ -11,8 +11,8 @@ use crate::support::{Home, Instance, eventually};
 
 /// The names and states of a process's threads.
 pub fn threads(pid: u32) -> Vec<(String, String)> {
-    let folder = format!("/proc/{pid}/task");
-    let tasks = fs::read_dir(folder).into_iter().flatten().flatten();
+    let directory = format!("/proc/{pid}/task");
+    let tasks = fs::read_dir(directory).into_iter().flatten().flatten();
     tasks
         .filter_map(|task| {
             // One that ends meanwhile is not there.

@@ -117,7 +117,7 @@ impl Shell {
 
     /// The command line of a supervisor that logs into a file, and that job.
     pub fn supervisor(&self, arguments: &str) -> (String, Job) {
-        let log = self.home.folder().join("log").display().to_string();
+        let log = self.home.directory().join("log").display().to_string();
         let (name, port) = (self.home.name(), free_port());
         let line = format!("{SUPERVISOR} {arguments} --name {name} --listen 127.0.0.1:{port} 2>{log}");
         (line, Job { log, home: self.home.clone() })
@@ -125,7 +125,7 @@ impl Shell {
 
     /// The same for a supervisor of a program, with these options before it.
     pub fn exec(&self, options: &str, program: &str) -> (String, Job) {
-        let log = self.home.folder().join("log").display().to_string();
+        let log = self.home.directory().join("log").display().to_string();
         let line = format!("{SUPERVISOR} exec --name {} {options} -- {program} 2>{log}", self.home.name());
         (line, Job { log, home: self.home.clone() })
     }

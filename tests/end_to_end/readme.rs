@@ -7,16 +7,16 @@ use std::process::{Command, Stdio};
 
 use crate::support::{ADMIN_CLI, Ended, HUGE, Home, SUPERVISOR, free_port, write_script};
 
-/// The project's folder.
+/// The project's directory.
 pub fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// A shell command in the project's folder, in which `supervisor`, `admin-cli` and `cargo` are found. A supervisor that
-/// is given no address takes a free one; `cargo run` runs the program, and `cargo test` and `cargo install` only see
-/// whether there is something to test or install.
+/// A shell command in the project's directory, in which `supervisor`, `admin-cli` and `cargo` are found. A supervisor
+/// that is given no address takes a free one; `cargo run` runs the program, and `cargo test` and `cargo install` only
+/// see whether there is something to test or install.
 pub fn shell(home: &Home, script: &str) -> Command {
-    let bin = home.folder().join("bin");
+    let bin = home.directory().join("bin");
     fs::create_dir_all(&bin).unwrap();
     write_script(
         &bin.join("supervisor"),
@@ -80,9 +80,12 @@ fn every_command_of_the_readme_does_what_it_says() {
             continue;
         }
         let home = Home::new();
-        let ended = run(&home, &at_typing_speed(&block, &home.folder().join("log")));
+        let ended = run(&home, &at_typing_speed(&block, &home.directory().join("log")));
         assert_eq!(ended.code, 0, "{block}\n{ended}");
-        assert!(home.sockets().read_dir().map_or(true, |mut folder| folder.next().is_none()), "{block} left something");
+        assert!(
+            home.sockets().read_dir().map_or(true, |mut directory| directory.next().is_none()),
+            "{block} left something"
+        );
     }
 }
 
@@ -119,7 +122,7 @@ fn the_restart_script_replaces_one_that_runs_and_starts_one_that_does_not() {
     let first = pid();
     assert_eq!(restart("echo"), 0);
     assert_ne!(pid(), first, "the same one is still running");
-    assert_ne!(restart("http /there/is/no/such/folder"), 0);
+    assert_ne!(restart("http /there/is/no/such/directory"), 0);
     home.admin(&["--name", &name, "ping"]).expect(3);
     assert_eq!(restart("command"), 0);
     home.admin(&["--name", &name, "stop", "--grace", HUGE]).expect(0);

@@ -9,24 +9,24 @@ use serde_json::{Value, json};
 
 use crate::support::{HUGE, Home, Instance, SUPERVISOR, eventually, free_port};
 
-/// A folder with two folders to serve. In each there is `name`, which says which one it is, and `same`.
-fn folders(home: &Home) -> PathBuf {
+/// A directory with two directories to serve. In each there is `name`, which says which one it is, and `same`.
+fn directories(home: &Home) -> PathBuf {
     for name in ["one", "two"] {
-        let folder = home.folder().join(name);
-        fs::create_dir(&folder).unwrap();
-        fs::write(folder.join("name"), name).unwrap();
-        fs::write(folder.join("same"), "same").unwrap();
+        let directory = home.directory().join(name);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("name"), name).unwrap();
+        fs::write(directory.join("same"), "same").unwrap();
     }
-    home.folder().join("server.json")
+    home.directory().join("server.json")
 }
 
 fn configure(file: &Path, config: &Value) {
     fs::write(file, config.to_string()).unwrap();
 }
 
-/// An HTTP server that serves the folder `one`, as its file says.
+/// An HTTP server that serves the directory `one`, as its file says.
 fn start(home: &Home, config: Value) -> (Instance, PathBuf) {
-    let file = folders(home);
+    let file = directories(home);
     configure(&file, &config);
     (home.start(&["http", "--config", file.to_str().unwrap()]), file)
 }
@@ -48,12 +48,12 @@ fn a_restart_serves_what_the_file_says_now() {
 }
 
 #[test]
-fn a_folder_that_was_replaced_through_the_file_is_served_to_new_clients_only() {
+fn a_directory_that_was_replaced_through_the_file_is_served_to_new_clients_only() {
     let home = Home::new();
     let (instance, file) = start(&home, json!({ "dir": "one", "grace": 600 }));
     let mut old = instance.client();
     assert_eq!(old.get("/name").body, b"one");
-    configure(&file, &json!({ "dir": home.folder().join("two"), "grace": 600 }));
+    configure(&file, &json!({ "dir": home.directory().join("two"), "grace": 600 }));
     let restart = instance.admin_begins(&["restart"]);
     eventually("the old generation waits for its client", || instance.status()["drain"]["open"] == 1);
     assert_eq!(served(&instance), "two");
@@ -80,7 +80,7 @@ fn a_grace_period_from_the_file_counts_for_the_generation_that_was_made_with_it(
 fn a_wrong_file_fails_the_restart_and_the_old_generation_serves_on_until_it_is_right() {
     let home = Home::new();
     let (instance, file) = start(&home, json!({ "dir": "one", "grace": 600 }));
-    fs::write(home.folder().join("file"), "no folder").unwrap();
+    fs::write(home.directory().join("file"), "no directory").unwrap();
     let load = Load::new(instance.address, "/same", "same", Mode::KeptAlive).connections(2).begin();
     eventually("there is load", || load.answered() > 0);
     // What is wrong, and what the message has to name.
@@ -117,7 +117,7 @@ fn a_wrong_file_fails_the_restart_and_the_old_generation_serves_on_until_it_is_r
     fs::remove_file(&file).unwrap();
     fails("no file", "server.json");
     fs::create_dir(&file).unwrap();
-    fails("a folder", "server.json");
+    fails("a directory", "server.json");
     fs::remove_dir(&file).unwrap();
     assert_eq!(served(&instance), "one");
     // Nobody had to go and to come back.
@@ -134,7 +134,7 @@ fn a_wrong_file_fails_the_restart_and_the_old_generation_serves_on_until_it_is_r
 #[test]
 fn a_restart_cannot_change_the_address() {
     let home = Home::new();
-    let file = folders(&home);
+    let file = directories(&home);
     let listen = |port: u16| json!({ "dir": "one", "listen": format!("127.0.0.1:{port}") });
     configure(&file, &listen(free_port()));
     let mut command = home.program(SUPERVISOR);
@@ -153,7 +153,7 @@ fn a_restart_cannot_change_the_address() {
 #[test]
 fn a_wrong_file_is_no_start_at_all() {
     let home = Home::new();
-    let file = folders(&home);
+    let file = directories(&home);
     configure(&file, &json!({ "dir": "one", "gracious": 5 }));
     let mut command = home.supervisor(&["http", "--config", file.to_str().unwrap()]);
     command.stdin(Stdio::null());

@@ -17,7 +17,7 @@ const VERSIONS: [&str; 2] = ["version_1 0.1.0", "version_2 0.1.0"];
 
 /// Puts a build where the last one was, as an installation does: the file that runs stays what it is.
 fn install(home: &Home, build: usize) -> String {
-    let (new, path) = (home.folder().join("server.new"), home.folder().join("server"));
+    let (new, path) = (home.directory().join("server.new"), home.directory().join("server"));
     // By a process of its own: what another test starts meanwhile has all files of this process for a moment, and a
     // program that is open to be written cannot be run.
     let mut copy = home.program("cp");

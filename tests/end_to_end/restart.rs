@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use crate::support::{Client, Ended, HUGE, Home, Instance, Process, eventually};
 
-/// A folder for an HTTP server, with a small file and a big one.
+/// A directory for an HTTP server, with a small file and a big one.
 fn files(home: &Home) -> PathBuf {
-    let files = home.folder().join("files");
+    let files = home.directory().join("files");
     fs::create_dir(&files).unwrap();
     fs::write(files.join("small"), "small\n").unwrap();
     fs::write(files.join("big"), big()).unwrap();
@@ -571,11 +571,11 @@ mod on_unix {
     }
 
     #[test]
-    fn a_folder_that_was_deleted_and_made_anew_is_served_by_the_new_generation() {
+    fn a_directory_that_was_deleted_and_made_anew_is_served_by_the_new_generation() {
         let home = Home::new();
         let instance = http(&home);
         assert_eq!(instance.client().get("/small").body, b"small\n");
-        let files = home.folder().join("files");
+        let files = home.directory().join("files");
         fs::remove_dir_all(&files).unwrap();
         fs::create_dir(&files).unwrap();
         fs::write(files.join("small"), "anew\n").unwrap();
@@ -584,16 +584,16 @@ mod on_unix {
     }
 
     #[test]
-    fn a_folder_that_is_gone_fails_the_restart_and_the_old_generation_serves_on() {
+    fn a_directory_that_is_gone_fails_the_restart_and_the_old_generation_serves_on() {
         let home = Home::new();
         let instance = http(&home);
         let mut client = instance.client();
         client.get("/small");
-        let (files, away) = (home.folder().join("files"), home.folder().join("away"));
+        let (files, away) = (home.directory().join("files"), home.directory().join("away"));
         fs::rename(&files, &away).unwrap();
         instance.admin(&["restart"]).expect(1).says("files");
         assert_eq!(instance.status()["generation"], 1);
-        // It has been told nothing, and nothing has happened to its folder.
+        // It has been told nothing, and nothing has happened to its directory.
         let answer = client.get("/small");
         assert_eq!((answer.status, answer.is_last), (200, false));
         fs::rename(&away, &files).unwrap();

@@ -76,33 +76,33 @@ fn a_lock_that_was_deleted_is_made_again() {
 }
 
 #[test]
-fn a_folder_that_was_deleted_is_made_again() {
+fn a_directory_that_was_deleted_is_made_again() {
     let home = Home::new();
     let instance = home.start(&["echo"]);
     for _ in 0..3 {
         // While its files are deleted one by one, it may make them again.
-        eventually("the folder is deleted", || fs::remove_dir_all(home.sockets()).is_ok());
+        eventually("the directory is deleted", || fs::remove_dir_all(home.sockets()).is_ok());
         assert_made_again(&home, &instance);
     }
 }
 
 #[test]
-fn a_folder_that_was_moved_away_is_made_again() {
+fn a_directory_that_was_moved_away_is_made_again() {
     let home = Home::new();
     let instance = home.start(&["echo"]);
-    fs::rename(home.sockets(), home.folder().join("away")).unwrap();
+    fs::rename(home.sockets(), home.directory().join("away")).unwrap();
     assert_made_again(&home, &instance);
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_again_costs_the_admin_socket_and_not_the_server() {
+fn a_directory_that_cannot_be_made_again_costs_the_admin_socket_and_not_the_server() {
     let home = Home::new();
     let instance = home.start(&["echo", "--grace", HUGE]);
     // In one step, so that it has no time to make anything again.
-    fs::write(home.folder().join("file"), "in its place").unwrap();
+    fs::write(home.directory().join("file"), "in its place").unwrap();
     let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
     let here = nix::fcntl::AT_FDCWD;
-    nix::fcntl::renameat2(here, &home.folder().join("file"), here, &home.sockets(), exchange).unwrap();
+    nix::fcntl::renameat2(here, &home.directory().join("file"), here, &home.sockets(), exchange).unwrap();
     instance.err.wait_for("the admin socket is gone");
     instance.client().greet();
     instance.signal(SIGTERM);

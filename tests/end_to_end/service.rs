@@ -139,17 +139,17 @@ fn a_service_serves_is_stopped_by_the_service_manager_and_tells_its_clients() {
 fn the_commands_of_the_readme_do_what_they_say() {
     let service = Service { home: Home::new(), address: ([127, 0, 0, 1], free_port()).into() };
     let name = service.home.name();
-    // Not below the folder for temporary files, which is the user's own.
-    let folder = PathBuf::from(std::env::var_os("ProgramData").unwrap()).join(name);
-    fs::create_dir_all(&folder).unwrap();
+    // Not below the directory for temporary files, which is the user's own.
+    let directory = PathBuf::from(std::env::var_os("ProgramData").unwrap()).join(name);
+    fs::create_dir_all(&directory).unwrap();
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
     let block = readme.split("```bat\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let (folder_text, listen) = (folder.to_str().unwrap(), service.address.to_string());
+    let (directory_text, listen) = (directory.to_str().unwrap(), service.address.to_string());
     for line in block.lines() {
         let mut words = line.split(' ').map(|word| match word {
             "supervisor" => SUPERVISOR,
             "admin-cli" => ADMIN_CLI,
-            r"C:\www" => folder_text,
+            r"C:\www" => directory_text,
             "0.0.0.0:80" => &listen,
             "files" => name,
             other => other,
@@ -169,7 +169,7 @@ fn the_commands_of_the_readme_do_what_they_say() {
     assert!(service.open(ServiceAccess::QUERY_STATUS).is_err(), "it is still there");
     let log = service.log();
     assert!(log.contains("service manager: stopping"), "{log}");
-    fs::remove_dir(&folder).unwrap();
+    fs::remove_dir(&directory).unwrap();
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_service_that_is_there_is_not_installed_again_and_one_that_is_not_ours_not_u
 #[test]
 fn a_service_that_could_not_start_is_not_installed() {
     let home = Home::new();
-    let (name, own) = (home.name(), home.folder().to_str().unwrap());
+    let (name, own) = (home.name(), home.directory().to_str().unwrap());
     let refused = |server: &[&str], code, why| {
         let line = [&["install"], server, &["--name", name]].concat();
         home.run(command(&home, &line)).expect(code).says(why);
@@ -263,9 +263,9 @@ fn a_service_that_could_not_start_is_not_installed() {
     refused(&["echo", "--grace", "soon"], 2, "500ms");
     refused(&["http", "public"], 1, "from the root");
     refused(&["http"], 1, "from the root");
-    refused(&["http", r"C:\there\is\no\such\folder"], 1, "no folder");
-    // The folder of a test is below the one for temporary files, and that is the user's own.
-    refused(&["http", own], 1, "is in your own folder");
+    refused(&["http", r"C:\there\is\no\such\directory"], 1, "no directory");
+    // The directory of a test is below the one for temporary files, and that is the user's own.
+    refused(&["http", own], 1, "is in your own directory");
     refused(&["echo", "--config", "echo.json"], 1, "there is no such file");
     let program = |program| {
         let line = ["install", "exec", "--name", name, "--", program];

@@ -13,9 +13,9 @@ use crate::exec::{Clients, SERVER, assert_leaves_nothing, file, restart_five_tim
 use crate::manager::Manager;
 use crate::support::{Ended, HUGE, Home, Instance, LIMIT, SUPERVISOR, eventually, free_port};
 
-/// The path of a socket in the test's folder.
+/// The path of a socket in the test's directory.
 fn path(home: &Home) -> PathBuf {
-    home.folder().join("app.sock")
+    home.directory().join("app.sock")
 }
 
 fn text(path: &Path) -> &str {
@@ -48,7 +48,7 @@ fn server(home: &Home, options: &[&str]) -> Instance {
 /// Neither the socket nor its lock.
 #[track_caller]
 fn assert_is_gone(home: &Home) {
-    let left: Vec<_> = fs::read_dir(home.folder()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    let left: Vec<_> = fs::read_dir(home.directory()).unwrap().flatten().map(|entry| entry.file_name()).collect();
     let ours = |name: &&std::ffi::OsString| name.to_string_lossy().contains("sock");
     assert_eq!(left.iter().filter(ours).collect::<Vec<_>>(), Vec::<&std::ffi::OsString>::new());
 }
@@ -101,7 +101,7 @@ fn everybody_may_connect_whatever_the_umask_is() {
 fn ports_and_paths_have_the_order_of_the_command_line_and_their_names() {
     let home = Home::new();
     let (one, two) = (free_port(), free_port());
-    let other = home.folder().join("a:b.sock");
+    let other = home.directory().join("a:b.sock");
     let script = "import os, socket
 print(os.environ['LISTEN_FDNAMES'], flush=True)
 for fd in range(3, 3 + int(os.environ['LISTEN_FDS'])):
@@ -226,14 +226,14 @@ fn a_path_on_which_another_server_listens_is_refused_and_that_one_goes_on() {
 }
 
 #[test]
-fn what_is_no_socket_is_left_alone_and_a_missing_folder_is_named() {
+fn what_is_no_socket_is_left_alone_and_a_missing_directory_is_named() {
     let home = Home::new();
     let precious = file(&home, "precious", "precious");
     refused(&home, &precious).says(&format!("{precious} is there and is no socket"));
     assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
-    let missing = home.folder().join("missing");
+    let missing = home.directory().join("missing");
     let ended = refused(&home, text(&missing.join("app.sock")));
-    ended.says(&format!("there is no folder {} for the socket", missing.display()));
+    ended.says(&format!("there is no directory {} for the socket", missing.display()));
     assert_is_gone(&home);
 }
 
@@ -256,7 +256,7 @@ fn a_unix_socket_is_said_by_its_path_alone_and_only_for_a_program() {
         ended.says("only exec has Unix sockets");
     }
     let (path, port) = (path(&home), free_port().to_string());
-    let again = format!("{}//app.sock", home.folder().display());
+    let again = format!("{}//app.sock", home.directory().display());
     for twice in [[text(&path), &again], [&port, &format!("127.0.0.1:{port}")]] {
         let options = ["--listen", twice[0], "--listen", twice[1]];
         home.run(home.exec_command(&options, &["true"])).expect(1).says("twice; keep one");
@@ -279,7 +279,7 @@ fn the_path_is_gone_however_the_supervisor_ends() {
         (&["--max-restarts", "0"], "exit 3", 9),
         (&["--max-restarts", "1"], "sleep 0.1; exit 3", 9),
         // What comes after it is taken.
-        (&["--listen", "/no/such/folder/app.sock"], "exit 0", 1),
+        (&["--listen", "/no/such/directory/app.sock"], "exit 0", 1),
     ] {
         let options = [&["--listen", text(&path)], options].concat();
         home.run(home.exec_command(&options, &sh(script))).expect(code);

@@ -68,9 +68,9 @@ fn an_address_of_another_machine_is_refused() {
 }
 
 #[test]
-fn a_folder_that_is_missing_is_refused_by_name() {
+fn a_directory_that_is_missing_is_refused_by_name() {
     let home = Home::new();
-    let missing = home.folder().join("missing").display().to_string();
+    let missing = home.directory().join("missing").display().to_string();
     refused(&home, &["http", &missing], 1).says(&missing);
 }
 
@@ -134,7 +134,7 @@ mod on_unix {
         assert_eq!(instance.process.wait(), 0);
     }
 
-    /// Makes the folder for the sockets unusable, and says what the log then has to say.
+    /// Makes the directory for the sockets unusable, and says what the log then has to say.
     type Spoil = fn(&Path) -> &'static str;
 
     const SPOILED: [Spoil; 3] = [
@@ -145,18 +145,18 @@ mod on_unix {
         },
         |sockets| {
             fs::write(sockets, "in its place").unwrap();
-            "not a folder"
+            "not a directory"
         },
         |sockets| {
             let elsewhere = sockets.with_file_name("elsewhere");
             fs::DirBuilder::new().mode(0o700).create(&elsewhere).unwrap();
             std::os::unix::fs::symlink(elsewhere, sockets).unwrap();
-            "not a folder"
+            "not a directory"
         },
     ];
 
     #[test]
-    fn with_a_folder_that_cannot_be_used_it_warns_and_serves() {
+    fn with_a_directory_that_cannot_be_used_it_warns_and_serves() {
         for spoil in SPOILED {
             let home = Home::new();
             let why = spoil(&home.sockets());
@@ -165,7 +165,7 @@ mod on_unix {
     }
 
     #[test]
-    fn with_a_folder_that_cannot_be_used_and_a_socket_required_it_does_not_start() {
+    fn with_a_directory_that_cannot_be_used_and_a_socket_required_it_does_not_start() {
         for spoil in SPOILED {
             let home = Home::new();
             let why = spoil(&home.sockets());
@@ -180,10 +180,10 @@ mod on_unix {
     }
 
     #[test]
-    fn without_a_runtime_folder_it_warns_and_serves() {
+    fn without_a_runtime_directory_it_warns_and_serves() {
         let home = Home::new();
         let mut command = home.supervisor(&["echo"]);
-        command.env("XDG_RUNTIME_DIR", home.folder().join("missing"));
+        command.env("XDG_RUNTIME_DIR", home.directory().join("missing"));
         serves_without_admin(home.start_by(command), "missing");
     }
 
@@ -200,29 +200,30 @@ mod on_unix {
     #[test]
     fn with_a_socket_path_that_is_too_long_it_says_how_long_it_may_be() {
         let home = Home::new();
-        let folder = home.folder().join("x".repeat(100));
-        fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
-        let socket = folder.join("x.sock").display().to_string();
+        let directory = home.directory().join("x".repeat(100));
+        fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
+        let socket = directory.join("x.sock").display().to_string();
         serves_without_admin(home.start(&["echo", "--socket", &socket]), "at most 107");
         refused(&home, &["echo", "--socket", &socket, "--admin", "require"], 1).says("at most 107");
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "something is left behind");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "something is left behind");
     }
 
     #[test]
     fn a_file_in_the_place_of_the_socket_or_of_its_lock_is_left_alone() {
         let home = Home::new();
-        let folder = home.folder().join("private");
-        fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
-        let (file, neighbour, target) = (folder.join("data.txt"), folder.join("data.lock"), folder.join("target"));
+        let directory = home.directory().join("private");
+        fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
+        let (file, neighbour, target) =
+            (directory.join("data.txt"), directory.join("data.lock"), directory.join("target"));
         for file in [&file, &neighbour, &target] {
             fs::write(file, "precious").unwrap();
         }
-        std::os::unix::fs::symlink(&target, folder.join("linked.sock.lock")).unwrap();
+        std::os::unix::fs::symlink(&target, directory.join("linked.sock.lock")).unwrap();
         for socket in ["data.txt", "linked.sock"] {
-            let socket = folder.join(socket).display().to_string();
+            let socket = directory.join(socket).display().to_string();
             home.run(home.supervisor(&["echo", "--admin", "require", "--socket", &socket])).expect(1);
         }
-        let socket = folder.join("data.sock").display().to_string();
+        let socket = directory.join("data.sock").display().to_string();
         let instance = home.start(&["echo", "--socket", &socket]);
         home.admin(&["--socket", &socket, "stop"]).expect(0);
         assert_eq!(instance.wait(), 0);

@@ -195,8 +195,8 @@ fn a_drain_that_is_held_up_is_looked_into_lengthened_and_ended_client_by_client(
 fn what_has_been_sent_of_a_file_is_shown_while_it_is_being_sent() {
     const READ: u64 = 16 << 20;
     let home = Home::new();
-    fs::File::create(home.folder().join("large")).unwrap().set_len(4 * READ).unwrap();
-    let instance = home.start(&["http", home.folder().to_str().unwrap()]);
+    fs::File::create(home.directory().join("large")).unwrap().set_len(4 * READ).unwrap();
+    let instance = home.start(&["http", home.directory().to_str().unwrap()]);
     let mut client = instance.client();
     client.send("GET /large HTTP/1.1\r\nHost: x\r\n\r\n");
     io::copy(&mut (&client.0).take(READ), &mut io::sink()).unwrap();

@@ -90,13 +90,13 @@ fn start(command: &mut Command) -> io::Result<Child> {
 
 type Children = Arc<Mutex<Vec<Arc<Mutex<Child>>>>>;
 
-/// A test's own name and folder, and a watchdog over all that it starts.
+/// A test's own name and directory, and a watchdog over all that it starts.
 #[derive(Clone)]
 pub struct Home(Arc<Inside>);
 
 struct Inside {
     name: String,
-    folder: PathBuf,
+    directory: PathBuf,
     children: Children,
     _alive: Sender<()>,
 }
@@ -106,12 +106,12 @@ impl Home {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Short, since the path of a socket has at most 107 bytes.
-        let folder = if cfg!(unix) { Path::new("/tmp").join(&name) } else { std::env::temp_dir().join(&name) };
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).unwrap();
+        let directory = if cfg!(unix) { Path::new("/tmp").join(&name) } else { std::env::temp_dir().join(&name) };
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory).unwrap();
         let children = Children::default();
         let _alive = watch(children.clone());
-        Home(Arc::new(Inside { name, folder, children, _alive }))
+        Home(Arc::new(Inside { name, directory, children, _alive }))
     }
 
     /// The name of the test's instance.
@@ -124,14 +124,14 @@ impl Home {
         format!("{}-{name}", self.name())
     }
 
-    /// A folder that is gone after the test. The programs' own folder is in it.
-    pub fn folder(&self) -> &Path {
-        &self.0.folder
+    /// A directory that is gone after the test. The programs' own directory is in it.
+    pub fn directory(&self) -> &Path {
+        &self.0.directory
     }
 
-    /// The folder with sockets and locks.
+    /// The directory with sockets and locks.
     pub fn sockets(&self) -> PathBuf {
-        self.folder().join("mastercontrol")
+        self.directory().join("mastercontrol")
     }
 
     /// The admin socket of the test's instance.
@@ -144,7 +144,7 @@ impl Home {
     pub fn program(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let place = if cfg!(unix) { "XDG_RUNTIME_DIR" } else { "LOCALAPPDATA" };
-        command.env(place, self.folder()).env_remove("NO_COLOR").stdin(Stdio::null());
+        command.env(place, self.directory()).env_remove("NO_COLOR").stdin(Stdio::null());
         command
     }
 
@@ -209,10 +209,10 @@ impl Home {
     }
 
     /// What runs of all that the test has started, and what that has started, whatever group, session or parent it has
-    /// by now: process ids and command lines. (The folder is in the environment of all of them.)
+    /// by now: process ids and command lines. (The directory is in the environment of all of them.)
     #[cfg(target_os = "linux")]
     pub fn processes(&self) -> Vec<(u32, String)> {
-        let mark = format!("XDG_RUNTIME_DIR={}", self.folder().display());
+        let mark = format!("XDG_RUNTIME_DIR={}", self.directory().display());
         let all = fs::read_dir("/proc").unwrap().flatten();
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         pids.filter_map(|pid| {
@@ -261,7 +261,7 @@ impl Drop for Inside {
         kill_all(&self.children);
         // A program that is not the test's own child may still be ending, and tidy up at the same time.
         let end = Instant::now() + Duration::from_secs(2);
-        while self.folder.exists() && fs::remove_dir_all(&self.folder).is_err() && Instant::now() < end {
+        while self.directory.exists() && fs::remove_dir_all(&self.directory).is_err() && Instant::now() < end {
             thread::sleep(Duration::from_millis(2));
         }
     }

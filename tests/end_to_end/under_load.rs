@@ -31,7 +31,7 @@ fn restarts(usually: u64) -> u64 {
 
 /// A server for the file `1k`.
 fn http(home: &Home) -> Vec<String> {
-    let files = home.folder().join("files");
+    let files = home.directory().join("files");
     fs::create_dir(&files).unwrap();
     fs::write(files.join("1k"), one_k()).unwrap();
     vec!["http".into(), files.to_str().unwrap().into()]

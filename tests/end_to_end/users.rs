@@ -20,10 +20,10 @@ const LISTEN: &str = "import signal, socket, sys; listener = socket.create_serve
 /// Runs what follows as another user.
 const AS_OTHER: [&str; 6] = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
 
-/// A folder that everybody can enter, with the programs in it: those that were built may be where only root gets to.
+/// A directory that everybody can enter, with the programs in it: those that were built may be where only root gets to.
 struct Lobby {
     home: Home,
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Lobby {
@@ -37,17 +37,17 @@ impl Lobby {
             return None;
         }
         let home = Home::new();
-        let folder = home.folder().to_owned();
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(SUPERVISOR, folder.join("supervisor")).unwrap();
-        fs::copy(ADMIN_CLI, folder.join("admin-cli")).unwrap();
-        Some(Lobby { home, folder })
+        let directory = home.directory().to_owned();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::copy(SUPERVISOR, directory.join("supervisor")).unwrap();
+        fs::copy(ADMIN_CLI, directory.join("admin-cli")).unwrap();
+        Some(Lobby { home, directory })
     }
 
     /// One of the programs, run by the other user.
     fn as_other(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = self.home.program(AS_OTHER[0]);
-        command.args(&AS_OTHER[1..]).arg(self.folder.join(program)).args(arguments);
+        command.args(&AS_OTHER[1..]).arg(self.directory.join(program)).args(arguments);
         command
     }
 
@@ -61,7 +61,7 @@ impl Lobby {
         process
     }
 
-    /// Runs `admin-cli` as the other user, with that one's own folder.
+    /// Runs `admin-cli` as the other user, with that one's own directory.
     fn admin_as_other(&self, arguments: &[&str]) -> Ended {
         let mut command = self.as_other("admin-cli", arguments);
         command.env_remove("XDG_RUNTIME_DIR");
@@ -102,8 +102,8 @@ fn another_user_who_gets_to_the_socket_is_refused_and_logged() {
 #[test]
 fn root_may_command_the_supervisor_of_another_user() {
     let Some(lobby) = Lobby::open() else { return };
-    chown(&lobby.folder, Some(OTHER), Some(OTHER)).unwrap();
-    let program = lobby.folder.join("supervisor").display().to_string();
+    chown(&lobby.directory, Some(OTHER), Some(OTHER)).unwrap();
+    let program = lobby.directory.join("supervisor").display().to_string();
     let by: Vec<&str> = AS_OTHER.iter().copied().chain([program.as_str()]).collect();
     let mut command = lobby.home.program(by[0]);
     let port = free_port().to_string();
@@ -122,7 +122,7 @@ fn a_port_that_needs_a_privilege_is_exit_code_4() {
         return eprintln!("skipped: here port 80 needs no privilege");
     }
     let Some(lobby) = Lobby::open() else { return };
-    chown(&lobby.folder, Some(OTHER), Some(OTHER)).unwrap();
+    chown(&lobby.directory, Some(OTHER), Some(OTHER)).unwrap();
     let name = lobby.home.name();
     let refused = lobby.as_other("supervisor", &["echo", "--listen", "80", "--name", name]);
     let ended = lobby.home.run(refused).expect(4);
@@ -194,7 +194,7 @@ fn a_process_of_another_user_is_not_ended_whatever_this_one_may() {
     for set in ["--inh-caps", "--ambient-caps"] {
         command.args([set, "+sys_ptrace,+dac_read_search,+kill"]);
     }
-    command.arg(lobby.folder.join("admin-cli")).args(["free", &port, "--now", "--yes"]);
+    command.arg(lobby.directory.join("admin-cli")).args(["free", &port, "--now", "--yes"]);
     lobby.home.run(command).expect(4).says(&format!("(pid {}, root): run this as root", server.pid));
     assert!(server.is_running());
 }
@@ -212,12 +212,12 @@ fn root_may_free_the_port_of_another_user() {
 }
 
 #[test]
-fn a_folder_of_somebody_else_is_not_used() {
+fn a_directory_of_somebody_else_is_not_used() {
     let Some(lobby) = Lobby::open() else { return };
-    let folder = lobby.home.sockets();
-    fs::create_dir(&folder).unwrap();
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
-    chown(&folder, Some(OTHER), Some(OTHER)).unwrap();
+    let directory = lobby.home.sockets();
+    fs::create_dir(&directory).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    chown(&directory, Some(OTHER), Some(OTHER)).unwrap();
     let ended = lobby.home.run(lobby.home.supervisor(&["echo", "--admin", "require"])).expect(4);
     ended.says(&format!("belongs to user {OTHER}"));
 }

@@ -10,7 +10,7 @@ use crate::support::{ADMIN_CLI, Home, SUPERVISOR};
 
 /// A supervisor that answers each request with these lines, and that it is of this version. Returns its socket.
 fn pretend(home: &Home, version: &str, answer: &[Value]) -> String {
-    let socket = home.folder().join("other.sock");
+    let socket = home.directory().join("other.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let lines = |values: &[Value]| values.iter().map(|value| format!("{value}\n")).collect::<String>();
     let pong = lines(&[json!({ "result": "pong", "name": "other", "pid": 1, "version": version, "mood": "fine" })]);

@@ -154,12 +154,12 @@ fn exit_codes_pass_through_with_all_their_bits() {
 #[test]
 fn a_program_that_cannot_be_started_is_one_line_and_the_exit_code_of_a_shell() {
     let home = Home::new();
-    let text = home.folder().join("text.txt");
+    let text = home.directory().join("text.txt");
     fs::write(&text, "no program\n").unwrap();
-    let folder = home.folder().to_str().unwrap();
+    let directory = home.directory().to_str().unwrap();
     for (program, code, why) in [
         ("no-such-program", 127, "no-such-program: not found"),
-        (folder, 126, "is a directory"),
+        (directory, 126, "is a directory"),
         (text.to_str().unwrap(), 126, "is no program"),
     ] {
         let refused = home.run(home.exec_command(&[], &[program])).expect(code);
@@ -190,7 +190,8 @@ fn the_help_offers_nothing_that_windows_does_not_have() {
         let mut command = home.program(SUPERVISOR);
         command.args([kind, "--help"]);
         let help = home.run(command).expect(0).out;
-        for missing in ["notify", "SIG", "--stop-signal", "--on-hup", "Unix", "sd_listen_fds", "folder of its user"] {
+        for missing in ["notify", "SIG", "--stop-signal", "--on-hup", "Unix", "sd_listen_fds", "directory of its user"]
+        {
             assert!(!help.contains(missing), "{missing}: {help}");
         }
     }
@@ -199,7 +200,7 @@ fn the_help_offers_nothing_that_windows_does_not_have() {
 #[test]
 fn what_is_no_path_of_a_pipe_is_refused_with_what_to_say() {
     let home = Home::new();
-    let path = r"C:\folder\web.sock";
+    let path = r"C:\directory\web.sock";
     home.admin(&["--socket", path, "ping"]).expect(2).says(r"say \\.\pipe\web");
     home.run(home.supervisor(&["echo", "--admin", "require", "--socket", path])).expect(1).says(r"say \\.\pipe\web");
 }

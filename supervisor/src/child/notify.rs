@@ -13,12 +13,13 @@ use nix::unistd::geteuid;
 /// The variable that leads a program to the socket, see `sd_notify(3)`.
 pub(super) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
-/// The longest temporary folder in which a socket can be: the rest of its path has 54 bytes, and there is room for 103.
-const LONGEST_FOLDER: usize = 49;
+/// The longest temporary directory in which a socket can be: the rest of its path has 54 bytes, and there is room for
+/// 103.
+const LONGEST_DIRECTORY: usize = 49;
 
-/// The first part of the name of a socket's folder. The rest is a random number, of which this many hexadecimal digits
-/// are written.
-const FOLDER: &str = "mastercontrol-ready-";
+/// The first part of the name of a socket's directory. The rest is a random number, of which this many hexadecimal
+/// digits are written.
+const DIRECTORY: &str = "mastercontrol-ready-";
 const DIGITS: usize = 16;
 
 /// Where a program says that it is ready. Removed when it is dropped.
@@ -30,38 +31,38 @@ const DIGITS: usize = 16;
 pub(super) struct NotifySocket {
     socket: UnixDatagram,
     path: PathBuf,
-    /// The folder, locked as long as this process lives: whatever ends it, the next one sees that nobody needs that any
-    /// more.
+    /// The directory, locked as long as this process lives: whatever ends it, the next one sees that nobody needs that
+    /// any more.
     _lock: File,
 }
 
 impl NotifySocket {
     pub(super) fn new() -> io::Result<NotifySocket> {
         let temporary = std::env::temp_dir();
-        let temporary = if temporary.as_os_str().len() > LONGEST_FOLDER { PathBuf::from("/tmp") } else { temporary };
+        let temporary = if temporary.as_os_str().len() > LONGEST_DIRECTORY { PathBuf::from("/tmp") } else { temporary };
         remove_stale(&temporary);
         NotifySocket::below(&temporary)
     }
 
     fn below(temporary: &Path) -> io::Result<NotifySocket> {
         loop {
-            let folder = temporary.join(format!("{FOLDER}{:0DIGITS$x}", random()));
+            let directory = temporary.join(format!("{DIRECTORY}{:0DIGITS$x}", random()));
             // Others may pass, and not look.
-            DirBuilder::new().mode(0o711).create(&folder)?;
-            match NotifySocket::inside(&folder) {
+            DirBuilder::new().mode(0o711).create(&directory)?;
+            match NotifySocket::inside(&directory) {
                 // It was removed as stale before it could be locked.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                made => return made.inspect_err(|_| drop(fs::remove_dir_all(&folder))),
+                made => return made.inspect_err(|_| drop(fs::remove_dir_all(&directory))),
             }
         }
     }
 
-    fn inside(folder: &Path) -> io::Result<NotifySocket> {
-        let lock = File::open(folder)?;
-        // Where folders cannot be locked, none is ever taken for stale.
+    fn inside(directory: &Path) -> io::Result<NotifySocket> {
+        let lock = File::open(directory)?;
+        // Where directories cannot be locked, none is ever taken for stale.
         let _ = lock.lock();
-        fs::set_permissions(folder, Permissions::from_mode(0o711))?;
-        let path = folder.join(format!("{:0DIGITS$x}", random()));
+        fs::set_permissions(directory, Permissions::from_mode(0o711))?;
+        let path = directory.join(format!("{:0DIGITS$x}", random()));
         let socket = UnixDatagram::bind(&path)?;
         fs::set_permissions(&path, Permissions::from_mode(0o666))?;
         socket.set_nonblocking(true)?;
@@ -95,39 +96,39 @@ impl Drop for NotifySocket {
     }
 }
 
-/// Removes a socket that is not needed any more, and its folder.
+/// Removes a socket that is not needed any more, and its directory.
 pub(super) fn remove(socket: &Path) {
     // Whoever is there first does it.
     let _ = fs::remove_file(socket);
-    if let Some(folder) = socket.parent().filter(|folder| is_named_as_ours(folder)) {
-        let _ = fs::remove_dir(folder);
+    if let Some(directory) = socket.parent().filter(|directory| is_named_as_ours(directory)) {
+        let _ = fs::remove_dir(directory);
     }
 }
 
 /// Removes what supervisors of this user have left behind that were killed together with their guardians.
 fn remove_stale(temporary: &Path) {
     let entries = fs::read_dir(temporary).into_iter().flatten().flatten();
-    for folder in entries.map(|entry| entry.path()).filter(|path| is_named_as_ours(path) && is_ours(path)) {
-        let Ok(lock) = File::open(&folder) else { continue };
+    for directory in entries.map(|entry| entry.path()).filter(|path| is_named_as_ours(path) && is_ours(path)) {
+        let Ok(lock) = File::open(&directory) else { continue };
         if lock.try_lock().is_err() {
             continue;
         }
-        let files = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let files = fs::read_dir(&directory).into_iter().flatten().flatten();
         for file in files.filter(|file| file.file_type().is_ok_and(|kind| kind.is_socket())) {
             let _ = fs::remove_file(file.path());
         }
         // Unless something else is in it.
-        let _ = fs::remove_dir(&folder);
+        let _ = fs::remove_dir(&directory);
     }
 }
 
-fn is_named_as_ours(folder: &Path) -> bool {
-    let number = folder.file_name().and_then(|name| name.to_str()?.strip_prefix(FOLDER));
+fn is_named_as_ours(directory: &Path) -> bool {
+    let number = directory.file_name().and_then(|name| name.to_str()?.strip_prefix(DIRECTORY));
     number.is_some_and(|number| number.len() == DIGITS && number.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
-fn is_ours(folder: &Path) -> bool {
-    fs::symlink_metadata(folder).is_ok_and(|folder| folder.is_dir() && folder.uid() == geteuid().as_raw())
+fn is_ours(directory: &Path) -> bool {
+    fs::symlink_metadata(directory).is_ok_and(|directory| directory.is_dir() && directory.uid() == geteuid().as_raw())
 }
 
 fn says_ready(message: &[u8]) -> bool {
@@ -156,7 +157,7 @@ mod tests {
     #[test]
     fn a_notify_socket_hears_and_leaves_nothing_behind() {
         let notify = NotifySocket::new().unwrap();
-        let folder = notify.path().parent().unwrap().to_owned();
+        let directory = notify.path().parent().unwrap().to_owned();
         let program = UnixDatagram::unbound().unwrap();
         assert!(!notify.listen());
         program.send_to(b"STATUS=starting", notify.path()).unwrap();
@@ -164,23 +165,24 @@ mod tests {
         assert!(notify.listen());
         assert!(!notify.listen());
         drop(notify);
-        assert!(!folder.exists());
+        assert!(!directory.exists());
     }
 
     #[test]
     fn only_what_nobody_has_any_more_is_removed() {
         let temporary = std::env::temp_dir().join(format!("ready-test-{}", std::process::id()));
         fs::create_dir(&temporary).unwrap();
-        let folder = |name: &str| {
-            let folder = temporary.join(name);
-            fs::create_dir(&folder).unwrap();
-            drop(UnixDatagram::bind(folder.join("socket")).unwrap());
-            folder
+        let directory = |name: &str| {
+            let directory = temporary.join(name);
+            fs::create_dir(&directory).unwrap();
+            drop(UnixDatagram::bind(directory.join("socket")).unwrap());
+            directory
         };
         let used = NotifySocket::below(&temporary).unwrap();
-        let stale = folder("mastercontrol-ready-0123456789abcdef");
-        let (of_instances, of_others) = (folder("mastercontrol-1000"), folder("mastercontrol-ready-x123456789abcdef"));
-        let with_more = folder("mastercontrol-ready-1123456789abcdef");
+        let stale = directory("mastercontrol-ready-0123456789abcdef");
+        let (of_instances, of_others) =
+            (directory("mastercontrol-1000"), directory("mastercontrol-ready-x123456789abcdef"));
+        let with_more = directory("mastercontrol-ready-1123456789abcdef");
         fs::write(with_more.join("file"), "").unwrap();
         remove_stale(&temporary);
         assert!(!stale.exists());

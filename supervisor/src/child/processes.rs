@@ -62,15 +62,15 @@ fn end_of(status: WaitStatus) -> Option<ProgramEnd> {
 /// Closes what was left open for this process without a purpose, from this descriptor on. It has to come before this
 /// process opens anything itself.
 pub(super) fn close_from(first: i32) {
-    let folder = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
-    let Ok(entries) = fs::read_dir(folder) else { return };
+    let directory = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
+    let Ok(entries) = fs::read_dir(directory) else { return };
     let open: Vec<i32> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|&fd| fd >= first)
         .collect();
     for fd in open {
-        // One of them was the folder's.
+        // One of them was the directory's.
         let _ = nix::unistd::close(fd);
     }
 }

@@ -37,13 +37,13 @@ impl ConfigFile {
         Ok(ConfigFile { path: std::path::absolute(&named)?, named: named.display().to_string() })
     }
 
-    /// The arguments that the file stands for. Each is valid for this kind of server. The folder to serve is left out
-    /// if the command line has one.
+    /// The arguments that the file stands for. Each is valid for this kind of server. The directory to serve is left
+    /// out if the command line has one.
     pub(super) fn arguments(&self, cli: &Command, kind: &str, has_dir: bool) -> Result<Vec<OsString>, ConfigError> {
-        let folder = self.path.parent().unwrap_or(&self.path);
+        let directory = self.path.parent().unwrap_or(&self.path);
         let arguments = read(&self.path)
             .and_then(|bytes| understand(&bytes))
-            .and_then(|settings| translate(&settings, folder, cli, kind, has_dir));
+            .and_then(|settings| translate(&settings, directory, cli, kind, has_dir));
         arguments.map_err(|problem| ConfigError(format!("{}: {problem}", self.named)))
     }
 
@@ -61,16 +61,16 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
         ErrorKind::PermissionDenied => "no permission to read it".into(),
         _ => format!("cannot read it: {}", Reason(&error)),
     };
-    let is_folder = || -> Result<_, String> { Err("it is a folder; name a file in it".into()) };
+    let is_directory = || -> Result<_, String> { Err("it is a directory; name a file in it".into()) };
     let file = match open(path) {
-        // Windows opens no folders.
-        Err(_) if path.is_dir() => return is_folder(),
+        // Windows opens no directories.
+        Err(_) if path.is_dir() => return is_directory(),
         file => file.map_err(problem)?,
     };
     // Of the file that was opened: its path may lead to another one by now.
     let metadata = file.metadata().map_err(problem)?;
     if metadata.is_dir() {
-        return is_folder();
+        return is_directory();
     }
     if !metadata.is_file() {
         return Err("it is no regular file, which could be read again at each restart".into());
@@ -161,7 +161,7 @@ fn syntax(error: &serde_json::Error) -> String {
 /// The settings as arguments.
 pub(super) fn translate(
     settings: &[(String, Value)],
-    folder: &Path,
+    directory: &Path,
     cli: &Command,
     kind: &str,
     has_dir: bool,
@@ -171,7 +171,7 @@ pub(super) fn translate(
     for (name, value) in settings {
         let definition = definition(server, name).ok_or_else(|| unknown(name, cli, server))?;
         for value in values(definition, value) {
-            let Some(argument) = argument(definition, value, folder)? else { continue };
+            let Some(argument) = argument(definition, value, directory)? else { continue };
             let alone = [cli.get_name().into(), kind.into(), argument.clone()].into_iter().chain(not_in_a_file(server));
             if let Err(error) = cli.clone().try_get_matches_from(alone) {
                 return Err(format!("{} is {}: {}", quoted(name), describe(value), advice(&error)));
@@ -213,7 +213,7 @@ fn values<'a>(definition: &Arg, value: &'a Value) -> &'a [Value] {
 }
 
 /// One setting as an argument. None: a flag that is not given.
-fn argument(definition: &Arg, value: &Value, folder: &Path) -> Result<Option<OsString>, String> {
+fn argument(definition: &Arg, value: &Value, directory: &Path) -> Result<Option<OsString>, String> {
     let name = setting(definition);
     let wrong = |say: &str| Err(format!("{} is {}; say {say}", quoted(name), describe(value)));
     if !definition.get_action().takes_values() {
@@ -230,7 +230,7 @@ fn argument(definition: &Arg, value: &Value, folder: &Path) -> Result<Option<OsS
     };
     // A path is meant from where the file is, and so it never begins with a hyphen. An empty one stays wrong.
     let is_path = definition.get_value_hint() == ValueHint::AnyPath && !text.is_empty();
-    let text = if is_path { folder.join(text).into_os_string() } else { text.into() };
+    let text = if is_path { directory.join(text).into_os_string() } else { text.into() };
     if definition.is_positional() {
         return Ok(Some(text));
     }

@@ -6,15 +6,15 @@ use serde_json::Value;
 
 use super::*;
 
-/// A folder with a file for settings, which is gone afterwards.
-struct Folder(PathBuf);
+/// A directory with a file for settings, which is gone afterwards.
+struct Directory(PathBuf);
 
-impl Folder {
-    fn new(test: &str) -> Folder {
-        let folder = std::env::temp_dir().join(format!("mastercontrol-config-{}-{test}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).unwrap();
-        Folder(folder)
+impl Directory {
+    fn new(test: &str) -> Directory {
+        let directory = std::env::temp_dir().join(format!("mastercontrol-config-{}-{test}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory).unwrap();
+        Directory(directory)
     }
 
     fn file(&self) -> PathBuf {
@@ -42,7 +42,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for Directory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -52,7 +52,7 @@ impl Drop for Folder {
 fn says(kind: &str, text: impl AsRef<[u8]>, message: &str) {
     static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(Folder::new(&format!("says-{count}")).message(text, kind), message);
+    assert_eq!(Directory::new(&format!("says-{count}")).message(text, kind), message);
 }
 
 fn line(arguments: &[&str]) -> Config {
@@ -90,7 +90,7 @@ fn the_help_of_each_command_has_examples_and_all_of_them_are_taken() {
 
 #[test]
 fn a_file_says_what_the_command_line_could_say() {
-    let folder = Folder::new("all");
+    let directory = Directory::new("all");
     let text = r#"{
         "listen": "127.0.0.1:7000", "name": "shop", "grace": 1.5, "max-connections": 7, "admin": "off", "log": "json",
         "verbose": true, "restart": "never", "max-restarts": 3, "period": "1m30s", "check-every": "10",
@@ -111,15 +111,15 @@ fn a_file_says_what_the_command_line_could_say() {
         "--check-every=10",
         "--health=127.0.0.1:9100",
     ];
-    assert_eq!(folder.read(text, &["command"]), line(&arguments));
+    assert_eq!(directory.read(text, &["command"]), line(&arguments));
 }
 
 #[test]
 fn what_sighup_does_can_be_said_where_there_are_signals() {
-    let folder = Folder::new("on-hup");
-    assert_eq!(folder.read(r#"{"on-hup": "stop"}"#, &["echo"]).on_hup, OnHup::Stop);
+    let directory = Directory::new("on-hup");
+    assert_eq!(directory.read(r#"{"on-hup": "stop"}"#, &["echo"]).on_hup, OnHup::Stop);
     if cfg!(unix) {
-        assert_eq!(folder.read(r#"{"on-hup": "restart"}"#, &["echo"]).on_hup, OnHup::Restart);
+        assert_eq!(directory.read(r#"{"on-hup": "restart"}"#, &["echo"]).on_hup, OnHup::Restart);
         says("echo", r#"{"on-hup": "dance"}"#, r#"web.json: "on-hup" is "dance": say restart or stop"#);
     } else {
         let problem = r#"web.json: "on-hup" is "restart": Windows has no signals: say admin-cli restart instead"#;
@@ -129,16 +129,16 @@ fn what_sighup_does_can_be_said_where_there_are_signals() {
 
 #[test]
 fn every_setting_but_config_can_be_said_in_a_file() {
-    let folder = Folder::new("every");
+    let directory = Directory::new("every");
     for name in names() {
-        let message = folder.message(format!(r#"{{"{name}": []}}"#), "http");
+        let message = directory.message(format!(r#"{{"{name}": []}}"#), "http");
         assert_eq!(message.contains("is a list"), name != "config", "{message}");
     }
 }
 
 #[test]
 fn what_is_not_said_has_its_default() {
-    let config = Folder::new("defaults").read(r#"{"verbose": false}"#, &["http"]);
+    let config = Directory::new("defaults").read(r#"{"verbose": false}"#, &["http"]);
     assert_eq!(config, line(&["http"]));
     assert_eq!(config.server, ServerKind::Http { dir: ".".into() });
     assert_eq!((config.listen, config.name.as_str()), (([127, 0, 0, 1], 8000).into(), "http"));
@@ -149,9 +149,10 @@ fn what_is_not_said_has_its_default() {
 
 #[test]
 fn the_address_of_a_socket_that_was_passed_counts_unless_another_one_was_said() {
-    let folder = Folder::new("passed");
+    let directory = Directory::new("passed");
     let passed: SocketAddr = ([127, 0, 0, 1], 7000).into();
-    let listen = |text, arguments: &[&str]| folder.read(text, arguments).listen_on(passed).map(|config| config.listen);
+    let listen =
+        |text, arguments: &[&str]| directory.read(text, arguments).listen_on(passed).map(|config| config.listen);
     assert_eq!(listen("{}", &["http"]), Ok(passed));
     assert_eq!(listen(r#"{"listen": 7000}"#, &["http"]), Ok(passed));
     assert_eq!(listen("{}", &["http", "--listen", "127.0.0.1:7000"]), Ok(passed));
@@ -164,9 +165,9 @@ fn the_address_of_a_socket_that_was_passed_counts_unless_another_one_was_said() 
 
 #[test]
 fn the_command_line_wins_over_the_file() {
-    let folder = Folder::new("wins");
+    let directory = Directory::new("wins");
     let text = r#"{"grace": 1, "listen": 7000, "log": "json", "dir": "elsewhere", "verbose": true}"#;
-    let config = folder.read(text, &["http", "here", "--grace", "2", "-l", "7001", "--log=text", "-v"]);
+    let config = directory.read(text, &["http", "here", "--grace", "2", "-l", "7001", "--log=text", "-v"]);
     assert_eq!(config.grace, Duration::from_secs(2));
     assert_eq!(config.listen.port(), 7001);
     assert_eq!(config.log, Log::text().verbose(true));
@@ -175,30 +176,30 @@ fn the_command_line_wins_over_the_file() {
 
 #[test]
 fn what_the_command_line_overrules_is_looked_at_all_the_same() {
-    let folder = Folder::new("overruled");
+    let directory = Directory::new("overruled");
     for text in [r#"{"grace": "soon"}"#, r#"{"dir": ""}"#] {
-        folder.invocation(text, &["http", "here", "--grace", "2"]).read().unwrap_err();
+        directory.invocation(text, &["http", "here", "--grace", "2"]).read().unwrap_err();
     }
 }
 
 #[test]
 fn a_file_is_read_again_each_time() {
-    let folder = Folder::new("again");
-    let invocation = folder.invocation(r#"{"grace": 1}"#, &["echo"]);
+    let directory = Directory::new("again");
+    let invocation = directory.invocation(r#"{"grace": 1}"#, &["echo"]);
     assert_eq!(invocation.read().unwrap().grace, Duration::from_secs(1));
-    fs::write(folder.file(), r#"{"grace": 2}"#).unwrap();
+    fs::write(directory.file(), r#"{"grace": 2}"#).unwrap();
     assert_eq!(invocation.read().unwrap().grace, Duration::from_secs(2));
 }
 
 #[test]
-fn paths_in_a_file_are_meant_from_its_folder() {
-    let folder = Folder::new("paths");
-    let config = folder.read(r#"{"dir": "public", "socket": "sockets/web.sock"}"#, &["http"]);
-    assert_eq!(config.server, ServerKind::Http { dir: folder.0.join("public") });
-    assert_eq!(config.socket, Some(folder.0.join("sockets/web.sock")));
+fn paths_in_a_file_are_meant_from_its_directory() {
+    let directory = Directory::new("paths");
+    let config = directory.read(r#"{"dir": "public", "socket": "sockets/web.sock"}"#, &["http"]);
+    assert_eq!(config.server, ServerKind::Http { dir: directory.0.join("public") });
+    assert_eq!(config.socket, Some(directory.0.join("sockets/web.sock")));
     // An absolute one stays as it is, and so does one on the command line.
     let absolute = std::env::temp_dir().join("elsewhere");
-    let config = folder.read(&serde_json::json!({ "dir": absolute }).to_string(), &["http", "--socket", "web.sock"]);
+    let config = directory.read(&serde_json::json!({ "dir": absolute }).to_string(), &["http", "--socket", "web.sock"]);
     assert_eq!(config.server, ServerKind::Http { dir: absolute });
     assert_eq!(config.socket, Some("web.sock".into()));
 }
@@ -212,10 +213,10 @@ fn the_file_of_a_relative_path_is_found_from_everywhere() {
 
 #[test]
 fn no_value_is_taken_for_an_argument() {
-    let folder = Folder::new("hyphens");
-    let config = folder.read(r#"{"dir": "--verbose", "socket": "-v", "name": "--help"}"#, &["http"]);
-    assert_eq!(config.server, ServerKind::Http { dir: folder.0.join("--verbose") });
-    assert_eq!(config.socket, Some(folder.0.join("-v")));
+    let directory = Directory::new("hyphens");
+    let config = directory.read(r#"{"dir": "--verbose", "socket": "-v", "name": "--help"}"#, &["http"]);
+    assert_eq!(config.server, ServerKind::Http { dir: directory.0.join("--verbose") });
+    assert_eq!(config.socket, Some(directory.0.join("-v")));
     assert_eq!(config.name.as_str(), "--help");
     assert_eq!(config.log, Log::text());
     says("http", r#"{"": true}"#, &format!(r#"web.json: there is no setting ""; http has {ALL}"#));
@@ -282,15 +283,15 @@ fn a_value_of_the_wrong_type_is_shown_with_the_right_one() {
 #[cfg(unix)]
 #[test]
 fn what_may_be_given_more_than_once_may_be_a_list() {
-    let folder = Folder::new("lists");
+    let directory = Directory::new("lists");
     for (listen, expected) in [
         (r#"[8000, "/run//app.sock"]"#, "127.0.0.1:8000 and /run/app.sock"),
         (r#"["/run/app.sock"]"#, "/run/app.sock"),
         (r#""/run/app.sock""#, "/run/app.sock"),
         ("[]", ""),
     ] {
-        fs::write(folder.file(), format!(r#"{{"listen": {listen}}}"#)).unwrap();
-        match check(&folder.file(), "exec").unwrap().server {
+        fs::write(directory.file(), format!(r#"{{"listen": {listen}}}"#)).unwrap();
+        match check(&directory.file(), "exec").unwrap().server {
             ServerKind::Exec { listen, .. } => assert_eq!(in_words(&listen), expected),
             other => panic!("{other:?}"),
         }
@@ -303,7 +304,7 @@ fn what_is_wrong_in_a_list_is_shown_alone() {
     let addresses =
         "say a port (8000), an address and a port (0.0.0.0:8000) or the path of a Unix socket (/run/app.sock)";
     let several = "say a number, a text or a list of these";
-    let folder = Folder::new("in-a-list");
+    let directory = Directory::new("in-a-list");
     for (listen, problem) in [
         (r#"[8000, "nowhere"]"#, format!(r#""listen" is "nowhere": {addresses}"#)),
         (r#"[8000, true]"#, format!(r#""listen" is true; {several}"#)),
@@ -312,8 +313,8 @@ fn what_is_wrong_in_a_list_is_shown_alone() {
         (r#"[8000, "127.0.0.1:8000"]"#, r#""listen" has 127.0.0.1:8000 twice; keep one"#.into()),
         (r#"["/run/a", "/run/./a"]"#, r#""listen" has /run/a twice; keep one"#.into()),
     ] {
-        fs::write(folder.file(), format!(r#"{{"listen": {listen}}}"#)).unwrap();
-        let message = check(&folder.file(), "exec").unwrap_err().to_string();
+        fs::write(directory.file(), format!(r#"{{"listen": {listen}}}"#)).unwrap();
+        let message = check(&directory.file(), "exec").unwrap_err().to_string();
         assert!(message.ends_with(&problem), "{message}");
     }
 }
@@ -344,27 +345,27 @@ fn what_is_no_json_is_shown_by_line_and_column() {
 #[test]
 fn what_is_no_utf_8_is_refused_but_a_byte_order_mark_is_not() {
     says("echo", b"{\"name\": \"\xff\"}", "web.json: it is not UTF-8; save it as UTF-8 text");
-    assert_eq!(Folder::new("mark").read("\u{feff}{\"grace\": 1}", &["echo"]).grace, Duration::from_secs(1));
+    assert_eq!(Directory::new("mark").read("\u{feff}{\"grace\": 1}", &["echo"]).grace, Duration::from_secs(1));
 }
 
 #[test]
 fn a_file_is_read_up_to_64_kib_and_not_beyond() {
-    let folder = Folder::new("long");
-    folder.read(&format!("{{{}}}", " ".repeat(64 * 1024 - 2)), &["echo"]);
+    let directory = Directory::new("long");
+    directory.read(&format!("{{{}}}", " ".repeat(64 * 1024 - 2)), &["echo"]);
     let message = "web.json: it is longer than 64 KiB; is it the right file?";
     says("echo", format!("{{{}}}", " ".repeat(64 * 1024 - 1)), message);
 }
 
 #[test]
 fn a_file_that_cannot_be_had_says_why() {
-    let folder = Folder::new("had");
+    let directory = Directory::new("had");
     let problem = |path: PathBuf| {
-        let mut invocation = folder.invocation("{}", &["echo"]);
+        let mut invocation = directory.invocation("{}", &["echo"]);
         invocation.file = Some(ConfigFile { named: "web.json".into(), path });
         invocation.read().unwrap_err().to_string()
     };
-    assert_eq!(problem(folder.0.join("missing.json")), "web.json: there is no such file");
-    assert_eq!(problem(folder.0.clone()), "web.json: it is a folder; name a file in it");
+    assert_eq!(problem(directory.0.join("missing.json")), "web.json: there is no such file");
+    assert_eq!(problem(directory.0.clone()), "web.json: it is a directory; name a file in it");
     #[cfg(unix)]
     {
         let message = "web.json: it is no regular file, which could be read again at each restart";
@@ -376,19 +377,19 @@ fn a_file_that_cannot_be_had_says_why() {
 #[test]
 fn a_file_that_one_may_not_read_says_so() {
     use std::os::unix::fs::PermissionsExt;
-    let folder = Folder::new("permission");
-    fs::write(folder.file(), "{}").unwrap();
-    fs::set_permissions(folder.file(), fs::Permissions::from_mode(0o000)).unwrap();
-    if fs::read(folder.file()).is_ok() {
+    let directory = Directory::new("permission");
+    fs::write(directory.file(), "{}").unwrap();
+    fs::set_permissions(directory.file(), fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::read(directory.file()).is_ok() {
         return; // Root may read everything.
     }
-    let error = check(&folder.file(), "echo").unwrap_err().to_string();
-    assert_eq!(error, format!("{}: no permission to read it", folder.file().display()));
+    let error = check(&directory.file(), "echo").unwrap_err().to_string();
+    assert_eq!(error, format!("{}: no permission to read it", directory.file().display()));
 }
 
 #[test]
 fn a_very_long_value_is_cut_off_in_the_message() {
-    let message = Folder::new("cut").message(format!(r#"{{"grace": "{}"}}"#, "é".repeat(5000)), "echo");
+    let message = Directory::new("cut").message(format!(r#"{{"grace": "{}"}}"#, "é".repeat(5000)), "echo");
     assert!(message.contains("é…\": say a time") && message.len() < 500, "{message}");
 }
 
@@ -423,7 +424,7 @@ fn a_restart_changes_everything_but_what_the_process_was_started_with() {
 /// Understands a text as the content of a file.
 fn understand(text: &[u8], kind: &'static str) -> Result<Config, String> {
     let settings = file::understand(text)?;
-    let arguments = file::translate(&settings, Path::new("/folder"), &Servers::command(), kind, false)?;
+    let arguments = file::translate(&settings, Path::new("/directory"), &Servers::command(), kind, false)?;
     let rest = not_in_a_file(Servers::command().find_subcommand(kind).unwrap());
     let line: Vec<OsString> = ["supervisor".into(), kind.into()].into_iter().chain(arguments).chain(rest).collect();
     // Each argument was valid, so all are together.

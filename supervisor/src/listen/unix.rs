@@ -15,7 +15,7 @@ use super::{Address, bind_tcp};
 use crate::instance::{InstanceLock, InstanceLockError};
 use crate::text::Reason;
 
-/// Everybody may connect, as to a port. Who shall not is kept out by the folder.
+/// Everybody may connect, as to a port. Who shall not is kept out by the directory.
 const MODE: Mode = Mode::from_bits_truncate(0o666);
 
 /// A socket that is bound and listens.
@@ -134,15 +134,15 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
 
-    /// A folder of a test's own, which is empty at its end.
-    struct Folder(PathBuf);
+    /// A directory of a test's own, which is empty at its end.
+    struct Directory(PathBuf);
 
-    impl Folder {
-        fn new(test: &str) -> Folder {
-            let folder = std::env::temp_dir().join(format!("mastercontrol-listen-{}-{test}", std::process::id()));
-            let _ = fs::remove_dir_all(&folder);
-            fs::create_dir(&folder).unwrap();
-            Folder(folder)
+    impl Directory {
+        fn new(test: &str) -> Directory {
+            let directory = std::env::temp_dir().join(format!("mastercontrol-listen-{}-{test}", std::process::id()));
+            let _ = fs::remove_dir_all(&directory);
+            fs::create_dir(&directory).unwrap();
+            Directory(directory)
         }
 
         fn path(&self) -> PathBuf {
@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    impl Drop for Folder {
+    impl Drop for Directory {
         fn drop(&mut self) {
             let empty = fs::remove_dir(&self.0).is_ok();
             assert!(empty || std::thread::panicking(), "something is left in {}", self.0.display());
@@ -163,89 +163,89 @@ mod tests {
 
     #[test]
     fn a_path_is_bound_once_and_gone_afterwards() {
-        let folder = Folder::new("once");
-        let bound = folder.bind().unwrap();
-        UnixStream::connect(folder.path()).unwrap();
-        assert_eq!(folder.bind().unwrap_err().kind(), ErrorKind::AddrInUse);
-        UnixStream::connect(folder.path()).unwrap();
+        let directory = Directory::new("once");
+        let bound = directory.bind().unwrap();
+        UnixStream::connect(directory.path()).unwrap();
+        assert_eq!(directory.bind().unwrap_err().kind(), ErrorKind::AddrInUse);
+        UnixStream::connect(directory.path()).unwrap();
         drop(bound);
-        drop(folder.bind().unwrap());
+        drop(directory.bind().unwrap());
     }
 
     #[test]
     fn everybody_may_connect() {
-        let folder = Folder::new("mode");
-        let _bound = folder.bind().unwrap();
-        assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o7777, 0o666);
+        let directory = Directory::new("mode");
+        let _bound = directory.bind().unwrap();
+        assert_eq!(fs::metadata(directory.path()).unwrap().permissions().mode() & 0o7777, 0o666);
     }
 
     #[test]
     fn a_leftover_is_replaced() {
-        let folder = Folder::new("leftover");
-        drop(UnixListener::bind(folder.path()).unwrap());
-        assert!(folder.path().exists());
-        let _bound = folder.bind().unwrap();
-        UnixStream::connect(folder.path()).unwrap();
+        let directory = Directory::new("leftover");
+        drop(UnixListener::bind(directory.path()).unwrap());
+        assert!(directory.path().exists());
+        let _bound = directory.bind().unwrap();
+        UnixStream::connect(directory.path()).unwrap();
     }
 
     #[test]
     fn who_listens_there_without_our_lock_is_left_alone_and_notices_nothing() {
-        let folder = Folder::new("foreign");
-        let foreign = UnixListener::bind(folder.path()).unwrap();
+        let directory = Directory::new("foreign");
+        let foreign = UnixListener::bind(directory.path()).unwrap();
         foreign.set_nonblocking(true).unwrap();
-        assert_eq!(folder.bind().unwrap_err().kind(), ErrorKind::AddrInUse);
+        assert_eq!(directory.bind().unwrap_err().kind(), ErrorKind::AddrInUse);
         assert_eq!(foreign.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
-        UnixStream::connect(folder.path()).unwrap();
-        fs::remove_file(folder.path()).unwrap();
+        UnixStream::connect(directory.path()).unwrap();
+        fs::remove_file(directory.path()).unwrap();
     }
 
     #[test]
     fn what_is_no_socket_is_left_alone() {
-        let folder = Folder::new("other");
-        let elsewhere = folder.0.join("elsewhere.sock");
+        let directory = Directory::new("other");
+        let elsewhere = directory.0.join("elsewhere.sock");
         drop(UnixListener::bind(&elsewhere).unwrap());
         for make in [
             |path: &Path, _: &Path| fs::write(path, "precious").unwrap(),
             |path: &Path, elsewhere: &Path| std::os::unix::fs::symlink(elsewhere, path).unwrap(),
         ] {
-            make(&folder.path(), &elsewhere);
-            assert_eq!(folder.bind().unwrap_err().kind(), ErrorKind::AlreadyExists);
-            fs::remove_file(folder.path()).unwrap();
+            make(&directory.path(), &elsewhere);
+            assert_eq!(directory.bind().unwrap_err().kind(), ErrorKind::AlreadyExists);
+            fs::remove_file(directory.path()).unwrap();
         }
         fs::remove_file(elsewhere).unwrap();
     }
 
     #[test]
     fn what_somebody_else_has_put_in_its_place_is_left_there() {
-        let folder = Folder::new("replaced");
-        let bound = folder.bind().unwrap();
+        let directory = Directory::new("replaced");
+        let bound = directory.bind().unwrap();
         // At the same time as ours, so that it cannot have its number.
-        let other = folder.0.join("other.sock");
+        let other = directory.0.join("other.sock");
         let _other = UnixListener::bind(&other).unwrap();
-        fs::rename(other, folder.path()).unwrap();
+        fs::rename(other, directory.path()).unwrap();
         drop(bound);
-        UnixStream::connect(folder.path()).unwrap();
-        fs::remove_file(folder.path()).unwrap();
+        UnixStream::connect(directory.path()).unwrap();
+        fs::remove_file(directory.path()).unwrap();
     }
 
     #[test]
     fn of_several_that_find_a_leftover_at_the_same_time_one_gets_the_path() {
-        let folder = Folder::new("several");
+        let directory = Directory::new("several");
         for _ in 0..20 {
-            drop(UnixListener::bind(folder.path()).unwrap());
+            drop(UnixListener::bind(directory.path()).unwrap());
             let all: Vec<_> = std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| folder.bind())).collect();
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| directory.bind())).collect();
                 threads.into_iter().map(|thread| thread.join().unwrap()).collect()
             });
             assert_eq!(all.iter().filter(|bound| bound.is_ok()).count(), 1, "{all:?}");
-            UnixStream::connect(folder.path()).unwrap();
+            UnixStream::connect(directory.path()).unwrap();
         }
     }
 
     #[test]
     fn a_name_has_nothing_that_no_name_may_have() {
-        let folder = Folder::new("name");
-        let path = folder.0.join("a:b é\n.sock");
+        let directory = Directory::new("name");
+        let path = directory.0.join("a:b é\n.sock");
         let bound = Bound::new(&Address::Unix(path)).unwrap();
         assert!(bound.name().ends_with("/a_b __.sock"), "{}", bound.name());
         let bound = Bound::new(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();

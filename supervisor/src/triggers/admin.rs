@@ -115,7 +115,7 @@ impl Answers {
 }
 
 /// What the thread `admin` works with. At its end these are dropped in this order: Linux takes some twenty milliseconds
-/// to close what watches the folder, and nobody has to wait for that.
+/// to close what watches the directory, and nobody has to wait for that.
 #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux looks at place and claim again"))]
 struct Acceptor {
     paths: InstancePaths,

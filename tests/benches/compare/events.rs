@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use load::{Load, Mode};
 
-use crate::process::{Folder, Running, write};
+use crate::process::{Directory, Running, write};
 
 const ROUNDS: usize = 5;
 /// For each of both, so that the one with followers has 100,000.
@@ -16,10 +16,10 @@ const READERS: usize = 45;
 const NEVER_READ: usize = 5;
 
 pub fn run() {
-    let folder = Folder::new("events");
-    write(&folder.0.join("1k"), vec![b'x'; 1024]);
-    compare("a restart now and then", &folder.0, &[]);
-    compare("--verbose: an event for each connection, its request and its end", &folder.0, &["--verbose"]);
+    let directory = Directory::new("events");
+    write(&directory.0.join("1k"), vec![b'x'; 1024]);
+    compare("a restart now and then", &directory.0, &[]);
+    compare("--verbose: an event for each connection, its request and its end", &directory.0, &["--verbose"]);
 }
 
 /// What a follower has heard up to the end.

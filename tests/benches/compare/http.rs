@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::peers;
-use crate::process::{Folder, Running, is_installed, write};
+use crate::process::{Directory, Running, is_installed, write};
 
 const ROUNDS: usize = 5;
 const ROUND: &str = "2s";
@@ -26,15 +26,15 @@ pub fn run() {
         println!("wrk is not installed");
         return;
     }
-    let folder = Folder::new("http");
-    let files = folder.0.join("files");
+    let directory = Directory::new("http");
+    let files = directory.0.join("files");
     std::fs::create_dir(&files).unwrap();
     write(&files.join("1k"), vec![b'x'; 1024]);
     write(&files.join("1m"), vec![b'x'; 1024 * 1024]);
     let servers = [
         ("supervisor http", Some(Running::supervisor(&["http", files.to_str().unwrap()]))),
-        ("nginx", peers::nginx(&folder.0, &files)),
-        ("lighttpd", peers::lighttpd(&folder.0, &files)),
+        ("nginx", peers::nginx(&directory.0, &files)),
+        ("lighttpd", peers::lighttpd(&directory.0, &files)),
     ];
     for case in [
         Case { what: "1 KiB, 64 connections", file: "1k", connections: 64 },

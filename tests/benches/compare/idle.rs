@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use crate::peers;
-use crate::process::{Folder, Running, write};
+use crate::process::{Directory, Running, write};
 
 const WAIT: Duration = Duration::from_secs(10);
 
 pub fn run() {
-    let folder = Folder::new("idle");
-    write(&folder.0.join("index.html"), "hello");
-    let path = folder.0.to_str().unwrap();
+    let directory = Directory::new("idle");
+    write(&directory.0.join("index.html"), "hello");
+    let path = directory.0.to_str().unwrap();
     let servers = [
         ("supervisor http", Some(Running::supervisor(&["http", path]))),
-        ("nginx", peers::nginx(&folder.0, &folder.0)),
-        ("lighttpd", peers::lighttpd(&folder.0, &folder.0)),
-        ("python3 -m http.server", peers::python(&folder.0)),
+        ("nginx", peers::nginx(&directory.0, &directory.0)),
+        ("lighttpd", peers::lighttpd(&directory.0, &directory.0)),
+        ("python3 -m http.server", peers::python(&directory.0)),
     ];
     // Starting up is not waiting.
     std::thread::sleep(Duration::from_secs(1));

@@ -6,31 +6,31 @@ use std::process::Command;
 use crate::process::{Running, free_port, is_installed, write};
 
 /// nginx as Debian configures it: a worker a core, sendfile, tcp_nopush.
-pub fn nginx(folder: &Path, files: &Path) -> Option<Running> {
+pub fn nginx(directory: &Path, files: &Path) -> Option<Running> {
     let port = free_port();
-    let (folder, files) = (folder.display(), files.display());
+    let (directory, files) = (directory.display(), files.display());
     let configuration = format!(
-        "daemon off; worker_processes auto; pid {folder}/nginx.pid; error_log /dev/null crit; user root;
+        "daemon off; worker_processes auto; pid {directory}/nginx.pid; error_log /dev/null crit; user root;
          events {{ worker_connections 10000; }}
          http {{ sendfile on; tcp_nopush on; types_hash_max_size 2048; access_log off; keepalive_requests 1000000000;
-                 client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
-                 uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+                 client_body_temp_path {directory}/b; proxy_temp_path {directory}/p; fastcgi_temp_path {directory}/f;
+                 uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
                  server {{ listen 127.0.0.1:{port}; root {files}; }} }}"
     );
-    let path = format!("{folder}/nginx.conf");
+    let path = format!("{directory}/nginx.conf");
     write(Path::new(&path), configuration);
     is_installed("nginx").then(|| Running::peer(Command::new("/usr/sbin/nginx").args(["-c", &path]), port))?
 }
 
 /// lighttpd as Debian configures it, with its limit on requests a connection lifted.
-pub fn lighttpd(folder: &Path, files: &Path) -> Option<Running> {
+pub fn lighttpd(directory: &Path, files: &Path) -> Option<Running> {
     let port = free_port();
     let configuration = format!(
         "server.document-root = \"{}\"\nserver.bind = \"127.0.0.1\"\nserver.port = {port}
          server.max-keep-alive-requests = 1000000000\nserver.max-connections = 9000\nserver.max-fds = 19000\n",
         files.display()
     );
-    let path = folder.join("lighttpd.conf");
+    let path = directory.join("lighttpd.conf");
     write(&path, configuration);
     is_installed("lighttpd").then(|| Running::peer(Command::new("/usr/sbin/lighttpd").arg("-Df").arg(&path), port))?
 }

@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 pub const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor-under-test");
 pub const ADMIN_CLI: &str = env!("CARGO_BIN_EXE_admin-cli-under-test");
 
-/// A folder of this run, removed at the end.
-pub struct Folder(pub PathBuf);
+/// A directory of this run, removed at the end.
+pub struct Directory(pub PathBuf);
 
-impl Folder {
-    pub fn new(name: &str) -> Folder {
+impl Directory {
+    pub fn new(name: &str) -> Directory {
         use std::os::unix::fs::DirBuilderExt;
         let path = std::env::temp_dir().join(format!("mc-bench-{}-{name}", std::process::id()));
         fs::DirBuilder::new().mode(0o755).create(&path).unwrap();
-        Folder(path)
+        Directory(path)
     }
 }
 
-impl Drop for Folder {
+impl Drop for Directory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -33,17 +33,17 @@ impl Drop for Folder {
 pub struct Running {
     pub child: Child,
     pub address: SocketAddr,
-    _folder: Option<Folder>,
+    _directory: Option<Directory>,
 }
 
 impl Running {
-    /// A supervisor on a free port, with its admin socket in a folder of its own.
+    /// A supervisor on a free port, with its admin socket in a directory of its own.
     pub fn supervisor(arguments: &[&str]) -> Running {
-        let folder = Folder::new(&format!("run-{}", free_port()));
+        let directory = Directory::new(&format!("run-{}", free_port()));
         let mut child = Command::new(SUPERVISOR)
             .args(arguments)
             .args(["--listen", "127.0.0.1:0", "--grace", "60"])
-            .env("XDG_RUNTIME_DIR", &folder.0)
+            .env("XDG_RUNTIME_DIR", &directory.0)
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -52,20 +52,20 @@ impl Running {
         let ready = log.by_ref().map(Result::unwrap).find(|line| line.contains("listening on ")).unwrap();
         let address = ready.split("listening on ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
         std::thread::spawn(move || log.for_each(drop));
-        Running { child, address, _folder: Some(folder) }
+        Running { child, address, _directory: Some(directory) }
     }
 
     /// The admin socket of the supervisor with this name.
     pub fn socket(&self, name: &str) -> PathBuf {
-        let folder = self._folder.as_ref().expect("a peer has no admin socket");
-        folder.0.join(format!("mastercontrol/{name}.sock"))
+        let directory = self._directory.as_ref().expect("a peer has no admin socket");
+        directory.0.join(format!("mastercontrol/{name}.sock"))
     }
 
     /// A peer that listens on `port`; waits until it does.
     pub fn peer(command: &mut Command, port: u16) -> Option<Running> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let running = Running { child, address, _folder: None };
+        let running = Running { child, address, _directory: None };
         let limit = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(address).is_err() {
             if Instant::now() > limit {
@@ -79,8 +79,8 @@ impl Running {
     pub fn admin(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(ADMIN_CLI);
         command.args(arguments).stdout(Stdio::null());
-        if let Some(folder) = &self._folder {
-            command.env("XDG_RUNTIME_DIR", &folder.0);
+        if let Some(directory) = &self._directory {
+            command.env("XDG_RUNTIME_DIR", &directory.0);
         }
         command
     }
@@ -134,7 +134,7 @@ pub fn free_port() -> u16 {
 
 pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).any(|folder| folder.join(program).exists())
+    std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).any(|directory| directory.join(program).exists())
 }
 
 pub fn write(path: &Path, text: impl AsRef<[u8]>) {

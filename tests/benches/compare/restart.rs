@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use load::{Load, Mode};
 
 use crate::peers;
-use crate::process::{Folder, Running, write};
+use crate::process::{Directory, Running, write};
 
 const RESTARTS: u32 = 8;
 const TIME: Duration = Duration::from_secs(10);
 
 pub fn run() {
-    let folder = Folder::new("restart");
-    let files = folder.0.join("files");
+    let directory = Directory::new("restart");
+    let files = directory.0.join("files");
     std::fs::create_dir(&files).unwrap();
     write(&files.join("1k"), vec![b'x'; 1024]);
     let supervisor = Running::supervisor(&["http", files.to_str().unwrap()]);
-    let nginx = peers::nginx(&folder.0, &files);
+    let nginx = peers::nginx(&directory.0, &files);
     for (mode, what) in [(Mode::OnePerConnection, "one request a connection"), (Mode::KeptAlive, "kept alive")] {
         println!("1 KiB, 16 connections, {what}");
         without(&supervisor, mode, "supervisor http");
@@ -32,7 +32,7 @@ pub fn run() {
             None => println!("  nginx is not installed"),
             Some(nginx) => {
                 without(nginx, mode, "nginx");
-                with(nginx, mode, "nginx -s reload", || reload(&folder.0));
+                with(nginx, mode, "nginx -s reload", || reload(&directory.0));
             }
         }
     }
@@ -64,8 +64,8 @@ fn with(running: &Running, mode: Mode, name: &str, restart: impl Fn()) {
 }
 
 /// Returns when the old workers have been told to end, not when they have.
-fn reload(folder: &Path) {
-    let configuration = folder.join("nginx.conf");
+fn reload(directory: &Path) {
+    let configuration = directory.join("nginx.conf");
     let status = Command::new("/usr/sbin/nginx")
         .args(["-s", "reload", "-c"])
         .arg(configuration)

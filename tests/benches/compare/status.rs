@@ -7,18 +7,18 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::process::{Folder, Running, is_installed, write};
+use crate::process::{Directory, Running, is_installed, write};
 
 const ROUNDS: usize = 500;
 
 pub fn run() {
     let running = Running::supervisor(&["echo"]);
-    let folder = Folder::new("status");
-    let service = runit(&folder.0);
+    let directory = Directory::new("status");
+    let service = runit(&directory.0);
     let mut ours = running.admin(&["status"]);
     let mut peer = service.as_ref().map(|_| {
         let mut peer = Command::new("sv");
-        peer.arg("status").arg(&folder.0).stdout(Stdio::null());
+        peer.arg("status").arg(&directory.0).stdout(Stdio::null());
         peer
     });
     let (mut our_times, mut peer_times) = (Vec::new(), Vec::new());
@@ -30,7 +30,7 @@ pub fn run() {
     if let Some(mut service) = service {
         let peer = report("sv status", peer_times);
         println!("ratio of the medians: {:.2}", ours.as_secs_f64() / peer.as_secs_f64());
-        let _ = Command::new("sv").arg("force-shutdown").arg(&folder.0).stdout(Stdio::null()).status();
+        let _ = Command::new("sv").arg("force-shutdown").arg(&directory.0).stdout(Stdio::null()).status();
         let _ = service.wait();
     } else {
         println!("sv: not installed");
@@ -38,16 +38,16 @@ pub fn run() {
 }
 
 /// A program that runit supervises, as soon as `sv` knows it.
-fn runit(folder: &Path) -> Option<std::process::Child> {
+fn runit(directory: &Path) -> Option<std::process::Child> {
     if !is_installed("runsv") || !is_installed("sv") {
         return None;
     }
-    let script = folder.join("run");
+    let script = directory.join("run");
     write(&script, "#!/bin/sh\nexec sleep 100000\n");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let service = Command::new("runsv").arg(folder).stdin(Stdio::null()).spawn().unwrap();
+    let service = Command::new("runsv").arg(directory).stdin(Stdio::null()).spawn().unwrap();
     let limit = Instant::now() + Duration::from_secs(10);
-    while !Command::new("sv").arg("status").arg(folder).stdout(Stdio::null()).status().unwrap().success() {
+    while !Command::new("sv").arg("status").arg(directory).stdout(Stdio::null()).status().unwrap().success() {
         assert!(Instant::now() < limit, "runsv does not start");
         thread::sleep(Duration::from_millis(10));
     }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::peers;
-use crate::process::{Folder, Running, write};
+use crate::process::{Directory, Running, write};
 
 const ROUNDS: usize = 5;
 
@@ -14,12 +14,12 @@ pub fn run() {
     for clients in [0, 1_000, 9_000] {
         report(&format!("supervisor echo, {clients} clients"), || supervisor(clients));
     }
-    let folder = Folder::new("stop");
-    write(&folder.0.join("index.html"), "hello");
+    let directory = Directory::new("stop");
+    write(&directory.0.join("index.html"), "hello");
     report("nginx -s quit, 0 clients", || {
-        let mut running = peers::nginx(&folder.0, &folder.0)?;
+        let mut running = peers::nginx(&directory.0, &directory.0)?;
         let began = Instant::now();
-        let configuration = folder.0.join("nginx.conf");
+        let configuration = directory.0.join("nginx.conf");
         Command::new("/usr/sbin/nginx")
             .args(["-s", "quit", "-c"])
             .arg(configuration)
@@ -30,7 +30,7 @@ pub fn run() {
         Some(began.elapsed())
     });
     report("python3 -m http.server, SIGINT, 0 clients", || {
-        let mut running = peers::python(&folder.0)?;
+        let mut running = peers::python(&directory.0)?;
         let began = Instant::now();
         Command::new("kill").args(["-INT", &running.child.id().to_string()]).status().ok()?;
         running.child.wait().ok()?;

@@ -37,9 +37,9 @@ const MAX_BODY: u64 = 64 * 1024;
 /// stays within what a pipe takes at once.
 const MAX_LOGGED: usize = 380;
 
-/// Serves the files below a folder over HTTP/1.1: GET and HEAD, with listings of folders.
+/// Serves the files below a directory over HTTP/1.1: GET and HEAD, with listings of directories.
 ///
-/// No file outside the folder is ever served, by whatever path or symbolic link it is asked for.
+/// No file outside the directory is ever served, by whatever path or symbolic link it is asked for.
 ///
 /// [`Http::pages`] serves what code makes instead.
 ///
@@ -131,19 +131,19 @@ enum Missing {
 }
 
 impl Http {
-    /// Serves the files below `folder`.
+    /// Serves the files below `directory`.
     ///
     /// # Errors
-    /// When the folder cannot be opened.
-    pub fn new(folder: impl AsRef<Path>) -> io::Result<Http> {
-        let folder = folder.as_ref();
-        let files = Files::new(folder).map_err(|error| {
-            let name = folder.display();
+    /// When the directory cannot be opened.
+    pub fn new(directory: impl AsRef<Path>) -> io::Result<Http> {
+        let directory = directory.as_ref();
+        let files = Files::new(directory).map_err(|error| {
+            let name = directory.display();
             let message = match error.kind() {
-                ErrorKind::NotFound => format!("there is no folder {name}"),
-                ErrorKind::NotADirectory => format!("{name} is not a folder"),
-                ErrorKind::PermissionDenied => format!("no permission to read the folder {name}"),
-                _ => format!("cannot serve the folder {name}: {error}"),
+                ErrorKind::NotFound => format!("there is no directory {name}"),
+                ErrorKind::NotADirectory => format!("{name} is not a directory"),
+                ErrorKind::PermissionDenied => format!("no permission to read the directory {name}"),
+                _ => format!("cannot serve the directory {name}: {error}"),
             };
             io::Error::new(error.kind(), message)
         })?;

@@ -9,10 +9,10 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use super::{Acceptor, InstanceLock, InstancePaths, Level, io, listen};
 use crate::instance::InstanceLockError;
 
-/// How often it tries again while its folder vanishes.
+/// How often it tries again while its directory vanishes.
 const MOVES: usize = 20;
 
-/// Sees when something in the socket's folder is deleted or replaced, or the folder itself.
+/// Sees when something in the socket's directory is deleted or replaced, or the directory itself.
 pub(super) struct Watch(Inotify);
 
 /// What tells the socket's file from another one that was moved to its place.
@@ -52,7 +52,7 @@ impl Acceptor {
 
     /// Returns false if that cannot be done.
     pub(super) fn move_in_again(&mut self) -> bool {
-        // Whoever deletes the whole folder may do so between two steps of ours.
+        // Whoever deletes the whole directory may do so between two steps of ours.
         let mut moved = self.try_to_move_in_again();
         for _ in 0..MOVES {
             if moved.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
