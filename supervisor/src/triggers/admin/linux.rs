@@ -1,13 +1,15 @@
 //! Temp cleaners delete sockets of servers that run for weeks. Then the socket is made again.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use interprocess::local_socket::traits::Listener as _;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::{Acceptor, InstanceLock, InstancePaths, Level, io, listen};
-use crate::instance::InstanceLockError;
+use super::server::{Acceptor, listen};
+use crate::instance::{InstanceLock, InstanceLockError, InstancePaths};
+use crate::log::Level;
 
 /// How often it tries again while its directory vanishes.
 const MOVES: usize = 20;

@@ -1,15 +1,22 @@
 //! The admin thread on Unix: it waits for clients, for its end, and on Linux for the socket to vanish.
 
-use std::io::{PipeReader, PipeWriter};
+use std::convert::Infallible;
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
+use interprocess::local_socket::Listener;
 use interprocess::local_socket::traits::Listener as _;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 #[cfg(target_os = "linux")]
 use super::linux::Watch;
-use super::{Acceptor, Duration, Infallible, InstancePaths, Level, Listener, Reason, Receiver, io};
+use super::server::Acceptor;
+use crate::instance::InstancePaths;
+use crate::log::Level;
+use crate::text::Reason;
 
 /// How long to wait before trying again when the system is out of descriptors.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);

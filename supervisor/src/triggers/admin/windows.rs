@@ -1,15 +1,19 @@
 //! The admin thread on Windows: it waits for clients, and one of ours wakes it for its end.
 
+use std::convert::Infallible;
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use interprocess::local_socket::traits::Listener as _;
 use interprocess::os::windows::security_descriptor::SecurityDescriptor;
 use widestring::{U16CStr, u16cstr};
 
-use super::{Acceptor, Duration, Infallible, InstancePaths, Receiver, io, mpsc};
+use super::server::Acceptor;
+use crate::instance::InstancePaths;
 
 /// How long to wait before accepting again when that failed.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
@@ -93,8 +97,13 @@ impl Acceptor {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::{Admin, EventSender, InstanceLock, Request, protocol, thread};
+    use std::thread;
+
+    use super::super::Admin;
     use super::*;
+    use crate::event::EventSender;
+    use crate::instance::InstanceLock;
+    use crate::protocol::{self, Request};
     use crate::{Journal, Log};
 
     #[test]

@@ -1,0 +1,62 @@
+//! A client that reads the events.
+
+use std::io::{self, Write};
+
+use interprocess::local_socket::Stream;
+
+use crate::event::Trigger;
+use crate::journal::{Journal, MAX_FOLLOWERS, Next, Reader};
+use crate::log::Level;
+use crate::protocol::{self, Answer, ErrorCode, Progress, Refusal};
+
+/// Tells a client what has happened and, if it follows, what happens: at its own pace, and as long as it reads at all.
+pub(super) fn tell_events(mut client: &Stream, by: &Trigger, since: Option<u64>, follow: bool, log: &Journal) {
+    let Some(reader) = (if follow { log.follow(since) } else { Some(log.read(since)) }) else {
+        let message = format!("{MAX_FOLLOWERS} clients follow the events already: let one of them go, and try again");
+        let _ = protocol::write_line(&mut client, &Answer::Error(Refusal { code: ErrorCode::Busy, message }));
+        return;
+    };
+    match write_events(client, reader) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            let message = format!("{by} does not read the events that it asked for, and was let go");
+            log.line(Level::Warning, "reader_let_go", message, [("by", by.to_string().into())]);
+        }
+        // It has gone away.
+        Ok(()) | Err(_) => {}
+    }
+}
+
+fn write_events(mut client: &Stream, mut reader: Reader) -> io::Result<()> {
+    loop {
+        match reader.next() {
+            Next::Position { began, next, missed } => {
+                protocol::write_line(&mut client, &Progress::Journal { began, next, missed })?;
+            }
+            Next::Entries(lines) => {
+                client.write_all(lines.as_bytes())?;
+                reader.pause();
+            }
+            Next::Look if has_hung_up(client) => return Ok(()),
+            Next::Look => {}
+            Next::End { last } => return protocol::write_line(&mut client, &Answer::Events { last }),
+        }
+    }
+}
+
+/// Whether the client has gone away.
+#[cfg(unix)]
+fn has_hung_up(client: &Stream) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+
+    let Stream::UdSocket(client) = client;
+    // That it says nothing more is no reason to go. That both directions are closed is told unasked.
+    let mut client = [PollFd::new(client.as_fd(), PollFlags::empty())];
+    poll(&mut client, PollTimeout::ZERO).is_ok_and(|closed| closed > 0)
+}
+
+/// Windows does not tell before the next write.
+#[cfg(windows)]
+fn has_hung_up(_client: &Stream) -> bool {
+    false
+}

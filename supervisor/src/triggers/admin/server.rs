@@ -1,0 +1,150 @@
+//! Accepts the clients of the admin socket, and has each of them answered.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::Duration;
+
+use interprocess::local_socket::traits::Stream as _;
+use interprocess::local_socket::{Listener, ListenerOptions, Stream};
+
+use super::PATIENCE;
+use super::conversation::{Answers, ClientSlot, MAX_CLIENTS, Wait, converse};
+#[cfg(target_os = "linux")]
+use super::linux;
+#[cfg(unix)]
+use super::unix::{ShutdownHandle, ShutdownSignal};
+#[cfg(windows)]
+use super::windows::{self, ShutdownHandle, ShutdownSignal};
+use crate::event::EventSender;
+use crate::instance::{InstanceLock, InstancePaths};
+use crate::journal::Journal;
+use crate::protocol::{self, Answer, ErrorCode, Refusal};
+
+/// How long the end of the supervisor waits for answers that are being written.
+pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// The admin socket, served by a thread named `admin` until it is closed.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    shutdown: ShutdownHandle,
+    /// Hears nothing but its end, when socket and name are free.
+    gone: Receiver<Infallible>,
+    answers: Arc<Answers>,
+}
+
+impl Admin {
+    /// Listens on the socket of a place that has been claimed. Clients can connect when this returns.
+    pub(crate) fn start(
+        paths: InstancePaths,
+        lock: InstanceLock,
+        events: EventSender,
+        log: Journal,
+    ) -> io::Result<Admin> {
+        let answers = Arc::new(Answers::default());
+        let listener = listen(&paths)?;
+        let (shutdown, signal) = ShutdownHandle::new(&paths)?;
+        let server = AdminServer { answers: answers.clone(), clients: Arc::new(AtomicUsize::new(0)), events, log };
+        let (going, gone) = mpsc::channel();
+        let acceptor = Acceptor {
+            #[cfg(target_os = "linux")]
+            identity: linux::identity_of(&paths),
+            paths,
+            listener,
+            lock,
+            _going: going,
+            signal,
+            server,
+        };
+        thread::Builder::new().name("admin".into()).spawn(move || acceptor.serve())?;
+        Ok(Admin { shutdown, gone, answers })
+    }
+
+    /// Takes the socket away and frees the name. Clients that wait for an answer still get it.
+    pub(crate) fn close(self) -> LastAnswers {
+        self.shutdown.close(&self.gone);
+        LastAnswers(self.answers)
+    }
+}
+
+/// Answers that are on their way to clients after the admin socket was closed.
+#[derive(Debug)]
+pub(crate) struct LastAnswers(Arc<Answers>);
+
+impl LastAnswers {
+    /// Waits until all have been written, but not long: a client that does not read is its own fault.
+    pub(crate) fn wait(&self) {
+        self.0.wait(LAST_ANSWERS);
+    }
+}
+
+/// What the thread `admin` works with. At its end these are dropped in this order: Linux takes some twenty milliseconds
+/// to close what watches the directory, and nobody has to wait for that.
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux looks at place and claim again"))]
+pub(super) struct Acceptor {
+    pub(super) paths: InstancePaths,
+    // Dropped before the claim: it removes its file, and without the claim that may be another instance's.
+    pub(super) listener: Listener,
+    pub(super) lock: InstanceLock,
+    #[cfg(target_os = "linux")]
+    pub(super) identity: linux::Identity,
+    // From here on socket and name are free.
+    _going: Sender<Infallible>,
+    pub(super) signal: ShutdownSignal,
+    pub(super) server: AdminServer,
+}
+
+pub(super) fn listen(paths: &InstancePaths) -> io::Result<Listener> {
+    // The place is claimed, so a socket that is there has been left by an instance that is gone.
+    paths.remove_socket()?;
+    let options = ListenerOptions::new().name(paths.socket_name()?);
+    #[cfg(unix)]
+    let options = {
+        use interprocess::os::unix::local_socket::ListenerOptionsExt;
+        options.mode(0o600)
+    };
+    #[cfg(windows)]
+    let options = {
+        use interprocess::os::windows::local_socket::ListenerOptionsExt;
+        options.security_descriptor(windows::for_its_owner()?)
+    };
+    let listener = options.create_sync();
+    #[cfg(windows)]
+    let listener = listener.map_err(windows::told_in_words);
+    listener
+}
+
+/// Attends to clients, each on a thread named `admin-client`.
+pub(super) struct AdminServer {
+    answers: Arc<Answers>,
+    clients: Arc<AtomicUsize>,
+    events: EventSender,
+    pub(super) log: Journal,
+}
+
+impl AdminServer {
+    pub(super) fn handle_client(&self, client: Stream) {
+        let _ = client.set_send_timeout(Some(PATIENCE));
+        let slot = ClientSlot::take(&self.clients);
+        if slot.is_none() {
+            let message = format!("more than {MAX_CLIENTS} clients ask at the same time, try again");
+            let _ = protocol::write_line(&mut &client, &Answer::Error(Refusal { code: ErrorCode::Busy, message }));
+            return;
+        }
+        let (answers, events, log) = (self.answers.clone(), self.events.clone(), self.log.clone());
+        // Shared with a thread that there may be none of.
+        let client = Arc::new(client);
+        let theirs = client.clone();
+        let thread = thread::Builder::new().name("admin-client".into()).spawn(move || {
+            converse(&theirs, slot, &answers, &events, &log, Wait::AsAsked);
+        });
+        if thread.is_err() {
+            // Whoever uses up the threads shall not lock out who has to stop that. But this thread has others to attend
+            // to.
+            converse(&client, None, &self.answers, &self.events, &self.log, Wait::Never);
+        }
+    }
+}
