@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mastercontrol::worker::Connection;
-use mastercontrol::{Handler, Supervisor, manager};
+use mastercontrol::{Handler, Supervisor, host};
 
 /// What tells one build from another.
 const VERSION: &str = concat!(env!("CARGO_CRATE_NAME"), " ", env!("CARGO_PKG_VERSION"));
@@ -47,7 +47,7 @@ fn supervisor() -> Supervisor {
 /// Takes the socket and serves. (Public, since a test builds its next version from this file, too.)
 pub fn main() -> Result<ExitCode, Box<dyn Error>> {
     // First of all: nothing else may have taken its number, and no other thread may look at the environment.
-    let socket = manager::passed()?.ok_or("no socket was passed: start this by `supervisor exec --listen ADDR`")?;
+    let socket = host::passed()?.ok_or("no socket was passed: start this by `supervisor exec --listen ADDR`")?;
     let report = supervisor().start_passed(socket)?.wait()?;
     Ok(report.exit().into())
 }

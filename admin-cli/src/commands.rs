@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use mastercontrol::Exit;
+use mastercontrol::cli::{self, KINDS, ServerKind};
 use mastercontrol::client::{self, AskError, Patience};
-use mastercontrol::config::{self, KINDS, ServerKind};
 use mastercontrol::metrics;
 use mastercontrol::protocol::{
     Activity, Answer, Connection, Counts, Delay, Drain, LastEnd, Outcome, Progress, Report, Request, Status,
@@ -204,7 +204,7 @@ pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
         match check_for(&check.file, kind) {
             Ok(()) => right.push(kind),
             // Of several the one is told that comes from what the file is most likely meant for.
-            Err(message) if problem.is_none() || config::has_settings_of(&check.file, kind) => problem = Some(message),
+            Err(message) if problem.is_none() || cli::has_settings_of(&check.file, kind) => problem = Some(message),
             Err(_) => {}
         }
     }
@@ -218,7 +218,7 @@ pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
 
 /// Whether a server of this kind could be started with the file.
 fn check_for(file: &Path, kind: &str) -> Result<(), String> {
-    let config = config::check(file, kind).map_err(|error| error.to_string())?;
+    let config = cli::check(file, kind).map_err(|error| error.to_string())?;
     if let ServerKind::Http { dir } = config.server {
         Http::new(dir).map_err(|error| format!("{}: {error}", file.display()))?;
     }

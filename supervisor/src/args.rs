@@ -1,12 +1,14 @@
-//! What the program does with its command line, which [`mastercontrol::config`] defines.
+//! What the program does with its command line, which [`mastercontrol::cli`] defines.
 
 use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use mastercontrol::config::{Config, ConfigError, Invocation, ServerKind};
-use mastercontrol::manager;
+use mastercontrol::cli::{Config, ConfigError, Invocation, ServerKind};
+use mastercontrol::host;
+#[cfg(windows)]
+use mastercontrol::host::windows_service;
 use mastercontrol::text::Seconds;
 use mastercontrol::worker::handlers::{Commands, Echo, Http, Logged};
 use mastercontrol::{BuildError, Exit, Handler, Journal, Level, RestartMode, Settings, Supervisor};
@@ -14,7 +16,7 @@ use mastercontrol::{BuildError, Exit, Handler, Journal, Level, RestartMode, Sett
 /// Runs the program to its end.
 pub(crate) fn run() -> ExitCode {
     // First of all: nothing else may have taken its number, and no other thread may look at the environment.
-    let passed = manager::passed();
+    let passed = host::passed();
     let invocation = Invocation::from_command_line();
     let journal = Journal::new(invocation.log());
     #[cfg(windows)]
@@ -27,11 +29,11 @@ pub(crate) fn run() -> ExitCode {
 /// Runs the server as a service: without a console, and with the service manager in its place.
 #[cfg(windows)]
 fn run_service(invocation: Invocation, journal: &Journal) -> i32 {
-    let program = move |service: mastercontrol::service::Service| {
+    let program = move |service: windows_service::Service| {
         let journal = service.journal(invocation.log());
         serve(&invocation, Ok(None), &journal, |supervisor| supervisor.service(service))
     };
-    mastercontrol::service::run(program).unwrap_or_else(|error| {
+    windows_service::run(program).unwrap_or_else(|error| {
         journal.line(Level::Error, "not_started", &error, []);
         error.exit() as i32
     })
@@ -40,7 +42,7 @@ fn run_service(invocation: Invocation, journal: &Journal) -> i32 {
 /// Runs the server, which its triggers stop. Returns the exit code.
 fn serve(
     invocation: &Invocation,
-    passed: Result<Option<manager::Passed>, manager::PassedError>,
+    passed: Result<Option<host::Passed>, host::PassedError>,
     journal: &Journal,
     triggers: impl FnOnce(Supervisor) -> Supervisor,
 ) -> i32 {
@@ -52,7 +54,7 @@ fn serve(
         Ok(passed) => passed,
         Err(error) => return not_started(&error),
     };
-    let address = passed.as_ref().map(manager::Passed::address);
+    let address = passed.as_ref().map(host::Passed::address);
     let config = match read(invocation, address) {
         Ok(config) => config,
         Err(error) => return not_started(&error),

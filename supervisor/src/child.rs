@@ -46,9 +46,9 @@ use worker::{deadline_after, panic_message};
 
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
+use crate::server::BuildError;
 use crate::server::{BUILD_LIMIT, Builder, Built, ProgramEnd, Settings};
 use crate::text::{Reason, Seconds, milliseconds};
-use crate::thread::BuildError;
 
 pub use ready::Ready;
 #[cfg(unix)]

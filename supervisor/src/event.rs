@@ -5,8 +5,8 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use crate::protocol::{Request, Response};
+use crate::server::BuildError;
 use crate::server::Built;
-use crate::thread::BuildError;
 use crate::watchdog::Watchdog;
 
 /// Everything that master control hears of. Triggers only enqueue one of these. Those of a server carry the number of

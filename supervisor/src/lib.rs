@@ -29,21 +29,18 @@ mod log;
 mod master;
 mod restart;
 mod server;
-mod thread;
 mod watchdog;
 mod wire;
 
 pub mod child;
+pub mod cli;
 pub mod client;
-pub mod config;
-pub mod generate;
+mod health;
 pub mod holder;
+pub mod host;
 pub mod instance;
-pub mod manager;
 pub mod metrics;
 pub mod protocol;
-#[cfg(windows)]
-pub mod service;
 pub mod text;
 mod triggers;
 
@@ -62,21 +59,20 @@ pub use journal::Journal;
 pub use listen::Address;
 pub use log::{Level, Log};
 pub use restart::{RestartMode, RestartPolicy};
-pub use server::{ProgramEnd, Settings};
-pub use thread::BuildError;
+pub use server::{BuildError, ProgramEnd, Settings};
 pub use worker;
 pub use worker::Handler;
 
 use event::{Event, EventSender};
+use health::Health;
+use host::{Manager, Passed};
 use instance::{InstanceLock, InstanceLockError, InstanceName, InstancePaths};
-use manager::{Manager, Passed};
 use master::{Identity, Master};
+use server::handlers::{Factory, ThreadBuilder};
 use server::{Builder, Ended};
 use text::{Reason, Seconds};
-use thread::{Factory, ThreadBuilder};
 use triggers::admin::{Admin, LAST_ANSWERS};
 use triggers::console;
-use triggers::health::Health;
 use triggers::signals::Signals;
 use watchdog::Watchdog;
 
@@ -140,7 +136,7 @@ pub struct Supervisor {
     shared: bool,
     service_manager: bool,
     #[cfg(windows)]
-    service: Option<service::Service>,
+    service: Option<host::windows_service::Service>,
     /// The program, for people.
     shown: Option<String>,
 }
@@ -325,7 +321,7 @@ impl Supervisor {
     /// The service manager of Windows stops the server, and is told when it is ready, that it stops, and how long that
     /// may take.
     #[cfg(windows)]
-    pub fn service(mut self, service: service::Service) -> Supervisor {
+    pub fn service(mut self, service: host::windows_service::Service) -> Supervisor {
         self.service = Some(service);
         self
     }

@@ -18,15 +18,15 @@ use std::time::{Duration, Instant};
 use worker::{Counts, DrainReport, deadline_after};
 
 use crate::event::{Event, Trigger};
+use crate::host::Manager;
 use crate::journal::Journal;
 use crate::listen::{self, Address};
 use crate::log::Level;
-use crate::manager::Manager;
 use crate::protocol::{self, Answer, ErrorCode, Progress, Refusal, Request, Response, Status};
 use crate::restart::{self, Decision, History};
+use crate::server::BuildError;
 use crate::server::{Builder, Built, Ended, Server, Settings};
 use crate::text::{Count, Seconds, milliseconds};
-use crate::thread::BuildError;
 use crate::watchdog::{OVERRUN, Watchdog};
 use crate::{Announcement, Error, Report, text, wire};
 

@@ -1,5 +1,8 @@
 //! The seam between master control and what it supervises.
 
+pub(crate) mod handlers;
+
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -51,6 +54,9 @@ pub(crate) trait Builder: fmt::Debug + Send {
     /// No server is built any more, and the listening socket is closed with the last one that has it.
     fn close(&mut self);
 }
+
+/// Why a server could not be built.
+pub type BuildError = Box<dyn Error + Send + Sync>;
 
 /// A server that is ready, and takes no connections yet.
 #[derive(Debug)]

@@ -135,7 +135,7 @@ impl Children {
         if let Some(stderr) = stderr {
             command.stderr(stderr);
         }
-        for variable in crate::manager::VARIABLES {
+        for variable in crate::host::VARIABLES {
             command.env_remove(variable);
         }
         if let Some(notify) = &notify {

@@ -176,7 +176,7 @@ impl Children {
         if let Some(stderr) = stderr {
             command.stderr(stderr);
         }
-        for variable in crate::manager::VARIABLES {
+        for variable in crate::host::VARIABLES {
             command.env_remove(variable);
         }
         let mut child = Kept(command.spawn().map_err(|error| cannot_start(program, &error))?);

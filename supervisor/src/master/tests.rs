@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::Log;
 use crate::event::ConsoleEvent;
+use crate::host::Notify;
 use crate::restart::{RestartMode, RestartPolicy};
 use crate::server::{Closer, Opener};
 use worker::{ConnectionInfo, ServerError};
@@ -321,7 +322,8 @@ impl Drive {
         let builder = Box::new(PretendedBuilder { world: world.clone(), overlaps });
         let (line, said) = mpsc::channel();
         let line = Box::new(move |message: &str| line.send(message.to_owned()).map_err(io::Error::other));
-        let manager = Manager::on(line, check_every.map(|every| every * 5), now);
+        let manager =
+            Manager::of_notify(Notify::new(line, check_every.map(|every| every * 5), now), Journal::new(Log::silent()));
         let mut master = Master::new(identity, builder, settings(check_every), None, manager, None);
         let state = Some(master.start(now));
         let known = Known::Nothing;

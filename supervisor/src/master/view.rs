@@ -1,7 +1,7 @@
 //! What the service manager is to know of the state.
 
 use super::*;
-use crate::manager::{Phase, View};
+use crate::host::{Phase, View};
 
 impl Master {
     /// Tells the service manager what has changed, if there is one.

@@ -4,6 +4,7 @@
 //! `--grace=5`) and put before those of the command line; clap parses them together, and the last one counts.
 
 mod file;
+pub mod generate;
 #[cfg(test)]
 mod tests;
 
@@ -20,16 +21,16 @@ use clap::parser::ValueSource;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::child::{Program, Ready};
-use crate::generate::Generate;
+#[cfg(windows)]
+use crate::host::windows_service::{self as service, ServiceError};
 use crate::instance::InstanceName;
 #[cfg(unix)]
 use crate::instance::MAX_SOCKET_PATH;
 use crate::listen::{Address, in_words};
-#[cfg(windows)]
-use crate::service::{self, ServiceError};
 use crate::text::parse_seconds;
 use crate::{AdminSocket, Exit, Journal, Level, Log, OnHup, RestartMode, RestartPolicy};
 use file::ConfigFile;
+use generate::Generate;
 
 /// The kinds of servers, as the command line names them.
 pub const KINDS: &[&str] = &["echo", "command", "http", "exec"];
@@ -370,7 +371,7 @@ impl Invocation {
         }
     }
 
-    /// Whether the service manager is to run this, see [`service::run`].
+    /// Whether the service manager is to run this, see [`crate::host::windows_service::run`].
     #[cfg(windows)]
     pub fn is_service(&self) -> bool {
         self.is_service

@@ -1,12 +1,9 @@
-//! The host's service manager, such as systemd: the socket that it passes to this process, and what it is told.
+//! A service manager such as systemd: the socket that it passes to this process, and what it is told.
 //!
 //! It says by environment variables what it passes and what it wants to hear: sd_listen_fds(3), sd_notify(3) and
 //! sd_watchdog_enabled(3) are the specification. What it is told is one datagram each time; one that cannot be sent, or
 //! not without waiting, is tried again when something happens, and holds up nobody.
-//!
-//! The service control manager of Windows hears of the same in its own words (`manager/reports.rs`).
 
-pub(crate) mod reports;
 #[cfg(test)]
 mod tests;
 
@@ -15,19 +12,12 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use crate::journal::Journal;
-use crate::log::{Level, Log};
-use crate::text::Reason;
-use crate::watchdog::OVERRUN;
-use reports::Reports;
+use super::view::{MARGIN, Phase, View};
 
 /// What the service manager says to this process, and to nobody else: a program that this one starts must not get it
 /// ([`std::process::Command::env_remove`]).
 pub const VARIABLES: [&str; 6] =
     ["LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
-
-/// How much longer than until a deadline the service manager is asked to wait: the overrun, and time to tidy up.
-pub(crate) const MARGIN: Duration = OVERRUN.saturating_add(Duration::from_secs(4));
 
 /// The shortest time between two signs of life. Who asks for more is up to no good.
 const SHORTEST_BEAT: Duration = Duration::from_millis(1);
@@ -70,41 +60,6 @@ pub fn passed() -> Result<Option<Passed>, PassedError> {
     system::passed()
 }
 
-/// What the service manager is to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct View {
-    pub(crate) phase: Phase,
-    /// For people, in a line.
-    pub(crate) status: String,
-    /// When what is under way is over at the latest. None where nobody waits for that.
-    pub(crate) deadline: Option<Instant>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// The server has not been ready yet. There is no word for that: it is so until the manager hears something else.
-    Starting,
-    Ready,
-    /// A restart that somebody asked for is under way, by this build.
-    Restarting {
-        build: u64,
-    },
-    Stopping,
-}
-
-/// Tells the service manager what it wants to hear. Master control has it.
-pub(crate) struct Manager {
-    line: Option<Line>,
-    /// The reports to that of Windows, which go no other way.
-    reports: Option<Reports>,
-    /// What it knows.
-    told: Option<View>,
-    keep_alive: Option<KeepAlive>,
-    log: Journal,
-    /// Whether it has been logged that something could not be said.
-    warned: bool,
-}
-
 /// Sends a datagram, without waiting.
 pub(crate) type Line = Box<dyn FnMut(&str) -> io::Result<()> + Send>;
 
@@ -115,71 +70,46 @@ struct KeepAlive {
     next: Instant,
 }
 
-impl Manager {
-    /// There is nobody to tell.
-    pub(crate) fn none() -> Manager {
-        let log = Journal::new(Log::silent());
-        Manager { line: None, reports: None, told: None, keep_alive: None, log, warned: false }
-    }
+/// The end of a line to a service manager that wants to be told, and what it knows.
+pub(crate) struct Notify {
+    line: Line,
+    told: Option<View>,
+    keep_alive: Option<KeepAlive>,
+}
 
-    /// The one of Windows.
-    #[cfg_attr(all(unix, not(test)), allow(dead_code))]
-    pub(crate) fn of_service(reports: Reports, log: Journal) -> Manager {
-        Manager { reports: Some(reports), log, ..Manager::none() }
-    }
-
+impl Notify {
     /// The manager that the environment names, if it names one.
-    pub(crate) fn from_environment(log: Journal) -> Manager {
-        let socket = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty());
-        let Some(socket) = socket else { return Manager::none() };
-        match system::line(&socket) {
-            Ok(line) => {
-                let limit = watchdog_limit(|name| std::env::var(name).ok());
-                Manager { log, ..Manager::on(line, limit, Instant::now()) }
-            }
-            Err(error) => {
-                let mut manager = Manager { log, ..Manager::none() };
-                manager.warn(&error);
-                manager
-            }
-        }
+    pub(super) fn from_environment() -> Option<io::Result<Notify>> {
+        let socket = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())?;
+        let limit = watchdog_limit(|name| std::env::var(name).ok());
+        Some(system::line(&socket).map(|line| Notify::new(line, limit, Instant::now())))
     }
 
     /// A manager at the end of this line, which ends the process when it has not heard from it for the limit.
-    pub(crate) fn on(line: Line, limit: Option<Duration>, now: Instant) -> Manager {
+    pub(crate) fn new(line: Line, limit: Option<Duration>, now: Instant) -> Notify {
         let keep_alive = limit.map(|limit| {
             let every = (limit / 2).max(SHORTEST_BEAT);
             KeepAlive { every, next: now + every }
         });
-        Manager { line: Some(line), keep_alive, ..Manager::none() }
-    }
-
-    /// Whether there is somebody to tell.
-    pub(crate) fn listens(&self) -> bool {
-        self.line.is_some() || self.reports.is_some()
+        Notify { line, told: None, keep_alive }
     }
 
     /// When the next sign of life is due.
-    pub(crate) fn next_beat(&self) -> Option<Instant> {
+    pub(super) fn next_beat(&self) -> Option<Instant> {
         self.keep_alive.as_ref().map(|keep_alive| keep_alive.next)
     }
 
     /// Gives a sign of life if that is due.
-    pub(crate) fn beat(&mut self, now: Instant) {
-        if let Some(keep_alive) = self.keep_alive.as_mut().filter(|keep_alive| keep_alive.next <= now) {
-            keep_alive.next = now + keep_alive.every;
-            self.send("WATCHDOG=1");
-        }
+    pub(super) fn beat(&mut self, now: Instant) -> io::Result<()> {
+        let Some(keep_alive) = self.keep_alive.as_mut().filter(|keep_alive| keep_alive.next <= now) else {
+            return Ok(());
+        };
+        keep_alive.next = now + keep_alive.every;
+        (self.line)("WATCHDOG=1")
     }
 
-    /// Says what has changed.
-    pub(crate) fn tell(&mut self, mut view: View, now: Instant) {
-        if let Some(reports) = &self.reports {
-            if let Err(error) = reports.tell(&view, now) {
-                self.warn(&error);
-            }
-            return;
-        }
+    /// Says what has changed. What cannot be said is said again with the next change.
+    pub(super) fn tell(&mut self, mut view: View, now: Instant) -> io::Result<()> {
         let line = |letter: char| if letter.is_control() { ' ' } else { letter };
         view.status = view.status.chars().take(LONGEST_STATUS).map(line).collect();
         let told = self.told.as_ref();
@@ -207,39 +137,18 @@ impl Manager {
         // What was under way is over before a restart begins.
         let is_next =
             matches!((phase, view.phase), (Some(Phase::Starting | Phase::Restarting { .. }), Phase::Restarting { .. }));
-        if is_next && phase != Some(view.phase) {
-            self.send("READY=1");
+        let over = if is_next && phase != Some(view.phase) { (self.line)("READY=1") } else { Ok(()) };
+        if !news.is_empty() {
+            (self.line)(&news.join("\n"))?;
         }
-        if news.is_empty() || self.send(&news.join("\n")) {
-            self.told = Some(view);
-        }
-    }
-
-    /// Returns whether it is sent.
-    fn send(&mut self, message: &str) -> bool {
-        match self.line.as_mut().map(|line| line(message)) {
-            Some(Ok(())) => true,
-            Some(Err(error)) => {
-                self.warn(&error);
-                false
-            }
-            None => false,
-        }
-    }
-
-    /// Says it once: a manager that is gone does not come back within a moment.
-    fn warn(&mut self, error: &io::Error) {
-        if !self.warned {
-            self.warned = true;
-            let message = format!("cannot tell the service manager how it goes: {}", Reason(error));
-            self.log.line(Level::Warning, "no_service_manager", message, []);
-        }
+        self.told = Some(view);
+        over
     }
 }
 
-impl fmt::Debug for Manager {
+impl fmt::Debug for Notify {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Manager").field("told", &self.told).field("keep_alive", &self.keep_alive).finish()
+        formatter.debug_struct("Notify").field("told", &self.told).field("keep_alive", &self.keep_alive).finish()
     }
 }
 
@@ -310,7 +219,7 @@ mod system {
     }
 }
 
-/// On Windows no service manager speaks this way: see `service.rs`.
+/// On Windows no service manager speaks this way: see `windows_service.rs`.
 #[cfg(windows)]
 mod system {
     use super::{Line, Passed, PassedError, io};

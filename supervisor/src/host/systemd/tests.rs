@@ -4,6 +4,9 @@
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::host::Manager;
+use crate::journal::Journal;
+use crate::log::Log;
 
 /// What has been said, and whether anything can be said now.
 #[derive(Default, Clone)]
@@ -22,7 +25,7 @@ impl Heard {
                 }
             }
         };
-        Manager::on(Box::new(line), limit, now)
+        Manager::of_notify(Notify::new(Box::new(line), limit, now), Journal::new(Log::silent()))
     }
 
     /// What has been said since the last time, with times left out.

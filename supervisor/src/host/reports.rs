@@ -1,12 +1,12 @@
 //! What the service control manager of Windows is told of a service: a state, and while one is under way how long that
-//! may take. The system's own half is in `service.rs`.
+//! may take. The system's own half is in `windows_service.rs`.
 
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{MARGIN, Phase, View};
+use super::view::{MARGIN, Phase, View};
 use crate::exit::Exit;
 
 /// The longest time that the service manager can be told of.
@@ -126,9 +126,9 @@ mod tests {
     use std::sync::mpsc::{self, Receiver};
 
     use super::*;
+    use crate::host::Manager;
     use crate::journal::Journal;
     use crate::log::Log;
-    use crate::manager::Manager;
 
     fn service() -> (Reports, Receiver<Report>) {
         let (say, said) = mpsc::channel();

@@ -1,5 +1,5 @@
 //! A supervisor as a service of Windows: installed, uninstalled, and run by the service control manager, which is one
-//! more trigger. What that is told meanwhile is in `manager/reports.rs`.
+//! more trigger. What that is told meanwhile is in `reports.rs`.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -20,14 +20,14 @@ use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 use windows_service::{define_windows_service, service_dispatcher};
 use worker::handlers::Http;
 
-use crate::config::{Config, ServerKind};
+use super::reports::{LONGEST, Report, Reports, State};
+use super::view::MARGIN;
+use crate::cli::{Config, ServerKind};
 use crate::event::{Event, EventSender, ServiceControl, Trigger};
 use crate::exit::Exit;
 use crate::instance::{self, InstanceName};
 use crate::journal::Journal;
 use crate::log::{Level, Log};
-use crate::manager::MARGIN;
-use crate::manager::reports::{LONGEST, Report, Reports, State};
 use crate::text::{Reason, Seconds};
 
 /// What stands before the command line of the server in that of its service.

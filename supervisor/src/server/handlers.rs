@@ -1,6 +1,5 @@
 //! A server that is a thread of this process: `worker`'s.
 
-use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
@@ -11,14 +10,11 @@ use std::time::{Duration, Instant};
 
 use worker::{Closed, ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerError, Stopper, panic_message};
 
+use super::{BuildError, Builder, Built, Closer, Ended, Opener, Server, Settings};
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::server::{Builder, Built, Closer, Ended, Opener, Server, Settings};
 use crate::text::{Reason, Seconds};
-
-/// Why a server could not be built.
-pub type BuildError = Box<dyn Error + Send + Sync>;
 
 /// Makes the handler of a generation, and may change its settings.
 pub(crate) type Factory = Box<dyn FnMut(&mut Settings) -> Result<Arc<dyn Handler>, BuildError> + Send>;

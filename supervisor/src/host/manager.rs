@@ -1,0 +1,124 @@
+//! Whichever service manager there is, as master control talks to it.
+
+use std::fmt;
+use std::io;
+use std::time::Instant;
+
+use super::reports::Reports;
+use super::systemd::Notify;
+use super::view::View;
+use crate::journal::Journal;
+use crate::log::{Level, Log};
+use crate::text::Reason;
+
+/// Tells the service manager what it wants to hear. Master control has it.
+pub(crate) struct Manager {
+    to: To,
+    log: Journal,
+    /// Whether it has been logged that something could not be said.
+    warned: bool,
+}
+
+enum To {
+    Nothing,
+    /// systemd, or another one that `NOTIFY_SOCKET` names.
+    Notify(Notify),
+    /// That of Windows.
+    #[cfg_attr(all(unix, not(test)), allow(dead_code))]
+    Reports(Reports),
+}
+
+impl Manager {
+    fn new(to: To, log: Journal) -> Manager {
+        Manager { to, log, warned: false }
+    }
+
+    /// There is no service manager to tell.
+    pub(crate) fn none() -> Manager {
+        Manager::new(To::Nothing, Journal::new(Log::silent()))
+    }
+
+    /// The one of Windows.
+    #[cfg_attr(all(unix, not(test)), allow(dead_code))]
+    pub(crate) fn of_service(reports: Reports, log: Journal) -> Manager {
+        Manager::new(To::Reports(reports), log)
+    }
+
+    /// One such as systemd.
+    pub(crate) fn of_notify(notify: Notify, log: Journal) -> Manager {
+        Manager::new(To::Notify(notify), log)
+    }
+
+    /// The manager that the environment names, if it names one.
+    pub(crate) fn from_environment(log: Journal) -> Manager {
+        match Notify::from_environment() {
+            None => Manager::none(),
+            Some(Ok(notify)) => Manager::of_notify(notify, log),
+            Some(Err(error)) => {
+                let mut manager = Manager::new(To::Nothing, log);
+                manager.warn(&error);
+                manager
+            }
+        }
+    }
+
+    /// Whether there is a service manager to tell.
+    pub(crate) fn listens(&self) -> bool {
+        match self.to {
+            To::Nothing => false,
+            To::Notify(_) | To::Reports(_) => true,
+        }
+    }
+
+    /// When the next sign of life is due.
+    pub(crate) fn next_beat(&self) -> Option<Instant> {
+        match &self.to {
+            To::Notify(notify) => notify.next_beat(),
+            To::Nothing | To::Reports(_) => None,
+        }
+    }
+
+    /// Gives a sign of life if that is due.
+    pub(crate) fn beat(&mut self, now: Instant) {
+        let sent = match &mut self.to {
+            To::Notify(notify) => notify.beat(now),
+            To::Nothing | To::Reports(_) => Ok(()),
+        };
+        self.warn_of(sent);
+    }
+
+    /// Says what has changed.
+    pub(crate) fn tell(&mut self, view: View, now: Instant) {
+        let sent = match &mut self.to {
+            To::Nothing => Ok(()),
+            To::Notify(notify) => notify.tell(view, now),
+            To::Reports(reports) => reports.tell(&view, now),
+        };
+        self.warn_of(sent);
+    }
+
+    fn warn_of(&mut self, sent: io::Result<()>) {
+        if let Err(error) = sent {
+            self.warn(&error);
+        }
+    }
+
+    /// Says it once: a manager that is gone does not come back within a moment.
+    fn warn(&mut self, error: &io::Error) {
+        if !self.warned {
+            self.warned = true;
+            let message = format!("cannot tell the service manager how it goes: {}", Reason(error));
+            self.log.line(Level::Warning, "no_service_manager", message, []);
+        }
+    }
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.to {
+            To::Nothing => formatter.write_str("Manager(none)"),
+            To::Notify(notify) => notify.fmt(formatter),
+            To::Reports(reports) => reports.fmt(formatter),
+        }
+    }
+}
