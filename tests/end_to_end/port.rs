@@ -190,6 +190,17 @@ fn a_server_that_does_not_mind_term_is_killed_after_the_grace_period() {
     assert_free(port);
 }
 
+/// To find out who holds a port takes longer than this grace period.
+#[test]
+fn who_is_ended_is_asked_first_however_long_the_look_for_it_takes() {
+    let home = Home::new();
+    let port = free_port();
+    let server = python(&home, PLAIN, port);
+    admin(&home, "free", port, &["--grace", "0.00001", "--yes"]);
+    assert_eq!(server.wait(), -(SIGTERM as i32));
+    assert_free(port);
+}
+
 #[test]
 fn free_now_kills_at_once() {
     let home = Home::new();

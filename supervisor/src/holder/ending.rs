@@ -62,6 +62,8 @@ mod linux {
         port: u16,
         sockets: HashSet<u64>,
         known: Vec<Known>,
+        /// Who is found after this is not asked any more. None: nobody has been asked yet.
+        last: Option<Instant>,
     }
 
     /// A process that holds a socket, or did.
@@ -70,8 +72,18 @@ mod linux {
         process: Process,
         /// The process itself: its number may be somebody else's by now.
         handle: OwnedFd,
-        sent: Option<Signal>,
+        asked: Asked,
         ended: bool,
+    }
+
+    /// What a process has been asked for.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Asked {
+        Nothing,
+        /// It has got TERM, and this long to end.
+        ToEnd { until: Instant },
+        /// It has got KILL.
+        Killed,
     }
 
     impl Ending {
@@ -81,7 +93,7 @@ mod linux {
         /// A message for people when one of them is not to be ended, or cannot be. Then it is `PermissionDenied` if it
         /// is another user's or cannot be seen.
         pub fn new(port: u16, holders: &[Holder]) -> io::Result<Ending> {
-            let mut ending = Ending { port, sockets: HashSet::new(), known: Vec::new() };
+            let mut ending = Ending { port, sockets: HashSet::new(), known: Vec::new(), last: None };
             for Holder { user, process, socket, .. } in holders {
                 let Some(process) = process else {
                     return Err(io::Error::new(ErrorKind::PermissionDenied, hidden(port, *user)));
@@ -103,24 +115,23 @@ mod linux {
         /// # Errors
         /// A message for people; `TimedOut` when one that was killed does not end.
         pub fn run(mut self, grace: Duration, show: Option<Show<'_>>) -> io::Result<Vec<Ended>> {
-            let deadline = deadline_after(Instant::now(), grace);
-            let mut killed_by = None;
+            // Since the first KILL.
+            let mut killing = None;
             loop {
                 let mut holding = self.look()?;
                 if self.learn(&holding)? {
                     // Only who still holds a socket when it has been taken hold of is the one that was seen.
                     holding = self.look()?;
                 }
-                let signal = if Instant::now() < deadline { Signal::TERM } else { Signal::KILL };
-                if !self.send(signal, &holding)? {
+                if !self.ask(&holding, grace)? {
                     break;
                 }
-                if signal == Signal::TERM {
-                    self.wait(signal, deadline, show)?;
-                } else {
-                    let killed_by = *killed_by.get_or_insert_with(|| Instant::now() + KILLED);
-                    self.wait(signal, killed_by, None)?;
-                    self.give_up_after(killed_by)?;
+                if self.is_killing() {
+                    let killing = *killing.get_or_insert_with(Instant::now);
+                    self.wait(killing + KILLED, None)?;
+                    self.give_up_after(killing + KILLED)?;
+                } else if let Some(until) = self.deadline() {
+                    self.wait(until, show)?;
                 }
             }
             Ok(self.known.into_iter().filter_map(Known::outcome).collect())
@@ -144,7 +155,8 @@ mod linux {
                 let Some(pid) = process.pid.try_into().ok().and_then(Pid::from_raw) else { continue };
                 match pidfd_open(pid, PidfdFlags::empty()) {
                     Ok(handle) => {
-                        self.known.push(Known { process: process.clone(), handle, sent: None, ended: false });
+                        let process = process.clone();
+                        self.known.push(Known { process, handle, asked: Asked::Nothing, ended: false });
                         learnt = true;
                     }
                     // It has ended meanwhile.
@@ -192,24 +204,39 @@ mod linux {
             format!("port {} is held by {process}{why}", self.port)
         }
 
-        /// Sends the signal to those that have not got it yet. Returns whether there is anybody to be waited for.
-        fn send(&mut self, signal: Signal, holding: &[Process]) -> io::Result<bool> {
+        /// Asks those that hold a socket to end, and kills those whose time is over. Each has the whole grace period from
+        /// the moment in which it is asked: to find out who holds a socket can take longer than that. Only a server that
+        /// starts others as fast as they end has them killed at once after twice that time. Returns whether there is
+        /// anybody to be waited for.
+        fn ask(&mut self, holding: &[Process], grace: Duration) -> io::Result<bool> {
+            let too_late = self.last.is_some_and(|last| last <= Instant::now());
+            self.last.get_or_insert_with(|| deadline_after(Instant::now(), grace.saturating_mul(2)));
             let holds = |known: &&mut Known| holding.iter().any(|process| process.pid == known.process.pid);
-            let mut told = false;
+            let mut asked = false;
             for known in self.known.iter_mut().filter(|known| !known.ended).filter(holds) {
-                if known.sent != Some(signal) {
-                    known.send(signal)?;
+                match known.asked {
+                    Asked::Nothing if !grace.is_zero() && !too_late => {
+                        known.send(Signal::TERM)?;
+                        known.asked = Asked::ToEnd { until: deadline_after(Instant::now(), grace) };
+                    }
+                    Asked::ToEnd { until } if Instant::now() < until => {}
+                    Asked::Nothing | Asked::ToEnd { .. } => {
+                        known.send(Signal::KILL)?;
+                        known.asked = Asked::Killed;
+                    }
+                    Asked::Killed => {}
                 }
-                told = true;
+                asked = true;
             }
-            Ok(told)
+            Ok(asked)
         }
 
-        /// Waits until all that have got the signal have ended, or until the time has come.
-        fn wait(&mut self, signal: Signal, until: Instant, show: Option<Show<'_>>) -> io::Result<()> {
+        /// Waits until all that have been asked, or all that have been killed if any has been, have ended, or until the
+        /// time has come.
+        fn wait(&mut self, until: Instant, show: Option<Show<'_>>) -> io::Result<()> {
             loop {
                 self.see_ends(Duration::ZERO)?;
-                let awaited = self.awaited(signal);
+                let awaited = self.awaited();
                 let left = until.saturating_duration_since(Instant::now());
                 if awaited.is_empty() || left.is_zero() {
                     return Ok(());
@@ -223,9 +250,31 @@ mod linux {
             }
         }
 
-        fn awaited(&self, signal: Signal) -> Vec<&Process> {
-            let awaited = self.known.iter().filter(|known| !known.ended && known.sent == Some(signal));
-            awaited.map(|known| &known.process).collect()
+        fn living(&self) -> impl Iterator<Item = &Known> {
+            self.known.iter().filter(|known| !known.ended)
+        }
+
+        fn is_killing(&self) -> bool {
+            self.living().any(|known| known.asked == Asked::Killed)
+        }
+
+        /// When the time of the first of those is over that have been asked to end.
+        fn deadline(&self) -> Option<Instant> {
+            let until = |known: &Known| match known.asked {
+                Asked::ToEnd { until } => Some(until),
+                Asked::Nothing | Asked::Killed => None,
+            };
+            self.living().filter_map(until).min()
+        }
+
+        fn awaited(&self) -> Vec<&Process> {
+            let killing = self.is_killing();
+            let is_awaited = |known: &&Known| match known.asked {
+                Asked::Nothing => false,
+                Asked::ToEnd { .. } => !killing,
+                Asked::Killed => true,
+            };
+            self.living().filter(is_awaited).map(|known| &known.process).collect()
         }
 
         /// Waits until one of them ends, or for this long.
@@ -245,8 +294,8 @@ mod linux {
         }
 
         fn give_up_after(&self, end: Instant) -> io::Result<()> {
-            match self.awaited(Signal::KILL).first() {
-                Some(process) if Instant::now() >= end => {
+            match self.living().find(|known| known.asked == Asked::Killed) {
+                Some(Known { process, .. }) if Instant::now() >= end => {
                     let message = format!("{process} was killed and does not end: the system keeps it");
                     Err(io::Error::new(ErrorKind::TimedOut, message))
                 }
@@ -256,7 +305,7 @@ mod linux {
     }
 
     impl Known {
-        fn send(&mut self, signal: Signal) -> io::Result<()> {
+        fn send(&self, signal: Signal) -> io::Result<()> {
             let send = |signal| match pidfd_send_signal(&self.handle, signal) {
                 // It has ended meanwhile.
                 Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -264,16 +313,15 @@ mod linux {
             };
             send(signal)?;
             // One that is suspended could not end.
-            send(Signal::CONT)?;
-            self.sent = Some(signal);
-            Ok(())
+            send(Signal::CONT)
         }
 
         fn outcome(self) -> Option<Ended> {
-            let end = match (self.ended, self.sent?) {
+            let end = match (self.ended, self.asked) {
+                (_, Asked::Nothing) => return None,
                 (false, _) => End::LetGo,
-                (true, Signal::KILL) => End::Killed,
-                (true, _) => End::Asked,
+                (true, Asked::ToEnd { .. }) => End::Asked,
+                (true, Asked::Killed) => End::Killed,
             };
             Some(Ended { process: self.process, end })
         }
