@@ -11,7 +11,7 @@ use mastercontrol::host;
 use mastercontrol::host::windows_service;
 use mastercontrol::text::Seconds;
 use mastercontrol::worker::handlers::{Commands, Echo, Http, Logged};
-use mastercontrol::{BuildError, Exit, Handler, Journal, Level, RestartMode, Settings, Supervisor};
+use mastercontrol::{BuildError, Console, Exit, Handler, Journal, Level, RestartMode, Settings, Supervisor};
 
 /// Runs the program to its end.
 pub(crate) fn run() -> ExitCode {
@@ -23,7 +23,7 @@ pub(crate) fn run() -> ExitCode {
     if invocation.is_service() {
         return exit_code(run_service(invocation, &journal));
     }
-    exit_code(serve(&invocation, passed, &journal, |supervisor| supervisor.console().signals()))
+    exit_code(serve(&invocation, passed, &journal, |supervisor, console| supervisor.console(console).signals()))
 }
 
 /// Runs the server as a service: without a console, and with the service manager in its place.
@@ -31,7 +31,7 @@ pub(crate) fn run() -> ExitCode {
 fn run_service(invocation: Invocation, journal: &Journal) -> i32 {
     let program = move |service: windows_service::Service| {
         let journal = service.journal(invocation.log());
-        serve(&invocation, Ok(None), &journal, |supervisor| supervisor.service(service))
+        serve(&invocation, Ok(None), &journal, |supervisor, _| supervisor.service(service))
     };
     windows_service::run(program).unwrap_or_else(|error| {
         journal.line(Level::Error, "not_started", &error, []);
@@ -44,7 +44,7 @@ fn serve(
     invocation: &Invocation,
     passed: Result<Option<host::Passed>, host::PassedError>,
     journal: &Journal,
-    triggers: impl FnOnce(Supervisor) -> Supervisor,
+    triggers: impl FnOnce(Supervisor, Console) -> Supervisor,
 ) -> i32 {
     let not_started = |error: &dyn Error| {
         journal.line(Level::Error, "not_started", error, []);
@@ -82,7 +82,7 @@ fn serve(
         .last_resort()
         .service_manager()
         .admin(config.admin);
-    supervisor = triggers(supervisor);
+    supervisor = triggers(supervisor, config.console);
     if let Some(path) = config.socket {
         supervisor = supervisor.socket(path);
     }

@@ -28,7 +28,7 @@ use crate::instance::InstanceName;
 use crate::instance::MAX_SOCKET_PATH;
 use crate::listen::{Address, in_words};
 use crate::text::parse_seconds;
-use crate::{AdminSocket, Exit, Journal, Level, Log, OnHup, RestartMode, RestartPolicy};
+use crate::{AdminSocket, Console, Exit, Journal, Level, Log, OnHup, RestartMode, RestartPolicy};
 use file::ConfigFile;
 use generate::Generate;
 
@@ -234,6 +234,9 @@ struct Options {
     #[cfg_attr(unix, arg(long, value_name = "ACTION", default_value = "stop"))]
     #[cfg_attr(windows, arg(long, default_value = "stop", value_parser = parse_on_hup, hide = true))]
     on_hup: OnHup,
+    /// Where Enter is heard: on stdin if that is a terminal, or on stdin whatever that is
+    #[arg(long, value_name = "WHERE", default_value = "terminal")]
+    console: Console,
     /// Admin socket for admin-cli: start without it if it cannot be had, require it, or have none
     #[arg(long, value_name = "MODE", default_value = "try")]
     admin: AdminSocket,
@@ -286,6 +289,19 @@ impl ValueEnum for OnHup {
         Some(PossibleValue::new(match self {
             OnHup::Restart => "restart",
             OnHup::Stop => "stop",
+        }))
+    }
+}
+
+impl ValueEnum for Console {
+    fn value_variants<'a>() -> &'a [Console] {
+        &[Console::Terminal, Console::Stdin]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            Console::Terminal => "terminal",
+            Console::Stdin => "stdin",
         }))
     }
 }
@@ -536,6 +552,8 @@ pub struct Config {
     pub check_every: Option<Duration>,
     /// What SIGHUP does.
     pub on_hup: OnHup,
+    /// Where Enter is heard.
+    pub console: Console,
 }
 
 impl Config {
@@ -569,6 +587,7 @@ impl Config {
             },
             check_every: connections.and_then(|connections| connections.check_every),
             on_hup: options.on_hup,
+            console: options.console,
         })
     }
 
@@ -603,7 +622,7 @@ impl Config {
     }
 
     /// What stays as it is until the process ends.
-    fn fixed(&self) -> [(&'static str, String); 8] {
+    fn fixed(&self) -> [(&'static str, String); 9] {
         let socket = match &self.socket {
             Some(path) => format!("{path:?}"),
             None => "what belongs to the name".into(),
@@ -618,6 +637,7 @@ impl Config {
             ("health", self.health.map_or_else(|| "none".into(), |health| health.to_string())),
             ("log", word(form)),
             ("on-hup", word(self.on_hup)),
+            ("console", word(self.console)),
         ]
     }
 }

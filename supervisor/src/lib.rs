@@ -4,11 +4,11 @@
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use mastercontrol::{AdminSocket, Log, Supervisor, worker::handlers::Echo};
+//! use mastercontrol::{AdminSocket, Console, Log, Supervisor, worker::handlers::Echo};
 //!
 //! let running = Supervisor::new(Echo)
 //!     .grace(Duration::from_secs(10))
-//!     .console()
+//!     .console(Console::Terminal)
 //!     .signals()
 //!     .admin(AdminSocket::Require)
 //!     .log(Log::text())
@@ -113,6 +113,15 @@ pub enum OnHup {
     Restart,
 }
 
+/// Where Enter is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// On stdin if that is a terminal. Anything else is left to those it belongs to.
+    Terminal,
+    /// On stdin, whatever that is: each line is an Enter.
+    Stdin,
+}
+
 /// Where generations of the server come from.
 enum Source {
     Threads(Factory),
@@ -126,7 +135,7 @@ pub struct Supervisor {
     journal: Journal,
     name: InstanceName,
     kind: String,
-    console: bool,
+    console: Option<Console>,
     signals: bool,
     on_hup: OnHup,
     admin: AdminSocket,
@@ -182,7 +191,7 @@ impl Supervisor {
             journal: Journal::new(Log::silent()),
             name: InstanceName::default(),
             kind: "server".into(),
-            console: false,
+            console: None,
             signals: false,
             on_hup: OnHup::Stop,
             admin: AdminSocket::Off,
@@ -253,12 +262,12 @@ impl Supervisor {
         self
     }
 
-    /// Enter on the console stops the server; a second Enter closes what is left by force.
+    /// Enter stops the server; a second Enter closes what is left by force. End of file is not Enter.
     ///
     /// On Unix the calling thread, and the threads that it starts from then on, have SIGTTIN and SIGTTOU blocked: the
     /// terminal cannot suspend them.
-    pub fn console(mut self) -> Supervisor {
-        self.console = true;
+    pub fn console(mut self, console: Console) -> Supervisor {
+        self.console = Some(console);
         self
     }
 
@@ -423,7 +432,7 @@ impl Supervisor {
         let (events, received) = mpsc::channel();
         let events = EventSender::new(events, watchdog.clone());
         let pass_on = matches!(self.source, Source::Programs(_));
-        if self.console {
+        if self.console.is_some() {
             console::block_job_control().map_err(lacking("the console"))?;
         }
         let builder = builder(self.source, self.settings.clone(), events.clone(), self.shared, log.clone())?;
@@ -433,7 +442,8 @@ impl Supervisor {
         } else {
             None
         };
-        let enter = self.console && console::start(events.clone()).map_err(lacking("the console thread"))?;
+        let enter = self.console.map(|console| console::start(console, events.clone())).transpose();
+        let enter = enter.map_err(lacking("the console thread"))?.unwrap_or(false);
         let health = health.map(|listener| Health::start(listener, events.clone(), log.clone()));
         let health = health.transpose().map_err(lacking("the health endpoint"))?;
         let health_address = health.as_ref().map(Health::address);

@@ -440,7 +440,7 @@ fn a_socket_at_a_path_of_its_own_is_found_there() {
 #[test]
 fn with_the_admin_socket_off_there_is_none_and_enter_stops_it() {
     let home = Home::new();
-    let mut command = home.supervisor(&["echo", "--admin", "off"]);
+    let mut command = home.supervisor(&["echo", "--admin", "off", "--console", "stdin"]);
     command.stdin(Stdio::piped());
     let instance = home.start_by(command);
     assert!(fs::read_dir(home.sockets()).into_iter().flatten().next().is_none());

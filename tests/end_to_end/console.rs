@@ -1,10 +1,10 @@
 //! Enter, Ctrl-C and Ctrl-Z on a real terminal.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::process::threads;
 use crate::pty::{CTRL_C, CTRL_D, CTRL_Z, ENTER, Job, Shell, is_in_foreground, is_stopped, stat};
-use crate::support::{Client, HUGE, Home, eventually, free_port};
+use crate::support::{Client, HUGE, Home, SUPERVISOR, eventually, free_port};
 
 #[test]
 fn the_log_says_that_enter_stops_only_where_somebody_can_press_it() {
@@ -48,18 +48,47 @@ fn wait_for_end_of_console(pid: u32) {
 #[test]
 fn the_end_of_stdin_is_not_enter() {
     let home = Home::new();
-    let instance = home.start(&["echo"]); // From /dev/null.
+    let instance = home.start(&["echo", "--console", "stdin"]); // From /dev/null.
     wait_for_end_of_console(instance.pid);
     instance.assert_serves();
     drop(instance);
 
-    let mut command = home.supervisor(&["echo"]);
+    let mut command = home.supervisor(&["echo", "--console", "stdin"]);
     command.stdin(Stdio::piped());
     let instance = home.start_by(command);
     drop(instance.stdin.lock().unwrap().take());
     wait_for_end_of_console(instance.pid);
     instance.assert_serves();
     assert!(!instance.err.so_far().contains("stopping"), "{}", instance.err.so_far());
+}
+
+/// Runs a script, in which `$supervisor` is one that ends when the script says so.
+fn script(home: &Home, script: &str) -> Command {
+    let mut command = home.program("bash");
+    let supervisor = format!("{SUPERVISOR} exec --name {} --restart never -- sleep 0.5", home.name());
+    command.args(["-c", script]).env("supervisor", supervisor);
+    command
+}
+
+#[test]
+fn a_list_that_a_loop_reads_is_left_to_it() {
+    let home = Home::new();
+    let list = home.folder().join("list");
+    std::fs::write(&list, "one\ntwo\nthree\n").unwrap();
+    let loops = format!("while read -r site; do $supervisor; echo \"$? $site\"; done < {}", list.display());
+    let ended = home.run(script(&home, &loops)).expect(0);
+    assert_eq!(ended.out, "0 one\n0 two\n0 three\n", "{ended}");
+    assert!(!ended.err.contains("Enter"), "{ended}");
+}
+
+#[test]
+fn a_script_that_comes_through_a_pipe_is_read_by_its_shell_to_the_end() {
+    let home = Home::new();
+    // In pieces, as over a network: the shell itself reads a pipe byte by byte.
+    let pipe = "(echo '$supervisor; echo \"ended $?\"'; sleep 0.2; echo; echo 'echo the rest') | bash";
+    let ended = home.run(script(&home, pipe)).expect(0);
+    assert_eq!(ended.out, "ended 0\nthe rest\n", "{ended}");
+    assert!(!ended.err.contains("Enter"), "{ended}");
 }
 
 #[test]

@@ -183,12 +183,26 @@ fn where_the_system_does_not_tell_who_holds_a_port_it_says_what_does() {
 #[test]
 fn enter_through_a_pipe_stops_an_idle_server() {
     let home = Home::new();
-    let mut command = home.supervisor(&["echo", "--grace", HUGE]);
+    let mut command = home.supervisor(&["echo", "--grace", HUGE, "--console", "stdin"]);
     command.stdin(Stdio::piped());
     let instance = home.start_by(command);
     instance.write("\n");
     assert_eq!(instance.wait(), 0);
     assert!(instance.log().contains("Enter: stopping"), "{}", instance.log());
+}
+
+/// Where the system has no terminals to test with, too.
+#[test]
+fn what_is_no_console_is_left_to_those_that_it_belongs_to() {
+    let home = Home::new();
+    let mut command = home.supervisor(&["echo", "--grace", HUGE]);
+    command.stdin(Stdio::piped());
+    let instance = home.start_by(command);
+    instance.write("\n\n");
+    instance.assert_serves();
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    assert!(!instance.log().contains("Enter"), "{}", instance.log());
 }
 
 #[test]

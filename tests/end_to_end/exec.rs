@@ -72,7 +72,7 @@ fn http_server(home: &Home, options: &[&str]) -> Instance {
     let port = free_port();
     let (text, files) = (port.to_string(), files(home));
     let line = ["python3", "-m", "http.server", &text, "--bind", "127.0.0.1", "--directory", files.to_str().unwrap()];
-    let mut command = home.exec_command(options, &line);
+    let mut command = home.exec_command(&[options, &["--console", "stdin"]].concat(), &line);
     command.stdin(Stdio::piped());
     let mut instance = home.exec_by(command);
     instance.address = ([127, 0, 0, 1], port).into();

@@ -39,7 +39,7 @@ fn a_second_signal_closes_the_rest_at_once() {
 #[test]
 fn enter_after_a_signal_closes_the_rest_at_once() {
     let home = Home::new();
-    let mut command = home.supervisor(&["echo", "--grace", HUGE]);
+    let mut command = home.supervisor(&["echo", "--grace", HUGE, "--console", "stdin"]);
     command.stdin(Stdio::piped());
     let instance = home.start_by(command);
     let mut client = instance.client();

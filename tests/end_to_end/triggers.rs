@@ -48,7 +48,7 @@ impl Stage {
         }
         let mut command = home.supervisor(arguments);
         if let EnterThroughPipe = trigger {
-            command.stdin(Stdio::piped());
+            command.args(["--console", "stdin"]).stdin(Stdio::piped());
         }
         let instance = home.start_by(command);
         Stage {

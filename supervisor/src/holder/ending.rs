@@ -81,7 +81,9 @@ mod linux {
     enum Asked {
         Nothing,
         /// It has got TERM, and this long to end.
-        ToEnd { until: Instant },
+        ToEnd {
+            until: Instant,
+        },
         /// It has got KILL.
         Killed,
     }

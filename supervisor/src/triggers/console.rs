@@ -3,19 +3,24 @@
 use std::io::{self, IsTerminal, Read};
 use std::thread;
 
+use crate::Console;
 use crate::event::{Event, EventSender, Trigger};
 
-/// Listens to stdin on a thread named `console`. Nobody joins that thread: a read of stdin cannot be ended.
+/// Listens to stdin on a thread named `console`, if that is for us. Nobody joins that thread: a read of stdin cannot be
+/// ended.
 ///
 /// Returns whether somebody can press Enter there.
-pub(crate) fn start(events: EventSender) -> io::Result<bool> {
-    let terminal = io::stdin().is_terminal();
-    thread::Builder::new().name("console".into()).spawn(move || {
-        let enter = || events.send(Event::Stop { by: Trigger::Console, grace: None }).is_ok();
-        // An error means that the console is gone, like its end: the other triggers remain.
-        let _ = if terminal { listen_to_terminal(enter) } else { listen(enter) };
-    })?;
-    Ok(terminal || is_pipe())
+pub(crate) fn start(console: Console, events: EventSender) -> io::Result<bool> {
+    let is_terminal = io::stdin().is_terminal();
+    // A file or a pipe may be the input of whoever started this process: the rest of a script, or a list.
+    if is_terminal || console == Console::Stdin {
+        thread::Builder::new().name("console".into()).spawn(move || {
+            let enter = || events.send(Event::Stop { by: Trigger::Console, grace: None }).is_ok();
+            // An error means that the console is gone, like its end: the other triggers remain.
+            let _ = if is_terminal { listen_to_terminal(enter) } else { listen(enter) };
+        })?;
+    }
+    Ok(is_terminal)
 }
 
 /// Calls `enter` for each line feed on stdin, until it returns false or stdin ends.
@@ -114,22 +119,6 @@ pub(crate) fn block_job_control() -> io::Result<()> {
 #[cfg(windows)]
 pub(crate) fn block_job_control() -> io::Result<()> {
     Ok(())
-}
-
-/// Whether stdin is a pipe, through which a script can press Enter.
-#[cfg(unix)]
-fn is_pipe() -> bool {
-    use std::os::fd::AsFd;
-    use std::os::unix::fs::FileTypeExt;
-    let stdin = io::stdin();
-    let stdin = stdin.as_fd().try_clone_to_owned().map(std::fs::File::from);
-    stdin.and_then(|stdin| stdin.metadata()).is_ok_and(|metadata| metadata.file_type().is_fifo())
-}
-
-/// Windows' std does not tell what stdin is.
-#[cfg(windows)]
-fn is_pipe() -> bool {
-    true
 }
 
 #[cfg(test)]
