@@ -204,6 +204,10 @@ impl fmt::Display for SignalName {
         if let Ok(signal) = nix::sys::signal::Signal::try_from(self.0) {
             return formatter.write_str(signal.as_str());
         }
+        #[cfg(target_os = "linux")]
+        if (nix::libc::SIGRTMIN()..=nix::libc::SIGRTMAX()).contains(&self.0) {
+            return write!(formatter, "SIGRTMIN+{}", self.0 - nix::libc::SIGRTMIN());
+        }
         write!(formatter, "signal {}", self.0)
     }
 }
@@ -218,7 +222,7 @@ mod tests {
             (ProgramEnd::Exited(3).to_string().as_str(), ProgramEnd::Exited(3).code()),
             ("it exited with code 3", 3)
         );
-        assert_eq!(ProgramEnd::Signaled(40).to_string(), "it was killed by signal 40");
+        assert_eq!(ProgramEnd::Signaled(99_999).to_string(), "it was killed by signal 99999");
         assert_eq!(ProgramEnd::Signaled(9).code(), 137);
         assert_eq!(ProgramEnd::Unguarded.code(), 137);
         #[cfg(unix)]

@@ -73,7 +73,7 @@ fn script(home: &Home, script: &str) -> Command {
 #[test]
 fn a_list_that_a_loop_reads_is_left_to_it() {
     let home = Home::new();
-    let list = home.folder().join("list");
+    let list = home.directory().join("list");
     std::fs::write(&list, "one\ntwo\nthree\n").unwrap();
     let loops = format!("while read -r site; do $supervisor; echo \"$? $site\"; done < {}", list.display());
     let ended = home.run(script(&home, &loops)).expect(0);

@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use nix::sys::signal::Signal;
 
 use crate::pty::Pty;
+use crate::signals::DEAF;
 use crate::support::{
     ADMIN_CLI, Client, HUGE, Home, Instance, Process, SUPERVISOR, eventually, free_port, write_script,
 };
@@ -773,6 +774,53 @@ fn status_shows_program_generation_and_pid() {
     let text = instance.admin(&["status"]).expect(0);
     text.says("sleep 600").says(&instance.pid.to_string()).says("generation");
     home.admin(&["list"]).expect(0).says("sleep 600");
+}
+
+#[test]
+fn a_program_has_no_signal_blocked_or_ignored_whatever_its_supervisor_has_inherited() {
+    let home = Home::new();
+    let exec = home.exec_command(&[], &["cat", "/proc/self/status"]);
+    let mut command = home.program(DEAF[0]);
+    command.args(&DEAF[1..]).arg(exec.get_program()).args(exec.get_args());
+    let ended = home.run(command).expect(0);
+    for set in ["SigBlk", "SigIgn"] {
+        let line = ended.out.lines().find(|line| line.starts_with(set)).unwrap();
+        let signals = u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
+        // These belong to the hardware (ILL, FPE, SEGV) or to the C library (32, 33), which ignores them itself.
+        let others = [4, 8, 11, 32, 33].map(|number| 1 << (number - 1)).into_iter().sum::<u64>();
+        assert_eq!(signals & !others, 0, "{line}");
+    }
+}
+
+/// Says the number of each signal that can be passed on, or `ready`.
+const LISTENER: &str = "
+import os, signal
+asleep, wake = os.pipe()
+os.set_blocking(wake, False)
+signal.set_wakeup_fd(wake)
+wanted = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT, signal.SIGALRM, signal.SIGVTALRM,
+          signal.SIGPROF, signal.SIGIO, signal.SIGURG, signal.SIGPWR, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)]
+for number in wanted:
+    signal.signal(number, lambda *_: None)
+print('ready', *map(int, wanted), flush=True)
+while True:
+    for number in os.read(asleep, 100):
+        print('got', number, flush=True)
+";
+
+#[test]
+fn what_asks_nothing_of_the_supervisor_is_passed_on_to_the_program() {
+    let home = Home::new();
+    let instance = home.exec(&["--grace", HUGE], &["python3", "-c", LISTENER]);
+    let wanted = instance.out.wait_for("ready");
+    for number in wanted.split(' ').skip(1) {
+        let mut kill = home.program("kill");
+        kill.args(["-s", number, &instance.pid.to_string()]);
+        home.run(kill).expect(0);
+        let got = format!("got {number}\n");
+        eventually(&format!("it gets signal {number}"), || instance.out.so_far().contains(&got));
+    }
+    assert_eq!(instance.status()["generation"], 1);
 }
 
 #[test]

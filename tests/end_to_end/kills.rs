@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use crate::exec::{assert_leaves_nothing, below, sh};
 use crate::pty::is_stopped;
+use crate::signals::DEAF;
 use crate::support::{HUGE, Home, Instance, LIMIT, eventually, free_port};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_version-1");
@@ -188,6 +189,21 @@ fn a_guardian_does_not_stay_suspended() {
     instance.admin(&["stop"]).expect(0).says("it was killed by SIGTERM");
     assert_eq!(instance.wait(), 0);
     assert_leaves_nothing(&home);
+}
+
+#[test]
+fn a_guardian_does_not_stay_suspended_where_the_signal_of_that_was_blocked() {
+    let home = Home::new();
+    let exec = home.exec_command(&["--grace", HUGE], &["sleep", "600"]);
+    let mut command = home.program(DEAF[0]);
+    command.args(&DEAF[1..]).arg(exec.get_program()).args(exec.get_args());
+    command.stderr(std::process::Stdio::piped());
+    let instance = home.exec_by(command);
+    let guardian = guardian(&home, &instance);
+    kill(guardian, Signal::SIGSTOP).unwrap();
+    eventually("it goes on", || !is_stopped(guardian.as_raw().unsigned_abs()));
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
 }
 
 /// As a debugger does.

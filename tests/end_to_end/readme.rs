@@ -12,10 +12,9 @@ pub fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// A shell command in the project's directory, in which `supervisor`, `admin-cli` and `cargo` are found. A supervisor that
-/// is given no address takes a free one, and an Enter from stdin; `cargo run` runs the program, and `cargo test` and `cargo
-/// install` only see
-/// whether there is something to test or install.
+/// A shell command in the project's directory, in which `supervisor`, `admin-cli` and `cargo` are found. A supervisor
+/// that is given no address takes a free one, and Enter from stdin; `cargo run` runs the program, and `cargo test` and
+/// `cargo install` only see whether there is something to test or install.
 pub fn shell(home: &Home, script: &str) -> Command {
     let bin = home.directory().join("bin");
     fs::create_dir_all(&bin).unwrap();

@@ -92,6 +92,27 @@ fn under_nohup_sighup_is_ignored_and_other_signals_are_not() {
     assert!(log.contains("SIGTERM") && !log.contains("SIGHUP"), "{log}");
 }
 
+/// Runs what follows with all signals blocked, and those ignored that can be. (32 and 33 are for a C library's own use.)
+pub const DEAF: [&str; 3] = [
+    "python3",
+    "-c",
+    "import os, signal, sys
+for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}:
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execvp(sys.argv[1], sys.argv[1:])",
+];
+
+#[test]
+fn signals_that_whoever_started_it_has_blocked_or_ignored_are_heard() {
+    for signal in [SIGINT, SIGTERM, SIGQUIT] {
+        let home = Home::new();
+        let instance = home.start_by(home.supervisor_by(&DEAF, &["echo", "--grace", HUGE]));
+        instance.signal(signal);
+        assert_eq!(instance.wait(), 0, "{}", instance.log());
+    }
+}
+
 #[test]
 fn many_signals_at_once_do_no_harm() {
     let home = Home::new();

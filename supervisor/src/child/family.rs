@@ -65,6 +65,7 @@ mod linux {
     use signal_hook::low_level;
 
     use super::super::{MARK, proc};
+    use crate::triggers::signals::hear_signals;
 
     /// How often to look what is left of a guardian that was killed. Nothing tells that somebody else's child is ours
     /// now.
@@ -82,6 +83,7 @@ mod linux {
             self.lock().others = Some(proc::children().into_iter().map(number).collect());
             let family = self.clone();
             thread::Builder::new().name("orphans".into()).spawn(move || {
+                hear_signals();
                 loop {
                     family.reap();
                     let mut said = [0; 64];

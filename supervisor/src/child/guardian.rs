@@ -30,7 +30,7 @@ use super::processes::{self, Reaped};
 use super::stage::{self, Stage};
 use crate::server::ProgramEnd;
 use crate::text::Reason;
-use crate::triggers::signals::{PASSED_ON, is_ignored};
+use crate::triggers::signals::passed_on;
 
 /// How long what a program leaves behind, when it ends by itself, gets to end, too. The next generation may wait for
 /// that, and nobody has asked for a grace period.
@@ -389,14 +389,11 @@ fn refusal(mut launcher: UnixStream) -> Option<Report> {
 }
 
 /// Whoever sends a signal to all that are named like the supervisor means the supervisor. As handlers, and not as
-/// ignored signals, these are not inherited by the program. What nohup did stays; but a shell that starts something in
-/// the background ignores SIGINT and SIGQUIT for it, and one of these may be what asks the program to end.
+/// ignored signals, these are not inherited by the program.
 fn outlive_signals() -> io::Result<()> {
     let unused = Arc::default();
-    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().chain(PASSED_ON) {
-        if signal != SIGHUP || !is_ignored(SIGHUP) {
-            flag::register(signal, Arc::clone(&unused))?;
-        }
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().chain(passed_on()) {
+        flag::register(signal, Arc::clone(&unused))?;
     }
     Ok(())
 }

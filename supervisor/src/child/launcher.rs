@@ -8,8 +8,11 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 
 use nix::sys::signal::SigSet;
+use signal_hook::consts::FORBIDDEN;
+use signal_hook::flag;
 
 use super::stage::Stage;
 use super::{NOT_FOUND, NOT_RUN};
@@ -62,10 +65,21 @@ fn has_slash(program: &OsStr) -> bool {
     program.as_encoded_bytes().contains(&b'/')
 }
 
-/// Makes this process what the program shall begin as.
+/// Signals that are ignored stay ignored in a program, and one of them may be what asks it to end: a shell ignores SIGINT
+/// and SIGQUIT for what it starts in the background, `nohup` SIGHUP. Those that have a handler have none any more in the
+/// program, and are not ignored either.
+fn ignore_none() {
+    let unused = Arc::default();
+    for signal in (1..=64).filter(|signal| !FORBIDDEN.contains(signal)) {
+        // Not each number is that of a signal.
+        let _ = flag::register(signal, Arc::clone(&unused));
+    }
+}
+
+/// Makes this process what the program shall begin as, whatever the supervisor has inherited or blocks for itself.
 fn prepare() -> io::Result<()> {
-    // The supervisor blocks some, so that no terminal suspends it. That is its own affair.
     SigSet::empty().thread_set_mask()?;
+    ignore_none();
     #[cfg(target_os = "linux")]
     die_with_guardian()?;
     Ok(())

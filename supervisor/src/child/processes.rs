@@ -8,6 +8,14 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_p
 use crate::server::ProgramEnd;
 
 /// The signal of this number. None: there is none that can be sent.
+#[cfg(target_os = "linux")]
+pub(super) fn signal(number: i32) -> Option<Signal> {
+    use rustix_libc_wrappers::process::SignalExt;
+    Signal::from_raw(number)
+}
+
+/// The same, where none is beyond those that have names.
+#[cfg(not(target_os = "linux"))]
 pub(super) fn signal(number: i32) -> Option<Signal> {
     Signal::from_named_raw(number)
 }

@@ -6,7 +6,7 @@ use crate::OnHup;
 use crate::event::{Event, EventSender};
 
 #[cfg(unix)]
-pub(crate) use unix::{PASSED_ON, Signals, is_ignored};
+pub(crate) use unix::{Signals, hear_signals, passed_on};
 #[cfg(windows)]
 pub(crate) use windows::Signals;
 
@@ -14,6 +14,7 @@ pub(crate) use windows::Signals;
 mod unix {
     use super::{Event, EventSender, OnHup, io};
     use crate::event::Trigger;
+    use nix::sys::signal::{SigSet, Signal};
     use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGURG};
     use signal_hook::consts::{SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH};
     use signal_hook::iterator::exfiltrator::WithOrigin;
@@ -22,8 +23,32 @@ mod unix {
 
     /// What asks nothing of the supervisor, and is for its program. The others that can be caught say that something is
     /// wrong with the supervisor itself (SIGPIPE, SIGXCPU, SIGABRT …), or belong to the terminal's job control.
-    pub(crate) const PASSED_ON: [i32; 9] =
-        [SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGURG];
+    pub(crate) fn passed_on() -> impl Iterator<Item = i32> {
+        let everywhere = [SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGURG];
+        everywhere.into_iter().chain(on_linux())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn on_linux() -> impl Iterator<Item = i32> {
+        use nix::libc::{SIGPWR, SIGRTMAX, SIGRTMIN};
+        std::iter::once(SIGPWR).chain(SIGRTMIN()..=SIGRTMAX())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn on_linux() -> impl Iterator<Item = i32> {
+        std::iter::empty()
+    }
+
+    /// Sees to it that signals reach this thread, whatever was blocked in the process that started this one. Only those
+    /// by which a terminal would suspend us stay as they are.
+    pub(crate) fn hear_signals() {
+        let Ok(blocked) = SigSet::thread_get_mask() else { return };
+        let jobs = [Signal::SIGTTIN, Signal::SIGTTOU].into_iter().filter(|&signal| blocked.contains(signal));
+        let mut stays = SigSet::empty();
+        jobs.for_each(|signal| stays.add(signal));
+        // It fails for no mask that exists.
+        let _ = stays.thread_set_mask();
+    }
 
     /// Turns SIGHUP, SIGINT, SIGTERM and SIGQUIT into events, on a thread named `signals`, until it is dropped.
     #[derive(Debug)]
@@ -37,12 +62,13 @@ mod unix {
             let stays_ignored = on_hup == OnHup::Stop && is_ignored(SIGHUP);
             let wanted = wanted.into_iter().filter(|&(signal, _)| signal != SIGHUP || !stays_ignored);
             let wanted: Vec<_> = wanted.collect();
-            let passed_on = PASSED_ON.into_iter().filter(|_| pass_on);
+            let passed_on = passed_on().filter(|_| pass_on);
             let taken = wanted.iter().map(|&(signal, _)| signal).chain(passed_on);
             let mut signals = SignalsInfo::<WithOrigin>::new(taken)?;
             let handle = signals.handle();
             let closed = handle.clone();
             thread::Builder::new().name("signals".into()).spawn(move || {
+                hear_signals();
                 while !closed.is_closed() {
                     let mut together: Vec<_> = signals.wait().collect();
                     // They come in no order. One that a SIGHUP came along with shall be the one that counts.
@@ -79,7 +105,7 @@ mod unix {
     }
 
     /// Whether the signal was ignored when this process started, as Linux tells in proc(5).
-    pub(crate) fn is_ignored(signal: i32) -> bool {
+    fn is_ignored(signal: i32) -> bool {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
         let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
