@@ -29,6 +29,7 @@ mod log;
 mod master;
 mod restart;
 mod server;
+mod sync;
 mod watchdog;
 mod wire;
 

@@ -12,6 +12,7 @@ use worker::{Closed, ConnectionInfo, Counts, DrainReport, ServerError};
 
 use crate::log::Log;
 use crate::restart::RestartPolicy;
+use crate::text::Reason;
 
 /// What a restart can change: each generation has settings of its own.
 #[derive(Debug, Clone)]
@@ -57,6 +58,11 @@ pub(crate) trait Builder: fmt::Debug + Send {
 
 /// Why a server could not be built.
 pub type BuildError = Box<dyn Error + Send + Sync>;
+
+/// That a server could not be built for lack of something.
+pub(crate) fn lacking(what: &str, error: &io::Error) -> BuildError {
+    format!("the system does not give {what}: {}", Reason(error)).into()
+}
 
 /// A server that is ready, and takes no connections yet.
 #[derive(Debug)]

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use worker::deadline_after;
 
-use super::{Children, Program, Socket};
+use super::builder::Children;
+use super::guardian::supervisor_side::Socket;
+use super::program::Program;
 use crate::event::{Event, EventSender};
 use crate::restart::RestartPolicy;
 use crate::server::{Builder, Ended, Server, Settings};

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Program, Ready};
+use super::program::Program;
+use super::ready::Ready;
 
 /// How many lines are kept.
 const KEPT: usize = 10;

@@ -25,11 +25,13 @@ use winsafe::guard::CloseHandleGuard;
 use winsafe::{AttachConsole, FreeConsole, HPROCESS, PidParent, co};
 
 use super::output::Output;
-use super::running::Running;
-use super::{BuildError, CannotStart, Children, NOT_FOUND, NOT_RUN, Program, Started, lacking, lock};
+use super::process::{self, Running};
+use super::program::{CannotStart, NOT_FOUND, NOT_RUN, Program};
+use super::started::Started;
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::server::ProgramEnd;
+use crate::server::{BuildError, ProgramEnd, lacking};
+use crate::sync::lock;
 use crate::text::Reason;
 
 /// How long what a program leaves behind, when it ends by itself, gets to end, too.
@@ -57,6 +59,12 @@ pub struct Socket {
     pub name: String,
     /// The socket.
     pub socket: Infallible,
+}
+
+impl Socket {
+    pub(super) fn try_clone(&self) -> io::Result<Socket> {
+        match self.socket {}
+    }
 }
 
 /// What this process is to the programs that it starts: with them in a job.
@@ -140,7 +148,7 @@ impl Drop for Stay {
 
 /// Where requests to the thread `guardian` go.
 #[derive(Debug)]
-pub(super) struct Control(Sender<Word>);
+struct Control(Sender<Word>);
 
 #[derive(Debug)]
 enum Word {
@@ -152,24 +160,31 @@ enum Word {
     Gone,
 }
 
-impl Control {
-    pub(super) fn stop(&self, within: Duration) {
+impl process::Control for Control {
+    fn stop(&self, within: Duration) {
         // A guardian that is gone has nothing more to do.
         let _ = self.0.send(Word::Stop(within));
     }
 
-    pub(super) fn kill(&self) {
+    fn kill(&self) {
         self.stop(Duration::ZERO);
     }
 
     /// Windows has no signals, so none comes that could be passed on.
-    pub(super) fn signal(&self, _signal: i32) {}
+    fn signal(&self, _signal: i32) {}
 }
 
-impl Children {
-    pub(super) fn start(&self, build: u64, program: &Program, log: Journal) -> Result<Started, BuildError> {
+impl Host {
+    /// Starts a program. There are no sockets to give it.
+    pub(super) fn start(
+        &self,
+        build: u64,
+        program: &Program,
+        _sockets: Vec<Socket>,
+        log: Journal,
+    ) -> Result<Started, BuildError> {
         let lacking = |what| move |error: io::Error| lacking(what, &error);
-        let stay = self.host.enter()?;
+        let stay = self.enter()?;
         let (output, stderr) = Output::of(program).map_err(lacking("a pipe for what it writes"))?;
         let mut command = Command::new(&program.program);
         command.args(&program.args).creation_flags(co::CREATE::NEW_PROCESS_GROUP.raw()).stdin(Stdio::null());
@@ -182,11 +197,11 @@ impl Children {
         let mut child = Kept(command.spawn().map_err(|error| cannot_start(program, &error))?);
         // It has our copy of the pipe.
         drop(command);
-        let host = self.host.clone();
+        let host = self.clone();
         let kills = Arc::new(Mutex::new(Kills::default()));
         let guardian = Guardian { host: host.clone(), program: child.0.id(), log, kills: kills.clone() };
         let (words, requests) = mpsc::channel();
-        let control = Control(words.clone());
+        let control = Box::new(Control(words.clone()));
         thread::Builder::new()
             .name("guardian".into())
             .spawn(move || guardian.guard(&requests))
@@ -204,7 +219,7 @@ impl Children {
             let _ = words.send(Word::Gone);
             drop(stay);
         });
-        Ok(self.started(running.map_err(lacking("a thread to hear of it"))?, output, received))
+        Ok(Started { running: running.map_err(lacking("a thread to hear of it"))?, output, steps: received })
     }
 }
 

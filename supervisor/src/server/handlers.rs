@@ -4,16 +4,17 @@ use std::fmt;
 use std::io;
 use std::net::TcpListener;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use worker::{Closed, ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerError, Stopper, panic_message};
 
-use super::{BuildError, Builder, Built, Closer, Ended, Opener, Server, Settings};
+use super::{BuildError, Builder, Built, Closer, Ended, Opener, Server, Settings, lacking};
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Level;
+use crate::sync::lock;
 use crate::text::{Reason, Seconds};
 
 /// Makes the handler of a generation, and may change its settings.
@@ -86,15 +87,6 @@ impl ThreadBuilder {
         let server = Box::new(Thread { build, handle: Some(handle), events: self.events.clone() });
         Ok(Built { server, settings })
     }
-}
-
-fn lacking(what: &str, error: &io::Error) -> BuildError {
-    format!("the system does not give {what}: {}", Reason(error)).into()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that could panic runs under this lock.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Builder for ThreadBuilder {

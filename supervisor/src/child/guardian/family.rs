@@ -64,7 +64,7 @@ mod linux {
     use signal_hook::consts::SIGCHLD;
     use signal_hook::low_level;
 
-    use super::super::{MARK, proc};
+    use crate::child::guardian::{proc, stage::MARK};
     use crate::triggers::signals::hear_signals;
 
     /// How often to look what is left of a guardian that was killed. Nothing tells that somebody else's child is ours

@@ -10,6 +10,9 @@ use std::process::Command;
 pub(super) const GUARD: &str = "@guard";
 pub(super) const LAUNCH: &str = "@launch";
 
+/// The variable by which all processes of a generation can be found: it has the process id of their guardian.
+pub(super) const MARK: &str = "MASTERCONTROL_GUARDIAN";
+
 /// The first descriptor that is passed on.
 pub(super) const FIRST: i32 = 3;
 

@@ -14,8 +14,8 @@ use nix::sys::signal::SigSet;
 use signal_hook::consts::FORBIDDEN;
 use signal_hook::flag;
 
-use super::stage::Stage;
-use super::{NOT_FOUND, NOT_RUN};
+use super::stage::{self, Stage};
+use crate::child::program::{NOT_FOUND, NOT_RUN};
 use crate::text::Reason;
 
 /// Becomes the program, or says on stdin why not. That is closed when it has become the program.
@@ -29,7 +29,7 @@ pub(super) fn run(stage: &Stage) -> ExitCode {
         }
         Err(error) => (NOT_RUN, Reason(&error).to_string()),
     };
-    super::stage::complain(&format!("{}: {message}", stage.program.display()));
+    stage::complain(&format!("{}: {message}", stage.program.display()));
     ExitCode::from(code)
 }
 
@@ -93,7 +93,7 @@ fn die_with_guardian() -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());
     // It ended before it could be said: nobody waits for this process any more.
-    if parent != std::env::var(super::MARK).ok() {
+    if parent != std::env::var(stage::MARK).ok() {
         return Err(ErrorKind::BrokenPipe.into());
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! A program that runs, as the supervisor knows it: by what its guardian says.
 
+use std::fmt;
 use std::io;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,13 +9,9 @@ use std::time::{Duration, Instant};
 
 use worker::{ConnectionInfo, Counts, ServerError};
 
-#[cfg(unix)]
-use super::unix::Control;
-#[cfg(windows)]
-use super::windows::Control;
-use super::{BuildError, CannotStart, EndedEarly};
+use super::program::{CannotStart, EndedEarly};
 use crate::event::{Event, EventSender};
-use crate::server::{Closer, Ended, Opener, ProgramEnd, Server};
+use crate::server::{BuildError, Closer, Ended, Opener, ProgramEnd, Server};
 
 /// What whoever builds a program hears of it.
 #[derive(Debug)]
@@ -29,11 +26,19 @@ pub(super) enum Step {
     Gone,
 }
 
+/// Commands a program, by way of whatever guards it. None of these waits.
+pub(super) trait Control: fmt::Debug + Send + Sync {
+    /// Asks the program to end, and kills what is left of it at the end of this time. A further one only moves that.
+    fn stop(&self, within: Duration);
+    fn kill(&self);
+    fn signal(&self, signal: i32);
+}
+
 /// What is known of a program. A thread named `child` writes it down, until nothing of the program is left.
 #[derive(Debug)]
 pub(super) struct Running {
     build: u64,
-    control: Control,
+    control: Box<dyn Control>,
     observed: Mutex<Observed>,
 }
 
@@ -63,7 +68,7 @@ impl Running {
     /// `guard` tells what happens to it, and returns when nothing of it is left.
     pub(super) fn start(
         build: u64,
-        control: Control,
+        control: Box<dyn Control>,
         steps: Sender<Step>,
         guard: impl FnOnce(&Running) + Send + 'static,
     ) -> io::Result<Arc<Running>> {

@@ -1,0 +1,194 @@
+//! Builds generations that are programs.
+
+use std::fmt;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::thread;
+use std::time::Duration;
+
+use worker::panic_message;
+
+#[cfg(unix)]
+use super::guardian::supervisor_side::{Host, Socket};
+use super::process::{Child, Running};
+use super::program::{Program, ProgramFactory};
+use super::started::Started;
+#[cfg(windows)]
+use super::windows::{Host, Socket};
+use crate::event::{Event, EventSender};
+use crate::journal::Journal;
+use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, Settings, lacking};
+use crate::sync::lock;
+use crate::text::milliseconds;
+
+/// Starts programs, each on a thread named `builder`, since that waits until the program is ready.
+#[derive(Clone)]
+pub(crate) struct Children {
+    factory: Arc<Mutex<ProgramFactory>>,
+    settings: Settings,
+    log: Journal,
+    sockets: Arc<Mutex<Sockets>>,
+    overlaps: bool,
+    pub(super) host: Host,
+    pub(super) events: EventSender,
+    /// How long the last program that was to be started may take to be ready, in milliseconds.
+    ready_within: Arc<AtomicU64>,
+    /// How many builds are under way.
+    under_way: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct Sockets {
+    /// None: it has been closed.
+    sockets: Option<Vec<Socket>>,
+    /// All that are not gone.
+    programs: Vec<Weak<Running>>,
+}
+
+impl Sockets {
+    fn alive(&self) -> impl Iterator<Item = Arc<Running>> {
+        self.programs.iter().filter_map(Weak::upgrade)
+    }
+}
+
+impl Children {
+    /// Programs that get these sockets, on which the next one can start while the last one runs. Without any, they do
+    /// not overlap.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn new(
+        factory: ProgramFactory,
+        sockets: Vec<Socket>,
+        settings: Settings,
+        log: Journal,
+        events: EventSender,
+    ) -> io::Result<Children> {
+        Ok(Children {
+            factory: Arc::new(Mutex::new(factory)),
+            settings,
+            log,
+            overlaps: !sockets.is_empty(),
+            sockets: Arc::new(Mutex::new(Sockets { sockets: Some(sockets), programs: Vec::new() })),
+            host: Host::new()?,
+            events,
+            ready_within: Arc::default(),
+            under_way: Arc::default(),
+        })
+    }
+
+    /// Starts a program, and waits until it is ready. It says nothing to master control until it is told to.
+    ///
+    /// # Errors
+    /// What the factory says, why the program was not ready, or [`CannotStart`].
+    pub(super) fn make(&self, build: u64) -> Result<(Built, Arc<Running>), BuildError> {
+        let mut settings = self.settings.clone();
+        let made = panic::catch_unwind(AssertUnwindSafe(|| lock(&self.factory)(&mut settings)));
+        let program =
+            made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", panic_message(&*panic)).into()))?;
+        self.ready_within.store(milliseconds(program.ready_within), Ordering::Relaxed);
+        let somebody_serves = self.sockets().alive().any(|running| running.serves());
+        let allowed = |end| program.may_have_ended(end, build, somebody_serves);
+        let started = self.start(build, &program, self.log.with(settings.log))?;
+        let ready = started.wait_until_ready(&program).and_then(|()| started.running.is_ready(allowed));
+        match ready {
+            Ok(()) => {
+                let server = Child::new(started.running.clone(), self.events.clone());
+                Ok((Built { server: Box::new(server), settings }, started.running))
+            }
+            Err(error) => Err(started.give_up(error)),
+        }
+    }
+
+    /// Starts a program. If there shall be none any more, it is killed.
+    fn start(&self, build: u64, program: &Program, log: Journal) -> Result<Started, BuildError> {
+        let sockets = self
+            .sockets()
+            .sockets
+            .as_deref()
+            .ok_or("the server is being stopped")?
+            .iter()
+            .map(Socket::try_clone)
+            .collect::<io::Result<Vec<_>>>();
+        let sockets = sockets.map_err(|error| lacking("the listening sockets", &error))?;
+        let started = self.host.start(build, program, sockets, log)?;
+        let mut sockets = self.sockets();
+        if sockets.sockets.is_none() {
+            started.running.kill();
+        }
+        sockets.programs.retain(|running| running.strong_count() > 0);
+        sockets.programs.push(Arc::downgrade(&started.running));
+        Ok(started)
+    }
+
+    /// Sees to it that no orphan stays a zombie and no guardian suspended. From now on nobody else in this process may
+    /// start a child process.
+    ///
+    /// # Errors
+    /// What the system says.
+    #[cfg(unix)]
+    pub(crate) fn reap_orphans(&self) -> io::Result<()> {
+        self.host.reap_orphans()
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Sockets> {
+        lock(&self.sockets)
+    }
+}
+
+impl Builder for Children {
+    fn build(&mut self, build: u64) {
+        let children = self.clone();
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        let thread = thread::Builder::new().name("builder".into()).spawn(move || {
+            let events = &children.events;
+            // Without master control there is nobody to tell, and what was built is dropped.
+            let made = children.make(build);
+            // Before it is told: whoever hears of it may look.
+            children.under_way.fetch_sub(1, Ordering::SeqCst);
+            let _ = match made {
+                Ok((built, running)) => {
+                    let sent = events.send(Event::Built { build, built: Ok(built) });
+                    running.start_reporting(events);
+                    sent
+                }
+                Err(error) => events.send(Event::Built { build, built: Err(error) }),
+            };
+        });
+        if let Err(error) = thread {
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
+            let built = Err(lacking("a thread to build it", &error));
+            let _ = self.events.send(Event::Built { build, built });
+        }
+    }
+
+    /// As long as its settings give it, and some more to start and end it.
+    fn limit(&self) -> Duration {
+        Duration::from_millis(self.ready_within.load(Ordering::Relaxed)).saturating_add(BUILD_LIMIT)
+    }
+
+    fn is_building(&self) -> bool {
+        self.under_way.load(Ordering::SeqCst) > 0
+    }
+
+    fn overlaps(&self) -> bool {
+        self.overlaps
+    }
+
+    fn close(&mut self) {
+        let mut sockets = self.sockets();
+        sockets.sockets.take();
+        // Nobody needs what is not ready yet.
+        for running in sockets.alive() {
+            running.kill_unless_ready();
+        }
+    }
+}
+
+impl fmt::Debug for Children {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Children").field("stock", &self.sockets).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,411 @@
+//! The guardian: a small process between the supervisor and the program of one generation. Whatever the program starts
+//! stays below it, so it knows when nothing is left; and it outlives the supervisor for as long as it takes to clean
+//! up.
+//!
+//! It talks with the supervisor through its stdin, a socket, see [`super::line`].
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+use rustix::process::{Pid, Signal};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::{flag, low_level};
+
+use super::line::{Lines, Order, Report};
+use super::notify::{self, NOTIFY_SOCKET};
+#[cfg(target_os = "linux")]
+use super::proc;
+use super::processes::{self, Reaped};
+use super::stage::{self, Stage};
+use crate::server::ProgramEnd;
+use crate::text::Reason;
+use crate::triggers::signals::passed_on;
+
+/// How long what a program leaves behind, when it ends by itself, gets to end, too. The next generation may wait for
+/// that, and nobody has asked for a grace period.
+const LEFTOVERS: Duration = Duration::from_secs(1);
+
+/// How often to look for what has to be killed, beside whenever one is gone: a process in the middle of a fork can be
+/// missed.
+const KILL_AGAIN: Duration = Duration::from_millis(100);
+
+/// Starts the program and guards it to its end.
+pub(super) fn run(stage: &Stage) -> ExitCode {
+    processes::close_from(stage.first_free());
+    let end = Guardian::start(stage).and_then(Guardian::guard);
+    // The supervisor removes it, too. But it may be gone.
+    if let Some(socket) = std::env::var_os(NOTIFY_SOCKET) {
+        notify::remove(Path::new(&socket));
+    }
+    match end {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            stage::complain(&format!("the guardian of {} failed: {}", stage.program.display(), Reason(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Guardian {
+    supervisor: Supervisor,
+    /// Says that a child has ended.
+    ended: UnixStream,
+    program: Program,
+    /// What the program was told to end by. None: nobody has asked for that.
+    asked: Option<Signal>,
+    /// When all that is left is killed.
+    deadline: Option<Instant>,
+    killing: bool,
+    /// Those whose end has not been seen.
+    killed: HashSet<Pid>,
+    /// How many had to be killed.
+    kills: usize,
+    /// What the program left behind and has been told to end: processes and groups.
+    told: HashSet<Pid>,
+}
+
+/// The other end of stdin.
+#[derive(Debug)]
+struct Supervisor {
+    socket: UnixStream,
+    lines: Lines,
+    /// Its end has been seen.
+    gone: bool,
+}
+
+#[derive(Debug)]
+struct Program {
+    pid: Pid,
+    /// Its end has been seen, so its number may be somebody else's.
+    ended: bool,
+    /// Where the launcher says that it could not become the program. None: that is known.
+    launcher: Option<UnixStream>,
+    /// It could not.
+    refused: bool,
+}
+
+impl Guardian {
+    fn start(stage: &Stage) -> io::Result<Guardian> {
+        let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let supervisor = Supervisor { socket, lines: Lines::default(), gone: false };
+        #[cfg(target_os = "linux")]
+        adopt_orphans()?;
+        #[cfg(target_os = "linux")]
+        rustix::thread::set_name(c"guardian")?;
+        SigSet::empty().thread_set_mask()?;
+        outlive_signals()?;
+        let (ended, wake) = UnixStream::pair()?;
+        ended.set_nonblocking(true)?;
+        low_level::pipe::register(SIGCHLD, wake)?;
+        let program = Program::start(stage)?;
+        // They are the program's now, and nobody else's: the port has to be free when that has ended.
+        processes::close_up_to(stage.first_free());
+        Ok(Guardian {
+            supervisor,
+            ended,
+            program,
+            asked: None,
+            deadline: None,
+            killing: false,
+            killed: HashSet::new(),
+            kills: 0,
+            told: HashSet::new(),
+        })
+    }
+
+    /// Returns when nothing is left to be guarded.
+    fn guard(mut self) -> io::Result<()> {
+        loop {
+            if self.reap() {
+                self.supervisor.tell(&Report::Gone { killed: self.kills });
+                return Ok(());
+            }
+            self.killing |= self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+            if self.killing {
+                self.kill();
+            }
+            self.wait()?;
+            for order in self.supervisor.requests() {
+                self.obey(order);
+            }
+            if self.supervisor.gone {
+                self.killing = true;
+            }
+        }
+    }
+
+    /// Waits until something happens or the deadline has come.
+    fn wait(&mut self) -> io::Result<()> {
+        // Elsewhere than on Linux nothing tells the end of those who are no children.
+        let looks = self.killing || (cfg!(not(target_os = "linux")) && self.program.ended);
+        let timeout = match self.deadline {
+            _ if looks => PollTimeout::try_from(KILL_AGAIN).unwrap_or(PollTimeout::MAX),
+            None => PollTimeout::NONE,
+            Some(deadline) => timeout_until(deadline),
+        };
+        let mut happened = vec![PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+        if let Some(launcher) = &self.program.launcher {
+            happened.push(PollFd::new(launcher.as_fd(), PollFlags::POLLIN));
+        }
+        // Its end would be there again and again.
+        if !self.supervisor.gone {
+            happened.push(PollFd::new(self.supervisor.socket.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut happened, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let at = happened.len() - 1;
+        let ordered = !self.supervisor.gone && happened[at].any().unwrap_or(false);
+        let launched = self.program.launcher.is_some() && happened[1].any().unwrap_or(false);
+        drop(happened);
+        // Only before the children are looked at: one that ends after that says so again.
+        let mut said = [0; 64];
+        while matches!((&self.ended).read(&mut said), Ok(1..)) {}
+        if launched {
+            self.hear_launcher();
+        }
+        if ordered {
+            self.supervisor.listen();
+        }
+        Ok(())
+    }
+
+    /// Hears, once, whether the launcher has become the program.
+    fn hear_launcher(&mut self) {
+        if let Some(launcher) = self.program.launcher.take() {
+            let refusal = refusal(launcher);
+            self.program.refused = refusal.is_some();
+            self.supervisor.tell(&refusal.unwrap_or(Report::Started(self.program.number())));
+        }
+    }
+
+    /// Takes the ends of all that have ended. Returns whether nothing is left.
+    fn reap(&mut self) -> bool {
+        let mut reaped = false;
+        let gone = loop {
+            match processes::reap() {
+                Reaped::Ended(pid, end) => {
+                    reaped = true;
+                    self.reaped(pid, end);
+                }
+                Reaped::Suspended(pid, signal) if pid == self.program.pid && !self.program.ended => {
+                    let pid = self.program.number();
+                    self.supervisor.tell(&Report::Suspended { pid, signal });
+                }
+                Reaped::Suspended(..) => {}
+                Reaped::Nobody => break false,
+                Reaped::NoChild => break self.is_group_gone(),
+            }
+        };
+        // What one has left behind that has ended is ours now. It may not have heard of a stop, if it is in another
+        // group.
+        if reaped && !gone && self.program.ended && !self.killing {
+            self.tell_leftovers();
+        }
+        gone
+    }
+
+    fn reaped(&mut self, pid: Pid, end: ProgramEnd) {
+        if self.killed.remove(&pid) && end == ProgramEnd::Signaled(Signal::KILL.as_raw()) {
+            self.kills += 1;
+        }
+        if pid != self.program.pid || self.program.ended {
+            return;
+        }
+        self.program.ended = true;
+        self.hear_launcher();
+        if !self.program.refused {
+            self.supervisor.tell(&Report::Ended(end));
+        }
+        if self.asked.is_some() {
+            // Its group has got the signal already.
+            self.told.insert(self.program.pid);
+        } else {
+            self.end_by(Some(Instant::now() + LEFTOVERS));
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Stop { signal, within } => self.stop(processes::signal(signal).unwrap_or(Signal::TERM), within),
+            Order::Signal(signal) => {
+                if let Some(signal) = processes::signal(signal).filter(|_| !self.program.ended) {
+                    processes::tell(self.program.pid, signal);
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self, signal: Signal, within: Duration) {
+        let first = self.asked.is_none();
+        self.asked.get_or_insert(signal);
+        if !self.program.ended {
+            // No time that a clock could count: never.
+            self.deadline = Instant::now().checked_add(within);
+            if first && !within.is_zero() {
+                processes::tell_group(self.program.pid, signal);
+                // One that is suspended could not end.
+                processes::tell_group(self.program.pid, Signal::CONT);
+            }
+        } else if first {
+            // What it left behind has its time already.
+            self.end_by(Instant::now().checked_add(within));
+        } else {
+            self.deadline = Instant::now().checked_add(within);
+        }
+    }
+
+    /// Moves the deadline towards now.
+    fn end_by(&mut self, deadline: Option<Instant>) {
+        self.deadline = self.deadline.into_iter().chain(deadline).min();
+    }
+
+    /// Sends the signal to each child that is left and has not got it, with its group if that is not the supervisor's
+    /// or ours.
+    #[cfg(target_os = "linux")]
+    fn tell_leftovers(&mut self) {
+        let signal = self.asked.unwrap_or(Signal::TERM);
+        for child in proc::children() {
+            let group = proc::process(child).ok().and_then(|process| Pid::from_raw(process.group));
+            if self.told.contains(&child) || group.is_some_and(|group| self.told.contains(&group)) {
+                continue;
+            }
+            match group {
+                // Its group exists as long as it has not been waited for, so this number is no one else's.
+                Some(group) if group == self.program.pid || group == child => {
+                    self.told.insert(group);
+                    processes::tell_group(group, signal);
+                }
+                Some(_) | None => {
+                    self.told.insert(child);
+                    processes::tell(child, signal);
+                }
+            }
+        }
+    }
+
+    /// Kills all children. Theirs become ours when they end, and are next.
+    #[cfg(target_os = "linux")]
+    fn kill(&mut self) {
+        let mut children = proc::children();
+        if children.is_empty() && !self.program.ended {
+            // Without /proc only the program is known.
+            children.push(self.program.pid);
+        }
+        for child in children {
+            if self.killed.insert(child) {
+                processes::tell(child, Signal::KILL);
+            }
+        }
+    }
+
+    /// Without orphans of its own, only the program's group is known.
+    #[cfg(not(target_os = "linux"))]
+    fn tell_leftovers(&mut self) {
+        if self.told.insert(self.program.pid) {
+            processes::tell_group(self.program.pid, self.asked.unwrap_or(Signal::TERM));
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn kill(&mut self) {
+        self.killed.insert(self.program.pid);
+        processes::tell_group(self.program.pid, Signal::KILL);
+    }
+
+    /// All that is left are children.
+    #[cfg(target_os = "linux")]
+    fn is_group_gone(&self) -> bool {
+        true
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn is_group_gone(&self) -> bool {
+        rustix::process::test_kill_process_group(self.program.pid).is_err()
+    }
+}
+
+impl Supervisor {
+    fn tell(&mut self, report: &Report) {
+        // If it is gone, its end of the socket says so.
+        let _ = writeln!(self.socket, "{report}");
+    }
+
+    /// Takes what is there.
+    fn listen(&mut self) {
+        let mut piece = [0; 1024];
+        match self.socket.read(&mut piece) {
+            Ok(length @ 1..) => self.lines.push(&piece[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => self.gone = true,
+        }
+    }
+
+    /// What it has said and has not been dealt with.
+    fn requests(&mut self) -> Vec<Order> {
+        // It has the very same program, so it says nothing else.
+        self.lines.take().iter().filter_map(|line| Order::parse(line)).collect()
+    }
+}
+
+impl Program {
+    fn start(stage: &Stage) -> io::Result<Program> {
+        let (launcher, its_end) = UnixStream::pair()?;
+        let mut command = stage.command(OsStr::new(&stage::own()?), stage::LAUNCH);
+        command.process_group(0).stdin(Stdio::from(OwnedFd::from(its_end)));
+        command.env(stage::MARK, std::process::id().to_string());
+        // It is waited for with all others.
+        let pid = i32::try_from(command.spawn()?.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Program { pid, ended: false, launcher: Some(launcher), refused: false })
+    }
+
+    fn number(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+}
+
+/// Why the launcher has not become the program. None: it has, or it was ended before. It has its end of this open only
+/// until then, so nobody waits here.
+fn refusal(mut launcher: UnixStream) -> Option<Report> {
+    let mut said = String::new();
+    // What cannot be read is not there.
+    let _ = launcher.read_to_string(&mut said);
+    let (code, message) = said.trim_end().split_once(' ')?;
+    Some(Report::CannotStart { code: code.parse().ok()?, message: message.into() })
+}
+
+/// Whoever sends a signal to all that are named like the supervisor means the supervisor. As handlers, and not as
+/// ignored signals, these are not inherited by the program.
+fn outlive_signals() -> io::Result<()> {
+    let unused = Arc::default();
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().chain(passed_on()) {
+        flag::register(signal, Arc::clone(&unused))?;
+    }
+    Ok(())
+}
+
+/// What is left of the program's family becomes ours, whatever group or session it has gone to.
+#[cfg(target_os = "linux")]
+fn adopt_orphans() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// At least until then: rounded up.
+fn timeout_until(deadline: Instant) -> PollTimeout {
+    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+}
