@@ -507,7 +507,7 @@ impl Supervisor {
             end.adopt(received);
             // None of its clients waits for an answer any more, and its port is free before anybody hears of the end.
             drop(health);
-            end.tell_waiting();
+            end.answer();
             if let Some(last_answers) = last_answers {
                 last_answers.wait();
             }

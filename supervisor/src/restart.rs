@@ -1,7 +1,8 @@
-//! The restart policy: whether, and when, a server that ended by itself is started again. Data and pure functions of
-//! the history and of `now`.
+//! The restart policy: whether, and when, a server that ended by itself is started again. It depends on nothing but
+//! the history and `now`.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
 /// The wait before the first new try. It doubles with each further one.
@@ -72,32 +73,31 @@ pub(crate) struct Ended {
     pub(crate) ran: Duration,
 }
 
-/// Decides what to do now, when a server has ended, and what to remember of that. `chance` is a random number from 0 to
-/// 1.
-pub(crate) fn decide(
-    policy: &RestartPolicy,
-    mut history: History,
-    ended: Ended,
-    now: Instant,
-    chance: f64,
-) -> (History, Decision) {
-    match policy.mode {
-        RestartMode::Always => {}
-        RestartMode::OnFailure if ended.failed => {}
-        RestartMode::OnFailure | RestartMode::Never => return (history, Decision::End),
+impl History {
+    /// Decides what to do now, when a server has ended, and remembers that. `chance` is a random number from 0 to 1.
+    pub(crate) fn decide(&mut self, policy: &RestartPolicy, ended: Ended, now: Instant, chance: f64) -> Decision {
+        match policy.mode {
+            RestartMode::Always => {}
+            RestartMode::OnFailure if ended.failed => {}
+            RestartMode::OnFailure | RestartMode::Never => return Decision::End,
+        }
+        while self.recent.front().is_some_and(|&at| now.saturating_duration_since(at) >= policy.period) {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(now);
+        self.in_a_row = if ended.ran >= policy.period { 1 } else { self.in_a_row.saturating_add(1) };
+        let ends = self.recent.len();
+        if ends > usize::try_from(policy.max_restarts).unwrap_or(usize::MAX) {
+            Decision::GiveUp(ends)
+        } else {
+            Decision::Wait(wait(self.in_a_row, chance))
+        }
     }
-    while history.recent.front().is_some_and(|&at| now.saturating_duration_since(at) >= policy.period) {
-        history.recent.pop_front();
-    }
-    history.recent.push_back(now);
-    history.in_a_row = if ended.ran >= policy.period { 1 } else { history.in_a_row.saturating_add(1) };
-    let ends = history.recent.len();
-    let decision = if ends > usize::try_from(policy.max_restarts).unwrap_or(usize::MAX) {
-        Decision::GiveUp(ends)
-    } else {
-        Decision::Wait(wait(history.in_a_row, chance))
-    };
-    (history, decision)
+}
+
+/// A random number from 0 to 1, as good as it has to be to spread restarts.
+pub(crate) fn chance() -> f64 {
+    f64::from(RandomState::new().build_hasher().finish() as u32) / f64::from(u32::MAX)
 }
 
 /// The wait before the try after so many ends in a row.
@@ -124,15 +124,14 @@ mod tests {
         let now = Instant::now();
         let mut history = History::default();
         for crash in 0..5 {
-            let (next, decision) = decide(&policy(5, 60), history, CRASH, now + Duration::from_secs(crash * 11), 0.5);
+            let decision = history.decide(&policy(5, 60), CRASH, now + Duration::from_secs(crash * 11), 0.5);
             assert!(matches!(decision, Decision::Wait(_)), "crash {crash}: {decision:?}");
-            history = next;
         }
-        let sixth = decide(&policy(5, 60), history.clone(), CRASH, now + Duration::from_secs(59), 0.5);
-        assert_eq!(sixth.1, Decision::GiveUp(6));
+        let sixth = history.clone().decide(&policy(5, 60), CRASH, now + Duration::from_secs(59), 0.5);
+        assert_eq!(sixth, Decision::GiveUp(6));
         // A second later the first one does not count any more.
-        let sixth = decide(&policy(5, 60), history, CRASH, now + Duration::from_secs(60), 0.5);
-        assert!(matches!(sixth.1, Decision::Wait(_)));
+        let sixth = history.decide(&policy(5, 60), CRASH, now + Duration::from_secs(60), 0.5);
+        assert!(matches!(sixth, Decision::Wait(_)));
     }
 
     #[test]
@@ -146,7 +145,7 @@ mod tests {
             (RestartMode::Never, true, false),
         ] {
             let policy = RestartPolicy { mode, ..RestartPolicy::default() };
-            let (_, decision) = decide(&policy, History::default(), Ended { failed, ..CRASH }, Instant::now(), 0.0);
+            let decision = History::default().decide(&policy, Ended { failed, ..CRASH }, Instant::now(), 0.0);
             assert_eq!(decision != Decision::End, again, "{mode:?}, failed: {failed}");
         }
     }
@@ -154,9 +153,9 @@ mod tests {
     #[test]
     fn after_a_stable_run_the_waits_begin_anew() {
         let now = Instant::now();
-        let history = History { recent: VecDeque::new(), in_a_row: 9 };
+        let mut history = History { recent: VecDeque::new(), in_a_row: 9 };
         let stable = Ended { failed: true, ran: Duration::from_secs(60) };
-        assert_eq!(decide(&policy(5, 60), history, stable, now, 0.0).1, Decision::Wait(FIRST_WAIT));
+        assert_eq!(history.decide(&policy(5, 60), stable, now, 0.0), Decision::Wait(FIRST_WAIT));
     }
 
     proptest! {
@@ -182,9 +181,7 @@ mod tests {
             for (gap, ran) in gaps {
                 now += Duration::from_millis(gap);
                 let ended = Ended { failed: true, ran: Duration::from_secs(ran) };
-                let (next, decision) = decide(&policy, history, ended, now, 0.0);
-                history = next;
-                match decision {
+                match history.decide(&policy, ended, now, 0.0) {
                     Decision::Wait(_) => tries.push(now),
                     Decision::GiveUp(ends) => {
                         prop_assert_eq!(ends, max_restarts as usize + 1);

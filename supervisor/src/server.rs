@@ -64,22 +64,22 @@ pub(crate) fn lacking(what: &str, error: &io::Error) -> BuildError {
     format!("the system does not give {what}: {}", Reason(error)).into()
 }
 
-/// A server that is ready, and takes no connections yet.
+/// A generation that is ready, and takes no connections yet.
 #[derive(Debug)]
 pub(crate) struct Built {
-    pub(crate) server: Box<dyn Server>,
+    pub(crate) generation: Box<dyn Generation>,
     pub(crate) settings: Settings,
 }
 
-/// Lets a server take connections. A connection from this address, which waits in the queue, is no client: it woke the
-/// server that took connections before.
+/// Lets a generation take connections. A connection from this address, which waits in the queue, is no client: it woke
+/// the generation that took connections before.
 pub(crate) type Opener = Box<dyn FnOnce(Option<SocketAddr>) + Send>;
 
 /// Hears how a connection ended.
 pub(crate) type Closer = Box<dyn FnOnce(&Closed) + Send>;
 
-/// One run of the server. It says what happens to it by events. Dropped before its end, it is stopped at once.
-pub(crate) trait Server: fmt::Debug + Send {
+/// One run of the server. It reports what happens to it by events. Dropped before its end, it is stopped at once.
+pub(crate) trait Generation: fmt::Debug + Send {
     /// What lets it take connections.
     fn opener(&self) -> Opener;
 
@@ -87,33 +87,20 @@ pub(crate) trait Server: fmt::Debug + Send {
     /// no connections any more.
     ///
     /// # Errors
-    /// When it cannot be told to. It goes on then as if nothing had been.
+    /// When it cannot be asked to. It continues then as if nothing had been.
     fn retire_by(&self, deadline: Instant, successor: Opener) -> io::Result<()>;
 
-    /// Lets its clients go until the deadline, and those who wait in the queue.
+    /// Lets its clients go until the deadline, and those that wait in the queue.
     fn stop_by(&self, deadline: Instant);
 
     /// Moves the deadline until which it lets its clients go.
     fn move_deadline(&self, deadline: Instant);
 
-    /// How many connections there are and were.
-    fn counts(&self) -> Counts;
-
-    /// The connections that are open now, oldest first.
-    fn connections(&self) -> Vec<ConnectionInfo>;
-
-    /// Begins to end one of them, whose client is told and has this long to leave; `done` hears how it went. None: it
-    /// has no such connection.
-    ///
-    /// # Errors
-    /// What the system does not give.
-    fn close(&self, id: u64, grace: Duration, done: Closer) -> io::Result<Option<ConnectionInfo>>;
-
-    /// The same, for somebody else.
-    fn watcher(&self) -> Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync>;
+    /// Its clients. None: they are a program's, and only that knows them.
+    fn clients(&self) -> Option<&dyn Clients>;
 
     /// Begins to look whether it takes connections, which it has this long for.
-    /// [`Event::Checked`](crate::event::Event::Checked) says it.
+    /// [`Event::Checked`](crate::event::Event::Checked) has the result.
     fn check(&self, limit: Duration);
 
     /// Gives up what hangs of it, for this reason: it fails, and lets its clients go without that.
@@ -123,9 +110,31 @@ pub(crate) trait Server: fmt::Debug + Send {
     #[cfg_attr(windows, allow(dead_code))]
     fn signal(&self, signal: i32);
 
-    /// What became of it, after it said that it is finished.
+    /// What became of it, after it reported that it is finished.
     fn end(self: Box<Self>) -> Result<Ended, ServerError>;
 }
+
+/// The clients of a generation.
+pub(crate) trait Clients {
+    /// How many connections there are and were.
+    fn counts(&self) -> Counts;
+
+    /// The connections that are open now, oldest first.
+    fn connections(&self) -> Vec<ConnectionInfo>;
+
+    /// The same, for another thread.
+    fn watcher(&self) -> Watcher;
+
+    /// Begins to end one of them, whose client is notified and has this long to disconnect; `done` hears how it went.
+    /// None: there is no such connection.
+    ///
+    /// # Errors
+    /// What the system does not give.
+    fn close(&self, id: u64, grace: Duration, done: Closer) -> io::Result<Option<ConnectionInfo>>;
+}
+
+/// Lists the connections of a generation, from any thread.
+pub(crate) type Watcher = Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync>;
 
 /// What became of a server.
 #[derive(Debug, Clone, Default)]

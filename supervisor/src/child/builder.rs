@@ -95,8 +95,8 @@ impl Children {
         let ready = started.wait_until_ready(&program).and_then(|()| started.running.is_ready(allowed));
         match ready {
             Ok(()) => {
-                let server = Child::new(started.running.clone(), self.events.clone());
-                Ok((Built { server: Box::new(server), settings }, started.running))
+                let child = Child::new(started.running.clone(), self.events.clone());
+                Ok((Built { generation: Box::new(child), settings }, started.running))
             }
             Err(error) => Err(started.give_up(error)),
         }

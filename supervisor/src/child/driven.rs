@@ -13,7 +13,7 @@ use super::guardian::supervisor_side::Socket;
 use super::program::Program;
 use crate::event::{Event, EventSender};
 use crate::restart::RestartPolicy;
-use crate::server::{Builder, Ended, Server, Settings};
+use crate::server::{Builder, Ended, Generation, Settings};
 use crate::{Journal, Log, ProgramEnd};
 
 /// Starts programs.
@@ -25,7 +25,7 @@ pub struct Driven {
 
 /// A program that is ready.
 #[derive(Debug)]
-pub struct One(Box<dyn Server>);
+pub struct One(Box<dyn Generation>);
 
 /// Something that master control would hear.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Driven {
     pub fn build_here(&self, build: u64) -> Result<One, crate::BuildError> {
         let (built, running) = self.children.make(build)?;
         running.start_reporting(&self.children.events);
-        Ok(One(built.server))
+        Ok(One(built.generation))
     }
 
     /// Whether the next one can start beside the last one.
@@ -89,7 +89,7 @@ impl Driven {
     pub fn next(&self, within: Duration) -> Option<Heard> {
         Some(match self.events.recv_timeout(within).ok()? {
             Event::Built { build, built } => {
-                Heard::Built(build, built.map(|built| One(built.server)).map_err(|error| error.to_string()))
+                Heard::Built(build, built.map(|built| One(built.generation)).map_err(|error| error.to_string()))
             }
             Event::Accepting { build } => Heard::Accepting(build),
             Event::Exited { build, reason, .. } => Heard::Failed(build, reason),

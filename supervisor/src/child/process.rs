@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::{ConnectionInfo, Counts, ServerError};
+use worker::ServerError;
 
 use super::program::{CannotStart, EndedEarly};
 use crate::event::{Event, EventSender};
-use crate::server::{BuildError, Closer, Ended, Opener, ProgramEnd, Server};
+use crate::server::{BuildError, Clients, Ended, Generation, Opener, ProgramEnd};
 
 /// What whoever builds a program hears of it.
 #[derive(Debug)]
@@ -248,7 +248,7 @@ impl Child {
     }
 }
 
-impl Server for Child {
+impl Generation for Child {
     /// It takes connections already, if it has somewhere to take them from.
     fn opener(&self) -> Opener {
         let (events, build) = (self.events.clone(), self.running.build);
@@ -273,21 +273,8 @@ impl Server for Child {
         self.stop_by(deadline);
     }
 
-    /// They are the program's own affair.
-    fn counts(&self) -> Counts {
-        Counts::default()
-    }
-
-    fn connections(&self) -> Vec<ConnectionInfo> {
-        Vec::new()
-    }
-
-    fn close(&self, _id: u64, _grace: Duration, _done: Closer) -> io::Result<Option<ConnectionInfo>> {
-        Ok(None)
-    }
-
-    fn watcher(&self) -> Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync> {
-        Box::new(Vec::new)
+    fn clients(&self) -> Option<&dyn Clients> {
+        None
     }
 
     /// The queue of its socket takes connections, whatever the program does; so there is nothing to be found this way.

@@ -1,17 +1,31 @@
 //! Whether new clients may be sent here, and the scheduled stop.
 
-use super::*;
-use crate::protocol::Delay;
+use std::time::{Duration, Instant};
 
-/// No new clients are to be sent here. Those that come are served all the same.
+use worker::deadline_after;
+
+use crate::event::Trigger;
+use crate::journal::Journal;
+use crate::log::Level;
+use crate::protocol::{Answer, Delay, ErrorCode, Progress};
+use crate::text::{Seconds, milliseconds};
+
+use super::reply::Reply;
+use super::requests::StopRequest;
+use super::stop::COUNTDOWN;
+
+/// Whether new clients may be sent here. Those that come are served in any case.
 #[derive(Debug)]
-pub(super) struct NotReady {
-    stop: Option<ScheduledStop>,
+pub(super) enum Readiness {
+    Ready,
+    NotReady,
+    /// Not ready, and a stop follows.
+    Scheduled(ScheduledStop),
 }
 
 /// A scheduled stop.
 #[derive(Debug)]
-struct ScheduledStop {
+pub(super) struct ScheduledStop {
     at: Instant,
     by: Trigger,
     /// The end of the grace period.
@@ -21,19 +35,105 @@ struct ScheduledStop {
     waiting: Vec<Reply>,
 }
 
-impl NotReady {
+impl Readiness {
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self, Readiness::Ready)
+    }
+
     /// When there is something to do, although nothing happens.
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.stop.as_ref().map(|stop| stop.at.min(stop.countdown))
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.scheduled().map(|stop| stop.at.min(stop.countdown))
     }
 
     pub(super) fn delay(&self, now: Instant) -> Option<Delay> {
-        self.stop.as_ref().map(|stop| stop.delay(now))
+        self.scheduled().map(|stop| stop.delay(now))
     }
 
     /// By when a scheduled stop is to be over.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.stop.as_ref().map(|stop| stop.deadline)
+        self.scheduled().map(|stop| stop.deadline)
+    }
+
+    fn scheduled(&self) -> Option<&ScheduledStop> {
+        match self {
+            Readiness::Scheduled(stop) => Some(stop),
+            Readiness::Ready | Readiness::NotReady => None,
+        }
+    }
+
+    /// No new clients are to be sent here.
+    pub(super) fn revoke(&mut self, by: &Trigger, log: &Journal) {
+        let message = format!("{by}: no new clients are to be sent here");
+        log.line(Level::Info, "not_ready", message, [("by", by.to_string().into())]);
+        if self.is_ready() {
+            *self = Readiness::NotReady;
+        }
+    }
+
+    /// New clients may be sent here again. That cancels a scheduled stop.
+    pub(super) fn restore(&mut self, by: &Trigger, log: &Journal) {
+        let (what, waiting) = match std::mem::replace(self, Readiness::Ready) {
+            Readiness::Ready => return,
+            Readiness::NotReady => ("", Vec::new()),
+            Readiness::Scheduled(stop) => ("the stop is cancelled, ", stop.waiting),
+        };
+        let message = format!("{by}: {what}new clients may be sent here again");
+        log.line(Level::Info, "ready", message, [("by", by.to_string().into())]);
+        for reply in waiting {
+            reply.refuse(ErrorCode::Cancelled, format!("{by} cancelled the stop"));
+        }
+    }
+
+    /// Schedules a stop that is to be over by this deadline. Of several the earliest counts, and the nearest deadline.
+    pub(super) fn schedule(
+        &mut self,
+        stop: StopRequest,
+        delay: Duration,
+        deadline: Instant,
+        log: &Journal,
+        now: Instant,
+    ) {
+        let StopRequest { by, grace: _, reply } = stop;
+        let asked = by.to_string();
+        let at = deadline_after(now, delay);
+        let stop = ScheduledStop { at, by, deadline, countdown: now + COUNTDOWN, waiting: Vec::new() };
+        let mut stop = match std::mem::replace(self, Readiness::NotReady) {
+            Readiness::Scheduled(other) => other.merge(stop),
+            Readiness::Ready | Readiness::NotReady => stop,
+        };
+        // Which may be that of an earlier one.
+        let delay = stop.at.saturating_duration_since(now);
+        let message = format!("{asked}: stopping in {}, no new clients are to be sent here", Seconds(delay));
+        let fields = [("by", asked.into()), ("delay_ms", milliseconds(delay).into())];
+        log.line(Level::Info, "delayed", message, fields);
+        match reply {
+            Some(reply) if !reply.wait => reply.answer(Answer::Delayed(stop.delay(now))),
+            reply => stop.waiting.extend(reply),
+        }
+        stop.report(now);
+        *self = Readiness::Scheduled(stop);
+    }
+
+    /// The stop that was scheduled, if its time has come; else those who wait hear how long it takes.
+    pub(super) fn begins(&mut self, now: Instant) -> Option<StopRequest> {
+        let Readiness::Scheduled(stop) = self else { return None };
+        if stop.at <= now {
+            let grace = Some(stop.deadline.saturating_duration_since(now));
+            return Some(StopRequest { by: stop.by.clone(), grace, reply: None });
+        }
+        if stop.countdown <= now {
+            stop.countdown = now + COUNTDOWN;
+            stop.report(now);
+        }
+        None
+    }
+
+    /// A stop begins, be it this one or another: those who wait for the one that was scheduled.
+    pub(super) fn take_waiting(&mut self) -> Vec<Reply> {
+        match std::mem::replace(self, Readiness::NotReady) {
+            Readiness::Scheduled(stop) => stop.waiting,
+            Readiness::Ready | Readiness::NotReady => Vec::new(),
+        }
     }
 }
 
@@ -42,117 +142,17 @@ impl ScheduledStop {
         Delay { by: self.by.to_string(), remaining_ms: milliseconds(self.at.saturating_duration_since(now)) }
     }
 
-    /// Tells those who wait, and drops those who have gone away.
-    fn tell_waiting(&mut self, now: Instant) {
+    /// Reports to those who wait, and drops those that have disconnected.
+    fn report(&mut self, now: Instant) {
         let delay = self.delay(now);
-        self.waiting.retain(|reply| reply.to.send(Response::Progress(Progress::Delayed(delay.clone()))).is_ok());
-    }
-}
-
-impl Master {
-    /// Whether new clients may be sent here.
-    pub(super) fn is_ready(&self, state: &State) -> bool {
-        let serves = match state {
-            State::Serving { .. }
-            | State::Building { current: Current::Serves(_), .. }
-            | State::Opening { replaced: Some(_), .. }
-            | State::Retiring { .. } => true,
-            State::Opening { current, replaced: None, .. } => current.generation == 1,
-            State::Starting { .. }
-            | State::Emptying { .. }
-            | State::Building { current: Current::Crashed { .. } | Current::Emptied(..), .. }
-            | State::Waiting { .. }
-            | State::Draining { .. } => false,
-        };
-        serves && self.not_ready.is_none()
+        self.waiting.retain(|reply| reply.report(Progress::Delayed(delay.clone())));
     }
 
-    pub(super) fn drain(&mut self, by: &Trigger) {
-        let message = format!("{by}: no new clients are to be sent here");
-        self.identity.log.line(Level::Info, "not_ready", message, [("by", by.to_string().into())]);
-        self.not_ready.get_or_insert(NotReady { stop: None });
-    }
-
-    pub(super) fn on_resume(&mut self, state: &State, by: &Trigger) -> Answer {
-        if let State::Draining { .. } = state {
-            let message = "the stop has begun already, and cannot be cancelled".into();
-            return Answer::Error(Refusal { code: ErrorCode::Stopping, message });
-        }
-        self.resume(by);
-        Answer::Readiness { ready: self.is_ready(state) }
-    }
-
-    fn resume(&mut self, by: &Trigger) {
-        let Some(NotReady { stop }) = self.not_ready.take() else { return };
-        let what = if stop.is_some() { "the stop is cancelled, " } else { "" };
-        let message = format!("{by}: {what}new clients may be sent here again");
-        self.identity.log.line(Level::Info, "ready", message, [("by", by.to_string().into())]);
-        for reply in stop.into_iter().flat_map(|stop| stop.waiting) {
-            let message = format!("{by} cancelled the stop");
-            let _ = reply.to.send(Response::Answer(Answer::Error(Refusal { code: ErrorCode::Cancelled, message })));
-        }
-    }
-
-    /// Schedules a stop. Of several the earliest counts, and the shortest deadline. A server that is being stopped
-    /// already is to be gone by the time that this one would be over.
-    pub(super) fn on_scheduled_stop(
-        &mut self,
-        state: State,
-        by: Trigger,
-        grace: Option<Duration>,
-        delay: Duration,
-        reply: Reply,
-        now: Instant,
-    ) -> State {
-        let whole = grace.unwrap_or(self.settings.grace).saturating_add(delay);
-        if let State::Draining { .. } = state {
-            return self.on_stop(state, by, Some(whole), Some(reply), now);
-        }
-        let asked = by.to_string();
-        let (at, deadline) = (deadline_after(now, delay), deadline_after(now, whole));
-        let stop = ScheduledStop { at, by, deadline, countdown: now + COUNTDOWN, waiting: Vec::new() };
-        let not_ready = self.not_ready.get_or_insert(NotReady { stop: None });
-        let stop = match not_ready.stop.take() {
-            Some(mut other) => {
-                let deadline = other.deadline.min(stop.deadline);
-                let waiting = std::mem::take(&mut other.waiting);
-                let earlier = if other.at <= stop.at { other } else { stop };
-                ScheduledStop { deadline, waiting, ..earlier }
-            }
-            None => stop,
-        };
-        let stop = not_ready.stop.insert(stop);
-        // Which may be an earlier one.
-        let delay = stop.at.saturating_duration_since(now);
-        let message = format!("{asked}: stopping in {}, no new clients are to be sent here", Seconds(delay));
-        let fields = [("by", asked.into()), ("delay_ms", milliseconds(delay).into())];
-        self.identity.log.line(Level::Info, "delayed", message, fields);
-        if reply.wait {
-            stop.waiting.push(reply);
-        } else {
-            let _ = reply.to.send(Response::Answer(Answer::Delayed(stop.delay(now))));
-        }
-        stop.tell_waiting(now);
-        state
-    }
-
-    /// Begins the scheduled stop, when it is time.
-    pub(super) fn start_due_stop(&mut self, state: State, now: Instant) -> State {
-        let Some(stop) = self.not_ready.as_mut().and_then(|not_ready| not_ready.stop.as_mut()) else { return state };
-        if stop.at <= now {
-            let (by, grace) = (stop.by.clone(), stop.deadline.saturating_duration_since(now));
-            return self.on_stop(state, by, Some(grace), None, now);
-        }
-        if stop.countdown <= now {
-            stop.countdown = now + COUNTDOWN;
-            stop.tell_waiting(now);
-        }
-        state
-    }
-
-    /// A stop begins, be it this one or another: those who wait for the scheduled one.
-    pub(super) fn take_scheduled_stop(&mut self) -> Vec<Reply> {
-        let stop = self.not_ready.as_mut().and_then(|not_ready| not_ready.stop.take());
-        stop.map(|stop| stop.waiting).unwrap_or_default()
+    /// The earlier one of both, with the nearer deadline.
+    fn merge(mut self, later: ScheduledStop) -> ScheduledStop {
+        let deadline = self.deadline.min(later.deadline);
+        let waiting = std::mem::take(&mut self.waiting);
+        let earlier = if self.at <= later.at { self } else { later };
+        ScheduledStop { deadline, waiting, ..earlier }
     }
 }

@@ -1,71 +1,100 @@
-//! Restarts that somebody asked for, and what that one hears of them.
+//! What is asked of master control: protocol requests in its own terms.
 
 use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::event::Trigger;
-use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report, Response};
-use crate::text::milliseconds;
+use crate::protocol::{Request, Response};
 
-/// Where the answer to a request goes.
+use super::reply::Reply;
+use super::restarts::Restart;
+
+/// What a client of the admin socket asks for.
 #[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) to: Sender<Response>,
-    /// Whether the client waits for the end of what it asked for.
-    pub(super) wait: bool,
+pub(super) enum Command {
+    Stop(StopRequest),
+    /// The stop begins when this time has passed.
+    StopLater(StopRequest, Duration),
+    Restart(Restart),
+    /// The rest is answered at once.
+    Ask {
+        what: Ask,
+        by: Trigger,
+        reply: Reply,
+    },
 }
 
-/// A restart that was asked for.
+/// What is answered at once, in each state.
 #[derive(Debug)]
-pub(super) struct Restart {
+pub(super) enum Ask {
+    Ping,
+    Status,
+    Connections,
+    /// A connection is to be closed. Its client gets this long to disconnect, or as long as the settings say.
+    Close {
+        id: u64,
+        grace: Option<Duration>,
+    },
+    /// Clients get this long from now, in the drain under way.
+    Grace(Duration),
+    NotReady,
+    Ready,
+}
+
+/// What a request means. None: master control has nothing to do with it.
+pub(super) fn decode(request: Request, by: Trigger, to: Sender<Response>) -> Option<Command> {
+    let reply = |wait| Reply::new(to, wait);
+    let ask = match request {
+        Request::Stop { grace_ms, delay_ms, wait } => {
+            let stop = StopRequest { by, grace: grace_ms.map(Duration::from_millis), reply: Some(reply(wait)) };
+            return Some(match Duration::from_millis(delay_ms) {
+                Duration::ZERO => Command::Stop(stop),
+                delay => Command::StopLater(stop, delay),
+            });
+        }
+        Request::Restart { grace_ms, wait } => {
+            let grace = grace_ms.map(Duration::from_millis);
+            return Some(Command::Restart(Restart::new(by, grace, Some(reply(wait)))));
+        }
+        Request::Ping {} => Ask::Ping,
+        Request::Status {} => Ask::Status,
+        Request::Connections {} => Ask::Connections,
+        Request::Close { id, grace_ms } => Ask::Close { id, grace: grace_ms.map(Duration::from_millis) },
+        Request::Grace { grace_ms } => Ask::Grace(Duration::from_millis(grace_ms)),
+        Request::Drain {} => Ask::NotReady,
+        Request::Resume {} => Ask::Ready,
+        // The admin socket answers that by itself.
+        Request::Events { .. } => return None,
+    };
+    Some(Command::Ask { what: ask, by, reply: reply(false) })
+}
+
+/// A request to stop.
+#[derive(Debug)]
+pub(super) struct StopRequest {
     pub(super) by: Trigger,
-    /// How long the clients of the old generation get to leave. None: as the settings say.
+    /// How long clients get to disconnect. None: as the settings say.
     pub(super) grace: Option<Duration>,
-    /// Since when nothing serves, if the old generation had to go first.
-    pub(super) down_since: Option<Instant>,
-    /// None: nobody waits for an answer, or not any more.
-    reply: Option<Reply>,
+    /// None: no client waits for an answer.
+    pub(super) reply: Option<Reply>,
 }
 
-impl Restart {
-    pub(super) fn new(by: Trigger, grace: Option<Duration>, reply: Option<Reply>) -> Restart {
-        Restart { by, grace, down_since: None, reply }
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn decoded(request: Request) -> Option<Command> {
+        decode(request, Trigger::Code, mpsc::channel().0)
     }
 
-    /// So many others come before it. For somebody who does not wait that is the answer.
-    pub(super) fn accepted(mut self, ahead: usize) -> Restart {
-        if let Some(reply) = self.reply.take_if(|reply| !reply.wait) {
-            // A client that has gone away meanwhile needs no answer; the same everywhere below.
-            let _ = reply.to.send(Response::Answer(Answer::Restarting { ahead }));
-        }
-        self.tell(Progress::Restarting { ahead });
-        self
-    }
-
-    pub(super) fn tell(&self, progress: Progress) {
-        if let Some(reply) = &self.reply {
-            let _ = reply.to.send(Response::Progress(progress));
-        }
-    }
-
-    /// The new generation serves, and the one that it replaced is gone.
-    pub(super) fn done(self, generation: u64, replaced: Option<(u64, Report)>, now: Instant) {
-        let (replaced, report) = replaced.unzip();
-        let down_ms = self.down_since.map(|since| milliseconds(now.saturating_duration_since(since)));
-        self.answer(Answer::Restarted { generation, replaced, report, down_ms });
-    }
-
-    pub(super) fn failed(self, message: String) {
-        self.refuse(Refusal { code: ErrorCode::Failed, message });
-    }
-
-    pub(super) fn refuse(self, refusal: Refusal) {
-        self.answer(Answer::Error(refusal));
-    }
-
-    fn answer(self, answer: Answer) {
-        if let Some(reply) = self.reply {
-            let _ = reply.to.send(Response::Answer(answer));
-        }
+    #[test]
+    fn a_stop_without_a_delay_is_a_stop_now() {
+        let stop = |delay_ms| decoded(Request::Stop { grace_ms: Some(1500), delay_ms, wait: true }).unwrap();
+        let Command::Stop(now) = stop(0) else { panic!("it is scheduled") };
+        assert_eq!(now.grace, Some(Duration::from_millis(1500)));
+        assert!(matches!(stop(20), Command::StopLater(_, delay) if delay == Duration::from_millis(20)));
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use worker::{Closed, ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerError, Stopper, panic_message};
 
-use super::{BuildError, Builder, Built, Closer, Ended, Opener, Server, Settings, lacking};
+use super::{BuildError, Builder, Built, Clients, Closer, Ended, Generation, Opener, Settings, Watcher, lacking};
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Level;
@@ -84,8 +84,8 @@ impl ThreadBuilder {
         let listener = listener.ok_or("the server is being stopped")?;
         let listener = listener.try_clone().map_err(|error| lacking("the listening socket", &error))?;
         let handle = server.start_closed(listener).map_err(|error| lacking("the server thread", &error))?;
-        let server = Box::new(Thread { build, handle: Some(handle), events: self.events.clone() });
-        Ok(Built { server, settings })
+        let generation = Box::new(Thread { build, handle: Some(handle), events: self.events.clone() });
+        Ok(Built { generation, settings })
     }
 }
 
@@ -136,7 +136,7 @@ impl Thread {
     }
 }
 
-impl Server for Thread {
+impl Generation for Thread {
     fn opener(&self) -> Opener {
         let stopper = self.stopper().clone();
         Box::new(move |no_client| stopper.open(no_client))
@@ -154,30 +154,8 @@ impl Server for Thread {
         self.stopper().move_deadline(deadline);
     }
 
-    fn counts(&self) -> Counts {
-        self.stopper().counts()
-    }
-
-    fn connections(&self) -> Vec<ConnectionInfo> {
-        self.stopper().connections()
-    }
-
-    fn close(&self, id: u64, grace: Duration, done: Closer) -> io::Result<Option<ConnectionInfo>> {
-        let Some(connection) = self.connections().into_iter().find(|connection| connection.id == id) else {
-            return Ok(None);
-        };
-        let (stopper, was) = (self.stopper().clone(), connection.clone());
-        thread::Builder::new().name("close".into()).spawn(move || {
-            // If it has left meanwhile, that is what was wanted.
-            let left = || Closed { connection: was, outcome: worker::Outcome::Disconnected, stuck: false };
-            done(&stopper.close(id, grace).unwrap_or_else(left));
-        })?;
-        Ok(Some(connection))
-    }
-
-    fn watcher(&self) -> Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync> {
-        let stopper = self.stopper().clone();
-        Box::new(move || stopper.connections())
+    fn clients(&self) -> Option<&dyn Clients> {
+        Some(self.stopper())
     }
 
     fn check(&self, limit: Duration) {
@@ -204,6 +182,34 @@ impl Server for Thread {
     fn end(mut self: Box<Self>) -> Result<Ended, ServerError> {
         let drain = self.handle.take().map_or_else(|| Ok(DrainReport::default()), Handle::join)?;
         Ok(Ended { drain, ..Ended::default() })
+    }
+}
+
+impl Clients for Stopper {
+    fn counts(&self) -> Counts {
+        Stopper::counts(self)
+    }
+
+    fn connections(&self) -> Vec<ConnectionInfo> {
+        Stopper::connections(self)
+    }
+
+    fn watcher(&self) -> Watcher {
+        let stopper = self.clone();
+        Box::new(move || stopper.connections())
+    }
+
+    fn close(&self, id: u64, grace: Duration, done: Closer) -> io::Result<Option<ConnectionInfo>> {
+        let Some(connection) = self.connections().into_iter().find(|connection| connection.id == id) else {
+            return Ok(None);
+        };
+        let (stopper, was) = (self.clone(), connection.clone());
+        thread::Builder::new().name("close".into()).spawn(move || {
+            // If it has disconnected meanwhile, that is what was wanted.
+            let gone = || Closed { connection: was, outcome: worker::Outcome::Disconnected, stuck: false };
+            done(&stopper.close(id, grace).unwrap_or_else(gone));
+        })?;
+        Ok(Some(connection))
     }
 }
 

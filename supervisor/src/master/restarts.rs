@@ -1,0 +1,110 @@
+//! Restarts that were requested: the one under way, and those that wait for it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::event::Trigger;
+use crate::journal::Journal;
+use crate::log::Level;
+use crate::protocol::{Answer, ErrorCode, Progress, Report};
+use crate::text::{Count, milliseconds};
+
+use super::reply::Reply;
+
+/// A restart that was requested.
+#[derive(Debug)]
+pub(super) struct Restart {
+    pub(super) by: Trigger,
+    /// How long the clients of the old generation get to disconnect. None: as the settings say.
+    pub(super) grace: Option<Duration>,
+    /// Since when nothing serves, if the old generation had to go first.
+    pub(super) down_since: Option<Instant>,
+    /// None: no client waits for an answer, or not any more.
+    reply: Option<Reply>,
+}
+
+impl Restart {
+    pub(super) fn new(by: Trigger, grace: Option<Duration>, reply: Option<Reply>) -> Restart {
+        Restart { by, grace, down_since: None, reply }
+    }
+
+    /// So many others come before it. For a client that does not wait that is the answer.
+    pub(super) fn accepted(mut self, ahead: usize) -> Restart {
+        if let Some(reply) = self.reply.take_if(|reply| !reply.wait) {
+            reply.answer(Answer::Restarting { ahead });
+        }
+        self.report(Progress::Restarting { ahead });
+        self
+    }
+
+    pub(super) fn report(&self, progress: Progress) {
+        if let Some(reply) = &self.reply {
+            reply.report(progress);
+        }
+    }
+
+    /// The new generation serves, and the one that it replaced is gone.
+    pub(super) fn done(self, generation: u64, replaced: Option<(u64, Report)>, now: Instant) {
+        let (replaced, report) = replaced.unzip();
+        let down_ms = self.down_since.map(|since| milliseconds(now.saturating_duration_since(since)));
+        if let Some(reply) = self.reply {
+            reply.answer(Answer::Restarted { generation, replaced, report, down_ms });
+        }
+    }
+
+    pub(super) fn failed(self, message: String) {
+        self.refuse(ErrorCode::Failed, message);
+    }
+
+    /// There is none, since the supervisor ends.
+    pub(super) fn cancel(self) {
+        self.refuse(ErrorCode::Stopping, "there is no restart, since the server is being stopped".into());
+    }
+
+    fn refuse(self, code: ErrorCode, message: String) {
+        if let Some(reply) = self.reply {
+            reply.refuse(code, message);
+        }
+    }
+}
+
+/// Restarts that wait, in order.
+#[derive(Debug)]
+pub(super) struct Queue {
+    waiting: VecDeque<Restart>,
+    log: Journal,
+}
+
+impl Queue {
+    pub(super) fn new(log: Journal) -> Queue {
+        Queue { waiting: VecDeque::new(), log }
+    }
+
+    pub(super) fn push(&mut self, restart: Restart) {
+        self.waiting.push_back(restart.accepted(self.waiting.len() + 1));
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Restart> {
+        self.waiting.pop_front()
+    }
+
+    /// This one begins now.
+    pub(super) fn begin(&self, restart: Restart) -> Restart {
+        let message = format!("{}: restarting", restart.by);
+        self.log.line(Level::Info, "restarting", message, [("by", restart.by.to_string().into())]);
+        for (before, waiting) in self.waiting.iter().enumerate() {
+            waiting.report(Progress::Restarting { ahead: before + 1 });
+        }
+        restart.accepted(0)
+    }
+
+    /// There is no restart any more, neither this one nor those that wait.
+    pub(super) fn cancel(&mut self, restart: Option<Restart>) {
+        let cancelled: Vec<_> = restart.into_iter().chain(self.waiting.drain(..)).collect();
+        if !cancelled.is_empty() {
+            let message = format!("the server is being stopped: {} cancelled", Count(cancelled.len(), "restart"));
+            self.log.line(Level::Warning, "no_restart", message, [("restarts", cancelled.len().into())]);
+        }
+        cancelled.into_iter().for_each(Restart::cancel);
+    }
+}

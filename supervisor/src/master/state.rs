@@ -1,0 +1,229 @@
+//! The states of master control, each with what belongs to it, and what can happen in them.
+
+use std::time::{Duration, Instant};
+
+use worker::deadline_after;
+
+use crate::protocol::Report;
+use crate::server::{BuildError, Built, Settings};
+
+use super::drains::{Failure, Gone, Live};
+use super::requests::StopRequest;
+use super::restarts::Restart;
+use super::stop::Draining;
+
+/// What the server is doing.
+#[derive(Debug)]
+pub(super) enum State {
+    /// The first generation is being built.
+    Starting(Starting),
+    /// The current generation serves, and nothing else is under way.
+    Serving(Serving),
+    /// The next generation is being built beside the current one.
+    Replacing(Replacing),
+    /// The current generation drains, since the next one can be built only when it is gone.
+    Emptying(Emptying),
+    /// No generation serves, and the next one is being built.
+    Rebuilding(Rebuilding),
+    /// The next generation serves as soon as the one that it replaces accepts no connections any more.
+    Opening(Opening),
+    /// The current generation serves, and the restart is complete when the one that it replaced is gone.
+    Retiring(Retiring),
+    /// No generation serves, and the restart policy starts the next one in a while.
+    Waiting(Waiting),
+    /// All generations drain, and then the supervisor ends.
+    Draining(Draining),
+}
+
+#[derive(Debug)]
+pub(super) struct Starting {
+    pub(super) since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub(super) current: Live,
+    pub(super) check: Check,
+}
+
+#[derive(Debug)]
+pub(super) struct Replacing {
+    pub(super) current: Live,
+    pub(super) restart: Restart,
+    pub(super) since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Emptying {
+    pub(super) generation: u64,
+    pub(super) restart: Restart,
+    pub(super) countdown: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Rebuilding {
+    pub(super) cause: Cause,
+    pub(super) since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) current: Live,
+    pub(super) settings: Settings,
+    pub(super) replaced: Option<Replaced>,
+    pub(super) restart: Option<Restart>,
+    pub(super) limit: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Retiring {
+    pub(super) current: Live,
+    pub(super) replaced: u64,
+    pub(super) restart: Restart,
+    pub(super) countdown: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) until: Instant,
+}
+
+/// Whether the server is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Check {
+    Never,
+    At(Instant),
+    UnderWay,
+}
+
+/// Why a generation is built while none serves.
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// The last one ended by itself, and the restart policy says that it is time.
+    Policy,
+    /// A restart was requested before it was time for that.
+    Request { restart: Restart, until: Instant },
+    /// The current one failed while its successor was being built.
+    Crash { restart: Restart },
+    /// The current one had to be gone first.
+    Emptied { restart: Restart, replaced: u64, report: Report },
+}
+
+/// The generation that another one replaces.
+#[derive(Debug)]
+pub(super) enum Replaced {
+    Draining(u64),
+    Gone(u64, Report),
+}
+
+/// What can happen, as far as it depends on the state.
+#[derive(Debug)]
+pub(super) enum Input {
+    Stop(StopRequest),
+    /// The stop begins when this time has passed.
+    StopLater(StopRequest, Duration),
+    Restart(Restart),
+    /// The build under way is done. (While the supervisor ends: any one.)
+    Built(u64, Built),
+    /// The build under way has failed, or takes too long.
+    NotBuilt(BuildError),
+    /// The next generation serves.
+    Accepting,
+    /// The current generation has ended by itself, and drains.
+    Failed(Failure),
+    /// An old generation has ended its drain.
+    Gone(Gone),
+    /// Whether the current generation was found to serve.
+    Checked(bool),
+    /// The time that the state waits for has come.
+    Due,
+}
+
+impl State {
+    /// When there is something to do, although nothing happens. A build may take this long.
+    pub(super) fn due(&self, build_limit: Duration) -> Option<Instant> {
+        match self {
+            State::Serving(Serving { check: Check::At(at), .. }) => Some(*at),
+            State::Serving(Serving { check: Check::Never | Check::UnderWay, .. }) => None,
+            State::Starting(Starting { since })
+            | State::Replacing(Replacing { since, .. })
+            | State::Rebuilding(Rebuilding { since, .. }) => Some(deadline_after(*since, build_limit)),
+            State::Opening(Opening { replaced: Some(_), limit, .. }) => Some(*limit),
+            // It was opened when it was built.
+            State::Opening(Opening { replaced: None, .. }) => None,
+            State::Emptying(Emptying { countdown, .. }) | State::Retiring(Retiring { countdown, .. }) => {
+                Some(*countdown)
+            }
+            State::Waiting(Waiting { until }) => Some(*until),
+            State::Draining(draining) => Some(draining.countdown),
+        }
+    }
+
+    /// Whether a build is under way.
+    pub(super) fn is_building(&self) -> bool {
+        match self {
+            State::Starting(_) | State::Replacing(_) | State::Rebuilding(_) => true,
+            State::Serving(_)
+            | State::Emptying(_)
+            | State::Opening(_)
+            | State::Retiring(_)
+            | State::Waiting(_)
+            | State::Draining(_) => false,
+        }
+    }
+
+    /// The generation that serves, or is about to.
+    pub(super) fn current(&self) -> Option<&Live> {
+        match self {
+            State::Serving(Serving { current, .. })
+            | State::Replacing(Replacing { current, .. })
+            | State::Opening(Opening { current, .. })
+            | State::Retiring(Retiring { current, .. }) => Some(current),
+            State::Starting(_) | State::Emptying(_) | State::Rebuilding(_) | State::Waiting(_) | State::Draining(_) => {
+                None
+            }
+        }
+    }
+
+    /// The old generation whose end completes a restart, and that restart.
+    pub(super) fn awaits_old(&self) -> Option<(u64, &Restart)> {
+        match self {
+            State::Emptying(Emptying { generation: replaced, restart, .. })
+            | State::Retiring(Retiring { replaced, restart, .. })
+            | State::Opening(Opening {
+                replaced: Some(Replaced::Draining(replaced)), restart: Some(restart), ..
+            }) => Some((*replaced, restart)),
+            State::Starting(_)
+            | State::Serving(_)
+            | State::Replacing(_)
+            | State::Rebuilding(_)
+            | State::Opening(_)
+            | State::Waiting(_)
+            | State::Draining(_) => None,
+        }
+    }
+}
+
+impl Opening {
+    /// Whether it waits for the end of this one, too.
+    pub(super) fn replaces(&self, generation: u64) -> bool {
+        matches!(self.replaced, Some(Replaced::Draining(replaced)) if replaced == generation)
+    }
+}
+
+impl Cause {
+    /// The restart that is under way.
+    pub(super) fn restart(&self) -> Option<&Restart> {
+        match self {
+            Cause::Policy => None,
+            Cause::Request { restart, .. } | Cause::Crash { restart } | Cause::Emptied { restart, .. } => Some(restart),
+        }
+    }
+
+    pub(super) fn into_restart(self) -> Option<Restart> {
+        match self {
+            Cause::Policy => None,
+            Cause::Request { restart, .. } | Cause::Crash { restart } | Cause::Emptied { restart, .. } => Some(restart),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! What others are told of the state: status, readiness, the service manager's view.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use worker::deadline_after;
+
+use crate::host::{Phase, View};
+use crate::journal::Journal;
+use crate::listen::{self, Address};
+use crate::protocol::{self, Answer, ErrorCode, MAX_NAMED, Progress, Refusal, Status};
+use crate::text::milliseconds;
+use crate::wire;
+
+use super::drains::{Drains, Live};
+use super::readiness::Readiness;
+use super::reply::Reply;
+use super::restarts::Restart;
+use super::state::Waiting;
+use super::state::{Cause, Emptying, Opening, Rebuilding, Replaced, Replacing, Retiring, Serving, Starting, State};
+use super::stop::Why;
+
+/// What does not change as long as the supervisor lives.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    /// Empty: a program looks after that itself.
+    pub(crate) addresses: Vec<Address>,
+    /// The program that is the server, for people. None: it is one of handlers.
+    pub(crate) program: Option<String>,
+    /// The address of the health endpoint.
+    pub(crate) health: Option<SocketAddr>,
+    pub(crate) log: Journal,
+    pub(crate) started: Instant,
+}
+
+/// What has happened so far.
+#[derive(Debug)]
+pub(super) struct Record {
+    /// The number of the last generation.
+    pub(super) generations: u64,
+    /// The number of the last build. Not each becomes a generation.
+    pub(super) builds: u64,
+    /// How many restarts that were requested have been completed.
+    pub(super) restarts: usize,
+    /// How many times the server has ended by itself.
+    pub(super) crashes: usize,
+    /// The last time that it did.
+    last_end: Option<LastEnd>,
+    /// What it has been doing, for others, and since when.
+    doing: (protocol::State, Instant),
+}
+
+#[derive(Debug)]
+struct LastEnd {
+    generation: u64,
+    reason: String,
+    at: Instant,
+}
+
+impl Record {
+    pub(super) fn new(now: Instant) -> Record {
+        let doing = (protocol::State::Starting, now);
+        Record { generations: 0, builds: 0, restarts: 0, crashes: 0, last_end: None, doing }
+    }
+
+    /// This generation has ended by itself, or could not be started.
+    pub(super) fn ended(&mut self, generation: u64, reason: &str, now: Instant) {
+        self.last_end = Some(LastEnd { generation, reason: reason.to_owned(), at: now });
+    }
+
+    /// This is what it does now.
+    pub(super) fn note(&mut self, state: &State, now: Instant) {
+        let doing = doing(state);
+        if self.doing.0 != doing {
+            self.doing = (doing, now);
+        }
+    }
+}
+
+/// All that can be told, at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Snapshot<'a> {
+    pub(super) identity: &'a Identity,
+    pub(super) record: &'a Record,
+    pub(super) state: &'a State,
+    pub(super) drains: &'a Drains,
+    pub(super) readiness: &'a Readiness,
+    /// How long a build may take.
+    pub(super) build_limit: Duration,
+    pub(super) now: Instant,
+}
+
+impl<'a> Snapshot<'a> {
+    /// All generations, the current one last.
+    pub(super) fn live(self) -> impl Iterator<Item = &'a Live> {
+        self.drains.live().chain(self.state.current())
+    }
+
+    /// Whether new clients may be sent here.
+    pub(super) fn is_ready(self) -> bool {
+        let serves = match self.state {
+            State::Serving(_)
+            | State::Replacing(_)
+            | State::Opening(Opening { replaced: Some(_), .. })
+            | State::Retiring(_) => true,
+            State::Opening(Opening { current, replaced: None, .. }) => current.number == 1,
+            State::Starting(_) | State::Emptying(_) | State::Rebuilding(_) | State::Waiting(_) | State::Draining(_) => {
+                false
+            }
+        };
+        serves && self.readiness.is_ready()
+    }
+
+    /// Lists all connections that are open.
+    pub(super) fn list_connections(self, reply: Reply) {
+        if let Some(refusal) = self.identity.no_clients() {
+            return reply.answer(Answer::Error(refusal));
+        }
+        let connections: Vec<_> = self.live().flat_map(Live::connections).collect();
+        for some in connections.chunks(MAX_NAMED) {
+            reply.report(Progress::Connections { connections: some.to_vec() });
+        }
+        reply.answer(Answer::Connections { open: connections.len() });
+    }
+
+    pub(super) fn pong(self) -> Answer {
+        Answer::Pong { name: self.identity.name.clone(), pid: std::process::id(), version: crate::VERSION.into() }
+    }
+
+    pub(super) fn status(self) -> Status {
+        let Snapshot { identity, record, state, drains, readiness, build_limit: _, now } = self;
+        let ms_since = |at: Instant| milliseconds(now.saturating_duration_since(at));
+        let drain = match state {
+            State::Draining(draining) => Some(draining.drain(drains, now)),
+            State::Starting(_)
+            | State::Serving(_)
+            | State::Replacing(_)
+            | State::Emptying(_)
+            | State::Rebuilding(_)
+            | State::Opening(_)
+            | State::Retiring(_)
+            | State::Waiting(_) => drains.first().map(|old| old.drain(now)),
+        };
+        Status {
+            name: identity.name.clone(),
+            kind: identity.kind.clone(),
+            state: doing(state),
+            state_ms: ms_since(record.doing.1),
+            ready: self.is_ready(),
+            pid: std::process::id(),
+            address: identity.addresses.iter().find_map(Address::tcp),
+            addresses: identity.addresses.iter().map(Address::to_string).collect(),
+            program: identity.program.clone(),
+            health: identity.health,
+            uptime_ms: ms_since(identity.started),
+            generation: state.current().map_or(record.generations, |current| current.number),
+            restarts: record.restarts,
+            crashes: record.crashes,
+            connections: identity.has_clients().then(|| wire::counts(drains.counts(state.current()))),
+            drain,
+            last_end: record.last_end.as_ref().map(|end| protocol::LastEnd {
+                generation: end.generation,
+                reason: end.reason.clone(),
+                ago_ms: ms_since(end.at),
+            }),
+            delay: readiness.delay(now),
+            next_try_ms: self.next_try().map(|at| milliseconds(at.saturating_duration_since(now))),
+            version: crate::VERSION.into(),
+        }
+    }
+
+    /// When the server is started again, if it is not there.
+    fn next_try(self) -> Option<Instant> {
+        match self.state {
+            State::Waiting(Waiting { until }) => Some(*until),
+            State::Rebuilding(Rebuilding { cause: Cause::Emptied { .. }, .. }) => None,
+            State::Rebuilding(_) => Some(self.now),
+            State::Starting(_)
+            | State::Serving(_)
+            | State::Replacing(_)
+            | State::Emptying(_)
+            | State::Opening(_)
+            | State::Retiring(_)
+            | State::Draining(_) => None,
+        }
+    }
+
+    /// What the service manager is to know.
+    pub(super) fn view(self) -> View {
+        let builds = self.record.builds;
+        // What is done about a crash is no restart that anybody waits for.
+        let phase = |restart: Option<&Restart>, build| match restart {
+            Some(_) => Phase::Restarting { build },
+            None => Phase::Ready,
+        };
+        let drained_by = |generation: u64| self.drains.of(generation).map(|old| old.deadline);
+        let (phase, status, deadline) = match self.state {
+            State::Starting(Starting { since }) => {
+                (Phase::Starting, self.not_serving("starting"), Some(self.built_by(*since)))
+            }
+            State::Opening(Opening { current, .. }) if current.number == 1 => {
+                (Phase::Ready, self.serving(current), None)
+            }
+            State::Serving(Serving { current, check: _ }) => (Phase::Ready, self.serving(current), None),
+            State::Replacing(Replacing { current, restart: _, since }) => {
+                let status = format!("{}; restarting", self.serving(current));
+                (Phase::Restarting { build: builds }, status, Some(self.built_by(*since)))
+            }
+            State::Emptying(Emptying { generation, .. }) => {
+                let status = format!("restarting; generation {generation} makes way");
+                (Phase::Restarting { build: builds }, status, drained_by(*generation))
+            }
+            State::Rebuilding(Rebuilding { cause, since }) => {
+                let deadline = cause.restart().map(|_| self.built_by(*since));
+                (phase(cause.restart(), builds), self.not_serving("starting"), deadline)
+            }
+            State::Opening(Opening { current, replaced, restart, .. }) => {
+                let deadline = match replaced {
+                    Some(Replaced::Draining(generation)) if restart.is_some() => drained_by(*generation),
+                    Some(_) | None => None,
+                };
+                let status = format!("generation {} is about to serve on {}", current.number, self.identity.place());
+                (phase(restart.as_ref(), current.build), status, deadline)
+            }
+            State::Retiring(Retiring { current, replaced, .. }) => {
+                let status = format!("{}; generation {replaced} lets its clients go", self.serving(current));
+                (Phase::Restarting { build: current.build }, status, drained_by(*replaced))
+            }
+            State::Waiting(_) => (Phase::Ready, self.not_serving("waiting to start"), None),
+            State::Draining(draining) => {
+                let status = match &draining.why {
+                    Why::Requested(by) => format!("{by}: stopping"),
+                    Why::Failed(error) => format!("stopping: {error}"),
+                };
+                (Phase::Stopping, status, Some(draining.deadline))
+            }
+        };
+        View { phase, status, deadline }
+    }
+
+    /// When what is being built since then has to be ready.
+    fn built_by(self, since: Instant) -> Instant {
+        deadline_after(since, self.build_limit)
+    }
+
+    fn serving(self, current: &Live) -> String {
+        format!("serving on {}, generation {}", self.identity.place(), current.number)
+    }
+
+    /// There is no generation that serves.
+    fn not_serving(self, what: &str) -> String {
+        let why = self.record.last_end.as_ref().map(|end| format!(": {}", end.reason)).unwrap_or_default();
+        format!("{what} generation {}{why}", self.record.generations + 1)
+    }
+}
+
+impl Identity {
+    /// Whether connections are known. Those of a program are only known to that.
+    fn has_clients(&self) -> bool {
+        self.program.is_none()
+    }
+
+    /// Why nothing is known of connections, if that is so.
+    pub(super) fn no_clients(&self) -> Option<Refusal> {
+        let program = self.program.as_ref()?;
+        let message = format!("the connections of {program} are its own affair");
+        Some(Refusal { code: ErrorCode::NoConnection, message })
+    }
+
+    /// Where it serves, for people.
+    fn place(&self) -> String {
+        match (&self.addresses[..], &self.program) {
+            ([], program) => program.clone().unwrap_or_default(),
+            (addresses, _) => listen::in_words(addresses),
+        }
+    }
+}
+
+/// What it is doing, for others.
+fn doing(state: &State) -> protocol::State {
+    match state {
+        State::Starting(_) => protocol::State::Starting,
+        State::Serving(_) => protocol::State::Serving,
+        // It has been announced, and clients are served in a moment.
+        State::Opening(Opening { current, .. }) if current.number == 1 => protocol::State::Serving,
+        State::Replacing(_)
+        | State::Emptying(_)
+        | State::Rebuilding(Rebuilding { cause: Cause::Emptied { .. }, .. })
+        | State::Opening(_)
+        | State::Retiring(_) => protocol::State::Restarting,
+        State::Rebuilding(Rebuilding {
+            cause: Cause::Policy | Cause::Request { .. } | Cause::Crash { .. }, ..
+        })
+        | State::Waiting(_) => protocol::State::Waiting,
+        State::Draining(_) => protocol::State::Draining,
+    }
+}

@@ -1,0 +1,221 @@
+//! The stop of the supervisor: all generations drain, and those who wait for that hear how it goes.
+
+use std::fmt;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use worker::deadline_after;
+
+use crate::event::{Event, Trigger};
+use crate::protocol::{Answer, Drain, ErrorCode, Progress, Refusal};
+use crate::server::Ended;
+use crate::watchdog::Watchdog;
+use crate::{Error, Report};
+
+use super::drains::Drains;
+use super::reply::Reply;
+use super::requests::{self, Command, StopRequest};
+
+/// How often those who wait for a drain hear how it goes.
+pub(super) const COUNTDOWN: Duration = Duration::from_secs(1);
+
+/// A SIGHUP within this time after another signal is no second request.
+const TOGETHER: Duration = Duration::from_millis(500);
+
+/// A stop under way.
+#[derive(Debug)]
+pub(super) struct Draining {
+    pub(super) why: Why,
+    began: Instant,
+    pub(super) deadline: Instant,
+    /// When the next countdown line is due.
+    pub(super) countdown: Instant,
+    /// What became of generations that are gone.
+    ended: Ended,
+    waiting: Vec<Reply>,
+    /// What ends the process if the stop overruns its deadline.
+    watchdog: Option<Watchdog>,
+}
+
+/// Why the supervisor ends.
+#[derive(Debug)]
+pub(super) enum Why {
+    Requested(Trigger),
+    Failed(Error),
+}
+
+/// The end of the supervisor, and the clients that have not heard of it yet.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) result: Result<Report, Error>,
+    waiting: Vec<Reply>,
+}
+
+impl Draining {
+    /// All these drain from now on.
+    pub(super) fn begin(
+        why: Why,
+        grace: Duration,
+        drains: &mut Drains,
+        watchdog: Option<Watchdog>,
+        now: Instant,
+    ) -> Draining {
+        let deadline = deadline_after(now, grace);
+        if let Some(watchdog) = &watchdog {
+            watchdog.watch_stop(deadline, drains.what_hangs());
+        }
+        let open = drains.stop_by(deadline);
+        if let Why::Requested(by) = &why {
+            drains.log_stop(by, open, grace);
+        }
+        // The countdown begins a second from now, and not at once: most clients disconnect before.
+        let (countdown, ended, waiting) = (now + COUNTDOWN, Ended::default(), Vec::new());
+        Draining { why, began: now, deadline, countdown, ended, waiting, watchdog }
+    }
+
+    /// One more request to stop. It moves the deadline only towards now: of two that ask for a stop, both get the
+    /// nearer one. `usual` is the grace period of the settings.
+    pub(super) fn sooner(&mut self, request: StopRequest, usual: Duration, drains: &mut Drains, now: Instant) {
+        if let Some(grace) = self.demanded(&request, usual, now)
+            && deadline_after(now, grace) < self.deadline
+        {
+            self.move_deadline(&request.by, grace, drains, now);
+        }
+        if let Some(reply) = request.reply {
+            self.attend(reply, drains, now);
+        }
+    }
+
+    /// The grace period that a further request demands. None: it belongs to the first one.
+    fn demanded(&self, request: &StopRequest, usual: Duration, now: Instant) -> Option<Duration> {
+        match &request.by {
+            by if self.comes_with(by, now) => None,
+            // A second request at the console demands the end.
+            Trigger::Console | Trigger::Signal { .. } => Some(Duration::ZERO),
+            // When its window is closed, the system does not wait much longer.
+            Trigger::ConsoleEvent(_) => Some(request.by.limit().unwrap_or_default()),
+            Trigger::ServiceManager(_) | Trigger::Admin { .. } | Trigger::Code => Some(request.grace.unwrap_or(usual)),
+        }
+    }
+
+    /// Whether this belongs to the signal that began the stop: service managers and terminals send a SIGHUP along with
+    /// another signal.
+    fn comes_with(&self, by: &Trigger, now: Instant) -> bool {
+        match (&self.why, by) {
+            (Why::Requested(Trigger::Signal { name: first, .. }), Trigger::Signal { name: second, .. }) => {
+                *first != "SIGHUP" && *second == "SIGHUP" && now.saturating_duration_since(self.began) < TOGETHER
+            }
+            _ => false,
+        }
+    }
+
+    /// Clients get this long from now.
+    pub(super) fn move_deadline(&mut self, by: &Trigger, grace: Duration, drains: &mut Drains, now: Instant) {
+        self.deadline = deadline_after(now, grace);
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.deadline_moved(self.deadline);
+        }
+        let open = drains.stop_by(self.deadline);
+        drains.log_moved(by, grace, open);
+        self.report(drains, now);
+    }
+
+    pub(super) fn drain(&self, drains: &Drains, now: Instant) -> Drain {
+        drains.drain(self.why.to_string(), self.deadline, now)
+    }
+
+    /// This client hears how it goes, now and, if wanted, until its end.
+    pub(super) fn attend(&mut self, reply: Reply, drains: &Drains, now: Instant) {
+        let drain = self.drain(drains, now);
+        if !reply.wait {
+            reply.answer(Answer::Stopping(drain));
+        } else if reply.report(Progress::Draining(drain)) {
+            self.waiting.push(reply);
+        }
+    }
+
+    pub(super) fn count_down(&mut self, drains: &Drains, now: Instant) {
+        self.countdown = now + COUNTDOWN;
+        let drain = self.report(drains, now);
+        drains.log_countdown(&drain);
+    }
+
+    /// Reports to those who wait how it goes, and drops those that have disconnected.
+    fn report(&mut self, drains: &Drains, now: Instant) -> Drain {
+        let drain = self.drain(drains, now);
+        self.waiting.retain(|reply| reply.report(Progress::Draining(drain.clone())));
+        drain
+    }
+
+    /// A generation is gone.
+    pub(super) fn add(&mut self, ended: Ended) {
+        self.ended.add(ended);
+    }
+
+    /// All are gone.
+    pub(super) fn end(self, now: Instant) -> End {
+        let mut ended = self.ended;
+        ended.drain.took = now.saturating_duration_since(self.began);
+        let result = match self.why {
+            Why::Requested(by) => {
+                let Ended { drain, program, killed } = ended;
+                Ok(Report { by, drain, program, killed })
+            }
+            Why::Failed(Error::Ended { reason, program: None }) => Err(Error::Ended { reason, program: ended.program }),
+            Why::Failed(error) => Err(error),
+        };
+        End { result, waiting: self.waiting }
+    }
+}
+
+/// What asked for it.
+impl fmt::Display for Why {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::Requested(by) => by.fmt(formatter),
+            Why::Failed(_) => formatter.write_str("its failure"),
+        }
+    }
+}
+
+impl End {
+    /// Requests of the last moment: those to stop get the same answer as the others. A server that was built in the
+    /// last moment is ended.
+    pub(crate) fn adopt(&mut self, events: Receiver<Event>) {
+        for event in events.try_iter() {
+            match event {
+                Event::Request { request, by, reply } => match requests::decode(request, by, reply) {
+                    Some(Command::Stop(stop) | Command::StopLater(stop, _)) => self.waiting.extend(stop.reply),
+                    Some(Command::Restart(restart)) => restart.cancel(),
+                    // It hears nothing, which is an answer, too.
+                    Some(Command::Ask { .. }) | None => {}
+                },
+                Event::Built { built: Ok(built), .. } => {
+                    // It has the listening socket. The port is free when it has ended.
+                    super::drains::discard(&*built.generation);
+                    let _ = built.generation.end();
+                }
+                Event::Stop { .. }
+                | Event::Restart { .. }
+                | Event::Built { built: Err(_), .. }
+                | Event::Accepting { .. }
+                | Event::Exited { .. }
+                | Event::Finished { .. }
+                | Event::Checked { .. }
+                | Event::Signal { .. }
+                | Event::Tick => {}
+            }
+        }
+    }
+
+    /// Answers those who waited for the end, once the port and the name are free.
+    pub(crate) fn answer(&mut self) {
+        let answer = match &self.result {
+            Ok(report) => Answer::Stopped { report: report.wire() },
+            Err(error) => Answer::Error(Refusal { code: ErrorCode::Failed, message: error.to_string() }),
+        };
+        for reply in self.waiting.drain(..) {
+            reply.answer(answer.clone());
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! Single promises of master control.
+
+use std::time::Duration;
+
+use super::super::OPEN_LIMIT;
+use super::super::state::{Serving, State};
+use super::drive::{Drive, Step};
+use super::world::lock;
+use crate::Error;
+use crate::event::{ConsoleEvent, Trigger};
+use crate::protocol::Request;
+use crate::server::BUILD_LIMIT;
+
+fn restart() -> Step {
+    Step::Ask(Request::Restart { grace_ms: None, wait: true })
+}
+
+fn stop(grace_ms: Option<u64>, delay_ms: u64) -> Step {
+    Step::Ask(Request::Stop { grace_ms, delay_ms, wait: true })
+}
+
+fn grace(grace_ms: u64) -> Step {
+    Step::Ask(Request::Grace { grace_ms })
+}
+
+fn signal(name: &'static str) -> Trigger {
+    Trigger::Signal { name, sender: None }
+}
+
+fn is_serving(drive: &Drive, generation: u64) -> bool {
+    matches!(&drive.state, Some(State::Serving(Serving { current, .. })) if current.number == generation)
+}
+
+#[test]
+fn restarts_that_are_asked_for_together_are_carried_out_one_after_the_other() {
+    let mut drive = Drive::new();
+    (0..20).for_each(|_| drive.take(restart()));
+    assert_eq!(lock(&drive.world).building.len(), 1, "they overlap");
+    drive.settle();
+    let expected: Vec<_> = (2..=21).map(|generation| format!("restarted {generation}")).collect();
+    assert_eq!(drive.answers(), expected);
+    drive.finish();
+}
+
+#[test]
+fn a_stop_before_the_first_server_is_ready_ends_it() {
+    let mut drive = Drive::starting(None, true);
+    drive.take(Step::Stop(signal("SIGTERM")));
+    assert!(drive.end.take().unwrap().result.is_ok());
+}
+
+#[test]
+fn a_restart_before_the_first_server_is_ready_waits_for_it() {
+    let mut drive = Drive::starting(None, true);
+    drive.take(restart());
+    drive.settle();
+    assert_eq!(drive.answers(), ["restarted 2"]);
+    drive.finish();
+}
+
+#[test]
+fn a_first_server_that_is_never_ready_is_the_end() {
+    let mut drive = Drive::starting(None, true);
+    drive.take(restart());
+    drive.wait(BUILD_LIMIT);
+    assert_eq!(drive.answers(), ["Stopping"]);
+    let error = drive.end.take().unwrap().result.unwrap_err();
+    assert_eq!(error.to_string(), "the server was not ready within 30 s");
+}
+
+#[test]
+fn a_restart_is_complete_when_the_last_client_of_the_old_generation_has_left() {
+    let mut drive = Drive::new();
+    drive.settle();
+    drive.take(Step::Connect);
+    drive.take(restart());
+    drive.settle();
+    assert_eq!(drive.answers(), ["nothing yet"]);
+    drive.take(Step::Disconnect);
+    drive.wait(Duration::ZERO);
+    drive.settle();
+    assert_eq!(drive.answers(), ["restarted 2"]);
+    drive.finish();
+}
+
+#[test]
+fn a_stop_during_a_restart_wins() {
+    let mut drive = Drive::new();
+    drive.take(restart());
+    drive.take(restart());
+    drive.take(Step::Stop(signal("SIGTERM")));
+    assert_eq!(drive.answers(), ["Stopping", "Stopping"]);
+    // What was built all the same is stopped, too, before it ends.
+    drive.settle();
+    assert!(drive.end.is_some());
+    drive.finish();
+}
+
+#[test]
+fn a_scheduled_stop_begins_when_it_is_due_unless_it_is_cancelled() {
+    let delayed = || stop(None, 5000);
+    let mut drive = Drive::new();
+    drive.take(Step::Connect);
+    drive.take(delayed());
+    drive.wait(Duration::from_secs(4));
+    assert!(matches!(drive.state, Some(State::Serving(_))));
+    drive.take(Step::Ask(Request::Resume {}));
+    assert_eq!(drive.answers(), ["Cancelled", "Readiness { ready: true }"]);
+    drive.take(delayed());
+    // The earliest counts.
+    drive.take(stop(None, 100_000));
+    drive.wait(Duration::from_secs(5));
+    assert!(matches!(drive.state, Some(State::Draining(_))));
+    drive.finish();
+}
+
+#[test]
+fn of_several_stops_the_shortest_deadline_counts_also_if_one_is_scheduled() {
+    // Clients of a scheduled stop have until then, and two seconds more.
+    let scheduled = || stop(Some(2000), 3000);
+    let others = [
+        // By when it is over.
+        (stop(Some(0), 4000), 4),
+        (stop(Some(60_000), 1000), 5),
+        (stop(Some(60_000), 0), 5),
+        (stop(Some(1000), 0), 1),
+    ];
+    for (other, seconds) in others {
+        let mut drive = Drive::new();
+        drive.take(Step::Connect);
+        drive.take(scheduled());
+        drive.take(other);
+        for second in 1..=seconds {
+            assert!(drive.end.is_none(), "over before second {second} of {seconds}");
+            drive.wait(Duration::from_secs(1));
+            drive.take(Step::Deliver);
+        }
+        assert!(drive.end.is_some(), "not over after {seconds} s");
+        drive.finish();
+    }
+}
+
+/// For how many seconds clients still have time, in a stop under way.
+fn remaining(drive: &Drive) -> u64 {
+    match &drive.state {
+        Some(State::Draining(draining)) => draining.deadline.saturating_duration_since(drive.now).as_secs(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A generation with a client and this grace period, in seconds.
+fn with_a_client(grace: u64) -> Drive {
+    let mut drive = Drive::new();
+    drive.settle();
+    drive.master.settings.grace = Duration::from_secs(grace);
+    drive.take(Step::Connect);
+    drive
+}
+
+fn ctrl_c() -> Step {
+    Step::Stop(Trigger::ConsoleEvent(ConsoleEvent::CtrlC))
+}
+
+#[test]
+fn when_its_window_is_closed_clients_have_no_longer_than_the_system_leaves() {
+    let closed = || Step::Stop(Trigger::ConsoleEvent(ConsoleEvent::Close));
+    for (grace, steps, expected) in [
+        (2, vec![ctrl_c()], 2),
+        (60, vec![ctrl_c()], 60),
+        (2, vec![closed()], 2),
+        (60, vec![closed()], 4),
+        (60, vec![ctrl_c(), closed()], 4),
+        (2, vec![ctrl_c(), closed()], 2),
+        // A second request demands the end.
+        (60, vec![ctrl_c(), ctrl_c()], 0),
+        (60, vec![closed(), ctrl_c()], 0),
+    ] {
+        let mut drive = with_a_client(grace);
+        let shown = format!("{steps:?}");
+        steps.into_iter().for_each(|step| drive.take(step));
+        assert_eq!(remaining(&drive), expected, "{shown}");
+        drive.finish();
+    }
+}
+
+#[test]
+fn the_deadline_of_a_drain_can_be_moved_both_ways() {
+    let mut drive = Drive::new();
+    drive.take(grace(1000));
+    assert_eq!(drive.answers(), ["NotDraining"]);
+    drive.take(Step::Connect);
+    drive.take(restart());
+    drive.settle();
+    // The old generation had two seconds.
+    drive.take(grace(10_000));
+    drive.wait(Duration::from_secs(9));
+    drive.settle();
+    assert_eq!(drive.answers()[1], "nothing yet");
+    drive.take(grace(500));
+    drive.wait(Duration::from_secs(1));
+    drive.settle();
+    assert_eq!(drive.answers()[1], "restarted 2");
+    drive.take(Step::Connect);
+    drive.take(Step::Stop(signal("SIGTERM")));
+    drive.take(grace(10_000));
+    drive.wait(Duration::from_secs(9));
+    drive.take(Step::Deliver);
+    assert!(drive.end.is_none());
+    drive.take(grace(0));
+    drive.wait(Duration::ZERO);
+    drive.take(Step::Deliver);
+    assert!(drive.end.is_some());
+    drive.finish();
+}
+
+#[test]
+fn a_server_that_cannot_be_built_leaves_the_old_one_serving() {
+    let mut drive = Drive::new();
+    drive.settle();
+    drive.take(restart());
+    drive.take(Step::NotBuilt);
+    assert_eq!(drive.answers(), ["Failed"]);
+    assert!(lock(&drive.world).generation(1).accepting);
+    // One that is never ready, too.
+    drive.take(restart());
+    drive.wait(BUILD_LIMIT);
+    drive.take(Step::Built);
+    assert_eq!(drive.answers(), ["Failed", "Failed"]);
+    assert!(lock(&drive.world).generation(1).accepting && lock(&drive.world).generation(3).dropped);
+    drive.finish();
+}
+
+#[test]
+fn an_old_server_that_hangs_does_not_keep_the_new_one_from_accepting() {
+    let mut drive = Drive::new();
+    drive.settle();
+    drive.take(Step::Hang);
+    drive.take(restart());
+    drive.settle();
+    assert!(!lock(&drive.world).generation(2).accepting);
+    drive.wait(OPEN_LIMIT);
+    drive.settle();
+    assert!(lock(&drive.world).generation(2).accepting);
+    assert_eq!(drive.answers(), ["restarted 2"], "{:?}", drive.state);
+    drive.finish();
+}
+
+#[test]
+fn a_server_that_replaces_none_has_no_old_one_to_wait_for() {
+    let mut drive = Drive::starting(None, true);
+    drive.take(Step::Built);
+    // As if the process were suspended before it has heard that its server takes connections.
+    assert!(matches!(drive.state, Some(State::Opening(_))), "{:?}", drive.state);
+    assert_eq!(drive.state.as_ref().and_then(|state| drive.master.next_tick(state)), None);
+    drive.finish();
+}
+
+#[test]
+fn a_crash_during_a_restart_is_the_answer_to_it() {
+    let mut drive = Drive::new();
+    drive.settle();
+    drive.take(Step::Connect);
+    drive.take(restart());
+    drive.settle();
+    drive.take(Step::Crash);
+    drive.take(Step::Deliver);
+    assert_eq!(drive.answers(), ["Failed"]);
+    assert!(matches!(drive.state, Some(State::Waiting(_))));
+    drive.wait(Duration::from_secs(1));
+    drive.settle();
+    assert!(is_serving(&drive, 3));
+    drive.finish();
+}
+
+#[test]
+fn a_restart_by_hand_while_it_waits_uses_up_no_tries() {
+    let mut drive = Drive::new();
+    drive.settle();
+    drive.take(Step::Crash);
+    drive.take(Step::Deliver);
+    for _ in 0..20 {
+        drive.take(restart());
+        drive.take(Step::NotBuilt);
+        assert!(matches!(drive.state, Some(State::Waiting(_))));
+    }
+    drive.take(restart());
+    drive.settle();
+    assert_eq!(drive.answers().last().unwrap(), "restarted 2");
+    drive.finish();
+}
+
+#[test]
+fn a_server_that_cannot_be_woken_goes_on() {
+    let mut drive = Drive::new();
+    drive.settle();
+    drive.take(Step::Unreachable(true));
+    drive.take(restart());
+    drive.settle();
+    assert_eq!(drive.answers(), ["Failed"]);
+    assert!(lock(&drive.world).generation(1).accepting && lock(&drive.world).generation(2).finished);
+    drive.take(Step::Unreachable(false));
+    drive.take(restart());
+    drive.settle();
+    assert_eq!(drive.answers(), ["Failed", "restarted 2"]);
+    drive.finish();
+}
+
+#[test]
+fn a_build_that_fails_after_a_crash_is_tried_again_until_that_is_too_often() {
+    let mut drive = Drive::new();
+    drive.settle();
+    drive.take(Step::Crash);
+    drive.take(Step::Deliver);
+    let mut tries = 0;
+    while drive.end.is_none() {
+        drive.wait(Duration::from_millis(100));
+        let building = !lock(&drive.world).building.is_empty();
+        tries += usize::from(building);
+        drive.take(Step::NotBuilt);
+        lock(&drive.world).settle(drive.now);
+        drive.take(Step::Deliver);
+    }
+    assert_eq!(tries, 5);
+    let error = drive.end.unwrap().result.unwrap_err();
+    assert!(matches!(error, Error::CrashedTooOften { times: 6, .. }), "{error}");
+}
+
+#[test]
+fn a_server_that_cannot_run_beside_the_next_one_is_gone_before_that_is_built() {
+    let mut drive = Drive::serving(None, false);
+    drive.settle();
+    drive.take(Step::Connect);
+    drive.take(restart());
+    drive.settle();
+    assert!(matches!(drive.state, Some(State::Emptying(_))));
+    drive.take(Step::Disconnect);
+    drive.wait(Duration::ZERO);
+    drive.settle();
+    assert_eq!(drive.answers(), ["restarted 2"]);
+    // One that cannot be built then is tried again.
+    drive.take(restart());
+    drive.take(Step::Deliver);
+    drive.take(Step::NotBuilt);
+    assert_eq!(drive.answers(), ["restarted 2", "Failed"]);
+    drive.wait(Duration::from_secs(1));
+    drive.settle();
+    assert!(is_serving(&drive, 3));
+    drive.finish();
+}

@@ -1,0 +1,367 @@
+//! Drives master control from one event to the next, and looks after each whether everything is as it has to be.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use super::super::state::{Opening, State};
+use super::super::{End, Identity, Master};
+use super::world::{PretendedBuilder, PretendedHandle, Shared, lock};
+use crate::Log;
+use crate::event::{Event, Trigger};
+use crate::host::{Manager, Notify};
+use crate::journal::Journal;
+use crate::listen::Address;
+use crate::protocol::{self, Answer, Progress, Request, Response, Status};
+use crate::restart::{RestartMode, RestartPolicy};
+use crate::server::{Built, Settings};
+
+/// What may happen from outside.
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    /// A client asks for something.
+    Ask(Request),
+    Stop(Trigger),
+    Restart(Trigger),
+    Connect,
+    Disconnect,
+    /// The oldest build is done.
+    Built,
+    /// The oldest build has failed.
+    NotBuilt,
+    /// The next event of a generation arrives.
+    Deliver,
+    Crash,
+    Hang,
+    Unreachable(bool),
+    Wait {
+        ms: u64,
+    },
+}
+
+/// A client that asked for something.
+pub(super) struct Asker {
+    request: Request,
+    heard: Receiver<Response>,
+    /// It has heard that its restart begins.
+    begun: bool,
+    answer: Option<Answer>,
+}
+
+impl Asker {
+    fn wants_restart(&self) -> bool {
+        matches!(self.request, Request::Restart { .. })
+    }
+}
+
+pub(super) struct Drive {
+    pub(super) world: Shared,
+    pub(super) master: Master,
+    /// None: it has ended.
+    pub(super) state: Option<State>,
+    pub(super) end: Option<End>,
+    pub(super) now: Instant,
+    askers: Vec<Asker>,
+    /// The largest generation that a client has heard of.
+    generation: u64,
+    /// What the service manager was told, and what it knows by that.
+    said: Receiver<String>,
+    known: Known,
+}
+
+/// What a service manager believes.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Known {
+    #[default]
+    Nothing,
+    Ready,
+    Reloading,
+    Stopping,
+}
+
+impl Drive {
+    /// The first generation serves.
+    pub(super) fn new() -> Drive {
+        Drive::serving(None, true)
+    }
+
+    pub(super) fn serving(check_every: Option<Duration>, overlaps: bool) -> Drive {
+        let mut drive = Drive::starting(check_every, overlaps);
+        drive.take(Step::Built);
+        drive.take(Step::Deliver);
+        drive
+    }
+
+    /// The first generation is being built.
+    pub(super) fn starting(check_every: Option<Duration>, overlaps: bool) -> Drive {
+        let world = Shared::default();
+        let now = Instant::now();
+        let identity = Identity {
+            name: "test".into(),
+            kind: "test".into(),
+            addresses: vec![Address::Tcp(([127, 0, 0, 1], 1).into())],
+            program: None,
+            health: None,
+            log: Journal::new(Log::silent()),
+            started: now,
+        };
+        let builder = Box::new(PretendedBuilder { world: world.clone(), overlaps });
+        let (line, said) = mpsc::channel();
+        let line = Box::new(move |message: &str| line.send(message.to_owned()).map_err(io::Error::other));
+        let notify = Notify::new(line, check_every.map(|every| every * 5), now);
+        let manager = Manager::of_notify(notify, identity.log.clone());
+        let mut master = Master::new(identity, builder, settings(check_every), None, manager, None);
+        let state = Some(master.start(now));
+        let known = Known::Nothing;
+        let mut drive = Drive { world, master, state, end: None, now, askers: Vec::new(), generation: 1, said, known };
+        drive.look();
+        drive
+    }
+
+    pub(super) fn take(&mut self, step: Step) {
+        match step {
+            Step::Ask(request) => self.ask(request),
+            Step::Stop(by) => self.send(Event::Stop { by, grace: None }),
+            Step::Restart(by) => self.send(Event::Restart { by, grace: None }),
+            Step::Connect => {
+                if let Some(generation) = lock(&self.world).accepting() {
+                    generation.clients += 1;
+                }
+            }
+            Step::Disconnect => {
+                let mut world = lock(&self.world);
+                if let Some(generation) = world.generations.iter_mut().find(|generation| generation.clients > 0) {
+                    generation.clients -= 1;
+                }
+            }
+            Step::Built => {
+                let Some(build) = lock(&self.world).building.pop_front() else { return };
+                let settings = self.master.settings.clone();
+                let built = Ok(Built { generation: PretendedHandle::new(&self.world, build), settings });
+                self.send(Event::Built { build, built });
+            }
+            Step::NotBuilt => {
+                let Some(build) = lock(&self.world).building.pop_front() else { return };
+                self.send(Event::Built { build, built: Err("it does not want to".into()) });
+            }
+            Step::Deliver => {
+                let event = lock(&self.world).events.pop_front();
+                if let Some(event) = event {
+                    self.send(event);
+                }
+            }
+            Step::Crash => {
+                let mut world = lock(&self.world);
+                let now = self.now;
+                let Some(generation) = world.accepting().filter(|generation| !generation.hangs) else { return };
+                generation.accepting = false;
+                generation.deadline = Some(now + Duration::from_millis(500));
+                let event = Event::Exited { build: generation.build, reason: "crashed".into(), clean: false };
+                world.events.push_back(event);
+            }
+            Step::Hang => {
+                if let Some(generation) = lock(&self.world).accepting() {
+                    generation.hangs = true;
+                }
+            }
+            Step::Unreachable(unreachable) => lock(&self.world).unreachable = unreachable,
+            Step::Wait { ms } => self.wait(Duration::from_millis(ms)),
+        }
+    }
+
+    fn ask(&mut self, request: Request) {
+        let (reply, heard) = mpsc::channel();
+        if self.state.is_some() {
+            self.askers.push(Asker { request: request.clone(), heard, begun: false, answer: None });
+            self.send(Event::Request { request, by: Trigger::Code, reply });
+        }
+    }
+
+    pub(super) fn send(&mut self, event: Event) {
+        let Some(state) = self.state.take() else { return };
+        match self.master.handle(state, event, self.now) {
+            ControlFlow::Continue(state) => self.state = Some(state),
+            ControlFlow::Break(end) => self.end = Some(end),
+        }
+        lock(&self.world).settle(self.now);
+        self.look();
+    }
+
+    /// Lets the time pass, with a tick whenever one is due.
+    pub(super) fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.state.as_ref().and_then(|state| self.master.next_tick(state)).filter(|&at| at <= end)
+        {
+            self.now = self.now.max(at);
+            lock(&self.world).settle(self.now);
+            self.send(Event::Tick);
+            if let Some(state) = &self.state {
+                let next = self.master.next_tick(state);
+                assert!(next.is_none_or(|next| next > self.now), "it would never sleep: {next:?} in {state:?}");
+            }
+        }
+        self.now = end;
+        lock(&self.world).settle(self.now);
+    }
+
+    /// Builds what is to be built, and delivers what there is to say, until nothing happens any more.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..100 {
+            self.take(Step::Built);
+            self.take(Step::Deliver);
+        }
+    }
+
+    /// What each client was answered, in short, in the order of their requests.
+    pub(super) fn answers(&self) -> Vec<String> {
+        let text = |asker: &Asker| match &asker.answer {
+            Some(Answer::Restarted { generation, .. }) => format!("restarted {generation}"),
+            Some(Answer::Error(refusal)) => format!("{:?}", refusal.code),
+            Some(answer) => format!("{answer:?}"),
+            None => "nothing yet".into(),
+        };
+        self.askers.iter().map(text).collect()
+    }
+
+    /// Looks whether everything is as it has to be.
+    fn look(&mut self) {
+        self.look_at_the_world();
+        self.hear_the_manager();
+        self.hear_the_askers();
+    }
+
+    fn look_at_the_world(&self) {
+        let world = lock(&self.world);
+        let accepts = world.generations.iter().filter(|generation| generation.accepting && !generation.hangs).count();
+        assert!(accepts <= 1, "several generations accept: {world:?}");
+        let ends = matches!(self.state, None | Some(State::Draining(_)));
+        assert_eq!(world.closed, ends, "the listening socket is closed when it ends, and not before");
+        if self.end.is_some() {
+            let mut alive = world.generations.iter().filter(|generation| !generation.finished && !generation.dropped);
+            assert!(alive.next().is_none(), "it has ended before its generations: {world:?}");
+        }
+    }
+
+    /// Each client hears one answer, those that asked for a restart in their order, and only one restart at a time is
+    /// under way.
+    fn hear_the_askers(&mut self) {
+        let (mut unanswered, mut under_way) = (false, 0);
+        for asker in &mut self.askers {
+            for response in asker.heard.try_iter() {
+                assert!(asker.answer.is_none(), "{response:?} after the answer {:?}", asker.answer);
+                match response {
+                    Response::Progress(Progress::Restarting { ahead: 0 }) => asker.begun = true,
+                    Response::Progress(_) => {}
+                    Response::Answer(answer) => {
+                        if let Answer::Restarted { generation, .. } = &answer {
+                            assert!(!unanswered, "answered before a client that asked before");
+                            assert!(*generation > self.generation, "{generation} after {}", self.generation);
+                            self.generation = *generation;
+                        }
+                        if let Answer::Status(status) = &answer {
+                            check(status);
+                        }
+                        asker.answer = Some(answer);
+                    }
+                    Response::Entry(entry) => panic!("nobody asked for {entry:?}"),
+                }
+            }
+            unanswered |= asker.wants_restart() && asker.answer.is_none();
+            under_way += usize::from(asker.begun && asker.answer.is_none());
+        }
+        assert!(under_way <= 1, "restarts overlap: {:?}", self.answers());
+    }
+
+    /// Believes what the service manager is told, and looks whether that is how it is.
+    fn hear_the_manager(&mut self) {
+        for message in self.said.try_iter() {
+            for line in message.lines() {
+                let known = &self.known;
+                self.known = match line.split_once('=').unwrap() {
+                    ("READY", "1") if [Known::Nothing, Known::Reloading].contains(known) => Known::Ready,
+                    ("RELOADING", "1") if *known == Known::Ready => Known::Reloading,
+                    ("STOPPING", "1") if *known != Known::Stopping => Known::Stopping,
+                    ("EXTEND_TIMEOUT_USEC", _) if *known != Known::Ready => continue,
+                    ("MONOTONIC_USEC", _) if *known == Known::Reloading => continue,
+                    ("STATUS" | "WATCHDOG", _) => continue,
+                    _ => panic!("{line} to one that knows {known:?}"),
+                };
+            }
+        }
+        let while_there_is = |restart| if restart { Known::Reloading } else { Known::Ready };
+        let expected = match &self.state {
+            Some(State::Starting(_)) => Known::Nothing,
+            Some(State::Serving(_) | State::Waiting(_)) => Known::Ready,
+            Some(State::Rebuilding(rebuilding)) => while_there_is(rebuilding.cause.restart().is_some()),
+            Some(State::Opening(Opening { restart, .. })) => while_there_is(restart.is_some()),
+            Some(State::Replacing(_) | State::Emptying(_) | State::Retiring(_)) => Known::Reloading,
+            Some(State::Draining(_)) | None => Known::Stopping,
+        };
+        assert_eq!(self.known, expected, "{:?}", self.state);
+    }
+
+    /// Stops it, and sees to it that each client has been answered, and was answered what it asked for.
+    pub(super) fn finish(mut self) {
+        self.ask(Request::Stop { grace_ms: Some(0), delay_ms: 0, wait: true });
+        for _ in 0..200 {
+            self.take(Step::Deliver);
+        }
+        // A generation that hangs in a stop is a matter of the watchdog.
+        for generation in &mut lock(&self.world).generations {
+            generation.hangs = false;
+        }
+        lock(&self.world).settle(self.now);
+        for _ in 0..200 {
+            self.take(Step::Deliver);
+        }
+        let mut end = self.end.take().expect("it does not end");
+        end.answer();
+        self.look();
+        for Asker { request, answer, .. } in &self.askers {
+            let answer = answer.as_ref().unwrap_or_else(|| panic!("{request:?} was not answered"));
+            let fits = match request {
+                Request::Ping {} => matches!(answer, Answer::Pong { .. }),
+                Request::Status {} => matches!(answer, Answer::Status(_)),
+                Request::Connections {} => matches!(answer, Answer::Connections { .. }),
+                Request::Close { .. } => matches!(answer, Answer::Error(_)),
+                Request::Grace { .. } => matches!(answer, Answer::Moved { .. } | Answer::Error(_)),
+                Request::Drain {} => matches!(answer, Answer::Readiness { ready: false }),
+                Request::Resume {} => matches!(answer, Answer::Readiness { .. } | Answer::Error(_)),
+                Request::Stop { wait: true, .. } => matches!(answer, Answer::Stopped { .. } | Answer::Error(_)),
+                Request::Stop { wait: false, .. } => matches!(answer, Answer::Stopping(_) | Answer::Delayed(_)),
+                Request::Restart { wait: true, .. } => matches!(answer, Answer::Restarted { .. } | Answer::Error(_)),
+                Request::Restart { wait: false, .. } => matches!(answer, Answer::Restarting { .. } | Answer::Error(_)),
+                Request::Events { .. } => false,
+            };
+            assert!(fits, "{request:?} was answered with {answer:?}");
+        }
+    }
+}
+
+/// Looks whether what a status says fits together.
+fn check(status: &Status) {
+    let may_be_ready = [protocol::State::Serving, protocol::State::Restarting].contains(&status.state);
+    assert!(!status.ready || may_be_ready && status.delay.is_none(), "{status:?}");
+    let drain = status.drain.as_ref();
+    match status.state {
+        protocol::State::Starting => assert!(status.next_try_ms.is_none() && drain.is_none()),
+        // A generation that crashed may still drain.
+        protocol::State::Serving | protocol::State::Restarting => {
+            assert!(status.next_try_ms.is_none() && drain.is_none_or(|drain| drain.generation.is_some()));
+        }
+        protocol::State::Waiting => assert!(status.next_try_ms.is_some() && status.last_end.is_some()),
+        protocol::State::Draining => assert!(drain.is_some_and(|drain| drain.generation.is_none())),
+        protocol::State::Other(ref word) => panic!("{word} is no state of ours"),
+    }
+}
+
+fn settings(check_every: Option<Duration>) -> Settings {
+    Settings {
+        grace: Duration::from_secs(2),
+        max_connections: 1,
+        restart: RestartPolicy { mode: RestartMode::OnFailure, ..RestartPolicy::default() },
+        check_every,
+        log: Log::silent(),
+    }
+}
