@@ -21,14 +21,19 @@ use clap::parser::ValueSource;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::child::{Program, Ready};
+use crate::exit::Exit;
 #[cfg(windows)]
 use crate::host::windows_service::{self as service, ServiceError};
 use crate::instance::InstanceName;
 #[cfg(unix)]
 use crate::instance::MAX_SOCKET_PATH;
+use crate::journal::Journal;
 use crate::listen::{Address, in_words};
+use crate::log::{Level, Log};
+use crate::restart::{RestartMode, RestartPolicy};
+use crate::settings::{AdminSocket, Console, OnHup};
 use crate::text::parse_seconds;
-use crate::{AdminSocket, Console, Exit, Journal, Level, Log, OnHup, RestartMode, RestartPolicy};
+use crate::version::version;
 use file::ConfigFile;
 use generate::Generate;
 
@@ -37,7 +42,7 @@ pub const KINDS: &[&str] = &["echo", "command", "http", "exec"];
 
 /// Run a server, and stop it so that every client is told: on Enter, a signal, or `admin-cli stop`.
 #[derive(Debug, Parser)]
-#[command(name = "supervisor", version = crate::version(), arg_required_else_help = true, args_override_self = true)]
+#[command(name = "supervisor", version = version(), arg_required_else_help = true, args_override_self = true)]
 #[command(after_help = "Examples:
   supervisor http . --listen 8080       serve this directory on 127.0.0.1:8080
   supervisor echo --grace 30            give clients half a minute to leave

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use interprocess::local_socket::Stream;
 use worker::deadline_after;
 
-use crate::VERSION;
 #[cfg(unix)]
 use crate::deadline_reader::DeadlineReader;
 use crate::instance::InstancePaths;
 use crate::protocol::{self, Answer, ErrorCode, LineError, Progress, Request, Response};
 use crate::text::Reason;
+use crate::version::VERSION;
 
 /// How long to look whether a supervisor is still there.
 const LOOK: Duration = Duration::from_secs(1);

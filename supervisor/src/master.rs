@@ -18,15 +18,18 @@ use std::time::{Duration, Instant};
 
 use worker::deadline_after;
 
+use crate::announcement::Announcement;
+use crate::error::Error;
 use crate::event::{Event, Trigger};
 use crate::host::Manager;
+use crate::listen;
 use crate::log::Level;
 use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report};
 use crate::restart::{self, Decision, History};
-use crate::server::{Builder, Built, Settings};
+use crate::server::{Builder, Built};
+use crate::settings::Settings;
 use crate::text::{Reason, Seconds, milliseconds};
 use crate::watchdog::Watchdog;
-use crate::{Announcement, Error, listen};
 
 use drains::{Drains, Failure, Gone, Live};
 use readiness::Readiness;

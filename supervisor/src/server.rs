@@ -10,25 +10,8 @@ use std::time::{Duration, Instant};
 
 use worker::{Closed, ConnectionInfo, Counts, DrainReport, ServerError};
 
-use crate::log::Log;
-use crate::restart::RestartPolicy;
+use crate::settings::Settings;
 use crate::text::Reason;
-
-/// What a restart can change: each generation has settings of its own.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// How long clients get to leave, unless a trigger says otherwise.
-    pub grace: Duration,
-    /// How many connections are served at once, see [`worker::Server::max_connections`].
-    pub max_connections: usize,
-    /// When the server is started again after it has ended by itself.
-    pub restart: RestartPolicy,
-    /// How often the supervisor connects to the server to see whether it takes connections. One that takes none is
-    /// restarted. None: never.
-    pub check_every: Option<Duration>,
-    /// Where the server's events are logged.
-    pub log: Log,
-}
 
 /// How long it may take to build a server. Then the restart has failed.
 pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30);

@@ -19,7 +19,8 @@ use super::started::Started;
 use super::windows::{Host, Socket};
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
-use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, Settings, lacking};
+use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, lacking};
+use crate::settings::Settings;
 use crate::sync::lock;
 use crate::text::milliseconds;
 

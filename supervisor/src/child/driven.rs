@@ -12,9 +12,11 @@ use super::builder::Children;
 use super::guardian::supervisor_side::Socket;
 use super::program::Program;
 use crate::event::{Event, EventSender};
+use crate::journal::Journal;
+use crate::log::Log;
 use crate::restart::RestartPolicy;
-use crate::server::{Builder, Ended, Generation, Settings};
-use crate::{Journal, Log, ProgramEnd};
+use crate::server::{Builder, Ended, Generation, ProgramEnd};
+use crate::settings::Settings;
 
 /// Starts programs.
 #[derive(Debug)]

@@ -20,6 +20,8 @@ use std::process::ExitCode;
 
 use stage::Stage;
 
+use crate::exit::Exit;
+
 /// If this process was started as a guardian or as a launcher, it is one, and then ends with this code. A program that
 /// supervises programs calls this first of all, before it has a second thread.
 pub fn hidden_stage() -> Option<ExitCode> {
@@ -32,7 +34,7 @@ pub fn hidden_stage() -> Option<ExitCode> {
     Some(Stage::parse(line).map_or_else(
         || {
             stage::complain("@guard and @launch are for the supervisor's own use");
-            ExitCode::from(crate::Exit::Usage)
+            ExitCode::from(Exit::Usage)
         },
         |stage| run(&stage),
     ))

@@ -6,7 +6,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::ready::Ready;
-use crate::server::{BuildError, ProgramEnd, Settings};
+use crate::server::{BuildError, ProgramEnd};
+use crate::settings::Settings;
 
 /// The shell's exit code for a program that is not found.
 pub(super) const NOT_FOUND: u8 = 127;

@@ -11,6 +11,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
 use crate::text::Reason;
+use crate::version::version;
 
 /// What both programs can write about themselves.
 #[derive(Debug, Subcommand)]
@@ -77,7 +78,7 @@ fn write_pages(dir: &Path, program: Command) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let mut program = program.disable_help_subcommand(true);
     program.build();
-    let source = format!("{} {}", program.get_name(), crate::version());
+    let source = format!("{} {}", program.get_name(), version());
     for command in program.get_subcommands().chain([&program]) {
         // What stands behind the options becomes sections of its own, as it is for the pages of other programs.
         let man = Man::new(command.clone().after_help(Resettable::Reset)).source(&source);

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use worker::deadline_after;
 
 use crate::protocol::Report;
-use crate::server::{BuildError, Built, Settings};
+use crate::server::{BuildError, Built};
+use crate::settings::Settings;
 
 use super::drains::{Failure, Gone, Live};
 use super::requests::StopRequest;

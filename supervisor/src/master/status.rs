@@ -10,6 +10,7 @@ use crate::journal::Journal;
 use crate::listen::{self, Address};
 use crate::protocol::{self, Answer, ErrorCode, MAX_NAMED, Progress, Refusal, Status};
 use crate::text::milliseconds;
+use crate::version::VERSION;
 use crate::wire;
 
 use super::drains::{Drains, Live};
@@ -126,7 +127,7 @@ impl<'a> Snapshot<'a> {
     }
 
     pub(super) fn pong(self) -> Answer {
-        Answer::Pong { name: self.identity.name.clone(), pid: std::process::id(), version: crate::VERSION.into() }
+        Answer::Pong { name: self.identity.name.clone(), pid: std::process::id(), version: VERSION.into() }
     }
 
     pub(super) fn status(self) -> Status {
@@ -167,7 +168,7 @@ impl<'a> Snapshot<'a> {
             }),
             delay: readiness.delay(now),
             next_try_ms: self.next_try().map(|at| milliseconds(at.saturating_duration_since(now))),
-            version: crate::VERSION.into(),
+            version: VERSION.into(),
         }
     }
 

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use worker::deadline_after;
 
+use crate::error::Error;
 use crate::event::{Event, Trigger};
 use crate::protocol::{Answer, Drain, ErrorCode, Progress, Refusal};
+use crate::report::Report;
 use crate::server::Ended;
 use crate::watchdog::Watchdog;
-use crate::{Error, Report};
 
 use super::drains::Drains;
 use super::reply::Reply;

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use worker::{Closed, ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerError, Stopper, panic_message};
 
-use super::{BuildError, Builder, Built, Clients, Closer, Ended, Generation, Opener, Settings, Watcher, lacking};
+use super::{BuildError, Builder, Built, Clients, Closer, Ended, Generation, Opener, Watcher, lacking};
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Level;
+use crate::settings::Settings;
 use crate::sync::lock;
 use crate::text::{Reason, Seconds};
 

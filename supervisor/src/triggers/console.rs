@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal, Read};
 use std::thread;
 
-use crate::Console;
 use crate::event::{Event, EventSender, Trigger};
+use crate::settings::Console;
 
 /// Listens to stdin on a thread named `console`, if that is for us. Nobody joins that thread: a read of stdin cannot be
 /// ended.

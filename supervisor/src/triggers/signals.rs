@@ -2,8 +2,8 @@
 
 use std::io;
 
-use crate::OnHup;
 use crate::event::{Event, EventSender};
+use crate::settings::OnHup;
 
 #[cfg(unix)]
 pub(crate) use unix::{Signals, hear_signals, passed_on};

@@ -6,7 +6,7 @@ use super::super::OPEN_LIMIT;
 use super::super::state::{Serving, State};
 use super::drive::{Drive, Step};
 use super::world::lock;
-use crate::Error;
+use crate::error::Error;
 use crate::event::{ConsoleEvent, Trigger};
 use crate::protocol::Request;
 use crate::server::BUILD_LIMIT;

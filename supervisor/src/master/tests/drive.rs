@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use super::super::state::{Opening, State};
 use super::super::{End, Identity, Master};
 use super::world::{PretendedBuilder, PretendedHandle, Shared, lock};
-use crate::Log;
 use crate::event::{Event, Trigger};
 use crate::host::{Manager, Notify};
 use crate::journal::Journal;
 use crate::listen::Address;
+use crate::log::Log;
 use crate::protocol::{self, Answer, Progress, Request, Response, Status};
 use crate::restart::{RestartMode, RestartPolicy};
-use crate::server::{Built, Settings};
+use crate::server::Built;
+use crate::settings::Settings;
 
 /// What may happen from outside.
 #[derive(Debug, Clone)]

@@ -103,8 +103,9 @@ mod tests {
     use super::*;
     use crate::event::EventSender;
     use crate::instance::InstanceLock;
+    use crate::journal::Journal;
+    use crate::log::Log;
     use crate::protocol::{self, Request};
-    use crate::{Journal, Log};
 
     #[test]
     fn one_that_is_closed_at_once_is_gone_and_leaves_its_name_to_the_next_one() {

@@ -1,0 +1,46 @@
+//! What is said when the server is ready, to the operator and to whoever starts it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::mpsc;
+
+use crate::journal::Journal;
+use crate::listen::{self, Address};
+use crate::log::Level;
+
+/// What is said when the server is ready, to the operator and to whoever starts it.
+#[derive(Debug)]
+pub(crate) struct Announcement {
+    pub(crate) log: Journal,
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) whence: &'static str,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) health: Option<SocketAddr>,
+    pub(crate) enter: bool,
+    pub(crate) started: mpsc::Sender<()>,
+}
+
+impl Announcement {
+    pub(crate) fn make(self) {
+        let Announcement { addresses, whence, .. } = self;
+        let pid = std::process::id();
+        let socket = self.socket.map(|path| path.display().to_string());
+        let admin = socket.as_ref().map(|path| format!(", admin socket {path}")).unwrap_or_default();
+        let health = self.health.map(|address| format!(", health on {address}")).unwrap_or_default();
+        let enter = if self.enter { ", press Enter to stop" } else { "" };
+        let doing = match &addresses[..] {
+            [] => "running".into(),
+            addresses => format!("listening on {}", listen::in_words(addresses)),
+        };
+        let message = format!("{doing} (pid {pid}{whence}){admin}{health}{enter}");
+        let fields = [
+            ("address", addresses.iter().find_map(Address::tcp).map(|address| address.to_string()).into()),
+            ("addresses", addresses.iter().map(Address::to_string).collect()),
+            ("pid", pid.into()),
+            ("socket", socket.into()),
+            ("health", self.health.map(|address| address.to_string()).into()),
+        ];
+        self.log.line(Level::Info, "listening", message, fields);
+        let _ = self.started.send(()); // Whoever starts it waits for this.
+    }
+}

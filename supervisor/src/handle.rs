@@ -1,0 +1,88 @@
+//! A supervisor that runs: waited for, or commanded from code.
+
+use std::net::SocketAddr;
+use std::panic;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::event::{Event, EventSender, Trigger};
+use crate::listen::Address;
+use crate::report::Report;
+
+/// A supervisor that runs. Dropping this leaves it running.
+#[derive(Debug)]
+pub struct Running {
+    pub(crate) control: Control,
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) health: Option<SocketAddr>,
+    pub(crate) course: Course,
+}
+
+#[derive(Debug)]
+pub(crate) enum Course {
+    Underway(JoinHandle<Result<Report, Error>>),
+    /// It was stopped before the server was ready.
+    Ended(Report),
+}
+
+impl Running {
+    /// The address that the server listens on, or the first one with a port. Of a program without such sockets of ours
+    /// nobody knows: `0.0.0.0:0`.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses.iter().find_map(Address::tcp).unwrap_or_else(|| ([0, 0, 0, 0], 0).into())
+    }
+
+    /// All that the server listens on. Of a program without sockets of ours nobody knows.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// The address of the health endpoint, if there is one.
+    pub fn health(&self) -> Option<SocketAddr> {
+        self.health
+    }
+
+    /// What stops or restarts the server from any thread.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Waits until the server has stopped, whoever asked for it, and says what became of its connections.
+    ///
+    /// # Errors
+    /// When the server failed instead of being stopped, and is not started again.
+    pub fn wait(self) -> Result<Report, Error> {
+        match self.course {
+            Course::Underway(thread) => join(thread),
+            Course::Ended(report) => Ok(report),
+        }
+    }
+}
+
+/// Stops or restarts a server from any thread: a handler's own thread included, since it only asks and does not wait.
+#[derive(Debug, Clone)]
+pub struct Control {
+    pub(crate) events: EventSender,
+}
+
+impl Control {
+    /// Asks for a stop, in which clients get this long to leave. A stop that is under way is made shorter, but not
+    /// longer.
+    pub fn stop(&self, grace: Duration) {
+        // If nobody listens any more, the server has stopped already.
+        let _ = self.events.send(Event::Stop { by: Trigger::Code, grace: Some(grace) });
+    }
+
+    /// Asks for a restart: a new generation of the server takes over, and the clients of the old one get this long to
+    /// leave. If it fails, that is logged, and the old generation goes on.
+    pub fn restart(&self, grace: Duration) {
+        // If nobody listens any more, the server has stopped already.
+        let _ = self.events.send(Event::Restart { by: Trigger::Code, grace: Some(grace) });
+    }
+}
+
+pub(crate) fn join(thread: JoinHandle<Result<Report, Error>>) -> Result<Report, Error> {
+    // Master control does not panic; should it do so, that goes on to whoever waits for it.
+    thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+}

@@ -1,0 +1,32 @@
+//! How a stop went.
+
+use crate::event::Trigger;
+use crate::exit::Exit;
+use crate::protocol;
+use crate::server::{Ended, ProgramEnd};
+use crate::wire;
+
+/// How a stop went.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What asked for it.
+    pub by: Trigger,
+    /// What became of the connections.
+    pub drain: worker::DrainReport,
+    /// How the program ended, if the server was one.
+    pub program: Option<ProgramEnd>,
+    /// How many of its processes had to be killed.
+    pub killed: usize,
+}
+
+impl Report {
+    /// The exit code that says how the stop went.
+    pub fn exit(&self) -> Exit {
+        Exit::from(&self.wire())
+    }
+
+    pub(crate) fn wire(&self) -> protocol::Report {
+        let ended = Ended { drain: self.drain.clone(), program: self.program, killed: self.killed };
+        wire::report(&self.by.to_string(), &ended)
+    }
+}

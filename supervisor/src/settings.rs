@@ -1,0 +1,54 @@
+//! What a supervisor is told before it starts.
+
+use std::time::Duration;
+
+use crate::log::Log;
+use crate::restart::RestartPolicy;
+
+/// How long clients get to leave, unless told otherwise.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(5);
+
+/// Whether a supervisor listens on an admin socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminSocket {
+    /// It does not.
+    Off,
+    /// It does if it can. If its directory cannot be used, that is logged and the server is started without it.
+    Try,
+    /// It does, or it does not start.
+    Require,
+}
+
+/// What SIGHUP does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnHup {
+    /// It stops the server, as the other signals do.
+    Stop,
+    /// It restarts the server.
+    Restart,
+}
+
+/// Where Enter is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// On stdin if that is a terminal. Anything else is left to those it belongs to.
+    Terminal,
+    /// On stdin, whatever that is: each line is an Enter.
+    Stdin,
+}
+
+/// What a restart can change: each generation has settings of its own.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long clients get to leave, unless a trigger says otherwise.
+    pub grace: Duration,
+    /// How many connections are served at once, see [`worker::Server::max_connections`].
+    pub max_connections: usize,
+    /// When the server is started again after it has ended by itself.
+    pub restart: RestartPolicy,
+    /// How often the supervisor connects to the server to see whether it takes connections. One that takes none is
+    /// restarted. None: never.
+    pub check_every: Option<Duration>,
+    /// Where the server's events are logged.
+    pub log: Log,
+}
