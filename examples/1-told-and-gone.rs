@@ -8,11 +8,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use mastercontrol::Supervisor;
 use mastercontrol::worker::handlers::Echo;
+use mastercontrol::{Listen, Supervisor};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let running = Supervisor::new(Echo).start("127.0.0.1:0".parse()?)?;
+    let running = Supervisor::new(Echo).start(Listen::Bind("127.0.0.1:0".parse()?))?;
 
     let mut client = TcpStream::connect(running.address())?;
     let mut lines = BufReader::new(client.try_clone()?).lines();

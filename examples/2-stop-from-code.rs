@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use mastercontrol::worker::Connection;
-use mastercontrol::{Control, Handler, Supervisor};
+use mastercontrol::{Control, Handler, Listen, Supervisor};
 
 /// What stops the server. It exists only after the server was started, and so after the handler was made.
 static CONTROL: OnceLock<Control> = OnceLock::new();
@@ -36,7 +36,7 @@ impl Handler for StopOnRequest {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let running = Supervisor::new(StopOnRequest).start("127.0.0.1:0".parse()?)?;
+    let running = Supervisor::new(StopOnRequest).start(Listen::Bind("127.0.0.1:0".parse()?))?;
     let control = CONTROL.get_or_init(|| running.control());
 
     let mut client = TcpStream::connect(running.address())?;

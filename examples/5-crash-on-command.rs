@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mastercontrol::worker::Connection;
-use mastercontrol::{AdminSocket, Console, Handler, Log, Supervisor};
+use mastercontrol::{AdminSocket, Console, Handler, Listen, Log, Supervisor};
 
 #[derive(Default)]
 struct Fragile {
@@ -56,7 +56,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     if let Some(name) = argument("--name") {
         supervisor = supervisor.name(name.parse()?).admin(AdminSocket::Require);
     }
-    let exit = match supervisor.start(address.parse()?)?.wait() {
+    let exit = match supervisor.start(Listen::Bind(address.parse()?))?.wait() {
         Ok(report) => report.exit(),
         Err(error) => error.exit(),
     };
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_example_runs() -> Result<(), Box<dyn Error>> {
-        let running = supervisor().start("127.0.0.1:0".parse()?)?;
+        let running = supervisor().start(Listen::Bind("127.0.0.1:0".parse()?))?;
         let mut client = TcpStream::connect(running.address())?;
         client.write_all(b"CRASH\n")?;
         client.read_exact(&mut [0; 6])?;

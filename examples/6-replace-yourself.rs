@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mastercontrol::worker::Connection;
-use mastercontrol::{Handler, Supervisor, host};
+use mastercontrol::{Handler, Listen, Supervisor, host};
 
 /// What tells one build from another.
 const VERSION: &str = concat!(env!("CARGO_CRATE_NAME"), " ", env!("CARGO_PKG_VERSION"));
@@ -48,7 +48,7 @@ fn supervisor() -> Supervisor {
 pub fn main() -> Result<ExitCode, Box<dyn Error>> {
     // First of all: nothing else may have taken its number, and no other thread may look at the environment.
     let socket = host::passed()?.ok_or("no socket was passed: start this by `supervisor exec --listen ADDR`")?;
-    let report = supervisor().start_passed(socket)?.wait()?;
+    let report = supervisor().start(Listen::Inherited(socket))?.wait()?;
     Ok(report.exit().into())
 }
 
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn the_example_runs() -> Result<(), Box<dyn Error>> {
-        let running = supervisor().start("127.0.0.1:0".parse()?)?;
+        let running = supervisor().start(Listen::Bind("127.0.0.1:0".parse()?))?;
         let mut client = TcpStream::connect(running.address())?;
         client.write_all(b"hello\n")?;
         let answer = format!("{VERSION}: hello\n");

@@ -11,7 +11,7 @@ use mastercontrol::host;
 use mastercontrol::host::windows_service;
 use mastercontrol::text::Seconds;
 use mastercontrol::worker::handlers::{Commands, Echo, Http, Logged};
-use mastercontrol::{BuildError, Console, Exit, Handler, Journal, Level, RestartMode, Settings, Supervisor};
+use mastercontrol::{BuildError, Exit, Handle, Handler, Journal, Level, Listen, RestartMode, Settings, Supervisor};
 
 /// Runs the program to its end.
 pub(crate) fn run() -> ExitCode {
@@ -23,7 +23,7 @@ pub(crate) fn run() -> ExitCode {
     if invocation.is_service() {
         return exit_code(run_service(invocation, &journal));
     }
-    exit_code(serve(&invocation, passed, &journal, |supervisor, console| supervisor.console(console).signals()))
+    exit_code(serve(&invocation, passed, &journal, Triggers::Terminal))
 }
 
 /// Runs the server as a service: without a console, and with the service manager in its place.
@@ -31,7 +31,7 @@ pub(crate) fn run() -> ExitCode {
 fn run_service(invocation: Invocation, journal: &Journal) -> i32 {
     let program = move |service: windows_service::Service| {
         let journal = service.journal(invocation.log());
-        serve(&invocation, Ok(None), &journal, |supervisor, _| supervisor.service(service))
+        serve(&invocation, Ok(None), &journal, Triggers::Service(service))
     };
     windows_service::run(program).unwrap_or_else(|error| {
         journal.line(Level::Error, "not_started", &error, []);
@@ -44,7 +44,7 @@ fn serve(
     invocation: &Invocation,
     passed: Result<Option<host::Passed>, host::PassedError>,
     journal: &Journal,
-    triggers: impl FnOnce(Supervisor, Console) -> Supervisor,
+    triggers: Triggers,
 ) -> i32 {
     let not_started = |error: &dyn Error| {
         journal.line(Level::Error, "not_started", error, []);
@@ -62,19 +62,41 @@ fn serve(
     let journal = journal.with(config.log);
     let first = config.clone();
     let invocation = invocation.clone();
-    let supervisor = match &config.server {
-        ServerKind::Exec { program, .. } => {
-            let shown = program.to_string();
-            Supervisor::program(move |settings| program_now(&invocation, address, &first, settings)).shown_as(&shown)
+    match (passed, &config.server) {
+        (None, ServerKind::Exec { program, listen }) => {
+            let supervisor = Supervisor::program(move |settings| program_now(&invocation, address, &first, settings));
+            let supervisor = configure(supervisor.shown_as(&program.to_string()), &config, &journal, triggers);
+            wait(supervisor.start(listen), &config, &journal)
         }
-        ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. } => {
-            let journal = journal.clone();
-            Supervisor::with_factory(move |settings| build(&invocation, address, &first, &journal, settings))
+        (Some(_), ServerKind::Exec { .. }) => {
+            let message = "the service manager passed a socket, and exec takes none: let it start the program itself";
+            journal.line(Level::Error, "not_started", message, []);
+            Exit::Failed as i32
         }
-    };
+        (passed, ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. }) => {
+            let listen = passed.map_or(Listen::Bind(config.listen), Listen::Inherited);
+            let of_requests = journal.clone();
+            let supervisor =
+                Supervisor::with_factory(move |settings| build(&invocation, address, &first, &of_requests, settings));
+            wait(configure(supervisor, &config, &journal, triggers).start(listen), &config, &journal)
+        }
+    }
+}
+
+/// What stops the server, beside the admin socket.
+enum Triggers {
+    /// Enter and signals.
+    Terminal,
+    /// The service manager of Windows.
+    #[cfg(windows)]
+    Service(windows_service::Service),
+}
+
+/// What is the same whatever is supervised.
+fn configure<S>(supervisor: Supervisor<S>, config: &Config, journal: &Journal, triggers: Triggers) -> Supervisor<S> {
     let mut supervisor = supervisor
         .kind(config.server.kind())
-        .name(config.name)
+        .name(config.name.clone())
         // Until the first generation is built: the stop of one that is never ready has it, too.
         .grace(config.grace)
         .journal(journal.clone())
@@ -82,35 +104,31 @@ fn serve(
         .last_resort()
         .service_manager()
         .admin(config.admin);
-    supervisor = triggers(supervisor, config.console);
-    if let Some(path) = config.socket {
+    supervisor = match triggers {
+        Triggers::Terminal => supervisor.console(config.console).signals(),
+        #[cfg(windows)]
+        Triggers::Service(service) => supervisor.service(service),
+    };
+    if let Some(path) = &config.socket {
         supervisor = supervisor.socket(path);
     }
     if let Some(address) = config.health {
         supervisor = supervisor.health(address);
     }
-    let started = match (passed, &config.server) {
-        (None, ServerKind::Exec { listen, .. }) => supervisor.start_program(listen),
-        (Some(_), ServerKind::Exec { .. }) => {
-            let message = "the service manager passed a socket, and exec takes none: let it start the program itself";
-            journal.line(Level::Error, "not_started", message, []);
-            return Exit::Failed as i32;
-        }
-        (Some(passed), ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. }) => {
-            supervisor.start_passed(passed)
-        }
-        (None, ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. }) => supervisor.start(config.listen),
-    };
-    match started {
+    supervisor
+}
+
+/// Waits until a supervisor has ended, if it could be started. Returns the exit code.
+fn wait<L>(started: Result<Handle<L>, mastercontrol::Error>, config: &Config, journal: &Journal) -> i32 {
+    let ended = match started {
+        // What goes wrong later is logged by master control.
+        Ok(handle) => handle.wait(),
         Err(error) => {
             journal.line(Level::Error, "not_started", &error, []);
-            code(&error, config.restart.mode)
+            Err(error)
         }
-        // What went wrong has been logged by master control.
-        Ok(running) => {
-            running.wait().map_or_else(|error| code(&error, config.restart.mode), |report| report.exit() as i32)
-        }
-    }
+    };
+    ended.map_or_else(|error| code(&error, config.restart.mode), |report| report.exit() as i32)
 }
 
 /// The exit code for an error. A program that ended by itself, or could not be started, is passed on as a shell would.

@@ -18,15 +18,44 @@ use crate::server::BuildError;
 use crate::server::handlers::Factory;
 use crate::settings::{AdminSocket, Console, DEFAULT_GRACE, OnHup, Settings};
 
-/// Where generations of the server come from.
-pub(crate) enum Source {
-    Threads(Factory),
-    Programs(ProgramFactory),
+/// What is supervised: a server thread of this process, whose connections a handler serves.
+pub struct Handlers(pub(crate) Factory);
+
+/// What is supervised: programs.
+pub struct Programs(pub(crate) ProgramFactory);
+
+/// A supervisor that has not been started yet: of handlers ([`Supervisor::new`], [`Supervisor::with_factory`]) or of a
+/// program ([`Supervisor::program`]).
+///
+/// The two are types of their own. A program is started with the addresses of its sockets, and what is asked of a server
+/// thread cannot be asked of it:
+///
+/// ```no_run
+/// # use mastercontrol::{Address, Listen, Supervisor, worker::handlers::Echo};
+/// Supervisor::new(Echo).max_connections(100).start(Listen::Bind("127.0.0.1:7777".parse()?))?.wait()?;
+/// Supervisor::program(|_| Err("which one?".into())).start(&[Address::Tcp("127.0.0.1:7777".parse()?)])?.wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// ```compile_fail
+/// # use mastercontrol::{Listen, Supervisor};
+/// Supervisor::program(|_| Err("which one?".into())).start(Listen::Bind("127.0.0.1:7777".parse()?))?.wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// ```compile_fail
+/// # use mastercontrol::Supervisor;
+/// Supervisor::program(|_| Err("which one?".into())).max_connections(100).start(&[])?.wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a supervisor does nothing until it is started"]
+pub struct Supervisor<S = Handlers> {
+    pub(crate) source: S,
+    pub(crate) options: Options,
 }
 
-/// A supervisor that has not been started yet.
-pub struct Supervisor {
-    pub(crate) source: Source,
+/// What is the same whatever is supervised.
+pub(crate) struct Options {
     pub(crate) settings: Settings,
     pub(crate) journal: Journal,
     pub(crate) name: InstanceName,
@@ -38,7 +67,6 @@ pub struct Supervisor {
     pub(crate) socket: Option<PathBuf>,
     pub(crate) health: Option<SocketAddr>,
     pub(crate) last_resort: bool,
-    pub(crate) shared: bool,
     pub(crate) service_manager: bool,
     #[cfg(windows)]
     pub(crate) service: Option<Service>,
@@ -46,35 +74,59 @@ pub struct Supervisor {
     pub(crate) shown: Option<String>,
 }
 
-impl Supervisor {
+impl Supervisor<Handlers> {
     /// A supervisor for a server whose connections are served by `handler`, by the same one after each restart. It has
     /// no triggers and logs nothing.
-    pub fn new(handler: impl Handler) -> Supervisor {
+    pub fn new(handler: impl Handler) -> Supervisor<Handlers> {
         let handler: Arc<dyn Handler> = Arc::new(handler);
         Supervisor::with_factory(move |_| Ok(handler.clone()))
     }
 
     /// A supervisor for a server that is built afresh for each restart: `factory` makes the handler of each generation,
-    /// and may change what this supervisor was told to use as settings. With an error, or a panic, the supervisor does
-    /// not start, or the restart fails and the old generation goes on.
+    /// and may change its settings, which begin as those of this supervisor. With an error, or a panic, the supervisor
+    /// does not start, or the restart fails and the old generation keeps serving.
     ///
     /// It is called on a thread of its own.
     pub fn with_factory(
         factory: impl FnMut(&mut Settings) -> Result<Arc<dyn Handler>, BuildError> + Send + 'static,
-    ) -> Supervisor {
-        Supervisor::of(Source::Threads(Box::new(factory)))
+    ) -> Supervisor<Handlers> {
+        Supervisor::of(Handlers(Box::new(factory)))
     }
 
+    /// How many connections are served at once, see [`worker::Server::max_connections`].
+    pub fn max_connections(mut self, limit: usize) -> Supervisor<Handlers> {
+        self.options.settings.max_connections = limit;
+        self
+    }
+
+    /// How often to look whether the server takes connections, see [`Settings::check_every`]: never at the start.
+    pub fn check_every(mut self, interval: Duration) -> Supervisor<Handlers> {
+        self.options.settings.check_every = Some(interval);
+        self
+    }
+}
+
+impl Supervisor<Programs> {
     /// A supervisor for a program, of which each generation is a process. `factory` says for each which program that
-    /// is, and may change what this supervisor was told to use as settings. To be started with
-    /// [`Supervisor::start_program`].
-    pub fn program(factory: impl FnMut(&mut Settings) -> Result<Program, BuildError> + Send + 'static) -> Supervisor {
-        Supervisor::of(Source::Programs(Box::new(factory)))
+    /// is, and may change its settings, which begin as those of this supervisor.
+    ///
+    /// It is called on a thread of its own.
+    pub fn program(
+        factory: impl FnMut(&mut Settings) -> Result<Program, BuildError> + Send + 'static,
+    ) -> Supervisor<Programs> {
+        Supervisor::of(Programs(Box::new(factory)))
     }
 
-    fn of(source: Source) -> Supervisor {
-        Supervisor {
-            source,
+    /// What program is the server, for people.
+    pub fn shown_as(mut self, program: &str) -> Supervisor<Programs> {
+        self.options.shown = Some(program.into());
+        self
+    }
+}
+
+impl<S> Supervisor<S> {
+    fn of(source: S) -> Supervisor<S> {
+        let options = Options {
             settings: Settings {
                 grace: DEFAULT_GRACE,
                 max_connections: worker::MAX_CONNECTIONS,
@@ -92,67 +144,49 @@ impl Supervisor {
             socket: None,
             health: None,
             last_resort: false,
-            shared: false,
             service_manager: false,
             #[cfg(windows)]
             service: None,
             shown: None,
-        }
+        };
+        Supervisor { source, options }
     }
 
     /// The name under which `admin-cli` finds this instance: `server`, unless told otherwise.
-    pub fn name(mut self, name: InstanceName) -> Supervisor {
-        self.name = name;
+    pub fn name(mut self, name: InstanceName) -> Supervisor<S> {
+        self.options.name = name;
         self
     }
 
     /// What is served, for people: `server`, unless told otherwise.
-    pub fn kind(mut self, kind: &str) -> Supervisor {
-        self.kind = kind.into();
-        self
-    }
-
-    /// What program is the server, for people.
-    pub fn shown_as(mut self, program: &str) -> Supervisor {
-        self.shown = Some(program.into());
+    pub fn kind(mut self, kind: &str) -> Supervisor<S> {
+        self.options.kind = kind.into();
         self
     }
 
     /// How long clients get to leave, unless a trigger says otherwise: [`DEFAULT_GRACE`] at the start.
-    pub fn grace(mut self, grace: Duration) -> Supervisor {
-        self.settings.grace = grace;
+    pub fn grace(mut self, grace: Duration) -> Supervisor<S> {
+        self.options.settings.grace = grace;
         self
     }
 
     /// How events are logged: not at all at the start.
-    pub fn log(self, log: Log) -> Supervisor {
-        let journal = self.journal.with(log);
+    pub fn log(self, log: Log) -> Supervisor<S> {
+        let journal = self.options.journal.with(log);
         self.journal(journal)
     }
 
     /// The journal for what happens, if others than this supervisor have something to say there, too. It is of this
     /// supervisor alone, and events are logged as it says.
-    pub fn journal(mut self, journal: Journal) -> Supervisor {
-        self.settings.log = journal.log();
-        self.journal = journal;
-        self
-    }
-
-    /// How many connections are served at once, see [`worker::Server::max_connections`].
-    pub fn max_connections(mut self, limit: usize) -> Supervisor {
-        self.settings.max_connections = limit;
+    pub fn journal(mut self, journal: Journal) -> Supervisor<S> {
+        self.options.settings.log = journal.log();
+        self.options.journal = journal;
         self
     }
 
     /// When the server is started again after it has ended by itself: [`RestartPolicy::default`] at the start.
-    pub fn restart(mut self, policy: RestartPolicy) -> Supervisor {
-        self.settings.restart = policy;
-        self
-    }
-
-    /// How often to look whether the server takes connections, see [`Settings::check_every`]: never at the start.
-    pub fn check_every(mut self, interval: Duration) -> Supervisor {
-        self.settings.check_every = Some(interval);
+    pub fn restart(mut self, policy: RestartPolicy) -> Supervisor<S> {
+        self.options.settings.restart = policy;
         self
     }
 
@@ -160,8 +194,8 @@ impl Supervisor {
     ///
     /// On Unix the calling thread, and the threads that it starts from then on, have SIGTTIN and SIGTTOU blocked: the
     /// terminal cannot suspend them.
-    pub fn console(mut self, console: Console) -> Supervisor {
-        self.console = Some(console);
+    pub fn console(mut self, console: Console) -> Supervisor<S> {
+        self.options.console = Some(console);
         self
     }
 
@@ -170,62 +204,55 @@ impl Supervisor {
     ///
     /// When the console's window is closed, the user logs off or the system shuts down, Windows leaves a process five
     /// seconds: clients get four of them at most, and the process has to end when the stop is done.
-    pub fn signals(mut self) -> Supervisor {
-        self.signals = true;
+    pub fn signals(mut self) -> Supervisor<S> {
+        self.options.signals = true;
         self
     }
 
     /// What SIGHUP does, with [`Supervisor::signals`]: it stops the server, unless told otherwise.
-    pub fn on_hup(mut self, action: OnHup) -> Supervisor {
-        self.on_hup = action;
+    pub fn on_hup(mut self, action: OnHup) -> Supervisor<S> {
+        self.options.on_hup = action;
         self
     }
 
     /// Whether `admin-cli` can command this instance.
-    pub fn admin(mut self, admin: AdminSocket) -> Supervisor {
-        self.admin = admin;
+    pub fn admin(mut self, admin: AdminSocket) -> Supervisor<S> {
+        self.options.admin = admin;
         self
     }
 
     /// Puts the admin socket at a path of its own instead of the one that belongs to the name.
-    pub fn socket(mut self, path: impl Into<PathBuf>) -> Supervisor {
-        self.socket = Some(path.into());
+    pub fn socket(mut self, path: impl Into<PathBuf>) -> Supervisor<S> {
+        self.options.socket = Some(path.into());
         self
     }
 
     /// Answers `GET /ready`, `/live` and `/metrics` over HTTP on this address, from the start to the very end. Nobody
     /// can command anything there.
-    pub fn health(mut self, address: SocketAddr) -> Supervisor {
-        self.health = Some(address);
+    pub fn health(mut self, address: SocketAddr) -> Supervisor<S> {
+        self.options.health = Some(address);
         self
     }
 
     /// Ends the whole process when a stop overruns its deadline by a second ([`crate::Exit::Overrun`]), or when master
     /// control hangs or panics ([`crate::Exit::OutOfControl`]): nobody could command it any more.
-    pub fn last_resort(mut self) -> Supervisor {
-        self.last_resort = true;
-        self
-    }
-
-    /// Others accept from the listener, too, or will, see [`worker::Server::shared_listener`]: a stop leaves it, and
-    /// the clients that wait in its queue, to them. For [`Supervisor::start_on`].
-    pub fn shared(mut self) -> Supervisor {
-        self.shared = true;
+    pub fn last_resort(mut self) -> Supervisor<S> {
+        self.options.last_resort = true;
         self
     }
 
     /// Tells the host's service manager, if it wants to know (`NOTIFY_SOCKET`), when the server is ready, restarted and
     /// stopped, how long a stop may take, and that master control is alive (`WATCHDOG_USEC`).
-    pub fn service_manager(mut self) -> Supervisor {
-        self.service_manager = true;
+    pub fn service_manager(mut self) -> Supervisor<S> {
+        self.options.service_manager = true;
         self
     }
 
     /// The service manager of Windows stops the server, and is told when it is ready, that it stops, and how long that
     /// may take.
     #[cfg(windows)]
-    pub fn service(mut self, service: Service) -> Supervisor {
-        self.service = Some(service);
+    pub fn service(mut self, service: Service) -> Supervisor<S> {
+        self.options.service = Some(service);
         self
     }
 }

@@ -12,9 +12,11 @@ use crate::report::Report;
 
 /// A supervisor that runs. Dropping this leaves it running.
 #[derive(Debug)]
-pub struct Running {
+#[must_use = "it says how the server ends; dropping it leaves the server running"]
+pub struct Handle<L = SocketAddr> {
     pub(crate) control: Control,
-    pub(crate) addresses: Vec<Address>,
+    /// What the server listens on: one address, or what a program got.
+    pub(crate) listens_on: L,
     pub(crate) health: Option<SocketAddr>,
     pub(crate) course: Course,
 }
@@ -26,18 +28,21 @@ pub(crate) enum Course {
     Ended(Report),
 }
 
-impl Running {
-    /// The address that the server listens on, or the first one with a port. Of a program without such sockets of ours
-    /// nobody knows: `0.0.0.0:0`.
+impl Handle<SocketAddr> {
+    /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
-        self.addresses.iter().find_map(Address::tcp).unwrap_or_else(|| ([0, 0, 0, 0], 0).into())
+        self.listens_on
     }
+}
 
-    /// All that the server listens on. Of a program without sockets of ours nobody knows.
+impl Handle<Vec<Address>> {
+    /// The addresses of the sockets that the program got.
     pub fn addresses(&self) -> &[Address] {
-        &self.addresses
+        &self.listens_on
     }
+}
 
+impl<L> Handle<L> {
     /// The address of the health endpoint, if there is one.
     pub fn health(&self) -> Option<SocketAddr> {
         self.health

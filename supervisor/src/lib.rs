@@ -4,7 +4,7 @@
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use mastercontrol::{AdminSocket, Console, Log, Supervisor, worker::handlers::Echo};
+//! use mastercontrol::{AdminSocket, Console, Listen, Log, Supervisor, worker::handlers::Echo};
 //!
 //! let running = Supervisor::new(Echo)
 //!     .grace(Duration::from_secs(10))
@@ -12,13 +12,13 @@
 //!     .signals()
 //!     .admin(AdminSocket::Require)
 //!     .log(Log::text())
-//!     .start("127.0.0.1:9999".parse()?)?;
+//!     .start(Listen::Bind("127.0.0.1:9999".parse()?))?;
 //! let report = running.wait()?;
 //! println!("{} clients were notified", report.drain.notified);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Without triggers only code stops it, with [`Running::control`].
+//! Without triggers only code stops it, with [`Handle::control`].
 
 mod announcement;
 mod builder;
@@ -53,11 +53,11 @@ pub mod metrics;
 pub mod protocol;
 pub mod text;
 
-pub use builder::Supervisor;
+pub use builder::{Handlers, Programs, Supervisor};
 pub use error::Error;
 pub use event::{ConsoleEvent, ServiceControl, Trigger};
 pub use exit::Exit;
-pub use handle::{Control, Running};
+pub use handle::{Control, Handle};
 pub use journal::Journal;
 pub use listen::Address;
 pub use log::{Level, Log};
@@ -65,6 +65,7 @@ pub use report::Report;
 pub use restart::{RestartMode, RestartPolicy};
 pub use server::{BuildError, ProgramEnd};
 pub use settings::{AdminSocket, Console, DEFAULT_GRACE, OnHup, Settings};
+pub use start::Listen;
 pub use version::{VERSION, version};
 pub use worker;
 pub use worker::Handler;

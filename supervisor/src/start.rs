@@ -3,17 +3,18 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::mpsc;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
 
 use crate::announcement::Announcement;
-use crate::builder::{Source, Supervisor};
+use crate::builder::{Handlers, Options, Programs, Supervisor};
 use crate::child::{self, Children};
 use crate::client::{self, Patience};
 use crate::error::Error;
-use crate::event::EventSender;
-use crate::handle::{Control, Course, Running, join};
+use crate::event::{Event, EventSender};
+use crate::handle::{Control, Course, Handle, join};
 use crate::health::Health;
 use crate::holder;
 use crate::host::{Manager, Passed};
@@ -23,6 +24,7 @@ use crate::listen::{self, Address};
 use crate::log::Level;
 use crate::master::{Identity, Master};
 use crate::protocol::{Answer, Request};
+use crate::report::Report;
 use crate::server::Builder;
 use crate::server::handlers::ThreadBuilder;
 use crate::settings::{AdminSocket, Settings};
@@ -32,20 +34,63 @@ use crate::triggers::console;
 use crate::triggers::signals::Signals;
 use crate::watchdog::{self, Watchdog};
 
-impl Supervisor {
-    /// Binds the address and starts. When this returns, the server takes connections and all triggers are in place, or
-    /// it was stopped before it was ready: the triggers are there before.
+/// Where the clients of a server come from.
+#[derive(Debug)]
+pub enum Listen {
+    /// An address that is bound for it.
+    Bind(SocketAddr),
+    /// A listener that is bound already, and that this supervisor has for itself.
+    Listener(TcpListener),
+    /// A listener from which others accept, too, or will, see [`worker::Server::shared_listener`]: a stop leaves it, and
+    /// the clients that wait in its queue, to them.
+    Shared(TcpListener),
+    /// The socket that the service manager passed to this process, which shares it.
+    Inherited(Passed),
+}
+
+/// An instance's name, taken: no other one has its paths.
+type Claimed = (InstancePaths, InstanceLock);
+
+/// What a supervisor listens on, before there is a server.
+struct Bound<L, F> {
+    /// What the handle says.
+    listens_on: L,
+    addresses: Vec<Address>,
+    /// Dropped when nothing listens any more, and nobody has heard of that yet.
+    files: F,
+    /// Where the listener comes from, for people, if that is not a matter of course.
+    whence: &'static str,
+}
+
+impl Supervisor<Handlers> {
+    /// Starts. When this returns, the server takes connections and all triggers are in place, or it was stopped before
+    /// it was ready: the triggers are there before.
     ///
     /// # Errors
     /// When the address cannot be bound, the name is taken, the server cannot be built, or something else that is
-    /// needed cannot be had. Nothing is left behind then.
-    pub fn start(self, address: SocketAddr) -> Result<Running, Error> {
+    /// needed cannot be had. Nothing is left behind then; a listener is closed.
+    pub fn start(self, listen: Listen) -> Result<Handle, Error> {
+        let Supervisor { source: Handlers(factory), options } = self;
         // The name first: of two that are started with the same name, the second hears that, and not of a taken port.
-        let claimed = self.claim()?;
-        let listener = listen::bind_tcp(address).map_err(|source| cannot_bind(&Address::Tcp(address), source))?;
-        self.start_on_claimed(listener, "", claimed)
+        let claimed = claim(&options)?;
+        let (listener, shared, whence) = match listen {
+            Listen::Bind(address) => {
+                let bound = listen::bind_tcp(address);
+                (bound.map_err(|source| cannot_bind(&Address::Tcp(address), source))?, false, "")
+            }
+            Listen::Listener(listener) => (listener, false, ""),
+            Listen::Shared(listener) => (listener, true, ""),
+            Listen::Inherited(passed) => (passed.listener, true, ", socket passed by the service manager"),
+        };
+        let address = listener.local_addr().map_err(lacking("the listener"))?;
+        let bound = Bound { listens_on: address, addresses: vec![Address::Tcp(address)], files: (), whence };
+        start(options, bound, claimed, PassOn::Nothing, |settings, events, log| {
+            Ok(Box::new(ThreadBuilder::new(factory, listener, shared, settings, log, events)))
+        })
     }
+}
 
+impl Supervisor<Programs> {
     /// Binds the addresses and starts the program, which gets their sockets. When this returns it is ready, and all
     /// triggers are in place. The path of a Unix socket is removed at the end.
     ///
@@ -55,198 +100,201 @@ impl Supervisor {
     /// # Errors
     /// When an address cannot be bound, the name is taken, the program cannot be started or is not ready in time, or
     /// something else that is needed cannot be had: on Windows that is any socket. Nothing is left behind then.
-    pub fn start_program(self, addresses: &[Address]) -> Result<Running, Error> {
-        let claimed = self.claim()?;
-        let (mut sockets, mut files, mut bound_to) = (Vec::new(), Vec::new(), Vec::new());
+    pub fn start(self, addresses: &[Address]) -> Result<Handle<Vec<Address>>, Error> {
+        let Supervisor { source: Programs(factory), options } = self;
+        let claimed = claim(&options)?;
+        let mut sockets = Vec::new();
+        let (mut files, mut bound_to) = (Vec::new(), Vec::new());
         for address in addresses {
-            let bound = listen::Bound::new(address).map_err(|source| cannot_bind(address, source))?;
-            sockets.push(child::Socket { name: bound.name(), socket: bound.socket });
-            files.extend(bound.file);
-            bound_to.push(bound.address);
+            let one = listen::Bound::new(address).map_err(|source| cannot_bind(address, source))?;
+            sockets.push(child::Socket { name: one.name(), socket: one.socket });
+            files.extend(one.file);
+            bound_to.push(one.address);
         }
-        self.start_claimed(bound_to, files, "", claimed, |source, settings, events, _, log| {
-            let Source::Programs(factory) = source else {
-                return Err(Error::Build { source: "a server thread is no program".into() });
-            };
-            let lacking = |source| Error::Start { what: "the program's guardian", source };
+        let bound = Bound { listens_on: bound_to.clone(), addresses: bound_to, files, whence: "" };
+        start(options, bound, claimed, PassOn::Signals, |settings, events, log| {
+            let lacking = lacking("the program's guardian");
             let children = Children::new(factory, sockets, settings, log, events).map_err(lacking)?;
             #[cfg(unix)]
             children.reap_orphans().map_err(lacking)?;
             Ok(Box::new(children))
         })
     }
+}
 
-    /// Starts on the socket that the service manager passed to this process, which shares it: see
-    /// [`Supervisor::shared`].
-    ///
-    /// # Errors
-    /// When the name is taken, or something else that is needed cannot be had. Nothing is left behind then.
-    pub fn start_passed(self, passed: Passed) -> Result<Running, Error> {
-        let claimed = self.claim()?;
-        self.shared().start_on_claimed(passed.listener, ", socket passed by the service manager", claimed)
+/// What becomes of signals that ask nothing of the supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PassOn {
+    Nothing,
+    /// They are for the program.
+    Signals,
+}
+
+/// `builder` makes what makes the generations.
+fn start<L>(
+    options: Options,
+    bound: Bound<L, impl Send + 'static>,
+    claimed: Option<Claimed>,
+    pass_on: PassOn,
+    builder: impl FnOnce(Settings, EventSender, Journal) -> Result<Box<dyn Builder>, Error>,
+) -> Result<Handle<L>, Error> {
+    let Bound { listens_on, addresses, files, whence } = bound;
+    let health = options.health.map(|health| bind_health(health, &addresses)).transpose()?;
+    let log = options.journal.clone();
+    let watchdog = options.last_resort.then(|| Watchdog::start(log.clone())).transpose();
+    let watchdog = watchdog.map_err(lacking("the last resort"))?;
+    let (events, received) = mpsc::channel();
+    let events = EventSender::new(events, watchdog.clone());
+    if options.console.is_some() {
+        console::block_job_control().map_err(lacking("the console"))?;
     }
-
-    /// Starts on a listener that is bound already.
-    ///
-    /// # Errors
-    /// When the name is taken, or something else that is needed cannot be had. Nothing is left behind then, except the
-    /// listener, which is closed.
-    pub fn start_on(self, listener: TcpListener) -> Result<Running, Error> {
-        let claimed = self.claim()?;
-        self.start_on_claimed(listener, "", claimed)
+    let builder = builder(options.settings.clone(), events.clone(), log.clone())?;
+    // From here on somebody may ask for the end, also while the server is not ready yet.
+    let triggers = Triggers::start(&options, &events, pass_on, health, claimed)?;
+    let health = triggers.health.as_ref().map(Health::address);
+    let manager = if options.service_manager { Manager::from_environment(log.clone()) } else { Manager::none() };
+    #[cfg(windows)]
+    let manager = match options.service {
+        Some(service) => Manager::of_service(service.commands(events.clone()), log.clone()),
+        None => manager,
+    };
+    let (started, ready) = mpsc::channel();
+    let announcement = Announcement {
+        log: log.clone(),
+        addresses: addresses.clone(),
+        whence,
+        socket: triggers.socket.clone(),
+        health,
+        enter: triggers.enter,
+        started,
+    };
+    let identity = Identity {
+        name: options.name.to_string(),
+        kind: options.kind,
+        addresses,
+        program: options.shown,
+        health,
+        log,
+        started: Instant::now(),
+    };
+    let log = identity.log.clone();
+    let master = Master::new(identity, builder, options.settings, watchdog.clone(), manager, Some(announcement));
+    let thread = thread::Builder::new()
+        .name("master-control".into())
+        .spawn(move || run(master, received, triggers, files, watchdog.as_ref(), log));
+    // Without that thread, all that it should have had is dropped, which ends it.
+    let thread = thread.map_err(lacking("master control"))?;
+    let handle = |course| Handle { control: Control { events }, listens_on, health, course };
+    match ready.recv() {
+        Ok(()) => Ok(handle(Course::Underway(thread))),
+        // It has ended before it was ready.
+        Err(mpsc::RecvError) => join(thread).map(|report| handle(Course::Ended(report))),
     }
+}
 
-    fn start_on_claimed(
-        self,
-        listener: TcpListener,
-        whence: &'static str,
-        claimed: Option<(InstancePaths, InstanceLock)>,
-    ) -> Result<Running, Error> {
-        let address = listener.local_addr().map_err(|source| Error::Start { what: "the listener", source })?;
-        let addresses = vec![Address::Tcp(address)];
-        self.start_claimed(addresses, (), whence, claimed, |source, settings, events, shared, log| match source {
-            Source::Threads(factory) => {
-                Ok(Box::new(ThreadBuilder::new(factory, listener, shared, settings, log, events)))
-            }
-            Source::Programs(_) => Err(Error::Build { source: "a program is no server thread".into() }),
-        })
+/// Runs on the thread `master-control`: it, and what is to be done after its end, in this order.
+fn run(
+    master: Master,
+    received: Receiver<Event>,
+    triggers: Triggers,
+    files: impl Send,
+    watchdog: Option<&Watchdog>,
+    log: Journal,
+) -> Result<Report, Error> {
+    let Triggers { signals, health, admin, .. } = triggers;
+    let _until_the_end = signals;
+    let ending = log.ending();
+    let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(&received)));
+    let mut end = end.unwrap_or_else(|panic| match watchdog {
+        Some(_) => watchdog::end_after_panic(log, worker::panic_message(&*panic)),
+        None => panic::resume_unwind(panic),
+    });
+    if let Some(watchdog) = watchdog {
+        // Twice that: the health endpoint and the admin thread may have to wait for a client, too.
+        watchdog.watch_stop(Instant::now() + 2 * LAST_ANSWERS, || "what listens for commands does not end".into());
     }
+    drop(files);
+    let last_answers = admin.map(Admin::close);
+    // Those who follow have heard of the whole stop.
+    drop(ending);
+    end.adopt(received);
+    // None of its clients waits for an answer any more, and its port is free before anybody hears of the end.
+    drop(health);
+    end.answer();
+    if let Some(last_answers) = last_answers {
+        last_answers.wait();
+    }
+    if let Some(watchdog) = watchdog {
+        watchdog.off();
+    }
+    end.result
+}
 
-    /// `files` are dropped when nothing listens any more, and nobody has heard of that yet. `whence` says for people
-    /// where the listener comes from, if that is not a matter of course. `builder` makes what makes the generations.
-    fn start_claimed(
-        self,
-        addresses: Vec<Address>,
-        files: impl Send + 'static,
-        whence: &'static str,
-        claimed: Option<(InstancePaths, InstanceLock)>,
-        builder: impl FnOnce(Source, Settings, EventSender, bool, Journal) -> Result<Box<dyn Builder>, Error>,
-    ) -> Result<Running, Error> {
-        let lacking = |what| move |source| Error::Start { what, source };
-        let health = self.health.map(|health| bind_health(health, &addresses)).transpose()?;
-        let log = self.journal;
-        let watchdog =
-            self.last_resort.then(|| Watchdog::start(log.clone())).transpose().map_err(lacking("the last resort"))?;
-        let (events, received) = mpsc::channel();
-        let events = EventSender::new(events, watchdog.clone());
-        let pass_on = matches!(self.source, Source::Programs(_));
-        if self.console.is_some() {
-            console::block_job_control().map_err(lacking("the console"))?;
-        }
-        let builder = builder(self.source, self.settings.clone(), events.clone(), self.shared, log.clone())?;
-        // From here on somebody may ask for the end, also while the server is not ready yet.
-        let signals = if self.signals {
-            Some(Signals::start(events.clone(), self.on_hup, pass_on).map_err(lacking("the signal handlers"))?)
-        } else {
-            None
-        };
-        let enter = self.console.map(|console| console::start(console, events.clone())).transpose();
+/// What can ask for something, once it is started.
+struct Triggers {
+    signals: Option<Signals>,
+    /// Whether Enter stops the server.
+    enter: bool,
+    health: Option<Health>,
+    admin: Option<Admin>,
+    /// Where the admin socket is.
+    socket: Option<PathBuf>,
+}
+
+impl Triggers {
+    fn start(
+        options: &Options,
+        events: &EventSender,
+        pass_on: PassOn,
+        health: Option<TcpListener>,
+        claimed: Option<Claimed>,
+    ) -> Result<Triggers, Error> {
+        let log = &options.journal;
+        let signals = || Signals::start(events.clone(), options.on_hup, pass_on == PassOn::Signals);
+        let signals = options.signals.then(signals).transpose().map_err(lacking("the signal handlers"))?;
+        let enter = options.console.map(|console| console::start(console, events.clone())).transpose();
         let enter = enter.map_err(lacking("the console thread"))?.unwrap_or(false);
-        let health = health.map(|listener| Health::start(listener, events.clone(), log.clone()));
-        let health = health.transpose().map_err(lacking("the health endpoint"))?;
-        let health_address = health.as_ref().map(Health::address);
-        let admin = match claimed {
-            None => None,
-            Some((paths, lock)) => match Admin::start(paths.clone(), lock, events.clone(), log.clone()) {
-                Ok(admin) => Some((admin, paths)),
-                Err(source) => {
-                    without_admin(self.admin, &log, Error::AdminSocket { path: paths.socket, source })?;
-                    None
-                }
-            },
-        };
-        let socket = admin.as_ref().map(|(_, paths)| paths.socket.clone());
-        let admin = admin.map(|(admin, _)| admin);
-        let identity = Identity {
-            name: self.name.to_string(),
-            kind: self.kind,
-            addresses: addresses.clone(),
-            program: self.shown,
-            health: health_address,
-            log: log.clone(),
-            started: Instant::now(),
-        };
-        let listens_on = addresses.clone();
-        let manager = if self.service_manager { Manager::from_environment(log.clone()) } else { Manager::none() };
-        #[cfg(windows)]
-        let manager = match self.service {
-            Some(service) => Manager::of_service(service.commands(events.clone()), log.clone()),
-            None => manager,
-        };
-        let (started, ready) = mpsc::channel();
-        let announcement = Announcement {
-            log: log.clone(),
-            addresses: listens_on,
-            whence,
-            socket,
-            health: health_address,
-            enter,
-            started,
-        };
-        let master = Master::new(identity, builder, self.settings, watchdog.clone(), manager, Some(announcement));
-        let ending = log.ending();
-        let thread = thread::Builder::new().name("master-control".into()).spawn(move || {
-            let _until_the_end = signals;
-            let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(&received)));
-            let mut end = end.unwrap_or_else(|panic| match &watchdog {
-                Some(_) => watchdog::end_after_panic(log, worker::panic_message(&*panic)),
-                None => panic::resume_unwind(panic),
-            });
-            if let Some(watchdog) = &watchdog {
-                // Twice that: the health endpoint and the admin thread may have to wait for a client, too.
-                watchdog
-                    .watch_stop(Instant::now() + 2 * LAST_ANSWERS, || "what listens for commands does not end".into());
+        let health = health.map(|listener| Health::start(listener, events.clone(), log.clone())).transpose();
+        let health = health.map_err(lacking("the health endpoint"))?;
+        let mut triggers = Triggers { signals, enter, health, admin: None, socket: None };
+        if let Some((paths, lock)) = claimed {
+            match Admin::start(paths.clone(), lock, events.clone(), log.clone()) {
+                Ok(admin) => (triggers.admin, triggers.socket) = (Some(admin), Some(paths.socket)),
+                Err(source) => without_admin(options.admin, log, Error::AdminSocket { path: paths.socket, source })?,
             }
-            drop(files);
-            let last_answers = admin.map(Admin::close);
-            // Those who follow have heard of the whole stop.
-            drop(ending);
-            end.adopt(received);
-            // None of its clients waits for an answer any more, and its port is free before anybody hears of the end.
-            drop(health);
-            end.answer();
-            if let Some(last_answers) = last_answers {
-                last_answers.wait();
-            }
-            if let Some(watchdog) = watchdog {
-                watchdog.off();
-            }
-            end.result
-        });
-        // Without that thread, all that it should have had is dropped, which ends it.
-        let thread = thread.map_err(lacking("master control"))?;
-        let running = |course| Running { control: Control { events }, addresses, health: health_address, course };
-        match ready.recv() {
-            Ok(()) => Ok(running(Course::Underway(thread))),
-            // It has ended before it was ready.
-            Err(mpsc::RecvError) => join(thread).map(|report| running(Course::Ended(report))),
         }
+        Ok(triggers)
     }
+}
 
-    /// Takes the name, unless there is no admin socket to be found under it.
-    fn claim(&self) -> Result<Option<(InstancePaths, InstanceLock)>, Error> {
-        if self.admin == AdminSocket::Off {
-            return Ok(None);
-        }
-        let paths = match &self.socket {
-            Some(path) => InstancePaths::at(path),
-            None => InstancePaths::of(&self.name),
-        };
-        let claimed = paths
-            .map_err(|message| Error::AdminSocket {
-                path: self.socket.clone().unwrap_or_else(|| self.name.as_str().into()),
-                source: io::Error::new(io::ErrorKind::InvalidInput, message),
-            })
-            .and_then(|paths| match InstanceLock::new(&paths) {
-                Ok(lock) => Ok((paths, lock)),
-                Err(InstanceLockError::Taken) if self.socket.is_some() => Err(socket_taken(&paths)),
-                Err(InstanceLockError::Taken) => Err(name_taken(&self.name, &paths)),
-                Err(InstanceLockError::Unusable { path, source }) => Err(Error::AdminSocket { path, source }),
-            });
-        match claimed {
-            Ok(claimed) => Ok(Some(claimed)),
-            Err(error) => without_admin(self.admin, &self.journal, error).map(|()| None),
-        }
+/// That the supervisor could not be started for lack of something.
+fn lacking(what: &'static str) -> impl Fn(io::Error) -> Error + Copy {
+    move |source| Error::Start { what, source }
+}
+
+/// Takes the name, unless there is no admin socket to be found under it.
+fn claim(options: &Options) -> Result<Option<Claimed>, Error> {
+    if options.admin == AdminSocket::Off {
+        return Ok(None);
+    }
+    let paths = match &options.socket {
+        Some(path) => InstancePaths::at(path),
+        None => InstancePaths::of(&options.name),
+    };
+    let claimed = paths
+        .map_err(|message| Error::AdminSocket {
+            path: options.socket.clone().unwrap_or_else(|| options.name.as_str().into()),
+            source: io::Error::new(io::ErrorKind::InvalidInput, message),
+        })
+        .and_then(|paths| match InstanceLock::new(&paths) {
+            Ok(lock) => Ok((paths, lock)),
+            Err(InstanceLockError::Taken) if options.socket.is_some() => Err(socket_taken(&paths)),
+            Err(InstanceLockError::Taken) => Err(name_taken(&options.name, &paths)),
+            Err(InstanceLockError::Unusable { path, source }) => Err(Error::AdminSocket { path, source }),
+        });
+    match claimed {
+        Ok(claimed) => Ok(Some(claimed)),
+        Err(error) => without_admin(options.admin, &options.journal, error).map(|()| None),
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mastercontrol::worker::{Connection, handlers::Echo};
 use mastercontrol::{
-    Control, Error, Exit, Handler, Log, Report, RestartMode, RestartPolicy, Running, Supervisor, Trigger,
+    Control, Error, Exit, Handle, Handler, Listen, Log, Report, RestartMode, RestartPolicy, Supervisor, Trigger,
 };
 
 /// No test can wait for this.
@@ -22,7 +22,7 @@ fn anywhere() -> SocketAddr {
 }
 
 /// Waits for the end, but not for ever: a test that hangs says nothing.
-fn wait(running: Running) -> Result<Report, Error> {
+fn wait(running: Handle) -> Result<Report, Error> {
     let (done, ended) = mpsc::channel();
     thread::spawn(move || {
         let _ = done.send(running.wait()); // The test has given up.
@@ -30,7 +30,7 @@ fn wait(running: Running) -> Result<Report, Error> {
     ended.recv_timeout(Duration::from_secs(60)).expect("the supervisor does not end")
 }
 
-fn client(running: &Running) -> TcpStream {
+fn client(running: &Handle) -> TcpStream {
     let client = TcpStream::connect(running.address()).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     client
@@ -43,7 +43,7 @@ fn greet(client: &mut TcpStream) {
 
 #[test]
 fn a_stop_from_another_thread_tells_the_clients_and_returns_the_report() {
-    let running = Supervisor::new(Echo).start(anywhere()).unwrap();
+    let running = Supervisor::new(Echo).start(Listen::Bind(anywhere())).unwrap();
     let mut client = client(&running);
     greet(&mut client);
     let control = running.control();
@@ -70,7 +70,7 @@ fn a_handler_stops_its_own_server_without_a_deadlock() {
             Ok(())
         }
     }
-    let running = Supervisor::new(StopAtOnce).start(anywhere()).unwrap();
+    let running = Supervisor::new(StopAtOnce).start(Listen::Bind(anywhere())).unwrap();
     CONTROL.set(running.control()).unwrap();
     client(&running).write_all(b"x").unwrap();
     wait(running).unwrap();
@@ -90,7 +90,7 @@ impl ConsumeAll for Connection {
 
 #[test]
 fn of_several_stops_the_shortest_counts() {
-    let running = Supervisor::new(Echo).start(anywhere()).unwrap();
+    let running = Supervisor::new(Echo).start(Listen::Bind(anywhere())).unwrap();
     let mut client = client(&running);
     greet(&mut client);
     for grace in [HUGE, Duration::from_millis(50), HUGE] {
@@ -105,7 +105,7 @@ fn of_several_stops_the_shortest_counts() {
 fn it_starts_on_a_listener_that_is_bound_already() {
     let listener = TcpListener::bind(anywhere()).unwrap();
     let address = listener.local_addr().unwrap();
-    let running = Supervisor::new(Echo).start_on(listener).unwrap();
+    let running = Supervisor::new(Echo).start(Listen::Listener(listener)).unwrap();
     assert_eq!(running.address(), address);
     greet(&mut client(&running));
     running.control().stop(Duration::ZERO);
@@ -115,7 +115,7 @@ fn it_starts_on_a_listener_that_is_bound_already() {
 #[test]
 fn a_listener_that_is_shared_outlives_the_supervisor_with_its_queue() {
     let listener = TcpListener::bind(anywhere()).unwrap();
-    let start = || Supervisor::new(Echo).shared().start_on(listener.try_clone().unwrap()).unwrap();
+    let start = || Supervisor::new(Echo).start(Listen::Shared(listener.try_clone().unwrap())).unwrap();
     let running = start();
     greet(&mut client(&running));
     running.control().restart(HUGE);
@@ -134,7 +134,7 @@ fn a_listener_that_is_shared_outlives_the_supervisor_with_its_queue() {
 #[test]
 fn a_taken_port_is_an_error_with_its_cause() {
     let listener = TcpListener::bind(anywhere()).unwrap();
-    let error = Supervisor::new(Echo).start(listener.local_addr().unwrap()).unwrap_err();
+    let error = Supervisor::new(Echo).start(Listen::Bind(listener.local_addr().unwrap())).unwrap_err();
     assert!(matches!(error, Error::Bind { .. }), "{error:?}");
     assert!(std::error::Error::source(&error).is_some());
     if cfg!(target_os = "linux") {
@@ -161,7 +161,7 @@ fn a_handler_that_cannot_be_made_keeps_the_supervisor_from_starting() {
         (Supervisor::with_factory(|_| Err("no idea".into())), "no idea", Exit::Failed),
         (Supervisor::with_factory(move |_| Err(denied().into())), "keep out", Exit::NotPermitted),
     ] {
-        let error = supervisor.start(anywhere()).unwrap_err();
+        let error = supervisor.start(Listen::Bind(anywhere())).unwrap_err();
         assert_eq!((error.to_string().as_str(), error.exit()), (message, exit));
     }
 }
@@ -192,7 +192,7 @@ impl Handler for Crashes {
 }
 
 /// Has the server crash. Returns when it has.
-fn crash(running: &Running) {
+fn crash(running: &Handle) {
     let mut client = client(running);
     client.write_all(b"!").unwrap();
     client.read_exact(&mut [0]).unwrap();
@@ -205,7 +205,7 @@ fn crash(running: &Running) {
 
 #[test]
 fn a_server_that_crashes_is_started_again_and_serves_who_came_meanwhile_until_that_is_too_often() {
-    let running = Supervisor::new(Crashes::default()).start(anywhere()).unwrap();
+    let running = Supervisor::new(Crashes::default()).start(Listen::Bind(anywhere())).unwrap();
     for _ in 0..5 {
         crash(&running);
         // It waits in the queue until there is a server again.
@@ -224,7 +224,7 @@ fn a_server_that_crashes_is_started_again_and_serves_who_came_meanwhile_until_th
 #[test]
 fn a_policy_that_starts_nothing_again_ends_the_supervisor_with_the_first_crash() {
     let policy = RestartPolicy { mode: RestartMode::Never, ..RestartPolicy::default() };
-    let running = Supervisor::new(Crashes::default()).restart(policy).start(anywhere()).unwrap();
+    let running = Supervisor::new(Crashes::default()).restart(policy).start(Listen::Bind(anywhere())).unwrap();
     crash(&running);
     let error = wait(running).unwrap_err();
     assert_eq!(error.to_string(), "the server ended: the server thread panicked: on command");
@@ -250,7 +250,7 @@ fn a_restart_from_code_builds_the_server_afresh() {
         // The second one cannot be built, and the first goes on.
         if built == 2 { Err("not today".into()) } else { Ok(Arc::new(Numbered(built))) }
     });
-    let running = supervisor.start(anywhere()).unwrap();
+    let running = supervisor.start(Listen::Bind(anywhere())).unwrap();
     let ask = |client: &mut TcpStream| {
         let mut answer = [0];
         client.write_all(b"?").and_then(|()| client.read_exact(&mut answer)).unwrap();
@@ -293,7 +293,7 @@ fn what_a_handler_has_to_say_stands_among_the_events_even_if_nothing_is_logged()
     let socket = directory.join("x.sock");
     let journal = Journal::new(Log::silent());
     let supervisor = Supervisor::new(Talkative(journal.clone())).journal(journal);
-    let running = supervisor.admin(AdminSocket::Require).socket(&socket).start(anywhere()).unwrap();
+    let running = supervisor.admin(AdminSocket::Require).socket(&socket).start(Listen::Bind(anywhere())).unwrap();
     client(&running).read_exact(&mut [0]).unwrap();
     let mut entries = Vec::new();
     let request = Request::Events { since: None, follow: false };
@@ -335,7 +335,7 @@ fn a_server_that_takes_no_connections_is_found_and_restarted() {
     let hang = Arc::<AtomicBool>::default();
     let mut first_hangs = Some(hang.clone());
     let supervisor = Supervisor::with_factory(move |_| Ok(Arc::new(Hangs(first_hangs.take()))));
-    let running = supervisor.check_every(Duration::from_millis(50)).start(anywhere()).unwrap();
+    let running = supervisor.check_every(Duration::from_millis(50)).start(Listen::Bind(anywhere())).unwrap();
     let mut first = client(&running);
     greet(&mut first);
     hang.store(true, Ordering::SeqCst);
@@ -360,7 +360,7 @@ fn ask_health(address: SocketAddr, path: &str) -> String {
 
 #[test]
 fn a_health_endpoint_answers_at_its_address_and_is_gone_with_the_supervisor() {
-    let running = Supervisor::new(Echo).health(anywhere()).start(anywhere()).unwrap();
+    let running = Supervisor::new(Echo).health(anywhere()).start(Listen::Bind(anywhere())).unwrap();
     let health = running.health().unwrap();
     assert_ne!(health, running.address());
     assert_eq!(ask_health(health, "/live"), "HTTP/1.1 200 OK");
@@ -369,7 +369,7 @@ fn a_health_endpoint_answers_at_its_address_and_is_gone_with_the_supervisor() {
     wait(running).unwrap();
     TcpListener::bind(health).unwrap();
     drop(silent);
-    assert_eq!(Supervisor::new(Echo).start(anywhere()).unwrap().health(), None);
+    assert_eq!(Supervisor::new(Echo).start(Listen::Bind(anywhere())).unwrap().health(), None);
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn whoever_cannot_start_has_no_health_endpoint_any_more() {
         assert_eq!(ask_health(health, "/ready"), "HTTP/1.1 503 Service Unavailable");
         Err("it cannot be built".into())
     });
-    let error = supervisor.health(health).start(anywhere()).unwrap_err();
+    let error = supervisor.health(health).start(Listen::Bind(anywhere())).unwrap_err();
     assert_eq!(error.to_string(), "it cannot be built");
     TcpListener::bind(health).unwrap();
 }
@@ -397,7 +397,7 @@ fn a_handler_that_hangs_is_reported_and_does_not_hold_up_the_end() {
             Ok(())
         }
     }
-    let running = Supervisor::new(Hang).start(anywhere()).unwrap();
+    let running = Supervisor::new(Hang).start(Listen::Bind(anywhere())).unwrap();
     let _client = client(&running);
     while NEVER.lock().unwrap().is_none() {
         thread::yield_now();
@@ -427,7 +427,7 @@ fn a_stop_that_hangs_is_ended_by_the_last_resort_which_says_so() {
     if std::env::var_os(CHILD).is_some() {
         let (hangs, hanging) = mpsc::channel();
         let supervisor = Supervisor::new(HangingServer(Mutex::new(hangs)));
-        let running = supervisor.last_resort().log(Log::text()).start(anywhere()).unwrap();
+        let running = supervisor.last_resort().log(Log::text()).start(Listen::Bind(anywhere())).unwrap();
         let _client = client(&running);
         hanging.recv().unwrap();
         running.control().stop(Duration::from_millis(50));
