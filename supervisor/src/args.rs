@@ -23,7 +23,9 @@ pub(crate) fn run() -> ExitCode {
     if invocation.is_service() {
         return exit_code(run_service(invocation, &journal));
     }
-    exit_code(serve(&invocation, passed, &journal, Triggers::Terminal))
+    let code = serve(&invocation, passed, &journal, Triggers::Terminal);
+    journal.flush();
+    exit_code(code)
 }
 
 /// Runs the server as a service: without a console, and with the service manager in its place.
@@ -31,10 +33,13 @@ pub(crate) fn run() -> ExitCode {
 fn run_service(invocation: Invocation, journal: &Journal) -> i32 {
     let program = move |service: windows_service::Service| {
         let journal = service.journal(invocation.log());
-        serve(&invocation, Ok(None), &journal, Triggers::Service(service))
+        let code = serve(&invocation, Ok(None), &journal, Triggers::Service(service));
+        journal.flush();
+        code
     };
     windows_service::run(program).unwrap_or_else(|error| {
         journal.line(Level::Error, "not_started", &error, []);
+        journal.flush();
         error.exit() as i32
     })
 }

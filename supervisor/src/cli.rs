@@ -361,7 +361,9 @@ impl Invocation {
             Command::Generate(wanted) => {
                 let exit = wanted.write(Cli::command()).map_or_else(
                     |message| {
-                        Journal::new(Log::text()).line(Level::Error, "not_written", message, []);
+                        let journal = Journal::new(Log::text());
+                        journal.line(Level::Error, "not_written", message, []);
+                        journal.flush();
                         Exit::Failed
                     },
                     |()| Exit::Done,
@@ -441,7 +443,9 @@ fn end(done: Result<String, ServiceError>) -> ! {
     use std::io::Write;
     let exit = done.map_or_else(
         |error| {
-            Journal::new(Log::text()).line(Level::Error, "service", &error, []);
+            let journal = Journal::new(Log::text());
+            journal.line(Level::Error, "service", &error, []);
+            journal.flush();
             error.exit()
         },
         |said| {

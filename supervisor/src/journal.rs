@@ -3,6 +3,7 @@
 //!
 //! The last entries are kept, and each reader takes from there what comes next for it, at its own pace. So whoever says
 //! something never waits for a reader, and one that comes again with the number of its last entry goes on behind that.
+//! The log is written by a thread of its own, so it is never waited for, either.
 
 #[cfg(test)]
 mod tests;
@@ -12,14 +13,16 @@ use std::fmt::Display;
 use std::io;
 use std::mem;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value};
 
-use crate::log::{Log, LogFile, Outlet};
+use crate::log::Log;
 use crate::protocol::{Entry, Level, MAX_LINE};
+use crate::sync::lock;
 use crate::text::Count;
+use crate::writer::{LAST_LINES, LogFile, Sink, Writer};
 
 /// How many entries are kept.
 const KEPT: usize = 1000;
@@ -55,31 +58,25 @@ pub struct Journal {
 #[derive(Debug)]
 struct Shared {
     began: String,
-    pen: Mutex<Pen>,
     kept: Mutex<Kept>,
     /// There is something new for a reader that waits.
     news: Condvar,
     ended: Condvar,
-}
-
-/// Whoever has it writes the next entry. It may have to wait for stderr, so readers do without it.
-#[derive(Debug, Default)]
-struct Pen {
-    /// The number of the last entry.
-    last: u64,
-    /// Lines of the log that were lost since the last one that was written.
-    lost: usize,
-    /// Where the log is written, if not on stderr.
-    file: Option<LogFile>,
+    /// Gets the lines of the log while `kept` is locked: so they have the order of the entries.
+    writer: Arc<Writer>,
+    /// Whether they are written to stderr.
+    on_stderr: bool,
 }
 
 /// The last entries, and who reads them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     /// Each a line of JSON with its end, the newest at the back.
     lines: VecDeque<Box<str>>,
     /// The number of the newest.
     last: u64,
+    /// How that was logged.
+    log: Log,
     followers: usize,
     /// Whether a reader waits for news.
     awaited: bool,
@@ -108,7 +105,7 @@ impl Draft {
 impl Journal {
     /// A journal of one supervisor, see [`Supervisor::journal`](crate::Supervisor::journal), that is logged like this.
     pub fn new(log: Log) -> Journal {
-        Journal::written_to(None, log)
+        Journal::written_to(Sink::stderr(), log)
     }
 
     /// A journal whose log is written into this file instead of on stderr, behind what it has. When it is longer than
@@ -117,13 +114,28 @@ impl Journal {
     /// # Errors
     /// When the file cannot be opened.
     pub fn in_file(log: Log, path: &Path) -> io::Result<Journal> {
-        Ok(Journal::written_to(Some(LogFile::open(path.to_owned())?), log))
+        Ok(Journal::written_to(Sink::file(LogFile::open(path.to_owned())?), log))
     }
 
-    fn written_to(file: Option<LogFile>, log: Log) -> Journal {
-        let (pen, kept) = (Mutex::new(Pen { file, ..Pen::default() }), Mutex::default());
-        let shared = Shared { began: now(), pen, kept, news: Condvar::new(), ended: Condvar::new() };
-        Journal { log, shared: Arc::new(shared) }
+    fn written_to(sink: Sink, log: Log) -> Journal {
+        let kept =
+            Kept { lines: VecDeque::new(), last: 0, log, followers: 0, awaited: false, arrivals: 0, ended: false };
+        let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
+            let shared = shared.clone();
+            Shared {
+                began: now(),
+                kept: Mutex::new(kept),
+                news: Condvar::new(),
+                ended: Condvar::new(),
+                on_stderr: sink.is_stderr(),
+                writer: Arc::new(Writer::new(sink, move || {
+                    if let Some(shared) = shared.upgrade() {
+                        shared.say_what_was_lost();
+                    }
+                })),
+            }
+        });
+        Journal { log, shared }
     }
 
     /// The same journal, where what is said with this one is logged like this.
@@ -144,28 +156,33 @@ impl Journal {
     /// Writes down an event with its name, a message for people, and fields for programs, which have other names than
     /// those that each [entry](Entry) has. What it does not [tell](Journal::tells) is no event.
     ///
-    /// A line that cannot be logged, or not without waiting for a reader, is lost for the log: a supervisor does not
-    /// end or stall because nobody reads its log. How many were lost is said when the next one can be written.
+    /// This never waits for the reader of the log, or for a disk. If that is too slow, or the line cannot be written, it
+    /// is lost for the log. How many were lost is an entry of its own, as soon as there is room again.
     pub fn line<const N: usize>(&self, level: Level, event: &str, message: impl Display, fields: [(&str, Value); N]) {
         if !self.tells(level) {
             return;
         }
         // Before anybody has to wait for it, since nobody knows what it takes to display a message.
         let draft = Draft::new(level, event, message, fields);
-        let mut pen = lock(&self.shared.pen);
-        let Pen { last, lost, file } = &mut *pen;
-        let mut outlet = self.log.outlet(file.as_mut());
-        if outlet.as_ref().is_some_and(|outlet| !outlet.has_room(*lost == 0)) {
-            *lost += 1;
-            outlet = None;
-        }
-        if outlet.is_some() && *lost > 0 {
-            let lost = mem::take(lost);
-            let message = format!("nobody read the log: {} lost", Count(lost, "line"));
-            let draft = Draft::new(Level::Warning, "log_lines_lost", message, [("lost", lost.into())]);
-            self.shared.write(last, draft, outlet.as_mut());
-        }
-        self.shared.write(last, draft, outlet.as_mut());
+        let mut kept = lock(&self.shared.kept);
+        self.shared.add_what_was_lost(&mut kept);
+        self.shared.add(&mut kept, draft, self.log);
+        self.shared.announce(kept);
+    }
+
+    /// Waits until the log is written: for a fifth of a second at most, if its reader stalls. To be called at the end of a
+    /// program, which otherwise loses its last lines.
+    pub fn flush(&self) {
+        self.flush_until(Instant::now() + LAST_LINES);
+    }
+
+    pub(crate) fn flush_until(&self, end: Instant) {
+        self.shared.writer.flush(end);
+    }
+
+    /// What writes to stderr for others, too.
+    pub(crate) fn stderr(&self) -> Arc<Writer> {
+        if self.shared.on_stderr { self.shared.writer.clone() } else { Arc::new(Writer::new(Sink::stderr(), || {})) }
     }
 
     /// Reads what has happened so far.
@@ -194,23 +211,37 @@ impl Journal {
 }
 
 impl Shared {
-    /// Readers get the entry first: who reads the log may keep us waiting after all.
-    fn write(&self, last: &mut u64, draft: Draft, outlet: Option<&mut Outlet<'_>>) {
-        *last += 1;
+    fn add(&self, kept: &mut Kept, draft: Draft, log: Log) {
         let Draft { level, event, message, fields } = draft;
-        let entry = Entry { seq: *last, time: now(), level, event, message, fields };
+        let entry = Entry { seq: kept.last + 1, time: now(), level, event, message, fields };
         let json = json(&entry);
-        let logged = outlet.map(|outlet| (outlet.line(&entry, &json), outlet));
-        let awaited = {
-            let mut kept = lock(&self.kept);
-            kept.push(json.into());
-            mem::take(&mut kept.awaited)
-        };
-        if awaited {
-            self.news.notify_all();
+        if let Some(line) = log.line(&entry, &json) {
+            self.writer.line(&line);
         }
-        if let Some((line, outlet)) = logged {
-            outlet.write(&line);
+        kept.push(json.into());
+        kept.log = log;
+    }
+
+    fn add_what_was_lost(&self, kept: &mut Kept) {
+        let lost = self.writer.take_lost();
+        if lost > 0 {
+            let message = format!("{} of the log lost: they could not be written in time", Count(lost, "line"));
+            let draft = Draft::new(Level::Warning, "log_lines_lost", message, [("lost", lost.into())]);
+            self.add(kept, draft, kept.log);
+        }
+    }
+
+    /// There is room again, and perhaps nothing happens for a long time.
+    fn say_what_was_lost(&self) {
+        let mut kept = lock(&self.kept);
+        self.add_what_was_lost(&mut kept);
+        self.announce(kept);
+    }
+
+    fn announce(&self, mut kept: MutexGuard<'_, Kept>) {
+        if mem::take(&mut kept.awaited) {
+            drop(kept);
+            self.news.notify_all();
         }
     }
 }
@@ -263,11 +294,6 @@ fn json(entry: &Entry) -> String {
 
 fn now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that could panic runs under these locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends the journal when it is dropped.

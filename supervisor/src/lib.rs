@@ -42,6 +42,7 @@ mod triggers;
 mod version;
 mod watchdog;
 mod wire;
+mod writer;
 
 pub mod child;
 pub mod cli;

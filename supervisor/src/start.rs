@@ -206,7 +206,7 @@ fn run(
     let ending = log.ending();
     let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(&received)));
     let mut end = end.unwrap_or_else(|panic| match watchdog {
-        Some(_) => watchdog::end_after_panic(log, worker::panic_message(&*panic)),
+        Some(_) => watchdog::end_after_panic(log.clone(), worker::panic_message(&*panic)),
         None => panic::resume_unwind(panic),
     });
     if let Some(watchdog) = watchdog {
@@ -224,6 +224,7 @@ fn run(
     if let Some(last_answers) = last_answers {
         last_answers.wait();
     }
+    log.flush();
     if let Some(watchdog) = watchdog {
         watchdog.off();
     }

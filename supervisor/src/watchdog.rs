@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::exit::Exit;
 use crate::journal::Journal;
 use crate::log::Level;
+use crate::writer::LAST_LINES;
 
 /// How far a stop may overrun its deadline.
 pub(crate) const OVERRUN: Duration = Duration::from_secs(1);
@@ -24,9 +25,6 @@ const LAST_CHANCE: Duration = Duration::from_millis(200);
 
 /// Who wakes up that much too late has stood still.
 const LATE: Duration = Duration::from_millis(500);
-
-/// How long the last words may take. Whoever reads stderr may hang, too.
-const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Watches on a thread named `watchdog`, as long as a clone of it lives. While there is nothing to watch it does not
 /// wake up.
@@ -199,17 +197,17 @@ impl fmt::Debug for Watched {
 /// Ends the process, since master control has panicked.
 pub(crate) fn end_after_panic(log: Journal, message: &str) -> ! {
     let message = format!("master control panicked, so the process ends, with all connections: {message}");
-    log_and_exit(Exit::OutOfControl, move || log.line(Level::Error, "out_of_control", message, []))
+    log_and_exit(Exit::OutOfControl, log, move |log| log.line(Level::Error, "out_of_control", message, []))
 }
 
 fn abort_process(log: Journal, why: Why) {
     match why {
-        Why::Overrun(what_hangs) => log_and_exit(Exit::Overrun, move || {
+        Why::Overrun(what_hangs) => log_and_exit(Exit::Overrun, log, move |log| {
             let hung = what_hangs();
             let message = format!("the stop overran its deadline by {OVERRUN:?}, so the process ends: {hung}");
             log.line(Level::Error, "overrun", message, [("hung", hung.into())]);
         }),
-        Why::OutOfControl => log_and_exit(Exit::OutOfControl, move || {
+        Why::OutOfControl => log_and_exit(Exit::OutOfControl, log, move |log| {
             let message = format!(
                 "master control has not gone on for {HANG:?}, so the process ends, with all connections: nobody could \
                  command it any more"
@@ -219,13 +217,17 @@ fn abort_process(log: Journal, why: Why) {
     }
 }
 
-fn log_and_exit(exit: Exit, speak: impl FnOnce() + Send + 'static) -> ! {
+/// To find out what hangs may hang, and so may the log's reader. Together they get [`LAST_LINES`].
+fn log_and_exit(exit: Exit, log: Journal, speak: impl FnOnce(&Journal) + Send + 'static) -> ! {
+    let end = Instant::now() + LAST_LINES;
     let (said, done) = mpsc::channel::<()>();
+    let journal = log.clone();
     let _ = thread::Builder::new().name("last-words".into()).spawn(move || {
-        speak();
+        speak(&journal);
         drop(said);
     });
-    let _ = done.recv_timeout(LAST_WORDS);
+    let _ = done.recv_timeout(LAST_LINES);
+    log.flush_until(end);
     std::process::exit(exit as i32)
 }
 

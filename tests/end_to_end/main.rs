@@ -42,6 +42,8 @@ mod gunicorn; // The real one, from PyPI, if there is one: restarts under load, 
 #[cfg(target_os = "linux")]
 mod kills; // Random kill -9 of programs, guardians and supervisors during restarts, and what is said of that.
 #[cfg(target_os = "linux")]
+mod log; // A log that nobody reads, or not fast enough.
+#[cfg(target_os = "linux")]
 mod port; // Who holds a port, and the end of whoever it is.
 #[cfg(target_os = "linux")]
 mod process; // What proc(5) tells: threads, descriptors, wake-ups.
@@ -50,7 +52,7 @@ mod pty; // A pseudo-terminal for the tests.
 #[cfg(target_os = "linux")]
 mod replace; // A server under exec is replaced by a new build of itself while clients are connected.
 #[cfg(target_os = "linux")]
-mod robustness; // Deleted sockets, broken requests, silent clients, a log that nobody reads.
+mod robustness; // Deleted sockets, broken requests, silent clients.
 #[cfg(target_os = "linux")]
 mod sockets; // Unix sockets for programs, and several addresses.
 #[cfg(target_os = "linux")]

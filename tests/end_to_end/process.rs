@@ -143,7 +143,7 @@ fn the_names_of_its_threads_say_what_they_do() {
     let client_is_gone = || !threads(instance.pid).iter().any(|(name, _)| name == "admin-client");
     eventually("the admin client's thread has ended", client_is_gone);
     let mut expected =
-        ["supervisor-unde", "master-control", "server", "admin", "signals", "console", "handler-1", "watchdog"];
+        ["supervisor-unde", "master-control", "server", "admin", "signals", "console", "handler-1", "log", "watchdog"];
     expected.sort();
     let names = || {
         let mut names: Vec<String> = threads(instance.pid).into_iter().map(|(name, _)| name).collect();

@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Stdio;
 
 use nix::sys::signal::Signal::SIGTERM;
 use serde_json::Value;
@@ -331,76 +330,4 @@ fn an_admin_client_that_sends_half_a_request_gets_an_error_in_time() {
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!((&answer["result"], &answer["code"]), (&"error".into(), &"bad_request".into()));
     assert!(answer["message"].as_str().unwrap().contains("took longer than"), "{answer}");
-}
-
-#[test]
-fn a_closed_stderr_does_not_keep_it_from_serving_and_stopping() {
-    let home = Home::new();
-    let mut command = home.supervisor_by(&["sh", "-c", "exec \"$0\" \"$@\" 2>&-"], &["echo"]);
-    command.stderr(Stdio::null());
-    let process = home.spawn(command);
-    eventually("it answers", || home.admin(&["--name", home.name(), "ping"]).code == 0);
-    home.admin(&["--name", home.name(), "stop"]).expect(0);
-    assert_eq!(process.wait(), 0);
-}
-
-/// Fills a pipe to the brim.
-fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    let (reader, mut writer) = std::io::pipe().unwrap();
-    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-    while writer.write(&[b'x'; 4096]).is_ok() {}
-    while writer.write(b"x").is_ok() {}
-    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
-    (reader, writer)
-}
-
-#[test]
-fn a_log_that_nobody_reads_does_not_keep_it_from_serving_and_stopping() {
-    let home = Home::new();
-    let (reader, writer) = full_pipe();
-    let mut command = home.supervisor(&["echo", "--grace", HUGE]);
-    command.stderr(writer);
-    let process = home.spawn(command);
-    eventually("it answers", || home.admin(&["--name", home.name(), "ping"]).code == 0);
-    process.signal(SIGTERM);
-    assert_eq!(process.wait(), 0);
-    drop(reader);
-}
-
-#[test]
-fn lines_that_the_log_lost_are_events_all_the_same_and_so_is_their_loss() {
-    let home = Home::new();
-    let (reader, writer) = full_pipe();
-    let mut command = home.supervisor(&["echo"]);
-    command.stderr(writer);
-    let process = home.spawn(command);
-    eventually("it listens, which is an event though the log has lost it", || {
-        let events = home.admin(&["--name", home.name(), "events"]).out;
-        events.starts_with("1 20") && events.contains("listening on ")
-    });
-    let reader = std::thread::spawn(move || std::io::read_to_string(reader).unwrap());
-    // Each says something, and one of them finds that there is room again.
-    eventually("it is told that lines were lost", || {
-        home.admin(&["--name", home.name(), "restart"]).expect(0);
-        home.admin(&["--name", home.name(), "events"]).expect(0).out.contains("warning: nobody read the log: ")
-    });
-    process.signal(SIGTERM);
-    assert_eq!(process.wait(), 0);
-    let log = reader.join().unwrap();
-    let lost = log.find("warning: nobody read the log: ").expect("the log says nothing of it");
-    assert!(!log.contains("listening on ") && log[lost..].contains("SIGTERM"), "{}", log.trim_start_matches('x'));
-}
-
-#[test]
-fn a_log_whose_reader_has_gone_away_does_not_keep_it_from_serving_and_stopping() {
-    let home = Home::new();
-    let (reader, writer) = std::io::pipe().unwrap();
-    let mut command = home.supervisor(&["echo", "--verbose"]);
-    command.stderr(writer);
-    let process = home.spawn(command);
-    drop(reader);
-    eventually("it answers", || home.admin(&["--name", home.name(), "ping"]).code == 0);
-    home.admin(&["--name", home.name(), "stop"]).expect(0);
-    assert_eq!(process.wait(), 0);
 }

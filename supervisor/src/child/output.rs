@@ -1,7 +1,7 @@
 //! What a program writes to stderr, on its way through the supervisor: the last lines say why it was not ready.
 
 use std::collections::VecDeque;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use super::program::Program;
 use super::ready::Ready;
+use crate::journal::Journal;
+use crate::writer::Writer;
 
 /// How many lines are kept.
 const KEPT: usize = 10;
@@ -30,18 +32,18 @@ pub(super) struct Output {
 impl Output {
     /// Only while a program has to prove itself: what it writes goes no detour without need. Returns where the program
     /// shall write, too.
-    pub(super) fn of(program: &Program) -> io::Result<(Option<Output>, Option<PipeWriter>)> {
-        Ok((program.ready != Ready::AtOnce).then(Output::new).transpose()?.unzip())
+    pub(super) fn of(program: &Program, log: &Journal) -> io::Result<(Option<Output>, Option<PipeWriter>)> {
+        Ok((program.ready != Ready::AtOnce).then(|| Output::new(log.stderr())).transpose()?.unzip())
     }
 
-    fn new() -> io::Result<(Output, PipeWriter)> {
+    fn new(stderr: Arc<Writer>) -> io::Result<(Output, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
         let tail = Arc::new(Mutex::new(Tail::default()));
         let (until, end) = mpsc::channel::<()>();
         let keeper = tail.clone();
         thread::Builder::new().name("stderr".into()).spawn(move || {
             let _until = until;
-            copy(reader, &keeper);
+            copy(reader, &keeper, &stderr);
         })?;
         Ok((Output { tail, end }, writer))
     }
@@ -54,8 +56,9 @@ impl Output {
     }
 }
 
-/// Until the last of those who can write has gone.
-fn copy(mut from: PipeReader, tail: &Mutex<Tail>) {
+/// Until the last of those who can write has gone. When nobody reads our own stderr, this waits, and then the program
+/// does, as if it wrote there itself.
+fn copy(mut from: PipeReader, tail: &Mutex<Tail>, stderr: &Writer) {
     let mut piece = [0; 8192];
     loop {
         let piece = match from.read(&mut piece) {
@@ -65,8 +68,7 @@ fn copy(mut from: PipeReader, tail: &Mutex<Tail>) {
             Err(_) => return,
         };
         tail.lock().unwrap_or_else(PoisonError::into_inner).add(piece);
-        // The program shall not suffer if our own stderr is gone.
-        let _ = io::stderr().write_all(piece);
+        stderr.pass_on(piece);
     }
 }
 

@@ -185,7 +185,7 @@ impl Host {
     ) -> Result<Started, BuildError> {
         let lacking = |what| move |error: io::Error| lacking(what, &error);
         let stay = self.enter()?;
-        let (output, stderr) = Output::of(program).map_err(lacking("a pipe for what it writes"))?;
+        let (output, stderr) = Output::of(program, &log).map_err(lacking("a pipe for what it writes"))?;
         let mut command = Command::new(&program.program);
         command.args(&program.args).creation_flags(co::CREATE::NEW_PROCESS_GROUP.raw()).stdin(Stdio::null());
         if let Some(stderr) = stderr {

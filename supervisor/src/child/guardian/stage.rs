@@ -3,8 +3,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Which stage it is.
 pub(super) const GUARD: &str = "@guard";
@@ -56,10 +59,20 @@ pub(super) fn own() -> io::Result<OsString> {
     if own.exists() { Ok(own.into()) } else { std::env::current_exe().map(PathBuf::into_os_string) }
 }
 
-/// Says something where nobody else does.
+/// How much a pipe takes in one piece when it has any room.
+const PIPE_BUF: usize = 4096;
+
+/// Says something that no other process says. It is lost if stderr has no room for it, since the supervisor waits for the
+/// end of this process.
 pub(super) fn complain(message: &str) {
+    let mut stderr = io::stderr();
+    let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut room, PollTimeout::ZERO) == Ok(0) {
+        return;
+    }
+    let line = format!("supervisor: {message}\n");
     // If stderr is gone, so is whoever would have read it.
-    let _ = writeln!(io::stderr(), "supervisor: {message}");
+    let _ = stderr.write_all(&line.as_bytes()[..line.len().min(PIPE_BUF)]);
 }
 
 #[cfg(test)]

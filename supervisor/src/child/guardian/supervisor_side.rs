@@ -87,7 +87,7 @@ impl Host {
             Ready::AtOnce | Ready::After(_) | Ready::Connect(_) => None,
         };
         let (control, its_control) = UnixStream::pair().map_err(lacking("a socket for its guardian"))?;
-        let (output, stderr) = Output::of(program).map_err(lacking("a pipe for what it writes"))?;
+        let (output, stderr) = Output::of(program, &log).map_err(lacking("a pipe for what it writes"))?;
         let mut command = self.command(program, sockets)?;
         command.process_group(0).stdin(Stdio::from(OwnedFd::from(its_control)));
         if let Some(stderr) = stderr {

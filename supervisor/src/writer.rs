@@ -1,0 +1,366 @@
+//! The one thread that writes lines to stderr, or into a log file. Others leave their lines to it and continue: only this
+//! thread waits for a reader that stalls, or for a disk.
+
+mod sink;
+
+use std::fmt;
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::sync::lock;
+pub(crate) use sink::{LogFile, Sink};
+
+/// How much can wait to be written, in bytes. A line beyond that is lost.
+const ROOM: usize = 1024 * 1024;
+
+/// How much of that programs can fill with what they write to stderr. Then they wait, as for any pipe.
+const ROOM_FOR_PROGRAMS: usize = 64 * 1024;
+
+/// How long the end of the process waits for what has not been written yet, as a whole.
+pub(crate) const LAST_LINES: Duration = Duration::from_millis(200);
+
+/// Writes lines in the order in which they come, on a thread named `log`. That starts with the first line, and ends when
+/// the writer is dropped and all is written.
+pub(crate) struct Writer(Arc<Shared>);
+
+struct Shared {
+    queue: Mutex<Queue>,
+    /// There is something to write, or nothing comes any more.
+    filled: Condvar,
+    /// Something was written, or cannot be.
+    emptied: Condvar,
+    sink: Mutex<Sink>,
+    on_room: Box<dyn Fn() + Send + Sync>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Vec<u8>,
+    /// Whether what was taken out of the queue is still being written.
+    writing: bool,
+    has_thread: bool,
+    /// How many lines were lost since a line said how many.
+    lost: usize,
+    /// Lines are lost until a line has said how many.
+    full: bool,
+    /// The last write failed.
+    failing: bool,
+    /// The end has waited in vain for what is being written.
+    stalled: bool,
+    /// The writer was dropped.
+    over: bool,
+}
+
+impl Writer {
+    /// `on_room` is called on the thread when lines were lost and there is room again: the moment for
+    /// [`Writer::take_lost`].
+    pub(crate) fn new(sink: Sink, on_room: impl Fn() + Send + Sync + 'static) -> Writer {
+        Writer(Arc::new(Shared {
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            emptied: Condvar::new(),
+            sink: Mutex::new(sink),
+            on_room: Box::new(on_room),
+        }))
+    }
+
+    /// Leaves a line to the thread, without waiting. If there is no room for it, it is lost, and counted.
+    pub(crate) fn line(&self, line: &str) {
+        let mut queue = self.0.queue();
+        queue.full |= queue.waiting.len() + line.len() > ROOM;
+        if queue.full {
+            queue.lost += 1;
+        } else {
+            queue.waiting.extend_from_slice(line.as_bytes());
+            self.0.wake_thread(&mut queue);
+        }
+    }
+
+    /// How many lines were lost, if there is room again for a line that says so. That has to be the next one.
+    pub(crate) fn take_lost(&self) -> usize {
+        let mut queue = self.0.queue();
+        if !queue.has_room_again() {
+            return 0;
+        }
+        queue.full = false;
+        mem::take(&mut queue.lost)
+    }
+
+    /// Leaves something that a program has written to the thread. Waits for room.
+    pub(crate) fn pass_on(&self, piece: &[u8]) {
+        let mut queue = self.0.queue();
+        while queue.waiting.len() > ROOM_FOR_PROGRAMS {
+            queue = self.0.wait_for_progress(queue, None);
+        }
+        queue.waiting.extend_from_slice(piece);
+        self.0.wake_thread(&mut queue);
+    }
+
+    /// Waits until all is written, but not longer than until `end`, and not again for a reader that has stalled.
+    pub(crate) fn flush(&self, end: Instant) {
+        let mut queue = self.0.queue();
+        while !queue.stalled && (queue.writing || !queue.waiting.is_empty()) {
+            if Instant::now() >= end {
+                queue.stalled = true;
+                return;
+            }
+            queue = self.0.wait_for_progress(queue, Some(end));
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.queue().over = true;
+        self.0.filled.notify_one();
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Writer").field(&self.0.queue).finish()
+    }
+}
+
+impl Queue {
+    fn has_room_again(&self) -> bool {
+        self.lost > 0 && !self.failing && self.waiting.len() <= ROOM / 2
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
+    }
+
+    /// Something waits to be written. If the system gives no thread now, the next one who comes by asks again.
+    fn wake_thread(self: &Arc<Self>, queue: &mut Queue) {
+        if !queue.has_thread {
+            let shared = self.clone();
+            let thread = thread::Builder::new().name("log".into()).spawn(move || shared.run());
+            queue.has_thread = thread.is_ok();
+        }
+        self.filled.notify_one();
+    }
+
+    /// Waits until something was written, or until `end`.
+    fn wait_for_progress<'a>(
+        self: &'a Arc<Self>,
+        mut queue: MutexGuard<'a, Queue>,
+        end: Option<Instant>,
+    ) -> MutexGuard<'a, Queue> {
+        self.wake_thread(&mut queue);
+        match end.map(|end| end.saturating_duration_since(Instant::now())) {
+            // There is no other thread that could.
+            _ if !queue.has_thread && !queue.writing => self.write(queue),
+            None => self.emptied.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            Some(left) => self.emptied.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
+        }
+    }
+
+    /// Runs on the thread `log`.
+    fn run(&self) {
+        #[cfg(unix)]
+        outlive_the_terminal();
+        let mut queue = self.queue();
+        loop {
+            let idle = |queue: &mut Queue| queue.waiting.is_empty() && !queue.over;
+            queue = self.filled.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
+            if queue.waiting.is_empty() {
+                return;
+            }
+            queue = self.write(queue);
+            if queue.has_room_again() {
+                drop(queue);
+                (self.on_room)();
+                queue = self.queue();
+            }
+        }
+    }
+
+    /// Writes all that waits.
+    fn write<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        let lines = mem::take(&mut queue.waiting);
+        queue.writing = true;
+        drop(queue);
+        // Programs wait for room, and that is there now.
+        self.emptied.notify_all();
+        let lost = lock(&self.sink).write(&lines);
+        let mut queue = self.queue();
+        queue.writing = false;
+        queue.stalled = false;
+        queue.failing = lost > 0;
+        queue.lost += lost;
+        // A line that is lost because there is no room would never find out that writing works again.
+        queue.full &= !queue.failing;
+        self.emptied.notify_all();
+        queue
+    }
+}
+
+/// A terminal can be set to suspend a process in the background that writes to it, and with it the server. The thread
+/// that writes does not take notice.
+#[cfg(unix)]
+fn outlive_the_terminal() {
+    use nix::sys::signal::{SigSet, Signal};
+    // It fails only for what is no signal.
+    let _ = SigSet::from(Signal::SIGTTOU).thread_block();
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs::File;
+    use std::io::{BufRead, BufReader, Read};
+    use std::path::{Path, PathBuf};
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::{Journal, Level, Log};
+
+    /// A pipe with a name, in place of a log file.
+    struct Pipe {
+        path: PathBuf,
+        reader: File,
+    }
+
+    impl Pipe {
+        fn new(test: &str) -> Pipe {
+            let path = std::env::temp_dir().join(format!("mastercontrol-{}-{test}", std::process::id()));
+            let _ = std::fs::remove_file(&path);
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            // Open for both, so that nothing waits for the other end.
+            let reader = File::options().read(true).write(true).open(&path).unwrap();
+            Pipe { path, reader }
+        }
+
+        /// Reads line by line.
+        fn lines(&self) -> impl Iterator<Item = String> {
+            BufReader::new(self.reader.try_clone().unwrap()).lines().map(Result::unwrap)
+        }
+    }
+
+    impl Drop for Pipe {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
+    fn writer(path: &Path) -> Writer {
+        Writer::new(Sink::file(LogFile::open(path.to_owned()).unwrap()), || {})
+    }
+
+    fn number(entry: &serde_json::Value, field: &str) -> u64 {
+        entry[field].as_u64().unwrap_or_else(|| panic!("no {field} in {entry}"))
+    }
+
+    #[test]
+    fn no_line_waits_for_a_reader_and_the_log_says_where_lines_were_lost_and_how_many() {
+        const LINES: u64 = 20_000;
+        let pipe = Pipe::new("lost");
+        let journal = Journal::in_file(Log::json(), &pipe.path).unwrap();
+        // More than there is room for. Should one of them wait, this never ends.
+        for number in 1..=LINES {
+            journal.line(
+                Level::Info,
+                "test",
+                "a line of some length, as they are".repeat(3),
+                [("number", number.into())],
+            );
+        }
+        let (mut last, mut gaps, mut lost) = (0, 0, 0);
+        for line in pipe.lines() {
+            let entry: serde_json::Value =
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            if entry["event"] == "log_lines_lost" {
+                gaps += 1;
+                lost += number(&entry, "lost");
+                last += number(&entry, "lost");
+            }
+            last += 1;
+            assert_eq!(number(&entry, "seq"), last);
+            // Nothing else happens, and all lines are accounted for.
+            if last == LINES + gaps {
+                break;
+            }
+        }
+        assert!((1..LINES).contains(&lost), "{lost} lines were lost");
+        journal.line(Level::Info, "test", "the next one", []);
+        assert!(pipe.lines().next().unwrap().contains("the next one"));
+    }
+
+    #[test]
+    fn a_program_that_nobody_reads_waits_and_leaves_room_for_lines() {
+        const LINE: &str = "a line of the log\n";
+        let pipe = Pipe::new("program");
+        let writer = Arc::new(writer(&pipe.path));
+        let (tell, told) = mpsc::channel();
+        let program = writer.clone();
+        thread::spawn(move || {
+            for _ in 0..100 {
+                program.pass_on(&[b'x'; 8192]);
+                tell.send(()).unwrap();
+            }
+        });
+        let goes_on = |limit| told.recv_timeout(limit).is_ok();
+        while goes_on(Duration::from_millis(300)) {}
+        (0..1000).for_each(|_| writer.line(LINE));
+        assert_eq!(writer.0.queue().lost, 0);
+        let all = 100 * 8192 + 1000 * LINE.len();
+        let mut read = vec![0; all];
+        (&pipe.reader).read_exact(&mut read).unwrap();
+        let text = String::from_utf8(read).unwrap();
+        assert_eq!(text.matches(LINE).count(), 1000, "a line was cut");
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_a_line_that_was_cut_is_ended() {
+        let path = std::env::temp_dir().join(format!("mastercontrol-{}-full", std::process::id()));
+        let writer = writer(Path::new("/dev/full"));
+        let end = || Instant::now() + Duration::from_secs(60);
+        for _ in 0..3 {
+            writer.line("no room for this\n");
+            writer.flush(end());
+        }
+        // As long as nothing can be written, nothing is said of it.
+        assert_eq!((writer.take_lost(), writer.0.queue().lost), (0, 3));
+        let mut sink = Sink::file(LogFile::open(path.clone()).unwrap());
+        sink.write(b"half a li");
+        sink.tear();
+        *writer.0.sink.lock().unwrap() = sink;
+        writer.line("room again\n");
+        writer.flush(end());
+        assert_eq!((writer.take_lost(), writer.take_lost()), (3, 0));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "half a li\nroom again\n");
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn the_end_waits_for_a_reader_that_is_slow_and_not_for_one_that_has_stalled() {
+        let pipe = Pipe::new("flush");
+        let writer = writer(&pipe.path);
+        writer.pass_on(&vec![b'x'; 1024 * 1024]);
+        writer.flush(Instant::now() + Duration::from_millis(50));
+        assert!(writer.0.queue().stalled);
+        // It would be so long.
+        writer.flush(Instant::now() + Duration::from_secs(100_000));
+        let mut reader = pipe.reader.try_clone().unwrap();
+        thread::spawn(move || reader.read_exact(&mut vec![0; 1024 * 1024]));
+        while writer.0.queue().stalled {
+            thread::yield_now();
+        }
+        writer.flush(Instant::now() + Duration::from_secs(60));
+        assert!(!writer.0.queue().writing);
+    }
+
+    #[test]
+    fn what_was_left_to_it_is_written_though_nobody_has_it_any_more() {
+        let pipe = Pipe::new("dropped");
+        let writer = writer(&pipe.path);
+        (0..10_000).for_each(|number| writer.line(&format!("{number}\n")));
+        drop(writer);
+        assert!(pipe.lines().take(10_000).eq((0..10_000).map(|number| number.to_string())));
+    }
+}

@@ -1,0 +1,205 @@
+//! Where the [writer](super::Writer) writes: stderr, or a file.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// Where lines are written.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    to: To,
+    /// A write failed in the middle of a line.
+    torn: bool,
+}
+
+#[derive(Debug)]
+enum To {
+    Stderr(Stderr),
+    File(LogFile),
+}
+
+impl Sink {
+    pub(crate) fn stderr() -> Sink {
+        Sink { to: To::Stderr(Stderr::new()), torn: false }
+    }
+
+    pub(crate) fn file(file: LogFile) -> Sink {
+        Sink { to: To::File(file), torn: false }
+    }
+
+    pub(crate) fn is_stderr(&self) -> bool {
+        matches!(self.to, To::Stderr(_))
+    }
+
+    /// As if a write had failed.
+    #[cfg(all(test, unix))]
+    pub(crate) fn tear(&mut self) {
+        self.torn = true;
+    }
+
+    /// Writes all of it, however long that takes. Returns how many lines could not be written: a supervisor does not end
+    /// because its log has no reader any more, or its disk no room.
+    pub(crate) fn write(&mut self, lines: &[u8]) -> usize {
+        if let To::File(file) = &mut self.to {
+            file.make_room(lines.len());
+        }
+        let mut rest = lines;
+        while !rest.is_empty() {
+            let part = if self.torn { b"\n" } else { rest };
+            match self.to.write(part) {
+                Ok(1..) if self.torn => self.torn = false,
+                Ok(written @ 1..) => rest = &rest[written..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => {
+                    self.torn |= lines[..lines.len() - rest.len()].last().is_some_and(|&last| last != b'\n');
+                    return rest.iter().filter(|&&byte| byte == b'\n').count().max(1);
+                }
+            }
+        }
+        0
+    }
+}
+
+impl To {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            To::Stderr(stderr) => stderr.write(bytes),
+            To::File(file) => file.write(bytes),
+        }
+    }
+}
+
+/// Our own stderr, without the lock that std has for it: others who take that one must not wait for a reader.
+#[cfg(unix)]
+#[derive(Debug)]
+struct Stderr;
+
+#[cfg(unix)]
+impl Stderr {
+    fn new() -> Stderr {
+        Stderr
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        use nix::errno::Errno;
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        use std::os::fd::AsFd;
+
+        let stderr = io::stderr();
+        match nix::unistd::write(&stderr, bytes) {
+            // Another process that has it, too, does not want to wait for room. This one does.
+            Err(Errno::EAGAIN) => {
+                poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
+                Err(ErrorKind::Interrupted.into())
+            }
+            written => Ok(written?),
+        }
+    }
+}
+
+/// Our own stderr, without the lock that std has for it: others who take that one must not wait for a reader. But only
+/// std knows how to write all characters to a console.
+#[cfg(windows)]
+#[derive(Debug)]
+struct Stderr(Option<File>);
+
+#[cfg(windows)]
+impl Stderr {
+    fn new() -> Stderr {
+        Stderr(None)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        use std::io::IsTerminal;
+        use std::os::windows::io::AsHandle;
+
+        let stderr = io::stderr();
+        if stderr.is_terminal() {
+            return (&stderr).write(bytes);
+        }
+        let file = match self.0.take() {
+            Some(file) => file,
+            None => stderr.as_handle().try_clone_to_owned()?.into(),
+        };
+        self.0.insert(file).write(bytes)
+    }
+}
+
+/// The longest log file, in bytes.
+const MAX_FILE: u64 = 10 * 1024 * 1024;
+
+/// A log in a file. When that is full, it is put aside with `.old` behind its name, in place of the one before.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    path: PathBuf,
+    /// None: it could not be opened again.
+    file: Option<File>,
+    length: u64,
+    longest: u64,
+}
+
+impl LogFile {
+    /// Goes on behind what is there already.
+    pub(crate) fn open(path: PathBuf) -> io::Result<LogFile> {
+        let file = append_to(&path)?;
+        let length = file.metadata()?.len();
+        Ok(LogFile { path, file: Some(file), length, longest: MAX_FILE })
+    }
+
+    /// Begins anew if so many bytes are more than it has room for.
+    fn make_room(&mut self, length: usize) {
+        if self.length > 0 && self.length + length as u64 > self.longest {
+            self.begin_anew();
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => append_to(&self.path)?,
+        };
+        let written = self.file.insert(file).write(bytes)?;
+        self.length += written as u64;
+        Ok(written)
+    }
+
+    fn begin_anew(&mut self) {
+        // Windows moves no file that somebody has open.
+        self.file = None;
+        let mut old = self.path.clone().into_os_string();
+        old.push(".old");
+        // If a reader holds it, it grows on, and is tried again when as much has come again.
+        let _ = fs::rename(&self.path, old);
+        self.length = 0;
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_log_file_that_is_full_is_put_aside_and_only_the_last_one_is_kept() {
+        let directory = std::env::temp_dir().join(format!("mastercontrol-log-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let (path, old) = (directory.join("x.log"), directory.join("x.log.old"));
+        let read = |path| fs::read_to_string(path).unwrap();
+        fs::write(&path, "zero\n").unwrap();
+        let mut file = Sink::file(LogFile { longest: 12, ..LogFile::open(path.clone()).unwrap() });
+        for line in ["one\n", "two\n"] {
+            assert_eq!(file.write(line.as_bytes()), 0);
+        }
+        assert_eq!((read(&old), read(&path)), ("zero\none\n".into(), "two\n".into()));
+        for line in ["a line that is too long for any file\n", "four\n"] {
+            assert_eq!(file.write(line.as_bytes()), 0);
+        }
+        assert_eq!((read(&old), read(&path)), ("a line that is too long for any file\n".into(), "four\n".into()));
+        drop(file);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
