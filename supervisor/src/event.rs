@@ -99,6 +99,22 @@ pub enum Trigger {
 }
 
 impl Trigger {
+    /// What a person presses once more to force a stop. None: it was not a key.
+    pub(crate) fn key(&self) -> Option<&'static str> {
+        match self {
+            Trigger::Console => Some("Enter"),
+            // That of a terminal, which is no process.
+            Trigger::Signal { name: "SIGINT", sender: None } | Trigger::ConsoleEvent(ConsoleEvent::CtrlC) => {
+                Some("Ctrl-C")
+            }
+            Trigger::ConsoleEvent(_)
+            | Trigger::ServiceManager(_)
+            | Trigger::Signal { .. }
+            | Trigger::Admin { .. }
+            | Trigger::Code => None,
+        }
+    }
+
     /// The longest grace period that it leaves. None: any.
     pub(crate) fn limit(&self) -> Option<Duration> {
         match self {

@@ -23,7 +23,9 @@ fn a_second_enter_closes_the_rest_at_once() {
     let mut client = instance.client();
     client.greet();
     pty.press(ENTER);
-    instance.err.wait_for("Enter: stopping, 1 client connected");
+    let line = instance.err.wait_for("Enter: stopping, 1 client connected");
+    assert!(line.ends_with("; press Enter again to force"), "{line}");
+    instance.wait_for_countdown();
     pty.press(ENTER);
     assert_eq!(instance.wait(), 5);
     assert!(instance.log().contains("Enter: closing 1 client now"), "{}", instance.log());
@@ -107,13 +109,16 @@ fn ctrl_d_is_not_enter_and_enter_still_works_after_it() {
 }
 
 #[test]
-fn two_enters_at_once_are_two() {
+fn two_enters_at_once_are_one_decision() {
     let home = Home::new();
     let (instance, pty) = home.start_on_terminal(&["echo", "--grace", HUGE]);
     let mut client = instance.client();
     client.greet();
     pty.press("\n\n");
-    assert_eq!(instance.wait(), 5);
+    client.assert_told();
+    instance.wait_for_countdown();
+    drop(client);
+    assert_eq!(instance.wait(), 0);
 }
 
 #[test]

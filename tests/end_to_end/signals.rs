@@ -29,6 +29,7 @@ fn a_second_signal_closes_the_rest_at_once() {
         instance.signal(first);
         client.assert_told();
         instance.err.wait_for("stopping, 1 client connected");
+        instance.wait_for_countdown();
         instance.signal(second);
         assert_eq!(instance.wait(), 5, "{first}, {second}");
         let expected = format!("{second} (from pid {}): closing 1 client now", std::process::id());
@@ -46,6 +47,7 @@ fn enter_after_a_signal_closes_the_rest_at_once() {
     client.greet();
     instance.signal(SIGTERM);
     client.assert_told();
+    instance.wait_for_countdown();
     instance.write("\n");
     assert_eq!(instance.wait(), 5);
     assert!(instance.log().contains("Enter: closing 1 client now"), "{}", instance.log());
@@ -59,6 +61,7 @@ fn a_signal_after_admin_cli_closes_the_rest_at_once() {
     client.greet();
     let stop = instance.admin_begins(&["stop"]);
     client.assert_told();
+    instance.wait_for_countdown();
     instance.signal(SIGINT);
     assert_eq!(instance.wait(), 5);
     stop.end().expect(5).says("1 forced");
@@ -126,6 +129,8 @@ fn many_signals_at_once_do_no_harm() {
             }
         }
     }
+    // If they took longer than a decision does, it is closed by force.
+    drop(client);
     assert!([0, 5].contains(&instance.wait()), "{}", instance.log());
 }
 
@@ -154,15 +159,32 @@ fn a_json_log_has_one_object_a_line_and_names_the_trigger() {
 }
 
 #[test]
-fn a_sighup_that_comes_with_another_signal_is_no_second_request() {
+fn signals_that_come_together_are_one_decision() {
+    // As a service manager sends them that wants to reach shells, too; and as a person does who is impatient.
+    for (first, second) in [(SIGTERM, SIGHUP), (SIGHUP, SIGTERM), (SIGTERM, SIGTERM), (SIGINT, SIGINT)] {
+        let home = Home::new();
+        let instance = home.start(&["echo", "--grace", HUGE]);
+        let mut client = instance.client();
+        client.greet();
+        instance.signal(first);
+        instance.signal(second);
+        client.assert_told();
+        instance.wait_for_countdown();
+        drop(client);
+        assert_eq!(instance.wait(), 0, "{first}, {second}");
+    }
+}
+
+/// It signals its child, and then the group that both are in.
+#[test]
+fn timeout_stops_a_supervisor_gracefully() {
     let home = Home::new();
-    let instance = home.start(&["echo", "--grace", HUGE]);
+    let instance = home.start_by(home.supervisor_by(&["timeout", "1"], &["echo", "--grace", HUGE]));
     let mut client = instance.client();
     client.greet();
-    // As a service manager sends them that wants to reach shells, too.
-    instance.signal(SIGTERM);
-    instance.signal(SIGHUP);
     client.assert_told();
+    instance.wait_for_countdown();
     drop(client);
-    assert_eq!(instance.wait(), 0);
+    assert_eq!(instance.wait(), 124);
+    assert!(instance.log().contains("0 forced"), "{}", instance.log());
 }

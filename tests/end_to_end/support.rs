@@ -529,6 +529,11 @@ impl Instance {
         self.admin(&["status", "--json"]).expect(0).json()
     }
 
+    /// Waits until a stop with one client has taken a second: a request to stop is a new decision then.
+    pub fn wait_for_countdown(&self) {
+        self.err.wait_for("1 client still connected");
+    }
+
     pub fn assert_serves(&self) {
         self.admin(&["ping"]).expect(0);
         let mut client = self.client();

@@ -253,7 +253,9 @@ impl Drains {
 
     pub(super) fn log_stop(&self, by: &Trigger, open: Option<usize>, grace: Duration) {
         let most = if by.limit() == Some(grace) { ", the longest that the system leaves" } else { "" };
-        let message = format!("{by}: stopping, {}grace period {}{most}", connected(open), Seconds(grace));
+        let key = by.key().filter(|_| open != Some(0) && !grace.is_zero());
+        let force = key.map(|key| format!("; press {key} again to force")).unwrap_or_default();
+        let message = format!("{by}: stopping, {}grace period {}{most}{force}", connected(open), Seconds(grace));
         let fields =
             [("by", by.to_string().into()), ("connected", open.into()), ("grace_ms", milliseconds(grace).into())];
         self.log.line(Level::Info, "stopping", message, fields);

@@ -79,6 +79,13 @@ pub(super) struct StopRequest {
     pub(super) reply: Option<Reply>,
 }
 
+impl StopRequest {
+    /// Whether it demands anything beside a stop.
+    pub(super) fn is_plain(&self) -> bool {
+        self.grace.is_none() && self.by.limit().is_none()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -96,5 +103,17 @@ mod tests {
         let Command::Stop(now) = stop(0) else { panic!("it is scheduled") };
         assert_eq!(now.grace, Some(Duration::from_millis(1500)));
         assert!(matches!(stop(20), Command::StopLater(_, delay) if delay == Duration::from_millis(20)));
+    }
+
+    #[test]
+    fn a_stop_is_plain_unless_it_demands_a_time() {
+        use crate::event::ConsoleEvent;
+        let plain = |by, grace| StopRequest { by, grace, reply: None }.is_plain();
+        assert!(plain(Trigger::Console, None));
+        assert!(plain(Trigger::Admin { user: None, pid: None }, None));
+        assert!(plain(Trigger::ConsoleEvent(ConsoleEvent::CtrlC), None));
+        assert!(!plain(Trigger::Code, Some(Duration::ZERO)));
+        // The system does not wait for long after that.
+        assert!(!plain(Trigger::ConsoleEvent(ConsoleEvent::Close), None));
     }
 }

@@ -20,7 +20,8 @@ use super::requests::{self, Command, StopRequest};
 /// How often those who wait for a drain hear how it goes.
 pub(super) const COUNTDOWN: Duration = Duration::from_secs(1);
 
-/// A SIGHUP within this time after another signal is no second request.
+/// A plain request to stop within this time after the first one is the same decision, which has arrived twice: a service
+/// manager sends a SIGHUP along with its signal, and `timeout` signals its child and then the group.
 const TOGETHER: Duration = Duration::from_millis(500);
 
 /// A stop under way.
@@ -28,6 +29,8 @@ const TOGETHER: Duration = Duration::from_millis(500);
 pub(super) struct Draining {
     pub(super) why: Why,
     began: Instant,
+    /// When it was requested first. None: it was not.
+    requested: Option<Instant>,
     pub(super) deadline: Instant,
     /// When the next countdown line is due.
     pub(super) countdown: Instant,
@@ -66,12 +69,16 @@ impl Draining {
             watchdog.watch_stop(deadline, drains.what_hangs());
         }
         let open = drains.stop_by(deadline);
-        if let Why::Requested(by) = &why {
-            drains.log_stop(by, open, grace);
-        }
+        let requested = match &why {
+            Why::Requested(by) => {
+                drains.log_stop(by, open, grace);
+                Some(now)
+            }
+            Why::Failed(_) => None,
+        };
         // The countdown begins a second from now, and not at once: most clients disconnect before.
         let (countdown, ended, waiting) = (now + COUNTDOWN, Ended::default(), Vec::new());
-        Draining { why, began: now, deadline, countdown, ended, waiting, watchdog }
+        Draining { why, began: now, requested, deadline, countdown, ended, waiting, watchdog }
     }
 
     /// One more request to stop. It moves the deadline only towards now: of two that ask for a stop, both get the
@@ -87,27 +94,23 @@ impl Draining {
         }
     }
 
-    /// The grace period that a further request demands. None: it belongs to the first one.
-    fn demanded(&self, request: &StopRequest, usual: Duration, now: Instant) -> Option<Duration> {
-        match &request.by {
-            by if self.comes_with(by, now) => None,
-            // A second request at the console demands the end.
-            Trigger::Console | Trigger::Signal { .. } => Some(Duration::ZERO),
-            // When its window is closed, the system does not wait much longer.
-            Trigger::ConsoleEvent(_) => Some(request.by.limit().unwrap_or_default()),
-            Trigger::ServiceManager(_) | Trigger::Admin { .. } | Trigger::Code => Some(request.grace.unwrap_or(usual)),
+    /// The grace period that a further request demands. None: it is the same decision as the first one.
+    fn demanded(&mut self, request: &StopRequest, usual: Duration, now: Instant) -> Option<Duration> {
+        let first = self.requested;
+        self.requested = first.or(Some(now));
+        if request.is_plain() && first.is_some_and(|first| now.saturating_duration_since(first) < TOGETHER) {
+            return None;
         }
-    }
-
-    /// Whether this belongs to the signal that began the stop: service managers and terminals send a SIGHUP along with
-    /// another signal.
-    fn comes_with(&self, by: &Trigger, now: Instant) -> bool {
-        match (&self.why, by) {
-            (Why::Requested(Trigger::Signal { name: first, .. }), Trigger::Signal { name: second, .. }) => {
-                *first != "SIGHUP" && *second == "SIGHUP" && now.saturating_duration_since(self.began) < TOGETHER
-            }
-            _ => false,
-        }
+        Some(match &request.by {
+            Trigger::ConsoleEvent(_) | Trigger::Console | Trigger::Signal { .. } => match request.by.limit() {
+                // When its window is closed, the system does not wait much longer.
+                Some(limit) => limit,
+                // A second request at the console demands the end.
+                None if first.is_some() => Duration::ZERO,
+                None => usual,
+            },
+            Trigger::ServiceManager(_) | Trigger::Admin { .. } | Trigger::Code => request.grace.unwrap_or(usual),
+        })
     }
 
     /// Clients get this long from now.

@@ -7,7 +7,7 @@ use super::super::state::{Serving, State};
 use super::drive::{Drive, Step};
 use super::world::lock;
 use crate::error::Error;
-use crate::event::{ConsoleEvent, Trigger};
+use crate::event::{ConsoleEvent, Event, ServiceControl, Trigger};
 use crate::protocol::Request;
 use crate::server::BUILD_LIMIT;
 
@@ -171,9 +171,7 @@ fn when_its_window_is_closed_clients_have_no_longer_than_the_system_leaves() {
         (60, vec![closed()], 4),
         (60, vec![ctrl_c(), closed()], 4),
         (2, vec![ctrl_c(), closed()], 2),
-        // A second request demands the end.
-        (60, vec![ctrl_c(), ctrl_c()], 0),
-        (60, vec![closed(), ctrl_c()], 0),
+        (60, vec![closed(), ctrl_c()], 4),
     ] {
         let mut drive = with_a_client(grace);
         let shown = format!("{steps:?}");
@@ -181,6 +179,93 @@ fn when_its_window_is_closed_clients_have_no_longer_than_the_system_leaves() {
         assert_eq!(remaining(&drive), expected, "{shown}");
         drive.finish();
     }
+}
+
+#[test]
+fn requests_that_say_nothing_new_within_half_a_second_are_one_decision() {
+    let plain = || {
+        [
+            ctrl_c(),
+            Step::Stop(signal("SIGINT")),
+            Step::Stop(signal("SIGTERM")),
+            Step::Stop(signal("SIGHUP")),
+            Step::Stop(Trigger::Console),
+            Step::Stop(Trigger::ServiceManager(ServiceControl::Stop)),
+            stop(None, 0),
+        ]
+    };
+    for first in plain() {
+        for second in plain() {
+            let mut drive = with_a_client(60);
+            let shown = format!("{first:?}, {second:?}");
+            drive.take(first.clone());
+            drive.wait(Duration::from_millis(499));
+            drive.take(second);
+            assert_eq!(remaining(&drive), 59, "{shown}");
+            drive.finish();
+        }
+    }
+}
+
+#[test]
+fn a_second_request_at_the_console_after_half_a_second_forces() {
+    for second in [ctrl_c(), Step::Stop(Trigger::Console), Step::Stop(signal("SIGTERM"))] {
+        let mut drive = with_a_client(60);
+        drive.take(ctrl_c());
+        // One that comes along does not begin that time anew.
+        drive.wait(Duration::from_millis(400));
+        drive.take(Step::Stop(signal("SIGHUP")));
+        drive.wait(Duration::from_millis(100));
+        drive.take(second);
+        assert_eq!(remaining(&drive), 0);
+        drive.finish();
+    }
+}
+
+#[test]
+fn a_request_that_demands_a_time_counts_at_once() {
+    let code = Event::Stop { by: Trigger::Code, grace: Some(Duration::from_secs(7)) };
+    for (step, expected) in [(stop(Some(0), 0), 0), (stop(Some(3000), 0), 3), (stop(Some(3000), 2000), 5)] {
+        let mut drive = with_a_client(60);
+        drive.take(ctrl_c());
+        drive.take(step);
+        assert_eq!(remaining(&drive), expected);
+        drive.finish();
+    }
+    let mut drive = with_a_client(60);
+    drive.take(ctrl_c());
+    drive.send(code);
+    assert_eq!(remaining(&drive), 7);
+    drive.finish();
+}
+
+#[test]
+fn the_first_request_to_stop_a_server_that_has_given_up_forces_nothing() {
+    let mut drive = with_a_client(60);
+    drive.master.settings.restart.max_restarts = 0;
+    // A client of an old generation is still there.
+    drive.take(restart());
+    drive.settle();
+    drive.take(Step::Crash);
+    drive.take(Step::Deliver);
+    assert!(matches!(drive.state, Some(State::Draining(_))), "{:?}", drive.state);
+    drive.wait(Duration::from_secs(1));
+    drive.take(ctrl_c());
+    assert_eq!(remaining(&drive), 59);
+    drive.wait(Duration::from_secs(1));
+    drive.take(ctrl_c());
+    assert_eq!(remaining(&drive), 0);
+    drive.finish();
+}
+
+#[test]
+fn a_stop_that_begins_after_its_delay_is_not_forced_by_a_request_of_that_moment() {
+    let mut drive = with_a_client(60);
+    drive.take(stop(None, 3000));
+    drive.wait(Duration::from_secs(3));
+    drive.take(ctrl_c());
+    assert_eq!(remaining(&drive), 60);
+    drive.finish();
 }
 
 #[test]
