@@ -571,7 +571,7 @@ mod on_unix {
     }
 
     #[test]
-    fn a_directory_that_was_deleted_and_made_anew_is_served_by_the_new_generation() {
+    fn a_directory_that_was_deleted_and_made_anew_is_served_with_and_without_a_restart() {
         let home = Home::new();
         let instance = http(&home);
         assert_eq!(instance.client().get("/small").body, b"small\n");
@@ -579,6 +579,7 @@ mod on_unix {
         fs::remove_dir_all(&files).unwrap();
         fs::create_dir(&files).unwrap();
         fs::write(files.join("small"), "anew\n").unwrap();
+        assert_eq!(instance.client().get("/small").body, b"anew\n");
         instance.admin(&["restart"]).expect(0);
         assert_eq!(instance.client().get("/small").body, b"anew\n");
     }
@@ -593,10 +594,12 @@ mod on_unix {
         fs::rename(&files, &away).unwrap();
         instance.admin(&["restart"]).expect(1).says("files");
         assert_eq!(instance.status()["generation"], 1);
-        // It has been told nothing, and nothing has happened to its directory.
+        // The client has been notified of nothing. Its answers are those for what the path leads to now.
+        let answer = client.get("/small");
+        assert_eq!((answer.status, answer.is_last), (503, false));
+        fs::rename(&away, &files).unwrap();
         let answer = client.get("/small");
         assert_eq!((answer.status, answer.is_last), (200, false));
-        fs::rename(&away, &files).unwrap();
         drop(client);
         instance.admin(&["restart"]).expect(0);
         eventually_serves(&instance, 2);

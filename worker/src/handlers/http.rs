@@ -1,21 +1,27 @@
-//! HTTP/1.1 for the files below a folder, or for pages that a program makes.
+//! HTTP/1.1 for the files below a directory, or for pages that a program makes.
 //!
-//! One request, in reading order: [`Http::exchange`] receives its head (`request`), finds the file that it asks for
-//! (`target`, `files`), looks whether the client has that version already (`version`) and which part it wants
-//! (`range`), puts the answer together and sends it (`answer`). A page is made in the place of a file.
+//! One request, in reading order: [`Http::receive`] receives it (`request`), finds the file that it asks for (`target`,
+//! `files`), looks whether the client has that version already (`version`) and which part it wants (`range`), and puts
+//! the answer together (`header`, `answer`, `small_file`). A page is made in the place of a file.
 
 mod answer;
+mod authority;
+mod date;
 mod files;
+mod header;
 mod listing;
+mod media_type;
 mod range;
 mod request;
+mod small_file;
+mod status;
 mod target;
 #[cfg(test)]
 mod tests;
 mod version;
 
 use std::fmt;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, BufRead, ErrorKind};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -23,10 +29,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::{Connection, Handler};
-use answer::{After, Answer, Status};
+use answer::Answer;
+use date::Now;
 use files::{Files, Found};
+use header::{After, Header, Terms};
+use media_type::MediaType;
 use range::Range;
 use request::{Body, Fields, Head, MAX_FIELDS, Method};
+use small_file::SmallFile;
+use status::Status;
 use target::Target;
 use version::{Verdict, Version};
 
@@ -39,7 +50,9 @@ const MAX_LOGGED: usize = 380;
 
 /// Serves the files below a directory over HTTP/1.1: GET and HEAD, with listings of directories.
 ///
-/// No file outside the directory is ever served, by whatever path or symbolic link it is asked for.
+/// No file outside the directory is ever served, by whatever path or symbolic link it is asked for. The directory is the
+/// one that has its path at the time of the request: it may be replaced, or be a symbolic link that is switched. While it
+/// is missing, requests are answered with 503, see [`Http::available`].
 ///
 /// [`Http::pages`] serves what code makes instead.
 ///
@@ -112,42 +125,27 @@ impl Default for Limits {
     }
 }
 
-/// How far the request under way got.
-enum Step {
-    /// More of its head has to be received.
-    Incomplete,
-    /// Its body has to be thrown away before it is answered.
-    Body { head: usize, body: u64 },
-    /// It took so many bytes, and its answer is ready.
-    Answered(usize),
-}
-
-/// Why there is no whole request.
-enum Missing {
-    /// The client has closed its side.
-    Left,
-    /// It was not there in time.
-    Late,
-}
-
 impl Http {
-    /// Serves the files below `directory`.
+    /// Serves the files below `directory`. If that is a relative path, it is relative to what is the working directory
+    /// now.
     ///
     /// # Errors
-    /// When the directory cannot be opened.
+    /// When there is no such directory, or it cannot be read.
     pub fn new(directory: impl AsRef<Path>) -> io::Result<Http> {
         let directory = directory.as_ref();
-        let files = Files::new(directory).map_err(|error| {
-            let name = directory.display();
-            let message = match error.kind() {
-                ErrorKind::NotFound => format!("there is no directory {name}"),
-                ErrorKind::NotADirectory => format!("{name} is not a directory"),
-                ErrorKind::PermissionDenied => format!("no permission to read the directory {name}"),
-                _ => format!("cannot serve the directory {name}: {error}"),
-            };
-            io::Error::new(error.kind(), message)
-        })?;
+        let files = Files::new(directory).map_err(|error| not_available(directory, &error))?;
         Ok(Http { source: Source::Files(files), limits: Limits::default(), log: None })
+    }
+
+    /// Whether there is anything to serve at the moment. This costs a few system calls, and no connection.
+    ///
+    /// # Errors
+    /// When the directory is missing, or cannot be read. It may be there again at any time.
+    pub fn available(&self) -> io::Result<()> {
+        match &self.source {
+            Source::Files(files) => files.check().map_err(|error| not_available(files.directory(), &error)),
+            Source::Pages(_) => Ok(()),
+        }
     }
 
     /// Serves pages that are made when somebody asks for them, and no files. `pages` gets the path without the slash at
@@ -172,250 +170,191 @@ impl Http {
     }
 
     /// Receives and answers one request. Returns whether another may follow on the same connection.
-    fn exchange(&self, client: &mut Connection, answer: &mut Answer) -> io::Result<bool> {
+    fn exchange(&self, client: &mut Connection) -> io::Result<bool> {
         let began = self.log.is_some().then(Instant::now);
-        let mut line = None;
-        match self.prepare(client, answer, &mut line)? {
-            Ok(()) => {}
-            Err(Missing::Left) => return Ok(false),
-            Err(Missing::Late) => {
-                answer.after = After::Abandon;
-                answer.refuse(Status::RequestTimeout);
-            }
-        }
+        let Some((length, answer)) = self.receive(client)? else { return Ok(false) };
         let (sent, outcome) = answer.send(client);
         if let (Some(log), Some(began)) = (&self.log, began) {
-            let request = line.unwrap_or_else(|| logged_line(client.buffered()));
+            let request = logged_line(client.buffered());
             let status = answer.status as u16;
             log(&Logged { peer: client.peer(), request: &request, status, sent, took: began.elapsed() });
         }
         outcome?;
-        if answer.after == After::Abandon {
-            client.abandon_input();
+        client.consume(length);
+        match answer.after {
+            After::Keep { .. } => return Ok(true),
+            After::Close => {}
+            After::Abandon => client.abandon_input(),
         }
-        Ok(matches!(answer.after, After::Keep { .. }))
+        Ok(false)
     }
 
-    /// Receives one request and puts its answer together. `line` gets what is logged of it.
-    fn prepare(
-        &self,
-        client: &mut Connection,
-        answer: &mut Answer,
-        line: &mut Option<String>,
-    ) -> io::Result<Result<(), Missing>> {
-        let mut late = None;
+    /// Receives one request. Returns its length and its answer, or None if the client has disconnected.
+    fn receive(&self, client: &mut Connection) -> io::Result<Option<(usize, Answer)>> {
+        let mut deadline = None;
         loop {
-            match self.step(client.buffered(), client.is_draining(), answer, None) {
-                Step::Answered(length) => {
-                    *line = self.log.is_some().then(|| logged_line(client.buffered()));
-                    client.consume(length);
-                    return Ok(Ok(()));
+            if let Some(answered) = self.answer_to(client.buffered(), client.is_draining()) {
+                return Ok(Some(answered));
+            }
+            if deadline.is_none() {
+                // Only for a request that does not come at once: a deadline costs a system call.
+                deadline = Instant::now().checked_add(self.limits.request);
+                client.set_read_deadline(deadline);
+            }
+            match client.read_more() {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    return Ok(Some((client.buffered().len(), refusal(Status::RequestTimeout))));
                 }
-                Step::Body { head, body } => {
-                    *line = self.log.is_some().then(|| logged_line(client.buffered()));
-                    let head = client.buffered()[..head].to_vec();
-                    client.consume(head.len());
-                    late.get_or_insert_with(|| self.set_deadline(client));
-                    if let Err(missing) = throw_away(client, body)? {
-                        return Ok(Err(missing));
-                    }
-                    self.step(&head, client.is_draining(), answer, Some(client.buffered().len()));
-                    return Ok(Ok(()));
-                }
-                Step::Incomplete => {
-                    late.get_or_insert_with(|| self.set_deadline(client));
-                    if let Err(missing) = receive(client)? {
-                        return Ok(Err(missing));
-                    }
-                }
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// The request has to be there in time. This is said only when it does not come at once: each deadline costs
-    /// a system call.
-    fn set_deadline(&self, client: &mut Connection) {
-        client.set_read_deadline(Instant::now().checked_add(self.limits.request));
-    }
-
-    /// Answers the request if it is complete. `behind_body` says that the body has been read already, and how many
-    /// bytes have been received behind it.
-    fn step(&self, received: &[u8], draining: bool, answer: &mut Answer, behind_body: Option<usize>) -> Step {
+    /// The length of the first request of those that were received, and its answer. None if it is not complete.
+    fn answer_to(&self, received: &[u8], draining: bool) -> Option<(usize, Answer)> {
         let mut fields: Fields<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-        answer.head_only = false;
         let head = match Head::parse(received, &mut fields) {
-            Ok(Some(head)) => head,
-            Ok(None) => return Step::Incomplete,
-            Err(status) => {
-                answer.after = After::Abandon;
-                answer.refuse(status);
-                return Step::Answered(received.len());
+            Ok(head) => head?,
+            Err(Status::VersionNotSupported) if let Some(same) = request::as_http_1_1(received) => {
+                return self.answer_to(&same, draining);
             }
+            Err(status) => return Some((received.len(), refusal(status))),
         };
-        let body_left = match head.body {
-            Body::Bytes(0) => false,
-            Body::Bytes(_) if behind_body.is_some() => false,
-            Body::Bytes(body) if body <= MAX_BODY && !head.expects_continue => {
-                return Step::Body { head: head.length, body };
-            }
-            Body::Bytes(_) | Body::Chunked => true,
+        let (length, is_read) = match head.body {
+            Body::Bytes(0) => (head.length, true),
+            // It is received, and that is all that happens to it.
+            Body::Bytes(body @ ..=MAX_BODY) if !head.expects_continue => (head.length + body as usize, true),
+            Body::Bytes(_) | Body::Chunked => (head.length, false),
         };
-        answer.head_only = head.method == Method::Head;
-        // Of requests that were sent together, the last one is told that nothing is answered any more.
-        let last = draining && behind_body.unwrap_or(received.len() - head.length) == 0;
-        answer.after = match () {
-            // A client that did not ask to close may send its next request at this moment.
-            () if body_left || last && head.keep_alive => After::Abandon,
+        if received.len() < length {
+            return None;
+        }
+        // Of requests that were sent together, the last one is told that no other is answered.
+        let last = draining && received.len() == length;
+        let after = match () {
+            // A client that did not ask to close may be sending its next request at this moment.
+            () if !is_read || last && head.keep_alive => After::Abandon,
             () if head.keep_alive => After::Keep { tell: head.old },
             () => After::Close,
         };
-        self.answer(&head, answer);
-        Step::Answered(head.length)
+        let terms = Terms { now: Now::read(), after, head_only: head.method == Method::Head };
+        Some((length, self.answer(&head, terms).unwrap_or_else(|status| Answer::refusal(status, terms))))
     }
 
-    fn answer(&self, head: &Head<'_, '_>, answer: &mut Answer) {
-        if let Err(status) = self.try_answer(head, answer) {
-            answer.refuse(status);
-        }
-    }
-
-    fn try_answer(&self, head: &Head<'_, '_>, answer: &mut Answer) -> Result<(), Status> {
+    fn answer(&self, head: &Head<'_, '_>, terms: Terms) -> Result<Answer, Status> {
         match head.method {
             Method::Get | Method::Head => {}
             Method::Known => return Err(Status::MethodNotAllowed),
             Method::Unknown => return Err(Status::NotImplemented),
         }
         let target = Target::parse(head.target)?;
-        let files = match &self.source {
-            Source::Files(files) => files,
+        match &self.source {
+            Source::Files(files) => answer_from(files, &target, head, terms),
             Source::Pages(pages) => {
                 // With a slash at its end it is another path.
-                let path = str::from_utf8(&target.path).ok().filter(|_| !target.folder);
-                answer.page(&path.and_then(pages).ok_or(Status::NotFound)?);
-                return Ok(());
-            }
-        };
-        match files.find(&target).map_err(|error| files::status(&error))? {
-            Found::File(file, metadata) => answer_with_file(head, answer, file, &metadata, &target.path),
-            Found::Index(file, metadata, name) => answer_with_file(head, answer, file, &metadata, name.as_bytes()),
-            Found::Folder(folder) => {
-                let page = listing::page(folder, &target.path).map_err(|error| files::status(&error))?;
-                answer.begin(Status::Ok);
-                answer.end_with_html(&page);
-                Ok(())
-            }
-            Found::SlashMissing => {
-                answer.begin(Status::MovedPermanently);
-                answer.field("Location", target.folder_url());
-                answer.end_with_name();
-                Ok(())
+                let path = str::from_utf8(target.relative()).ok().filter(|_| !target.is_directory());
+                let page = path.and_then(pages).ok_or(Status::NotFound)?;
+                let status = if page.available { Status::Ok } else { Status::ServiceUnavailable };
+                let mut header = Header::new(status, terms);
+                header.field("Cache-Control", "no-store");
+                header.field("Content-Type", page.media_type);
+                Ok(Answer::with_body(header, page.text.as_bytes()))
             }
         }
     }
 }
 
-/// Answers with a file if the request's conditions hold. Its media type follows from `name`.
+fn answer_from(files: &Files, target: &Target<'_>, head: &Head<'_, '_>, terms: Terms) -> Result<Answer, Status> {
+    match files.find(target, terms.now)? {
+        Found::Small(file) if head.is_plain && terms.after == SmallFile::AFTER => {
+            Ok(Answer::ready(file, terms.head_only))
+        }
+        Found::Small(file) => {
+            answer_with_file(head, terms, file.version, file.media_type, Content::Memory(file.content()))
+        }
+        Found::Large(file, version, media_type) => {
+            answer_with_file(head, terms, version, media_type, Content::File(file))
+        }
+        Found::Directory(directory) => {
+            let page = listing::page(*directory, target.relative()).map_err(|error| files::status(&error))?;
+            Ok(Answer::with_html(Header::new(Status::Ok, terms), &page))
+        }
+        Found::SlashMissing => {
+            let mut header = Header::new(Status::MovedPermanently, terms);
+            header.field("Location", target.directory_url());
+            Ok(Answer::with_name(header))
+        }
+    }
+}
+
+/// Where the bytes of a file are.
+enum Content<'file> {
+    Memory(&'file [u8]),
+    File(File),
+}
+
+/// Answers with a file if the request's conditions hold.
 fn answer_with_file(
     head: &Head<'_, '_>,
-    answer: &mut Answer,
-    file: File,
-    metadata: &Metadata,
-    name: &[u8],
-) -> Result<(), Status> {
-    let version = Version::of(metadata);
+    terms: Terms,
+    version: Version,
+    media_type: MediaType,
+    content: Content<'_>,
+) -> Result<Answer, Status> {
     match version.judge(head) {
-        Verdict::Send => {
-            let Some((start, count)) = begin_with_range(head, answer, version) else { return Ok(()) };
-            write_version(answer, version);
-            answer.field("Accept-Ranges", "bytes");
-            write_media_type(answer, name);
-            answer.end_with_file(file, start, count).map_err(|error| match error.kind() {
-                ErrorKind::UnexpectedEof => Status::ServiceUnavailable, // It is being rewritten.
-                _ => Status::InternalServerError,
-            })
-        }
+        Verdict::Send => {}
+        Verdict::PreconditionFailed => return Err(Status::PreconditionFailed),
         Verdict::NotModified => {
-            answer.begin(Status::NotModified);
-            write_version(answer, version);
-            answer.end();
-            Ok(())
+            let mut header = Header::new(Status::NotModified, terms);
+            header.version(version);
+            return Ok(Answer::without_body(header));
         }
-        Verdict::PreconditionFailed => Err(Status::PreconditionFailed),
     }
-}
-
-/// Begins the answer with the file, or the part of it, that was asked for, and returns where that begins and how long
-/// it is. None: the file has no such part, and the answer says so.
-fn begin_with_range(head: &Head<'_, '_>, answer: &mut Answer, version: Version) -> Option<(u64, u64)> {
+    let length = version.length;
     let range = match head.value("range") {
-        Some(range) if head.method == Method::Get && version.allows_range(head.value("if-range")) => {
-            Range::parse(range, version.length)
+        Some(range) if head.method == Method::Get && version.allows_range(head, terms.now) => {
+            Range::parse(range, length)
         }
         _ => Range::Whole,
     };
-    let length = version.length;
-    match range {
-        Range::Whole => {
-            answer.begin(Status::Ok);
-            Some((0, length))
-        }
+    let (mut header, start, count) = match range {
+        Range::Whole => (Header::new(Status::Ok, terms), 0, length),
         Range::Part { first, last } => {
-            answer.begin(Status::PartialContent);
-            answer.field("Content-Range", format_args!("bytes {first}-{last}/{length}"));
-            Some((first, last - first + 1))
+            let mut header = Header::new(Status::PartialContent, terms);
+            header.field("Content-Range", format_args!("bytes {first}-{last}/{length}"));
+            (header, first, last - first + 1)
         }
         Range::Unsatisfiable => {
-            answer.begin(Status::RangeNotSatisfiable);
-            answer.field("Content-Range", format_args!("bytes */{length}"));
-            answer.end_with_name();
-            None
+            let mut header = Header::new(Status::RangeNotSatisfiable, terms);
+            header.field("Content-Range", format_args!("bytes */{length}"));
+            return Ok(Answer::with_name(header));
         }
+    };
+    header.file(version, media_type);
+    match content {
+        // What is in memory has a length that fits.
+        Content::Memory(bytes) => Ok(Answer::with_body(header, &bytes[start as usize..][..count as usize])),
+        Content::File(file) => Answer::with_file(header, file, start, count).map_err(|_| Status::InternalServerError),
     }
 }
 
-fn write_version(answer: &mut Answer, version: Version) {
-    if let Some(date) = version.last_modified() {
-        answer.field("Last-Modified", date);
-    }
-    answer.field("ETag", version.etag());
+/// The answer to what is no request.
+fn refusal(status: Status) -> Answer {
+    Answer::refusal(status, Terms { now: Now::read(), after: After::Abandon, head_only: false })
 }
 
-fn write_media_type(answer: &mut Answer, path: &[u8]) {
-    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    let extension = name.iter().rposition(|&byte| byte == b'.').map(|dot| &name[dot + 1..]);
-    let extension = extension.and_then(|extension| str::from_utf8(extension).ok()).unwrap_or_default();
-    let media_type = mime_guess::from_ext(extension).first_raw().unwrap_or("application/octet-stream");
-    if media_type.starts_with("text/") {
-        answer.field("Content-Type", format_args!("{media_type}; charset=utf-8"));
-    } else {
-        answer.field("Content-Type", media_type);
-    }
-}
-
-/// Receives more of the request under way.
-fn receive(client: &mut Connection) -> io::Result<Result<(), Missing>> {
-    match client.read_more() {
-        Ok(0) => Ok(Err(Missing::Left)),
-        Ok(_) => Ok(Ok(())),
-        Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Err(Missing::Late)),
-        Err(error) => Err(error),
-    }
-}
-
-/// Receives a body and throws it away.
-fn throw_away(client: &mut Connection, body: u64) -> io::Result<Result<(), Missing>> {
-    let mut left = body;
-    while left > 0 {
-        if client.buffered().is_empty()
-            && let Err(missing) = receive(client)?
-        {
-            return Ok(Err(missing));
-        }
-        let part = client.buffered().len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        client.consume(part);
-        left -= part as u64;
-    }
-    Ok(Ok(()))
+/// Says in words why a directory cannot be served.
+fn not_available(directory: &Path, error: &io::Error) -> io::Error {
+    let name = directory.display();
+    let message = match error.kind() {
+        ErrorKind::NotFound => format!("there is no directory {name}"),
+        ErrorKind::NotADirectory => format!("{name} is not a directory"),
+        ErrorKind::PermissionDenied => format!("no permission to read the directory {name}"),
+        _ => format!("cannot serve the directory {name}: {error}"),
+    };
+    io::Error::new(error.kind(), message)
 }
 
 fn logged_line(received: &[u8]) -> String {
@@ -427,10 +366,7 @@ impl Handler for Http {
     fn serve(&self, client: &mut Connection) -> io::Result<()> {
         client.set_idle_timeout(Some(self.limits.idle));
         client.set_write_timeout(Some(self.limits.write))?;
-        let mut answer = Answer::new();
-        while client.next_message() && self.exchange(client, &mut answer)? {
-            answer.recycle();
-        }
+        while client.next_message() && self.exchange(client)? {}
         Ok(())
     }
 

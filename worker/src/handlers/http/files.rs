@@ -1,105 +1,131 @@
-//! Files below one folder, and nothing else.
+//! Files below one directory, and nothing else.
+//!
+//! The directory is the one that has this path *now*: each request looks it up, so it may be replaced, also by a symbolic
+//! link that is switched, or be missing for a while.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
+use std::sync::Arc;
 
-use cap_fs_ext::{OpenOptionsMaybeDirExt, OpenOptionsSyncExt};
+use cap_fs_ext::OpenOptionsSyncExt;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions, ReadDir};
 
-use super::answer::Status;
+use super::date::Now;
+use super::media_type::MediaType;
+use super::small_file::{SMALL, SmallFile};
+use super::status::Status;
 use super::target::{Target, as_path};
+use super::version::Version;
 use crate::quit::is_out_of_descriptors;
 
-/// What stands for a folder, in this order.
+/// The file that stands for its directory is the first of these.
 const INDEXES: [&str; 2] = ["index.html", "index.htm"];
 
-/// How much longer a path may get by the name of an index.
-pub(super) const INDEX_ROOM: usize = "/index.html".len();
-
-/// A folder whose files can be opened, but none outside of it.
+/// A directory whose files can be opened, but none outside of it.
 #[derive(Debug)]
 pub(super) struct Files {
-    folder: Dir,
-    /// Where the folder is, with all symbolic links resolved.
-    place: PathBuf,
-    options: OpenOptions,
+    /// An absolute path.
+    directory: PathBuf,
 }
 
 /// What a target stands for.
-#[cfg_attr(windows, expect(clippy::large_enum_variant, reason = "there is one at a time, and it is not moved around"))]
 pub(super) enum Found {
-    /// A regular file.
-    File(File, Metadata),
-    /// The index of a folder, and its name.
-    Index(File, Metadata, &'static str),
-    /// A folder without an index.
-    Folder(ReadDir),
-    /// A folder, but its name was given without a slash at the end.
+    /// A regular file that is in memory.
+    Small(Arc<SmallFile>),
+    /// Another regular file.
+    Large(File, Version, MediaType),
+    /// A directory without an index.
+    Directory(Box<ReadDir>),
+    /// A directory, but its name was given without a slash at the end.
     SlashMissing,
+}
+
+impl Files {
+    pub(super) fn new(directory: &Path) -> io::Result<Files> {
+        let files = Files { directory: path::absolute(directory)? };
+        files.check()?;
+        Ok(files)
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether there is such a directory, and it can be read.
+    pub(super) fn check(&self) -> io::Result<()> {
+        // To open it needs less permission than to read it.
+        Root::open(&self.directory)?.handle.entries().map(drop)
+    }
+
+    pub(super) fn find(&self, target: &Target<'_>, now: Now) -> Result<Found, Status> {
+        // Whatever is wrong with the directory itself may be right again in the next moment.
+        let root = Root::open(&self.directory).map_err(|_| Status::ServiceUnavailable)?;
+        if !target.is_directory() {
+            let relative = target.relative();
+            if relative.is_empty() {
+                return Ok(Found::SlashMissing); // For example `/directory/..`.
+            }
+            return match root.find(relative).map_err(|error| status(&error))? {
+                Opened::File(file, metadata) => read(file, &metadata, relative, now),
+                Opened::Directory => Ok(Found::SlashMissing),
+            };
+        }
+        // Most requests for directories end with an index, so the directory itself is not looked at before.
+        for index in INDEXES {
+            let relative = target.below(index);
+            match root.find(&relative) {
+                Ok(Opened::File(file, metadata)) => {
+                    return read(file, &metadata, &relative, now);
+                }
+                Ok(Opened::Directory) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(status(&error)),
+            }
+        }
+        let directory = root.read_directory(target.relative()).map_err(|error| status(&error))?;
+        Ok(Found::Directory(Box::new(directory)))
+    }
+}
+
+/// Reads a file that is small.
+fn read(file: File, metadata: &Metadata, relative: &[u8], now: Now) -> Result<Found, Status> {
+    let media_type = MediaType::of(relative);
+    if metadata.len() > SMALL {
+        return Ok(Found::Large(file, Version::of(metadata), media_type));
+    }
+    let file = SmallFile::read(file, metadata, media_type, now);
+    let file = file.map_err(|error| match error.kind() {
+        ErrorKind::UnexpectedEof => Status::ServiceUnavailable, // It is being rewritten.
+        _ => Status::InternalServerError,
+    })?;
+    Ok(Found::Small(Arc::new(file)))
+}
+
+/// The served directory, opened for one request.
+struct Root<'files> {
+    directory: &'files Path,
+    handle: Dir,
 }
 
 enum Opened {
     File(File, Metadata),
-    Folder,
+    Directory,
 }
 
-impl Files {
-    pub(super) fn new(folder: &Path) -> io::Result<Files> {
-        let place = fs::canonicalize(folder)?;
-        let folder = Dir::open_ambient_dir(&place, ambient_authority())?;
-        folder.entries()?; // To open a folder needs less permission than to read it.
-        let mut options = OpenOptions::new();
-        // Without waiting: to open a FIFO for reading blocks until somebody writes. On Windows folders need to be
-        // asked for, too.
-        options.read(true).nonblock(cfg!(unix)).maybe_dir(true);
-        Ok(Files { folder, place, options })
+impl<'files> Root<'files> {
+    fn open(directory: &'files Path) -> io::Result<Root<'files>> {
+        Ok(Root { directory, handle: Dir::open_ambient_dir(directory, ambient_authority())? })
     }
 
-    pub(super) fn find(&self, target: &Target<'_>) -> io::Result<Found> {
-        if target.folder {
-            return self.find_folder(&target.path);
-        }
-        if target.path.is_empty() {
-            return Ok(Found::SlashMissing); // For example `/folder/..`.
-        }
-        Ok(match self.open(&target.path)? {
-            Opened::File(file, metadata) => Found::File(file, metadata),
-            Opened::Folder => Found::SlashMissing,
-        })
+    fn find(&self, path: &[u8]) -> io::Result<Opened> {
+        self.within(as_path(path).ok_or(ErrorKind::NotFound)?, |path| open(&self.handle, path))
     }
 
-    /// An index is opened without a look at the folder before: most requests for folders end here.
-    fn find_folder(&self, folder: &[u8]) -> io::Result<Found> {
-        for index in INDEXES {
-            let mut path = folder.to_vec();
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(index.as_bytes());
-            match self.open(&path) {
-                Ok(Opened::File(file, metadata)) => return Ok(Found::Index(file, metadata, index)),
-                Ok(Opened::Folder) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let path = if folder.is_empty() { Path::new(".") } else { as_path(folder).ok_or(ErrorKind::NotFound)? };
-        self.within(path, |path| self.folder.read_dir(path)).map(Found::Folder)
-    }
-
-    fn open(&self, path: &[u8]) -> io::Result<Opened> {
-        let path = as_path(path).ok_or(ErrorKind::NotFound)?;
-        let file = self.within(path, |path| self.folder.open_with(path, &self.options))?.into_std();
-        let metadata = file.metadata()?;
-        if metadata.is_dir() {
-            Ok(Opened::Folder)
-        } else if metadata.is_file() {
-            Ok(Opened::File(file, metadata))
-        } else {
-            Err(ErrorKind::NotFound.into()) // A device, a FIFO, a socket.
-        }
+    fn read_directory(&self, path: &[u8]) -> io::Result<ReadDir> {
+        let path = if path.is_empty() { Path::new(".") } else { as_path(path).ok_or(ErrorKind::NotFound)? };
+        self.within(path, |path| self.handle.read_dir(path))
     }
 
     /// Opens a path. If that leads outside by an absolute symbolic link, it may come back inside: then the path is
@@ -112,10 +138,55 @@ impl Files {
     }
 
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
-        let place = fs::canonicalize(self.place.join(path))?;
-        let path = place.strip_prefix(&self.place).map_err(|_| ErrorKind::NotFound)?;
+        let (directory, place) = (fs::canonicalize(self.directory)?, fs::canonicalize(self.directory.join(path))?);
+        let path = place.strip_prefix(directory).map_err(|_| ErrorKind::NotFound)?;
         Ok(Path::new(".").join(path))
     }
+}
+
+/// Opens a regular file, and nothing else: to open a FIFO and close it again ends the program that writes to it, and
+/// to open a device may do anything. So the file is found first, by a handle that cannot be read from. If it is a
+/// regular one, that very file is opened, by the link that the system has for each handle.
+#[cfg(target_os = "linux")]
+fn open(root: &Dir, path: &Path) -> io::Result<Opened> {
+    use cap_std::fs::OpenOptionsExt;
+    use rustix::fs::OFlags;
+    use std::os::fd::AsRawFd;
+
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(OFlags::PATH.bits().cast_signed());
+    let found = root.open_with(path, &options)?.into_std();
+    let metadata = found.metadata()?;
+    if metadata.is_dir() {
+        return Ok(Opened::Directory);
+    }
+    if !metadata.is_file() {
+        return Err(ErrorKind::NotFound.into());
+    }
+    match File::open(format!("/proc/self/fd/{}", found.as_raw_fd())) {
+        Ok(file) => Ok(Opened::File(file, metadata)),
+        Err(error) if error.kind() == ErrorKind::NotFound => open_if_regular(root, path), // There is no /proc.
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+use open_if_regular as open;
+
+/// Opens a regular file. Whatever takes its place just before it is opened is opened, too, but without waiting.
+fn open_if_regular(root: &Dir, path: &Path) -> io::Result<Opened> {
+    let metadata = root.metadata(path)?;
+    if metadata.is_dir() {
+        return Ok(Opened::Directory);
+    }
+    if !metadata.is_file() {
+        return Err(ErrorKind::NotFound.into());
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).nonblock(cfg!(unix));
+    let file = root.open_with(path, &options)?.into_std();
+    let metadata = file.metadata()?;
+    if metadata.is_file() { Ok(Opened::File(file, metadata)) } else { Err(ErrorKind::NotFound.into()) }
 }
 
 /// The status that says why something could not be opened.

@@ -1,4 +1,4 @@
-//! The page that lists a folder.
+//! The page that lists a directory.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -14,16 +14,16 @@ struct Item {
     name: String,
     /// As it is linked, percent-encoded.
     link: String,
-    /// What is behind the name: a slash for folders, an `@` for symbolic links.
+    /// What is behind the name: a slash for directories, an `@` for symbolic links.
     mark: &'static str,
 }
 
-/// Lists a folder in the order of its names, whatever their case. `path` is where it is below the served one.
+/// Lists a directory in the order of its names, whatever their case. `path` is where it is below the served one.
 ///
 /// # Errors
-/// When the folder cannot be read to its end.
-pub(super) fn page(folder: ReadDir, path: &[u8]) -> io::Result<String> {
-    let items = folder.map(|entry| Item::of(&entry?));
+/// When the directory cannot be read to its end.
+pub(super) fn page(directory: ReadDir, path: &[u8]) -> io::Result<String> {
+    let items = directory.map(|entry| Item::of(&entry?));
     let is_deleted = |item: &io::Result<Item>| matches!(item, Err(error) if error.kind() == io::ErrorKind::NotFound);
     let mut items = items.filter(|item| !is_deleted(item)).collect::<io::Result<Vec<_>>>()?;
     items.sort_by_cached_key(|item| (item.name.to_lowercase(), item.name.clone()));

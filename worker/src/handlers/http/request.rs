@@ -4,7 +4,8 @@ use std::mem::MaybeUninit;
 
 use httparse::{Error, Header, ParserConfig};
 
-use super::answer::Status;
+use super::authority;
+use super::status::Status;
 
 /// The longest head that is taken, in bytes: the request line and all fields.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -30,6 +31,8 @@ pub(super) struct Head<'fields, 'bytes> {
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub(super) expects_continue: bool,
     pub(super) body: Body,
+    /// Whether it wants all of a file in any case, as far as its fields say: neither a part of it, nor under conditions.
+    pub(super) is_plain: bool,
     fields: &'fields [Header<'bytes>],
 }
 
@@ -59,6 +62,7 @@ struct Framing<'bytes> {
     expect: Option<&'bytes [u8]>,
     close: bool,
     keep_alive: bool,
+    is_conditional: bool,
 }
 
 impl<'fields, 'bytes> Head<'fields, 'bytes> {
@@ -77,7 +81,7 @@ impl<'fields, 'bytes> Head<'fields, 'bytes> {
             Ok(httparse::Status::Partial) if received.len() < MAX_HEAD => return Ok(None),
             Ok(_) => return Err(too_large(received)),
             Err(Error::TooManyHeaders) => return Err(Status::FieldsTooLarge),
-            Err(Error::Version) if names_http(received) => return Err(Status::VersionNotSupported),
+            Err(Error::Version) => return Err(unknown_version(received)),
             Err(_) => return Err(Status::BadRequest),
         };
         // A complete request has all three.
@@ -97,6 +101,7 @@ impl<'fields, 'bytes> Head<'fields, 'bytes> {
             keep_alive: !framing.close && (!old || framing.keep_alive),
             expects_continue: framing.expects_continue(old)?,
             body: framing.body(old)?,
+            is_plain: !framing.is_conditional,
             fields: request.headers,
         }))
     }
@@ -136,6 +141,9 @@ impl<'bytes> Framing<'bytes> {
             let is = |name: &str| field.name.eq_ignore_ascii_case(name);
             if is("host") {
                 framing.hosts += 1;
+                if !field.value.is_empty() && !authority::is_valid(field.value) {
+                    return Err(Status::BadRequest);
+                }
             } else if is("connection") {
                 for option in field.value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
                     framing.close |= option.eq_ignore_ascii_case(b"close");
@@ -152,6 +160,8 @@ impl<'bytes> Framing<'bytes> {
                 }
             } else if is("expect") {
                 framing.expect = Some(field.value);
+            } else if is("range") || field.name.len() > 3 && field.name[..3].eq_ignore_ascii_case("if-") {
+                framing.is_conditional = true;
             }
         }
         Ok(framing)
@@ -162,8 +172,16 @@ impl<'bytes> Framing<'bytes> {
             (None, length) => Ok(Body::Bytes(length.unwrap_or(0))),
             (Some(_), Some(_)) => Err(Status::BadRequest),
             (Some(_), None) if old => Err(Status::BadRequest),
-            (Some(encoding), None) if encoding.eq_ignore_ascii_case(b"chunked") => Ok(Body::Chunked),
-            (Some(_), None) => Err(Status::NotImplemented),
+            (Some(encoding), None) => {
+                let mut codings = encoding.rsplit(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+                let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+                match (codings.next().is_some_and(is_chunked), codings.next()) {
+                    (true, None) => Ok(Body::Chunked),
+                    (true, Some(other)) if !other.is_empty() && !is_chunked(other) => Err(Status::NotImplemented),
+                    // Where the body would end cannot be said.
+                    _ => Err(Status::BadRequest),
+                }
+            }
         }
     }
 
@@ -188,15 +206,41 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
 /// Which part of a head is too large: the request line, or all of it.
 fn too_large(received: &[u8]) -> Status {
     let start = &received[..received.len().min(MAX_HEAD)];
-    if start.trim_ascii_start().contains(&b'\n') { Status::FieldsTooLarge } else { Status::UriTooLong }
+    if has_line_end(start) { Status::FieldsTooLarge } else { Status::UriTooLong }
 }
 
-/// Whether the request line ends with a version of HTTP, as far as it was received.
-fn names_http(received: &[u8]) -> bool {
+/// Whether the request line has been received to its end.
+fn has_line_end(received: &[u8]) -> bool {
+    received.trim_ascii_start().contains(&b'\n')
+}
+
+/// The status for a request whose version is neither 1.0 nor 1.1: it may have another one, or none at all. As much of
+/// its line as has been received decides.
+fn unknown_version(received: &[u8]) -> Status {
+    let mut parts = request_line(received).split(|&byte| byte == b' ').skip(1);
+    let (Some([_, ..]), Some(version), None) = (parts.next(), parts.next(), parts.next()) else {
+        return Status::BadRequest;
+    };
+    let pattern = b"HTTP/0.0";
+    let fits = |(&own, &byte): (&u8, &u8)| own == byte || own == b'0' && byte.is_ascii_digit();
+    let may_be_one = pattern.iter().zip(version).all(fits) && version.len() <= pattern.len();
+    if may_be_one && (version.len() == pattern.len() || !has_line_end(received)) {
+        Status::VersionNotSupported
+    } else {
+        Status::BadRequest
+    }
+}
+
+/// The same request in HTTP/1.1, if it is in a later version of HTTP/1: that is how those are to be understood.
+pub(super) fn as_http_1_1(received: &[u8]) -> Option<Vec<u8>> {
+    let start = received.len() - received.trim_ascii_start().len();
     let line = request_line(received);
-    let version = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
-    let name = b"HTTP/";
-    version.len() < line.len() && version[..version.len().min(name.len())] == name[..version.len().min(name.len())]
+    let (rest, minor) = line.split_at(line.len().checked_sub(1)?);
+    (rest.ends_with(b" HTTP/1.") && matches!(minor, [b'2'..=b'9'])).then(|| {
+        let mut same = received.to_vec();
+        same[start + rest.len()] = b'1';
+        same
+    })
 }
 
 /// The first line that is not empty, without its end.

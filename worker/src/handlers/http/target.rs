@@ -1,10 +1,12 @@
-//! From a request target to a path below the folder.
+//! From a request target to a path below the served directory.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
-use super::answer::Status;
+use super::authority::{self, has_valid_escapes};
+use super::status::Status;
 
 /// What is written as `%XX` in a path: all but the characters that mean nothing anywhere in a URI.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -12,10 +14,9 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target<'request> {
-    /// Relative to the folder, without `.`, `..` and empty parts. Empty for the folder itself.
-    pub(super) path: Vec<u8>,
-    /// Whether the request names a folder: its path ends with a slash.
-    pub(super) folder: bool,
+    /// Decoded, without `.`, `..` and empty parts: `/directory/file`, `/directory/`, `/`. Empty for the served directory
+    /// itself if it was named without a slash.
+    path: Cow<'request, [u8]>,
     /// What follows the `?`.
     query: Option<&'request str>,
 }
@@ -27,22 +28,42 @@ impl<'request> Target<'request> {
     /// The status to answer with.
     pub(super) fn parse(target: &'request str) -> Result<Target<'request>, Status> {
         let target = without_origin(target).ok_or(Status::BadRequest)?;
-        let target = target.split('#').next().unwrap_or_default();
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (target, None),
-        };
-        let decoded: std::borrow::Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
+        let (path, rest) = target.split_at(target.find(['?', '#']).unwrap_or(target.len()));
+        let query = rest.strip_prefix('?').map(|query| query.split('#').next().unwrap_or_default());
+        if !has_valid_escapes(target.as_bytes()) {
+            return Err(Status::BadRequest);
+        }
+        if is_normal(path.as_bytes()) {
+            return Ok(Target { path: path.as_bytes().into(), query });
+        }
+        let decoded: Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
         if decoded.contains(&0) {
             return Err(Status::BadRequest);
         }
-        let (path, folder) = normalize(&decoded).ok_or(Status::NotFound)?;
-        Ok(Target { path, folder, query })
+        let path = normalize(&decoded).ok_or(Status::NotFound)?;
+        Ok(Target { path: path.into(), query })
     }
 
-    /// The same folder's URL as it should have been asked for. It begins with exactly one slash: with two, the rest
+    /// Whether the request names a directory: its path ends with a slash.
+    pub(super) fn is_directory(&self) -> bool {
+        self.path.ends_with(b"/")
+    }
+
+    /// The path without a slash at its beginning and its end. Empty for the served directory itself.
+    pub(super) fn relative(&self) -> &[u8] {
+        let path = self.path.strip_prefix(b"/").unwrap_or_default();
+        path.strip_suffix(b"/").unwrap_or(path)
+    }
+
+    /// The path of a file in this directory, without a slash at its beginning.
+    pub(super) fn below(&self, name: &str) -> Vec<u8> {
+        let directory = self.path.strip_prefix(b"/").unwrap_or_default();
+        [directory, name.as_bytes()].concat()
+    }
+
+    /// The same directory's URL as it should have been asked for. It begins with exactly one slash: with two, the rest
     /// would name another host.
-    pub(super) fn folder_url(&self) -> String {
+    pub(super) fn directory_url(&self) -> String {
         let mut url = String::from("/");
         for part in self.path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
             url.extend(escape(part));
@@ -74,7 +95,7 @@ pub(super) fn as_path(bytes: &[u8]) -> Option<&Path> {
     str::from_utf8(bytes).ok().map(Path::new)
 }
 
-/// Leaves out `http://host` if the target begins so. What remains begins with a slash, or there is no path.
+/// Leaves out `http://host` if the target begins so. What remains begins with a slash, or has no path.
 fn without_origin(target: &str) -> Option<&str> {
     if target.starts_with('/') {
         return Some(target);
@@ -83,30 +104,37 @@ fn without_origin(target: &str) -> Option<&str> {
     if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
         return None;
     }
-    Some(rest.find('/').map_or("/", |start| &rest[start..]))
+    let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    authority::is_valid(authority.as_bytes()).then_some(rest)
 }
 
-/// Takes out `.`, `..` and empty parts, and says whether the path names a folder. None: it leads outside, or no file
-/// can have such a name.
-fn normalize(decoded: &[u8]) -> Option<(Vec<u8>, bool)> {
-    let mut path = Vec::with_capacity(decoded.len() + super::files::INDEX_ROOM);
-    let mut folder = false;
+/// Whether [`normalize`] would change nothing. A name that begins with a dot counts as one that is changed.
+fn is_normal(path: &[u8]) -> bool {
+    path.first() == Some(&b'/')
+        && !path.iter().any(|&byte| byte == b'%' || byte == b'\\' || byte == b':')
+        && !path.windows(2).any(|pair| pair == b"//" || pair == b"/.")
+}
+
+/// Takes out `.`, `..` and empty parts. None: it leads outside, or no file can have such a name.
+fn normalize(decoded: &[u8]) -> Option<Vec<u8>> {
+    let mut path = Vec::with_capacity(decoded.len() + 1);
+    let mut is_directory = false;
     for part in decoded.split(|&byte| byte == b'/') {
-        folder = part.is_empty();
+        is_directory = part.is_empty();
         match part {
             b"" | b"." => {}
-            b".." if path.is_empty() => return None,
-            b".." => path.truncate(path.iter().rposition(|&byte| byte == b'/').unwrap_or(0)),
+            b".." => path.truncate(path.iter().rposition(|&byte| byte == b'/')?),
             name if has_meaning(name) => return None,
             name => {
-                if !path.is_empty() {
-                    path.push(b'/');
-                }
+                path.push(b'/');
                 path.extend_from_slice(name);
             }
         }
     }
-    Some((path, folder))
+    if is_directory {
+        path.push(b'/');
+    }
+    Some(path)
 }
 
 /// Whether a part of a path means more to this system than the name of a file: another separator, a drive, a stream.
@@ -123,12 +151,12 @@ mod tests {
 
     fn path(target: &str) -> Result<(String, bool), Status> {
         let target = Target::parse(target)?;
-        Ok((String::from_utf8_lossy(&target.path).into_owned(), target.folder))
+        Ok((String::from_utf8_lossy(target.relative()).into_owned(), target.is_directory()))
     }
 
     #[test]
     fn a_path_is_decoded_and_its_empty_parts_and_dots_are_taken_out() {
-        for (target, wanted, folder) in [
+        for (target, wanted, is_directory) in [
             ("/", "", true),
             ("/a/b.html", "a/b.html", false),
             ("/a/", "a", true),
@@ -137,14 +165,17 @@ mod tests {
             ("/a/..", "", false),
             ("/a/../", "", true),
             ("/%61%2Fb%20c", "a/b c", false),
-            ("/100%", "100%", false),
+            ("/100%25", "100%", false),
+            ("/.hidden/..a", ".hidden/..a", false),
             ("/a?b=/../..", "a", false),
             ("/a#b?c", "a", false),
             ("http://host:80/a/b", "a/b", false),
             ("HTTPS://host", "", true),
+            ("http://host/a?b=/c", "a", false),
+            ("http://[::1]:80/a", "a", false),
             ("/...", "...", false),
         ] {
-            assert_eq!(path(target), Ok((wanted.to_owned(), folder)), "{target}");
+            assert_eq!(path(target), Ok((wanted.to_owned(), is_directory)), "{target}");
         }
     }
 
@@ -157,13 +188,30 @@ mod tests {
 
     #[test]
     fn a_target_without_a_path_or_with_nul_is_a_bad_request() {
-        for target in ["*", "a", "", "host:80", "ftp://host/a", "/a%00b", "\\a"] {
+        for target in ["*", "a", "", "host:80", "ftp://host/a", "/a%00b", "\\a", "?a", "#a"] {
             assert_eq!(path(target), Err(Status::BadRequest), "{target}");
         }
     }
 
     #[test]
-    fn a_folder_s_url_stays_on_this_host_and_keeps_the_query() {
+    fn an_escape_that_is_none_is_a_bad_request() {
+        for target in ["/%", "/100%", "/%z", "/%zz", "/%2", "/%2/a", "/a?b=%", "/a?%zz", "http://host/%zz", "/%%20"] {
+            assert_eq!(path(target), Err(Status::BadRequest), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_target_with_an_invalid_host_is_a_bad_request() {
+        for host in ["", ":80", "user@host", "user:password@host", "a,b", "host:b", "[::1", "%zz"] {
+            for rest in ["", "/a", "?a"] {
+                let target = format!("http://{host}{rest}");
+                assert_eq!(path(&target), Err(Status::BadRequest), "{target}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_url_of_a_directory_stays_on_this_host_and_keeps_the_query() {
         for (target, url) in [
             ("//evil.example", "/evil.example/"),
             ("/\\evil.example", "/%5Cevil.example/"),
@@ -175,7 +223,7 @@ mod tests {
             if cfg!(windows) && target.contains('\\') {
                 continue;
             }
-            assert_eq!(Target::parse(target).unwrap().folder_url(), url, "{target}");
+            assert_eq!(Target::parse(target).unwrap().directory_url(), url, "{target}");
         }
     }
 
@@ -191,10 +239,13 @@ mod tests {
         #[test]
         fn no_path_escapes(target in "/(\\.|/|%2e|%2F|\\\\|a|\\PC){0,40}") {
             if let Ok(target) = Target::parse(&target) {
-                let parts: Vec<_> = target.path.split(|&byte| byte == b'/').collect();
+                let parts: Vec<_> = target.relative().split(|&byte| byte == b'/').collect();
                 prop_assert!(!parts.iter().any(|part| matches!(*part, b"." | b"..")));
-                prop_assert!(target.path.is_empty() || !parts.contains(&b"".as_slice()));
-                prop_assert!(target.folder_url().starts_with('/') && !target.folder_url().starts_with("//"));
+                prop_assert!(target.relative().is_empty() || !parts.contains(&b"".as_slice()));
+                if !target.path.is_empty() {
+                    prop_assert_eq!(normalize(&target.path), Some(target.path.to_vec()));
+                }
+                prop_assert!(target.directory_url().starts_with('/') && !target.directory_url().starts_with("//"));
             }
         }
     }

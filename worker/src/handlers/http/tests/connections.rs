@@ -1,0 +1,150 @@
+//! What becomes of connections.
+
+use super::*;
+
+#[test]
+fn a_client_that_closes_its_side_is_still_answered() {
+    let site = Directory::new().file("a", "x").serve();
+    let mut client = site.connect();
+    client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.0.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.reply().text(), "x");
+    assert!(client.is_closed());
+}
+
+#[test]
+fn a_client_that_sends_a_byte_now_and_then_does_not_hold_a_thread() {
+    let limit = Duration::from_millis(200);
+    let site = Directory::new().file("a", "x").serve_with(|mut http| {
+        http.limits.request = limit;
+        http
+    });
+    for start in ["", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n"] {
+        let mut client = site.connect();
+        client.0.set_read_timeout(Some(limit / 10)).unwrap();
+        client.send(start);
+        let began = Instant::now();
+        // Each read that times out is the pause before the next byte.
+        while client.0.peek(&mut [0]).is_err() {
+            assert!(began.elapsed() < PATIENCE, "the thread is held");
+            let _ = client.0.write_all(b"x");
+        }
+        client.0.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(client.reply().status(), 408);
+        assert!(client.is_closed());
+    }
+    // The limit is for each request, not for all of them together.
+    let mut client = site.connect();
+    let began = Instant::now();
+    while began.elapsed() < limit * 2 {
+        client.send("GET /a HT");
+        client.send("TP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.reply().text(), "x");
+    }
+}
+
+#[test]
+fn an_idle_client_is_closed_without_a_word() {
+    let site = Directory::new().file("a", "x").serve_with(|mut http| {
+        http.limits.idle = Duration::from_millis(50);
+        http
+    });
+    let mut client = site.connect();
+    client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.reply().text(), "x");
+    assert!(client.is_closed());
+}
+
+#[test]
+fn patience_is_the_limit_for_a_request_that_does_not_come_and_for_one_that_does_not_end() {
+    let http = Http::pages(|_| None).patience(Duration::from_millis(50));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let site = Site { directory: Directory::new(), server: Some(Server::new(http).start(listener).unwrap()) };
+    assert!(site.connect().is_closed());
+    let mut client = site.connect();
+    client.send("GET /he");
+    assert_eq!(client.reply().status(), 408);
+    assert!(client.is_closed());
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_given_up() {
+    let (ended, end) = mpsc::channel();
+    let directory = Directory::new().file("large", vec![0; 50_000_000]);
+    let mut http = Http::new(directory.public()).unwrap();
+    http.limits.write = Duration::from_millis(100);
+    let server = Server::new(http).observer(move |event| {
+        if let crate::Event::Ended { .. } = event {
+            let _ = ended.send(());
+        }
+    });
+    let site = Site { directory, server: Some(server.start(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap()) };
+    let mut client = site.connect();
+    client.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    end.recv_timeout(PATIENCE).expect("the thread is held");
+}
+
+#[test]
+fn a_request_under_way_is_answered_during_a_stop() {
+    let mut site = Directory::new().file("a", "x").serve();
+    let mut client = site.connect();
+    client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.reply().field("Connection"), None);
+    client.send("GET /a HTTP/1.1\r\nHo");
+    let server = site.server.take().unwrap();
+    wait_until(|| server.connections().iter().any(|connection| connection.activity == crate::Activity::Busy));
+    server.stop(PATIENCE);
+    client.send("st: a\r\n\r\n");
+    let reply = client.reply();
+    assert_eq!((reply.text(), reply.field("Connection")), ("x", Some("close")));
+    assert!(client.is_closed());
+    drop(client);
+    assert!(server.join().unwrap().forced.is_empty());
+}
+
+#[test]
+fn an_idle_connection_does_not_hold_up_a_stop() {
+    let mut site = Directory::new().file("a", "x").serve();
+    let mut client = site.connect();
+    client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.reply().text(), "x");
+    let server = site.server.take().unwrap();
+    server.stop(PATIENCE);
+    let report = server.join().unwrap();
+    assert!(report.forced.is_empty() && report.took < PATIENCE / 2, "{report:?}");
+    assert!(client.is_closed());
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < PATIENCE, "waited in vain");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_client_too_many_is_told_so_in_http() {
+    let directory = Directory::new();
+    let server = Server::new(Http::new(directory.public()).unwrap()).max_connections(0);
+    let server = server.start(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    let site = Site { directory, server: Some(server) };
+    let mut client = site.connect();
+    let reply = client.reply();
+    assert_eq!((reply.status(), reply.field("Connection")), (503, Some("close")));
+    assert!(reply.field("Retry-After").is_some());
+    assert!(client.is_closed(), "the length of the body is wrong");
+}
+
+#[test]
+fn of_requests_that_were_sent_together_the_last_one_is_told_that_the_server_goes_away() {
+    let directory = Directory::new().file("a.txt", "a");
+    let http = Http::new(directory.public()).unwrap();
+    let one = b"GET /a.txt HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (received, closes) in [([&one[..], one].concat(), false), (one.to_vec(), true)] {
+        let (length, answer) = http.answer_to(&received, true).unwrap();
+        assert_eq!(length, one.len());
+        assert_eq!(matches!(answer.after, After::Abandon), closes);
+        assert_eq!(String::from_utf8_lossy(answer.bytes()).contains("Connection: close"), closes);
+    }
+}
