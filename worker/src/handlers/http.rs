@@ -2,10 +2,12 @@
 //!
 //! One request, in reading order: [`Http::receive`] receives it (`request`), finds the file that it asks for (`target`,
 //! `files`), looks whether the client has that version already (`version`) and which part it wants (`range`), and puts
-//! the answer together (`header`, `answer`, `small_file`). A page is made in the place of a file.
+//! the answer together (`header`, `answer`). A small file that was read within the same second is sent as it is
+//! (`cache`, `small_file`). A page is made in the place of a file.
 
 mod answer;
 mod authority;
+mod cache;
 mod date;
 mod files;
 mod header;

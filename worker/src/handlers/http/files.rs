@@ -12,6 +12,7 @@ use cap_fs_ext::OpenOptionsSyncExt;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions, ReadDir};
 
+use super::cache::Cache;
 use super::date::Now;
 use super::media_type::MediaType;
 use super::small_file::{SMALL, SmallFile};
@@ -28,6 +29,7 @@ const INDEXES: [&str; 2] = ["index.html", "index.htm"];
 pub(super) struct Files {
     /// An absolute path.
     directory: PathBuf,
+    cache: Cache,
 }
 
 /// What a target stands for.
@@ -44,7 +46,7 @@ pub(super) enum Found {
 
 impl Files {
     pub(super) fn new(directory: &Path) -> io::Result<Files> {
-        let files = Files { directory: path::absolute(directory)? };
+        let files = Files { directory: path::absolute(directory)?, cache: Cache::default() };
         files.check()?;
         Ok(files)
     }
@@ -60,6 +62,9 @@ impl Files {
     }
 
     pub(super) fn find(&self, target: &Target<'_>, now: Now) -> Result<Found, Status> {
+        if let Some(file) = self.cache.get(target.path(), now) {
+            return Ok(Found::Small(file));
+        }
         // Whatever is wrong with the directory itself may be right again in the next moment.
         let root = Root::open(&self.directory).map_err(|_| Status::ServiceUnavailable)?;
         if !target.is_directory() {
@@ -68,7 +73,7 @@ impl Files {
                 return Ok(Found::SlashMissing); // For example `/directory/..`.
             }
             return match root.find(relative).map_err(|error| status(&error))? {
-                Opened::File(file, metadata) => read(file, &metadata, relative, now),
+                Opened::File(file, metadata) => self.read(file, &metadata, relative, Some(target.path()), now),
                 Opened::Directory => Ok(Found::SlashMissing),
             };
         }
@@ -77,7 +82,9 @@ impl Files {
             let relative = target.below(index);
             match root.find(&relative) {
                 Ok(Opened::File(file, metadata)) => {
-                    return read(file, &metadata, &relative, now);
+                    // The second one counts only as long as there is no first one.
+                    let key = (index == INDEXES[0]).then_some(target.path());
+                    return self.read(file, &metadata, &relative, key, now);
                 }
                 Ok(Opened::Directory) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -87,20 +94,32 @@ impl Files {
         let directory = root.read_directory(target.relative()).map_err(|error| status(&error))?;
         Ok(Found::Directory(Box::new(directory)))
     }
-}
 
-/// Reads a file that is small.
-fn read(file: File, metadata: &Metadata, relative: &[u8], now: Now) -> Result<Found, Status> {
-    let media_type = MediaType::of(relative);
-    if metadata.len() > SMALL {
-        return Ok(Found::Large(file, Version::of(metadata), media_type));
+    /// Reads a file that is small, and keeps it for those who ask with the same path, `key`.
+    fn read(
+        &self,
+        file: File,
+        metadata: &Metadata,
+        relative: &[u8],
+        key: Option<&[u8]>,
+        now: Now,
+    ) -> Result<Found, Status> {
+        let media_type = MediaType::of(relative);
+        if metadata.len() > SMALL {
+            return Ok(Found::Large(file, Version::of(metadata), media_type));
+        }
+        let path = self.directory.join(as_path(relative).ok_or(Status::NotFound)?);
+        let depth = relative.iter().filter(|&&byte| byte == b'/').count();
+        let file = SmallFile::read(path, depth, file, metadata, media_type, now);
+        let file = Arc::new(file.map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => Status::ServiceUnavailable, // It is being rewritten.
+            _ => Status::InternalServerError,
+        })?);
+        if let Some(key) = key {
+            self.cache.put(key, &file, now);
+        }
+        Ok(Found::Small(file))
     }
-    let file = SmallFile::read(file, metadata, media_type, now);
-    let file = file.map_err(|error| match error.kind() {
-        ErrorKind::UnexpectedEof => Status::ServiceUnavailable, // It is being rewritten.
-        _ => Status::InternalServerError,
-    })?;
-    Ok(Found::Small(Arc::new(file)))
 }
 
 /// The served directory, opened for one request.

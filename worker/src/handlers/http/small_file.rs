@@ -1,7 +1,9 @@
 //! A small file in memory, with its answer.
 
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::date::Now;
 use super::header::{After, Header, Terms};
@@ -12,9 +14,20 @@ use super::version::Version;
 /// The longest file that is small, in bytes.
 pub(super) const SMALL: u64 = 64 * 1024;
 
-/// A file that has been read, and the answer to a plain request for it.
+/// A change that follows another one so soon may leave the same times behind: FAT counts them in steps of two seconds.
+const SETTLED: Duration = Duration::from_secs(3);
+
+/// A file that has been read, and the answer to a plain request for it, which bears the date of one second.
 #[derive(Debug)]
 pub(super) struct SmallFile {
+    /// Where it was found: an absolute path.
+    path: PathBuf,
+    /// How many directories below the served one it is.
+    depth: usize,
+    /// None if it cannot be told.
+    identity: Option<Identity>,
+    /// Whose date the answer bears.
+    pub(super) second: u64,
     pub(super) version: Version,
     pub(super) media_type: MediaType,
     /// The length of the header, with which `answer` begins.
@@ -30,7 +43,14 @@ impl SmallFile {
     ///
     /// # Errors
     /// When it cannot be read, or is shorter than it was.
-    pub(super) fn read(file: File, metadata: &Metadata, media_type: MediaType, now: Now) -> io::Result<SmallFile> {
+    pub(super) fn read(
+        path: PathBuf,
+        depth: usize,
+        file: File,
+        metadata: &Metadata,
+        media_type: MediaType,
+        now: Now,
+    ) -> io::Result<SmallFile> {
         let version = Version::of(metadata);
         let mut header = Header::new(Status::Ok, Terms { now, after: SmallFile::AFTER, head_only: false });
         header.file(version, media_type);
@@ -41,7 +61,8 @@ impl SmallFile {
         if (length as u64) < version.length {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        Ok(SmallFile { version, media_type, header, answer })
+        let identity = Identity::of(metadata);
+        Ok(SmallFile { path, depth, identity, second: now.second(), version, media_type, header, answer })
     }
 
     pub(super) fn header(&self) -> &[u8] {
@@ -55,5 +76,52 @@ impl SmallFile {
     /// Header and content.
     pub(super) fn answer(&self) -> &[u8] {
         &self.answer
+    }
+
+    /// Whether a later change would show, see [`SmallFile::is_unchanged`].
+    pub(super) fn is_settled(&self, now: Now) -> bool {
+        self.identity.is_some_and(|identity| now.0.checked_sub(identity.changed).is_some_and(|since| since >= SETTLED))
+    }
+
+    /// Whether this very file is still there, unchanged, and no part of the way to it below the served directory is a
+    /// symbolic link.
+    pub(super) fn is_unchanged(&self) -> bool {
+        let is_directory = |path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+        self.identity.is_some()
+            && self.path.ancestors().skip(1).take(self.depth).all(is_directory)
+            && fs::symlink_metadata(&self.path).is_ok_and(|metadata| Identity::of(&metadata) == self.identity)
+    }
+}
+
+/// Which file it is, and in which state: each change of its content, its place or its permissions changes this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    /// When its content or anything else about it was changed, since 1970. No program can set that time.
+    changed: Duration,
+}
+
+impl Identity {
+    #[cfg(unix)]
+    fn of(metadata: &Metadata) -> Option<Identity> {
+        use std::os::unix::fs::MetadataExt;
+        let seconds = u64::try_from(metadata.ctime()).ok()?;
+        let nanoseconds = u32::try_from(metadata.ctime_nsec()).ok()?;
+        Some(Identity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: Duration::new(seconds, nanoseconds),
+        })
+    }
+
+    /// Elsewhere std does not say which file it is.
+    #[cfg(not(unix))]
+    fn of(_: &Metadata) -> Option<Identity> {
+        None
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[cfg(unix)]
+mod cache;
 mod connections;
 mod files;
 mod pages;
