@@ -9,7 +9,7 @@ use mastercontrol::client::Patience;
 use mastercontrol::holder::{self, End, Ended, Ending, Holder, Process};
 use mastercontrol::instance::InstanceName;
 use mastercontrol::protocol::{Answer, Report, Request};
-use mastercontrol::text::{listed, milliseconds};
+use mastercontrol::text::{ToGo, listed, milliseconds};
 use mastercontrol::{DEFAULT_GRACE, Exit};
 use serde_json::{Value, json};
 
@@ -304,7 +304,7 @@ fn end(ending: Ending, json: bool, free: &Free) -> Result<Vec<Ended>, Failure> {
     let live = LiveLine::new();
     let show = |processes: &[&Process], left: Duration| {
         let whom = some(processes.iter().map(|process| process.to_string()).collect());
-        live.say(&format!("waiting for {whom}, {} s to go", left.as_millis().div_ceil(1000)));
+        live.say(&format!("waiting for {whom}, {}", ToGo(left)));
     };
     let grace = args::grace_of(free.grace, free.now).unwrap_or(DEFAULT_GRACE);
     let shown = live.is_shown() && !json;

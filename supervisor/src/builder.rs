@@ -33,7 +33,7 @@ pub struct Programs(pub(crate) ProgramFactory);
 /// ```no_run
 /// # use mastercontrol::{Address, Listen, Supervisor, worker::handlers::Echo};
 /// Supervisor::new(Echo).max_connections(100).start(Listen::Bind("127.0.0.1:7777".parse()?))?.wait()?;
-/// Supervisor::program(|_| Err("which one?".into())).start(&[Address::Tcp("127.0.0.1:7777".parse()?)])?.wait()?;
+/// Supervisor::program(|_| Err("which one?".into())).start(&[Address::Tcp("127.0.0.1:7777".parse()?).into()])?.wait()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///

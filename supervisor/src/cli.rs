@@ -28,7 +28,7 @@ use crate::instance::InstanceName;
 #[cfg(unix)]
 use crate::instance::MAX_SOCKET_PATH;
 use crate::journal::Journal;
-use crate::listen::{Address, in_words};
+use crate::listen::{Address, ProgramSocket, in_words};
 use crate::log::{Level, Log};
 use crate::restart::{RestartMode, RestartPolicy};
 use crate::settings::{AdminSocket, Console, OnHup};
@@ -36,6 +36,10 @@ use crate::text::parse_seconds;
 use crate::version::version;
 use file::ConfigFile;
 use generate::Generate;
+
+/// How long the name of a socket may be, by sd_listen_fds(3).
+#[cfg(unix)]
+const MAX_SOCKET_NAME: usize = 255;
 
 /// The kinds of servers, as the command line names them.
 pub const KINDS: &[&str] = &["echo", "command", "http", "exec"];
@@ -175,9 +179,13 @@ enum Server {
     )]
     Exec {
         /// Address whose socket the program gets, by the protocol of sd_listen_fds(3): a port, an address and a port,
-        /// or the path of a Unix socket (/run/app.sock); more than once for several
+        /// or the path of a Unix socket (/run/app.sock), each with a name before it if need be (web=8000); more than
+        /// once for several
         #[arg(short, long, value_name = "ADDR", value_parser = parse_passed, hide = cfg!(windows))]
-        listen: Vec<Address>,
+        listen: Vec<ProgramSocket>,
+        /// Mode of the Unix sockets among them: who may connect [default: 666, everybody]
+        #[arg(long, value_name = "MODE", value_parser = parse_mode, hide = cfg!(windows))]
+        socket_mode: Option<u32>,
         /// What asks the program to end [default: TERM]
         #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, hide = cfg!(windows))]
         stop_signal: Option<i32>,
@@ -496,8 +504,8 @@ pub enum ServerKind {
     Exec {
         /// What to run, and how.
         program: Program,
-        /// The addresses whose sockets it gets.
-        listen: Vec<Address>,
+        /// The sockets that it gets.
+        listen: Vec<ProgramSocket>,
     },
 }
 
@@ -518,6 +526,19 @@ impl ServerKind {
             ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. } => one.to_string(),
             ServerKind::Exec { listen, .. } if listen.is_empty() => "nothing".into(),
             ServerKind::Exec { listen, .. } => in_words(listen),
+        }
+    }
+
+    /// The mode of its Unix sockets, for people.
+    fn socket_mode(&self) -> String {
+        match self {
+            #[cfg(unix)]
+            ServerKind::Exec { listen, .. } => {
+                format!("{:o}", listen.first().map_or(crate::listen::DEFAULT_MODE, |listen| listen.mode))
+            }
+            #[cfg(windows)]
+            ServerKind::Exec { .. } => String::new(),
+            ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. } => String::new(),
         }
     }
 
@@ -573,8 +594,8 @@ impl Config {
             said.value_source("listen").is_some_and(|source| source != ValueSource::DefaultValue)
         });
         let server = Servers::from_arg_matches(&said).map_err(wrong)?.server;
-        if let Server::Exec { listen, ready, .. } = &server {
-            check_addresses(listen, ready.as_ref())?;
+        if let Server::Exec { listen, socket_mode, ready, .. } = &server {
+            check_addresses(listen, *socket_mode, ready.as_ref())?;
         }
         let (server, listen, connections, options) = server.parts();
         Ok(Config {
@@ -631,7 +652,7 @@ impl Config {
     }
 
     /// What stays as it is until the process ends.
-    fn fixed(&self) -> [(&'static str, String); 9] {
+    fn fixed(&self) -> [(&'static str, String); 10] {
         let socket = match &self.socket {
             Some(path) => format!("{path:?}"),
             None => "what belongs to the name".into(),
@@ -647,6 +668,7 @@ impl Config {
             ("log", word(form)),
             ("on-hup", word(self.on_hup)),
             ("console", word(self.console)),
+            ("socket-mode", self.server.socket_mode()),
         ]
     }
 }
@@ -688,7 +710,11 @@ impl Server {
                 (ServerKind::Http { dir: dir.unwrap_or_else(|| ".".into()) }, listen, Some(connections), options)
             }
             #[cfg_attr(windows, allow(unused_variables))]
-            Server::Exec { listen, stop_signal, ready, ready_within, options, program } => {
+            Server::Exec { mut listen, socket_mode, stop_signal, ready, ready_within, options, program } => {
+                #[cfg(unix)]
+                if let Some(mode) = socket_mode {
+                    listen.iter_mut().for_each(|listen| listen.mode = mode);
+                }
                 let mut line = program.into_iter();
                 let program = Program {
                     program: line.next().unwrap_or_default(),
@@ -732,33 +758,66 @@ fn default_max_connections() -> usize {
 }
 
 /// What cannot go together in what a program is given.
-fn check_addresses(listen: &[Address], ready: Option<&Ready>) -> Result<(), ConfigError> {
+fn check_addresses(listen: &[ProgramSocket], mode: Option<u32>, ready: Option<&Ready>) -> Result<(), ConfigError> {
     let any_port = |address: &Address| address.tcp().is_some_and(|address| address.port() == 0);
     let mut rest = listen;
-    while let [address, others @ ..] = rest {
-        if others.contains(address) && !any_port(address) {
+    while let [ProgramSocket { address, name, .. }, others @ ..] = rest {
+        if others.iter().any(|other| other.address == *address) && !any_port(address) {
             return Err(ConfigError(format!("\"listen\" has {address} twice; keep one")));
+        }
+        if let Some(name) = name
+            && others.iter().any(|other| other.name.as_ref() == Some(name))
+        {
+            return Err(ConfigError(format!("\"listen\" has the name {name} twice; choose another one")));
         }
         rest = others;
     }
+    if mode.is_some() && listen.iter().all(|listen| listen.address.tcp().is_some()) {
+        return Err(ConfigError("\"socket-mode\" is for Unix sockets, and \"listen\" has none".into()));
+    }
     match ready {
-        Some(Ready::Connect(address)) if listen.contains(address) => Err(ConfigError(format!(
-            "the queue of {address} answers before any program does, since its socket is ours: say --ready notify or a \
+        Some(Ready::Connect(address)) if listen.iter().any(|listen| listen.address == *address) => {
+            Err(ConfigError(format!(
+                "the queue of {address} answers before any program does, since its socket is ours: say --ready notify or a \
              time"
-        ))),
+            )))
+        }
         Some(_) | None => Ok(()),
     }
 }
 
-/// An address whose socket a program gets.
+/// An address whose socket a program gets, with or without a name for that.
 #[cfg(unix)]
-fn parse_passed(text: &str) -> Result<Address, String> {
-    parse_any_address(text)
+fn parse_passed(text: &str) -> Result<ProgramSocket, String> {
+    // A path may have a `=`, too.
+    let (name, address) = match text.split_once('=') {
+        Some((name, address)) if !is_for_a_unix_socket(text) => (Some(name), address),
+        Some(_) | None => (None, text),
+    };
+    let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    match name {
+        Some(name) if name.is_empty() || name.len() > MAX_SOCKET_NAME || !name.chars().all(allowed) => {
+            Err("a socket's name has letters, digits, dots, hyphens and underscores: web=8000".into())
+        }
+        _ => Ok(ProgramSocket { name: name.map(str::to_owned), ..parse_any_address(address)?.into() }),
+    }
 }
 
 #[cfg(windows)]
-fn parse_passed(_text: &str) -> Result<Address, String> {
+fn parse_passed(_text: &str) -> Result<ProgramSocket, String> {
     Err("on Windows no program gets sockets from another one: let it bind its address itself".into())
+}
+
+/// As chmod has it.
+#[cfg(unix)]
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|&mode| mode <= 0o777 && text.len() >= 3);
+    mode.ok_or_else(|| "say a mode as chmod has it: 660, 600".into())
+}
+
+#[cfg(windows)]
+fn parse_mode(_text: &str) -> Result<u32, String> {
+    Err("on Windows no program gets sockets from another one".into())
 }
 
 #[cfg(windows)]

@@ -60,7 +60,9 @@ pub use event::{ConsoleEvent, ServiceControl, Trigger};
 pub use exit::Exit;
 pub use handle::{Control, Handle};
 pub use journal::Journal;
-pub use listen::Address;
+#[cfg(unix)]
+pub use listen::DEFAULT_MODE;
+pub use listen::{Address, ProgramSocket};
 pub use log::{Level, Log};
 pub use report::Report;
 pub use restart::{RestartMode, RestartPolicy};

@@ -49,10 +49,67 @@ impl fmt::Display for Address {
     }
 }
 
+/// A socket for a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramSocket {
+    /// Where it listens.
+    pub address: Address,
+    /// What the program calls it by, in `LISTEN_FDNAMES`: printable ASCII without a colon. None: its port or its path.
+    pub name: Option<String>,
+    /// The mode of the file of a Unix socket: those who may write to it may connect.
+    #[cfg(unix)]
+    pub mode: u32,
+}
+
+/// The mode of a Unix socket, unless told otherwise: everybody may connect, as to a port. Those who may not are kept out
+/// by its directory.
+#[cfg(unix)]
+pub const DEFAULT_MODE: u32 = 0o666;
+
+impl From<Address> for ProgramSocket {
+    fn from(address: Address) -> ProgramSocket {
+        ProgramSocket {
+            address,
+            name: None,
+            #[cfg(unix)]
+            mode: DEFAULT_MODE,
+        }
+    }
+}
+
+/// As `--listen` has it.
+impl fmt::Display for ProgramSocket {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(name) = &self.name {
+            write!(formatter, "{name}=")?;
+        }
+        write!(formatter, "{}", self.address)
+    }
+}
+
 /// Several addresses for people.
-pub(crate) fn in_words(addresses: &[Address]) -> String {
-    let addresses: Vec<_> = addresses.iter().map(Address::to_string).collect();
+pub(crate) fn in_words(addresses: &[impl fmt::Display]) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     listed(&addresses, "and")
+}
+
+/// What a program calls its sockets by, in `LISTEN_FDNAMES`: their own names, or else their ports and paths. Where two
+/// have one port, it is the whole address.
+pub(crate) fn names(bound: &[Bound]) -> Vec<String> {
+    let short = |bound: &Bound| match (&bound.name, &bound.address) {
+        (Some(name), _) => name.clone(),
+        (None, Address::Tcp(address)) => address.port().to_string(),
+        #[cfg(unix)]
+        (None, Address::Unix(path)) => path.to_string_lossy().into_owned(),
+    };
+    let all: Vec<_> = bound.iter().map(short).collect();
+    let is_shared = |name: &str| all.iter().filter(|other| *other == name).count() > 1;
+    let name = |(bound, short): (&Bound, &String)| {
+        let name = if bound.name.is_none() && is_shared(short) { bound.address.to_string() } else { short.clone() };
+        // What no name may have is replaced.
+        name.replace(|letter| !matches!(letter, ' '..='~') || letter == ':', "_")
+    };
+    bound.iter().zip(&all).map(name).collect()
 }
 
 /// Binds an address, with room for many clients that come at the same time: std gives them 128 places, and where there

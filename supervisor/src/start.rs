@@ -20,7 +20,7 @@ use crate::holder;
 use crate::host::{Manager, Passed};
 use crate::instance::{InstanceLock, InstanceLockError, InstanceName, InstancePaths};
 use crate::journal::Journal;
-use crate::listen::{self, Address};
+use crate::listen::{self, Address, ProgramSocket};
 use crate::log::Level;
 use crate::master::{Identity, Master};
 use crate::protocol::{Answer, Request};
@@ -91,7 +91,7 @@ impl Supervisor<Handlers> {
 }
 
 impl Supervisor<Programs> {
-    /// Binds the addresses and starts the program, which gets their sockets. When this returns it is ready, and all
+    /// Binds the sockets and starts the program, which gets them. When this returns it is ready, and all
     /// triggers are in place. The path of a Unix socket is removed at the end.
     ///
     /// No other child process may be started by this process from then on: on Unix nobody but the supervisor may wait
@@ -100,14 +100,15 @@ impl Supervisor<Programs> {
     /// # Errors
     /// When an address cannot be bound, the name is taken, the program cannot be started or is not ready in time, or
     /// something else that is needed cannot be had: on Windows that is any socket. Nothing is left behind then.
-    pub fn start(self, addresses: &[Address]) -> Result<Handle<Vec<Address>>, Error> {
+    pub fn start(self, sockets: &[ProgramSocket]) -> Result<Handle<Vec<Address>>, Error> {
         let Supervisor { source: Programs(factory), options } = self;
         let claimed = claim(&options)?;
-        let mut sockets = Vec::new();
-        let (mut files, mut bound_to) = (Vec::new(), Vec::new());
-        for address in addresses {
-            let one = listen::Bound::new(address).map_err(|source| cannot_bind(address, source))?;
-            sockets.push(child::Socket { name: one.name(), socket: one.socket });
+        let bind = |socket| listen::Bound::new(socket).map_err(|source| cannot_bind(&socket.address, source));
+        let bound: Vec<listen::Bound> = sockets.iter().map(bind).collect::<Result<_, _>>()?;
+        let names = listen::names(&bound);
+        let (mut sockets, mut files, mut bound_to) = (Vec::new(), Vec::new(), Vec::new());
+        for (one, name) in bound.into_iter().zip(names) {
+            sockets.push(child::Socket { name, socket: one.socket });
             files.extend(one.file);
             bound_to.push(one.address);
         }

@@ -24,7 +24,7 @@ pub fn countdown(drain: &Drain) -> String {
         0 => String::new(),
         open => format!("{} still connected{whom}, ", Count(open, "client")),
     };
-    format!("{open}{} s to go", drain.remaining_ms.div_ceil(1000))
+    format!("{open}{}", ToGo(Duration::from_millis(drain.remaining_ms)))
 }
 
 /// A scheduled stop.
@@ -181,6 +181,25 @@ impl fmt::Display for Reason<'_> {
     }
 }
 
+/// For how long something waits at most: whole seconds, none of which is over.
+#[derive(Debug, Clone, Copy)]
+pub struct ToGo(pub Duration);
+
+impl fmt::Display for ToGo {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 >= FOR_EVER {
+            return formatter.write_str("without a deadline");
+        }
+        write!(formatter, "{} s to go", self.0.as_millis().div_ceil(1000))
+    }
+}
+
+/// As good as for ever: a century. What is not longer than this is counted.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// What is for ever is called by systemd.
+const INFINITY: &str = "infinity";
+
 /// A duration for people: milliseconds below one second, else seconds rounded to tenths.
 #[derive(Debug, Clone, Copy)]
 pub struct Seconds(pub Duration);
@@ -190,6 +209,8 @@ impl fmt::Display for Seconds {
         let tenths = (self.0.as_millis() + 50) / 100;
         if self.0.is_zero() {
             write!(formatter, "0 s")
+        } else if self.0 >= FOR_EVER {
+            formatter.write_str(INFINITY)
         } else if self.0 < Duration::from_secs(1) {
             write!(formatter, "{} ms", self.0.as_millis())
         } else if tenths.is_multiple_of(10) {
@@ -222,15 +243,19 @@ pub fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A time as people write it: seconds (`5`, `1.5`), or each number with its unit, `ms`, `s`, `m` or `h` (`500ms`,
-/// `90s`, `1m30s`). What [`Seconds`] writes is read, too.
+/// A time as people write it: seconds (`5`, `1.5`), or each number with its unit, `ms`, `s`, `m`, `h` or `d` (`500ms`,
+/// `90s`, `1m30s`), or `infinity`. What [`Seconds`] writes is read, too.
 ///
 /// # Errors
 /// A message for people when it is none of these.
 pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     // Not `humantime`: it panics on a text that sums up to too much, and takes `5M` for five months.
-    sum_of_parts(text.trim())
-        .ok_or_else(|| "say a time: 5 or 1.5 (seconds), or with units: 500ms, 90s, 2m, 1h, 1m30s".into())
+    match text.trim() {
+        INFINITY => Ok(Duration::MAX),
+        text => sum_of_parts(text).ok_or_else(|| {
+            "say a time: 5 or 1.5 (seconds), or with units: 500ms, 90s, 2m, 1h, 1m30s, 2d, or infinity".into()
+        }),
+    }
 }
 
 fn sum_of_parts(text: &str) -> Option<Duration> {
@@ -246,6 +271,7 @@ fn sum_of_parts(text: &str) -> Option<Duration> {
             "s" => 1.0,
             "m" => 60.0,
             "h" => 3600.0,
+            "d" => 24.0 * 3600.0,
             _ => return None,
         };
         let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
@@ -341,9 +367,11 @@ mod tests {
             ("1h 2m 3.5s", 3_723_500),
             ("0", 0),
             (" 1 h ", 3_600_000),
+            ("1d12h", 36 * 3_600_000),
         ] {
             assert_eq!(parse_seconds(text).unwrap(), Duration::from_millis(milliseconds), "{text}");
         }
+        assert_eq!(parse_seconds(" infinity"), Ok(Duration::MAX));
         let wrong =
             ["", ".", "-1", "+1", "inf", "NaN", "5x", "s", "1e3", "five", "5M", "1h30", "5 6", "1.2.3s", "1m-3s"];
         for text in wrong.into_iter().chain(["99999999999999999999", "18446744073709549568s 3000s"]) {
@@ -353,9 +381,16 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_people_write_them() {
-        for (milliseconds, text) in
-            [(0, "0 s"), (3, "3 ms"), (999, "999 ms"), (1000, "1 s"), (1540, "1.5 s"), (4999, "5 s"), (90_000, "90 s")]
-        {
+        for (milliseconds, text) in [
+            (0, "0 s"),
+            (3, "3 ms"),
+            (999, "999 ms"),
+            (1000, "1 s"),
+            (1540, "1.5 s"),
+            (4999, "5 s"),
+            (90_000, "90 s"),
+            (u64::MAX, "infinity"),
+        ] {
             assert_eq!(Seconds(Duration::from_millis(milliseconds)).to_string(), text);
         }
     }

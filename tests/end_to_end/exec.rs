@@ -200,6 +200,22 @@ fn of_a_program_that_ends_it_is_shown_how_long_it_has_and_nothing_of_clients() {
 }
 
 #[test]
+fn without_a_deadline_a_program_ends_when_it_is_done() {
+    let home = Home::new();
+    let done = home.directory().join("done");
+    let script =
+        format!("trap 'echo told' TERM; echo up; while [ ! -e {} ]; do sleep 0.05; done; exit 0", done.display());
+    let instance = home.exec(&["--grace", "infinity"], &sh(&script));
+    instance.out.wait_for("up");
+    let stop = instance.admin_begins(&["stop"]);
+    instance.out.wait_for("told");
+    instance.admin(&["status"]).expect(0).says("without a deadline");
+    fs::write(&done, "").unwrap();
+    stop.end().expect(0);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
 fn a_second_signal_kills_what_is_left() {
     let home = Home::new();
     let instance =

@@ -31,7 +31,7 @@ fn what_was_probably_meant_is_named() {
 #[test]
 fn a_time_is_taken_as_people_write_it_and_else_the_answer_says_how() {
     let home = Home::new();
-    for time in ["5", "1.5", "90s", "2m", "1h", "500ms", "1m30s"] {
+    for time in ["5", "1.5", "90s", "2m", "1h", "500ms", "1m30s", "2d", "infinity"] {
         // The time is taken, and then nobody is there.
         let name = home.name();
         run(&home, ADMIN_CLI, &["--name", name, "stop", "--grace", time, "--timeout", time]).expect(3);

@@ -84,6 +84,24 @@ fn while_clients_remain_a_countdown_says_how_many_and_how_long() {
 }
 
 #[test]
+fn without_a_deadline_a_stop_waits_for_the_last_client_until_somebody_sets_one() {
+    for options in [&["--grace", "infinity"][..], &[]] {
+        let home = Home::new();
+        let instance = home.start(&[&["echo"], options].concat());
+        let mut client = instance.client();
+        client.greet();
+        let stop = instance.admin_begins(&["stop", "--grace", "infinity"]);
+        client.assert_told();
+        instance.err.wait_for("grace period infinity");
+        instance.err.wait_for("1 client still connected, without a deadline");
+        instance.admin(&["status"]).expect(0).says("without a deadline");
+        instance.admin(&["grace", "0"]).expect(0);
+        stop.end().expect(5);
+        assert_eq!(instance.wait(), 5);
+    }
+}
+
+#[test]
 fn under_nohup_sighup_is_ignored_and_other_signals_are_not() {
     let home = Home::new();
     let instance = home.start_by(home.supervisor_by(&["nohup"], &["echo", "--grace", HUGE]));

@@ -98,6 +98,24 @@ fn everybody_may_connect_whatever_the_umask_is() {
 }
 
 #[test]
+fn who_may_connect_can_be_said() {
+    let home = Home::new();
+    let path = path(&home);
+    let options = ["--listen", text(&path), "--socket-mode", "660", "--grace", HUGE];
+    let _instance = home.exec(&options, &["sleep", "600"]);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+}
+
+#[test]
+fn each_socket_has_a_name_of_its_own_whatever_ports_they_share() {
+    let home = Home::new();
+    let (shared, other) = (free_port(), free_port());
+    let [first, second] = [1, 2].map(|last| format!("127.0.0.{last}:{shared}"));
+    let options = ["--listen", &first, "--listen", &second, "--listen", &format!("web={other}")];
+    assert_eq!(names(&home, &options), format!("127.0.0.1_{shared}:127.0.0.2_{shared}:web"));
+}
+
+#[test]
 fn ports_and_paths_have_the_order_of_the_command_line_and_their_names() {
     let home = Home::new();
     let (one, two) = (free_port(), free_port());

@@ -240,7 +240,7 @@ fn a_setting_that_does_not_exist_is_named_with_the_one_that_may_be_meant() {
 
 #[test]
 fn a_value_that_cannot_be_is_shown_with_what_to_say() {
-    let durations = "say a time: 5 or 1.5 (seconds), or with units: 500ms, 90s, 2m, 1h, 1m30s";
+    let durations = "say a time: 5 or 1.5 (seconds), or with units: 500ms, 90s, 2m, 1h, 1m30s, 2d, or infinity";
     for (setting, problem) in [
         (r#""grace": "soon""#, format!(r#""grace" is "soon": {durations}"#)),
         (r#""grace": -1"#, format!(r#""grace" is -1: {durations}"#)),
@@ -287,6 +287,8 @@ fn what_may_be_given_more_than_once_may_be_a_list() {
     for (listen, expected) in [
         (r#"[8000, "/run//app.sock"]"#, "127.0.0.1:8000 and /run/app.sock"),
         (r#"["/run/app.sock"]"#, "/run/app.sock"),
+        (r#"["web=8000", "admin=/run/a=b.sock"]"#, "web=127.0.0.1:8000 and admin=/run/a=b.sock"),
+        (r#"["/run/a=b.sock"]"#, "/run/a=b.sock"),
         (r#""/run/app.sock""#, "/run/app.sock"),
         ("[]", ""),
     ] {
@@ -304,6 +306,7 @@ fn what_is_wrong_in_a_list_is_shown_alone() {
     let addresses =
         "say a port (8000), an address and a port (0.0.0.0:8000) or the path of a Unix socket (/run/app.sock)";
     let several = "say a number, a text or a list of these";
+    let name = "a socket's name has letters, digits, dots, hyphens and underscores: web=8000";
     let directory = Directory::new("in-a-list");
     for (listen, problem) in [
         (r#"[8000, "nowhere"]"#, format!(r#""listen" is "nowhere": {addresses}"#)),
@@ -312,6 +315,11 @@ fn what_is_wrong_in_a_list_is_shown_alone() {
         (r#"{"port": 8000}"#, format!(r#""listen" is an object; {several}"#)),
         (r#"[8000, "127.0.0.1:8000"]"#, r#""listen" has 127.0.0.1:8000 twice; keep one"#.into()),
         (r#"["/run/a", "/run/./a"]"#, r#""listen" has /run/a twice; keep one"#.into()),
+        (r#"["a=8000", "a=8001"]"#, r#""listen" has the name a twice; choose another one"#.into()),
+        (r#"["=8000"]"#, format!(r#""listen" is "=8000": {name}"#)),
+        (r#"["a b=8000"]"#, format!(r#""listen" is "a b=8000": {name}"#)),
+        (r#"8000, "socket-mode": 660"#, r#""socket-mode" is for Unix sockets, and "listen" has none"#.into()),
+        (r#""/run/a", "socket-mode": 8"#, r#""socket-mode" is 8: say a mode as chmod has it: 660, 600"#.into()),
     ] {
         fs::write(directory.file(), format!(r#"{{"listen": {listen}}}"#)).unwrap();
         let message = check(&directory.file(), "exec").unwrap_err().to_string();

@@ -11,18 +11,17 @@ use nix::fcntl::AT_FDCWD;
 use nix::sys::socket::{Backlog, listen};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 
-use super::{Address, bind_tcp};
+use super::{Address, ProgramSocket, bind_tcp};
 use crate::instance::{InstanceLock, InstanceLockError};
 use crate::text::Reason;
-
-/// Everybody may connect, as to a port. Who shall not is kept out by the directory.
-const MODE: Mode = Mode::from_bits_truncate(0o666);
 
 /// A socket that is bound and listens.
 #[derive(Debug)]
 pub(crate) struct Bound {
     /// Its address, with the port that it got.
     pub(crate) address: Address,
+    /// Its own name for the program.
+    pub(crate) name: Option<String>,
     pub(crate) socket: OwnedFd,
     /// None: it has no path.
     pub(crate) file: Option<SocketFile>,
@@ -31,27 +30,17 @@ pub(crate) struct Bound {
 impl Bound {
     /// # Errors
     /// What the system says. [`ErrorKind::AddrInUse`]: somebody listens there.
-    pub(crate) fn new(address: &Address) -> io::Result<Bound> {
-        match address {
+    pub(crate) fn new(listen: &ProgramSocket) -> io::Result<Bound> {
+        let name = listen.name.clone();
+        match &listen.address {
             Address::Tcp(address) => {
                 let listener = bind_tcp(*address)?;
                 let address = Address::Tcp(listener.local_addr()?);
-                Ok(Bound { address, socket: listener.into(), file: None })
+                Ok(Bound { address, name, socket: listener.into(), file: None })
             }
             Address::Unix(path) => {
-                let (listener, file) = bind_unix(path)?;
-                Ok(Bound { address: address.clone(), socket: listener.into(), file: Some(file) })
-            }
-        }
-    }
-
-    /// What a program calls it by, in `LISTEN_FDNAMES`: its port or its path, where what no name may have is replaced.
-    pub(crate) fn name(&self) -> String {
-        match &self.address {
-            Address::Tcp(address) => address.port().to_string(),
-            Address::Unix(path) => {
-                let allowed = |letter: char| matches!(letter, ' '..='~') && letter != ':';
-                path.to_string_lossy().replace(|letter| !allowed(letter), "_")
+                let (listener, file) = bind_unix(path, Mode::from_bits_truncate(listen.mode))?;
+                Ok(Bound { address: listen.address.clone(), name, socket: listener.into(), file: Some(file) })
             }
         }
     }
@@ -84,7 +73,7 @@ fn identity_of(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+fn bind_unix(path: &Path, mode: Mode) -> io::Result<(UnixListener, SocketFile)> {
     let claim = claim(path)?;
     remove_leftover(path)?;
     let listener = UnixListener::bind(path)?;
@@ -92,7 +81,7 @@ fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let file = SocketFile { path: path.to_owned(), identity: identity_of(path), _claim: claim };
     make_room(&listener)?;
     // Never through a link: somebody may have put one there.
-    fchmodat(AT_FDCWD, path, MODE, FchmodatFlags::NoFollowSymlink)?;
+    fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?;
     Ok((listener, file))
 }
 
@@ -150,7 +139,7 @@ mod tests {
         }
 
         fn bind(&self) -> io::Result<Bound> {
-            Bound::new(&Address::Unix(self.path()))
+            Bound::new(&Address::Unix(self.path()).into())
         }
     }
 
@@ -173,10 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn everybody_may_connect() {
+    fn everybody_may_connect_unless_the_mode_says_otherwise() {
         let directory = Directory::new("mode");
-        let _bound = directory.bind().unwrap();
-        assert_eq!(fs::metadata(directory.path()).unwrap().permissions().mode() & 0o7777, 0o666);
+        let mode = || fs::metadata(directory.path()).unwrap().permissions().mode() & 0o7777;
+        let bound = directory.bind().unwrap();
+        assert_eq!(mode(), 0o666);
+        drop(bound);
+        let _bound = Bound::new(&ProgramSocket { mode: 0o660, ..Address::Unix(directory.path()).into() }).unwrap();
+        assert_eq!(mode(), 0o660);
     }
 
     #[test]
@@ -246,9 +239,22 @@ mod tests {
     fn a_name_has_nothing_that_no_name_may_have() {
         let directory = Directory::new("name");
         let path = directory.0.join("a:b é\n.sock");
-        let bound = Bound::new(&Address::Unix(path)).unwrap();
-        assert!(bound.name().ends_with("/a_b __.sock"), "{}", bound.name());
-        let bound = Bound::new(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
-        assert_eq!(bound.name(), bound.address.tcp().unwrap().port().to_string());
+        let unix = Bound::new(&Address::Unix(path).into()).unwrap();
+        let tcp = Bound::new(&Address::Tcp(([127, 0, 0, 1], 0).into()).into()).unwrap();
+        let port = tcp.address.tcp().unwrap().port().to_string();
+        let names = super::super::names(&[unix, tcp]);
+        assert!(names[0].ends_with("/a_b __.sock"), "{names:?}");
+        assert_eq!(names[1], port);
+    }
+
+    #[test]
+    fn each_socket_has_a_name_of_its_own() {
+        let bind = |listen: ProgramSocket| Bound::new(&listen).unwrap();
+        let first = bind(Address::Tcp(([127, 0, 0, 1], 0).into()).into());
+        let port = first.address.tcp().unwrap().port();
+        let second = bind(Address::Tcp(([127, 0, 0, 2], port).into()).into());
+        let named = ProgramSocket { name: Some("web".into()), ..Address::Tcp(([127, 0, 0, 3], port).into()).into() };
+        let names = super::super::names(&[first, second, bind(named)]);
+        assert_eq!(names, [format!("127.0.0.1_{port}"), format!("127.0.0.2_{port}"), "web".into()]);
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::Address;
+use super::{Address, ProgramSocket};
 
 /// How long to look whether somebody answers. Whoever listens on this machine does at once; where nobody does, Windows
 /// tries it again for two seconds.
@@ -28,6 +28,7 @@ pub(super) fn is_served(address: SocketAddr) -> bool {
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) address: Address,
+    pub(crate) name: Option<String>,
     pub(crate) socket: Infallible,
     pub(crate) file: Option<Infallible>,
 }
@@ -35,12 +36,8 @@ pub(crate) struct Bound {
 impl Bound {
     /// # Errors
     /// Always.
-    pub(crate) fn new(_address: &Address) -> io::Result<Bound> {
+    pub(crate) fn new(_listen: &ProgramSocket) -> io::Result<Bound> {
         Err(io::Error::new(ErrorKind::Unsupported, "on Windows a program has to bind its address itself"))
-    }
-
-    pub(crate) fn name(&self) -> String {
-        match self.socket {}
     }
 }
 
