@@ -199,6 +199,20 @@ fn of_a_program_that_ends_it_is_shown_how_long_it_has_and_nothing_of_clients() {
     assert!(log.contains("the grace period ends in 100 s") && !log.contains("client"), "{log}");
 }
 
+/// It signals the process that it has started, and then the group that both are in.
+#[test]
+fn timeout_stops_a_program_which_ends_in_its_own_time() {
+    for _ in 0..5 {
+        let home = Home::new();
+        let script = "trap 'sleep 0.2; echo saved; exit 0' TERM; echo up; while :; do sleep 0.05; done";
+        let exec = home.exec_command(&["--grace", HUGE], &sh(script));
+        let mut command = home.program("timeout");
+        command.arg("1").arg(exec.get_program()).args(exec.get_args());
+        let ended = home.run(command).expect(124);
+        assert_eq!(ended.out, "up\nsaved\n", "{ended}");
+    }
+}
+
 #[test]
 fn without_a_deadline_a_program_ends_when_it_is_done() {
     let home = Home::new();

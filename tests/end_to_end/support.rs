@@ -557,10 +557,11 @@ impl Instance {
     /// Stops it without waiting for its clients.
     #[cfg(unix)]
     fn stop(&self) {
-        // The second one closes what is left.
-        for _ in 0..2 {
-            if self.try_signal(nix::sys::signal::Signal::SIGTERM) {
-                thread::sleep(Duration::from_millis(20));
+        // One that is a decision of its own, half a second later, closes what is left.
+        while self.try_signal(nix::sys::signal::Signal::SIGTERM) {
+            let next = Instant::now() + Duration::from_millis(100);
+            while self.is_running() && Instant::now() < next {
+                thread::sleep(Duration::from_millis(2));
             }
         }
     }
