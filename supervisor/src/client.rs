@@ -13,7 +13,7 @@ use interprocess::local_socket::Stream;
 use worker::deadline_after;
 
 #[cfg(unix)]
-use crate::deadline_reader::DeadlineReader;
+use crate::deadline::DeadlineReader;
 use crate::instance::InstancePaths;
 use crate::protocol::{self, Answer, ErrorCode, LineError, Progress, Request, Response};
 use crate::text::Reason;
@@ -224,7 +224,7 @@ impl Conversation {
         Ok(Conversation { lines: Lines::of(stream).map_err(AskError::Io)?, unasked })
     }
 
-    /// What is answered next. None comes until `end`: [`AskError::Silent`].
+    /// What is answered next. None comes until `end`: [`AskError::NoResponse`].
     fn next(&mut self, end: Option<Instant>) -> Result<Response, AskError> {
         self.lines.next(end).map_err(|error| match (error, self.unasked.take()) {
             (AskError::Disconnected, Some(unasked)) => AskError::Io(unasked),

@@ -22,7 +22,7 @@
 
 mod announcement;
 mod builder;
-mod deadline_reader;
+mod deadline;
 mod error;
 mod event;
 mod exit;

@@ -116,6 +116,22 @@ fn root_may_command_the_supervisor_of_another_user() {
 }
 
 #[test]
+fn a_client_in_another_pid_namespace_is_served_since_its_user_decides() {
+    if !geteuid().is_root()
+        || !Command::new("unshare").args(["--pid", "--fork", "true"]).status().is_ok_and(|it| it.success())
+    {
+        return eprintln!("skipped: no PID namespace can be made here");
+    }
+    let home = Home::new();
+    // For a process in there, those outside have no numbers.
+    let instance = home.start_by(home.supervisor_by(&["unshare", "--pid", "--fork", "--kill-child"], &["echo"]));
+    instance.admin(&["ping"]).expect(0);
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    assert!(instance.log().contains("admin client (user 0): stopping"), "{}", instance.log());
+}
+
+#[test]
 fn a_port_that_needs_a_privilege_is_exit_code_4() {
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or("1024".into());
     if first.trim().parse::<u16>().unwrap() <= 80 {

@@ -5,6 +5,7 @@ mod follow;
 #[cfg(target_os = "linux")]
 mod linux;
 mod server;
+mod slots;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]

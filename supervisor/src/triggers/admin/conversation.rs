@@ -1,30 +1,28 @@
 //! One client of the admin socket: who it is, its request, and the answers.
 
 use std::io::{self, BufReader, Read};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use interprocess::local_socket::Stream;
-use interprocess::local_socket::traits::StreamCommon as _;
+use serde::Serialize;
 
 use super::PATIENCE;
 use super::follow::tell_events;
-use crate::deadline_reader::DeadlineReader;
+use super::slots::ClientSlot;
+use crate::deadline::{DeadlineReader, DeadlineWriter};
 use crate::event::{Event, EventSender, Trigger};
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{self, Answer, ErrorCode, LineError, MAX_LINE, Refusal, Request, Response};
-#[cfg(unix)]
-use crate::text::Reason;
+use crate::text::Seconds;
 
-/// How many clients may be about to send their request at the same time.
-pub(super) const MAX_CLIENTS: usize = 64;
-
-/// The same where the admin thread itself attends to a client: others wait meanwhile, and so does the end of the
-/// supervisor, which takes a second at most.
-const HURRY: Duration = Duration::from_millis(400);
+/// How long the client may take in all where the admin thread itself answers: others wait meanwhile, and so does the end
+/// of the supervisor, which takes a second at most.
+const HURRY: Duration = Duration::from_millis(800);
 
 /// How many clients have asked and are not answered yet.
 #[derive(Debug, Default)]
@@ -46,78 +44,64 @@ impl Answers {
     }
 }
 
-/// One of the [`MAX_CLIENTS`] places, given back on drop.
-pub(super) struct ClientSlot(Arc<AtomicUsize>);
-
-impl ClientSlot {
-    pub(super) fn take(clients: &Arc<AtomicUsize>) -> Option<ClientSlot> {
-        let slot = ClientSlot(clients.clone());
-        (clients.fetch_add(1, Ordering::Relaxed) < MAX_CLIENTS).then_some(slot)
-    }
-}
-
-impl Drop for ClientSlot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Whether a client may wait for the end of what it asked for.
+/// How far a client's time reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
-    AsAsked,
-    Never,
+pub(super) enum Time {
+    /// It has a thread of its own, which can wait for the end of what the client asks for.
+    Own,
+    /// It has that of the admin socket.
+    Borrowed,
 }
 
-impl Wait {
-    /// How long the client may take to send its request.
-    fn patience(self) -> Duration {
+impl Time {
+    /// How long the client may take to send its request, and to hear that it is wrong.
+    fn to_ask(self) -> Duration {
         match self {
-            Wait::AsAsked => PATIENCE,
-            Wait::Never => HURRY,
+            Time::Own => PATIENCE,
+            Time::Borrowed => HURRY,
         }
     }
 }
 
 /// One request and its answer. A client that goes away meanwhile, or does not read, ends only its own conversation.
 ///
-/// The seat is free again when the request has been read: who waits for the end of a stop keeps nobody from asking.
+/// `slot` is free again when the request has been read: a client that waits for the end of a stop keeps no other from
+/// asking.
 pub(super) fn converse(
     client: &Stream,
     slot: Option<ClientSlot>,
     answers: &Answers,
     events: &EventSender,
     log: &Journal,
-    may_wait: Wait,
+    time: Time,
 ) {
-    let mut output = client;
+    let end = Instant::now() + time.to_ask();
     let by = match identify(client) {
         Ok(by) => by,
         Err(message) => {
             log.line(Level::Warning, "not_permitted", format!("admin socket: {message}"), []);
-            let _ =
-                protocol::write_line(&mut output, &Answer::Error(Refusal { code: ErrorCode::NotPermitted, message }));
+            let _ = refuse(client, ErrorCode::NotPermitted, message, end);
             return;
         }
     };
-    let patience = may_wait.patience();
-    let request = match read_request(client, patience) {
-        Ok(Some(Request::Stop { grace_ms, delay_ms, .. })) if may_wait == Wait::Never => {
+    let request = match read_request(client, end, time) {
+        Ok(Some(Request::Stop { grace_ms, delay_ms, .. })) if time == Time::Borrowed => {
             Request::Stop { grace_ms, delay_ms, wait: false }
         }
-        Ok(Some(Request::Restart { grace_ms, .. })) if may_wait == Wait::Never => {
+        Ok(Some(Request::Restart { grace_ms, .. })) if time == Time::Borrowed => {
             Request::Restart { grace_ms, wait: false }
         }
-        Ok(Some(Request::Events { .. })) if may_wait == Wait::Never => {
-            let message = "the system gives no thread to somebody who reads the events, try again".into();
-            let _ = protocol::write_line(&mut output, &Answer::Error(Refusal { code: ErrorCode::Busy, message }));
+        Ok(Some(Request::Events { .. })) if time == Time::Borrowed => {
+            let message = "the system gives no thread to a client that reads the events, try again".into();
+            let _ = refuse(client, ErrorCode::Busy, message, end);
             return;
         }
         Ok(Some(request)) => request,
         Ok(None) => return,
-        Err(refusal) => {
-            let _ = protocol::write_line(&mut output, &Answer::Error(refusal));
-            discard_a_line(client, patience);
+        Err(Refusal { code, message }) => {
+            drop(slot);
+            let _ = refuse(client, code, message, end);
+            discard_a_line(client, end);
             return;
         }
     };
@@ -126,30 +110,42 @@ pub(super) fn converse(
     if let Request::Events { since, follow } = request {
         tell_events(client, &by, since, follow, log);
     } else {
-        ask_master_control(client, request, by, events, may_wait);
+        let end = (time == Time::Borrowed).then_some(end);
+        ask_master_control(client, request, by, events, end);
     }
     answers.add(-1);
 }
 
-fn ask_master_control(mut client: &Stream, request: Request, by: Trigger, events: &EventSender, may_wait: Wait) {
+/// Writes a line of an answer. The client has [`PATIENCE`] to read it.
+pub(super) fn write_answer(client: &Stream, line: &impl Serialize) -> io::Result<()> {
+    protocol::write_line(&mut DeadlineWriter { stream: client, end: Instant::now() + PATIENCE }, line)
+}
+
+/// Says why a client gets nothing else.
+pub(super) fn refuse(client: &Stream, code: ErrorCode, message: String, end: Instant) -> io::Result<()> {
+    protocol::write_line(&mut DeadlineWriter { stream: client, end }, &Answer::Error(Refusal { code, message }))
+}
+
+/// Without an end for as long as it takes.
+fn ask_master_control(client: &Stream, request: Request, by: Trigger, events: &EventSender, end: Option<Instant>) {
     let (reply, responses) = mpsc::channel();
     // If master control is gone, so is the other end of `responses`.
     let _ = events.send(Event::Request { request, by, reply });
-    let next = || match may_wait {
-        Wait::AsAsked => responses.recv().ok(),
-        // This is the admin thread. At its end, the supervisor waits for that one, and nobody answers any more.
-        Wait::Never => responses.recv_timeout(HURRY).ok(),
+    let next = || match end {
+        None => responses.recv().ok(),
+        // This is the admin thread. At its end, the supervisor waits for that one, and nothing answers any more.
+        Some(end) => responses.recv_timeout(end.saturating_duration_since(Instant::now())).ok(),
     };
     while let Some(response) = next() {
         let last = matches!(response, Response::Answer(_));
-        if protocol::write_line(&mut client, &response).is_err() || last {
+        if write_answer(client, &response).is_err() || last {
             break;
         }
     }
 }
 
-fn read_request(client: &Stream, patience: Duration) -> Result<Option<Request>, Refusal> {
-    let mut input = BufReader::new(DeadlineReader { stream: client, end: Some(Instant::now() + patience) });
+fn read_request(client: &Stream, end: Instant, time: Time) -> Result<Option<Request>, Refusal> {
+    let mut input = BufReader::new(DeadlineReader { stream: client, end: Some(end) });
     match protocol::read_line(&mut input) {
         Ok(line) => protocol::parse_request(&line).map(Some),
         Err(LineError::Closed) => Ok(None),
@@ -160,7 +156,7 @@ fn read_request(client: &Stream, patience: Duration) -> Result<Option<Request>, 
         Err(LineError::Io(error)) => match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(Refusal {
                 code: ErrorCode::BadRequest,
-                message: format!("the request took longer than {patience:?}"),
+                message: format!("the request took longer than {}", Seconds(time.to_ask())),
             }),
             _ => Ok(None),
         },
@@ -168,28 +164,43 @@ fn read_request(client: &Stream, patience: Duration) -> Result<Option<Request>, 
 }
 
 /// Gives the client of a bad request the chance to read its answer: it would be lost with unread input.
-fn discard_a_line(client: &Stream, patience: Duration) {
-    let mut rest = DeadlineReader { stream: client, end: Some(Instant::now() + patience) }.take(MAX_LINE as u64);
+fn discard_a_line(client: &Stream, end: Instant) {
+    let mut rest = DeadlineReader { stream: client, end: Some(end) }.take(MAX_LINE as u64);
     let _ = io::copy(&mut rest, &mut io::sink());
 }
 
-/// Who asks. An error if that is neither this process's user nor root.
+/// Who asks. An error if that is neither this process's user nor root. The process is for the log alone: that of a client
+/// in another PID namespace has no number here.
 #[cfg(unix)]
 fn identify(client: &Stream) -> Result<Trigger, String> {
-    let peer = client.peer_creds().map_err(|error| format!("cannot tell who the client is: {}", Reason(&error)))?;
-    let Some(user) = peer.euid() else {
-        return Err("this system does not tell who the client is".into());
-    };
+    let Stream::UdSocket(client) = client;
+    let (user, pid) =
+        peer(client.as_fd()).map_err(|error| format!("cannot tell which user the client is: {}", error.desc()))?;
     let own = nix::unistd::geteuid().as_raw();
     if user != own && user != 0 {
         return Err(format!("user {user} may not command the supervisor of user {own}"));
     }
-    Ok(Trigger::Admin { user: Some(user), pid: peer.pid().and_then(|pid| u32::try_from(pid).ok()) })
+    Ok(Trigger::Admin { user: Some(user), pid })
+}
+
+/// The user at the other end, and its process if the system tells.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn peer(client: BorrowedFd<'_>) -> nix::Result<(u32, Option<u32>)> {
+    let peer = nix::sys::socket::getsockopt(&client, nix::sys::socket::sockopt::PeerCredentials)?;
+    Ok((peer.uid(), u32::try_from(peer.pid()).ok().filter(|&pid| pid > 0)))
+}
+
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+fn peer(client: BorrowedFd<'_>) -> nix::Result<(u32, Option<u32>)> {
+    let (user, _) = nix::unistd::getpeereid(client)?;
+    Ok((user.as_raw(), None))
 }
 
 /// Windows tells the process. Who may write to the pipe is in its access list.
 #[cfg(windows)]
 fn identify(client: &Stream) -> Result<Trigger, String> {
+    use interprocess::local_socket::traits::StreamCommon as _;
+
     let pid = client.peer_creds().ok().and_then(|peer| peer.pid());
     Ok(Trigger::Admin { user: None, pid })
 }
@@ -205,13 +216,20 @@ mod tests {
 
     #[test]
     fn a_client_that_says_nothing_does_not_keep_the_admin_thread_beyond_the_end_of_the_supervisor() {
-        assert!(HURRY * 2 < OVERRUN); // Once for the request, and once for whoever hears that it was bad.
+        assert!(HURRY < OVERRUN);
         let (client, theirs) = UnixStream::pair().unwrap();
         let (events, _received) = mpsc::channel();
         let (answers, events) = (Answers::default(), EventSender::new(events, None));
-        converse(&Stream::UdSocket(theirs.into()), None, &answers, &events, &Journal::new(Log::silent()), Wait::Never);
+        converse(
+            &Stream::UdSocket(theirs.into()),
+            None,
+            &answers,
+            &events,
+            &Journal::new(Log::silent()),
+            Time::Borrowed,
+        );
         let refusal = protocol::read_line(&mut BufReader::new(client)).unwrap();
         let refusal = String::from_utf8(refusal).unwrap();
-        assert!(refusal.contains(&format!("the request took longer than {HURRY:?}")), "{refusal}");
+        assert!(refusal.contains("the request took longer than 800 ms"), "{refusal}");
     }
 }

@@ -1,19 +1,23 @@
 //! A client that reads the events.
 
 use std::io::{self, Write};
+use std::time::Instant;
 
 use interprocess::local_socket::Stream;
 
+use super::PATIENCE;
+use super::conversation::{refuse, write_answer};
+use crate::deadline::DeadlineWriter;
 use crate::event::Trigger;
 use crate::journal::{Journal, MAX_FOLLOWERS, Next, Reader};
 use crate::log::Level;
-use crate::protocol::{self, Answer, ErrorCode, Progress, Refusal};
+use crate::protocol::{Answer, ErrorCode, Progress};
 
 /// Tells a client what has happened and, if it follows, what happens: at its own pace, and as long as it reads at all.
-pub(super) fn tell_events(mut client: &Stream, by: &Trigger, since: Option<u64>, follow: bool, log: &Journal) {
+pub(super) fn tell_events(client: &Stream, by: &Trigger, since: Option<u64>, follow: bool, log: &Journal) {
     let Some(reader) = (if follow { log.follow(since) } else { Some(log.read(since)) }) else {
         let message = format!("{MAX_FOLLOWERS} clients follow the events already: let one of them go, and try again");
-        let _ = protocol::write_line(&mut client, &Answer::Error(Refusal { code: ErrorCode::Busy, message }));
+        let _ = refuse(client, ErrorCode::Busy, message, Instant::now() + PATIENCE);
         return;
     };
     match write_events(client, reader) {
@@ -26,19 +30,20 @@ pub(super) fn tell_events(mut client: &Stream, by: &Trigger, since: Option<u64>,
     }
 }
 
-fn write_events(mut client: &Stream, mut reader: Reader) -> io::Result<()> {
+fn write_events(client: &Stream, mut reader: Reader) -> io::Result<()> {
     loop {
         match reader.next() {
             Next::Position { began, next, missed } => {
-                protocol::write_line(&mut client, &Progress::Journal { began, next, missed })?;
+                write_answer(client, &Progress::Journal { began, next, missed })?;
             }
             Next::Entries(lines) => {
-                client.write_all(lines.as_bytes())?;
+                let end = Instant::now() + PATIENCE;
+                DeadlineWriter { stream: client, end }.write_all(lines.as_bytes())?;
                 reader.pause();
             }
             Next::Look if has_hung_up(client) => return Ok(()),
             Next::Look => {}
-            Next::End { last } => return protocol::write_line(&mut client, &Answer::Events { last }),
+            Next::End { last } => return write_answer(client, &Answer::Events { last }),
         }
     }
 }

@@ -3,18 +3,16 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
-use interprocess::local_socket::traits::Stream as _;
 use interprocess::local_socket::{Listener, ListenerOptions, Stream};
 
-use super::PATIENCE;
-use super::conversation::{Answers, ClientSlot, MAX_CLIENTS, Wait, converse};
+use super::conversation::{Answers, Time, converse};
 #[cfg(target_os = "linux")]
 use super::linux;
+use super::slots::Slots;
 #[cfg(unix)]
 use super::unix::{ShutdownHandle, ShutdownSignal};
 #[cfg(windows)]
@@ -22,7 +20,6 @@ use super::windows::{self, ShutdownHandle, ShutdownSignal};
 use crate::event::EventSender;
 use crate::instance::{InstanceLock, InstancePaths};
 use crate::journal::Journal;
-use crate::protocol::{self, Answer, ErrorCode, Refusal};
 
 /// How long the end of the supervisor waits for answers that are being written.
 pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -47,7 +44,7 @@ impl Admin {
         let answers = Arc::new(Answers::default());
         let listener = listen(&paths)?;
         let (shutdown, signal) = ShutdownHandle::new(&paths)?;
-        let server = AdminServer { answers: answers.clone(), clients: Arc::new(AtomicUsize::new(0)), events, log };
+        let server = AdminServer { answers: answers.clone(), slots: Slots::default(), events, log };
         let (going, gone) = mpsc::channel();
         let acceptor = Acceptor {
             #[cfg(target_os = "linux")]
@@ -120,31 +117,24 @@ pub(super) fn listen(paths: &InstancePaths) -> io::Result<Listener> {
 /// Attends to clients, each on a thread named `admin-client`.
 pub(super) struct AdminServer {
     answers: Arc<Answers>,
-    clients: Arc<AtomicUsize>,
+    slots: Slots,
     events: EventSender,
     pub(super) log: Journal,
 }
 
 impl AdminServer {
     pub(super) fn handle_client(&self, client: Stream) {
-        let _ = client.set_send_timeout(Some(PATIENCE));
-        let slot = ClientSlot::take(&self.clients);
-        if slot.is_none() {
-            let message = format!("more than {MAX_CLIENTS} clients ask at the same time, try again");
-            let _ = protocol::write_line(&mut &client, &Answer::Error(Refusal { code: ErrorCode::Busy, message }));
-            return;
-        }
-        let (answers, events, log) = (self.answers.clone(), self.events.clone(), self.log.clone());
         // Shared with a thread that there may be none of.
         let client = Arc::new(client);
-        let theirs = client.clone();
+        let (answers, events, log) = (self.answers.clone(), self.events.clone(), self.log.clone());
+        let (theirs, slot) = (client.clone(), self.slots.take(client.clone()));
         let thread = thread::Builder::new().name("admin-client".into()).spawn(move || {
-            converse(&theirs, slot, &answers, &events, &log, Wait::AsAsked);
+            converse(&theirs, Some(slot), &answers, &events, &log, Time::Own);
         });
         if thread.is_err() {
             // Whoever uses up the threads shall not lock out who has to stop that. But this thread has others to attend
             // to.
-            converse(&client, None, &self.answers, &self.events, &self.log, Wait::Never);
+            converse(&client, None, &self.answers, &self.events, &self.log, Time::Borrowed);
         }
     }
 }

@@ -1,0 +1,63 @@
+//! The clients of the admin socket that are about to send their request. There is room for so many; one more takes the
+//! place of the one that has said nothing for the longest time.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use interprocess::local_socket::Stream;
+
+use crate::sync::lock;
+
+/// How many clients can be about to send their request at the same time.
+const MAX_CLIENTS: usize = 64;
+
+/// The clients that have a slot, in the order in which they came.
+#[derive(Clone, Default)]
+pub(super) struct Slots(Arc<Mutex<VecDeque<Arc<Stream>>>>);
+
+/// The place of one client, free again when this is dropped.
+pub(super) struct ClientSlot {
+    slots: Slots,
+    client: Arc<Stream>,
+}
+
+impl Slots {
+    pub(super) fn take(&self, client: Arc<Stream>) -> ClientSlot {
+        let mut clients = lock(&self.0);
+        clients.push_back(client.clone());
+        let silent = if clients.len() > MAX_CLIENTS { clients.pop_front() } else { None };
+        drop(clients);
+        if let Some(silent) = silent {
+            hang_up(&silent);
+        }
+        ClientSlot { slots: self.clone(), client }
+    }
+}
+
+impl Drop for ClientSlot {
+    fn drop(&mut self) {
+        lock(&self.slots.0).retain(|client| !Arc::ptr_eq(client, &self.client));
+    }
+}
+
+/// Its thread reads the end of it now.
+#[cfg(unix)]
+fn hang_up(client: &Stream) {
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::time::Instant;
+
+    use nix::sys::socket::{Shutdown, shutdown};
+
+    use super::conversation::refuse;
+    use crate::protocol::ErrorCode;
+
+    let message = format!("{MAX_CLIENTS} clients that came later are about to ask, try again");
+    // Without waiting, and a client that has gone away needs neither.
+    let _ = refuse(client, ErrorCode::Busy, message, Instant::now());
+    let Stream::UdSocket(client) = client;
+    let _ = shutdown(client.as_fd().as_raw_fd(), Shutdown::Both);
+}
+
+/// Nothing wakes a read of a pipe on Windows. So that thread stays until its client has gone, or has asked after all.
+#[cfg(windows)]
+fn hang_up(_client: &Stream) {}
