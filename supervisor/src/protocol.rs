@@ -11,12 +11,14 @@
 //! <- {"result":"stopped","report":{"by":"…","notified":2,"disconnected":2,"closed":0,"forced":0,"stuck":0,"took_ms":740,"connections":[]}}
 //! ```
 //!
-//! `v` is the protocol's version, [`VERSION`]. A request with another version, an unknown request and an unknown field
-//! are answered with an error that names the supervisor's version. Only `ping` is answered whatever `v` is: so a client
+//! `v` is the protocol's version, [`VERSION`]. A request with another version, an unknown request, an unknown field and
+//! one that is there twice are answered with an error that names the supervisor's version. Only `ping` is answered whatever `v` is: so a client
 //! that is not understood, or does not understand, can ask with which version it talks.
 //!
 //! Requests, fields, events and words such as those of [`State`] can be added without another `v`. Clients ignore
 //! fields and events that they do not know, and show words that they do not know as they are.
+
+mod members;
 
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
@@ -25,6 +27,8 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+pub(crate) use members::Members;
 
 /// The version of the protocol that this file specifies.
 pub const VERSION: u64 = 1;
@@ -698,8 +702,10 @@ pub fn write_request(output: &mut impl Write, request: &Request) -> io::Result<(
 /// What is wrong with it, for the client's answer.
 pub fn parse_request(line: &[u8]) -> Result<Request, Refusal> {
     let bad = |message: String| Refusal { code: ErrorCode::BadRequest, message };
-    let mut object: Map<String, Value> =
+    let members: Members =
         parse(line).map_err(|error| bad(format!("this is not a JSON object on one line: {error}")))?;
+    let members = members.each_once().map_err(|name| bad(format!("\"{name}\" is there twice; keep one")))?;
+    let mut object = Map::from_iter(members);
     match object.remove("v") {
         Some(version) if version == VERSION => {}
         Some(_) if object.get("request").is_some_and(|request| request == "ping") => return Ok(Request::Ping {}),
@@ -770,6 +776,13 @@ mod tests {
             (r#"{"v":1,"request":"stop","grace_ms":-1}"#, ErrorCode::BadRequest, "-1"),
             (r#"{"v":1,"request":"events","since":-1}"#, ErrorCode::BadRequest, "-1"),
             (r#"{"v":1,"request":"events","since":"the beginning"}"#, ErrorCode::BadRequest, "the beginning"),
+            (
+                r#"{"v":1,"request":"stop","grace_ms":5000,"grace_ms":0}"#,
+                ErrorCode::BadRequest,
+                r#""grace_ms" is there twice"#,
+            ),
+            (r#"{"v":1,"request":"status","request":"stop"}"#, ErrorCode::BadRequest, r#""request" is there twice"#),
+            (r#"{"v":2,"request":"stop","v":1}"#, ErrorCode::BadRequest, r#""v" is there twice"#),
         ] {
             let (got, message) = error_of(line);
             assert_eq!(got, code, "{line}");

@@ -1,20 +1,18 @@
 //! A JSON file with settings, and the arguments that it stands for.
 
-use std::collections::HashSet;
 use std::error::Error;
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, Command, ValueHint};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
 
 use super::{ConfigError, not_in_a_file};
+use crate::protocol::Members;
 use crate::text::{Reason, listed};
 
 /// The longest file that is read, in bytes.
@@ -103,39 +101,8 @@ pub(super) fn understand(bytes: &[u8]) -> Result<Vec<(String, Value)>, String> {
     if text.trim().is_empty() {
         return Err(r#"it is empty; say at least {}"#.into());
     }
-    let Object(settings) = serde_json::from_str(text).map_err(|error| syntax(&error))?;
-    let mut seen = HashSet::new();
-    match settings.iter().find(|(name, _)| !seen.insert(name)) {
-        Some((name, _)) => Err(format!("{} is there twice; keep one", quoted(name))),
-        None => Ok(settings),
-    }
-}
-
-/// The members of a JSON object as they stand there: a map would drop the first of two with the same name.
-struct Object(Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object, D::Error> {
-        struct Members;
-
-        impl<'de> Visitor<'de> for Members {
-            type Value = Object;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Object(members))
-            }
-        }
-
-        deserializer.deserialize_map(Members)
-    }
+    let members: Members = serde_json::from_str(text).map_err(|error| syntax(&error))?;
+    members.each_once().map_err(|name| format!("{} is there twice; keep one", quoted(&name)))
 }
 
 /// What serde_json has to say, for people.
