@@ -43,6 +43,7 @@ impl Failure {
     pub(crate) fn asking(whom: &str, error: &AskError) -> Failure {
         let exit = match error {
             AskError::NotRunning => return Failure::new(Exit::NotRunning, format!("{whom} is not running")),
+            AskError::Refused(refusal) => return Failure::refused(whom, refusal),
             AskError::NotPermitted(_) => Exit::NotPermitted,
             AskError::NoResponse | AskError::Disconnected => Exit::NoAnswer,
             AskError::GaveUp => Exit::GaveUp,

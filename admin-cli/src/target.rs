@@ -87,7 +87,8 @@ fn nobody_has(port: u16, found: &[Found]) -> Failure {
 fn look(paths: &InstancePaths) -> Result<Status, AskError> {
     match client::ask(paths, Request::Status {}, LOOK, |_| {})? {
         Answer::Status(status) => Ok(*status),
-        other => Err(AskError::UnexpectedResponse(format!("{other:?}"))),
+        Answer::Error(refusal) => Err(AskError::Refused(refusal)),
+        other => Err(AskError::UnexpectedResponse(serde_json::json!(other).to_string())),
     }
 }
 

@@ -15,7 +15,7 @@ use worker::deadline_after;
 #[cfg(unix)]
 use crate::deadline::DeadlineReader;
 use crate::instance::InstancePaths;
-use crate::protocol::{self, Answer, ErrorCode, LineError, Progress, Request, Response};
+use crate::protocol::{self, Answer, ErrorCode, LineError, Progress, Refusal, Request, Response};
 use crate::text::Reason;
 use crate::version::VERSION;
 
@@ -45,6 +45,8 @@ pub enum AskError {
     NoResponse,
     /// It did not come to an end in time; it goes on.
     GaveUp,
+    /// It refuses, and says why.
+    Refused(Refusal),
     /// It ended the conversation without a result.
     Disconnected,
     /// It said something that is not of the protocol.
@@ -62,6 +64,7 @@ impl fmt::Display for AskError {
             AskError::NotPermitted(error) => write!(formatter, "not permitted: {}", Reason(error)),
             AskError::NoResponse => write!(formatter, "it does not answer"),
             AskError::GaveUp => write!(formatter, "gave up waiting; it goes on"),
+            AskError::Refused(refusal) => formatter.write_str(&refusal.message),
             AskError::Disconnected => write!(formatter, "it went away without an answer"),
             AskError::UnexpectedResponse(line) => write!(formatter, "it answered something unknown: {line}"),
             AskError::OtherVersion(theirs) if is_older(theirs, VERSION) => write!(
@@ -86,6 +89,7 @@ impl std::error::Error for AskError {
             AskError::NotRunning
             | AskError::NoResponse
             | AskError::GaveUp
+            | AskError::Refused(_)
             | AskError::Disconnected
             | AskError::UnexpectedResponse(_)
             | AskError::OtherVersion(_) => None,

@@ -1,7 +1,9 @@
 //! Programs of different versions: they understand each other as far as they can, and say so when they do not.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::thread;
 
 use serde_json::{Value, json};
@@ -11,7 +13,12 @@ use crate::support::{ADMIN_CLI, Home, SUPERVISOR};
 /// A supervisor that answers each request with these lines, and that it is of this version. Returns its socket.
 fn pretend(home: &Home, version: &str, answer: &[Value]) -> String {
     let socket = home.directory().join("other.sock");
-    let listener = UnixListener::bind(&socket).unwrap();
+    pretend_at(&socket, version, answer);
+    socket.to_str().unwrap().to_owned()
+}
+
+fn pretend_at(socket: &Path, version: &str, answer: &[Value]) {
+    let listener = UnixListener::bind(socket).unwrap();
     let lines = |values: &[Value]| values.iter().map(|value| format!("{value}\n")).collect::<String>();
     let pong = lines(&[json!({ "result": "pong", "name": "other", "pid": 1, "version": version, "mood": "fine" })]);
     let answer = lines(answer);
@@ -26,7 +33,6 @@ fn pretend(home: &Home, version: &str, answer: &[Value]) -> String {
             let _ = client.write_all(answer.as_bytes());
         }
     });
-    socket.to_str().unwrap().to_owned()
 }
 
 /// What a supervisor says when it does not know a request.
@@ -71,6 +77,23 @@ fn a_newer_supervisor_can_be_stopped_with_events_and_words_that_are_new() {
     let socket = pretend(&home, "99.0.0", &answer);
     let ended = home.admin(&["--socket", &socket, "stop"]).expect(5);
     ended.says("1 forced").says("connection 7 from 127.0.0.1:50000, dreaming");
+}
+
+#[test]
+fn one_that_refuses_and_one_that_answers_something_else_are_listed_with_what_they_said() {
+    let home = Home::new();
+    fs::create_dir(home.sockets()).unwrap();
+    let refusal = json!({ "result": "error", "code": "busy", "message": "the moon is in the way" });
+    pretend_at(&home.sockets().join("moon.sock"), mastercontrol::VERSION, &[refusal]);
+    pretend_at(
+        &home.sockets().join("sun.sock"),
+        mastercontrol::VERSION,
+        &[json!({ "result": "readiness", "ready": true })],
+    );
+    let list = home.admin(&["list"]).expect(0).out;
+    let lines: Vec<_> = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines[1], "moon - - - the moon is in the way", "{list}");
+    assert!(lines[2].starts_with("sun - - - it answered something unknown: {\""), "{list}");
 }
 
 #[test]
