@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use mastercontrol::Exit;
-use mastercontrol::cli::{self, KINDS, ServerKind};
+use mastercontrol::cli::{self, HandlerKind, KINDS, OwnServer, Server};
 use mastercontrol::client::{self, AskError, Patience};
 use mastercontrol::metrics;
 use mastercontrol::protocol::{
@@ -219,7 +219,7 @@ pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
 /// Whether a server of this kind could be started with the file.
 fn check_for(file: &Path, kind: &str) -> Result<(), String> {
     let config = cli::check(file, kind).map_err(|error| error.to_string())?;
-    if let ServerKind::Http { dir } = config.server {
+    if let Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) = config.server {
         Http::new(dir).map_err(|error| format!("{}: {error}", file.display()))?;
     }
     Ok(())

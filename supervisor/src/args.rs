@@ -1,36 +1,54 @@
 //! What the program does with its command line, which [`mastercontrol::cli`] defines.
 
 use std::error::Error;
+use std::fmt::Display;
 use std::net::SocketAddr;
-use std::process::ExitCode;
 use std::sync::Arc;
 
-use mastercontrol::cli::{Config, ConfigError, Invocation, ServerKind};
+use mastercontrol::cli::{self, Asked, Config, ConfigError, HandlerKind, Invocation, Server};
 use mastercontrol::host;
 #[cfg(windows)]
 use mastercontrol::host::windows_service;
 use mastercontrol::text::Seconds;
 use mastercontrol::worker::handlers::{Commands, Echo, Http, Logged};
-use mastercontrol::{BuildError, Exit, Handle, Handler, Journal, Level, Listen, RestartMode, Settings, Supervisor};
+use mastercontrol::{
+    BuildError, Exit, Handle, Handler, Journal, Level, Listen, Log, RestartMode, Settings, Supervisor,
+};
 
-/// Runs the program to its end.
-pub(crate) fn run() -> ExitCode {
-    // First of all: nothing else may have taken its number, and no other thread may look at the environment.
-    let passed = host::passed();
-    let invocation = Invocation::from_command_line();
-    let journal = Journal::new(invocation.log());
-    #[cfg(windows)]
-    if invocation.is_service() {
-        return exit_code(run_service(invocation, &journal));
+/// Does what the command line asks for. Returns the exit code.
+pub(crate) fn run(asked: Asked, passed: Result<Option<host::Passed>, host::PassedError>) -> i32 {
+    match asked {
+        Asked::Serve(invocation) => {
+            let journal = Journal::new(invocation.log());
+            let code = serve(&invocation, passed, &journal, Triggers::Terminal);
+            journal.flush();
+            code
+        }
+        Asked::Generate(wanted) => match wanted.write(cli::command()) {
+            Ok(()) => Exit::Done as i32,
+            Err(message) => failed("not_written", message, Exit::Failed),
+        },
+        #[cfg(windows)]
+        Asked::RunService(invocation) => run_service(invocation),
+        #[cfg(windows)]
+        Asked::InstallService(invocation) => say(cli::service::install(&invocation)),
+        #[cfg(windows)]
+        Asked::UninstallService(name) => say(windows_service::uninstall(&name)),
     }
-    let code = serve(&invocation, passed, &journal, Triggers::Terminal);
+}
+
+/// Logs why something other than a server has failed. Returns the exit code.
+fn failed(event: &'static str, message: impl Display, exit: Exit) -> i32 {
+    let journal = Journal::new(Log::text());
+    journal.line(Level::Error, event, message, []);
     journal.flush();
-    exit_code(code)
+    exit as i32
 }
 
 /// Runs the server as a service: without a console, and with the service manager in its place.
 #[cfg(windows)]
-fn run_service(invocation: Invocation, journal: &Journal) -> i32 {
+fn run_service(invocation: Invocation) -> i32 {
+    let journal = Journal::new(invocation.log());
     let program = move |service: windows_service::Service| {
         let journal = service.journal(invocation.log());
         let code = serve(&invocation, Ok(None), &journal, Triggers::Service(service));
@@ -42,6 +60,19 @@ fn run_service(invocation: Invocation, journal: &Journal) -> i32 {
         journal.flush();
         error.exit() as i32
     })
+}
+
+/// Says what became of a service.
+#[cfg(windows)]
+fn say(done: Result<String, windows_service::ServiceError>) -> i32 {
+    use std::io::Write;
+    match done {
+        Ok(said) => {
+            let _ = std::io::stdout().write_all(said.as_bytes()); // It is done, whoever reads that.
+            Exit::Done as i32
+        }
+        Err(error) => failed("service", &error, error.exit()),
+    }
 }
 
 /// Runs the server, which its triggers stop. Returns the exit code.
@@ -68,18 +99,18 @@ fn serve(
     let first = config.clone();
     let invocation = invocation.clone();
     match (passed, &config.server) {
-        (None, ServerKind::Exec { program, listen }) => {
+        (None, Server::Exec { program, listen }) => {
             let supervisor = Supervisor::program(move |settings| program_now(&invocation, address, &first, settings));
             let supervisor = configure(supervisor.shown_as(&program.to_string()), &config, &journal, triggers);
             wait(supervisor.start(listen), &config, &journal)
         }
-        (Some(_), ServerKind::Exec { .. }) => {
+        (Some(_), Server::Exec { .. }) => {
             let message = "the service manager passed a socket, and exec takes none: let it start the program itself";
             journal.line(Level::Error, "not_started", message, []);
             Exit::Failed as i32
         }
-        (passed, ServerKind::Echo | ServerKind::Command | ServerKind::Http { .. }) => {
-            let listen = passed.map_or(Listen::Bind(config.listen), Listen::Inherited);
+        (passed, Server::Own(own)) => {
+            let listen = passed.map_or(Listen::Bind(own.listen), Listen::Inherited);
             let of_requests = journal.clone();
             let supervisor =
                 Supervisor::with_factory(move |settings| build(&invocation, address, &first, &of_requests, settings));
@@ -151,17 +182,6 @@ fn code(error: &mastercontrol::Error, mode: RestartMode) -> i32 {
     }
 }
 
-#[cfg(unix)]
-fn exit_code(code: i32) -> ExitCode {
-    u8::try_from(code).unwrap_or(u8::MAX).into()
-}
-
-/// An exit code has 32 bits there, and std has a type for 8 of them only.
-#[cfg(windows)]
-fn exit_code(code: i32) -> ExitCode {
-    std::process::exit(code)
-}
-
 /// The settings that the command line and the file give a generation now.
 fn settings_now(
     invocation: &Invocation,
@@ -171,13 +191,7 @@ fn settings_now(
 ) -> Result<Config, ConfigError> {
     let config = read(invocation, passed)?;
     first.check_change(&config)?;
-    *settings = Settings {
-        grace: config.grace,
-        max_connections: config.max_connections,
-        restart: config.restart,
-        check_every: config.check_every,
-        log: config.log,
-    };
+    (settings.grace, settings.restart, settings.log) = (config.grace, config.restart, config.log);
     Ok(config)
 }
 
@@ -188,8 +202,8 @@ fn program_now(
     settings: &mut Settings,
 ) -> Result<mastercontrol::child::Program, BuildError> {
     match settings_now(invocation, passed, first, settings)?.server {
-        ServerKind::Exec { program, .. } => Ok(program),
-        other => Err(format!("{} is no program", other.kind()).into()),
+        Server::Exec { program, .. } => Ok(program),
+        own @ Server::Own(_) => Err(format!("{} is no program", own.kind()).into()),
     }
 }
 
@@ -212,15 +226,16 @@ fn build(
 ) -> Result<Arc<dyn Handler>, BuildError> {
     let config = settings_now(invocation, passed, first, settings)?;
     let journal = journal.with(config.log);
-    Ok(match config.server {
-        ServerKind::Echo => Arc::new(Echo),
-        ServerKind::Command => Arc::new(Commands::new()),
-        ServerKind::Http { dir } => {
+    let Server::Own(own) = config.server else { return Err("a program is no server thread".into()) };
+    (settings.max_connections, settings.check_every) = (own.max_connections, own.check_every);
+    Ok(match own.handler {
+        HandlerKind::Echo => Arc::new(Echo),
+        HandlerKind::Command => Arc::new(Commands::new()),
+        HandlerKind::Http { dir } => {
             let http = Http::new(dir)?;
             let log = journal.tells(Level::Detail);
             Arc::new(if log { http.log(move |request| log_request(&journal, request)) } else { http })
         }
-        ServerKind::Exec { .. } => return Err("a program is no server thread".into()),
     })
 }
 

@@ -45,6 +45,7 @@ mod wire;
 mod writer;
 
 pub mod child;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod client;
 pub mod holder;

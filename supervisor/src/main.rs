@@ -2,10 +2,31 @@
 
 mod args;
 
-fn main() -> std::process::ExitCode {
+use std::process::ExitCode;
+
+use mastercontrol::cli::Asked;
+use mastercontrol::host;
+
+fn main() -> ExitCode {
     #[cfg(unix)]
     if let Some(code) = mastercontrol::child::hidden_stage() {
         return code;
     }
-    args::run()
+    // First of all: nothing else may have taken its number, and no other thread may look at the environment.
+    let passed = host::passed();
+    match Asked::parse(std::env::args_os().collect()) {
+        Ok(asked) => exit_code(args::run(asked, passed)),
+        Err(error) => error.exit(),
+    }
+}
+
+#[cfg(unix)]
+fn exit_code(code: i32) -> ExitCode {
+    u8::try_from(code).unwrap_or(u8::MAX).into()
+}
+
+/// An exit code has 32 bits there, and std has a type for 8 of them only.
+#[cfg(windows)]
+fn exit_code(code: i32) -> ExitCode {
+    std::process::exit(code)
 }

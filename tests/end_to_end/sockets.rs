@@ -350,7 +350,7 @@ while True:
     assert!(instance.status().get("addresses").is_none());
     // The supervisor's own queue would answer before the program does.
     let options = ["--listen", text(&path), "--ready", &ready];
-    home.run(home.exec_command(&options, &["true"])).expect(1).says("answers before any program does");
+    home.run(home.exec_command(&options, &["true"])).expect(1).says("the supervisor itself holds that socket");
 }
 
 /// What a program of these settings says of its sockets.

@@ -530,6 +530,7 @@ impl Instance {
     }
 
     /// Waits until a stop with one client has taken a second: a request to stop is a new decision then.
+    #[cfg(unix)]
     pub fn wait_for_countdown(&self) {
         self.err.wait_for("1 client still connected");
     }

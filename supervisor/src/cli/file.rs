@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, Command, ValueHint};
 use serde_json::Value;
 use serde_json::error::Category;
 
-use super::{ConfigError, not_in_a_file};
+use super::error::ConfigError;
 use crate::protocol::Members;
 use crate::text::{Reason, listed};
 
@@ -149,6 +149,12 @@ pub(super) fn translate(
         }
     }
     Ok(arguments)
+}
+
+/// What has to be on the command line of this server, since no file can say it: any program.
+pub(super) fn not_in_a_file(server: &Command) -> Vec<OsString> {
+    let has_program = server.get_arguments().any(Arg::is_last_set);
+    if has_program { vec!["--".into(), "program".into()] } else { Vec::new() }
 }
 
 /// What can be said in a file for this server.

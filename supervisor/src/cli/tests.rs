@@ -1,10 +1,25 @@
 #![allow(clippy::unwrap_used)]
+use std::ffi::OsString;
 use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use clap::{CommandFactory, Parser};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::*;
+use super::config::{Config, HandlerKind, OwnServer, Server};
+use super::definition::{Cli, KINDS, ServerCli};
+use super::file::{self, ConfigFile, not_in_a_file};
+use super::invocation::Invocation;
+#[cfg(unix)]
+use super::invocation::check;
+#[cfg(unix)]
+use crate::listen::in_words;
+use crate::log::Log;
+use crate::restart::RestartPolicy;
+use crate::settings::OnHup;
 
 /// A directory with a file for settings, which is gone afterwards.
 struct Directory(PathBuf);
@@ -59,17 +74,23 @@ fn line(arguments: &[&str]) -> Config {
     Config::parse(std::iter::once("supervisor").chain(arguments.iter().copied())).unwrap()
 }
 
+#[track_caller]
+fn own(config: &Config) -> &OwnServer {
+    let Server::Own(own) = &config.server else { panic!("it is a program: {config:?}") };
+    own
+}
+
 /// What the command line of `http` has, `config` included.
 fn names() -> Vec<String> {
-    let cli = Servers::command();
+    let cli = ServerCli::command();
     let definitions = cli.find_subcommand("http").unwrap().get_arguments();
     definitions.map(|definition| definition.get_long().unwrap_or(definition.get_id().as_str()).to_owned()).collect()
 }
 
 #[test]
 fn the_definition_is_one_that_clap_takes() {
-    Servers::command().debug_assert();
-    let names: Vec<_> = Servers::command().get_subcommands().map(|kind| kind.get_name().to_owned()).collect();
+    ServerCli::command().debug_assert();
+    let names: Vec<_> = ServerCli::command().get_subcommands().map(|kind| kind.get_name().to_owned()).collect();
     assert_eq!(names, KINDS);
 }
 
@@ -140,11 +161,14 @@ fn every_setting_but_config_can_be_said_in_a_file() {
 fn what_is_not_said_has_its_default() {
     let config = Directory::new("defaults").read(r#"{"verbose": false}"#, &["http"]);
     assert_eq!(config, line(&["http"]));
-    assert_eq!(config.server, ServerKind::Http { dir: ".".into() });
-    assert_eq!((config.listen, config.name.as_str()), (([127, 0, 0, 1], 8000).into(), "http"));
-    assert!(!config.listen_said);
+    assert_eq!(own(&config).handler, HandlerKind::Http { dir: ".".into() });
+    assert_eq!((own(&config).listen, config.name.as_str()), (([127, 0, 0, 1], 8000).into(), "http"));
+    assert!(!own(&config).listen_said);
     assert_eq!((config.grace, config.restart), (Duration::from_secs(5), RestartPolicy::default()));
-    assert_eq!((config.check_every, config.health, config.on_hup, config.log), (None, None, OnHup::Stop, Log::text()));
+    assert_eq!(
+        (own(&config).check_every, config.health, config.on_hup, config.log),
+        (None, None, OnHup::Stop, Log::text())
+    );
 }
 
 #[test]
@@ -152,7 +176,7 @@ fn the_address_of_a_socket_that_was_passed_counts_unless_another_one_was_said() 
     let directory = Directory::new("passed");
     let passed: SocketAddr = ([127, 0, 0, 1], 7000).into();
     let listen =
-        |text, arguments: &[&str]| directory.read(text, arguments).listen_on(passed).map(|config| config.listen);
+        |text, arguments: &[&str]| directory.read(text, arguments).listen_on(passed).map(|config| own(&config).listen);
     assert_eq!(listen("{}", &["http"]), Ok(passed));
     assert_eq!(listen(r#"{"listen": 7000}"#, &["http"]), Ok(passed));
     assert_eq!(listen("{}", &["http", "--listen", "127.0.0.1:7000"]), Ok(passed));
@@ -169,9 +193,9 @@ fn the_command_line_wins_over_the_file() {
     let text = r#"{"grace": 1, "listen": 7000, "log": "json", "dir": "elsewhere", "verbose": true}"#;
     let config = directory.read(text, &["http", "here", "--grace", "2", "-l", "7001", "--log=text", "-v"]);
     assert_eq!(config.grace, Duration::from_secs(2));
-    assert_eq!(config.listen.port(), 7001);
+    assert_eq!(own(&config).listen.port(), 7001);
     assert_eq!(config.log, Log::text().verbose(true));
-    assert_eq!(config.server, ServerKind::Http { dir: "here".into() });
+    assert_eq!(own(&config).handler, HandlerKind::Http { dir: "here".into() });
 }
 
 #[test]
@@ -195,12 +219,12 @@ fn a_file_is_read_again_each_time() {
 fn paths_in_a_file_are_meant_from_its_directory() {
     let directory = Directory::new("paths");
     let config = directory.read(r#"{"dir": "public", "socket": "sockets/web.sock"}"#, &["http"]);
-    assert_eq!(config.server, ServerKind::Http { dir: directory.0.join("public") });
+    assert_eq!(own(&config).handler, HandlerKind::Http { dir: directory.0.join("public") });
     assert_eq!(config.socket, Some(directory.0.join("sockets/web.sock")));
     // An absolute one stays as it is, and so does one on the command line.
     let absolute = std::env::temp_dir().join("elsewhere");
     let config = directory.read(&serde_json::json!({ "dir": absolute }).to_string(), &["http", "--socket", "web.sock"]);
-    assert_eq!(config.server, ServerKind::Http { dir: absolute });
+    assert_eq!(own(&config).handler, HandlerKind::Http { dir: absolute });
     assert_eq!(config.socket, Some("web.sock".into()));
 }
 
@@ -215,7 +239,7 @@ fn the_file_of_a_relative_path_is_found_from_everywhere() {
 fn no_value_is_taken_for_an_argument() {
     let directory = Directory::new("hyphens");
     let config = directory.read(r#"{"dir": "--verbose", "socket": "-v", "name": "--help"}"#, &["http"]);
-    assert_eq!(config.server, ServerKind::Http { dir: directory.0.join("--verbose") });
+    assert_eq!(own(&config).handler, HandlerKind::Http { dir: directory.0.join("--verbose") });
     assert_eq!(config.socket, Some(directory.0.join("-v")));
     assert_eq!(config.name.as_str(), "--help");
     assert_eq!(config.log, Log::text());
@@ -294,7 +318,7 @@ fn what_may_be_given_more_than_once_may_be_a_list() {
     ] {
         fs::write(directory.file(), format!(r#"{{"listen": {listen}}}"#)).unwrap();
         match check(&directory.file(), "exec").unwrap().server {
-            ServerKind::Exec { listen, .. } => assert_eq!(in_words(&listen), expected),
+            Server::Exec { listen, .. } => assert_eq!(in_words(&listen), expected),
             other => panic!("{other:?}"),
         }
     }
@@ -432,8 +456,8 @@ fn a_restart_changes_everything_but_what_the_process_was_started_with() {
 /// Understands a text as the content of a file.
 fn understand(text: &[u8], kind: &'static str) -> Result<Config, String> {
     let settings = file::understand(text)?;
-    let arguments = file::translate(&settings, Path::new("/directory"), &Servers::command(), kind, false)?;
-    let rest = not_in_a_file(Servers::command().find_subcommand(kind).unwrap());
+    let arguments = file::translate(&settings, Path::new("/directory"), &ServerCli::command(), kind, false)?;
+    let rest = not_in_a_file(ServerCli::command().find_subcommand(kind).unwrap());
     let line: Vec<OsString> = ["supervisor".into(), kind.into()].into_iter().chain(arguments).chain(rest).collect();
     // Each argument was valid, so all are together.
     Ok(Config::parse(line).unwrap())

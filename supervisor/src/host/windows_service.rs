@@ -1,11 +1,10 @@
 //! A supervisor as a service of Windows: installed, uninstalled, and run by the service control manager, which is one
 //! more trigger. What that is told meanwhile is in `reports.rs`.
 
-use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,11 +17,9 @@ use windows_service::service::{
 use windows_service::service_control_handler::{self, ServiceControlHandlerResult};
 use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 use windows_service::{define_windows_service, service_dispatcher};
-use worker::handlers::Http;
 
 use super::reports::{LONGEST, Report, Reports, State};
 use super::view::MARGIN;
-use crate::cli::{Config, ServerKind};
 use crate::event::{Event, EventSender, ServiceControl, Trigger};
 use crate::exit::Exit;
 use crate::instance::{self, InstanceName};
@@ -34,7 +31,7 @@ use crate::text::{Reason, Seconds};
 const RUN: [&str; 2] = ["service", "run"];
 
 /// The user of a service: one that may do little. It has no password.
-const ACCOUNT: &str = r"NT AUTHORITY\LocalService";
+pub(crate) const ACCOUNT: &str = r"NT AUTHORITY\LocalService";
 
 /// How long the service manager waits before it starts a service again that has failed: the first time, the second, and
 /// each further time.
@@ -111,18 +108,18 @@ impl fmt::Display for ServiceError {
 
 impl std::error::Error for ServiceError {}
 
-/// Installs a service that runs a server with these settings from the next start of the system on. On the command line
-/// `arguments` stand for them, with this `file`. Returns what there is to say about that.
+/// Installs a service that runs this program with these arguments from the next start of the system on. Returns what
+/// the service manager did not take, and why: it can do without.
 ///
 /// # Errors
-/// When the service could not start, or cannot be installed.
-pub(crate) fn install(config: &Config, file: Option<&Path>, arguments: &[OsString]) -> Result<String, ServiceError> {
-    let program = env::current_exe()
-        .map_err(|error| ServiceError::new(format!("cannot tell where this program is: {}", Reason(&error))))?;
-    check(config, file, &program).map_err(ServiceError::new)?;
-    let name = config.name.as_str();
+/// When it cannot be installed.
+pub fn install(
+    name: &str,
+    program: PathBuf,
+    arguments: &[OsString],
+    grace: Duration,
+) -> Result<Vec<(&'static str, String)>, ServiceError> {
     let failed = |error| ServiceError::system("install", name, error);
-    let line = arguments.iter().map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" ");
     let info = ServiceInfo {
         name: name.into(),
         display_name: format!("{name} (mastercontrol)").into(),
@@ -138,22 +135,13 @@ pub(crate) fn install(config: &Config, file: Option<&Path>, arguments: &[OsStrin
     let access = ServiceAccess::CHANGE_CONFIG | ServiceAccess::START;
     let manager = connect(ServiceManagerAccess::CREATE_SERVICE).map_err(failed)?;
     let service = manager.create_service(&info, access).map_err(failed)?;
-    let admin = match &config.socket {
-        None => format!("admin-cli --name {name}"),
-        Some(socket) => format!("admin-cli --socket {}", socket.display()),
-    };
-    let mut said = format!(
-        "installed the service {name}, which runs: supervisor {line}\n\
-         It starts with the system, as {ACCOUNT}, who has to be able to read what is served. Start it now: net start \
-         {name}\n\
-         As an administrator: {admin} status; its log is told by: {admin} events\n"
-    );
-    for (what, done) in properties(&service, &line, config.grace) {
-        if let Err(error) = done {
-            said += &format!("warning: the service manager does not take {what}: {}\n", reason(&error));
-        }
-    }
-    Ok(said)
+    let properties = properties(&service, &shown(arguments), grace).into_iter();
+    Ok(properties.filter_map(|(what, done)| Some((what, reason(&done.err()?)))).collect())
+}
+
+/// Arguments, for people.
+pub(crate) fn shown(arguments: &[OsString]) -> String {
+    arguments.iter().map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// What a service can do without if need be.
@@ -186,47 +174,11 @@ fn reason(error: &windows_service::Error) -> String {
     }
 }
 
-/// Whether a service could start with these settings, as far as that can be told beforehand.
-fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), String> {
-    let mut paths = vec![("this program", program)];
-    paths.extend(file.map(|file| ("the file", file)));
-    paths.extend(config.socket.as_deref().map(|socket| ("the admin socket", socket)));
-    match &config.server {
-        ServerKind::Http { dir } => paths.push(("the directory", dir)),
-        ServerKind::Exec { program, listen: _ } => paths.push(("the program", Path::new(&program.program))),
-        ServerKind::Echo | ServerKind::Command => {}
-    }
-    let own = env::var_os("USERPROFILE").filter(|own| !own.is_empty());
-    for (what, path) in paths {
-        let shown = path.display();
-        if !path.is_absolute() {
-            let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-            return Err(format!(
-                "a service does not begin in this directory, so say {what} {shown} from the root, such as {}",
-                whole.display()
-            ));
-        }
-        if own.as_ref().is_some_and(|own| path.starts_with(own)) {
-            return Err(format!(
-                "{what} {shown} is in your own directory, which {ACCOUNT} cannot read: put it somewhere else, such as \
-                 below C:\\Program Files or C:\\ProgramData"
-            ));
-        }
-    }
-    match &config.server {
-        ServerKind::Http { dir } => Http::new(dir).map(drop).map_err(|error| error.to_string()),
-        ServerKind::Exec { program, listen: _ } if !Path::new(&program.program).is_file() => {
-            Err(format!("there is no program {}", program.program.display()))
-        }
-        ServerKind::Exec { .. } | ServerKind::Echo | ServerKind::Command => Ok(()),
-    }
-}
-
 /// Stops the service, waits until it has stopped, and removes it. Returns what there is to say about that.
 ///
 /// # Errors
 /// When there is no such service, it is none of ours, it does not stop, or it cannot be removed.
-pub(crate) fn uninstall(name: &InstanceName) -> Result<String, ServiceError> {
+pub fn uninstall(name: &InstanceName) -> Result<String, ServiceError> {
     let name = name.as_str();
     let failed = |error| ServiceError::system("uninstall", name, error);
     let access =

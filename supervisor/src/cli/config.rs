@@ -1,0 +1,290 @@
+//! All settings, with the defaults for what was not said.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches};
+
+use super::definition::{Connections, Options, ServerArgs, ServerCli};
+use super::error::ConfigError;
+use super::values::{Form, word};
+use crate::child::{Program, Ready};
+use crate::instance::InstanceName;
+use crate::listen::{Address, ProgramSocket, in_words};
+use crate::log::Log;
+use crate::restart::RestartPolicy;
+use crate::settings::{AdminSocket, Console, OnHup};
+
+/// What is served, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Server {
+    /// One of our own.
+    Own(OwnServer),
+    /// A program.
+    Exec {
+        /// What to run, and how.
+        program: Program,
+        /// The sockets that it gets.
+        listen: Vec<ProgramSocket>,
+    },
+}
+
+/// A server of our own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnServer {
+    /// What it does for its clients.
+    pub handler: HandlerKind,
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// Whether that was said, and is not the default.
+    pub listen_said: bool,
+    /// How many connections are served at once.
+    pub max_connections: usize,
+    /// How often the server is tried. None: never.
+    pub check_every: Option<Duration>,
+}
+
+/// What a server of our own does for its clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandlerKind {
+    /// What comes is sent back.
+    Echo,
+    /// One command a line is answered.
+    Command,
+    /// Files over HTTP.
+    Http {
+        /// The directory with the files.
+        dir: PathBuf,
+    },
+}
+
+impl Server {
+    /// Its name on the command line, one of [`KINDS`](super::KINDS).
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Server::Own(OwnServer { handler: HandlerKind::Echo, .. }) => "echo",
+            Server::Own(OwnServer { handler: HandlerKind::Command, .. }) => "command",
+            Server::Own(OwnServer { handler: HandlerKind::Http { .. }, .. }) => "http",
+            Server::Exec { .. } => "exec",
+        }
+    }
+
+    /// The addresses, for people.
+    fn listen(&self) -> String {
+        match self {
+            Server::Own(own) => own.listen.to_string(),
+            Server::Exec { listen, .. } if listen.is_empty() => "nothing".into(),
+            Server::Exec { listen, .. } => in_words(listen),
+        }
+    }
+
+    /// The mode of its Unix sockets, for people.
+    fn socket_mode(&self) -> String {
+        match self {
+            #[cfg(unix)]
+            Server::Exec { listen, .. } => {
+                format!("{:o}", listen.first().map_or(crate::listen::DEFAULT_MODE, |listen| listen.mode))
+            }
+            #[cfg(windows)]
+            Server::Exec { .. } => String::new(),
+            Server::Own(_) => String::new(),
+        }
+    }
+
+    /// The name of its instance, unless told otherwise.
+    fn name(&self) -> &str {
+        match self {
+            Server::Own(_) => self.kind(),
+            Server::Exec { program, .. } => {
+                Path::new(&program.program).file_name().and_then(|name| name.to_str()).unwrap_or("exec")
+            }
+        }
+    }
+
+    fn new(arguments: ServerArgs, listen_said: bool) -> (Server, Options) {
+        let own = |handler, listen, connections: Connections| {
+            let Connections { max_connections, check_every } = connections;
+            Server::Own(OwnServer { handler, listen, listen_said, max_connections, check_every })
+        };
+        match arguments {
+            ServerArgs::Echo { listen, connections, options } => (own(HandlerKind::Echo, listen, connections), options),
+            ServerArgs::Command { listen, connections, options } => {
+                (own(HandlerKind::Command, listen, connections), options)
+            }
+            ServerArgs::Http { dir, listen, connections, options } => {
+                let dir = dir.unwrap_or_else(|| ".".into());
+                (own(HandlerKind::Http { dir }, listen, connections), options)
+            }
+            #[cfg_attr(windows, allow(unused_variables, unused_mut))]
+            ServerArgs::Exec { mut listen, socket_mode, stop_signal, ready, ready_within, options, program } => {
+                #[cfg(unix)]
+                if let Some(mode) = socket_mode {
+                    listen.iter_mut().for_each(|listen| listen.mode = mode);
+                }
+                let mut line = program.into_iter();
+                let program = Program {
+                    program: line.next().unwrap_or_default(),
+                    args: line.collect(),
+                    #[cfg(unix)]
+                    stop_signal: stop_signal.unwrap_or(nix::sys::signal::Signal::SIGTERM as i32),
+                    ready: ready.unwrap_or(Ready::AtOnce),
+                    ready_within,
+                };
+                (Server::Exec { program, listen }, options)
+            }
+        }
+    }
+}
+
+/// All settings, with the defaults for what was not said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What is served, and where.
+    pub server: Server,
+    /// The name by which `admin-cli` finds the instance.
+    pub name: InstanceName,
+    /// How long clients get to leave.
+    pub grace: Duration,
+    /// Whether there is an admin socket.
+    pub admin: AdminSocket,
+    /// The admin socket's path, if it is not the one that belongs to the name.
+    pub socket: Option<PathBuf>,
+    /// The address of the health endpoint. None: there is none.
+    pub health: Option<SocketAddr>,
+    /// The log, verbose or not.
+    pub log: Log,
+    /// When the server is started again after it has ended by itself.
+    pub restart: RestartPolicy,
+    /// What SIGHUP does.
+    pub on_hup: OnHup,
+    /// Where Enter is heard.
+    pub console: Console,
+}
+
+impl Config {
+    pub(super) fn parse(arguments: impl IntoIterator<Item: Into<OsString> + Clone>) -> Result<Config, ConfigError> {
+        let wrong = |error| ConfigError::clap(&error);
+        let said = ServerCli::command().try_get_matches_from(arguments).map_err(wrong)?;
+        let listen_said = said.subcommand().is_some_and(|(_, said)| {
+            said.value_source("listen").is_some_and(|source| source != ValueSource::DefaultValue)
+        });
+        let server = ServerCli::from_arg_matches(&said).map_err(wrong)?.server;
+        if let ServerArgs::Exec { listen, socket_mode, ready, .. } = &server {
+            check_addresses(listen, *socket_mode, ready.as_ref())?;
+        }
+        let (server, options) = Server::new(server, listen_said);
+        Ok(Config {
+            // The kinds' own names are valid.
+            name: options.name.clone().or_else(|| server.name().parse().ok()).unwrap_or_default(),
+            log: options.log(),
+            server,
+            grace: options.grace,
+            admin: options.admin,
+            socket: options.socket,
+            health: options.health,
+            restart: RestartPolicy {
+                mode: options.restart,
+                max_restarts: options.max_restarts,
+                period: options.period,
+            },
+            on_hup: options.on_hup,
+            console: options.console,
+        })
+    }
+
+    /// These settings for a server on a socket that was passed to this process. It is bound already, so its address is
+    /// the one that counts. A program has its own, and is not concerned.
+    ///
+    /// # Errors
+    /// When another one was said.
+    pub fn listen_on(mut self, passed: SocketAddr) -> Result<Config, ConfigError> {
+        if let Server::Own(own) = &mut self.server {
+            if own.listen_said && own.listen != passed {
+                return Err(ConfigError(format!(
+                    "\"listen\" is {}, but the service manager passed a socket on {passed}: leave --listen out, or say \
+                     the same in both places",
+                    own.listen
+                )));
+            }
+            own.listen = passed;
+        }
+        Ok(self)
+    }
+
+    /// Whether a restart can lead from these settings to the new ones. It keeps the process, its listener, its name and
+    /// its admin socket, so it cannot change what these were made from.
+    ///
+    /// # Errors
+    /// When it cannot: the message names the setting.
+    pub fn check_change(&self, new: &Config) -> Result<(), ConfigError> {
+        match self.fixed().into_iter().zip(new.fixed()).find(|(old, new)| old != new) {
+            None => Ok(()),
+            Some(((setting, old), (_, new))) => Err(ConfigError(format!(
+                "a restart cannot change {setting:?} from {old} to {new}: that needs a stop and a start"
+            ))),
+        }
+    }
+
+    /// What stays as it is until the process ends.
+    fn fixed(&self) -> [(&'static str, String); 10] {
+        let socket = match &self.socket {
+            Some(path) => format!("{path:?}"),
+            None => "what belongs to the name".into(),
+        };
+        let form = if self.log.verbose(false) == Log::json() { Form::Json } else { Form::Text };
+        [
+            ("server", self.server.kind().into()),
+            ("listen", self.server.listen()),
+            ("name", self.name.to_string()),
+            ("admin", word(self.admin)),
+            ("socket", socket),
+            ("health", self.health.map_or_else(|| "none".into(), |health| health.to_string())),
+            ("log", word(form)),
+            ("on-hup", word(self.on_hup)),
+            ("console", word(self.console)),
+            ("socket-mode", self.server.socket_mode()),
+        ]
+    }
+}
+
+impl Options {
+    pub(super) fn log(&self) -> Log {
+        let log = match self.log {
+            Form::Text => Log::text(),
+            Form::Json => Log::json(),
+        };
+        log.verbose(self.verbose)
+    }
+}
+
+/// What cannot go together in what a program is given.
+fn check_addresses(listen: &[ProgramSocket], mode: Option<u32>, ready: Option<&Ready>) -> Result<(), ConfigError> {
+    let any_port = |address: &Address| address.tcp().is_some_and(|address| address.port() == 0);
+    let mut rest = listen;
+    while let [ProgramSocket { address, name, .. }, others @ ..] = rest {
+        if others.iter().any(|other| other.address == *address) && !any_port(address) {
+            return Err(ConfigError(format!("\"listen\" has {address} twice; keep one")));
+        }
+        if let Some(name) = name
+            && others.iter().any(|other| other.name.as_ref() == Some(name))
+        {
+            return Err(ConfigError(format!("\"listen\" has the name {name} twice; choose another one")));
+        }
+        rest = others;
+    }
+    if mode.is_some() && listen.iter().all(|listen| listen.address.tcp().is_some()) {
+        return Err(ConfigError("\"socket-mode\" is for Unix sockets, and \"listen\" has none".into()));
+    }
+    match ready {
+        Some(Ready::Connect(address)) if listen.iter().any(|listen| listen.address == *address) => {
+            Err(ConfigError(format!(
+                "--ready connect={address} cannot work with --listen {address}: the supervisor itself holds that \
+                 socket. Use --ready notify or a time."
+            )))
+        }
+        Some(_) | None => Ok(()),
+    }
+}

@@ -1,0 +1,255 @@
+//! The definition of the command line, which `--help` shows.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+
+use super::file::ConfigFile;
+use super::generate::Generate;
+#[cfg(windows)]
+use super::values::parse_on_hup;
+use super::values::{
+    Form, default_max_connections, parse_address, parse_interval, parse_mode, parse_number, parse_passed, parse_ready,
+    parse_signal,
+};
+use crate::child::Ready;
+use crate::instance::InstanceName;
+use crate::listen::ProgramSocket;
+use crate::restart::RestartMode;
+use crate::settings::{AdminSocket, Console, OnHup};
+use crate::text::parse_seconds;
+use crate::version::version;
+
+/// The kinds of servers, as the command line names them.
+pub const KINDS: &[&str] = &["echo", "command", "http", "exec"];
+
+/// Run a server, and stop it so that every client is told: on Enter, a signal, or `admin-cli stop`.
+#[derive(Debug, Parser)]
+#[command(name = "supervisor", version = version(), arg_required_else_help = true, args_override_self = true)]
+#[command(after_help = "Examples:
+  supervisor http . --listen 8080       serve this directory on 127.0.0.1:8080
+  supervisor echo --grace 30            give clients half a minute to leave
+  supervisor exec -- python3 -m http.server 8888
+  admin-cli stop                        stop it from another terminal or a script")]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+#[cfg_attr(unix, expect(clippy::large_enum_variant, reason = "there is only one at a time"))]
+pub(super) enum Command {
+    #[command(flatten)]
+    Server(ServerArgs),
+    /// Install, uninstall or be a service of Windows
+    #[cfg(windows)]
+    #[command(subcommand)]
+    #[command(after_help = r"Examples:
+  supervisor service install http C:\www --listen 0.0.0.0:80 --name files
+  net start files                            start it now
+  admin-cli --name files status
+  supervisor service uninstall files
+
+What stands behind `install` is what would run the server here, with paths from the root.
+The service has the name of the instance, and is LocalService, which has to be able to
+read what is served. All of it is for administrators.")]
+    Service(ServiceCommand),
+    #[command(flatten)]
+    Generate(Generate),
+}
+
+#[cfg(windows)]
+#[derive(Debug, Subcommand)]
+pub(super) enum ServiceCommand {
+    /// Install a service that runs a server from the next start of the system on
+    Install {
+        #[command(subcommand)]
+        server: ServerArgs,
+    },
+    /// Stop a service, wait until it has stopped, and remove it
+    Uninstall {
+        /// The name of the service
+        name: InstanceName,
+    },
+    /// What the service manager runs
+    Run {
+        #[command(subcommand)]
+        server: ServerArgs,
+    },
+}
+
+/// The servers alone: what the command line and a file say together.
+#[derive(Debug, Parser)]
+#[command(name = "supervisor", args_override_self = true)]
+pub(super) struct ServerCli {
+    #[command(subcommand)]
+    pub(super) server: ServerArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ServerArgs {
+    /// Send back what comes; SHUTDOWN to every client on stop
+    #[command(after_help = "Examples:
+  supervisor echo --listen 7000
+  supervisor echo --name lobby --grace 1m30s     give clients a minute and a half to leave")]
+    Echo {
+        /// Address to listen on: a port, or an address and a port
+        #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999", value_parser = parse_address)]
+        listen: SocketAddr,
+        #[command(flatten)]
+        connections: Connections,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Answer one command a line: SONG, QUOTE, POEM, HAIKU, HELP, QUIT
+    #[command(after_help = "Examples:
+  supervisor command --listen 0.0.0.0:31310      for other machines, too
+  supervisor command --max-connections 100 --verbose")]
+    Command {
+        /// Address to listen on: a port, or an address and a port
+        #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:31310", value_parser = parse_address)]
+        listen: SocketAddr,
+        #[command(flatten)]
+        connections: Connections,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Serve the files of a directory over HTTP
+    #[cfg_attr(
+        unix,
+        command(after_help = "Examples:
+  supervisor http public --listen 8080
+  supervisor http --config web.json --on-hup restart
+  supervisor http . --check-every 10s            restart it when it hangs")
+    )]
+    #[cfg_attr(
+        windows,
+        command(after_help = "Examples:
+  supervisor http public --listen 8080
+  supervisor http --config web.json
+  supervisor http . --check-every 10s            restart it when it hangs")
+    )]
+    Http {
+        /// Directory to serve [default: .]
+        dir: Option<PathBuf>,
+        /// Address to listen on: a port, or an address and a port
+        #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:8000", value_parser = parse_address)]
+        listen: SocketAddr,
+        #[command(flatten)]
+        connections: Connections,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Run any program: stop, restart and replace it
+    #[cfg_attr(
+        unix,
+        command(after_help = "Examples:
+  supervisor exec -- python3 -m http.server 8888
+  supervisor exec --ready connect=8888 -- python3 -m http.server 8888
+  supervisor exec --listen 8000 --ready notify --grace 30s -- ./server
+  supervisor exec --name queue --restart always --stop-signal INT -- ./worker --fast")
+    )]
+    #[cfg_attr(
+        windows,
+        command(after_help = "Examples:
+  supervisor exec -- python -m http.server 8888
+  supervisor exec --ready connect=8888 -- python -m http.server 8888
+  supervisor exec --name queue --restart always --grace 30s -- worker.exe --fast")
+    )]
+    Exec {
+        /// Address whose socket the program gets, by the protocol of sd_listen_fds(3): a port, an address and a port,
+        /// or the path of a Unix socket (/run/app.sock), each with a name before it if need be (web=8000); more than
+        /// once for several
+        #[arg(short, long, value_name = "ADDR", value_parser = parse_passed, hide = cfg!(windows))]
+        listen: Vec<ProgramSocket>,
+        /// Mode of the Unix sockets among them: who may connect [default: 666, everybody]
+        #[arg(long, value_name = "MODE", value_parser = parse_mode, hide = cfg!(windows))]
+        socket_mode: Option<u32>,
+        /// What asks the program to end [default: TERM]
+        #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, hide = cfg!(windows))]
+        stop_signal: Option<i32>,
+        #[cfg_attr(
+            unix,
+            doc = "When the program is ready: it says so (notify), its address answers (connect=ADDR), or after a \
+                   time (2s) [default: at once]"
+        )]
+        #[cfg_attr(
+            windows,
+            doc = "When the program is ready: its address answers (connect=ADDR), or after a time (2s) [default: at \
+                   once]"
+        )]
+        #[arg(long, value_name = "WHEN", value_parser = parse_ready)]
+        ready: Option<Ready>,
+        /// How long that may take
+        #[arg(long, value_name = "TIME", default_value = "30", value_parser = parse_interval)]
+        ready_within: Duration,
+        #[command(flatten)]
+        options: Options,
+        /// The program and its arguments
+        #[arg(last = true, required = true, value_name = "PROGRAM")]
+        program: Vec<OsString>,
+    },
+}
+
+/// What only a server of our own has.
+#[derive(Debug, Args)]
+pub(super) struct Connections {
+    /// How many connections are served at once
+    #[arg(long, value_name = "N", default_value_t = default_max_connections(), value_parser = parse_number::<usize>)]
+    pub(super) max_connections: usize,
+    /// Connect to the server that often, and restart it when it takes no connections
+    #[arg(long, value_name = "TIME", value_parser = parse_interval)]
+    pub(super) check_every: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Settings from a JSON file, with the names of these options; read again at each restart
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(ConfigFile::new))]
+    pub(super) config: Option<ConfigFile>,
+    /// Name by which admin-cli finds this instance [default: the server's]
+    #[arg(short, long)]
+    pub(super) name: Option<InstanceName>,
+    /// How long clients get to leave on a stop
+    #[arg(short, long, value_name = "TIME", default_value = "5", value_parser = parse_seconds)]
+    pub(super) grace: Duration,
+    /// Start the server again when it ends by itself
+    #[arg(long, value_name = "MODE", default_value = "on-failure")]
+    pub(super) restart: RestartMode,
+    /// Give up when the server crashes more often than this within the period
+    #[arg(long, value_name = "N", default_value = "5", value_parser = parse_number::<u32>)]
+    pub(super) max_restarts: u32,
+    /// The period within which crashes are counted
+    #[arg(long, value_name = "TIME", default_value = "60", value_parser = parse_interval)]
+    pub(super) period: Duration,
+    /// What SIGHUP does
+    #[cfg_attr(unix, arg(long, value_name = "ACTION", default_value = "stop"))]
+    #[cfg_attr(windows, arg(long, default_value = "stop", value_parser = parse_on_hup, hide = true))]
+    pub(super) on_hup: OnHup,
+    /// Where Enter is heard: on stdin if that is a terminal, or on stdin whatever that is
+    #[arg(long, value_name = "WHERE", default_value = "terminal")]
+    pub(super) console: Console,
+    /// Admin socket for admin-cli: start without it if it cannot be had, require it, or have none
+    #[arg(long, value_name = "MODE", default_value = "try")]
+    pub(super) admin: AdminSocket,
+    #[cfg_attr(
+        unix,
+        doc = "Path of the admin socket, in a directory of its user alone [default: what belongs to the name]"
+    )]
+    #[cfg_attr(windows, doc = r"Path of the admin pipe (\\.\pipe\web) [default: what belongs to the name]")]
+    #[arg(long, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+    /// Address for GET /ready, /live and /metrics over HTTP: a port, or an address and a port
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    pub(super) health: Option<SocketAddr>,
+    /// Form of the log on stderr
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub(super) log: Form,
+    /// Log each connection and each request, too
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+}

@@ -1,0 +1,155 @@
+//! What a command line asks for.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::{CommandFactory, Parser};
+
+use super::config::Config;
+#[cfg(windows)]
+use super::definition::ServiceCommand;
+use super::definition::{Cli, Command, ServerArgs, ServerCli};
+use super::error::ConfigError;
+use super::file::{ConfigFile, not_in_a_file};
+use super::generate::Generate;
+#[cfg(windows)]
+use crate::instance::InstanceName;
+use crate::log::Log;
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Asked {
+    /// To run a server.
+    Serve(Invocation),
+    /// To run one as the service that the service manager has started this process for.
+    #[cfg(windows)]
+    RunService(Invocation),
+    /// To install a service that runs one.
+    #[cfg(windows)]
+    InstallService(Invocation),
+    /// To uninstall the service with this name.
+    #[cfg(windows)]
+    UninstallService(InstanceName),
+    /// To write completions or man pages.
+    Generate(Generate),
+}
+
+impl Asked {
+    /// Understands a command line, the program's name included.
+    ///
+    /// # Errors
+    /// When it is wrong, or asks for help or the version: [`clap::Error::exit`] says that, and ends the process.
+    pub fn parse(arguments: Vec<OsString>) -> Result<Asked, clap::Error> {
+        Ok(match Cli::try_parse_from(&arguments)?.command {
+            Command::Server(server) => Asked::Serve(Invocation::new(arguments, server)),
+            #[cfg(windows)]
+            Command::Service(ServiceCommand::Run { server }) => {
+                Asked::RunService(Invocation::new(without_service(arguments), server))
+            }
+            #[cfg(windows)]
+            Command::Service(ServiceCommand::Install { server }) => {
+                Asked::InstallService(Invocation::new(without_service(arguments), server))
+            }
+            #[cfg(windows)]
+            Command::Service(ServiceCommand::Uninstall { name }) => Asked::UninstallService(name),
+            Command::Generate(wanted) => Asked::Generate(wanted),
+        })
+    }
+}
+
+/// The definition of the whole command line.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// A command line, and the file that it names.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// The program, the kind of its server, and the rest.
+    arguments: Vec<OsString>,
+    kind: &'static str,
+    /// Whether the command line says which directory is served: that cannot be said twice.
+    has_dir: bool,
+    /// Whether the command line has addresses of a program: those of the file would come in addition.
+    has_listen: bool,
+    log: Log,
+    pub(super) file: Option<ConfigFile>,
+}
+
+impl Invocation {
+    pub(super) fn parse(arguments: Vec<OsString>) -> Result<Invocation, clap::Error> {
+        let server = ServerCli::try_parse_from(&arguments)?.server;
+        Ok(Invocation::new(arguments, server))
+    }
+
+    fn new(arguments: Vec<OsString>, server: ServerArgs) -> Invocation {
+        let has_dir = matches!(server, ServerArgs::Http { dir: Some(_), .. });
+        let has_listen = matches!(&server, ServerArgs::Exec { listen, .. } if !listen.is_empty());
+        let (kind, options) = match server {
+            ServerArgs::Echo { options, .. } => ("echo", options),
+            ServerArgs::Command { options, .. } => ("command", options),
+            ServerArgs::Http { options, .. } => ("http", options),
+            ServerArgs::Exec { options, .. } => ("exec", options),
+        };
+        Invocation { arguments, kind, has_dir, has_listen, log: options.log(), file: options.config }
+    }
+
+    /// The file, as it was named.
+    #[cfg(windows)]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_ref().map(|file| Path::new(&file.named))
+    }
+
+    /// The command line, without the program.
+    #[cfg(windows)]
+    pub fn arguments(&self) -> &[OsString] {
+        self.arguments.get(1..).unwrap_or_default()
+    }
+
+    /// The log that the command line alone asks for: for what there is to say when the file is wrong.
+    pub fn log(&self) -> Log {
+        self.log
+    }
+
+    /// Reads the file, if one is named, and puts it together with the command line, which counts more. For the start,
+    /// and again for each restart.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is wrong.
+    pub fn read(&self) -> Result<Config, ConfigError> {
+        let Some(file) = &self.file else { return Config::parse(&self.arguments) };
+        let mut settings = file.arguments(&ServerCli::command(), self.kind, self.has_dir)?;
+        if self.has_listen {
+            settings.retain(|setting| !setting.as_encoded_bytes().starts_with(b"--listen="));
+        }
+        // No argument stands between the program and the kind of its server.
+        let (before, after) = self.arguments.split_at(self.arguments.len().min(2));
+        let together: Vec<_> = before.iter().chain(&settings).chain(after).collect();
+        Config::parse(together)
+    }
+}
+
+/// The command line of a server from one that has `service install` or `service run` before it.
+#[cfg(windows)]
+fn without_service(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    arguments.drain(1..3);
+    arguments
+}
+
+/// Whether a file is right for a kind of server, one of [`KINDS`](super::KINDS), without a command line.
+///
+/// # Errors
+/// When it cannot be read or is wrong.
+pub fn check(file: &Path, kind: &str) -> Result<Config, ConfigError> {
+    let mut config = OsString::from("--config=");
+    config.push(file);
+    let cli = ServerCli::command();
+    let rest = cli.find_subcommand(kind).map(not_in_a_file).unwrap_or_default();
+    let line = ["supervisor".into(), kind.into(), config].into_iter().chain(rest).collect();
+    Invocation::parse(line).map_err(|error| ConfigError::clap(&error))?.read()
+}
+
+/// Whether all settings in a file are those of a kind of server, whatever their values are.
+pub fn has_settings_of(file: &Path, kind: &str) -> bool {
+    ConfigFile::new(file.to_owned()).is_ok_and(|file| file.has_settings_of(&ServerCli::command(), kind))
+}

@@ -1,0 +1,78 @@
+//! Whether what would run a server here can run it as a service of Windows, and how that is installed.
+
+use std::env;
+use std::path::Path;
+
+use worker::handlers::Http;
+
+use super::config::{Config, HandlerKind, OwnServer, Server};
+use super::invocation::Invocation;
+use crate::host::windows_service::{self, ACCOUNT, ServiceError};
+use crate::text::Reason;
+
+/// Installs a service that runs this server from the next start of the system on. Returns what there is to say about
+/// that.
+///
+/// # Errors
+/// When the settings are wrong, the service could not start with them, or it cannot be installed.
+pub fn install(invocation: &Invocation) -> Result<String, ServiceError> {
+    let config = invocation.read().map_err(|error| ServiceError::new(error.to_string()))?;
+    let program = env::current_exe()
+        .map_err(|error| ServiceError::new(format!("cannot tell where this program is: {}", Reason(&error))))?;
+    check(&config, invocation.file(), &program).map_err(ServiceError::new)?;
+    let name = config.name.as_str();
+    let line = windows_service::shown(invocation.arguments());
+    let not_taken = windows_service::install(name, program, invocation.arguments(), config.grace)?;
+    let admin = match &config.socket {
+        None => format!("admin-cli --name {name}"),
+        Some(socket) => format!("admin-cli --socket {}", socket.display()),
+    };
+    let mut said = format!(
+        "installed the service {name}, which runs: supervisor {line}\n\
+         It starts with the system, as {ACCOUNT}, who has to be able to read what is served. Start it now: net start \
+         {name}\n\
+         As an administrator: {admin} status; its log is told by: {admin} events\n"
+    );
+    for (what, why) in not_taken {
+        said += &format!("warning: the service manager does not take {what}: {why}\n");
+    }
+    Ok(said)
+}
+
+/// Whether a service could start with these settings, as far as that can be told beforehand.
+fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), String> {
+    let mut paths = vec![("this program", program)];
+    paths.extend(file.map(|file| ("the file", file)));
+    paths.extend(config.socket.as_deref().map(|socket| ("the admin socket", socket)));
+    match &config.server {
+        Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) => paths.push(("the directory", dir)),
+        Server::Exec { program, listen: _ } => paths.push(("the program", Path::new(&program.program))),
+        Server::Own(OwnServer { handler: HandlerKind::Echo | HandlerKind::Command, .. }) => {}
+    }
+    let own = env::var_os("USERPROFILE").filter(|own| !own.is_empty());
+    for (what, path) in paths {
+        let shown = path.display();
+        if !path.is_absolute() {
+            let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            return Err(format!(
+                "a service does not begin in this directory, so say {what} {shown} from the root, such as {}",
+                whole.display()
+            ));
+        }
+        if own.as_ref().is_some_and(|own| path.starts_with(own)) {
+            return Err(format!(
+                "{what} {shown} is in your own directory, which {ACCOUNT} cannot read: put it somewhere else, such as \
+                 below C:\\Program Files or C:\\ProgramData"
+            ));
+        }
+    }
+    match &config.server {
+        Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) => {
+            Http::new(dir).map(drop).map_err(|error| error.to_string())
+        }
+        Server::Exec { program, listen: _ } if !Path::new(&program.program).is_file() => {
+            Err(format!("there is no program {}", program.program.display()))
+        }
+        Server::Exec { .. } | Server::Own(_) => Ok(()),
+    }
+}
