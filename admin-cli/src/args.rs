@@ -4,18 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, CommandFactory, Parser, Subcommand};
-use mastercontrol::Exit;
+use clap::{Args, Parser, Subcommand};
 use mastercontrol::cli::KINDS;
 use mastercontrol::cli::generate::Generate;
 use mastercontrol::instance::InstanceName;
-use mastercontrol::protocol::Request;
 use mastercontrol::text::parse_seconds;
-
-use crate::commands;
-use crate::events;
-use crate::failure::Failure;
-use crate::port;
 
 /// Give commands to a running supervisor.
 #[derive(Debug, Parser)]
@@ -36,17 +29,17 @@ Exit codes:
   2  usage                 7  gave up waiting; what was asked for goes on
   3  not running           8  done, but a handler could not be ended
   4  not permitted")]
-struct Cli {
+pub(crate) struct Cli {
     /// Write the answer as JSON
     #[arg(long, global = true)]
-    json: bool,
+    pub(crate) json: bool,
     /// With --all, go on after one that fails
     #[arg(long, global = true, requires = "all")]
-    keep_going: bool,
+    pub(crate) keep_going: bool,
     #[command(flatten)]
-    target: Target,
+    pub(crate) target: Target,
     #[command(subcommand)]
-    command: Command,
+    pub(crate) command: Command,
 }
 
 /// Which supervisor is meant. None of these: the only one that is running.
@@ -71,8 +64,15 @@ pub(crate) struct Target {
     pub(crate) keep_going: bool,
 }
 
+impl Target {
+    /// Whether any is named.
+    pub(crate) fn is_given(&self) -> bool {
+        self.name.is_some() || self.socket.is_some() || self.port.is_some() || self.all
+    }
+}
+
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Ask whether it is there
     #[command(after_help = "Examples:
   admin-cli ping
@@ -301,50 +301,11 @@ fn parse_port(text: &str) -> Result<u16, String> {
     port.ok_or_else(|| "a port is a number from 1 to 65535".into())
 }
 
-/// Runs the program to its end.
-pub(crate) fn run() -> Exit {
-    let Cli { target, json, keep_going, command } = Cli::parse();
-    let target = Target { keep_going, ..target };
-    let outcome = match command {
-        Command::Ping => commands::ping(&target, json),
-        Command::Status(status) => commands::status(&target, json, &status),
-        Command::Connections => commands::connections(&target, json),
-        Command::Close(_) if target.all => {
-            Err(Failure::new(Exit::Usage, "close is for one supervisor: each counts its own connections"))
-        }
-        Command::Close(close) => commands::close(&target, json, &close),
-        Command::Metrics => commands::metrics(&target, json),
-        Command::Stop(stop) => commands::stop(&target, json, &stop),
-        Command::Grace(grace) => commands::grace(&target, json, &grace),
-        Command::Drain => commands::readiness(&target, json, Request::Drain {}),
-        Command::Resume => commands::readiness(&target, json, Request::Resume {}),
-        Command::Restart(restart) => commands::restart(&target, json, &restart),
-        Command::Events(which) => events::events(&target, json, &which),
-        Command::List(_) if target.is_given() => Err(Failure::new(Exit::Usage, "list shows all; it takes no target")),
-        Command::List(list) => commands::list(json, &list),
-        Command::Check(_) if target.is_given() => {
-            Err(Failure::new(Exit::Usage, "check reads a file and asks no supervisor; it takes no target"))
-        }
-        Command::Check(check) => commands::check(json, &check),
-        Command::Port(_) | Command::Free(_) if target.is_given() => {
-            Err(Failure::new(Exit::Usage, "port and free look for whoever holds a port; they take no target"))
-        }
-        Command::Port(Port { number }) => port::port(json, number),
-        Command::Free(free) => port::free(json, &free),
-        Command::Generate(_) if target.is_given() => {
-            Err(Failure::new(Exit::Usage, "this asks no supervisor; it takes no target"))
-        }
-        Command::Generate(wanted) => match wanted.write(Cli::command()) {
-            Ok(()) => Ok(Exit::Done),
-            Err(message) => Err(Failure::new(Exit::Failed, message)),
-        },
-    };
-    outcome.unwrap_or_else(|failure| failure.tell(json))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

@@ -8,7 +8,7 @@ use mastercontrol::protocol::{ErrorCode, Refusal};
 use mastercontrol::text::Reason;
 use serde_json::{Value, json};
 
-use crate::output;
+use crate::output::{self, Unwritten};
 
 /// What the user reads, and the exit code.
 #[derive(Debug)]
@@ -32,11 +32,6 @@ impl Failure {
             _ => Exit::Failed,
         };
         Failure::new(exit, error.to_string())
-    }
-
-    /// There is an answer, but it cannot be written.
-    pub(crate) fn writing(error: &io::Error) -> Failure {
-        Failure::new(Exit::Failed, format!("cannot write the answer: {}", Reason(error)))
     }
 
     /// What went wrong with the supervisor `whom`.
@@ -111,5 +106,12 @@ impl Failure {
             Exit::GaveUp => "gave_up",
         });
         json!({ "result": "error", "code": code, "message": self.message })
+    }
+}
+
+/// There is an answer, but it cannot be written.
+impl From<Unwritten> for Failure {
+    fn from(Unwritten(error): Unwritten) -> Failure {
+        Failure::new(Exit::Failed, format!("cannot write the answer: {}", Reason(&error)))
     }
 }

@@ -1,13 +1,78 @@
 //! The program `admin-cli`: arguments -> request -> answer -> text and exit code.
 
 mod args;
+mod ask;
 mod commands;
-mod events;
+mod describe;
 mod failure;
+mod held;
+mod live;
 mod output;
-mod port;
 mod target;
 
-fn main() -> std::process::ExitCode {
-    args::run().into()
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use mastercontrol::Exit;
+use mastercontrol::protocol::Request;
+
+use args::{Cli, Command, Port, Target};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json;
+    run(cli).unwrap_or_else(|failure| failure.tell(json)).into()
+}
+
+fn run(cli: Cli) -> Result<Exit, Failure> {
+    let Cli { target, json, keep_going, command } = cli;
+    let target = Target { keep_going, ..target };
+    if target.is_given()
+        && let Some(why) = takes_no_target(&command)
+    {
+        return Err(Failure::new(Exit::Usage, why));
+    }
+    match command {
+        Command::Ping => commands::ping(&target, json),
+        Command::Status(status) => commands::status(&target, json, &status),
+        Command::Connections => commands::connections(&target, json),
+        Command::Close(close) => commands::close(&target, json, &close),
+        Command::Metrics => commands::metrics(&target, json),
+        Command::Stop(stop) => commands::stop(&target, json, &stop),
+        Command::Grace(grace) => commands::grace(&target, json, &grace),
+        Command::Drain => commands::readiness(&target, json, Request::Drain {}),
+        Command::Resume => commands::readiness(&target, json, Request::Resume {}),
+        Command::Restart(restart) => commands::restart(&target, json, &restart),
+        Command::Events(which) => commands::events(&target, json, &which),
+        Command::List(list) => commands::list(json, &list),
+        Command::Check(check) => commands::check(json, &check),
+        Command::Port(Port { number }) => commands::port(json, number),
+        Command::Free(free) => commands::free(json, &free),
+        Command::Generate(wanted) => {
+            let done = wanted.write(Cli::command()).map(|()| Exit::Done);
+            done.map_err(|message| Failure::new(Exit::Failed, message))
+        }
+    }
+}
+
+/// Why a command asks no supervisor that could be named. None: it asks one.
+fn takes_no_target(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::List(_) => Some("list shows all; it takes no target"),
+        Command::Check(_) => Some("check reads a file and asks no supervisor; it takes no target"),
+        Command::Port(_) | Command::Free(_) => Some("port and free look for whoever holds a port; they take no target"),
+        Command::Generate(_) => Some("this asks no supervisor; it takes no target"),
+        Command::Ping
+        | Command::Status(_)
+        | Command::Connections
+        | Command::Close(_)
+        | Command::Metrics
+        | Command::Stop(_)
+        | Command::Grace(_)
+        | Command::Drain
+        | Command::Resume
+        | Command::Restart(_)
+        | Command::Events(_) => None,
+    }
 }

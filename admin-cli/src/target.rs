@@ -32,31 +32,24 @@ pub(crate) struct Found {
     pub(crate) status: Result<Status, AskError>,
 }
 
-impl Target {
-    /// Whether any is named.
-    pub(crate) fn is_given(&self) -> bool {
-        self.name.is_some() || self.socket.is_some() || self.port.is_some() || self.all
-    }
-
-    /// Finds the supervisor that is meant. If that is not clear, asks on a terminal.
-    pub(crate) fn choose(&self) -> Result<Chosen, Failure> {
-        match (&self.name, &self.socket, self.port) {
-            _ if self.all => Err(Failure::new(Exit::Usage, "this command is for one supervisor, not for all")),
-            (Some(name), _, _) => named(name),
-            (_, Some(socket), _) => Ok(Chosen {
-                paths: InstancePaths::at(socket).map_err(|message| Failure::new(Exit::Usage, message))?,
-                label: socket.display().to_string(),
-            }),
-            (_, _, Some(port)) => {
-                let on_port = |status: &Status| status.has_port(port);
-                let all = find()?;
-                match all.iter().find(|found| found.status.as_ref().is_ok_and(on_port)) {
-                    Some(found) => named(&found.name),
-                    None => Err(nobody_has(port, &all)),
-                }
+/// Finds the supervisor that is meant. If that is not clear, asks on a terminal.
+pub(crate) fn choose(target: &Target) -> Result<Chosen, Failure> {
+    match (&target.name, &target.socket, target.port) {
+        _ if target.all => Err(Failure::new(Exit::Usage, "this command is for one supervisor, not for all")),
+        (Some(name), _, _) => named(name),
+        (_, Some(socket), _) => Ok(Chosen {
+            paths: InstancePaths::at(socket).map_err(|message| Failure::new(Exit::Usage, message))?,
+            label: socket.display().to_string(),
+        }),
+        (_, _, Some(port)) => {
+            let on_port = |status: &Status| status.has_port(port);
+            let all = find()?;
+            match all.iter().find(|found| found.status.as_ref().is_ok_and(on_port)) {
+                Some(found) => named(&found.name),
+                None => Err(nobody_has(port, &all)),
             }
-            (None, None, None) => only_one(),
         }
+        (None, None, None) => only_one(),
     }
 }
 

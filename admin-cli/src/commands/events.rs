@@ -1,4 +1,4 @@
-//! What has happened, and what happens.
+//! `events`
 
 use std::io;
 use std::ops::ControlFlow;
@@ -10,10 +10,11 @@ use mastercontrol::text;
 
 use crate::args::{Events, Target};
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, Unwritten};
+use crate::target::choose;
 
 pub(crate) fn events(target: &Target, json: bool, events: &Events) -> Result<Exit, Failure> {
-    let chosen = target.choose()?;
+    let chosen = choose(target)?;
     let whom = &chosen.label;
     let request = Request::Events { since: events.since, follow: events.follow };
     // However long it follows, and however long its own reader takes.
@@ -32,7 +33,7 @@ pub(crate) fn events(target: &Target, json: bool, events: &Events) -> Result<Exi
     match (heard, last) {
         (Ok(Ok(Answer::Error(refusal))), _) => Err(Failure::refused(whom, &refusal)),
         // If its own reader has gone away, as `head` does, that is no failure.
-        (Ok(Err(error)), _) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::writing(&error)),
+        (Ok(Err(error)), _) if error.kind() != io::ErrorKind::BrokenPipe => Err(Unwritten(error).into()),
         (Ok(_), _) => Ok(Exit::Done),
         (Err(AskError::Disconnected), Some(last)) => {
             let message =

@@ -1,0 +1,103 @@
+//! A request to the supervisors that are meant, and what becomes of it.
+
+use mastercontrol::Exit;
+use mastercontrol::client::{self, AskError, Patience};
+use mastercontrol::protocol::{Answer, Progress, Request};
+use serde_json::json;
+
+use crate::args::{Target, Wait};
+use crate::failure::Failure;
+use crate::live::LiveLine;
+use crate::output;
+use crate::target::{self, Chosen, choose};
+
+/// How long to wait for the end of what was asked for.
+pub(crate) fn patience(wait: &Wait) -> Patience {
+    Patience { whole: wait.timeout, ..Patience::short() }
+}
+
+/// Asks, and writes the answer as `show` puts it, or as JSON. `show` returns None for an answer to another question.
+pub(crate) fn ask(
+    target: &Target,
+    json: bool,
+    request: Request,
+    patience: Patience,
+    show: impl Fn(&Answer) -> Option<(String, Exit)>,
+) -> Result<Exit, Failure> {
+    if !target.all {
+        let (answer, text, exit) = ask_one(&choose(target)?, json, request, patience, show)?;
+        // As it was received, in the order of the specification.
+        output::data(&if json { serde_json::to_string(&answer).unwrap_or_default() } else { text })?;
+        return Ok(exit);
+    }
+    let names_itself = matches!(request, Request::Ping {} | Request::Status {});
+    let mut whole = Exit::Done;
+    for chosen in target::all()? {
+        let exit = match ask_one(&chosen, json, request.clone(), patience, &show) {
+            Ok((answer, text, exit)) => {
+                let name = &chosen.label;
+                output::data(&match json {
+                    true => json!({ "name": name, "answer": answer }).to_string(),
+                    false if names_itself => text,
+                    false => format!("{name}: {text}"),
+                })?;
+                exit
+            }
+            Err(failure) => {
+                let exit = failure.tell_of(&chosen.label, json);
+                if !target.keep_going {
+                    return Ok(exit);
+                }
+                exit
+            }
+        };
+        if whole == Exit::Done {
+            whole = exit;
+        }
+    }
+    Ok(whole)
+}
+
+/// The answer, how `show` puts it, and the exit code.
+fn ask_one(
+    chosen: &Chosen,
+    json: bool,
+    request: Request,
+    patience: Patience,
+    show: impl Fn(&Answer) -> Option<(String, Exit)>,
+) -> Result<(Answer, String, Exit), Failure> {
+    let answer = converse(chosen, json, request, patience)?;
+    match show(&answer) {
+        Some((text, exit)) => Ok((answer, text, exit)),
+        None => Err(not_understood(chosen, &answer)),
+    }
+}
+
+/// Asks, and shows meanwhile how it goes, unless `quiet`.
+pub(crate) fn converse(chosen: &Chosen, quiet: bool, request: Request, patience: Patience) -> Result<Answer, Failure> {
+    let live = LiveLine::new();
+    answer(chosen, request, patience, |progress| {
+        if !quiet {
+            live.show(&progress);
+        }
+    })
+}
+
+/// Asks. That there is no answer, or a refusal, is a failure.
+pub(crate) fn answer(
+    chosen: &Chosen,
+    request: Request,
+    patience: Patience,
+    progress: impl FnMut(Progress),
+) -> Result<Answer, Failure> {
+    let answer = client::ask(&chosen.paths, request, patience, progress);
+    match answer.map_err(|error| Failure::asking(&chosen.label, &error))? {
+        Answer::Error(refusal) => Err(Failure::refused(&chosen.label, &refusal)),
+        answer => Ok(answer),
+    }
+}
+
+/// An answer to another question.
+pub(crate) fn not_understood(chosen: &Chosen, answer: &Answer) -> Failure {
+    Failure::asking(&chosen.label, &AskError::UnexpectedResponse(json!(answer).to_string()))
+}

@@ -1,0 +1,41 @@
+//! `check`
+
+use std::path::Path;
+
+use mastercontrol::Exit;
+use mastercontrol::cli::{self, HandlerKind, KINDS, OwnServer, Server};
+use mastercontrol::text::listed;
+use mastercontrol::worker::handlers::Http;
+use serde_json::json;
+
+use crate::args::Check;
+use crate::failure::Failure;
+use crate::output;
+
+pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
+    let file = check.file.display();
+    let (mut right, mut problem) = (Vec::new(), None);
+    for &kind in KINDS.iter().filter(|&&kind| check.kind.as_deref().is_none_or(|only| only == kind)) {
+        match check_for(&check.file, kind) {
+            Ok(()) => right.push(kind),
+            // Of several the one is told that comes from what the file is most likely meant for.
+            Err(message) if problem.is_none() || cli::has_settings_of(&check.file, kind) => problem = Some(message),
+            Err(_) => {}
+        }
+    }
+    match problem {
+        Some(message) if right.is_empty() => return Err(Failure::new(Exit::Failed, message)),
+        _ if json => output::data(&json!({ "result": "right", "for": right }).to_string())?,
+        _ => output::data(&format!("{file} is right for {}", listed(&right, "and")))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// Whether a server of this kind could be started with the file.
+fn check_for(file: &Path, kind: &str) -> Result<(), String> {
+    let config = cli::check(file, kind).map_err(|error| error.to_string())?;
+    if let Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) = config.server {
+        Http::new(dir).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! `connections`
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use mastercontrol::Exit;
+use mastercontrol::client::Patience;
+use mastercontrol::protocol::{Activity, Answer, Connection, Progress, Request};
+use mastercontrol::text::Age;
+use serde_json::json;
+
+use crate::args::Target;
+use crate::ask::{answer, not_understood};
+use crate::failure::Failure;
+use crate::output;
+use crate::target::choose;
+
+pub(crate) fn connections(target: &Target, json: bool) -> Result<Exit, Failure> {
+    let mut all = Vec::new();
+    let chosen = choose(target)?;
+    let answer = answer(&chosen, Request::Connections {}, Patience::short(), |progress| {
+        if let Progress::Connections { connections } = progress {
+            all.extend(connections);
+        }
+    })?;
+    if !matches!(answer, Answer::Connections { .. }) {
+        return Err(not_understood(&chosen, &answer));
+    }
+    all.sort_by_key(|connection| (holds_up(&connection.activity), Reverse(connection.age_ms)));
+    if json {
+        output::data(&json!({ "result": "connections", "connections": all }).to_string())?;
+    } else if all.is_empty() {
+        output::message(&format!("{} has no connections", chosen.label));
+    } else {
+        let head = ["ID", "PEER", "AGE", "STATE", "IN", "OUT", "GENERATION"].map(str::to_owned);
+        let row = |it: &Connection| {
+            let generation = it.generation.map_or_else(|| "-".into(), |generation| generation.to_string());
+            let age = Age(Duration::from_millis(it.age_ms)).to_string();
+            let (received, sent) = (it.received.to_string(), it.sent.to_string());
+            [it.id.to_string(), it.peer.to_string(), age, it.activity.to_string(), received, sent, generation]
+        };
+        let lines = output::table(std::iter::once(head).chain(all.iter().map(row)).collect());
+        lines.iter().try_for_each(|line| output::data(line))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The smaller, the longer it may hold up a drain: an idle connection has been told at once, or closed.
+fn holds_up(activity: &Activity) -> u8 {
+    match activity {
+        Activity::Stuck => 0,
+        Activity::Busy => 1,
+        Activity::Draining => 2,
+        Activity::Idle => 3,
+        // Of a newer supervisor.
+        Activity::Other(_) => 4,
+    }
+}

@@ -1,0 +1,30 @@
+//! `restart`
+
+use std::time::Duration;
+
+use mastercontrol::Exit;
+use mastercontrol::protocol::{Answer, Request};
+use mastercontrol::text::{Seconds, describe_restart, milliseconds};
+
+use crate::args::{Restart, Target};
+use crate::ask::{ask, patience};
+use crate::describe::describe_report;
+use crate::failure::Failure;
+
+pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<Exit, Failure> {
+    let request = Request::Restart { grace_ms: restart.grace.map(milliseconds), wait: !restart.wait.no_wait };
+    ask(target, json, request, patience(&restart.wait), |answer| match answer {
+        Answer::Restarting { ahead } => Some((describe_restart(*ahead), Exit::Done)),
+        Answer::Restarted { generation, replaced, report, down_ms } => {
+            let mut text = format!("restarted: generation {generation} serves");
+            if let (Some(replaced), Some(report)) = (replaced, report) {
+                text = format!("{text}\n  generation {replaced} {}", describe_report(report));
+            }
+            if let Some(down_ms) = down_ms {
+                text = format!("{text}\n  nothing served for {}", Seconds(Duration::from_millis(*down_ms)));
+            }
+            Some((text, report.as_ref().map_or(Exit::Done, Exit::from)))
+        }
+        _ => None,
+    })
+}

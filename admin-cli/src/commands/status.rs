@@ -1,0 +1,61 @@
+//! `status`
+
+use std::time::Duration;
+
+use mastercontrol::Exit;
+use mastercontrol::client::Patience;
+use mastercontrol::protocol::{Answer, Counts, LastEnd, Request, Status};
+use mastercontrol::text::{Age, Count, listed, status_line};
+
+use crate::args::{self, Target};
+use crate::ask::ask;
+use crate::describe::{describe_delay, describe_drain};
+use crate::failure::Failure;
+
+pub(crate) fn status(target: &Target, json: bool, status: &args::Status) -> Result<Exit, Failure> {
+    let describe = if status.short { status_line } else { describe_status };
+    ask(target, json, Request::Status {}, Patience::short(), |answer| match answer {
+        Answer::Status(status) => Some((describe(status), Exit::Done)),
+        _ => None,
+    })
+}
+
+fn describe_status(status: &Status) -> String {
+    let Status { name, kind, state, pid, uptime_ms, generation, connections, restarts, crashes, .. } = status;
+    let ago = |ms: u64| Age(Duration::from_millis(ms));
+    let ready = if status.ready { "ready" } else { "not ready" };
+    let mut lines = vec![
+        format!("{name} is {state}, {ready}, for {}", ago(status.state_ms)),
+        format!("  kind         {kind}"),
+        format!("  pid          {pid}"),
+        format!("  uptime       {}", ago(*uptime_ms)),
+        format!("  generation   {generation}, {} and {}", Count(*restarts, "restart"), Count(*crashes, "crash")),
+    ];
+    lines.extend(connections.map(|Counts { now, total, refused, forced, .. }| {
+        format!("  connections  {now} now, {total} in all, {refused} refused, {forced} forced")
+    }));
+    lines.push(format!("  version      {}", status.version));
+    if let Some(program) = &status.program {
+        lines.insert(2, format!("  program      {program}"));
+    }
+    let addresses = status.all_addresses();
+    if !addresses.is_empty() {
+        lines.insert(2, format!("  address      {}", listed(&addresses, "and")));
+    }
+    if let Some(delay) = &status.delay {
+        lines.push(format!("  delay        {}", describe_delay(delay)));
+    }
+    if let Some(health) = status.health {
+        lines.push(format!("  health       {health}"));
+    }
+    if let Some(drain) = &status.drain {
+        lines.push(format!("  drain        {}", describe_drain(drain)));
+    }
+    if let Some(LastEnd { generation, reason, ago_ms }) = &status.last_end {
+        lines.push(format!("  last crash   generation {generation}, {} ago: {reason}", ago(*ago_ms)));
+    }
+    if let Some(next_try_ms) = status.next_try_ms {
+        lines.push(format!("  next try     in {}", ago(next_try_ms)));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,22 @@
+//! `stop`
+
+use mastercontrol::Exit;
+use mastercontrol::protocol::{Answer, Request};
+use mastercontrol::text::milliseconds;
+
+use crate::args::{Stop, Target, grace_of};
+use crate::ask::{ask, patience};
+use crate::describe::{describe_delay, describe_drain, describe_report};
+use crate::failure::Failure;
+
+pub(crate) fn stop(target: &Target, json: bool, stop: &Stop) -> Result<Exit, Failure> {
+    let grace_ms = grace_of(stop.grace, stop.now).map(milliseconds);
+    let delay_ms = stop.delay.map_or(0, milliseconds);
+    let request = Request::Stop { grace_ms, delay_ms, wait: !stop.wait.no_wait };
+    ask(target, json, request, patience(&stop.wait), |answer| match answer {
+        Answer::Stopping(drain) => Some((describe_drain(drain), Exit::Done)),
+        Answer::Delayed(delay) => Some((describe_delay(delay), Exit::Done)),
+        Answer::Stopped { report } => Some((describe_report(report), Exit::from(report))),
+        _ => None,
+    })
+}

@@ -1,0 +1,26 @@
+//! Parts of answers in words, for several commands.
+
+use mastercontrol::protocol::{Delay, Drain, Report};
+use mastercontrol::text::{self, countdown, describe_forced, summary};
+
+pub(crate) fn describe_delay(delay: &Delay) -> String {
+    format!("{}, asked by {}", text::delay(delay), delay.by)
+}
+
+pub(crate) fn describe_drain(drain: &Drain) -> String {
+    let what = match drain.generation {
+        None => "stopping".into(),
+        Some(generation) => format!("generation {generation} makes way"),
+    };
+    format!("{what}, asked by {}: {}", drain.by, countdown(drain))
+}
+
+pub(crate) fn describe_report(report: &Report) -> String {
+    let mut lines = vec![summary(report)];
+    lines.extend(report.connections.iter().map(|connection| format!("  forced: {}", describe_forced(connection))));
+    let more = report.forced.saturating_sub(report.connections.len());
+    if more > 0 {
+        lines.push(format!("  and {more} more"));
+    }
+    lines.join("\n")
+}

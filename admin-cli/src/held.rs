@@ -1,0 +1,179 @@
+//! Who holds a port.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use mastercontrol::holder::{self, Holder, Process};
+use mastercontrol::instance::InstanceName;
+use mastercontrol::text::listed;
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::output;
+use crate::target;
+
+/// How many of those who hold a port are named in a sentence.
+const NAMED: usize = 2;
+
+/// Who holds a port.
+pub(crate) struct Held {
+    pub(crate) port: u16,
+    pub(crate) by: Vec<By>,
+}
+
+/// Somebody who holds a port.
+pub(crate) struct By {
+    pub(crate) address: SocketAddr,
+    /// What the system tells. None: only the supervisor itself says so.
+    pub(crate) holder: Option<Holder>,
+    /// The supervisor of this user that it is, or belongs to.
+    pub(crate) supervisor: Option<Ours>,
+}
+
+/// A supervisor of this user.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Ours {
+    pub(crate) name: InstanceName,
+    pub(crate) pid: u32,
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+impl Held {
+    pub(crate) fn look(port: u16) -> Result<Held, Failure> {
+        let holders = holder::holders(port).map_err(|error| Failure::system(&error))?;
+        let found = target::find()?.into_iter().filter_map(|found| {
+            let status = found.status.ok()?;
+            let addresses = status.all_addresses().iter().filter_map(|address| address.parse().ok()).collect();
+            Some(Ours { name: found.name, pid: status.pid, addresses })
+        });
+        let ours: Vec<Ours> = found.collect();
+        let mut by: Vec<By> = holders.into_iter().map(|holder| By::new(holder, &ours)).collect();
+        // Where the system does not tell of all addresses, our own supervisors do.
+        if !cfg!(target_os = "linux") {
+            for supervisor in ours {
+                let address = supervisor.addresses.iter().find(|address| address.port() == port);
+                let Some(&address) = address else { continue };
+                if !by.iter().any(|by| by.supervisor.as_ref() == Some(&supervisor)) {
+                    by.push(By { address, holder: None, supervisor: Some(supervisor) });
+                }
+            }
+        }
+        Ok(Held { port, by })
+    }
+
+    /// Our supervisors, each once.
+    pub(crate) fn supervisors(&self) -> Vec<Ours> {
+        each_once(self.by.iter().filter_map(|by| by.supervisor.clone()))
+    }
+
+    /// What holds it beside our supervisors.
+    pub(crate) fn others(&self) -> Vec<Holder> {
+        let others = self.by.iter().filter(|by| by.supervisor.is_none());
+        others.filter_map(|by| by.holder.clone()).collect()
+    }
+
+    /// All of them in words, each once.
+    pub(crate) fn names(&self) -> Vec<String> {
+        each_once(self.by.iter().map(By::to_string))
+    }
+
+    pub(crate) fn table(&self) -> Vec<String> {
+        let head = ["ADDRESS", "PID", "USER", "PROGRAM", "SUPERVISOR", "COMMAND"].map(str::to_owned);
+        output::table(std::iter::once(head).chain(self.by.iter().map(By::row)).collect())
+    }
+}
+
+/// `port 8888 is held by python3 (pid 412, root)`.
+impl fmt::Display for Held {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "port {} is held by {}", self.port, some(self.names()))
+    }
+}
+
+pub(crate) fn each_once<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut once = Vec::new();
+    for one in all {
+        if !once.contains(&one) {
+            once.push(one);
+        }
+    }
+    once
+}
+
+/// The first few of them, and how many more there are.
+pub(crate) fn some(mut names: Vec<String>) -> String {
+    if names.len() > NAMED + 1 {
+        let more = names.split_off(NAMED).len();
+        names.push(format!("{more} more"));
+    }
+    listed(&names, "and")
+}
+
+impl By {
+    fn new(holder: Holder, ours: &[Ours]) -> By {
+        let supervisor = match &holder.process {
+            // The outermost one: it would start the others again.
+            Some(process) => {
+                process.keepers().iter().rev().find_map(|&pid| ours.iter().find(|supervisor| supervisor.pid == pid))
+            }
+            // It cannot be seen, but says itself where it listens.
+            None => ours.iter().find(|supervisor| {
+                supervisor.addresses.iter().any(|own| {
+                    *own == holder.address || own.ip().is_unspecified() && own.port() == holder.address.port()
+                })
+            }),
+        };
+        By { address: holder.address, supervisor: supervisor.cloned(), holder: Some(holder) }
+    }
+
+    pub(crate) fn process(&self) -> Option<&Process> {
+        self.holder.as_ref()?.process.as_ref()
+    }
+
+    fn pid(&self) -> Option<u32> {
+        let process = self.process().map(|process| process.pid);
+        process.or_else(|| self.supervisor.as_ref().map(|supervisor| supervisor.pid))
+    }
+
+    fn user(&self) -> Option<holder::User> {
+        let process = self.process().map(|process| process.user);
+        process.or_else(|| self.holder.as_ref()?.user)
+    }
+
+    fn row(&self) -> [String; 6] {
+        let process = self.process();
+        let cells = [
+            Some(self.address.to_string()),
+            self.pid().map(|pid| pid.to_string()),
+            self.user().map(|user| user.to_string()),
+            process.map(|process| process.name.clone()),
+            self.supervisor.as_ref().map(|supervisor| supervisor.name.to_string()),
+            process.map(|process| process.command.clone()),
+        ];
+        cells.map(|cell| cell.unwrap_or_else(|| "-".into()))
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let process = self.process();
+        json!({
+            "address": self.address,
+            "pid": self.pid(),
+            "user": self.user().map(|user| user.to_string()),
+            "program": process.map(|process| &process.name),
+            "command": process.map(|process| &process.command),
+            "supervisor": self.supervisor.as_ref().map(|supervisor| supervisor.name.as_str()),
+        })
+    }
+}
+
+/// Who it is, in a sentence.
+impl fmt::Display for By {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.supervisor, self.process(), self.user()) {
+            (Some(Ours { name, pid, .. }), _, _) => write!(formatter, "{name}, a supervisor of yours (pid {pid})"),
+            (None, Some(process), _) => write!(formatter, "{process}"),
+            (None, None, Some(user)) => write!(formatter, "a process of {user} that cannot be seen from here"),
+            (None, None, None) => write!(formatter, "a program that is no supervisor of yours"),
+        }
+    }
+}
