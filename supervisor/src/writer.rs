@@ -218,7 +218,8 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::{Journal, Level, Log};
+    use crate::journal::Journal;
+    use crate::log::{Level, Log};
 
     /// A pipe with a name, in place of a log file.
     struct Pipe {

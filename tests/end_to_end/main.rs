@@ -29,6 +29,8 @@ mod readme; // What README.md and examples/restart.sh say.
 #[cfg(unix)]
 mod signals; // Signals are acknowledged, the second one closes the rest, nohup is respected.
 #[cfg(unix)]
+mod structure; // Which file knows of which other one.
+#[cfg(unix)]
 mod users; // Another user's commands. Needs root.
 #[cfg(unix)]
 mod versions; // An older client and a newer supervisor, and the other way.

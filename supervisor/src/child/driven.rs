@@ -15,7 +15,7 @@ use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Log;
 use crate::restart::RestartPolicy;
-use crate::server::{Builder, Ended, Generation, ProgramEnd};
+use crate::server::{BuildError, Builder, Ended, Generation, ProgramEnd};
 use crate::settings::Settings;
 
 /// Starts programs.
@@ -66,7 +66,7 @@ impl Driven {
     }
 
     /// Starts one.
-    pub fn build_here(&self, build: u64) -> Result<One, crate::BuildError> {
+    pub fn build_here(&self, build: u64) -> Result<One, BuildError> {
         let (built, running) = self.children.make(build)?;
         running.start_reporting(&self.children.events);
         Ok(One(built.generation))

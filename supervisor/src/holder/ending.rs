@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Process;
+use super::find::Process;
 
 /// Hears for whom a wait goes on, and for how long at most.
 pub type Show<'a> = &'a dyn Fn(&[&Process], Duration);
@@ -46,7 +46,7 @@ mod linux {
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
     use worker::deadline_after;
 
-    use super::super::{Holder, Process, User, who_has};
+    use super::super::find::{Holder, Process, User, who_has};
     use super::{End, Ended, Show};
     use crate::text::Reason;
 
@@ -355,7 +355,7 @@ mod elsewhere {
     use std::io;
     use std::time::Duration;
 
-    use super::super::Holder;
+    use super::super::find::Holder;
     use super::{Ended, Show};
 
     /// Where the system does not tell who holds a port, nobody is ended.

@@ -2,16 +2,16 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
-use nix::sys::socket::{Backlog, listen};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 
-use super::{Address, ProgramSocket, bind_tcp};
+use super::address::{Address, ProgramSocket};
+use super::tcp::{bind_tcp, make_room};
 use crate::instance::{InstanceLock, InstanceLockError};
 use crate::text::Reason;
 
@@ -44,11 +44,6 @@ impl Bound {
             }
         }
     }
-}
-
-/// As many places as Linux gives (net.core.somaxconn); elsewhere the system takes what it can.
-pub(super) fn make_room(listener: &impl AsFd) -> io::Result<()> {
-    Ok(listen(listener, Backlog::new(4096)?)?)
 }
 
 /// The file of a listening Unix socket. It is removed when this is dropped, and only then another supervisor may make
@@ -242,7 +237,7 @@ mod tests {
         let unix = Bound::new(&Address::Unix(path).into()).unwrap();
         let tcp = Bound::new(&Address::Tcp(([127, 0, 0, 1], 0).into()).into()).unwrap();
         let port = tcp.address.tcp().unwrap().port().to_string();
-        let names = super::super::names(&[unix, tcp]);
+        let names = super::super::names::names(&[unix, tcp]);
         assert!(names[0].ends_with("/a_b __.sock"), "{names:?}");
         assert_eq!(names[1], port);
     }
@@ -254,7 +249,7 @@ mod tests {
         let port = first.address.tcp().unwrap().port();
         let second = bind(Address::Tcp(([127, 0, 0, 2], port).into()).into());
         let named = ProgramSocket { name: Some("web".into()), ..Address::Tcp(([127, 0, 0, 3], port).into()).into() };
-        let names = super::super::names(&[first, second, bind(named)]);
+        let names = super::super::names::names(&[first, second, bind(named)]);
         assert_eq!(names, [format!("127.0.0.1_{port}"), format!("127.0.0.2_{port}"), "web".into()]);
     }
 }

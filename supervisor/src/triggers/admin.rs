@@ -1,5 +1,6 @@
 //! The admin socket: each connection asks for one thing, and gets its answer from master control.
 
+mod answer;
 mod conversation;
 mod follow;
 #[cfg(target_os = "linux")]
@@ -11,9 +12,4 @@ mod unix;
 #[cfg(windows)]
 mod windows;
 
-use std::time::Duration;
-
 pub(crate) use server::{Admin, LAST_ANSWERS};
-
-/// How long a client may take to send its request, and to read each line of the answer.
-const PATIENCE: Duration = Duration::from_secs(5);

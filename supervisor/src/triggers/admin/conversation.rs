@@ -8,16 +8,15 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use interprocess::local_socket::Stream;
-use serde::Serialize;
 
-use super::PATIENCE;
+use super::answer::{PATIENCE, refuse, write_answer};
 use super::follow::tell_events;
 use super::slots::ClientSlot;
-use crate::deadline::{DeadlineReader, DeadlineWriter};
+use crate::deadline::DeadlineReader;
 use crate::event::{Event, EventSender, Trigger};
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::protocol::{self, Answer, ErrorCode, LineError, MAX_LINE, Refusal, Request, Response};
+use crate::protocol::{self, ErrorCode, LineError, MAX_LINE, Refusal, Request, Response};
 use crate::text::Seconds;
 
 /// How long the client may take in all where the admin thread itself answers: others wait meanwhile, and so does the end
@@ -114,16 +113,6 @@ pub(super) fn converse(
         ask_master_control(client, request, by, events, end);
     }
     answers.add(-1);
-}
-
-/// Writes a line of an answer. The client has [`PATIENCE`] to read it.
-pub(super) fn write_answer(client: &Stream, line: &impl Serialize) -> io::Result<()> {
-    protocol::write_line(&mut DeadlineWriter { stream: client, end: Instant::now() + PATIENCE }, line)
-}
-
-/// Says why a client gets nothing else.
-pub(super) fn refuse(client: &Stream, code: ErrorCode, message: String, end: Instant) -> io::Result<()> {
-    protocol::write_line(&mut DeadlineWriter { stream: client, end }, &Answer::Error(Refusal { code, message }))
 }
 
 /// Without an end for as long as it takes.

@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use interprocess::local_socket::Stream;
 
-use super::PATIENCE;
-use super::conversation::{refuse, write_answer};
+use super::answer::{PATIENCE, refuse, write_answer};
 use crate::deadline::DeadlineWriter;
 use crate::event::Trigger;
 use crate::journal::{Journal, MAX_FOLLOWERS, Next, Reader};

@@ -48,7 +48,7 @@ fn hang_up(client: &Stream) {
 
     use nix::sys::socket::{Shutdown, shutdown};
 
-    use super::conversation::refuse;
+    use super::answer::refuse;
     use crate::protocol::ErrorCode;
 
     let message = format!("{MAX_CLIENTS} clients that came later are about to ask, try again");

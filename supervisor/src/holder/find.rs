@@ -1,0 +1,211 @@
+//! Who holds a TCP port, as the system tells.
+
+#[cfg(target_os = "linux")]
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use crate::listen::Address;
+
+/// Somebody who has a listening socket open. A process that has two of them is two holders, and so are two processes
+/// that share one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The address that the socket listens on.
+    pub address: SocketAddr,
+    /// Who made the socket. None: the system does not tell.
+    pub user: Option<User>,
+    /// Who has it open. None: that cannot be seen from here.
+    pub process: Option<Process>,
+    /// The socket's number in proc(5).
+    #[cfg(target_os = "linux")]
+    pub(super) socket: u64,
+}
+
+/// A process that has a listening socket open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// What the system calls it.
+    pub name: String,
+    /// Its program and arguments, with spaces between them.
+    pub command: String,
+    /// Whose it is.
+    pub user: User,
+}
+
+/// `python3 (pid 412, root)`.
+impl fmt::Display for Process {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Process { pid, name, user, .. } = self;
+        write!(formatter, "{name} (pid {pid}, {user})")
+    }
+}
+
+/// A user of this system, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct User(pub u32);
+
+/// The user's name, or `user 1000` where there is none.
+impl fmt::Display for User {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(unix)]
+        if let Ok(Some(user)) = nix::unistd::User::from_uid(self.0.into()) {
+            return formatter.write_str(&user.name);
+        }
+        write!(formatter, "user {}", self.0)
+    }
+}
+
+/// The program that listens where `address` needs to, such as `nginx (pid 412)`. None where that cannot be seen.
+#[cfg(target_os = "linux")]
+pub(crate) fn holder_of(address: &Address) -> Option<String> {
+    let process = match address {
+        Address::Tcp(address) => {
+            let in_the_way = |holder: &Holder| {
+                let ips = [holder.address.ip(), address.ip()];
+                ips[0] == ips[1] || ips.iter().any(|ip| ip.is_unspecified())
+            };
+            let holders = holders(address.port()).ok()?.into_iter().filter(in_the_way);
+            holders.filter_map(|holder| holder.process).next()?
+        }
+        Address::Unix(path) => who_has(&linux::listening_on(path).ok()?).ok()?.into_iter().next()?.0,
+    };
+    Some(format!("{} (pid {})", process.name, process.pid))
+}
+
+/// All who listen on a TCP port.
+///
+/// # Errors
+/// When the system does not say which ports are in use.
+#[cfg(target_os = "linux")]
+pub fn holders(port: u16) -> io::Result<Vec<Holder>> {
+    linux::holders(port).map_err(|error| io::Error::other(format!("cannot see which ports are in use: {error}")))
+}
+
+/// The processes that have any of these sockets open, and which. Those that cannot be looked into are missing.
+#[cfg(target_os = "linux")]
+pub(super) fn who_has(sockets: &HashSet<u64>) -> io::Result<Vec<(Process, HashSet<u64>)>> {
+    linux::who_has(sockets).map_err(|error| io::Error::other(format!("cannot see who has sockets open: {error}")))
+}
+
+/// Whether somebody listens on a TCP port of this machine's own addresses: it takes a connection.
+///
+/// # Errors
+/// None.
+#[cfg(not(target_os = "linux"))]
+pub fn holders(port: u16) -> io::Result<Vec<Holder>> {
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
+    // Whoever listens here takes it at once, and where nobody does, Windows tries it again for two seconds.
+    let limit = std::time::Duration::from_millis(500);
+    let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
+    let taken = addresses.into_iter().filter(|address| TcpStream::connect_timeout(address, limit).is_ok());
+    Ok(taken.map(|address| Holder { address, user: None, process: None }).collect())
+}
+
+/// Only Linux tells.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn holder_of(_address: &Address) -> Option<String> {
+    None
+}
+
+impl Process {
+    /// Who would have to end for it to stay away: itself, or a supervisor whose program it is or was started by, or the
+    /// supervisor of that one; the outermost last.
+    pub fn keepers(&self) -> Vec<u32> {
+        #[cfg(target_os = "linux")]
+        return std::iter::once(self.pid).chain(linux::supervisors_of(self.pid)).collect();
+        #[cfg(not(target_os = "linux"))]
+        vec![self.pid]
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::collections::HashSet;
+    use std::iter;
+    use std::path::Path;
+
+    use procfs::ProcResult;
+    use procfs::net::{TcpNetEntry, TcpState, UnixState};
+    use procfs::process::{self, FDInfo, FDTarget, all_processes};
+
+    use super::{Holder, Process, User};
+    use crate::child;
+
+    pub(super) fn holders(port: u16) -> ProcResult<Vec<Holder>> {
+        // Without IPv6 there is no second table.
+        let entries = procfs::net::tcp()?.into_iter().chain(procfs::net::tcp6().unwrap_or_default());
+        let listeners: Vec<TcpNetEntry> =
+            entries.filter(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port).collect();
+        let processes = who_has(&listeners.iter().map(|listener| listener.inode).collect())?;
+        let holders = listeners.into_iter().flat_map(|listener| {
+            let TcpNetEntry { local_address: address, uid, inode: socket, .. } = listener;
+            let holder = |process| Holder { address, user: Some(User(uid)), process, socket };
+            let with_it = processes.iter().filter(|(_, open)| open.contains(&socket));
+            let seen: Vec<Holder> = with_it.map(|(process, _)| holder(Some(process.clone()))).collect();
+            if seen.is_empty() { vec![holder(None)] } else { seen }
+        });
+        Ok(holders.collect())
+    }
+
+    pub(super) fn who_has(sockets: &HashSet<u64>) -> ProcResult<Vec<(Process, HashSet<u64>)>> {
+        if sockets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let processes = all_processes()?.filter_map(|process| {
+            let process = process.ok()?;
+            let open: HashSet<u64> = process.fd().ok()?.filter_map(|open| socket_of(&open.ok()?)).collect();
+            let open: HashSet<u64> = open.intersection(sockets).copied().collect();
+            // One that ends meanwhile has none.
+            if open.is_empty() { None } else { Some((describe(&process).ok()?, open)) }
+        });
+        Ok(processes.collect())
+    }
+
+    /// The sockets that listen at a path.
+    pub(super) fn listening_on(path: &Path) -> ProcResult<HashSet<u64>> {
+        // Connections have the path of their server, too, but are connected.
+        let entries = procfs::net::unix()?.into_iter();
+        let listeners =
+            entries.filter(|entry| entry.state == UnixState::UNCONNECTED && entry.path.as_deref() == Some(path));
+        Ok(listeners.map(|entry| entry.inode).collect())
+    }
+
+    fn socket_of(descriptor: &FDInfo) -> Option<u64> {
+        match descriptor.target {
+            FDTarget::Socket(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    fn describe(process: &process::Process) -> ProcResult<Process> {
+        let status = process.status()?;
+        let name = printable(&status.name);
+        let command = printable(&process.cmdline()?.join(" "));
+        Ok(Process { pid: process.pid().unsigned_abs(), name, command, user: User(status.euid) })
+    }
+
+    /// A program calls itself what it likes, and shall not write to anybody's terminal by that.
+    fn printable(text: &str) -> String {
+        text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
+    }
+
+    /// The supervisors above a process: each has a guardian between itself and its program. A process that only came to
+    /// a supervisor when its own parents had ended is none of its program's.
+    pub(super) fn supervisors_of(pid: u32) -> Vec<u32> {
+        let parent = |pid: &u32| find(*pid)?.stat().ok()?.ppid.try_into().ok().filter(|&parent: &u32| parent > 0);
+        let line: Vec<u32> = iter::successors(Some(pid), parent).collect();
+        let is_guardian = |pid: u32| {
+            let line = find(pid).and_then(|process| process.cmdline().ok());
+            line.is_some_and(|line| child::is_guardian(&line))
+        };
+        line.windows(2).filter(|pair| is_guardian(pair[0])).map(|pair| pair[1]).collect()
+    }
+
+    fn find(pid: u32) -> Option<process::Process> {
+        process::Process::new(pid.try_into().ok()?).ok()
+    }
+}

@@ -1,0 +1,83 @@
+//! Where a server listens.
+
+use std::fmt;
+use std::net::SocketAddr;
+#[cfg(unix)]
+use std::path::PathBuf;
+
+use crate::text::listed;
+
+/// What a server listens on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// An address of this machine, and a port.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    #[cfg(unix)]
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// None: it has no port.
+    pub(crate) fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Tcp(address) => Some(*address),
+            #[cfg(unix)]
+            Address::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => write!(formatter, "{address}"),
+            #[cfg(unix)]
+            Address::Unix(path) => write!(formatter, "{}", path.display()),
+        }
+    }
+}
+
+/// A socket for a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramSocket {
+    /// Where it listens.
+    pub address: Address,
+    /// What the program calls it by, in `LISTEN_FDNAMES`: printable ASCII without a colon. None: its port or its path.
+    pub name: Option<String>,
+    /// The mode of the file of a Unix socket: those who may write to it may connect.
+    #[cfg(unix)]
+    pub mode: u32,
+}
+
+/// The mode of a Unix socket, unless told otherwise: everybody may connect, as to a port. Those who may not are kept out
+/// by its directory.
+#[cfg(unix)]
+pub const DEFAULT_MODE: u32 = 0o666;
+
+impl From<Address> for ProgramSocket {
+    fn from(address: Address) -> ProgramSocket {
+        ProgramSocket {
+            address,
+            name: None,
+            #[cfg(unix)]
+            mode: DEFAULT_MODE,
+        }
+    }
+}
+
+/// As `--listen` has it.
+impl fmt::Display for ProgramSocket {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(name) = &self.name {
+            write!(formatter, "{name}=")?;
+        }
+        write!(formatter, "{}", self.address)
+    }
+}
+
+/// Several addresses for people.
+pub(crate) fn in_words(addresses: &[impl fmt::Display]) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    listed(&addresses, "and")
+}

@@ -1,0 +1,72 @@
+//! How an address of this machine is bound.
+
+use std::io;
+#[cfg(windows)]
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
+use std::net::{SocketAddr, TcpListener};
+#[cfg(unix)]
+use std::os::fd::AsFd;
+#[cfg(windows)]
+use std::time::Duration;
+
+#[cfg(unix)]
+use nix::sys::socket::{Backlog, listen};
+
+/// How long to look whether somebody answers. Whoever listens on this machine does at once; where nobody does, Windows
+/// tries it again for two seconds.
+#[cfg(windows)]
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Whether somebody answers at an address. Windows would bind it all the same: it gives one server a port on all
+/// addresses, and another one the same port on one of these, and that one gets all clients of its address.
+#[cfg(windows)]
+fn is_served(address: SocketAddr) -> bool {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let is_any_port = address.port() == 0;
+    !is_any_port && TcpStream::connect_timeout(&(ip, address.port()).into(), LOOK).is_ok()
+}
+
+/// As many places as Linux gives (net.core.somaxconn); elsewhere the system takes what it can.
+#[cfg(unix)]
+pub(super) fn make_room(listener: &impl AsFd) -> io::Result<()> {
+    Ok(listen(listener, Backlog::new(4096)?)?)
+}
+
+/// Binds an address, with room for many clients that come at the same time: std gives them 128 places, and where there
+/// is none, a client tries again a second later.
+pub(crate) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    #[cfg(windows)]
+    let is_served = is_served(address);
+    let listener = TcpListener::bind(address)?;
+    #[cfg(windows)]
+    if is_served {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    #[cfg(unix)]
+    make_room(&listener)?;
+    Ok(listener)
+}
+
+#[cfg(all(test, windows))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn an_address_is_served_while_somebody_listens_there_or_on_all_addresses() {
+        for ip in [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED] {
+            let listener = TcpListener::bind((ip, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            assert!(is_served((Ipv4Addr::LOCALHOST, port).into()));
+            assert!(is_served((Ipv4Addr::UNSPECIFIED, port).into()));
+            drop(listener);
+            assert!(!is_served((Ipv4Addr::LOCALHOST, port).into()));
+        }
+        assert!(!is_served((Ipv4Addr::LOCALHOST, 0).into()));
+    }
+}

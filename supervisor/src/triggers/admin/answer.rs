@@ -1,0 +1,23 @@
+//! Lines to a client, which may not take for ever to read them.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use interprocess::local_socket::Stream;
+use serde::Serialize;
+
+use crate::deadline::DeadlineWriter;
+use crate::protocol::{self, Answer, ErrorCode, Refusal};
+
+/// How long a client may take to send its request, and to read each line of the answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Writes a line of an answer. The client has [`PATIENCE`] to read it.
+pub(super) fn write_answer(client: &Stream, line: &impl Serialize) -> io::Result<()> {
+    protocol::write_line(&mut DeadlineWriter { stream: client, end: Instant::now() + PATIENCE }, line)
+}
+
+/// Says why a client gets nothing else.
+pub(super) fn refuse(client: &Stream, code: ErrorCode, message: String, end: Instant) -> io::Result<()> {
+    protocol::write_line(&mut DeadlineWriter { stream: client, end }, &Answer::Error(Refusal { code, message }))
+}
