@@ -7,6 +7,8 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
 use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
+#[cfg(target_os = "linux")]
+use std::sync::LazyLock;
 
 use cap_fs_ext::OpenOptionsSyncExt;
 use cap_std::ambient_authority;
@@ -169,8 +171,8 @@ impl<'files> Root<'files> {
 #[cfg(target_os = "linux")]
 fn open(root: &Dir, path: &Path) -> io::Result<Opened> {
     use cap_std::fs::OpenOptionsExt;
-    use rustix::fs::OFlags;
-    use std::os::fd::AsRawFd;
+    use rustix::fs::{Mode, OFlags, openat};
+    use rustix::path::DecInt;
 
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(OFlags::PATH.bits().cast_signed());
@@ -182,12 +184,18 @@ fn open(root: &Dir, path: &Path) -> io::Result<Opened> {
     if !metadata.is_file() {
         return Err(ErrorKind::NotFound.into());
     }
-    match File::open(format!("/proc/self/fd/{}", found.as_raw_fd())) {
-        Ok(file) => Ok(Opened::File(file, metadata)),
-        Err(error) if error.kind() == ErrorKind::NotFound => open_if_regular(root, path), // There is no /proc.
-        Err(error) => Err(error),
+    match &*HANDLES {
+        Some(handles) => {
+            let file = openat(handles, DecInt::from_fd(&found), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            Ok(Opened::File(file.into(), metadata))
+        }
+        None => open_if_regular(root, path),
     }
 }
+
+/// Where the system has a link for each handle of this process. None if there is no `/proc`.
+#[cfg(target_os = "linux")]
+static HANDLES: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/self/fd").ok());
 
 #[cfg(not(target_os = "linux"))]
 use open_if_regular as open;
@@ -226,7 +234,31 @@ fn leads_outside(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+
+    /// Both ways, also where the second one is not needed.
+    #[test]
+    #[cfg(unix)]
+    fn only_what_is_a_regular_file_is_opened() {
+        let directory = std::env::temp_dir().join(format!("worker-http-files-{}", std::process::id()));
+        fs::create_dir_all(directory.join("directory")).unwrap();
+        fs::write(directory.join("file"), "content").unwrap();
+        let socket = std::os::unix::net::UnixListener::bind(directory.join("socket")).unwrap();
+        let root = Dir::open_ambient_dir(&directory, ambient_authority()).unwrap();
+        for open in [open, open_if_regular] {
+            let open = |name: &str| open(&root, Path::new(name));
+            assert!(matches!(open("directory"), Ok(Opened::Directory)));
+            let Ok(Opened::File(file, metadata)) = open("file") else { panic!("it is a file") };
+            assert_eq!((io::read_to_string(file).unwrap().as_str(), metadata.len()), ("content", 7));
+            for name in ["socket", "missing"] {
+                assert_eq!(open(name).map(|_| ()).unwrap_err().kind(), ErrorKind::NotFound, "{name}");
+            }
+        }
+        drop(socket);
+        fs::remove_dir_all(directory).unwrap();
+    }
 
     #[test]
     fn each_reason_for_not_opening_has_its_status() {

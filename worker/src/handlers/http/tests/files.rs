@@ -328,6 +328,7 @@ fn a_fifo_is_not_opened() {
         }
         assert!(site.get("/").text().contains("<li><a href=\"fifo\">fifo</a></li>"));
     }
+    assert!(!writer.is_finished(), "the server has opened it");
     assert_eq!(fs::read_to_string(path).unwrap(), "for the reader");
     writer.join().unwrap().unwrap();
 }
