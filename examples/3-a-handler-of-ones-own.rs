@@ -37,14 +37,15 @@ impl Handler for Reverse {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::new(Reverse).start(TcpListener::bind("127.0.0.1:0")?)?;
+    let stopper = server.stopper();
 
-    let mut client = TcpStream::connect(server.address())?;
+    let mut client = TcpStream::connect(stopper.address())?;
     client.write_all(b"\x06mas")?;
     // Until the handler has seen the first byte.
-    while !server.connections().iter().any(|client| client.activity == Activity::Busy && client.received > 0) {
+    while !stopper.connections().iter().any(|client| client.activity == Activity::Busy && client.received > 0) {
         thread::yield_now();
     }
-    server.stop(Duration::from_secs(60));
+    stopper.stop(Duration::from_secs(60));
     client.write_all(b"ter")?;
     let mut heard = Vec::new();
     client.read_to_end(&mut heard)?;

@@ -24,9 +24,9 @@ fn serve_until(event: impl FnOnce() -> io::Result<()>) -> Result<(), Box<dyn Err
         format!("{sum}\n")
     });
     let server = Server::new(commands).start(TcpListener::bind("127.0.0.1:0")?)?;
-    println!("listening on {}, press Enter to stop", server.address());
+    println!("listening on {}, press Enter to stop", server.stopper().address());
     event()?;
-    server.stop(Duration::from_secs(5));
+    server.stopper().stop(Duration::from_secs(5));
     let report = server.join()?;
     println!("stopped in {:?}, {} clients were notified", report.took, report.notified);
     Ok(())

@@ -29,11 +29,11 @@ pub(crate) enum Event {
     Request { request: Request, by: Trigger, reply: Sender<Response> },
     /// A server has been built, or why it has not.
     Built { build: u64, built: Result<Built, BuildError> },
-    /// A server takes connections from now on.
-    Accepting { build: u64 },
     /// A server takes no connections any more, though nobody asked for that. It lets its clients go. `clean`: it ended
     /// by itself without a failure, with exit status 0.
     Exited { build: u64, reason: String, clean: bool },
+    /// Nothing can be accepted any more, by no generation: the listening socket has failed for good.
+    PortFailed { reason: String },
     /// A signal that asks nothing of the supervisor has come, and is for the program.
     #[cfg_attr(windows, allow(dead_code))]
     Signal { signal: i32 },

@@ -54,13 +54,13 @@ impl Health {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.server.address()
+        self.server.stopper().address()
     }
 }
 
 impl Drop for Health {
     fn drop(&mut self) {
-        self.server.stop_by(Instant::now());
+        self.server.stopper().stop_by(Instant::now());
         let _ = self.ended.recv_timeout(END_LIMIT);
     }
 }

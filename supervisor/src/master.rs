@@ -11,7 +11,6 @@ mod stop;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Display;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -22,13 +21,12 @@ use crate::announcement::Announcement;
 use crate::error::Error;
 use crate::event::{Event, Trigger};
 use crate::host::Manager;
-use crate::listen;
 use crate::log::Level;
 use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report};
 use crate::restart::{self, Decision, History};
-use crate::server::{Builder, Built};
+use crate::server::{BuildError, Builder, Built};
 use crate::settings::Settings;
-use crate::text::{Reason, Seconds, milliseconds};
+use crate::text::{Seconds, milliseconds};
 use crate::watchdog::Watchdog;
 
 use drains::{Drains, Failure, Gone, Live};
@@ -36,16 +34,11 @@ use readiness::Readiness;
 use reply::Reply;
 use requests::{Ask, Command, StopRequest};
 use restarts::{Queue, Restart};
-use state::{Cause, Check, Emptying, Input, Opening, Rebuilding, Replaced, Replacing, Retiring, Serving, Starting};
-use state::{State, Waiting};
+use state::{Cause, Check, Emptying, Input, Rebuilding, Replacing, Retiring, Serving, Starting, State, Waiting};
 pub(crate) use status::Identity;
 use status::{Record, Snapshot};
 pub(crate) use stop::End;
 use stop::{COUNTDOWN, Draining, Why};
-
-/// How long a new generation waits until the old one accepts nothing any more. Then it accepts beside it: the old one
-/// hangs.
-const OPEN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a generation that is checked may take to answer, at most and at least.
 const CHECK_LIMIT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
@@ -171,7 +164,6 @@ impl Master {
                 Err(error) if build == self.record.builds => Input::NotBuilt(error),
                 Ok(_) | Err(_) => return state,
             },
-            Event::Accepting { build } if is_current(build) => Input::Accepting,
             Event::Exited { build, reason, clean } if is_current(build) => Input::Failed(Failure { reason, clean }),
             Event::Exited { reason, .. } => {
                 let message = format!("a server failed that was let go already: {reason}");
@@ -191,7 +183,8 @@ impl Master {
                 return state;
             }
             Event::Tick => return self.on_tick(state, now),
-            Event::Accepting { .. } | Event::Checked { .. } => return state,
+            Event::Checked { .. } => return state,
+            Event::PortFailed { reason } => Input::PortFailed(reason),
         };
         self.step(state, input, now)
     }
@@ -227,63 +220,60 @@ impl Master {
     fn step(&mut self, state: State, input: Input, now: Instant) -> State {
         use {Input as I, State as S};
         match (state, input) {
-            (S::Starting(_),   I::Stop(stop)) => self.stop(None,            None,                   stop, now),
-            (S::Serving(s),    I::Stop(stop)) => self.stop(Some(s.current), None,                   stop, now),
-            (S::Replacing(s),  I::Stop(stop)) => self.stop(Some(s.current), Some(s.restart),        stop, now),
-            (S::Emptying(s),   I::Stop(stop)) => self.stop(None,            Some(s.restart),        stop, now),
-            (S::Rebuilding(s), I::Stop(stop)) => self.stop(None,            s.cause.into_restart(), stop, now),
-            (S::Opening(s),    I::Stop(stop)) => self.stop(Some(s.current), s.restart,              stop, now),
-            (S::Retiring(s),   I::Stop(stop)) => self.stop(Some(s.current), Some(s.restart),        stop, now),
-            (S::Waiting(_),    I::Stop(stop)) => self.stop(None,            None,                   stop, now),
             (S::Draining(s),   I::Stop(stop)) => self.stop_sooner(s, stop, now),
+            (s @ (S::Starting(_) | S::Serving(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Retiring(_)
+                | S::Waiting(_)),
+                               I::Stop(stop)) => self.stop(s, stop, now),
 
             (S::Draining(s),   I::StopLater(stop, delay)) => self.stop_by_then(s, stop, delay, now),
-            (s,                I::StopLater(stop, delay)) => self.schedule(s, stop, delay, now),
+            (s @ (S::Starting(_) | S::Serving(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Retiring(_)
+                | S::Waiting(_)),
+                               I::StopLater(stop, delay)) => self.schedule(s, stop, delay, now),
 
             (S::Serving(s),    I::Restart(restart)) => self.restart(s.current, restart, now),
             (S::Waiting(s),    I::Restart(restart)) => self.try_now(s.until, restart, now),
             (S::Draining(s),   I::Restart(restart)) => self.refuse(s, restart),
-            (s,                I::Restart(restart)) => self.enqueue(s, restart),
+            (s @ (S::Starting(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Retiring(_)),
+                               I::Restart(restart)) => self.enqueue(s, restart),
 
-            (S::Starting(_),   I::Built(build, built)) => self.open_first(build, built, now),
+            (S::Starting(_),   I::Built(build, built)) => self.serve_first(build, built, now),
             (S::Replacing(s),  I::Built(build, built)) => self.replace(s, build, built, now),
-            (S::Rebuilding(s), I::Built(build, built)) => self.open_next(s, build, built, now),
+            (S::Rebuilding(s), I::Built(build, built)) => self.serve_again(s, build, built, now),
             (S::Draining(s),   I::Built(build, built)) => self.discard(s, build, built, now),
-            (s @ (S::Serving(_) | S::Emptying(_) | S::Opening(_) | S::Retiring(_) | S::Waiting(_)),
+            (s @ (S::Serving(_) | S::Emptying(_) | S::Retiring(_) | S::Waiting(_)),
                                I::Built(..)) => nothing(s),
 
-            (S::Starting(_),   I::NotBuilt(reason)) => self.give_up(Error::Build { source: reason }, now),
-            (S::Replacing(s),  I::NotBuilt(reason)) => self.keep(s.current, s.restart, &reason, now),
+            (S::Starting(_),   I::NotBuilt(reason)) => self.not_started(reason, now),
+            (S::Replacing(s),  I::NotBuilt(reason)) => self.not_replaced(s, &reason, now),
             (S::Rebuilding(s), I::NotBuilt(reason)) => self.not_rebuilt(s, &reason, now),
-            (s @ (S::Serving(_) | S::Emptying(_) | S::Opening(_) | S::Retiring(_) | S::Waiting(_) | S::Draining(_)),
+            (s @ (S::Serving(_) | S::Emptying(_) | S::Retiring(_) | S::Waiting(_) | S::Draining(_)),
                                I::NotBuilt(_)) => nothing(s),
-
-            (S::Opening(s),    I::Accepting) => self.opened(s, now),
-            (s @ (S::Starting(_) | S::Serving(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_)
-                | S::Retiring(_) | S::Waiting(_) | S::Draining(_)),
-                               I::Accepting) => nothing(s),
 
             (S::Serving(s),    I::Failed(failure)) => self.crashed(s.current, None, failure, now),
             (S::Replacing(s),  I::Failed(failure)) => self.crashed_meanwhile(s, failure, now),
-            (S::Opening(s),    I::Failed(failure)) => self.crashed(s.current, s.restart, failure, now),
             (S::Retiring(s),   I::Failed(failure)) => self.crashed(s.current, Some(s.restart), failure, now),
             (s @ (S::Starting(_) | S::Emptying(_) | S::Rebuilding(_) | S::Waiting(_) | S::Draining(_)),
                                I::Failed(_)) => nothing(s),
 
+            (S::Draining(s),   I::PortFailed(_)) => nothing(S::Draining(s)),
+            (s @ (S::Starting(_) | S::Serving(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Retiring(_)
+                | S::Waiting(_)),
+                               I::PortFailed(reason)) => self.port_failed(s, reason, now),
+
             (S::Emptying(s),   I::Gone(gone)) if gone.generation == s.generation => self.emptied(s, gone, now),
-            (S::Opening(s),    I::Gone(gone)) if s.replaces(gone.generation) => self.gone_before_opened(s, gone),
             (S::Retiring(s),   I::Gone(gone)) if gone.generation == s.replaced => self.retired(s, gone, now),
             (S::Draining(s),   I::Gone(gone)) => self.stopped_one(s, gone),
-            (s,                I::Gone(gone)) => self.log_gone(s, gone),
+            (s @ (S::Starting(_) | S::Serving(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Retiring(_)
+                | S::Waiting(_)),
+                               I::Gone(gone)) => self.log_gone(s, gone),
 
             (S::Serving(s),    I::Checked(accepting)) => self.checked(s, accepting, now),
-            (s @ (S::Starting(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Opening(_)
-                | S::Retiring(_) | S::Waiting(_) | S::Draining(_)),
+            (s @ (S::Starting(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Retiring(_) | S::Waiting(_)
+                | S::Draining(_)),
                                I::Checked(_)) => nothing(s),
 
             (S::Serving(s),    I::Due) => self.check(s),
             (S::Emptying(s),   I::Due) => self.count_down_emptying(s, now),
-            (S::Opening(s),    I::Due) => self.open_anyway(s, now),
             (S::Retiring(s),   I::Due) => self.count_down_retiring(s, now),
             (S::Waiting(_),    I::Due) => self.try_again(now),
             (S::Draining(s),   I::Due) => self.count_down(s, now),
@@ -295,26 +285,34 @@ impl Master {
 
     // A stop.
 
-    fn stop(&mut self, current: Option<Live>, restart: Option<Restart>, stop: StopRequest, now: Instant) -> State {
-        self.queue.cancel(restart);
+    fn stop(&mut self, state: State, stop: StopRequest, now: Instant) -> State {
         let StopRequest { by, grace, reply } = stop;
         let scheduled = self.readiness.deadline().map(|deadline| deadline.saturating_duration_since(now));
         let limits = [Some(grace.unwrap_or(self.settings.grace)), by.limit(), scheduled];
         let grace = limits.into_iter().flatten().min().unwrap_or_default();
-        let mut draining = self.begin_stop(current, Why::Requested(by), grace, now);
+        let (current, restart) = state.dissolve();
+        let mut draining = self.begin_stop(current, restart, Why::Requested(by), grace, now);
         if let Some(reply) = reply {
             draining.attend(reply, &self.drains, now);
         }
         State::Draining(draining)
     }
 
-    fn begin_stop(&mut self, current: Option<Live>, why: Why, grace: Duration, now: Instant) -> Draining {
-        // First: the last generation closes the socket then, and nobody can connect to it any more.
-        self.builder.close();
+    fn begin_stop(
+        &mut self,
+        current: Option<Live>,
+        restart: Option<Restart>,
+        why: Why,
+        grace: Duration,
+        now: Instant,
+    ) -> Draining {
+        self.queue.cancel(restart);
         if let Some(current) = current {
             self.drains.push(current, why.to_string(), deadline_after(now, grace), now);
         }
         let mut draining = Draining::begin(why, grace, &mut self.drains, self.watchdog.clone(), now);
+        // Only now: a generation that stops notifies those that wait in the accept queue.
+        self.builder.close();
         for reply in self.readiness.take_waiting() {
             draining.attend(reply, &self.drains, now);
         }
@@ -358,15 +356,10 @@ impl Master {
             return State::Replacing(Replacing { current, restart, since: self.build(now) });
         }
         let (generation, grace) = (current.number, restart.grace.unwrap_or(self.settings.grace));
-        match self.drains.retire(current, &restart.by, grace, Box::new(|_| {}), now) {
-            Ok(()) => {
-                self.report_drain(generation, &restart, now);
-                restart.down_since = Some(now);
-                State::Emptying(Emptying { generation, restart, countdown: now + COUNTDOWN })
-            }
-            // It serves on, and so the next one cannot start.
-            Err((current, error)) => self.keep(current, restart, &Reason(&error), now),
-        }
+        self.drains.retire(current, &restart.by, grace, now);
+        self.report_drain(generation, &restart, now);
+        restart.down_since = Some(now);
+        State::Emptying(Emptying { generation, restart, countdown: now + COUNTDOWN })
     }
 
     /// The restart policy would start the next generation at this time.
@@ -398,89 +391,57 @@ impl Master {
 
     // The next generation is built.
 
-    fn open_first(&mut self, build: u64, built: Built, now: Instant) -> State {
+    fn serve_first(&mut self, build: u64, built: Built, now: Instant) -> State {
+        let current = self.serve(build, built, now);
         if let Some(announcement) = self.announcement.take() {
             announcement.make();
         }
-        // They hold from the beginning: it may end before it is heard that it accepts.
-        self.settings = built.settings.clone();
-        built.generation.opener()(None);
-        self.opening(build, built, None, None, now)
-    }
-
-    fn open_next(&mut self, rebuilding: Rebuilding, build: u64, built: Built, now: Instant) -> State {
-        built.generation.opener()(None);
-        let (restart, replaced) = match rebuilding.cause {
-            Cause::Policy => (None, None),
-            Cause::Request { restart, until: _ } | Cause::Crash { restart } => (Some(restart), None),
-            Cause::Emptied { restart, replaced, report } => (Some(restart), Some(Replaced::Gone(replaced, report))),
-        };
-        self.opening(build, built, replaced, restart, now)
+        self.next(current, now)
     }
 
     fn replace(&mut self, replacing: Replacing, build: u64, built: Built, now: Instant) -> State {
-        let Replacing { current, restart, since: _ } = replacing;
-        let (replaced, grace) = (current.number, restart.grace.unwrap_or(self.settings.grace));
-        match self.drains.retire(current, &restart.by, grace, built.generation.opener(), now) {
-            Ok(()) => self.opening(build, built, Some(Replaced::Draining(replaced)), Some(restart), now),
-            Err((current, error)) => {
-                drains::discard(&*built.generation);
-                let address = listen::in_words(&self.identity.addresses);
-                let reason = format!("nothing can connect to {address} and wake the old server: {}", Reason(&error));
-                self.keep(current, restart, &reason, now)
+        let Replacing { current: old, restart, since: _ } = replacing;
+        let (replaced, grace) = (old.number, restart.grace.unwrap_or(self.settings.grace));
+        let current = self.serve(build, built, now);
+        self.drains.retire(old, &restart.by, grace, now);
+        restart.report(Progress::Serving { generation: current.number });
+        self.report_drain(replaced, &restart, now);
+        State::Retiring(Retiring { current, replaced, restart, countdown: now + COUNTDOWN })
+    }
+
+    fn serve_again(&mut self, rebuilding: Rebuilding, build: u64, built: Built, now: Instant) -> State {
+        let current = self.serve(build, built, now);
+        match rebuilding.cause {
+            Cause::Policy => self.next(current, now),
+            Cause::Request { restart, until: _ } | Cause::Crash { restart } => {
+                self.restarted(current, restart, None, now)
+            }
+            Cause::Emptied { restart, replaced, report } => {
+                self.restarted(current, restart, Some((replaced, report)), now)
             }
         }
+    }
+
+    /// From now on this generation serves, with its settings.
+    fn serve(&mut self, build: u64, built: Built, now: Instant) -> Live {
+        let Built { generation, settings } = built;
+        generation.serve();
+        self.settings = settings;
+        self.record.generations += 1;
+        let number = self.record.generations;
+        // Of the first one the announcement says more.
+        if number > 1 {
+            let message = format!("generation {number} is serving");
+            self.identity.log.line(Level::Info, "serving", message, [("generation", number.into())]);
+        }
+        Live { build, number, generation, since: now }
     }
 
     /// It came too late, and its end has to be awaited.
     fn discard(&mut self, draining: Draining, build: u64, built: Built, now: Instant) -> State {
-        drains::discard(&*built.generation);
         let live = Live { build, number: self.record.generations + 1, generation: built.generation, since: now };
-        self.drains.push(live, draining.why.to_string(), draining.deadline, now);
+        self.drains.discard(live, draining.why.to_string(), draining.deadline, now);
         State::Draining(draining)
-    }
-
-    fn opening(
-        &mut self,
-        build: u64,
-        built: Built,
-        replaced: Option<Replaced>,
-        restart: Option<Restart>,
-        now: Instant,
-    ) -> State {
-        let Built { generation, settings } = built;
-        self.record.generations += 1;
-        let current = Live { build, number: self.record.generations, generation, since: now };
-        State::Opening(Opening { current, settings, replaced, restart, limit: now + OPEN_LIMIT })
-    }
-
-    fn opened(&mut self, opening: Opening, now: Instant) -> State {
-        let Opening { current, settings, replaced, restart, limit: _ } = opening;
-        self.settings = settings;
-        // Of the first one the announcement has said more.
-        if current.number > 1 {
-            let message = format!("generation {} takes connections", current.number);
-            self.identity.log.line(Level::Info, "serving", message, [("generation", current.number.into())]);
-        }
-        match (restart, replaced) {
-            (None, _) => self.next(current, now),
-            (Some(restart), Some(Replaced::Draining(replaced))) => {
-                restart.report(Progress::Serving { generation: current.number });
-                self.report_drain(replaced, &restart, now);
-                State::Retiring(Retiring { current, replaced, restart, countdown: now + COUNTDOWN })
-            }
-            (Some(restart), Some(Replaced::Gone(replaced, report))) => {
-                self.restarted(current, restart, Some((replaced, report)), now)
-            }
-            (Some(restart), None) => self.restarted(current, restart, None, now),
-        }
-    }
-
-    fn open_anyway(&self, opening: Opening, now: Instant) -> State {
-        let message = "the old server does not stop to accept; the new one accepts beside it";
-        self.identity.log.line(Level::Warning, "old_hangs", message, []);
-        opening.current.generation.opener()(None);
-        State::Opening(Opening { limit: now + OPEN_LIMIT, ..opening })
     }
 
     fn restarted(&mut self, current: Live, restart: Restart, replaced: Option<(u64, Report)>, now: Instant) -> State {
@@ -509,11 +470,6 @@ impl Master {
         let (replaced, report) = gone.log(&self.identity.log);
         let cause = Cause::Emptied { restart: emptying.restart, replaced, report };
         State::Rebuilding(Rebuilding { cause, since: self.build(now) })
-    }
-
-    fn gone_before_opened(&self, opening: Opening, gone: Gone) -> State {
-        let (replaced, report) = gone.log(&self.identity.log);
-        State::Opening(Opening { replaced: Some(Replaced::Gone(replaced, report)), ..opening })
     }
 
     fn retired(&mut self, retiring: Retiring, gone: Gone, now: Instant) -> State {
@@ -551,8 +507,14 @@ impl Master {
 
     // Something fails.
 
+    /// There is no first generation, so no client has ever been served.
+    fn not_started(&mut self, source: BuildError, now: Instant) -> State {
+        self.give_up(None, None, Error::Build { source }, now)
+    }
+
     /// There is no next generation. The current one serves on.
-    fn keep(&mut self, current: Live, restart: Restart, reason: &dyn Display, now: Instant) -> State {
+    fn not_replaced(&mut self, replacing: Replacing, reason: &BuildError, now: Instant) -> State {
+        let Replacing { current, restart, since: _ } = replacing;
         let message = format!("the restart failed, generation {} goes on: {reason}", current.number);
         self.identity.log.line(Level::Error, "restart_failed", &message, []);
         restart.failed(message);
@@ -560,7 +522,7 @@ impl Master {
     }
 
     /// There is no next generation, and no current one either.
-    fn not_rebuilt(&mut self, rebuilding: Rebuilding, reason: &dyn Display, now: Instant) -> State {
+    fn not_rebuilt(&mut self, rebuilding: Rebuilding, reason: &BuildError, now: Instant) -> State {
         let message = format!("the server could not be started: {reason}");
         self.identity.log.line(Level::Error, "restart_failed", &message, []);
         let until = match &rebuilding.cause {
@@ -616,7 +578,15 @@ impl Master {
             Decision::End => Error::Ended { reason, program: None },
         };
         self.identity.log.line(if clean { Level::Info } else { Level::Error }, "gave_up", &error, []);
-        self.give_up(error, now)
+        self.give_up(None, None, error, now)
+    }
+
+    /// No restart would help.
+    fn port_failed(&mut self, state: State, reason: String, now: Instant) -> State {
+        let error = Error::Ended { reason, program: None };
+        self.identity.log.line(Level::Error, "gave_up", &error, []);
+        let (current, restart) = state.dissolve();
+        self.give_up(current, restart, error, now)
     }
 
     /// The next generation is built at that time, unless somebody asks for it now.
@@ -633,10 +603,9 @@ impl Master {
         }
     }
 
-    /// There is no generation, and there will be none.
-    fn give_up(&mut self, error: Error, now: Instant) -> State {
-        self.queue.cancel(None);
-        State::Draining(self.begin_stop(None, Why::Failed(error), self.settings.grace, now))
+    /// No generation serves any more, and none will.
+    fn give_up(&mut self, current: Option<Live>, restart: Option<Restart>, error: Error, now: Instant) -> State {
+        State::Draining(self.begin_stop(current, restart, Why::Failed(error), self.settings.grace, now))
     }
 
     // A check.

@@ -189,7 +189,7 @@ pub enum Progress {
         /// How many restarts come before this one. 0: it has begun.
         ahead: usize,
     },
-    /// The new generation takes connections.
+    /// The new generation serves.
     ///
     /// `{"event":"serving","generation":2}`
     Serving {

@@ -5,7 +5,6 @@ pub(crate) mod handlers;
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use worker::{Closed, ConnectionInfo, Counts, DrainReport, ServerError};
@@ -35,7 +34,8 @@ pub(crate) trait Builder: fmt::Debug + Send {
         false
     }
 
-    /// No server is built any more, and the listening socket is closed with the last one that has it.
+    /// No generation is built any more, and the listening socket is closed: by the generation that serves, if that has
+    /// been told to stop and has to notify the clients in the accept queue first.
     fn close(&mut self);
 }
 
@@ -47,31 +47,23 @@ pub(crate) fn lacking(what: &str, error: &io::Error) -> BuildError {
     format!("the system does not give {what}: {}", Reason(error)).into()
 }
 
-/// A generation that is ready, and takes no connections yet.
+/// A generation that is ready, and gets no clients yet.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub(crate) generation: Box<dyn Generation>,
     pub(crate) settings: Settings,
 }
 
-/// Lets a generation take connections. A connection from this address, which waits in the queue, is no client: it woke
-/// the generation that took connections before.
-pub(crate) type Opener = Box<dyn FnOnce(Option<SocketAddr>) + Send>;
-
 /// Hears how a connection ended.
 pub(crate) type Closer = Box<dyn FnOnce(&Closed) + Send>;
 
 /// One run of the server. It reports what happens to it by events. Dropped before its end, it is stopped at once.
 pub(crate) trait Generation: fmt::Debug + Send {
-    /// What lets it take connections.
-    fn opener(&self) -> Opener;
+    /// From now on it gets the clients, in place of the one that got them before.
+    fn serve(&self);
 
-    /// Lets its clients go until the deadline, since another one takes its place. `successor` is called when it takes
-    /// no connections any more.
-    ///
-    /// # Errors
-    /// When it cannot be asked to. It continues then as if nothing had been.
-    fn retire_by(&self, deadline: Instant, successor: Opener) -> io::Result<()>;
+    /// Lets its clients go until the deadline, since another one takes its place.
+    fn retire_by(&self, deadline: Instant);
 
     /// Lets its clients go until the deadline, and those that wait in the queue.
     fn stop_by(&self, deadline: Instant);
@@ -82,7 +74,7 @@ pub(crate) trait Generation: fmt::Debug + Send {
     /// Its clients. None: they are a program's, and only that knows them.
     fn clients(&self) -> Option<&dyn Clients>;
 
-    /// Begins to look whether it takes connections, which it has this long for.
+    /// Begins to look whether it takes connections, for which it has this long.
     /// [`Event::Checked`](crate::event::Event::Checked) has the result.
     fn check(&self, limit: Duration);
 

@@ -8,6 +8,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
 
+use worker::Port;
+
 use crate::announcement::Announcement;
 use crate::builder::{Handlers, Options, Programs, Supervisor};
 use crate::child::{self, Children};
@@ -26,7 +28,7 @@ use crate::master::{Identity, Master};
 use crate::protocol::{Answer, Request};
 use crate::report::Report;
 use crate::server::Builder;
-use crate::server::handlers::ThreadBuilder;
+use crate::server::handlers::HandlerBuilder;
 use crate::settings::{AdminSocket, Settings};
 use crate::text;
 use crate::triggers::admin::{Admin, LAST_ANSWERS};
@@ -41,7 +43,7 @@ pub enum Listen {
     Bind(SocketAddr),
     /// A listener that is bound already, and that this supervisor has for itself.
     Listener(TcpListener),
-    /// A listener from which others accept, too, or will, see [`worker::Server::shared_listener`]: a stop leaves it, and
+    /// A listener from which others accept, too, or will, see [`worker::Port::start_shared`]: a stop leaves it, and
     /// the clients that wait in its queue, to them.
     Shared(TcpListener),
     /// The socket that the service manager passed to this process, which shares it.
@@ -85,7 +87,9 @@ impl Supervisor<Handlers> {
         let address = listener.local_addr().map_err(lacking("the listener"))?;
         let bound = Bound { listens_on: address, addresses: vec![Address::Tcp(address)], files: (), whence };
         start(options, bound, claimed, PassOn::Nothing, |settings, events, log| {
-            Ok(Box::new(ThreadBuilder::new(factory, listener, shared, settings, log, events)))
+            let port = if shared { Port::start_shared(listener) } else { Port::start(listener) };
+            let port = port.map_err(lacking("the port"))?;
+            Ok(Box::new(HandlerBuilder::new(factory, port, settings, log, events)))
         })
     }
 }

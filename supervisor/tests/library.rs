@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use mastercontrol::worker::{Connection, handlers::Echo};
+use mastercontrol::worker::{Connection, Session, Sessions, handlers::Echo};
 use mastercontrol::{
     Control, Error, Exit, Handle, Handler, Listen, Log, Report, RestartMode, RestartPolicy, Supervisor, Trigger,
 };
@@ -216,7 +216,7 @@ fn a_server_that_crashes_is_started_again_and_serves_who_came_meanwhile_until_th
     let error = wait(running).unwrap_err();
     assert!(matches!(error, Error::CrashedTooOften { times: 6, .. }), "{error}");
     assert_eq!(error.exit(), Exit::CrashedTooOften);
-    let message = "the server crashed 6 times within 60 s, which is too often: the server thread panicked: on command";
+    let message = "the server crashed 6 times within 60 s, which is too often: the handler panicked when a client came: on command";
     assert_eq!(error.to_string(), message);
     TcpListener::bind(address).unwrap();
 }
@@ -227,7 +227,7 @@ fn a_policy_that_starts_nothing_again_ends_the_supervisor_with_the_first_crash()
     let running = Supervisor::new(Crashes::default()).restart(policy).start(Listen::Bind(anywhere())).unwrap();
     crash(&running);
     let error = wait(running).unwrap_err();
-    assert_eq!(error.to_string(), "the server ended: the server thread panicked: on command");
+    assert_eq!(error.to_string(), "the server ended: the handler panicked when a client came: on command");
     assert_eq!(error.exit(), Exit::Failed);
 }
 
@@ -263,9 +263,8 @@ fn a_restart_from_code_builds_the_server_afresh() {
     while ask(&mut client(&running)) != 3 {
         thread::yield_now();
     }
-    // Of the old generation, which still answers once.
-    assert_eq!(ask(&mut first), 1);
-    assert_eq!(first.read(&mut [0]).unwrap(), 0);
+    // Its connection is still there, and the new generation has it.
+    assert_eq!(ask(&mut first), 3);
     running.control().stop(HUGE);
     wait(running).unwrap();
 }
@@ -286,6 +285,9 @@ fn what_a_handler_has_to_say_stands_among_the_events_even_if_nothing_is_logged()
         fn serve(&self, client: &mut Connection) -> io::Result<()> {
             self.0.line(Level::Info, "greeted", "somebody has come", [("from", client.peer().to_string().into())]);
             client.write_all(b"x")
+        }
+        fn speaks_first(&self) -> bool {
+            true
         }
     }
     let directory = std::env::temp_dir().join(format!("events-test-{}", std::process::id()));
@@ -339,6 +341,7 @@ fn a_server_that_takes_no_connections_is_found_and_restarted() {
     let mut first = client(&running);
     greet(&mut first);
     hang.store(true, Ordering::SeqCst);
+    let _hangs = client(&running);
     // Told, though the thread that should do it hangs.
     let mut heard = String::new();
     first.read_to_string(&mut heard).unwrap();
@@ -396,6 +399,9 @@ fn a_handler_that_hangs_is_reported_and_does_not_hold_up_the_end() {
             let _ = receiver.recv();
             Ok(())
         }
+        fn speaks_first(&self) -> bool {
+            true
+        }
     }
     let running = Supervisor::new(Hang).start(Listen::Bind(anywhere())).unwrap();
     let _client = client(&running);
@@ -411,25 +417,31 @@ fn a_handler_that_hangs_is_reported_and_does_not_hold_up_the_end() {
 #[test]
 fn a_stop_that_hangs_is_ended_by_the_last_resort_which_says_so() {
     const CHILD: &str = "MASTERCONTROL_TEST_LAST_RESORT";
-    struct HangingServer(Mutex<mpsc::Sender<()>>);
-    impl Handler for HangingServer {
-        fn serve(&self, _client: &mut Connection) -> io::Result<()> {
+    struct HangsAtItsEnd;
+    impl Session for HangsAtItsEnd {
+        fn serve(&mut self, client: &mut Connection) -> io::Result<()> {
+            while client.next_message() {
+                client.consume_all();
+                client.write_all(b"!")?;
+            }
             Ok(())
         }
-        fn admits(&self, _peer: SocketAddr) -> bool {
-            // The server thread itself hangs here, and nothing else would end it.
-            self.0.lock().unwrap().send(()).unwrap();
+    }
+    impl Drop for HangsAtItsEnd {
+        fn drop(&mut self) {
+            // The thread that lets the clients go hangs here, and nothing else would end it.
             loop {
                 thread::park();
             }
         }
     }
     if std::env::var_os(CHILD).is_some() {
-        let (hangs, hanging) = mpsc::channel();
-        let supervisor = Supervisor::new(HangingServer(Mutex::new(hangs)));
+        let supervisor = Supervisor::new(Sessions::new(|_| HangsAtItsEnd));
         let running = supervisor.last_resort().log(Log::text()).start(Listen::Bind(anywhere())).unwrap();
-        let _client = client(&running);
-        hanging.recv().unwrap();
+        let mut client = client(&running);
+        client.write_all(b"?").and_then(|()| client.read_exact(&mut [0])).unwrap();
+        // Its connection waits again a moment after the answer, which nothing announces.
+        thread::sleep(Duration::from_millis(200));
         running.control().stop(Duration::from_millis(50));
         let _ = running.wait();
         return;

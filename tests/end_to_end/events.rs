@@ -55,7 +55,9 @@ fn a_follower_hears_of_a_whole_life_what_the_log_says_in_the_same_words_and_orde
     let log: Vec<String> = log.iter().zip(1..).map(|(line, seq)| format!("{seq} {line}")).collect();
     assert_eq!(heard.out.lines().collect::<Vec<_>>(), log);
     let mut rest = &heard.out[..];
-    for part in ["listening", ": restarting", "generation 2 takes", "2 crashed", "generation 3 takes", "stopped in"] {
+    for part in
+        ["listening", ": restarting", "generation 2 is serving", "2 crashed", "generation 3 is serving", "stopped in"]
+    {
         rest = rest.split_once(part).unwrap_or_else(|| panic!("no {part:?} in its place: {heard}")).1;
     }
 }

@@ -148,7 +148,7 @@ fn a_killed_guardian_is_said_to_be_the_reason_and_what_had_to_be_killed_is_count
     instance.err.wait_for("error: generation 1 crashed: it was killed along with its guardian");
     let end = instance.err.wait_for("generation 1 stopped in");
     assert!(end.ends_with(": it was killed along with its guardian, 3 processes had to be killed"), "{end}");
-    instance.err.wait_for("generation 2 takes connections");
+    instance.err.wait_for("generation 2 is serving");
     instance.admin(&["stop", "--now"]).expect(5);
     assert_eq!(instance.wait(), 5);
     assert_leaves_nothing(&home);

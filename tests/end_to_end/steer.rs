@@ -173,21 +173,22 @@ fn a_drain_that_is_held_up_is_looked_into_lengthened_and_ended_client_by_client(
     instance.admin(&["close", &ids[0], "--now"]).expect(5);
     instance.admin(&["close", &ids[1], "--grace", "0.1"]).expect(5);
     drop(clients);
-    stop.end().expect(0).says(&format!("{many} notified, {} disconnected, 2 closed, 0 forced", many - 2));
-    assert_eq!(instance.wait(), 0);
+    stop.end().expect(5).says(&format!("{many} notified, {} disconnected, 0 closed, 2 forced", many - 2));
+    assert_eq!(instance.wait(), 5);
     let story = [
         &format!("stopping, {many} clients"),
         "the grace period ends in 600 s",
         &format!("closing connection {}", ids[0]),
         &format!("connection {} forced", ids[0]),
         &format!("closing connection {}", ids[1]),
-        &format!("connection {} forced", ids[1]),
         "stopped in",
     ];
     for told in [instance.log(), follower.end().expect(0).out] {
         let places: Vec<_> =
             story.iter().map(|part| told.find(part).unwrap_or_else(|| panic!("{part}: {told}"))).collect();
         assert!(places.is_sorted(), "{told}");
+        // The stop ends with this one: either may be reported first.
+        assert!(told.contains(&format!("connection {} forced", ids[1])), "{told}");
     }
 }
 

@@ -1,167 +1,520 @@
 //! One client: a buffered stream that knows its message boundaries.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::SocketAddr;
+use std::net::TcpStream;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::drain;
-use crate::registry::{Entry, Outcome};
-use crate::server::Shared;
+use crate::engine::{Engine, Why};
+use crate::event::{Event, panic_message};
+use crate::farewell::{Farewell, Step};
+use crate::generation::Generation;
+use crate::port::Shared;
+use crate::registry::{Entry, Held, Service};
+use crate::report::Outcome;
+use crate::slot::{Force, Parked};
 use crate::socket;
-use crate::turn::Phase;
 
 /// What a connection reads at once, in bytes: also the size of its buffer until [`Connection::read_more`] needs more.
 const CHUNK: usize = 8 * 1024;
 
-/// How long a client that was answered, but whose input was not read to its end, gets to close its side.
-const LINGER: Duration = Duration::from_secs(2);
+/// The largest buffer that a thread keeps for the connections that it serves, in bytes.
+const KEPT: usize = 64 * 1024;
 
-/// Windows never wakes a read that is blocked already, nor always a write. What closes a connection does not wait for
-/// that, see [`Blocked`](crate::blocked::Blocked), but a thread whose client never closes shall end some day. So a read
-/// without a limit of its own looks up from time to time. (Nowhere else does a thread wake up for nothing.)
-const LOOK_UP: Duration = Duration::from_secs(30);
+/// How many messages of one client are served before others get a turn. With `--cfg parking`, for tests, a handler is
+/// called for each message.
+const TURN: u32 = if cfg!(parking) { 1 } else { 32 };
+
+/// Windows never wakes a read that is blocked already. So a read without a limit of its own looks up from time to time
+/// whether its connection has been closed.
+const LOOK_UP: Duration = Duration::from_millis(250);
 
 /// A client's connection, as its [`Handler`](crate::Handler) sees it.
 ///
-/// Wait for each message with [`next_message`](Connection::next_message), then read it and answer it with the
+/// Ask for each message with [`next_message`](Connection::next_message), then read it and answer it with the
 /// methods of [`Read`], [`BufRead`] and [`Write`]. Writes are not buffered.
 #[derive(Debug)]
 pub struct Connection {
     entry: Arc<Entry>,
-    shared: Arc<Shared>,
+    held: Held,
     /// What was received and not consumed yet is `buffer[start..end]`.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    idle_timeout: Option<Duration>,
     read_deadline: Option<Instant>,
-    /// The read timeout that the socket has now.
-    applied: Option<Duration>,
     /// Whether the message under way is the last one, unless others have arrived already.
     last: bool,
-    state: State,
+    /// How many messages of this turn have been served.
+    served: u32,
+    /// Whether the socket may have something that no further event announces.
+    unsure: bool,
+    /// Whether the client has closed its side, as far as is known. What it has sent before is still to be read.
+    closing: bool,
+    /// Whether its session remembers something from one message to the next.
+    carries_over: bool,
+    course: Course,
 }
 
+/// What becomes of the connection when its handler returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Messages may come and go.
+enum Course {
+    /// There may be another message: if the handler returns now, it wants to close the connection.
     Open,
+    /// It waits for the next message.
+    Waits,
+    /// Its next message is at hand, but others get a turn first.
+    Yields,
     /// The handler answered without reading its input to the end.
     Abandoned,
     /// The client closed its side, or is gone.
     ClientLeft,
-    /// The server is quitting and this connection has to tell its client.
-    MustTell,
-    /// The server is quitting and the drain has told the client.
-    Told,
+    /// It has to leave: its client is notified, if there is a notice.
+    Leaves,
 }
 
-/// What a read waits for. On Windows the drain cannot wake it, so it has to know.
+thread_local! {
+    /// The buffer of the connection that this thread serves: a waiting connection has none.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A connection begins, and waits for its first message.
+pub(crate) fn begin(entry: Arc<Entry>, held: Held) {
+    if held.farewell.is_some() {
+        return take_leave(entry, held, Why::Again);
+    }
+    let (port, speaks) = (held.port.clone(), held.speaks);
+    if let Some(held) = park(&entry, held, Awaits::Input) {
+        return attend(entry, held, Why::Closing);
+    }
+    if speaks {
+        port.engine.again(entry.key);
+    }
+}
+
+/// Something has happened to a connection.
+pub(crate) fn ready(entry: Arc<Entry>, why: Why) {
+    if why == Why::Due && !is_due(&entry) {
+        return;
+    }
+    if let Some(held) = entry.slot.take() {
+        attend(entry, held, why);
+    }
+}
+
+/// The timer has come to it. Whether its time is really up: it may have been put off, and the timer is set again then.
+fn is_due(entry: &Entry) -> bool {
+    let due = entry.slot.look(|held| {
+        Engine::came(&mut held.watch);
+        let due = held.due().is_some_and(|due| due <= Instant::now());
+        if !due {
+            held.arm(entry);
+        }
+        due
+    });
+    due.unwrap_or(false)
+}
+
+/// Serves a connection that this thread has taken, until it waits again or has ended.
+fn attend(entry: Arc<Entry>, mut held: Held, mut why: Why) {
+    loop {
+        if held.farewell.is_some() {
+            return take_leave(entry, held, why);
+        }
+        if must_leave(&entry, &held) && held.generation.notice.is_some() {
+            return notify(entry, held);
+        }
+        let mut connection = Connection::open(entry.clone(), held);
+        let speaks = std::mem::take(&mut connection.held.speaks);
+        if connection.start == connection.end && !speaks {
+            match connection.receive_at_once() {
+                Ok(Some(0)) | Err(_) => return connection.close(Outcome::Disconnected, None),
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    // Nothing is there after all.
+                    let has_to_leave = must_leave(&entry, &connection.held);
+                    let idle_for_too_long = why == Why::Due && connection.held.due.is_some();
+                    if has_to_leave || idle_for_too_long {
+                        return connection.close(Outcome::Closed, None);
+                    }
+                    let waits = connection.put_away();
+                    let Some(back) = park(&entry, waits, Awaits::Input) else { return };
+                    (held, why) = (back, Why::Closing);
+                    continue;
+                }
+            }
+        }
+        connection.closing = why == Why::Closing;
+        let Some(back) = connection.serve() else { return };
+        // What has happened meanwhile may be that the client has closed its side behind its last message.
+        (held, why) = (back, Why::Closing);
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wait {
-    /// The next message, which the drain may cut short.
-    ForMessage,
-    /// The rest of a message, or the client's leaving.
-    ForMore,
+enum Awaits {
+    Input,
+    /// Room in the send buffer.
+    Room,
+}
+
+/// Lets a connection wait. Some: there is something to do first.
+fn park(entry: &Arc<Entry>, mut held: Held, awaits: Awaits) -> Option<Held> {
+    held.watch.room = awaits == Awaits::Room;
+    held.due = held.idle_timeout.and_then(|limit| Instant::now().checked_add(limit));
+    loop {
+        let leaves = |held: &Held| held.farewell.is_none() && (must_leave(entry, held) || held.can_move(entry));
+        match entry.slot.park(held, leaves, |held| held.arm(entry)) {
+            Parked::Waits => return None,
+            Parked::Again(back) => return Some(back),
+            Parked::Ended(back) => {
+                discard(entry, back);
+                return None;
+            }
+            Parked::Leaves(back) => {
+                held = back;
+                if must_leave(entry, &held) || !held.move_on(entry) {
+                    return Some(held);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a connection has to leave at the boundary that it has reached.
+fn must_leave(entry: &Entry, held: &Held) -> bool {
+    entry.leave.load(Ordering::SeqCst) || held.generation.must_leave(entry) && !held.can_move(entry)
+}
+
+/// Notifies a client that nothing else is owed to, and waits for it to disconnect.
+pub(crate) fn notify(entry: Arc<Entry>, mut held: Held) {
+    entry.draining.store(true, Ordering::SeqCst);
+    let notice = held.generation.notice.as_deref().unwrap_or_default();
+    held.farewell = Some(Box::new(Farewell::notice(notice)));
+    take_leave(entry, held, Why::Again);
+}
+
+/// Goes on with the last that is to be done.
+fn take_leave(entry: Arc<Entry>, mut held: Held, why: Why) {
+    loop {
+        let Some(farewell) = &mut held.farewell else { return close(&entry, held, Outcome::Closed, None) };
+        let generation = &held.generation;
+        let step = farewell.step(&held.socket, || generation.count_notified());
+        let awaits = match step {
+            Step::Done(outcome) => return close(&entry, held, outcome, None),
+            Step::AwaitsRoom if why != Why::Room => Awaits::Room,
+            Step::AwaitsRoom => {
+                let written = wait_in(&entry, &held.port.engine, || farewell.write_all(&held.socket));
+                match written {
+                    Some(Ok(())) => continue,
+                    Some(Err(_)) => return close(&entry, held, Outcome::Disconnected, None),
+                    None => return discard(&entry, held),
+                }
+            }
+            Step::AwaitsClose | Step::Again => Awaits::Input,
+        };
+        let port = held.port.clone();
+        match park(&entry, held, awaits) {
+            Some(back) => held = back,
+            None if step == Step::Again => return port.engine.again(entry.key),
+            None => return,
+        }
+    }
+}
+
+/// Runs a call that may wait for the client. None: the connection was closed by force meanwhile.
+fn wait_in<T>(entry: &Entry, engine: &Engine, call: impl FnOnce() -> T) -> Option<T> {
+    if !entry.slot.set_blocked(true) {
+        return None;
+    }
+    let result = engine.blocked(call);
+    entry.slot.set_blocked(false).then_some(result)
+}
+
+/// Ends a connection, which the caller has.
+pub(crate) fn close(entry: &Arc<Entry>, held: Held, outcome: Outcome, error: Option<&io::Error>) {
+    if !entry.slot.end() {
+        return discard(entry, held); // It was ended by force.
+    }
+    let (port, generation) = (held.port.clone(), held.generation.clone());
+    let outcome = if entry.forced.load(Ordering::SeqCst) { Outcome::Forced } else { outcome };
+    finish(entry, Some(held), &generation, &port, outcome, error);
+}
+
+/// Closes a connection by force, unless that has been done. If a handler works on it, it ends when that returns.
+pub(crate) fn close_by_force(entry: &Arc<Entry>, generation: &Arc<Generation>, port: &Arc<Shared>) {
+    if !generation.count_forced(entry) {
+        return;
+    }
+    entry.shut();
+    if let Force::Ended(held) = entry.slot.end_by_force() {
+        finish(entry, held, generation, port, Outcome::Forced, None);
+    }
+}
+
+/// A connection has ended: it leaves the registry, its socket is closed, and its generation hears of it, in this order.
+fn finish(
+    entry: &Arc<Entry>,
+    held: Option<Held>,
+    generation: &Arc<Generation>,
+    port: &Arc<Shared>,
+    outcome: Outcome,
+    error: Option<&io::Error>,
+) {
+    if !entry.refused {
+        // Reported before it leaves: a drain ends with the last to leave, and then nothing follows.
+        generation.say(&Event::Ended { connection: &entry.info(), outcome, error });
+    }
+    port.registry.remove(entry.key);
+    entry.release();
+    if let Some(held) = held {
+        discard(entry, held);
+    }
+    if !entry.refused {
+        generation.ended(entry, outcome);
+    }
+    port.connection_ended(entry.refused);
+}
+
+/// Drops a connection. A panic of its session's drop costs nothing else.
+fn discard(entry: &Entry, mut held: Held) {
+    held.port.engine.forget(entry.key, &mut held.watch);
+    let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(held)));
+}
+
+impl Held {
+    /// Whether another generation can go on where this one has stopped.
+    fn carries_nothing(&self) -> bool {
+        let has_session = matches!(self.service, Some(Service::Session(_)));
+        !has_session && self.farewell.is_none() && self.rest.is_empty()
+    }
+
+    /// Whether its generation has been replaced by one that it can move to.
+    pub(crate) fn can_move(&self, entry: &Entry) -> bool {
+        self.generation.hands_over()
+            && self.carries_nothing()
+            && !entry.leave.load(Ordering::SeqCst)
+            && self.port.successor(&self.generation).is_some()
+    }
+
+    /// Moves to the generation that serves now. Returns false if there is none.
+    pub(crate) fn move_on(&mut self, entry: &Entry) -> bool {
+        let Some(next) = self.port.successor(&self.generation) else { return false };
+        next.took_over();
+        entry.generation.store(next.number, Ordering::SeqCst);
+        self.idle_timeout = next.handler.idle_timeout();
+        self.service = Some(Service::Unasked(next.handler.clone()));
+        std::mem::replace(&mut self.generation, next).gave_away();
+        true
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.farewell.as_ref().map_or(self.due, |farewell| farewell.until)
+    }
+
+    /// Has the engine report when something happens to it.
+    fn arm(&mut self, entry: &Entry) {
+        let due = self.due();
+        self.port.engine.watch(entry.key, &self.socket, &mut self.watch, due);
+    }
 }
 
 impl Connection {
-    pub(crate) fn new(entry: Arc<Entry>, shared: Arc<Shared>) -> Connection {
-        // Small answers are whole messages: they go out at once. A failure means that the client is gone already.
-        let _ = entry.stream.set_nodelay(true);
+    fn open(entry: Arc<Entry>, mut held: Held) -> Connection {
+        let mut buffer = BUFFER.take();
+        let rest = std::mem::take(&mut held.rest);
+        if buffer.len() < CHUNK.max(rest.len()) {
+            buffer.resize(CHUNK.max(rest.len()), 0);
+        }
+        buffer[..rest.len()].copy_from_slice(&rest);
         Connection {
             entry,
-            shared,
-            buffer: vec![0; CHUNK],
+            held,
+            buffer,
             start: 0,
-            end: 0,
-            idle_timeout: None,
+            end: rest.len(),
             read_deadline: None,
-            applied: None,
             last: false,
-            state: State::Open,
+            served: 0,
+            unsure: false,
+            closing: false,
+            carries_over: false,
+            course: Course::Open,
         }
     }
 
-    /// Waits for the first byte of the next message. The connection is idle meanwhile, and only then.
+    /// Has the handler serve what is at hand. Some: the connection has not ended, and there may be more to do.
+    fn serve(mut self) -> Option<Held> {
+        let peer = self.entry.peer;
+        let mut service = self.held.service.take();
+        let served = panic::catch_unwind(AssertUnwindSafe(|| {
+            if let Some(Service::Unasked(handler)) = &service {
+                service = Some(match handler.session(peer) {
+                    Some(session) => Service::Session(session),
+                    None => Service::Stateless(handler.clone()),
+                });
+            }
+            match &mut service {
+                Some(Service::Session(session)) => {
+                    self.carries_over = true;
+                    session.serve(&mut self)
+                }
+                Some(Service::Stateless(handler) | Service::Unasked(handler)) => handler.serve(&mut self),
+                None => Ok(()), // It is put back below.
+            }
+        }));
+        self.held.service = service;
+        match served {
+            Ok(served) => self.conclude(served),
+            Err(panic) => self.panicked(&*panic),
+        }
+    }
+
+    fn panicked(self, panic: &(dyn std::any::Any + Send)) -> Option<Held> {
+        let message = panic_message(panic);
+        let (id, peer) = (self.entry.id, self.entry.peer);
+        self.held.generation.say(&Event::Panicked { id, peer, message });
+        let error = io::Error::other(format!("the handler panicked: {message}"));
+        self.conclude(Err(error))
+    }
+
+    /// The handler has returned.
+    fn conclude(mut self, served: io::Result<()>) -> Option<Held> {
+        if self.course == Course::Open && self.start < self.end {
+            self.course = Course::Abandoned;
+        }
+        match (self.course, served) {
+            (Course::Waits, Ok(())) => {
+                let entry = self.entry.clone();
+                park(&entry, self.put_away(), Awaits::Input)
+            }
+            (Course::Yields, Ok(())) => {
+                let (entry, port) = (self.entry.clone(), self.held.port.clone());
+                let back = park(&entry, self.put_away(), Awaits::Input);
+                if back.is_none() {
+                    port.engine.again(entry.key);
+                }
+                back
+            }
+            (Course::Leaves, Ok(())) if self.held.generation.notice.is_some() => {
+                let entry = self.entry.clone();
+                notify(entry, self.put_away());
+                None
+            }
+            (Course::Abandoned, served) => {
+                // An error is part of what is reported, though the client is waited for first.
+                drop(served);
+                self.start = self.end;
+                let entry = self.entry.clone();
+                let mut held = self.put_away();
+                held.farewell = Some(Box::new(Farewell::linger()));
+                take_leave(entry, held, Why::Again);
+                None
+            }
+            (Course::ClientLeft, served) => {
+                self.close(Outcome::Disconnected, served.err().as_ref());
+                None
+            }
+            (_, Ok(())) => {
+                self.close(Outcome::Closed, None);
+                None
+            }
+            (_, Err(error)) => {
+                let outcome = if is_gone(&error) { Outcome::Disconnected } else { Outcome::Closed };
+                self.close(outcome, Some(&error));
+                None
+            }
+        }
+    }
+
+    fn close(self, outcome: Outcome, error: Option<&io::Error>) {
+        let entry = self.entry.clone();
+        close(&entry, self.put_away(), outcome, error);
+    }
+
+    /// Gives the buffer back to the thread, and what is in it to the connection.
+    fn put_away(mut self) -> Held {
+        if self.start < self.end {
+            self.held.rest = self.buffer[self.start..self.end].to_vec();
+        }
+        if self.buffer.len() <= KEPT {
+            BUFFER.set(self.buffer);
+        }
+        self.held
+    }
+
+    /// Whether there is a message to serve: its first bytes are at hand then.
     ///
-    /// Returns false when there is none to serve: the client has left, it was quiet for longer than the idle timeout,
-    /// or the server is quitting. The handler then returns; the server tells the client and closes the connection.
+    /// Returns false when there is none at the moment, or none to come: the client is quiet or has left, or the server
+    /// is stopping. The handler then returns. It is called again for the next message; at the end the server notifies
+    /// the client and closes the connection.
     ///
     /// Any read deadline is lifted.
     pub fn next_message(&mut self) -> bool {
-        if self.state != State::Open {
+        if self.course != Course::Open {
             return false;
         }
         self.read_deadline = None;
-        let told_to_leave = self.shared.leave.is_set() || self.entry.leave.is_set();
-        let at_hand = self.start < self.end && !self.last && !told_to_leave;
-        let next = at_hand || self.wait_for_message();
+        let next = if self.last || self.must_leave() {
+            self.has_last_message()
+        } else if self.start == self.end {
+            self.has_message()
+        } else if self.served >= TURN {
+            self.course = Course::Yields;
+            false
+        } else {
+            true
+        };
+        self.served += 1;
         // Only now: a message that comes during a drain is the last one, however long it was awaited.
         self.last = self.is_draining();
         next
     }
 
-    fn wait_for_message(&mut self) -> bool {
-        if self.last || self.entry.turn.rest(|| self.has_to_leave()) == Phase::Leaving {
-            return self.serve_what_has_arrived();
-        }
-        let received = self.receive(self.idle_timeout, Wait::ForMessage);
-        match (self.entry.turn.wake(), received) {
-            (Phase::Leaving, received) if self.shared.notice.is_some() => {
-                self.state = if matches!(received, Ok(0)) { State::ClientLeft } else { State::Told };
-                false
-            }
-            (_, Ok(1..)) => true,
-            // The idle timeout. Nothing is owed, so it is closed.
-            (Phase::Busy | Phase::Idle, Err(error)) if is_timeout(&error) => false,
-            (Phase::Busy | Phase::Idle, _) => {
-                self.state = State::ClientLeft;
-                false
-            }
-            (Phase::Leaving, _) => {
-                self.state = State::MustTell;
-                false
+    fn has_message(&mut self) -> bool {
+        if self.unsure || self.closing {
+            match self.receive_at_once() {
+                Ok(Some(1..)) => return true,
+                Ok(Some(0)) | Err(_) => {
+                    self.course = Course::ClientLeft;
+                    return false;
+                }
+                Ok(None) => {}
             }
         }
-    }
-
-    /// Whether it leaves at this boundary.
-    fn has_to_leave(&self) -> bool {
-        let awaited = || drain::awaited_until(&self.entry, self.shared.notice.as_deref());
-        self.entry.leave.is_set() || self.shared.leave.is_set() && awaited().is_none_or(|until| until <= Instant::now())
-    }
-
-    /// The server is quitting. A protocol that has a notice tells its client now. One that has none still answers a
-    /// message that is here already.
-    fn serve_what_has_arrived(&mut self) -> bool {
-        if self.shared.notice.is_none() {
-            if self.start < self.end {
-                return true;
-            }
-            let stream = &self.entry.stream;
-            let received = stream.set_nonblocking(true).and_then(|()| {
-                let received = (&*stream).read(&mut self.buffer);
-                stream.set_nonblocking(false)?;
-                received
-            });
-            if let Ok(length @ 1..) = received {
-                self.entry.received.fetch_add(length as u64, Ordering::Relaxed);
-                (self.start, self.end) = (0, length);
-                return true;
-            }
-        }
-        self.state = State::MustTell;
+        self.course = Course::Waits;
         false
     }
 
-    /// Whether the server is quitting, or this connection is to be closed. A handler whose protocol can say so in an
+    /// The server is stopping. A protocol that has a notice notifies its client now. One that has none still answers a
+    /// message that is here already.
+    fn has_last_message(&mut self) -> bool {
+        if self.held.generation.notice.is_none()
+            && (self.start < self.end || matches!(self.receive_at_once(), Ok(Some(1..))))
+        {
+            return true;
+        }
+        self.course = Course::Leaves;
+        false
+    }
+
+    /// Whether the server is stopping, or this connection is to be closed. A handler whose protocol can say so in an
     /// answer says it now.
     pub fn is_draining(&self) -> bool {
-        self.shared.draining.is_set() || self.entry.leave.is_set()
+        self.entry.leave.load(Ordering::SeqCst) || self.held.generation.is_draining() && !self.can_move()
+    }
+
+    fn must_leave(&self) -> bool {
+        self.entry.leave.load(Ordering::SeqCst) || self.held.generation.must_leave(&self.entry) && !self.can_move()
+    }
+
+    /// Whether it moves to another generation when this message has been served.
+    fn can_move(&self) -> bool {
+        !self.carries_over && self.held.can_move(&self.entry)
     }
 
     /// The client's address.
@@ -182,25 +535,44 @@ impl Connection {
     /// Receives more of the message under way and appends it to what is buffered, however much that is: the limit is
     /// the caller's. Returns the number of bytes received, 0 when the client has closed its side.
     ///
+    /// While it waits for the client, the connection has a thread to itself.
+    ///
     /// # Errors
-    /// What the socket says, and [`ErrorKind::TimedOut`] when the read deadline has passed.
+    /// What the socket says, [`ErrorKind::TimedOut`] when the read deadline has passed, and
+    /// [`ErrorKind::ConnectionAborted`] when the connection was closed by force.
     pub fn read_more(&mut self) -> io::Result<usize> {
-        let limit = match self.read_deadline {
-            None => None,
-            Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
-                Some(left) if !left.is_zero() => Some(left),
-                _ => return Err(ErrorKind::TimedOut.into()),
-            },
-        };
-        match self.receive(limit, Wait::ForMore) {
-            Err(error) if is_timeout(&error) => Err(ErrorKind::TimedOut.into()),
-            received => received,
+        if Engine::POLLS
+            && let Some(length) = self.receive_at_once()?
+        {
+            return Ok(length);
+        }
+        self.make_room();
+        let port = self.held.port.clone();
+        port.engine.unwatch(&self.held.socket, &mut self.held.watch);
+        loop {
+            let remaining = match self.read_deadline {
+                None => None,
+                Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
+                    Some(remaining) if !remaining.is_zero() => Some(remaining),
+                    _ => return Err(ErrorKind::TimedOut.into()),
+                },
+            };
+            let limit =
+                if cfg!(windows) { Some(remaining.map_or(LOOK_UP, |limit| limit.min(LOOK_UP))) } else { remaining };
+            self.limit_read(limit)?;
+            let (socket, room) = (self.held.socket.clone(), &mut self.buffer[self.end..]);
+            let received = wait_in(&self.entry, &port.engine, || (&*socket).read(room));
+            match received.ok_or(ErrorKind::ConnectionAborted)? {
+                Err(error) if error.kind() == ErrorKind::Interrupted || is_timeout(&error) => {}
+                received => return received.map(|length| self.received(length)),
+            }
         }
     }
 
-    /// Closes the connection when it has been idle for this long. None, as at the start, lets it wait for ever.
+    /// Closes the connection when it has been idle for this long. None lets it wait for ever. At the start it is
+    /// [`Handler::idle_timeout`](crate::Handler::idle_timeout).
     pub fn set_idle_timeout(&mut self, limit: Option<Duration>) {
-        self.idle_timeout = limit;
+        self.held.idle_timeout = limit;
     }
 
     /// The time by which the message under way must have been read. Lifted by the next
@@ -213,17 +585,21 @@ impl Connection {
     /// the deadline of a drain.
     ///
     /// # Errors
-    /// What the socket says, and [`ErrorKind::InvalidInput`] for a zero duration.
+    /// [`ErrorKind::InvalidInput`] for a zero duration.
     pub fn set_write_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        self.entry.stream.set_write_timeout(limit)
+        if limit.is_some_and(|limit| limit.is_zero()) {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "a write timeout cannot be zero"));
+        }
+        self.held.write_timeout = limit;
+        Ok(())
     }
 
     /// Says that the handler will not read the rest of the client's input, since it has answered it already. After the
     /// handler returns, the client gets a moment to read that answer: it would be lost if the socket were closed with
     /// unread input.
     pub fn abandon_input(&mut self) {
-        if self.state == State::Open {
-            self.state = State::Abandoned;
+        if self.course == Course::Open {
+            self.course = Course::Abandoned;
         }
     }
 
@@ -232,16 +608,15 @@ impl Connection {
     /// shorter.
     ///
     /// # Errors
-    /// What the file or the socket says.
+    /// What the file or the socket says, and [`ErrorKind::ConnectionAborted`] when the connection was closed by force.
     pub fn send_file(&mut self, mut start: &[u8], file: &File, length: u64) -> io::Result<u64> {
         while !start.is_empty() {
-            let sent = write_with(&self.entry, |stream| socket::send_more_follows(stream, start))?;
-            self.entry.sent.fetch_add(sent as u64, Ordering::Relaxed);
+            let sent = self.send(start, true)?;
             start = &start[sent..];
         }
         let mut total = 0;
         while total < length {
-            let sent = write_with(&self.entry, |stream| socket::send_file(stream, file, length - total))?;
+            let sent = self.send_waiting(|stream| socket::send_file(stream, file, length - total))?;
             if sent == 0 {
                 break;
             }
@@ -251,58 +626,63 @@ impl Connection {
         Ok(total)
     }
 
-    /// Ends the connection after its handler has returned, and says how it ended.
-    pub(crate) fn finish(mut self, served: &io::Result<()>) -> Outcome {
-        if self.state == State::Open && self.start < self.end {
-            self.state = State::Abandoned;
+    /// Sends some of this, without waiting if there is room for anything.
+    fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        let mut sent = 0;
+        if Engine::POLLS {
+            sent = socket::send_at_once(&self.held.socket, bytes, more)?;
         }
-        let outcome = match self.state {
-            State::Open => match served {
-                Err(error) if is_gone(error) => Outcome::Disconnected,
-                Ok(()) | Err(_) => Outcome::Closed,
-            },
-            State::Abandoned => {
-                let _ = self.entry.stream.shutdown(Shutdown::Write);
-                self.discard_until_closed(Some(LINGER));
-                Outcome::Closed
-            }
-            State::ClientLeft => Outcome::Disconnected,
-            State::MustTell => match &self.shared.notice {
-                None => Outcome::Closed,
-                Some(notice) => match write_with(&self.entry, |mut stream| stream.write_all(notice)) {
-                    Ok(()) => {
-                        drain::told(&self.shared.registry, &self.entry);
-                        self.discard_until_closed(None)
-                    }
-                    Err(_) => Outcome::Disconnected,
-                },
-            },
-            State::Told => self.discard_until_closed(None),
-        };
-        if self.entry.forced.load(Ordering::SeqCst) { Outcome::Forced } else { outcome }
+        if sent == 0 && !bytes.is_empty() {
+            sent = self.send_waiting(|mut stream| match more {
+                true => socket::send_more_follows(stream, bytes),
+                false => stream.write(bytes),
+            })?;
+        }
+        self.entry.sent.fetch_add(sent as u64, Ordering::Relaxed);
+        Ok(sent)
     }
 
-    /// Reads and discards until the client closes, the connection is closed by force, or the time is up.
-    fn discard_until_closed(&mut self, limit: Option<Duration>) -> Outcome {
-        let end = limit.map(|limit| Instant::now() + limit);
+    /// Sends by a call that may wait for a client that does not read.
+    fn send_waiting<T>(&mut self, call: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
+        if self.held.applied.write != self.held.write_timeout {
+            self.held.socket.set_write_timeout(self.held.write_timeout)?;
+            self.held.applied.write = self.held.write_timeout;
+        }
+        let socket = &self.held.socket;
+        let sent = wait_in(&self.entry, &self.held.port.engine, || call(socket));
+        sent.ok_or(ErrorKind::ConnectionAborted)?
+    }
+
+    /// Receives what has arrived, behind what is buffered. None: nothing has.
+    fn receive_at_once(&mut self) -> io::Result<Option<usize>> {
+        self.make_room();
+        let room = self.buffer.len() - self.end;
         loop {
-            self.start = 0;
-            self.end = 0;
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return Outcome::Closed;
-            }
-            match self.receive(left, Wait::ForMore) {
-                Ok(0) => return Outcome::Disconnected,
-                Ok(_) => {}
-                Err(error) if is_timeout(&error) => {}
-                Err(_) => return Outcome::Disconnected,
+            match socket::receive_at_once(&self.held.socket, &mut self.buffer[self.end..]) {
+                Ok(length) => {
+                    // A full buffer may have left something behind, of which nothing tells again.
+                    self.unsure = length == room;
+                    return Ok(Some(self.received(length)));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.unsure = false;
+                    return Ok(None);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Receives once, behind what is buffered. It waits no longer than `limit`.
-    fn receive(&mut self, limit: Option<Duration>, wait: Wait) -> io::Result<usize> {
+    fn received(&mut self, length: usize) -> usize {
+        self.closing |= length == 0;
+        self.end += length;
+        self.entry.received.fetch_add(length as u64, Ordering::Relaxed);
+        length
+    }
+
+    /// Room for more behind what is buffered.
+    fn make_room(&mut self) {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.end == self.buffer.len() {
@@ -312,73 +692,16 @@ impl Connection {
                 self.buffer.resize(self.buffer.len() * 2, 0);
             }
         }
-        self.limit_read(limit)?;
-        let length = read_within(&self.entry, &mut self.buffer[self.end..], limit, wait)?;
-        self.end += length;
-        self.entry.received.fetch_add(length as u64, Ordering::Relaxed);
-        Ok(length)
     }
 
     /// Sets the socket's read timeout, if it has another one now.
     fn limit_read(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        let timeout = if cfg!(windows) { Some(limit.unwrap_or(LOOK_UP)) } else { limit };
-        if self.applied != timeout {
-            self.entry.stream.set_read_timeout(timeout)?;
-            self.applied = timeout;
+        if self.held.applied.read != limit {
+            self.held.socket.set_read_timeout(limit)?;
+            self.held.applied.read = limit;
         }
         Ok(())
     }
-}
-
-#[cfg(not(windows))]
-fn read_within(entry: &Entry, buffer: &mut [u8], _limit: Option<Duration>, _wait: Wait) -> io::Result<usize> {
-    loop {
-        match (&entry.stream).read(buffer) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            received => return received,
-        }
-    }
-}
-
-/// Waits without reading anything: what has arrived stays where whoever closes this connection can see it.
-#[cfg(windows)]
-fn read_within(entry: &Entry, buffer: &mut [u8], limit: Option<Duration>, wait: Wait) -> io::Result<usize> {
-    loop {
-        if !entry.blocked.wait() {
-            return Ok(0);
-        }
-        // Looked at only now. Who tells an idle connection from here on finds that its thread waits.
-        let told = wait == Wait::ForMessage && entry.turn.phase() == Phase::Leaving;
-        let silent = if told {
-            socket::is_silent(&entry.stream)
-        } else {
-            entry.stream.peek(&mut [0]).is_err_and(|error| is_timeout(&error))
-        };
-        if !entry.blocked.back() {
-            return Ok(0);
-        }
-        if !silent {
-            return (&entry.stream).read(buffer);
-        }
-        if told || limit.is_some() {
-            return Err(ErrorKind::TimedOut.into());
-        }
-    }
-}
-
-/// Sends by this call, which may wait for a client that does not read.
-#[cfg(not(windows))]
-fn write_with<T>(entry: &Entry, send: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
-    send(&entry.stream)
-}
-
-#[cfg(windows)]
-fn write_with<T>(entry: &Entry, send: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
-    if !entry.blocked.wait() {
-        return Err(ErrorKind::ConnectionAborted.into());
-    }
-    let sent = send(&entry.stream);
-    if entry.blocked.back() { sent } else { Err(ErrorKind::ConnectionAborted.into()) }
 }
 
 fn is_timeout(error: &io::Error) -> bool {
@@ -415,15 +738,7 @@ impl BufRead for Connection {
 
 impl Write for Connection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = write_with(&self.entry, |mut stream| stream.write(bytes))?;
-        self.entry.sent.fetch_add(length as u64, Ordering::Relaxed);
-        Ok(length)
-    }
-
-    fn write_vectored(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        let length = write_with(&self.entry, |mut stream| stream.write_vectored(parts))?;
-        self.entry.sent.fetch_add(length as u64, Ordering::Relaxed);
-        Ok(length)
+        self.send(bytes, false)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -42,40 +42,47 @@
 //!
 //! # How it works
 //!
-//! One thread accepts, and each connection has a thread of its own. A connection is *idle* exactly while it waits
-//! for the first byte of its next message ([`Connection::next_message`]), else it is *busy*. A stop sets a flag and
-//! then wakes `accept` by a connection of its own to the port. The accepting thread empties the accept queue (unless
-//! [others accept](Server::shared_listener) from the same listener), closes the listener, and then writes the notice to
-//! every idle connection itself, each under that connection's lock (the `turn` module), so that it cannot fall into an
-//! answer. A busy connection finds the flag at its next boundary and writes the notice itself. After the notice the
-//! connection is half-closed, and what the client still sends is read and thrown away until the client closes: to close
-//! a socket with unread input would reset it, and a reset can destroy the notice before the client has read it.
+//! Three owners, by how long they live. The [`Port`] owns the listener and accepts. A generation ([`Server`], then
+//! [`Handle`]) owns the handler and the limits; replacing one by another is one assignment in the port. A connection
+//! belongs to one place at a time: the thread that serves a message, or its slot in the registry while it waits for its
+//! client (`slot`). Whatever wants a waiting connection takes it from there: the engine because its client has sent
+//! something, or the drain because it has to leave. Taking it is all that has to be agreed upon, so a notice cannot fall
+//! into an answer, and exactly one thread notifies a client.
+//!
+//! A connection is *idle* exactly while it waits for the first byte of its next message, else it is *busy*. It has no
+//! thread while it is idle on Linux with the feature `epoll`, and no buffer on any system. Half a message holds a
+//! thread.
+//!
+//! A stop sets a flag, empties the accept queue and closes the listener (unless it is [shared](Port::start_shared)), and
+//! then takes all idle connections and notifies their clients. A busy connection finds the flag at its next boundary.
+//! After the notice the connection is half-closed, and what the client still sends is read and thrown away until the
+//! client closes (`farewell`): to close a socket with unread input would reset it, and a reset can destroy the notice
+//! before the client has read it.
 //!
 //! A protocol without a notice (HTTP) owes an idle client nothing, so its connection is closed, unless it was accepted
 //! just before: then its first message is most likely on its way, and is awaited for [`FIRST_MESSAGE_WAIT`].
-//!
-//! A reader that waits for its client is never interrupted while the client may still leave by itself. On Windows it
-//! cannot even be interrupted at the deadline: nothing wakes a blocked `read` there. So there a connection that is
-//! closed while its thread is in a read ends without that thread, which ends when its client closes, too, or at its
-//! next look (the `blocked` module).
 
-mod acceptor;
-mod blocked;
+#[cfg_attr(windows, allow(clippy::missing_const_for_thread_local, reason = "it is const; the macro hides that there"))]
 mod connection;
 mod drain;
-mod gate;
+mod engine;
+mod event;
+mod farewell;
+mod generation;
+mod handler;
 pub mod handlers;
-mod probe;
-mod quit;
+mod port;
 mod registry;
+mod report;
 mod server;
+mod slot;
 mod socket;
-mod threads;
-mod turn;
 
 pub use connection::Connection;
-pub use drain::{Closed, DrainReport, FIRST_MESSAGE_WAIT};
-pub use registry::{Activity, ConnectionInfo, Counts, Ids, Outcome};
-pub use server::{
-    Event, Failure, Handle, Handler, MAX_CONNECTIONS, Server, ServerError, Stopper, deadline_after, panic_message,
-};
+pub use event::{Event, Failure, ServerError, panic_message};
+pub use generation::FIRST_MESSAGE_WAIT;
+pub use handler::{Handler, Session, Sessions};
+pub use port::Port;
+pub use registry::Ids;
+pub use report::{Activity, Closed, ConnectionInfo, Counts, DrainReport, Outcome};
+pub use server::{Handle, MAX_CONNECTIONS, Server, Stopper, deadline_after};

@@ -1,99 +1,121 @@
-//! The live connections. An entry leaves when its connection has ended.
+//! All connections of a port, of whichever generation. An entry leaves when its connection has ended.
 
-use std::collections::BTreeMap;
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::blocked::Blocked;
-use crate::quit::Flag;
-use crate::turn::{Phase, Turn};
+use crate::engine::{Key, Watch};
+use crate::farewell::Farewell;
+use crate::generation::Generation;
+use crate::handler::{Handler, Session};
+use crate::port::Shared;
+use crate::report::{Activity, ConnectionInfo};
+use crate::slot::Slot;
 
-/// How a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The client disconnected.
-    Disconnected,
-    /// The server closed it, and owed its client nothing.
-    Closed,
-    /// The server closed it at the deadline of a drain, although it was still in use.
-    Forced,
+/// Numbers for connections, from 1. Servers that share them never give one number twice.
+#[derive(Debug, Clone, Default)]
+pub struct Ids(Arc<AtomicU64>);
+
+impl Ids {
+    pub(crate) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
 }
 
-/// What a connection is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activity {
-    /// It waits for the first byte of its next message.
-    Idle,
-    /// It works on a message.
-    Busy,
-    /// Its client has been notified that the server goes away, or is about to be.
-    Draining,
-}
-
-/// A connection as seen from outside.
-#[derive(Debug, Clone)]
-pub struct ConnectionInfo {
-    /// Its number, see [`Ids`].
-    pub id: u64,
-    /// The client's address.
-    pub peer: SocketAddr,
-    /// Since the connection was accepted.
-    pub age: Duration,
-    /// What it is doing.
-    pub activity: Activity,
-    /// Bytes received from the client.
-    pub received: u64,
-    /// Bytes sent to the client.
-    pub sent: u64,
-}
-
-/// How many connections there are and were.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Open at the moment.
-    pub now: usize,
-    /// Accepted since the start, the open ones included.
-    pub total: u64,
-    /// Refused because there were too many.
-    pub refused: u64,
-    /// Notified that the server goes away, in a drain or each for itself.
-    pub notified: usize,
-    /// Disconnected by their clients during a drain.
-    pub disconnected: usize,
-    /// Closed during a drain with nothing owed to them.
-    pub closed: usize,
-    /// Closed by force, at the deadline of a drain or of their own.
-    pub forced: usize,
-}
-
-/// One live connection, shared by its own thread and whoever looks at it from outside.
+/// One connection, as others see it.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) id: u64,
+    pub(crate) key: Key,
     pub(crate) peer: SocketAddr,
-    pub(crate) stream: TcpStream,
-    pub(crate) turn: Turn,
-    pub(crate) blocked: Blocked,
-    pub(crate) forced: AtomicBool,
+    pub(crate) since: Instant,
+    /// Where the connection itself is.
+    pub(crate) slot: Slot<Held>,
+    /// The number of the generation that it belongs to.
+    pub(crate) generation: AtomicU64,
+    /// It was refused: it is only there until its client has read that.
+    pub(crate) refused: bool,
     /// Set when this one has to leave at its next message boundary, whatever becomes of the others.
-    pub(crate) leave: Flag,
-    /// Whether it was closed by force because somebody wanted this one closed.
-    ordered: AtomicBool,
+    pub(crate) leave: AtomicBool,
+    /// Set when its client is being notified.
+    pub(crate) draining: AtomicBool,
+    /// Set when it is closed by force.
+    pub(crate) forced: AtomicBool,
+    /// Set when its end has been counted, or the force that is about to end it.
+    pub(crate) counted: AtomicBool,
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
-    pub(crate) since: Instant,
+    socket: Mutex<Option<Arc<TcpStream>>>,
+}
+
+/// The connection itself. One place at a time has it: its slot while it waits, or a thread.
+pub(crate) struct Held {
+    pub(crate) socket: Arc<TcpStream>,
+    pub(crate) port: Arc<Shared>,
+    pub(crate) generation: Arc<Generation>,
+    /// None: it is being called.
+    pub(crate) service: Option<Service>,
+    /// Its handler is called though the client has sent nothing.
+    pub(crate) speaks: bool,
+    /// What was received and not consumed, when its turn was over.
+    pub(crate) rest: Vec<u8>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) write_timeout: Option<Duration>,
+    /// The timeouts that the socket has now.
+    pub(crate) applied: Applied,
+    /// When it has been idle for too long.
+    pub(crate) due: Option<Instant>,
+    /// What is still to be done before it is closed.
+    pub(crate) farewell: Option<Box<Farewell>>,
+    pub(crate) watch: Watch,
+}
+
+/// What serves a connection.
+pub(crate) enum Service {
+    /// The handler has not been asked for a session yet.
+    Unasked(Arc<dyn Handler>),
+    /// It has none.
+    Stateless(Arc<dyn Handler>),
+    Session(Box<dyn Session>),
+}
+
+/// The timeouts that a socket has, so that they are set only when they change.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Applied {
+    pub(crate) read: Option<Duration>,
+    pub(crate) write: Option<Duration>,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Held").field("farewell", &self.farewell).finish_non_exhaustive()
+    }
 }
 
 impl Entry {
-    /// Ends the socket, and so what its thread does with it. Returns whether the thread was given up: the caller ends
-    /// the connection.
-    pub(crate) fn close_by_force(&self) -> bool {
-        // Wakes a blocked read or write. It fails only where the client is gone already.
-        let _ = self.stream.shutdown(Shutdown::Both);
-        self.blocked.give_up()
+    /// Ends the socket, and so what a thread waits for in it. It fails only where the client is gone already.
+    pub(crate) fn shut(&self) {
+        if let Some(socket) = &*self.socket() {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Gives up its hold on the socket.
+    pub(crate) fn release(&self) {
+        self.socket().take();
+    }
+
+    fn socket(&self) -> std::sync::MutexGuard<'_, Option<Arc<TcpStream>>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner) // One assignment.
+    }
+
+    pub(crate) fn belongs_to(&self, generation: &Generation) -> bool {
+        self.generation.load(Ordering::SeqCst) == generation.number && !self.refused
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.received.load(Ordering::Relaxed) == 0
     }
 
     pub(crate) fn info(&self) -> ConnectionInfo {
@@ -101,10 +123,10 @@ impl Entry {
             id: self.id,
             peer: self.peer,
             age: self.since.elapsed(),
-            activity: match self.turn.phase() {
-                Phase::Idle => Activity::Idle,
-                Phase::Busy => Activity::Busy,
-                Phase::Leaving => Activity::Draining,
+            activity: match self.slot.look(|_| ()) {
+                _ if self.draining.load(Ordering::SeqCst) => Activity::Draining,
+                Some(()) => Activity::Idle,
+                None => Activity::Busy,
             },
             received: self.received.load(Ordering::Relaxed),
             sent: self.sent.load(Ordering::Relaxed),
@@ -112,211 +134,92 @@ impl Entry {
     }
 }
 
-/// Numbers for connections, from 1. Servers that share them never give one number twice.
-#[derive(Debug, Clone, Default)]
-pub struct Ids(Arc<AtomicU64>);
-
-impl Ids {
-    fn next(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
-    }
-}
-
-/// All live connections, and the deadline by which they have to be gone.
-#[derive(Debug)]
-pub(crate) struct Registry {
-    live: Mutex<Live>,
-    ids: Ids,
-    /// Beside the lock, because it is counted under a connection's own lock, which others take under this one.
-    told: AtomicUsize,
-    /// Signalled when the server thread waits, and what it waits for happens or the deadline changes.
-    changed: Condvar,
+/// What [`Registry::enter`] needs to know of a connection.
+pub(crate) struct New {
+    pub(crate) id: u64,
+    pub(crate) peer: SocketAddr,
+    pub(crate) generation: u64,
+    pub(crate) refused: bool,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Live {
-    pub(crate) connections: BTreeMap<u64, Arc<Entry>>,
-    pub(crate) counts: Counts,
-    pub(crate) stop: Option<Stop>,
-    waiting: Option<For>,
-    /// Those who want to hear how one connection ends.
-    awaited: Vec<(u64, Sender<Outcome>)>,
+pub(crate) struct Registry(RwLock<Places>);
+
+#[derive(Debug, Default)]
+struct Places {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    taken: usize,
 }
 
-/// What the server thread waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum For {
-    /// That any connection leaves.
-    Room,
-    /// That the last connection leaves. The others would wake it for nothing.
-    TheLast,
-}
-
-/// The request to stop, or to make room for another server.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stop {
-    pub(crate) began: Instant,
-    /// May be moved while the drain runs.
-    pub(crate) deadline: Instant,
-    pub(crate) queue: Queue,
-    /// How many had been told before, each for itself.
-    pub(crate) told_before: usize,
-}
-
-/// What becomes of the clients that wait in the accept queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Queue {
-    /// They are accepted and told: nobody else is going to.
-    Emptied,
-    /// They are left to another server on the same listener.
-    Left,
+#[derive(Debug, Default)]
+struct Place {
+    serial: u32,
+    entry: Option<Arc<Entry>>,
 }
 
 impl Registry {
-    pub(crate) fn new(ids: Ids) -> Registry {
-        Registry { live: Mutex::default(), ids, told: AtomicUsize::new(0), changed: Condvar::new() }
-    }
-
-    pub(crate) fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Arc<Entry> {
-        let mut live = self.lock();
-        live.counts.total += 1;
+    /// Adds a connection that the caller has.
+    pub(crate) fn enter(&self, new: &New, socket: Arc<TcpStream>) -> Arc<Entry> {
+        let mut places = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let place = places.free.pop().unwrap_or_else(|| {
+            places.places.push(Place::default());
+            u32::try_from(places.places.len() - 1).expect("a process has fewer descriptors")
+        });
+        places.taken += 1;
+        let at = &mut places.places[place as usize];
+        at.serial = at.serial.wrapping_add(1);
         let entry = Arc::new(Entry {
-            id: self.ids.next(),
-            peer,
-            stream,
-            turn: Turn::new(),
-            blocked: Blocked::new(),
+            id: new.id,
+            key: Key { place, serial: at.serial },
+            peer: new.peer,
+            since: Instant::now(),
+            slot: Slot::new(),
+            generation: AtomicU64::new(new.generation),
+            refused: new.refused,
+            leave: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             forced: AtomicBool::new(false),
-            leave: Flag::new(),
-            ordered: AtomicBool::new(false),
+            counted: AtomicBool::new(false),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
-            since: Instant::now(),
+            socket: Mutex::new(Some(socket)),
         });
-        live.connections.insert(entry.id, entry.clone());
+        at.entry = Some(entry.clone());
         entry
     }
 
-    /// Takes a connection out and counts its outcome. One that the drain has closed by force has been counted already,
-    /// even if it was about to end by itself. One that was closed because somebody wanted it closed is none that a
-    /// drain had to force.
-    pub(crate) fn leave(&self, entry: Arc<Entry>, outcome: Outcome) {
-        let mut live = self.lock();
-        let id = entry.id;
-        live.connections.remove(&id);
-        let by_drain = entry.forced.load(Ordering::SeqCst) && !entry.ordered.load(Ordering::SeqCst);
-        if live.stop.is_some() && !by_drain {
-            match outcome {
-                Outcome::Disconnected => live.counts.disconnected += 1,
-                Outcome::Closed | Outcome::Forced => live.counts.closed += 1,
-            }
-        }
-        // This closes the socket: whoever hears that a connection has left can use its descriptor.
-        drop(entry);
-        live.awaited.retain(|(awaited, tell)| {
-            let goes_on = *awaited != id;
-            if !goes_on {
-                let _ = tell.send(outcome); // Whoever wanted to know has given up.
-            }
-            goes_on
-        });
-        let awaited = match live.waiting {
-            None => false,
-            Some(For::Room) => true,
-            Some(For::TheLast) => live.connections.is_empty(),
-        };
-        if awaited {
-            self.changed.notify_all();
+    /// The connection with this name. None: it has ended.
+    pub(crate) fn get(&self, key: Key) -> Option<Arc<Entry>> {
+        let places = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        places.places.get(key.place as usize).filter(|place| place.serial == key.serial)?.entry.clone()
+    }
+
+    pub(crate) fn remove(&self, key: Key) {
+        let mut places = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let place = &mut places.places[key.place as usize];
+        if place.serial == key.serial && place.entry.take().is_some() {
+            places.free.push(key.place);
+            places.taken -= 1;
         }
     }
 
-    /// Begins to stop, or changes the deadline of a stop that has begun. A queue that was left to another server is
-    /// that one's for good.
-    pub(crate) fn begin_stop(&self, deadline: Instant, queue: Queue) {
-        let mut live = self.lock();
-        live.stop = Some(match live.stop {
-            None => Stop { began: Instant::now(), deadline, queue, told_before: self.told() },
-            Some(stop @ Stop { queue: Queue::Emptied, .. }) => Stop { deadline, queue, ..stop },
-            Some(stop @ Stop { queue: Queue::Left, .. }) => Stop { deadline, ..stop },
-        });
-        if live.waiting.is_some() {
-            self.changed.notify_all();
-        }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).taken == 0
     }
 
-    /// Moves the deadline of a stop that has begun. Returns whether there is one.
-    pub(crate) fn move_deadline(&self, deadline: Instant) -> bool {
-        let mut live = self.lock();
-        let Some(stop) = &mut live.stop else { return false };
-        stop.deadline = deadline;
-        if live.waiting.is_some() {
-            self.changed.notify_all();
-        }
-        true
+    /// The connections of a generation, oldest first.
+    pub(crate) fn of(&self, generation: &Generation) -> Vec<Arc<Entry>> {
+        let places = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = places.places.iter().filter_map(|place| place.entry.as_ref());
+        let mut entries: Vec<_> = entries.filter(|entry| entry.belongs_to(generation)).cloned().collect();
+        drop(places);
+        entries.sort_unstable_by_key(|entry| entry.id);
+        entries
     }
 
-    /// A connection, and where its outcome will be told. None: there is no such connection.
-    pub(crate) fn await_end(&self, id: u64) -> Option<(Arc<Entry>, Receiver<Outcome>)> {
-        let mut live = self.lock();
-        let entry = live.connections.get(&id)?.clone();
-        let (tell, ended) = mpsc::channel();
-        live.awaited.push((id, tell));
-        Some((entry, ended))
-    }
-
-    /// Closes a connection by force because somebody wants it closed, unless that has been done or it has ended.
-    /// Returns it if its thread was given up: the caller ends it.
-    pub(crate) fn force(&self, id: u64) -> Option<Arc<Entry>> {
-        let mut live = self.lock();
-        let entry = live.connections.get(&id)?.clone();
-        if entry.forced.swap(true, Ordering::SeqCst) {
-            return None;
-        }
-        entry.ordered.store(true, Ordering::SeqCst);
-        live.counts.forced += 1;
-        entry.close_by_force().then_some(entry)
-    }
-
-    /// There is no stop after all.
-    pub(crate) fn call_off_stop(&self) {
-        self.lock().stop = None;
-    }
-
-    pub(crate) fn count_told(&self) {
-        self.told.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn count_refused(&self) {
-        self.lock().counts.refused += 1;
-    }
-
-    pub(crate) fn counts(&self) -> Counts {
-        let live = self.lock();
-        Counts { now: live.connections.len(), notified: self.told(), ..live.counts }
-    }
-
-    pub(crate) fn told(&self) -> usize {
-        self.told.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
-        self.entries().iter().map(|entry| entry.info()).collect()
-    }
-
-    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
-        self.lock().connections.values().cloned().collect()
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Live> {
-        // Counters and map entries change in single steps: a panic elsewhere cannot leave them half written.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for that, or until the deadline changes or the time is up.
-    pub(crate) fn wait<'a>(&self, mut live: MutexGuard<'a, Live>, what: For, limit: Duration) -> MutexGuard<'a, Live> {
-        live.waiting = Some(what);
-        let (mut live, _) = self.changed.wait_timeout(live, limit).unwrap_or_else(PoisonError::into_inner);
-        live.waiting = None;
-        live
+    pub(crate) fn all(&self) -> Vec<Arc<Entry>> {
+        let places = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        places.places.iter().filter_map(|place| place.entry.clone()).collect()
     }
 }

@@ -1,40 +1,51 @@
-//! What std cannot ask of a socket: with the feature `http`, which brings `rustix`, on Linux as it should be; else as
-//! near as std comes.
+//! What std cannot ask of a socket: with `rustix` on Linux as it should be; else as near as std comes.
 
-#[cfg(all(feature = "http", target_os = "linux"))]
-pub(crate) use linux::{send_at_once, send_file, send_more_follows};
-#[cfg(not(all(feature = "http", target_os = "linux")))]
-pub(crate) use portable::{send_at_once, send_file, send_more_follows};
+#[cfg(all(feature = "linux-sys", target_os = "linux"))]
+pub(crate) use linux::{has_input, receive_at_once, send_at_once, send_file, send_more_follows};
+#[cfg(not(all(feature = "linux-sys", target_os = "linux")))]
+pub(crate) use portable::{has_input, receive_at_once, send_at_once, send_file, send_more_follows};
 
-/// Whether a client has sent nothing that was not read yet, and has not closed its side either. Nobody else may use the
-/// socket meanwhile, except for a read that waits already.
-#[cfg(windows)]
-pub(crate) fn is_silent(stream: &std::net::TcpStream) -> bool {
-    let peeked = stream.set_nonblocking(true).and_then(|()| {
-        let peeked = stream.peek(&mut [0]);
-        stream.set_nonblocking(false)?;
-        peeked
-    });
-    peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+/// `io::ErrorKind` has no name for this. The numbers are the same on all Unix systems.
+#[cfg(feature = "http")]
+pub(crate) fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ERROR_TOO_MANY_OPEN_FILES: i32 = 4;
+    match error.raw_os_error() {
+        Some(ENFILE | EMFILE) => cfg!(unix),
+        Some(ERROR_TOO_MANY_OPEN_FILES) => cfg!(windows),
+        _ => false,
+    }
 }
 
-#[cfg(all(feature = "http", target_os = "linux"))]
+#[cfg(all(feature = "linux-sys", target_os = "linux"))]
 mod linux {
     use rustix::fs::sendfile;
     use rustix::io::{Errno, retry_on_intr};
-    use rustix::net::{SendFlags, send};
+    use rustix::net::{RecvFlags, SendFlags, recv, send};
     use std::fs::File;
     use std::io;
     use std::net::TcpStream;
 
-    /// How much is sent at once, in bytes. One call of `sendfile` would take 2 GiB, and only at its end would anybody
-    /// see that something was sent.
+    /// How much is sent at once, in bytes. One call of `sendfile` would take 2 GiB, and only at its end would it be
+    /// seen that something was sent.
     const PIECE: usize = 1024 * 1024;
 
-    /// Sends as much as the socket takes without waiting. The end of the stream is to follow, in the same packet.
-    pub(crate) fn send_at_once(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-        let flags = SendFlags::DONTWAIT | SendFlags::MORE | SendFlags::NOSIGNAL;
-        match retry_on_intr(|| send(stream, bytes, flags)) {
+    /// Whether the client has sent something that was not read yet, or has closed its side.
+    pub(crate) fn has_input(stream: &TcpStream) -> bool {
+        let peeked = retry_on_intr(|| recv(stream, &mut [0; 1][..], RecvFlags::DONTWAIT | RecvFlags::PEEK));
+        peeked.map(drop) != Err(Errno::AGAIN)
+    }
+
+    /// Receives what has arrived.
+    pub(crate) fn receive_at_once(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(retry_on_intr(|| recv(stream, &mut *buffer, RecvFlags::DONTWAIT))?.0)
+    }
+
+    /// Sends as much as the socket takes without waiting. With `more` the system need not make a packet of it yet.
+    pub(crate) fn send_at_once(stream: &TcpStream, bytes: &[u8], more: bool) -> io::Result<usize> {
+        let more = if more { SendFlags::MORE } else { SendFlags::empty() };
+        match retry_on_intr(|| send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more)) {
             Err(Errno::AGAIN) => Ok(0),
             sent => Ok(sent?),
         }
@@ -55,7 +66,7 @@ mod linux {
     }
 }
 
-#[cfg(not(all(feature = "http", target_os = "linux")))]
+#[cfg(not(all(feature = "linux-sys", target_os = "linux")))]
 mod portable {
     use std::fs::File;
     use std::io::{self, Read, Write};
@@ -64,13 +75,29 @@ mod portable {
     /// How much is read and sent at once, in bytes.
     const PIECE: usize = 64 * 1024;
 
-    /// Sends as much as the socket takes without waiting. Nobody else may use the socket meanwhile, except for a read
-    /// that waits already.
-    pub(crate) fn send_at_once(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    /// Does that without waiting, on a socket that waits otherwise. No other thread may use the socket meanwhile, except
+    /// for one that waits in it already.
+    fn at_once<T>(stream: &TcpStream, call: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
         stream.set_nonblocking(true)?;
-        let sent = stream.write(bytes);
+        let result = call(stream);
         stream.set_nonblocking(false)?;
-        match sent {
+        result
+    }
+
+    /// Whether the client has sent something that was not read yet, or has closed its side.
+    pub(crate) fn has_input(stream: &TcpStream) -> bool {
+        let peeked = at_once(stream, |stream| stream.peek(&mut [0]));
+        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Receives what has arrived.
+    pub(crate) fn receive_at_once(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        at_once(stream, |mut stream| stream.read(buffer))
+    }
+
+    /// Sends as much as the socket takes without waiting.
+    pub(crate) fn send_at_once(stream: &TcpStream, bytes: &[u8], _more: bool) -> io::Result<usize> {
+        match at_once(stream, |mut stream| stream.write(bytes)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             sent => sent,
         }

@@ -34,7 +34,6 @@ pub struct One(Box<dyn Generation>);
 #[allow(missing_docs)]
 pub enum Heard {
     Built(u64, Result<One, String>),
-    Accepting(u64),
     Failed(u64, String),
     Finished(u64),
     Other(String),
@@ -93,7 +92,6 @@ impl Driven {
             Event::Built { build, built } => {
                 Heard::Built(build, built.map(|built| One(built.generation)).map_err(|error| error.to_string()))
             }
-            Event::Accepting { build } => Heard::Accepting(build),
             Event::Exited { build, reason, .. } => Heard::Failed(build, reason),
             Event::Finished { build } => Heard::Finished(build),
             other => Heard::Other(format!("{other:?}")),
@@ -102,14 +100,9 @@ impl Driven {
 }
 
 impl One {
-    /// Lets it take connections.
-    pub fn open(&self) {
-        self.0.opener()(None);
-    }
-
-    /// Lets this one take its place.
-    pub fn retire(&self, grace: Duration, successor: &One) {
-        let _ = self.0.retire_by(deadline_after(Instant::now(), grace), successor.0.opener());
+    /// Another one takes its place.
+    pub fn retire(&self, grace: Duration) {
+        self.0.retire_by(deadline_after(Instant::now(), grace));
     }
 
     /// Stops it.

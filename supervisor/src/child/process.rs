@@ -11,7 +11,7 @@ use worker::ServerError;
 
 use super::program::{CannotStart, EndedEarly};
 use crate::event::{Event, EventSender};
-use crate::server::{BuildError, Clients, Ended, Generation, Opener, ProgramEnd};
+use crate::server::{BuildError, Clients, Ended, Generation, ProgramEnd};
 
 /// What whoever builds a program hears of it.
 #[derive(Debug)]
@@ -250,17 +250,11 @@ impl Child {
 
 impl Generation for Child {
     /// It takes connections already, if it has somewhere to take them from.
-    fn opener(&self) -> Opener {
-        let (events, build) = (self.events.clone(), self.running.build);
-        // Without master control there is nobody to tell.
-        Box::new(move |_| drop(events.send(Event::Accepting { build })))
-    }
+    fn serve(&self) {}
 
     /// It takes connections until it heeds the signal. Until then both do.
-    fn retire_by(&self, deadline: Instant, successor: Opener) -> io::Result<()> {
-        successor(None);
+    fn retire_by(&self, deadline: Instant) {
         self.stop_by(deadline);
-        Ok(())
     }
 
     fn stop_by(&self, deadline: Instant) {

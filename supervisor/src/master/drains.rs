@@ -1,6 +1,5 @@
 //! Generations, and the drains of those that serve no longer.
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -10,7 +9,7 @@ use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{self, Answer, Drain, ErrorCode, MAX_NAMED, Progress};
-use crate::server::{Ended, Generation, Opener, Watcher};
+use crate::server::{Ended, Generation, Watcher};
 use crate::text::{self, Count, Seconds, milliseconds};
 use crate::watchdog::OVERRUN;
 use crate::wire;
@@ -120,25 +119,21 @@ impl Drains {
         self.old.push(Old { live, by, began: now, deadline, overrun: Overrun::GiveUp });
     }
 
-    /// Another generation takes the place of this one. Given back if it cannot be asked to.
-    pub(super) fn retire(
-        &mut self,
-        live: Live,
-        by: &Trigger,
-        grace: Duration,
-        successor: Opener,
-        now: Instant,
-    ) -> Result<(), (Live, io::Error)> {
+    /// Another generation takes the place of this one.
+    pub(super) fn retire(&mut self, live: Live, by: &Trigger, grace: Duration, now: Instant) {
         let (generation, open, deadline) = (live.number, live.open(), deadline_after(now, grace));
-        if let Err(error) = live.generation.retire_by(deadline, successor) {
-            return Err((live, error));
-        }
+        live.generation.retire_by(deadline);
         self.push(live, by.to_string(), deadline, now);
         let message = format!("generation {generation} makes way: {}grace period {}", connected(open), Seconds(grace));
         let fields =
             [("generation", generation.into()), ("connected", open.into()), ("grace_ms", milliseconds(grace).into())];
         self.log.line(Level::Info, "retiring", message, fields);
-        Ok(())
+    }
+
+    /// This one came too late for the stop under way.
+    pub(super) fn discard(&mut self, live: Live, by: String, deadline: Instant, now: Instant) {
+        live.generation.stop_by(deadline);
+        self.old.push(Old { live, by, began: now, deadline, overrun: Overrun::Watchdog });
     }
 
     /// This one has failed, and lets its clients go.
@@ -296,14 +291,6 @@ impl Gone {
         }
         (generation, report)
     }
-}
-
-/// Has a generation end that never took connections. It has the listening socket, but must not touch the queue: another
-/// one may be emptying it, and this one would take the connection that wakes that one.
-pub(super) fn discard(generation: &dyn Generation) {
-    // One that takes no connections need not be woken, so this does not fail.
-    let _ = generation.retire_by(Instant::now(), Box::new(|_| {}));
-    generation.opener()(None);
 }
 
 /// Logs what became of an old generation, or of all in a stop.

@@ -6,7 +6,6 @@ use worker::deadline_after;
 
 use crate::protocol::Report;
 use crate::server::{BuildError, Built};
-use crate::settings::Settings;
 
 use super::drains::{Failure, Gone, Live};
 use super::requests::StopRequest;
@@ -26,8 +25,6 @@ pub(super) enum State {
     Emptying(Emptying),
     /// No generation serves, and the next one is being built.
     Rebuilding(Rebuilding),
-    /// The next generation serves as soon as the one that it replaces accepts no connections any more.
-    Opening(Opening),
     /// The current generation serves, and the restart is complete when the one that it replaced is gone.
     Retiring(Retiring),
     /// No generation serves, and the restart policy starts the next one in a while.
@@ -68,15 +65,6 @@ pub(super) struct Rebuilding {
 }
 
 #[derive(Debug)]
-pub(super) struct Opening {
-    pub(super) current: Live,
-    pub(super) settings: Settings,
-    pub(super) replaced: Option<Replaced>,
-    pub(super) restart: Option<Restart>,
-    pub(super) limit: Instant,
-}
-
-#[derive(Debug)]
 pub(super) struct Retiring {
     pub(super) current: Live,
     pub(super) replaced: u64,
@@ -110,13 +98,6 @@ pub(super) enum Cause {
     Emptied { restart: Restart, replaced: u64, report: Report },
 }
 
-/// The generation that another one replaces.
-#[derive(Debug)]
-pub(super) enum Replaced {
-    Draining(u64),
-    Gone(u64, Report),
-}
-
 /// What can happen, as far as it depends on the state.
 #[derive(Debug)]
 pub(super) enum Input {
@@ -128,10 +109,10 @@ pub(super) enum Input {
     Built(u64, Built),
     /// The build under way has failed, or takes too long.
     NotBuilt(BuildError),
-    /// The next generation serves.
-    Accepting,
     /// The current generation has ended by itself, and drains.
     Failed(Failure),
+    /// No generation can serve any more, for this reason.
+    PortFailed(String),
     /// An old generation has ended its drain.
     Gone(Gone),
     /// Whether the current generation was found to serve.
@@ -149,9 +130,6 @@ impl State {
             State::Starting(Starting { since })
             | State::Replacing(Replacing { since, .. })
             | State::Rebuilding(Rebuilding { since, .. }) => Some(deadline_after(*since, build_limit)),
-            State::Opening(Opening { replaced: Some(_), limit, .. }) => Some(*limit),
-            // It was opened when it was built.
-            State::Opening(Opening { replaced: None, .. }) => None,
             State::Emptying(Emptying { countdown, .. }) | State::Retiring(Retiring { countdown, .. }) => {
                 Some(*countdown)
             }
@@ -164,21 +142,17 @@ impl State {
     pub(super) fn is_building(&self) -> bool {
         match self {
             State::Starting(_) | State::Replacing(_) | State::Rebuilding(_) => true,
-            State::Serving(_)
-            | State::Emptying(_)
-            | State::Opening(_)
-            | State::Retiring(_)
-            | State::Waiting(_)
-            | State::Draining(_) => false,
+            State::Serving(_) | State::Emptying(_) | State::Retiring(_) | State::Waiting(_) | State::Draining(_) => {
+                false
+            }
         }
     }
 
-    /// The generation that serves, or is about to.
+    /// The generation that serves.
     pub(super) fn current(&self) -> Option<&Live> {
         match self {
             State::Serving(Serving { current, .. })
             | State::Replacing(Replacing { current, .. })
-            | State::Opening(Opening { current, .. })
             | State::Retiring(Retiring { current, .. }) => Some(current),
             State::Starting(_) | State::Emptying(_) | State::Rebuilding(_) | State::Waiting(_) | State::Draining(_) => {
                 None
@@ -186,29 +160,30 @@ impl State {
         }
     }
 
+    /// The supervisor ends: the generation that serves, and the restart that is not completed.
+    pub(super) fn dissolve(self) -> (Option<Live>, Option<Restart>) {
+        match self {
+            State::Starting(_) | State::Waiting(_) | State::Draining(_) => (None, None),
+            State::Serving(Serving { current, .. }) => (Some(current), None),
+            State::Replacing(Replacing { current, restart, .. })
+            | State::Retiring(Retiring { current, restart, .. }) => (Some(current), Some(restart)),
+            State::Emptying(Emptying { restart, .. }) => (None, Some(restart)),
+            State::Rebuilding(Rebuilding { cause, .. }) => (None, cause.into_restart()),
+        }
+    }
+
     /// The old generation whose end completes a restart, and that restart.
     pub(super) fn awaits_old(&self) -> Option<(u64, &Restart)> {
         match self {
             State::Emptying(Emptying { generation: replaced, restart, .. })
-            | State::Retiring(Retiring { replaced, restart, .. })
-            | State::Opening(Opening {
-                replaced: Some(Replaced::Draining(replaced)), restart: Some(restart), ..
-            }) => Some((*replaced, restart)),
+            | State::Retiring(Retiring { replaced, restart, .. }) => Some((*replaced, restart)),
             State::Starting(_)
             | State::Serving(_)
             | State::Replacing(_)
             | State::Rebuilding(_)
-            | State::Opening(_)
             | State::Waiting(_)
             | State::Draining(_) => None,
         }
-    }
-}
-
-impl Opening {
-    /// Whether it waits for the end of this one, too.
-    pub(super) fn replaces(&self, generation: u64) -> bool {
-        matches!(self.replaced, Some(Replaced::Draining(replaced)) if replaced == generation)
     }
 }
 

@@ -17,8 +17,7 @@ use super::drains::{Drains, Live};
 use super::readiness::Readiness;
 use super::reply::Reply;
 use super::restarts::Restart;
-use super::state::Waiting;
-use super::state::{Cause, Emptying, Opening, Rebuilding, Replaced, Replacing, Retiring, Serving, Starting, State};
+use super::state::{Cause, Emptying, Rebuilding, Replacing, Retiring, Serving, Starting, State, Waiting};
 use super::stop::Why;
 
 /// What does not change as long as the supervisor lives.
@@ -102,11 +101,7 @@ impl<'a> Snapshot<'a> {
     /// Whether new clients may be sent here.
     pub(super) fn is_ready(self) -> bool {
         let serves = match self.state {
-            State::Serving(_)
-            | State::Replacing(_)
-            | State::Opening(Opening { replaced: Some(_), .. })
-            | State::Retiring(_) => true,
-            State::Opening(Opening { current, replaced: None, .. }) => current.number == 1,
+            State::Serving(_) | State::Replacing(_) | State::Retiring(_) => true,
             State::Starting(_) | State::Emptying(_) | State::Rebuilding(_) | State::Waiting(_) | State::Draining(_) => {
                 false
             }
@@ -140,7 +135,6 @@ impl<'a> Snapshot<'a> {
             | State::Replacing(_)
             | State::Emptying(_)
             | State::Rebuilding(_)
-            | State::Opening(_)
             | State::Retiring(_)
             | State::Waiting(_) => drains.first().map(|old| old.drain(now)),
         };
@@ -182,7 +176,6 @@ impl<'a> Snapshot<'a> {
             | State::Serving(_)
             | State::Replacing(_)
             | State::Emptying(_)
-            | State::Opening(_)
             | State::Retiring(_)
             | State::Draining(_) => None,
         }
@@ -201,9 +194,6 @@ impl<'a> Snapshot<'a> {
             State::Starting(Starting { since }) => {
                 (Phase::Starting, self.not_serving("starting"), Some(self.built_by(*since)))
             }
-            State::Opening(Opening { current, .. }) if current.number == 1 => {
-                (Phase::Ready, self.serving(current), None)
-            }
             State::Serving(Serving { current, check: _ }) => (Phase::Ready, self.serving(current), None),
             State::Replacing(Replacing { current, restart: _, since }) => {
                 let status = format!("{}; restarting", self.serving(current));
@@ -216,14 +206,6 @@ impl<'a> Snapshot<'a> {
             State::Rebuilding(Rebuilding { cause, since }) => {
                 let deadline = cause.restart().map(|_| self.built_by(*since));
                 (phase(cause.restart(), builds), self.not_serving("starting"), deadline)
-            }
-            State::Opening(Opening { current, replaced, restart, .. }) => {
-                let deadline = match replaced {
-                    Some(Replaced::Draining(generation)) if restart.is_some() => drained_by(*generation),
-                    Some(_) | None => None,
-                };
-                let status = format!("generation {} is about to serve on {}", current.number, self.identity.place());
-                (phase(restart.as_ref(), current.build), status, deadline)
             }
             State::Retiring(Retiring { current, replaced, .. }) => {
                 let status = format!("{}; generation {replaced} lets its clients go", self.serving(current));
@@ -284,12 +266,9 @@ fn doing(state: &State) -> protocol::State {
     match state {
         State::Starting(_) => protocol::State::Starting,
         State::Serving(_) => protocol::State::Serving,
-        // It has been announced, and clients are served in a moment.
-        State::Opening(Opening { current, .. }) if current.number == 1 => protocol::State::Serving,
         State::Replacing(_)
         | State::Emptying(_)
         | State::Rebuilding(Rebuilding { cause: Cause::Emptied { .. }, .. })
-        | State::Opening(_)
         | State::Retiring(_) => protocol::State::Restarting,
         State::Rebuilding(Rebuilding {
             cause: Cause::Policy | Cause::Request { .. } | Cause::Crash { .. }, ..

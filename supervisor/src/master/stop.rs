@@ -183,8 +183,7 @@ impl fmt::Display for Why {
 }
 
 impl End {
-    /// Requests of the last moment: those to stop get the same answer as the others. A server that was built in the
-    /// last moment is ended.
+    /// Requests of the last moment: those to stop get the same answer as the others.
     pub(crate) fn adopt(&mut self, events: Receiver<Event>) {
         for event in events.try_iter() {
             match event {
@@ -194,15 +193,11 @@ impl End {
                     // It hears nothing, which is an answer, too.
                     Some(Command::Ask { .. }) | None => {}
                 },
-                Event::Built { built: Ok(built), .. } => {
-                    // It has the listening socket. The port is free when it has ended.
-                    super::drains::discard(&*built.generation);
-                    let _ = built.generation.end();
-                }
+                // A generation that was built in the last moment is dropped.
                 Event::Stop { .. }
                 | Event::Restart { .. }
-                | Event::Built { built: Err(_), .. }
-                | Event::Accepting { .. }
+                | Event::Built { .. }
+                | Event::PortFailed { .. }
                 | Event::Exited { .. }
                 | Event::Finished { .. }
                 | Event::Checked { .. }

@@ -1,16 +1,17 @@
-//! A server that is a thread of this process: `worker`'s.
+//! Generations of a server that handlers of this process serve: `worker`'s, on one port.
 
 use std::fmt;
 use std::io;
-use std::net::TcpListener;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::{Closed, ConnectionInfo, Counts, DrainReport, Handle, Handler, Ids, ServerError, Stopper, panic_message};
+use worker::{
+    Closed, ConnectionInfo, Counts, Failure, Handle, Handler, Ids, Port, ServerError, Stopper, panic_message,
+};
 
-use super::{BuildError, Builder, Built, Clients, Closer, Ended, Generation, Opener, Watcher, lacking};
+use super::{BuildError, Builder, Built, Clients, Closer, Ended, Generation, Watcher, lacking};
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Level;
@@ -21,32 +22,28 @@ use crate::text::{Reason, Seconds};
 /// Makes the handler of a generation, and may change its settings.
 pub(crate) type Factory = Box<dyn FnMut(&mut Settings) -> Result<Arc<dyn Handler>, BuildError> + Send>;
 
-/// Builds servers on a thread named `builder`, since nobody knows what the factory does.
+/// Builds generations on a thread named `builder`, since nobody knows what the factory does.
 #[derive(Clone)]
-pub(crate) struct ThreadBuilder {
+pub(crate) struct HandlerBuilder {
     factory: Arc<Mutex<Factory>>,
     /// None: it has been closed.
-    listener: Arc<Mutex<Option<TcpListener>>>,
-    /// Whether others accept from it, too.
-    shared_listener: bool,
+    port: Arc<Mutex<Option<Port>>>,
     settings: Settings,
     log: Journal,
     ids: Ids,
     events: EventSender,
 }
 
-impl ThreadBuilder {
+impl HandlerBuilder {
     pub(crate) fn new(
         factory: Factory,
-        listener: TcpListener,
-        shared_listener: bool,
+        port: Port,
         settings: Settings,
         log: Journal,
         events: EventSender,
-    ) -> ThreadBuilder {
-        let listener = Arc::new(Mutex::new(Some(listener)));
-        let factory = Arc::new(Mutex::new(factory));
-        ThreadBuilder { factory, listener, shared_listener, settings, log, ids: Ids::default(), events }
+    ) -> HandlerBuilder {
+        let (factory, port) = (Arc::new(Mutex::new(factory)), Arc::new(Mutex::new(Some(port))));
+        HandlerBuilder { factory, port, settings, log, ids: Ids::default(), events }
     }
 
     /// Has the factory make a server. Nobody knows what that does.
@@ -56,7 +53,7 @@ impl ThreadBuilder {
             Ok(factory) => factory,
             // After a panic in the factory, the next try begins as if nothing had been.
             Err(TryLockError::Poisoned(factory)) => factory.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err("what was to be built before hangs, and is in the way".into()),
+            Err(TryLockError::WouldBlock) => return Err("a previous build is still running".into()),
         };
         let made = panic::catch_unwind(AssertUnwindSafe(|| {
             let handler = factory(&mut settings)?;
@@ -68,36 +65,28 @@ impl ThreadBuilder {
         let server = server
             .max_connections(settings.max_connections)
             .grace_on_failure(settings.grace)
-            .shared_listener(self.shared_listener)
             .ids(self.ids.clone())
             .observer(move |event| observe(&log, &events, build, event));
         Ok((server, settings))
     }
 
-    /// Starts the server, which has to wait until it may take connections.
-    fn start(
-        &self,
-        build: u64,
-        server: worker::Server,
-        settings: Settings,
-        listener: Option<&TcpListener>,
-    ) -> Result<Built, BuildError> {
-        let listener = listener.ok_or("the server is being stopped")?;
-        let listener = listener.try_clone().map_err(|error| lacking("the listening socket", &error))?;
-        let handle = server.start_closed(listener).map_err(|error| lacking("the server thread", &error))?;
-        let generation = Box::new(Thread { build, handle: Some(handle), events: self.events.clone() });
+    /// Starts a server, which gets no clients yet.
+    fn start(&self, build: u64, server: worker::Server, settings: Settings) -> Result<Built, BuildError> {
+        let port = lock(&self.port);
+        let port = port.as_ref().ok_or("the server is being stopped")?;
+        let handle = server.build(port).map_err(|error| lacking("the server thread", &error))?;
+        let unless_ended = StopOnDrop(handle.stopper());
+        let generation = Box::new(HandlerGeneration { build, handle, unless_ended, events: self.events.clone() });
         Ok(Built { generation, settings })
     }
 }
 
-impl Builder for ThreadBuilder {
+impl Builder for HandlerBuilder {
     fn build(&mut self, build: u64) {
         let builder = self.clone();
         let thread = thread::Builder::new().name("builder".into()).spawn(move || {
             let made = builder.make(build);
-            // Until it is sent: who closes the listener hears of each clone of it.
-            let listener = lock(&builder.listener);
-            let built = made.and_then(|(server, settings)| builder.start(build, server, settings, listener.as_ref()));
+            let built = made.and_then(|(server, settings)| builder.start(build, server, settings));
             // Without master control there is nobody to tell, and what was built is dropped.
             let _ = builder.events.send(Event::Built { build, built });
         });
@@ -112,39 +101,47 @@ impl Builder for ThreadBuilder {
     }
 
     fn close(&mut self) {
-        lock(&self.listener).take();
+        lock(&self.port).take();
     }
 }
 
-impl fmt::Debug for ThreadBuilder {
+impl fmt::Debug for HandlerBuilder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("ThreadBuilder").field("listener", &self.listener).finish_non_exhaustive()
+        formatter.debug_struct("HandlerBuilder").field("port", &self.port).finish_non_exhaustive()
     }
 }
 
 #[derive(Debug)]
-struct Thread {
+struct HandlerGeneration {
     build: u64,
-    /// None: its end has been heard.
-    handle: Option<Handle>,
+    handle: Handle,
+    unless_ended: StopOnDrop,
     events: EventSender,
 }
 
-impl Thread {
+impl HandlerGeneration {
     fn stopper(&self) -> &Stopper {
-        // It is taken only by `end`, which consumes this.
-        self.handle.as_deref().expect("a server that has not ended has a handle")
+        &self.unless_ended.0
     }
 }
 
-impl Generation for Thread {
-    fn opener(&self) -> Opener {
-        let stopper = self.stopper().clone();
-        Box::new(move |no_client| stopper.open(no_client))
+/// Stops a generation at once that is dropped before its end. Afterwards there is nothing to stop.
+#[derive(Debug)]
+struct StopOnDrop(Stopper);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop_by(Instant::now());
+    }
+}
+
+impl Generation for HandlerGeneration {
+    fn serve(&self) {
+        self.stopper().serve();
     }
 
-    fn retire_by(&self, deadline: Instant, successor: Opener) -> io::Result<()> {
-        self.stopper().retire_by(deadline, successor)
+    fn retire_by(&self, deadline: Instant) {
+        self.stopper().retire_by(deadline);
     }
 
     fn stop_by(&self, deadline: Instant) {
@@ -162,26 +159,25 @@ impl Generation for Thread {
     fn check(&self, limit: Duration) {
         let (stopper, events, build) = (self.stopper().clone(), self.events.clone(), self.build);
         let thread = thread::Builder::new().name("check".into()).spawn(move || {
-            // Without a descriptor to connect with nothing is known, least of all that it hangs.
-            let accepting = stopper.is_accepting(limit).unwrap_or(true);
+            let accepting = stopper.is_accepting(limit);
             let _ = events.send(Event::Checked { build, accepting });
         });
         if thread.is_err() {
+            // Nothing is known, least of all that it hangs.
             let _ = self.events.send(Event::Checked { build: self.build, accepting: true });
         }
     }
 
     fn give_up(&mut self, why: &str) {
-        // Without a thread there is nothing that could let its clients go; whoever waits for that tries again.
-        let _ = self.handle.as_mut().map(|handle| handle.abandon_thread(why));
+        self.stopper().give_up(why);
     }
 
     fn signal(&self, _signal: i32) {
         // It is this process that got it, and a handler has no use for it.
     }
 
-    fn end(mut self: Box<Self>) -> Result<Ended, ServerError> {
-        let drain = self.handle.take().map_or_else(|| Ok(DrainReport::default()), Handle::join)?;
+    fn end(self: Box<Self>) -> Result<Ended, ServerError> {
+        let drain = self.handle.join()?;
         Ok(Ended { drain, ..Ended::default() })
     }
 }
@@ -214,22 +210,15 @@ impl Clients for Stopper {
     }
 }
 
-impl Drop for Thread {
-    fn drop(&mut self) {
-        if let Some(handle) = &self.handle {
-            // One that cannot be woken goes on: nobody can connect to it either.
-            let _ = handle.retire_by(Instant::now(), |_| {});
-            handle.open(None);
-        }
-    }
-}
-
 /// Logs what happens in the server, and tells master control what concerns it.
 fn observe(log: &Journal, events: &EventSender, build: u64, event: &worker::Event<'_>) {
     // Without master control there is nobody to tell.
     let tell = |event| drop(events.send(event));
     match event {
-        worker::Event::Accepting => tell(Event::Accepting { build }),
+        // Another generation could not accept either.
+        worker::Event::Failed { failure: failure @ Failure::Accept(_) } => {
+            tell(Event::PortFailed { reason: failure.to_string() });
+        }
         worker::Event::Failed { failure } => {
             tell(Event::Exited { build, reason: failure.to_string(), clean: false });
         }

@@ -366,10 +366,13 @@ fn logged_line(received: &[u8]) -> String {
 
 impl Handler for Http {
     fn serve(&self, client: &mut Connection) -> io::Result<()> {
-        client.set_idle_timeout(Some(self.limits.idle));
         client.set_write_timeout(Some(self.limits.write))?;
         while client.next_message() && self.exchange(client)? {}
         Ok(())
+    }
+
+    fn idle_timeout(&self) -> Option<Duration> {
+        Some(self.limits.idle)
     }
 
     fn refusal(&self) -> &[u8] {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mastercontrol_worker::handlers::{Commands, Echo};
 use mastercontrol_worker::{Activity, Connection, Handler, Server};
 
-use crate::support::{Gated, HUGE, LIMIT, Log, Running, Serve, ServeAndTell, answering, eventually};
+use crate::support::{Gated, Greet, HUGE, LIMIT, Log, Running, Serve, ServeAndTell, answering, eventually};
 
 #[test]
 fn a_client_that_was_told_and_stays_is_forced_at_the_deadline_and_named() {
@@ -138,7 +138,7 @@ fn a_grace_period_longer_than_a_clock_can_count_is_as_good_as_for_ever() {
 #[test]
 fn a_handler_that_reads_without_an_end_is_ended_by_force() {
     let (began, begun) = mpsc::channel();
-    let server = Running::start(Serve(move |client: &mut Connection| {
+    let server = Running::start(Greet(move |client: &mut Connection| {
         began.send(()).unwrap();
         io::copy(client, &mut io::sink()).map(drop)
     }));
@@ -232,7 +232,7 @@ fn a_client_that_never_reads_is_closed_by_force_and_keeps_no_thread_when_it_has_
     // More than any socket has room for.
     const MUCH: usize = 64 << 20;
     let (began, begun) = mpsc::channel();
-    let server = Running::start(Serve(move |client: &mut Connection| {
+    let server = Running::start(Greet(move |client: &mut Connection| {
         began.send(()).unwrap();
         client.write_all(&vec![0; MUCH])
     }));

@@ -2,6 +2,8 @@
 
 #[cfg(unix)]
 use std::io::ErrorKind;
+#[cfg(unix)]
+use std::io::Read;
 use std::io::{BufRead, Write};
 use std::thread;
 use std::time::Duration;
@@ -128,11 +130,15 @@ fn an_idle_client_that_has_not_read_its_answers_gets_the_notice_behind_them() {
 #[test]
 fn an_idle_client_that_never_reads_is_forced_at_the_deadline_like_any_other() {
     let server = Running::start(ServeAndTell(|client: &mut Connection| {
-        fill(client)?;
-        while client.next_message() {}
+        while client.next_message() {
+            client.read_exact(&mut [0])?;
+            fill(client)?;
+        }
         Ok(())
     }));
-    let full = server.client();
+    let mut full = server.client();
+    full.send("!");
+    server.wait_for_message(1);
     server.wait_for(1, Activity::Idle);
     server.stop(Duration::from_millis(50));
     let report = server.join();

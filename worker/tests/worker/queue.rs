@@ -8,8 +8,6 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-#[cfg(unix)]
-use mastercontrol_worker::Stopper;
 use mastercontrol_worker::handlers::Echo;
 use mastercontrol_worker::{Activity, Event, Handler, Server};
 
@@ -126,7 +124,7 @@ fn clients_that_keep_coming_do_not_hold_up_the_stop() {
     address.set(server.address()).unwrap();
     (0..10).for_each(|_| drop(server.client()));
     eventually("some have come", || server.counts().refused >= 10);
-    let stopper = Stopper::clone(&server);
+    let stopper = server.stopper();
     stopper.stop(HUGE);
     let before = stopper.counts().refused;
     idle.expect_last("SHUTDOWN\n");

@@ -1,26 +1,35 @@
 //! One server takes another one's place on the same listener: a restart, or the end of one that has failed.
 
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mastercontrol_worker::handlers::Echo;
-use mastercontrol_worker::{Activity, Connection, Failure, Handle, Handler, Ids, Server, Stopper, deadline_after};
+use mastercontrol_worker::{
+    Activity, Connection, Handle, Handler, Ids, Port, Server, Session, Sessions, deadline_after,
+};
 
-use crate::support::{Client, HUGE, LIMIT, Log, Running, answering, eventually};
+use crate::support::{Client, Gated, HUGE, LIMIT, Log, Running, answering, eventually};
 
 /// A server, and another one that waits for its place.
 pub fn pair(old: impl Handler, new: impl Handler) -> (Running, Running) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let waiting = Server::new(new).start_closed(listener.try_clone().unwrap()).unwrap();
-    (Running::on(listener, Server::new(old)), Running::from(waiting))
+    let port = port();
+    let old = Running::from(Server::new(old).build(&port).unwrap());
+    let new = Running::from(Server::new(new).build(&port).unwrap());
+    old.serve();
+    (old, new.with(port))
+}
+
+fn port() -> Port {
+    Port::start(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap()
 }
 
 pub fn replace(old: &Running, new: &Running, grace: Duration) {
-    let opener = Stopper::clone(new);
-    old.retire_by(deadline_after(Instant::now(), grace), move |no_client| opener.open(no_client)).unwrap();
+    new.serve();
+    old.retire_by(deadline_after(Instant::now(), grace));
 }
 
 fn ask(client: &mut Client, answer: &str) {
@@ -47,28 +56,102 @@ fn the_successor_takes_all_who_come_and_the_old_one_ends_when_its_last_client_ha
     new.join();
 }
 
+/// Answers each byte with the number of messages so far.
+struct Counted(u8);
+
+impl Session for Counted {
+    fn serve(&mut self, client: &mut Connection) -> io::Result<()> {
+        while client.next_message() {
+            client.read_exact(&mut [0])?;
+            self.0 += 1;
+            client.write_all(&[b'0' + self.0])?;
+        }
+        Ok(())
+    }
+}
+
+fn counting() -> Sessions {
+    Sessions::new(|_| Counted(0))
+}
+
 #[test]
-fn a_client_without_a_notice_gets_its_next_answer_and_only_that() {
+fn an_idle_client_without_a_notice_moves_to_the_successor_and_notices_nothing() {
     let (old, new) = pair(answering(b'1', b'x'), answering(b'2', b'x'));
     let mut client = old.client();
     ask(&mut client, "1");
     old.wait_for(1, Activity::Idle);
+    let id = old.connections()[0].id;
+    replace(&old, &new, HUGE);
+    let report = old.join();
+    assert_eq!((report.disconnected, report.closed, report.forced.len()), (0, 0, 0));
+    ask(&mut client, "2");
+    assert_eq!((new.connections()[0].id, new.counts().now), (id, 1));
+    new.stop(HUGE);
+    client.expect_last("");
+    assert_eq!(new.join().closed, 1);
+}
+
+#[test]
+fn a_client_that_is_being_served_gets_its_answer_and_moves_then() {
+    let (open, handler) = Gated::new(None);
+    let (old, new) = pair(handler, answering(b'2', b'x'));
+    let mut client = old.client();
+    client.send("?");
+    old.wait_for_message(1);
     replace(&old, &new, HUGE);
     ask(&mut new.client(), "2");
-    // It was idle all the time, and nobody has closed it.
+    assert_eq!(old.counts().now, 1);
+    drop(open);
+    client.expect(".");
+    old.join();
+    ask(&mut client, "2");
+    new.stop(HUGE);
+    client.expect_last("");
+    new.join();
+}
+
+#[test]
+fn a_client_moves_through_many_replacements() {
+    let port = port();
+    let mut current = Running::from(Server::new(answering(b'1', b'x')).build(&port).unwrap());
+    current.serve();
+    let mut client = current.client();
+    ask(&mut client, "1");
+    for _ in 0..50 {
+        let next = Running::from(Server::new(answering(b'1', b'x')).build(&port).unwrap());
+        replace(&current, &next, HUGE);
+        std::mem::replace(&mut current, next).join();
+        ask(&mut client, "1");
+    }
+    current.stop(HUGE);
+    client.expect_last("");
+    current.with(port).join();
+}
+
+#[test]
+fn a_client_whose_session_remembers_something_stays_and_gets_one_more_answer() {
+    let (old, new) = pair(counting(), counting());
+    let mut client = old.client();
+    ask(&mut client, "1");
+    old.wait_for(1, Activity::Idle);
+    replace(&old, &new, HUGE);
+    ask(&mut new.client(), "1");
+    // It was idle all the time, and its connection is still there.
     client.send("?");
-    client.expect_last("x");
+    client.expect_last("2");
     drop(client);
     let report = old.join();
-    assert_eq!((report.closed, report.forced.len()), (1, 0));
+    assert_eq!((report.closed + report.disconnected, report.forced.len()), (1, 0));
     new.stop(HUGE);
     new.join();
 }
 
 #[test]
-fn a_client_that_stays_quiet_is_closed_at_the_end_of_the_grace_period_and_not_by_force() {
-    let (old, new) = pair(answering(b'1', b'x'), Echo);
-    let mut client = old.idle_clients(1).remove(0);
+fn a_client_with_a_session_that_stays_quiet_is_closed_at_the_end_of_the_grace_period_and_not_by_force() {
+    let (old, new) = pair(counting(), Echo);
+    let mut client = old.client();
+    ask(&mut client, "1");
+    old.wait_for(1, Activity::Idle);
     replace(&old, &new, Duration::from_millis(50));
     client.expect_last("");
     let report = old.join();
@@ -79,7 +162,7 @@ fn a_client_that_stays_quiet_is_closed_at_the_end_of_the_grace_period_and_not_by
 
 #[test]
 fn a_stop_lets_go_at_once_whom_a_replacement_would_have_waited_for() {
-    let (old, new) = pair(answering(b'1', b'x'), Echo);
+    let (old, new) = pair(counting(), Echo);
     let mut client = old.client();
     ask(&mut client, "1");
     old.wait_for(1, Activity::Idle);
@@ -95,14 +178,12 @@ fn a_stop_lets_go_at_once_whom_a_replacement_would_have_waited_for() {
 fn clients_that_come_between_two_servers_wait_in_the_queue() {
     let (old, new) = pair(Echo, Echo);
     let address = old.address();
-    let (gone, way) = mpsc::channel();
-    old.retire_by(deadline_after(Instant::now(), HUGE), move |_| gone.send(()).unwrap()).unwrap();
-    way.recv().unwrap();
+    old.retire_by(deadline_after(Instant::now(), HUGE));
     old.join();
-    // Nobody accepts now.
+    // Nothing accepts now.
     let mut clients: Vec<_> = (0..20).map(|_| Client::connect(address)).collect();
     clients.iter_mut().for_each(|client| client.send("?"));
-    new.open(None);
+    new.serve();
     clients.iter_mut().for_each(|client| client.expect("?"));
     drop(clients);
     new.stop(HUGE);
@@ -112,21 +193,19 @@ fn clients_that_come_between_two_servers_wait_in_the_queue() {
 #[test]
 fn a_server_that_never_got_its_place_ends_without_touching_the_queue() {
     let (old, new) = pair(Echo, Echo);
-    new.retire_by(Instant::now(), |_| {}).unwrap();
-    new.open(None);
+    new.retire_by(Instant::now());
     assert_eq!(new.join().notified, 0);
-    ask(&mut old.client(), "?");
-    assert_eq!(old.counts().total, 1, "it was woken, though it did not accept");
+    // Its end has closed the port, as the test wants; the one that serves keeps its clients.
     old.stop(HUGE);
     old.join();
 }
 
 #[test]
 fn no_number_is_given_twice_by_servers_that_share_them() {
-    let ids = Ids::default();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let new = Running::from(Server::new(Echo).ids(ids.clone()).start_closed(listener.try_clone().unwrap()).unwrap());
-    let old = Running::on(listener, Server::new(Echo).ids(ids));
+    let (ids, port) = (Ids::default(), port());
+    let old = Running::from(Server::new(Echo).ids(ids.clone()).build(&port).unwrap());
+    let new = Running::from(Server::new(Echo).ids(ids).build(&port).unwrap());
+    old.serve();
     let clients = old.idle_clients(2);
     replace(&old, &new, HUGE);
     drop(clients);
@@ -134,30 +213,35 @@ fn no_number_is_given_twice_by_servers_that_share_them() {
     let _client = new.idle_clients(1);
     assert!(new.connections()[0].id >= 3, "{:?}", new.connections());
     new.stop(Duration::ZERO);
-    new.join();
+    new.with(port).join();
 }
 
 /// Panics, or hangs until the sender is dropped, when a client comes after `fail` was sent.
 struct Fails {
     fail: Mutex<Receiver<()>>,
+    fails: Arc<AtomicBool>,
     gate: Option<Mutex<Receiver<()>>>,
 }
 
 impl Fails {
     fn panicking() -> (Sender<()>, Fails) {
         let (now, fail) = mpsc::channel();
-        (now, Fails { fail: Mutex::new(fail), gate: None })
+        (now, Fails { fail: Mutex::new(fail), fails: Arc::default(), gate: None })
     }
 
-    fn hanging() -> (Sender<()>, Sender<()>, Fails) {
+    /// The last but one says whether it hangs.
+    fn hanging() -> (Sender<()>, Sender<()>, impl Fn() -> bool, Fails) {
         let (now, fail) = mpsc::channel();
         let (open, gate) = mpsc::channel();
-        (now, open, Fails { fail: Mutex::new(fail), gate: Some(Mutex::new(gate)) })
+        let fails = Arc::<AtomicBool>::default();
+        let hangs = fails.clone();
+        let handler = Fails { fail: Mutex::new(fail), fails, gate: Some(Mutex::new(gate)) };
+        (now, open, move || hangs.load(Ordering::SeqCst), handler)
     }
 }
 
 impl Handler for Fails {
-    fn serve(&self, client: &mut Connection) -> std::io::Result<()> {
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
         Echo.serve(client)
     }
 
@@ -167,6 +251,7 @@ impl Handler for Fails {
 
     fn admits(&self, _peer: SocketAddr) -> bool {
         let fails = self.fail.lock().unwrap().try_recv().is_ok();
+        self.fails.fetch_or(fails, Ordering::SeqCst);
         match &self.gate {
             Some(gate) if fails => assert!(gate.lock().unwrap().recv().is_err()),
             None if fails => panic!("on command"),
@@ -176,33 +261,56 @@ impl Handler for Fails {
     }
 }
 
+/// Without a notice.
+struct Quiet<H>(H);
+
+impl<H: Handler> Handler for Quiet<H> {
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        self.0.serve(client)
+    }
+
+    fn admits(&self, peer: SocketAddr) -> bool {
+        self.0.admits(peer)
+    }
+}
+
 /// Waits for the end, which is a failure.
 fn failure(handle: Handle) -> (String, mastercontrol_worker::DrainReport) {
     let error = handle.join().unwrap_err();
     (error.to_string(), error.drain)
 }
 
+/// One that serves, and another one for the same port, which is not built before it is needed.
+fn observed(log: &Log, handler: impl Handler) -> (Port, Handle) {
+    let port = port();
+    let old = log.observe(Server::new(handler)).grace_on_failure(HUGE).build(&port).unwrap();
+    old.stopper().serve();
+    (port, old)
+}
+
+fn next(port: Port) -> Running {
+    let new = Running::from(Server::new(Echo).build(&port).unwrap());
+    new.serve();
+    new.with(port)
+}
+
 #[test]
-fn a_server_thread_that_panics_lets_its_clients_go_and_the_successor_serves_the_queue() {
+fn a_server_whose_handler_panics_when_a_client_comes_notifies_its_clients_and_the_next_one_serves_the_queue() {
     let log = Log::default();
     let (now, handler) = Fails::panicking();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let old = log.observe(Server::new(handler)).grace_on_failure(HUGE).start(listener.try_clone().unwrap()).unwrap();
-    let mut client = Client::connect(address);
+    let (port, old) = observed(&log, handler);
+    let mut client = Client::connect(port.address());
     ask(&mut client, "?");
     now.send(()).unwrap();
-    let _its_last = Client::connect(address);
+    let _its_last = Client::connect(port.address());
     client.expect_last("SHUTDOWN\n");
-    let mut waiting = Client::connect(address);
+    let mut waiting = Client::connect(port.address());
     drop(client);
     let (message, drain) = failure(old);
-    assert_eq!(
-        (message.as_str(), drain.notified, drain.disconnected),
-        ("the server thread panicked: on command", 1, 1)
-    );
+    assert_eq!(message, "the handler panicked when a client came: on command");
+    assert_eq!((drain.notified, drain.disconnected), (1, 1));
     assert_eq!((log.count("Failed"), log.count("finished")), (1, 1));
-    let new = Running::on(listener, Server::new(Echo));
+    let new = next(port);
     ask(&mut waiting, "?");
     drop(waiting);
     new.stop(HUGE);
@@ -210,7 +318,27 @@ fn a_server_thread_that_panics_lets_its_clients_go_and_the_successor_serves_the_
 }
 
 #[test]
-fn a_server_that_was_about_to_be_replaced_makes_way_when_it_panics() {
+fn idle_clients_of_a_server_that_has_failed_move_to_the_next_one() {
+    let log = Log::default();
+    let (now, handler) = Fails::panicking();
+    let (port, old) = observed(&log, Quiet(handler));
+    let mut client = Client::connect(port.address());
+    ask(&mut client, "?");
+    now.send(()).unwrap();
+    let _its_last = Client::connect(port.address());
+    eventually("it has failed", || log.count("Failed") == 1);
+    let new = next(port);
+    failure(old);
+    ask(&mut client, "?");
+    assert_eq!(new.counts().now, 1);
+    new.stop(HUGE);
+    client.expect_last("SHUTDOWN\n");
+    drop(client);
+    new.join();
+}
+
+#[test]
+fn a_server_that_was_about_to_be_replaced_hands_over_when_it_panics() {
     let (now, handler) = Fails::panicking();
     let (old, new) = pair(handler, Echo);
     now.send(()).unwrap();
@@ -224,83 +352,102 @@ fn a_server_that_was_about_to_be_replaced_makes_way_when_it_panics() {
 }
 
 #[test]
-fn a_server_that_takes_no_connections_is_told_from_one_that_does() {
-    let (now, open, handler) = Fails::hanging();
+fn a_server_that_accepts_nothing_is_told_from_one_that_does() {
+    let (now, open, hangs, handler) = Fails::hanging();
     let server = Running::start(handler);
-    assert!(server.is_accepting(LIMIT).unwrap());
+    assert!(server.is_accepting(LIMIT));
     now.send(()).unwrap();
     let last = server.client();
-    eventually("it hangs", || !server.is_accepting(Duration::from_millis(50)).unwrap());
+    eventually("it hangs", || hangs() && !server.is_accepting(Duration::from_millis(50)));
     drop(open);
-    assert!(server.is_accepting(LIMIT).unwrap());
+    assert!(server.is_accepting(LIMIT));
     server.stop(HUGE);
     drop(last);
     server.join();
 }
 
 #[test]
-fn the_clients_of_a_server_thread_that_hangs_are_told_all_the_same() {
+fn the_clients_of_a_server_that_hangs_are_notified_and_the_next_one_serves() {
     let log = Log::default();
-    let (now, open, handler) = Fails::hanging();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut old =
-        log.observe(Server::new(handler)).grace_on_failure(HUGE).start(listener.try_clone().unwrap()).unwrap();
-    let mut client = Client::connect(address);
+    let (now, open, hangs, handler) = Fails::hanging();
+    let (port, old) = observed(&log, handler);
+    let stopper = old.stopper();
+    let mut client = Client::connect(port.address());
     ask(&mut client, "?");
     now.send(()).unwrap();
-    let its_last = Client::connect(address);
-    eventually("it hangs", || !old.is_accepting(Duration::from_millis(50)).unwrap());
-    old.abandon_thread("it takes no connections").unwrap();
+    let mut its_last = Client::connect(port.address());
+    eventually("it hangs", || hangs() && !stopper.is_accepting(Duration::from_millis(50)));
+    stopper.give_up("it accepts nothing");
     client.expect_last("SHUTDOWN\n");
     drop(client);
     let (message, drain) = failure(old);
-    assert_eq!((message.as_str(), drain.notified), ("the server thread hangs: it takes no connections", 1));
-    // When it goes on after all, the client that it was busy with is told, too.
+    assert_eq!((message.as_str(), drain.notified), ("the server hangs: it accepts nothing", 1));
+    let new = next(port);
+    ask(&mut new.client(), "?");
+    // When the handler returns after all, the client that it was busy with is notified, too.
     drop(open);
-    let mut its_last = its_last;
     its_last.expect_last("SHUTDOWN\n");
     assert_eq!(log.count("finished"), 1);
-    let failure = Failure::Hung("so it is".into());
-    assert_eq!(failure.to_string(), "the server thread hangs: so it is");
+    assert!(new.is_accepting(LIMIT));
+    new.stop(HUGE);
+    new.join();
 }
 
 #[test]
 fn a_stop_right_after_a_replacement_leaves_the_queue_to_the_successor() {
     for _ in 0..20 {
-        let log = Log::default();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let waiting = log.observe(Server::new(Echo)).start_closed(listener.try_clone().unwrap()).unwrap();
-        let (old, new) = (Running::on(listener, Server::new(Echo)), Running::from(waiting));
-        assert!(old.is_accepting(LIMIT).unwrap());
+        let (old, new) = pair(Echo, Echo);
+        assert!(old.is_accepting(LIMIT));
         replace(&old, &new, HUGE);
         old.stop(HUGE);
         ask(&mut new.client(), "?");
         old.join();
-        // The listener still waits for clients: what one does to it concerns both.
+        // The port is still open: what one server does concerns itself.
         ask(&mut new.client(), "?");
-        assert_eq!(log.count("exhausted"), 0);
         new.stop(Duration::ZERO);
         new.join();
     }
 }
 
 #[test]
-fn a_thread_that_was_given_up_though_it_accepts_takes_nobody_from_another_server() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut old = Server::new(Echo).start(listener.try_clone().unwrap()).unwrap();
-    assert!(old.is_accepting(LIMIT).unwrap());
-    old.abandon_thread("so it seemed").unwrap();
+fn a_server_that_was_given_up_though_it_accepts_takes_no_client_from_the_next_one() {
+    let log = Log::default();
+    let (port, old) = observed(&log, Echo);
+    assert!(old.stopper().is_accepting(LIMIT));
+    old.stopper().give_up("so it seemed");
     failure(old);
-    let new = Running::on(listener, Server::new(Echo));
+    let new = next(port);
     ask(&mut new.client(), "?");
-    // Its wake-up, too, is its own.
     new.stop(Duration::ZERO);
     new.join();
 }
 
+#[test]
+fn a_server_whose_port_has_failed_fails_and_so_does_each_other_one_there() {
+    // Not a listening socket: nothing can be accepted from it, ever.
+    #[cfg(target_os = "linux")]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::TcpStream::from(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()));
+        let port = Port::start(listener).unwrap();
+        let old = Server::new(Echo).build(&port).unwrap();
+        old.stopper().serve();
+        socket.shutdown(std::net::Shutdown::Both).unwrap();
+        let (message, _) = failure(old);
+        assert!(message.starts_with("the listening socket failed: "), "{message}");
+        let next = Server::new(Echo).build(&port).unwrap();
+        next.stopper().serve();
+        assert!(failure(next).0.starts_with("the listening socket failed: "));
+    }
+}
+
 fn sharing(listener: &TcpListener) -> Running {
-    Running::on(listener.try_clone().unwrap(), Server::new(Echo).shared_listener(true))
+    shared(listener, Server::new(Echo))
+}
+
+fn shared(listener: &TcpListener, server: Server) -> Running {
+    let port = Port::start_shared(listener.try_clone().unwrap()).unwrap();
+    Running::from(server.start_on(port).unwrap())
 }
 
 /// Connects and asks, all the time, until the sender is dropped. Each client gets its answer, or is told. Returns how
@@ -389,12 +536,12 @@ fn a_stop_leaves_a_shared_listener_and_its_queue_to_the_next_one() {
 
 #[test]
 fn a_stop_takes_nobody_from_the_queue_of_a_shared_listener() {
-    let (now, open, handler) = Fails::hanging();
+    let (now, open, hangs, handler) = Fails::hanging();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let server = Running::on(listener.try_clone().unwrap(), Server::new(handler).shared_listener(true));
+    let server = shared(&listener, Server::new(handler));
     now.send(()).unwrap();
     let mut its_last = server.client();
-    eventually("it hangs", || !server.is_accepting(Duration::from_millis(50)).unwrap());
+    eventually("it hangs", || hangs() && !server.is_accepting(Duration::from_millis(50)));
     let mut waiting: Vec<_> = (0..5).map(|_| server.client()).collect();
     waiting.iter_mut().for_each(|client| client.send("?"));
     server.stop(HUGE);
@@ -414,7 +561,7 @@ fn a_server_that_shares_its_listener_is_seen_to_take_connections_though_others_t
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (one, other) = (sharing(&listener), sharing(&listener));
     for _ in 0..10 {
-        assert!(one.is_accepting(LIMIT).unwrap() && other.is_accepting(LIMIT).unwrap());
+        assert!(one.is_accepting(LIMIT) && other.is_accepting(LIMIT));
     }
     for server in [one, other] {
         server.stop(HUGE);
@@ -423,14 +570,13 @@ fn a_server_that_shares_its_listener_is_seen_to_take_connections_though_others_t
 }
 
 #[test]
-fn a_server_goes_on_when_somebody_makes_its_listener_non_blocking() {
+fn a_server_still_accepts_when_others_change_the_mode_of_its_listener() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let log = Log::default();
-    let server = log.observe(Server::new(Echo).shared_listener(true));
-    let server = Running::on(listener.try_clone().unwrap(), server);
-    for _ in 0..3 {
+    let server = shared(&listener, log.observe(Server::new(Echo)));
+    for mode in [true, false, true] {
         ask(&mut server.client(), "?");
-        listener.set_nonblocking(true).unwrap();
+        listener.set_nonblocking(mode).unwrap();
     }
     ask(&mut server.client(), "?");
     assert_eq!(log.count("exhausted"), 0);

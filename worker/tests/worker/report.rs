@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use mastercontrol_worker::handlers::{Commands, Echo};
-use mastercontrol_worker::{Activity, Connection, Event, Server};
+use mastercontrol_worker::{Activity, Connection, Event, Server, Session, Sessions};
 
-use crate::support::{HUGE, Log, Running, ServeAndTell, eventually};
+use crate::support::{Greet, HUGE, Log, Running, ServeAndTell, eventually};
 
 #[test]
 fn a_handler_that_panics_costs_its_own_connection_and_no_other() {
@@ -63,7 +63,6 @@ fn every_connection_is_said_to_have_ended_before_the_server_is_said_to_be_finish
                 thread::sleep(Duration::from_millis(20));
                 "ended"
             }
-            Event::Accepting => return,
             Event::Finished => "finished",
             _ => "something else",
         };
@@ -93,22 +92,21 @@ fn an_observer_that_panics_harms_nothing_else() {
 #[test]
 fn threads_are_named_after_what_they_do() {
     let log = Log::default();
-    let handler = ServeAndTell(|client: &mut Connection| {
+    let handler = Greet(|client: &mut Connection| {
         let name = thread::current().name().unwrap_or("?").to_owned();
-        writeln!(client, "{name} {}", client.id())?;
-        while client.next_message() {
-            client.read_exact(&mut [0])?;
+        if !client.next_message() {
+            writeln!(client, "{} {}", name.trim_end_matches(|digit: char| digit.is_ascii_digit()), client.id())?;
         }
         Ok(())
     });
     let server = Running::of(log.observe(Server::new(handler)));
     let (mut first, mut second) = (server.client(), server.client());
-    first.expect("handler-1 1\n");
-    second.expect("handler-2 2\n");
+    first.expect("engine- 1\n");
+    second.expect("engine- 2\n");
     drop((first, second));
     server.stop(HUGE);
     server.join();
-    assert_eq!(log.count("finished in thread server"), 1);
+    assert_eq!(log.count("finished in thread generation"), 1);
 }
 
 #[test]
@@ -141,10 +139,31 @@ fn a_connection_that_is_idle_for_too_long_is_closed() {
         Ok(())
     });
     let server = Running::of(log.observe(Server::new(handler)));
+    let mut client = server.client();
+    client.send("!");
+    client.expect_last("");
+    eventually("it is said to be closed", || log.lines().contains(&"ended 1 Closed".to_owned()));
+    server.stop(HUGE);
+    server.join();
+}
+
+#[test]
+fn a_client_that_sends_nothing_at_all_is_closed_after_the_idle_timeout_of_the_handler() {
+    let log = Log::default();
+    let handler = Sessions::new(|_| Never).notice("SHUTDOWN\n").idle_timeout(Duration::from_millis(50));
+    let server = Running::of(log.observe(Server::new(handler)));
     server.client().expect_last("");
     eventually("it is said to be closed", || log.lines().contains(&"ended 1 Closed".to_owned()));
     server.stop(HUGE);
     server.join();
+}
+
+struct Never;
+
+impl Session for Never {
+    fn serve(&mut self, _client: &mut Connection) -> std::io::Result<()> {
+        panic!("it has no message")
+    }
 }
 
 #[test]

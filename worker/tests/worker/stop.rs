@@ -98,7 +98,7 @@ fn a_handler_can_stop_its_own_server() {
         }
         Ok(())
     }));
-    stopper.set(Stopper::clone(&server)).unwrap();
+    stopper.set(server.stopper()).unwrap();
     let mut client = server.client();
     client.send("!");
     client.expect_last("bye\nSHUTDOWN\n");
@@ -116,7 +116,7 @@ fn an_observer_can_stop_its_server_from_the_accepting_thread() {
         }
     });
     let server = Running::of(server);
-    stopper.set(Stopper::clone(&server)).unwrap();
+    stopper.set(server.stopper()).unwrap();
     let mut client = server.client();
     client.expect_last("Too many connections, try again later\n");
     server.join();

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mastercontrol_worker::{
-    Activity, Connection, ConnectionInfo, DrainReport, Event, Handle, Handler, Server, Stopper,
+    Activity, Connection, ConnectionInfo, DrainReport, Event, Handle, Handler, Port, Server, Stopper,
 };
 
 /// A grace period that no test can wait for: a stop that takes it whole is ended by the watchdog.
@@ -48,6 +48,9 @@ pub fn eventually(what: &str, condition: impl Fn() -> bool) {
 /// A server that runs on a port of its own.
 pub struct Running {
     handle: Handle,
+    stopper: Stopper,
+    /// Where several servers serve the port: it is closed with the last one.
+    port: Option<Port>,
     _watchdog: Watchdog,
 }
 
@@ -65,7 +68,16 @@ impl Running {
     }
 
     pub fn from(handle: Handle) -> Running {
-        Running { handle, _watchdog: Watchdog::start() }
+        Running { stopper: handle.stopper(), handle, port: None, _watchdog: Watchdog::start() }
+    }
+
+    /// It keeps the port that it serves.
+    pub fn with(self, port: Port) -> Running {
+        Running { port: Some(port), ..self }
+    }
+
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
     }
 
     pub fn client(&self) -> Client {
@@ -99,6 +111,7 @@ impl Running {
 
     pub fn join(self) -> DrainReport {
         let report = self.handle.join().unwrap();
+        drop(self.port);
         assert!(report.took < LIMIT, "the stop took {:?}", report.took);
         report
     }
@@ -108,7 +121,7 @@ impl std::ops::Deref for Running {
     type Target = Stopper;
 
     fn deref(&self) -> &Stopper {
-        &self.handle
+        &self.stopper
     }
 }
 
@@ -239,6 +252,19 @@ impl Handler for Gated {
 
     fn notice(&self) -> Option<&[u8]> {
         self.notice
+    }
+}
+
+/// A handler in a line, which is called as soon as a client has connected. Without a notice.
+pub struct Greet<F>(pub F);
+
+impl<F: Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static> Handler for Greet<F> {
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        (self.0)(client)
+    }
+
+    fn speaks_first(&self) -> bool {
+        true
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::super::OPEN_LIMIT;
 use super::super::state::{Serving, State};
 use super::drive::{Drive, Step};
 use super::world::lock;
@@ -305,38 +304,13 @@ fn a_server_that_cannot_be_built_leaves_the_old_one_serving() {
     drive.take(restart());
     drive.take(Step::NotBuilt);
     assert_eq!(drive.answers(), ["Failed"]);
-    assert!(lock(&drive.world).generation(1).accepting);
+    assert!(lock(&drive.world).is_target(1));
     // One that is never ready, too.
     drive.take(restart());
     drive.wait(BUILD_LIMIT);
     drive.take(Step::Built);
     assert_eq!(drive.answers(), ["Failed", "Failed"]);
-    assert!(lock(&drive.world).generation(1).accepting && lock(&drive.world).generation(3).dropped);
-    drive.finish();
-}
-
-#[test]
-fn an_old_server_that_hangs_does_not_keep_the_new_one_from_accepting() {
-    let mut drive = Drive::new();
-    drive.settle();
-    drive.take(Step::Hang);
-    drive.take(restart());
-    drive.settle();
-    assert!(!lock(&drive.world).generation(2).accepting);
-    drive.wait(OPEN_LIMIT);
-    drive.settle();
-    assert!(lock(&drive.world).generation(2).accepting);
-    assert_eq!(drive.answers(), ["restarted 2"], "{:?}", drive.state);
-    drive.finish();
-}
-
-#[test]
-fn a_server_that_replaces_none_has_no_old_one_to_wait_for() {
-    let mut drive = Drive::starting(None, true);
-    drive.take(Step::Built);
-    // As if the process were suspended before it has heard that its server takes connections.
-    assert!(matches!(drive.state, Some(State::Opening(_))), "{:?}", drive.state);
-    assert_eq!(drive.state.as_ref().and_then(|state| drive.master.next_tick(state)), None);
+    assert!(lock(&drive.world).is_target(1) && lock(&drive.world).generation(3).dropped);
     drive.finish();
 }
 
@@ -375,22 +349,6 @@ fn a_restart_by_hand_while_it_waits_uses_up_no_tries() {
 }
 
 #[test]
-fn a_server_that_cannot_be_woken_goes_on() {
-    let mut drive = Drive::new();
-    drive.settle();
-    drive.take(Step::Unreachable(true));
-    drive.take(restart());
-    drive.settle();
-    assert_eq!(drive.answers(), ["Failed"]);
-    assert!(lock(&drive.world).generation(1).accepting && lock(&drive.world).generation(2).finished);
-    drive.take(Step::Unreachable(false));
-    drive.take(restart());
-    drive.settle();
-    assert_eq!(drive.answers(), ["Failed", "restarted 2"]);
-    drive.finish();
-}
-
-#[test]
 fn a_build_that_fails_after_a_crash_is_tried_again_until_that_is_too_often() {
     let mut drive = Drive::new();
     drive.settle();
@@ -402,7 +360,6 @@ fn a_build_that_fails_after_a_crash_is_tried_again_until_that_is_too_often() {
         let building = !lock(&drive.world).building.is_empty();
         tries += usize::from(building);
         drive.take(Step::NotBuilt);
-        lock(&drive.world).settle(drive.now);
         drive.take(Step::Deliver);
     }
     assert_eq!(tries, 5);
@@ -431,4 +388,35 @@ fn a_server_that_cannot_run_beside_the_next_one_is_gone_before_that_is_built() {
     drive.settle();
     assert!(is_serving(&drive, 3));
     drive.finish();
+}
+
+#[test]
+fn a_new_generation_serves_at_once_though_the_old_one_hangs() {
+    let mut drive = Drive::new();
+    drive.take(Step::Hang);
+    drive.take(restart());
+    drive.take(Step::Built);
+    assert!(lock(&drive.world).is_target(2));
+    // What hangs of the old one is given up when it has overrun its deadline, and the restart is complete.
+    drive.wait(Duration::from_secs(10));
+    drive.settle();
+    assert_eq!(drive.answers(), ["restarted 2"], "{:?}", drive.state);
+    drive.finish();
+}
+
+#[test]
+fn a_port_that_fails_for_good_ends_the_supervisor_and_no_restart_is_tried() {
+    let mut drive = with_a_client(60);
+    drive.take(restart());
+    drive.take(Step::PortFails);
+    drive.take(Step::Deliver);
+    assert_eq!(drive.answers(), ["Stopping"]);
+    assert!(matches!(drive.state, Some(State::Draining(_))), "{:?}", drive.state);
+    // What was being built comes too late.
+    drive.settle();
+    drive.take(Step::Disconnect);
+    drive.wait(Duration::ZERO);
+    drive.settle();
+    let error = drive.end.unwrap().result.unwrap_err();
+    assert_eq!(error.to_string(), "the server ended: the listening socket failed");
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use super::super::state::{Opening, State};
+use super::super::state::State;
 use super::super::{End, Identity, Master};
 use super::world::{PretendedBuilder, PretendedHandle, Shared, lock};
 use crate::event::{Event, Trigger};
@@ -35,7 +35,8 @@ pub(super) enum Step {
     Deliver,
     Crash,
     Hang,
-    Unreachable(bool),
+    /// The listening socket fails for good.
+    PortFails,
     Wait {
         ms: u64,
     },
@@ -90,7 +91,6 @@ impl Drive {
     pub(super) fn serving(check_every: Option<Duration>, overlaps: bool) -> Drive {
         let mut drive = Drive::starting(check_every, overlaps);
         drive.take(Step::Built);
-        drive.take(Step::Deliver);
         drive
     }
 
@@ -107,7 +107,7 @@ impl Drive {
             log: Journal::new(Log::silent()),
             started: now,
         };
-        let builder = Box::new(PretendedBuilder { world: world.clone(), overlaps });
+        let builder = PretendedBuilder::new(&world, overlaps);
         let (line, said) = mpsc::channel();
         let line = Box::new(move |message: &str| line.send(message.to_owned()).map_err(io::Error::other));
         let notify = Notify::new(line, check_every.map(|every| every * 5), now);
@@ -126,7 +126,7 @@ impl Drive {
             Step::Stop(by) => self.send(Event::Stop { by, grace: None }),
             Step::Restart(by) => self.send(Event::Restart { by, grace: None }),
             Step::Connect => {
-                if let Some(generation) = lock(&self.world).accepting() {
+                if let Some(generation) = lock(&self.world).target() {
                     generation.clients += 1;
                 }
             }
@@ -154,19 +154,21 @@ impl Drive {
             }
             Step::Crash => {
                 let mut world = lock(&self.world);
-                let now = self.now;
-                let Some(generation) = world.accepting().filter(|generation| !generation.hangs) else { return };
-                generation.accepting = false;
-                generation.deadline = Some(now + Duration::from_millis(500));
-                let event = Event::Exited { build: generation.build, reason: "crashed".into(), clean: false };
-                world.events.push_back(event);
+                if let Some(build) = world.fail_target(self.now) {
+                    world.events.push_back(Event::Exited { build, reason: "crashed".into(), clean: false });
+                }
             }
             Step::Hang => {
-                if let Some(generation) = lock(&self.world).accepting() {
+                if let Some(generation) = lock(&self.world).target() {
                     generation.hangs = true;
                 }
             }
-            Step::Unreachable(unreachable) => lock(&self.world).unreachable = unreachable,
+            Step::PortFails => {
+                let mut world = lock(&self.world);
+                if world.fail_target(self.now).is_some() {
+                    world.events.push_back(Event::PortFailed { reason: "the listening socket failed".into() });
+                }
+            }
             Step::Wait { ms } => self.wait(Duration::from_millis(ms)),
         }
     }
@@ -234,8 +236,7 @@ impl Drive {
 
     fn look_at_the_world(&self) {
         let world = lock(&self.world);
-        let accepts = world.generations.iter().filter(|generation| generation.accepting && !generation.hangs).count();
-        assert!(accepts <= 1, "several generations accept: {world:?}");
+        assert!(world.has_one_target(), "{world:?}");
         let ends = matches!(self.state, None | Some(State::Draining(_)));
         assert_eq!(world.closed, ends, "the listening socket is closed when it ends, and not before");
         if self.end.is_some() {
@@ -290,13 +291,13 @@ impl Drive {
                 };
             }
         }
-        let while_there_is = |restart| if restart { Known::Reloading } else { Known::Ready };
         let expected = match &self.state {
             Some(State::Starting(_)) => Known::Nothing,
             Some(State::Serving(_) | State::Waiting(_)) => Known::Ready,
-            Some(State::Rebuilding(rebuilding)) => while_there_is(rebuilding.cause.restart().is_some()),
-            Some(State::Opening(Opening { restart, .. })) => while_there_is(restart.is_some()),
-            Some(State::Replacing(_) | State::Emptying(_) | State::Retiring(_)) => Known::Reloading,
+            Some(State::Rebuilding(rebuilding)) if rebuilding.cause.restart().is_none() => Known::Ready,
+            Some(State::Rebuilding(_) | State::Replacing(_) | State::Emptying(_) | State::Retiring(_)) => {
+                Known::Reloading
+            }
             Some(State::Draining(_)) | None => Known::Stopping,
         };
         assert_eq!(self.known, expected, "{:?}", self.state);

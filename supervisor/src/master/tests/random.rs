@@ -38,9 +38,16 @@ fn step() -> impl Strategy<Value = Step> {
         20 => Just(Step::Deliver),
         2 => Just(Step::Crash),
         1 => Just(Step::Hang),
-        1 => any::<bool>().prop_map(Step::Unreachable),
         8 => (0..3000_u64).prop_map(|ms| Step::Wait { ms }),
         1 => (0..60_000_u64).prop_map(|ms| Step::Wait { ms }),
+    ]
+}
+
+/// What happens once at most.
+fn last_steps() -> impl Strategy<Value = Vec<Step>> {
+    prop_oneof![
+        3 => Just(Vec::new()),
+        1 => prop::collection::vec(step(), 0..20).prop_map(|then| [vec![Step::PortFails], then].concat()),
     ]
 }
 
@@ -50,6 +57,7 @@ proptest! {
     #[test]
     fn whatever_happens_it_stays_in_order_and_each_request_is_answered_once(
         steps in prop::collection::vec(step(), 1..200),
+        last_steps in last_steps(),
         checked: bool,
         overlaps: bool,
         started in prop::bool::weighted(0.8),
@@ -58,7 +66,7 @@ proptest! {
         if started {
             drive.take(Step::Built);
         }
-        for step in steps {
+        for step in steps.into_iter().chain(last_steps) {
             drive.take(step);
         }
         drive.finish();

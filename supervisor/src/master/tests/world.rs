@@ -8,29 +8,32 @@ use std::time::{Duration, Instant};
 use worker::{ConnectionInfo, Counts, ServerError};
 
 use crate::event::Event;
-use crate::server::{Builder, Clients, Closer, Ended, Generation, Opener, Watcher};
+use crate::server::{Builder, Clients, Closer, Ended, Generation, Watcher};
 
 #[derive(Debug, Default)]
 pub(super) struct World {
     pub(super) generations: Vec<Pretended>,
+    /// The build of the generation that gets the clients of the port.
+    target: Option<u64>,
     /// Builds that have begun and are not done.
     pub(super) building: VecDeque<u64>,
     pub(super) events: VecDeque<Event>,
-    /// No generation is built any more.
+    /// No generation is built any more, and the port is closed.
     pub(super) closed: bool,
-    /// Nothing can connect, so no thread that accepts can be woken.
-    pub(super) unreachable: bool,
+    /// Whether the next generation can be built beside the one that it replaces.
+    overlaps: bool,
 }
 
 /// A generation that only pretends.
 #[derive(Debug)]
 pub(super) struct Pretended {
     pub(super) build: u64,
-    pub(super) accepting: bool,
+    /// It has been the target.
+    served: bool,
     /// Does nothing that it is asked for, until it is given up.
     pub(super) hangs: bool,
     pub(super) clients: usize,
-    /// When its clients have to be gone. None: it serves.
+    /// When its clients have to be gone. None: it has not been asked for that.
     pub(super) deadline: Option<Instant>,
     pub(super) finished: bool,
     /// Master control has dropped its handle.
@@ -48,23 +51,32 @@ impl World {
         self.generations.iter_mut().find(|generation| generation.build == build).unwrap()
     }
 
-    /// The one that accepts.
-    pub(super) fn accepting(&mut self) -> Option<&mut Pretended> {
-        self.generations.iter_mut().find(|generation| generation.accepting)
+    pub(super) fn is_target(&self, build: u64) -> bool {
+        self.target == Some(build)
     }
 
-    fn open(&mut self, build: u64) {
-        let generation = self.generation(build);
-        if !generation.accepting && generation.deadline.is_none() {
-            generation.accepting = true;
-            self.events.push_back(Event::Accepting { build });
-        }
+    /// Each generation that has served drains, but for the target.
+    pub(super) fn has_one_target(&self) -> bool {
+        let serves = |generation: &&Pretended| generation.served && generation.deadline.is_none();
+        self.generations.iter().filter(serves).map(|generation| generation.build).eq(self.target)
+    }
+
+    /// The generation that gets the clients.
+    pub(super) fn target(&mut self) -> Option<&mut Pretended> {
+        let target = self.target?;
+        Some(self.generation(target))
+    }
+
+    /// That one ends by itself, and drains.
+    pub(super) fn fail_target(&mut self, now: Instant) -> Option<u64> {
+        let target = self.target.take()?;
+        self.generation(target).deadline = Some(now + Duration::from_millis(500));
+        Some(target)
     }
 
     fn drain(&mut self, build: u64, deadline: Instant) {
-        let generation = self.generation(build);
-        generation.deadline = Some(deadline);
-        generation.accepting = generation.accepting && generation.hangs;
+        self.generation(build).deadline = Some(deadline);
+        self.target.take_if(|target| *target == build);
     }
 
     /// Those that are done report it.
@@ -80,26 +92,31 @@ impl World {
 }
 
 #[derive(Debug)]
-pub(super) struct PretendedBuilder {
-    pub(super) world: Shared,
-    pub(super) overlaps: bool,
+pub(super) struct PretendedBuilder(Shared);
+
+impl PretendedBuilder {
+    pub(super) fn new(world: &Shared, overlaps: bool) -> Box<PretendedBuilder> {
+        lock(world).overlaps = overlaps;
+        Box::new(PretendedBuilder(world.clone()))
+    }
 }
 
 impl Builder for PretendedBuilder {
     fn build(&mut self, build: u64) {
-        let mut world = lock(&self.world);
-        let runs = |generation: &Pretended| generation.accepting && !generation.hangs && !generation.finished;
-        assert!(self.overlaps || !world.generations.iter().any(runs), "the last one is in the way: {world:?}");
+        let mut world = lock(&self.0);
+        assert!(world.overlaps || world.target.is_none(), "the last one is in the way: {world:?}");
         assert!(!world.closed, "build {build} begins while the supervisor ends");
         world.building.push_back(build);
     }
 
     fn overlaps(&self) -> bool {
-        self.overlaps
+        lock(&self.0).overlaps
     }
 
     fn close(&mut self) {
-        lock(&self.world).closed = true;
+        let mut world = lock(&self.0);
+        assert!(world.target.is_none(), "nobody notifies the clients in the accept queue: {world:?}");
+        world.closed = true;
     }
 }
 
@@ -114,7 +131,7 @@ impl PretendedHandle {
     pub(super) fn new(world: &Shared, build: u64) -> Box<PretendedHandle> {
         let generation = Pretended {
             build,
-            accepting: false,
+            served: false,
             hangs: false,
             clients: 0,
             deadline: None,
@@ -127,22 +144,19 @@ impl PretendedHandle {
 }
 
 impl Generation for PretendedHandle {
-    fn opener(&self) -> Opener {
-        let (world, build) = (self.world.clone(), self.build);
-        Box::new(move |_| lock(&world).open(build))
+    fn serve(&self) {
+        let mut world = lock(&self.world);
+        assert!(!world.closed, "it serves a port that is closed");
+        let generation = world.generation(self.build);
+        assert!(!generation.served && generation.deadline.is_none(), "it has served before: {generation:?}");
+        generation.served = true;
+        world.target = Some(self.build);
     }
 
-    fn retire_by(&self, deadline: Instant, successor: Opener) -> io::Result<()> {
+    fn retire_by(&self, deadline: Instant) {
         let mut world = lock(&self.world);
-        if world.unreachable && world.generation(self.build).accepting {
-            return Err(io::ErrorKind::AddrNotAvailable.into());
-        }
+        assert!(!world.overlaps || world.target != Some(self.build), "none takes its place: {world:?}");
         world.drain(self.build, deadline);
-        if !world.generation(self.build).hangs {
-            drop(world);
-            successor(None);
-        }
-        Ok(())
     }
 
     fn stop_by(&self, deadline: Instant) {
@@ -150,7 +164,10 @@ impl Generation for PretendedHandle {
     }
 
     fn move_deadline(&self, deadline: Instant) {
-        lock(&self.world).drain(self.build, deadline);
+        let mut world = lock(&self.world);
+        let generation = world.generation(self.build);
+        assert!(generation.deadline.is_some(), "it does not drain: {generation:?}");
+        generation.deadline = Some(deadline);
     }
 
     fn clients(&self) -> Option<&dyn Clients> {
@@ -166,9 +183,10 @@ impl Generation for PretendedHandle {
     fn give_up(&mut self, why: &str) {
         let mut world = lock(&self.world);
         let generation = world.generation(self.build);
-        (generation.hangs, generation.accepting) = (false, false);
+        generation.hangs = false;
         // The real one has a grace period of its own; the test's clock does not know it.
         generation.deadline.get_or_insert_with(Instant::now);
+        world.target.take_if(|target| *target == self.build);
         let reason = why.to_owned();
         world.events.push_back(Event::Exited { build: self.build, reason, clean: false });
     }
@@ -201,8 +219,11 @@ impl Clients for PretendedHandle {
 
 impl Drop for PretendedHandle {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
         let mut world = lock(&self.world);
-        let generation = world.generation(self.build);
-        (generation.dropped, generation.accepting) = (true, false);
+        assert!(world.target != Some(self.build), "it serves, and is dropped");
+        world.generation(self.build).dropped = true;
     }
 }

@@ -21,7 +21,7 @@ use super::small_file::{SMALL, SmallFile};
 use super::status::Status;
 use super::target::{Target, as_path};
 use super::version::Version;
-use crate::quit::is_out_of_descriptors;
+use crate::socket::is_out_of_descriptors;
 
 /// The file that stands for its directory is the first of these.
 const INDEXES: [&str; 2] = ["index.html", "index.htm"];

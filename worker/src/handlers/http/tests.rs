@@ -77,7 +77,7 @@ struct Site {
 
 impl Site {
     fn connect(&self) -> Client {
-        let stream = TcpStream::connect(self.server.as_ref().unwrap().address()).unwrap();
+        let stream = TcpStream::connect(self.server.as_ref().unwrap().stopper().address()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Client(stream)
     }
@@ -96,7 +96,7 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         if let Some(server) = self.server.take() {
-            server.stop(Duration::ZERO);
+            server.stopper().stop(Duration::ZERO);
             let _ = server.join();
         }
     }

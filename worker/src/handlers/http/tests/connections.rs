@@ -92,8 +92,8 @@ fn a_request_under_way_is_answered_during_a_stop() {
     assert_eq!(client.reply().field("Connection"), None);
     client.send("GET /a HTTP/1.1\r\nHo");
     let server = site.server.take().unwrap();
-    wait_until(|| server.connections().iter().any(|connection| connection.activity == crate::Activity::Busy));
-    server.stop(PATIENCE);
+    wait_until(|| server.stopper().connections().iter().any(|connection| connection.activity == crate::Activity::Busy));
+    server.stopper().stop(PATIENCE);
     client.send("st: a\r\n\r\n");
     let reply = client.reply();
     assert_eq!((reply.text(), reply.field("Connection")), ("x", Some("close")));
@@ -109,7 +109,7 @@ fn an_idle_connection_does_not_hold_up_a_stop() {
     client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.reply().text(), "x");
     let server = site.server.take().unwrap();
-    server.stop(PATIENCE);
+    server.stopper().stop(PATIENCE);
     let report = server.join().unwrap();
     assert!(report.forced.is_empty() && report.took < PATIENCE / 2, "{report:?}");
     assert!(client.is_closed());

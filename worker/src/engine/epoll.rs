@@ -1,0 +1,529 @@
+//! One epoll, in which as many threads wait as there are cores. They serve what they are told of.
+//!
+//! A socket is registered once, edge-triggered: what happens while a thread has the connection is remembered in its
+//! [slot](crate::slot::Slot). The listener is one-shot: one thread accepts.
+//!
+//! Another thread is started only when these are blocked, not when they are busy: more threads than cores serve fewer
+//! clients. A connection says when it is about to wait ([`Engine::blocked`]). For handlers that wait in their own code
+//! there is a sentinel, which sleeps while a thread waits for events.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::num::NonZero;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+use super::{Events, Key, Rearm, Why};
+
+/// How long a thread that is not needed waits before it ends.
+const SPARE: Duration = Duration::from_secs(1);
+
+/// How long all threads may be away before another one is started.
+const AWAY: Duration = Duration::from_millis(1);
+
+/// Names of what is no connection.
+const LISTENER: Key = Key { place: u32::MAX, serial: 0 };
+const QUEUE: Key = Key { place: u32::MAX, serial: 1 };
+const TIMER: Key = Key { place: u32::MAX, serial: 2 };
+
+/// What the engine knows of one socket.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    registered: Registered,
+    /// Whether room in the send buffer is awaited.
+    pub(crate) room: bool,
+    /// When the timer comes to it. It may have to come again, since its time has been put off.
+    scheduled: Option<Instant>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Registered {
+    #[default]
+    Never,
+    Silent,
+    For {
+        room: bool,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Engine(Arc<Shared>);
+
+struct Shared {
+    epoll: OwnedFd,
+    queue: Mutex<VecDeque<Key>>,
+    /// Readable while something is queued, and for ever when the engine is closed.
+    wake: OwnedFd,
+    timer: OwnedFd,
+    dues: Mutex<Dues>,
+    events: OnceLock<Weak<dyn Events>>,
+    crew: Crew,
+    listener: Mutex<Listening>,
+}
+
+#[derive(Debug, Default)]
+struct Dues {
+    at: BTreeSet<(Instant, Key)>,
+    armed: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Listening {
+    registered: bool,
+    listener: Option<Arc<TcpListener>>,
+}
+
+impl Engine {
+    /// Sockets are polled, so a call that would wait for a client is tried without waiting first.
+    pub(crate) const POLLS: bool = true;
+
+    /// # Errors
+    /// What the system does not give.
+    pub(crate) fn new() -> io::Result<Engine> {
+        let shared = Shared {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            queue: Mutex::default(),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            timer: timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?,
+            dues: Mutex::default(),
+            events: OnceLock::new(),
+            crew: Crew::default(),
+            listener: Mutex::default(),
+        };
+        epoll::add(&shared.epoll, &shared.wake, data(QUEUE), EventFlags::IN)?;
+        epoll::add(&shared.epoll, &shared.timer, data(TIMER), EventFlags::IN | EventFlags::ET)?;
+        Ok(Engine(Arc::new(shared)))
+    }
+
+    /// Starts a thread a core, which report to `events`, and the sentinel.
+    ///
+    /// # Errors
+    /// When the system does not give a single thread, or no sentinel.
+    pub(crate) fn run(&self, events: &Arc<dyn Events>) -> io::Result<()> {
+        let shared = &self.0;
+        let _ = shared.events.set(Arc::downgrade(events)); // Called once.
+        let base = thread::available_parallelism().map_or(1, NonZero::get).max(2);
+        shared.crew.base.store(base, Ordering::Relaxed);
+        shared.add_thread()?;
+        for _ in 1..base {
+            let _ = shared.add_thread(); // One is enough to begin with; the sentinel adds others when they are needed.
+        }
+        let watched = shared.clone();
+        let sentinel = thread::Builder::new().name("sentinel".into()).spawn(move || sentinel(&watched))?;
+        let _ = shared.crew.sentinel.set(sentinel.thread().clone());
+        Ok(())
+    }
+
+    pub(crate) fn watch(&self, key: Key, socket: &Arc<TcpStream>, watch: &mut Watch, due: Option<Instant>) {
+        if watch.registered != (Registered::For { room: watch.room }) {
+            self.0.register(key, socket, watch);
+        }
+        if let Some(due) = due
+            && watch.scheduled.is_none_or(|scheduled| due < scheduled)
+        {
+            self.0.schedule(key, watch.scheduled.replace(due), Some(due));
+        }
+    }
+
+    /// The timer has come to it.
+    pub(crate) fn came(watch: &mut Watch) {
+        watch.scheduled = None;
+    }
+
+    pub(crate) fn unwatch(&self, socket: &TcpStream, watch: &mut Watch) {
+        if let Registered::For { .. } = watch.registered
+            && epoll::modify(&self.0.epoll, socket, data(QUEUE), EventFlags::ET).is_ok()
+        {
+            watch.registered = Registered::Silent;
+        }
+    }
+
+    /// Closing the socket ends its registration.
+    pub(crate) fn forget(&self, key: Key, watch: &mut Watch) {
+        if let Some(scheduled) = watch.scheduled.take() {
+            self.0.schedule(key, Some(scheduled), None);
+        }
+    }
+
+    pub(crate) fn again(&self, key: Key) {
+        let mut queue = lock(&self.0.queue);
+        queue.push_back(key);
+        if queue.len() == 1 {
+            self.0.wake();
+        }
+    }
+
+    pub(crate) fn blocked<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.0.crew.blocked.fetch_add(1, Ordering::SeqCst);
+        self.0.fill_in();
+        let result = call();
+        self.0.crew.blocked.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+
+    /// # Errors
+    /// What the listener or the system says.
+    pub(crate) fn listen(&self, listener: &Arc<TcpListener>, _is_shared: bool) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        lock(&self.0.listener).listener = Some(listener.clone());
+        Ok(())
+    }
+
+    /// Reports the listener once, when a client comes or the time has passed.
+    pub(crate) fn arm_listener(&self, when: Rearm) {
+        match when {
+            Rearm::OnClient => self.0.arm_listener(),
+            Rearm::After(wait) => {
+                self.0.schedule(LISTENER, None, Some(Instant::now() + wait));
+            }
+        }
+    }
+
+    /// Any thread can accept.
+    #[allow(clippy::unused_self, reason = "the other engine has one for it")]
+    pub(crate) fn replace_acceptor(&self) {}
+
+    pub(crate) fn kick_listener(&self) {
+        self.again(LISTENER);
+    }
+
+    /// Gives the listener up. Returns clients that have been accepted and not reported: none here.
+    pub(crate) fn unlisten(&self) -> Vec<(TcpStream, SocketAddr)> {
+        let mut listening = lock(&self.0.listener);
+        if let Some(listener) = listening.listener.take()
+            && listening.registered
+        {
+            // Others may have the same socket, which would keep it registered.
+            let _ = epoll::delete(&self.0.epoll, &*listener);
+        }
+        Vec::new()
+    }
+
+    /// No connection is: nothing needs one to be woken.
+    #[allow(clippy::unused_self, reason = "the other engine has some")]
+    pub(crate) fn is_own(&self, _peer: SocketAddr) -> bool {
+        false
+    }
+
+    pub(crate) fn close(&self) {
+        let shared = &self.0;
+        shared.crew.closed.store(true, Ordering::SeqCst);
+        shared.wake();
+        let _spares = lock(&shared.crew.spares);
+        shared.crew.needed.notify_all();
+        if let Some(sentinel) = shared.crew.sentinel.get() {
+            sentinel.unpark();
+        }
+    }
+}
+
+fn data(key: Key) -> EventData {
+    EventData::new_u64(u64::from(key.place) << 32 | u64::from(key.serial))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that could panic runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn register(&self, key: Key, socket: &TcpStream, watch: &mut Watch) {
+        let room = if watch.room { EventFlags::OUT } else { EventFlags::empty() };
+        let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET | room;
+        let registered = match watch.registered {
+            Registered::Never => epoll::add(&self.epoll, socket, data(key), flags),
+            Registered::Silent | Registered::For { .. } => epoll::modify(&self.epoll, socket, data(key), flags),
+        };
+        match registered {
+            Ok(()) => watch.registered = Registered::For { room: watch.room },
+            // The system lacks memory. So it is looked at without being asked, which may be too early, until it works.
+            Err(_) => {
+                let at = Instant::now() + AWAY;
+                self.schedule(key, watch.scheduled.replace(at), Some(at));
+            }
+        }
+    }
+
+    fn arm_listener(&self) {
+        let mut listening = lock(&self.listener);
+        let Some(listener) = &listening.listener else { return };
+        let flags = EventFlags::IN | EventFlags::ONESHOT;
+        let armed = if listening.registered {
+            epoll::modify(&self.epoll, &**listener, data(LISTENER), flags)
+        } else {
+            epoll::add(&self.epoll, &**listener, data(LISTENER), flags)
+        };
+        match armed {
+            Ok(()) => listening.registered = true,
+            Err(_) => self.schedule(LISTENER, None, Some(Instant::now() + AWAY)),
+        }
+    }
+
+    /// Moves one due. The timer is set only if that is earlier than what it is set to.
+    fn schedule(&self, key: Key, from: Option<Instant>, to: Option<Instant>) {
+        let mut dues = lock(&self.dues);
+        if let Some(from) = from {
+            dues.at.remove(&(from, key));
+        }
+        if let Some(to) = to {
+            dues.at.insert((to, key));
+            if dues.armed.is_none_or(|armed| to < armed) {
+                self.set_timer(&mut dues, to);
+            }
+        }
+    }
+
+    fn set_timer(&self, dues: &mut Dues, at: Instant) {
+        let wait = at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let value = Timespec::try_from(wait).unwrap_or(Timespec { tv_sec: i64::from(u32::MAX), tv_nsec: 0 });
+        let spec = Itimerspec { it_interval: zero, it_value: value };
+        // It cannot fail with valid arguments.
+        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec);
+        dues.armed = Some(at);
+    }
+
+    /// What is due now. The timer is set for the next.
+    fn due(&self) -> Vec<Key> {
+        let mut dues = lock(&self.dues);
+        let now = Instant::now();
+        let mut due = Vec::new();
+        while let Some((at, key)) = dues.at.first().copied()
+            && at <= now
+        {
+            dues.at.pop_first();
+            due.push(key);
+        }
+        dues.armed = None;
+        if let Some((at, _)) = dues.at.first().copied() {
+            self.set_timer(&mut dues, at);
+        }
+        due
+    }
+
+    fn wake(&self) {
+        // It fails only if it is readable already.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    fn queued(&self) -> Option<Key> {
+        let mut queue = lock(&self.queue);
+        let key = queue.pop_front();
+        if queue.is_empty() && !self.crew.closed.load(Ordering::SeqCst) {
+            let _ = rustix::io::read(&self.wake, &mut [0; 8]); // Nothing to read means that it is silent already.
+            if self.crew.closed.load(Ordering::SeqCst) {
+                self.wake();
+            }
+        }
+        key
+    }
+
+    /// Starts a thread, or calls one back, if fewer than there are cores can take events.
+    fn fill_in(self: &Arc<Self>) {
+        if self.crew.available() < self.crew.wanted() {
+            self.reinforce();
+        }
+    }
+
+    fn reinforce(self: &Arc<Self>) {
+        let spares = lock(&self.crew.spares);
+        if *spares > self.crew.called.load(Ordering::SeqCst) {
+            self.crew.called.fetch_add(1, Ordering::SeqCst);
+            self.crew.needed.notify_one();
+            return;
+        }
+        drop(spares);
+        let _ = self.add_thread(); // Without it, the others have to do.
+    }
+
+    fn add_thread(self: &Arc<Self>) -> io::Result<()> {
+        let Some(events) = self.events.get().and_then(Weak::upgrade) else { return Ok(()) };
+        let shared = self.clone();
+        self.crew.threads.fetch_add(1, Ordering::SeqCst);
+        let name = format!("engine-{}", self.crew.made.fetch_add(1, Ordering::Relaxed) + 1);
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            work(&shared, &events);
+            shared.crew.threads.fetch_sub(1, Ordering::SeqCst);
+        });
+        if thread.is_err() {
+            self.crew.threads.fetch_sub(1, Ordering::SeqCst);
+        }
+        thread.map(drop)
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Shared").field("crew", &self.crew).finish_non_exhaustive()
+    }
+}
+
+/// An engine thread: one event at a time.
+fn work(shared: &Arc<Shared>, events: &Arc<dyn Events>) {
+    let crew = &shared.crew;
+    let mut event = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];
+    loop {
+        if crew.is_one_too_many() && !crew.stand_by() {
+            return;
+        }
+        crew.begin_wait();
+        let waited = epoll::wait(&shared.epoll, &mut event, None);
+        crew.end_wait();
+        if crew.closed.load(Ordering::Relaxed) {
+            return;
+        }
+        match waited {
+            Ok(0) | Err(Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(_) => return, // The epoll itself is broken, which no system does.
+        }
+        let (flags, data) = (event[0].flags, event[0].data.u64());
+        let key = Key { place: (data >> 32) as u32, serial: data as u32 };
+        match key {
+            LISTENER => accept(shared, events),
+            QUEUE => match shared.queued() {
+                Some(LISTENER) => accept(shared, events),
+                Some(key) => events.ready(key, Why::Again),
+                None => {}
+            },
+            TIMER => {
+                let _ = rustix::io::read(&shared.timer, &mut [0; 8]);
+                for key in shared.due() {
+                    match key {
+                        LISTENER => accept(shared, events),
+                        key => events.ready(key, Why::Due),
+                    }
+                }
+            }
+            key if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) => {
+                events.ready(key, Why::Closing);
+            }
+            key => events.ready(key, Why::Ready),
+        }
+    }
+}
+
+fn accept(shared: &Arc<Shared>, events: &Arc<dyn Events>) {
+    let listener = lock(&shared.listener).listener.clone();
+    if let Some(listener) = listener {
+        events.clone().acceptable(&mut || -> io::Result<(TcpStream, SocketAddr)> { listener.accept() });
+    }
+}
+
+/// The threads, and what they are doing.
+#[derive(Debug, Default)]
+struct Crew {
+    /// How many shall be able to take events.
+    base: AtomicUsize,
+    threads: AtomicUsize,
+    made: AtomicUsize,
+    /// Threads that wait for a client in a system call.
+    blocked: AtomicUsize,
+    /// Threads that the sentinel has added, as others wait for something else.
+    extra: AtomicUsize,
+    /// Threads that are not needed, and wait here.
+    spares: Mutex<usize>,
+    idle: AtomicUsize,
+    /// How many of them have been called back, and are on their way.
+    called: AtomicUsize,
+    needed: Condvar,
+    /// Threads that wait for events, in the lowest 16 bits; above, how often any began to.
+    waits: AtomicU64,
+    /// Whether the sentinel sleeps until no thread waits.
+    asleep: AtomicBool,
+    sentinel: OnceLock<Thread>,
+    closed: AtomicBool,
+}
+
+const WAITING: u64 = 0xffff;
+
+impl Crew {
+    fn available(&self) -> usize {
+        let away = self.blocked.load(Ordering::Relaxed) + self.idle.load(Ordering::Relaxed);
+        self.threads.load(Ordering::Relaxed).saturating_sub(away)
+    }
+
+    /// How many threads shall be able to take events. Those that wait in their own code count among them.
+    fn wanted(&self) -> usize {
+        self.base.load(Ordering::Relaxed) + self.extra.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are enough threads without the calling one, which is about to wait for events.
+    fn is_one_too_many(&self) -> bool {
+        self.available() > self.wanted() || self.waiting() >= self.base.load(Ordering::Relaxed)
+    }
+
+    /// How many threads wait for events.
+    fn waiting(&self) -> usize {
+        (self.waits.load(Ordering::SeqCst) & WAITING) as usize
+    }
+
+    fn begin_wait(&self) {
+        self.waits.fetch_add(1 + (WAITING + 1), Ordering::SeqCst);
+    }
+
+    fn end_wait(&self) {
+        let before = self.waits.fetch_sub(1, Ordering::SeqCst);
+        if before & WAITING == 1
+            && self.asleep.load(Ordering::SeqCst)
+            && let Some(sentinel) = self.sentinel.get()
+        {
+            sentinel.unpark();
+        }
+    }
+
+    /// Waits until it is needed. False: it was not for a while, and shall end.
+    fn stand_by(&self) -> bool {
+        let mut spares = lock(&self.spares);
+        if !self.is_one_too_many() || self.closed.load(Ordering::SeqCst) {
+            return true;
+        }
+        if self.waiting() >= self.base.load(Ordering::Relaxed) {
+            // What the sentinel has made up for is over.
+            let _ = self.extra.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |extra| extra.checked_sub(1));
+        }
+        *spares += 1;
+        self.idle.fetch_add(1, Ordering::SeqCst);
+        let is_idle = |_: &mut usize| self.called.load(Ordering::SeqCst) == 0 && !self.closed.load(Ordering::SeqCst);
+        let (mut spares, waited) =
+            self.needed.wait_timeout_while(spares, SPARE, is_idle).unwrap_or_else(PoisonError::into_inner);
+        *spares -= 1;
+        self.idle.fetch_sub(1, Ordering::SeqCst);
+        if !waited.timed_out() && !self.closed.load(Ordering::SeqCst) {
+            self.called.fetch_sub(1, Ordering::SeqCst);
+        }
+        !waited.timed_out()
+    }
+}
+
+/// Adds a thread when none has come back to wait for a while: their handlers wait for something of their own.
+fn sentinel(shared: &Arc<Shared>) {
+    let crew = &shared.crew;
+    while !crew.closed.load(Ordering::SeqCst) {
+        let waits = crew.waits.load(Ordering::SeqCst);
+        if waits & WAITING > 0 {
+            crew.asleep.store(true, Ordering::SeqCst);
+            if crew.waits.load(Ordering::SeqCst) & WAITING > 0 && !crew.closed.load(Ordering::SeqCst) {
+                thread::park();
+            }
+            crew.asleep.store(false, Ordering::SeqCst);
+            continue;
+        }
+        thread::park_timeout(AWAY);
+        if crew.waits.load(Ordering::SeqCst) == waits {
+            crew.extra.fetch_add(1, Ordering::Relaxed);
+            shared.reinforce();
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! One run of a server: its handler, from its build to the end of its drain.
+
+use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::event::{Event, Failure, Observer};
+use crate::handler::Handler;
+use crate::registry::{Entry, Ids};
+use crate::report::{ConnectionInfo, Counts, Outcome};
+
+/// How long a stop waits for the first message of a client that has connected just before, counted from when its
+/// connection was accepted: that message is most likely on its way. Only where there is no
+/// [notice](crate::Handler::notice), and never beyond the stop's deadline.
+///
+/// It is long enough for a packet that was lost, if the client is near: systems send it again after a fifth of a
+/// second. It is short enough for a stop that waits in vain, since some clients connect and then are silent.
+pub const FIRST_MESSAGE_WAIT: Duration = Duration::from_millis(250);
+
+/// What the threads that serve a generation share.
+pub(crate) struct Generation {
+    /// No other one of this process has it.
+    pub(crate) number: u64,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) notice: Option<Box<[u8]>>,
+    observer: Arc<Observer>,
+    pub(crate) max_connections: usize,
+    pub(crate) grace_on_failure: Duration,
+    pub(crate) ids: Ids,
+    /// Set when another generation takes its place: connections that carry nothing over move to that one.
+    replaced: AtomicBool,
+    /// Set when the next message of a connection is its last.
+    draining: AtomicBool,
+    /// Set when connections have to leave at their next message boundary.
+    leave: AtomicBool,
+    /// Beside the lock, because a connection counts it while it is being served.
+    notified: AtomicUsize,
+    live: Mutex<Live>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) counts: Counts,
+    pub(crate) stop: Option<Stop>,
+    pub(crate) failure: Option<Failure>,
+    /// Those that were closed by force during the drain, as they were then.
+    pub(crate) forced: Vec<ConnectionInfo>,
+    waiting: Option<For>,
+    /// Those who want to hear how one connection ends.
+    awaited: Vec<(u64, Sender<Outcome>)>,
+}
+
+/// The request to stop, or to hand over to another generation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stop {
+    pub(crate) began: Instant,
+    /// May be moved while the drain runs.
+    pub(crate) deadline: Instant,
+    /// Whether the port is closed, and what waits in its queue notified. Otherwise another generation serves there.
+    pub(crate) closes_port: bool,
+    /// How many had been notified before, each for itself.
+    notified_before: usize,
+}
+
+/// What the drain waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum For {
+    /// That any connection ends, or a deadline changes.
+    Room,
+    /// That the last connection ends, or a deadline changes. The others would wake it for nothing.
+    TheLast,
+}
+
+/// What [`Server`](crate::Server) knows.
+pub(crate) struct Plan {
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) notice: Option<Box<[u8]>>,
+    pub(crate) observer: Arc<Observer>,
+    pub(crate) max_connections: usize,
+    pub(crate) grace_on_failure: Duration,
+    pub(crate) ids: Ids,
+}
+
+impl Generation {
+    pub(crate) fn new(plan: Plan) -> Generation {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        Generation {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed) + 1,
+            handler: plan.handler,
+            notice: plan.notice,
+            observer: plan.observer,
+            max_connections: plan.max_connections,
+            grace_on_failure: plan.grace_on_failure,
+            ids: plan.ids,
+            replaced: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            leave: AtomicBool::new(false),
+            notified: AtomicUsize::new(0),
+            live: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Reports an event. If the observer panics, that costs its own report and nothing else.
+    pub(crate) fn say(&self, event: &Event<'_>) {
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| (self.observer)(event)));
+    }
+
+    /// Its clients have until then to disconnect. If it stops already, the deadline moves.
+    pub(crate) fn stop(&self, deadline: Instant) {
+        // All set before anything is woken: a thread that wakes finds everything as it is going to be.
+        self.leave.store(true, Ordering::SeqCst);
+        self.draining.store(true, Ordering::SeqCst);
+        self.begin(deadline, true);
+    }
+
+    /// Another generation takes its place, or is going to.
+    pub(crate) fn retire(&self, deadline: Instant) {
+        self.replaced.store(true, Ordering::SeqCst);
+        self.draining.store(true, Ordering::SeqCst);
+        if self.notice.is_some() {
+            self.leave.store(true, Ordering::SeqCst);
+        }
+        self.begin(deadline, false);
+    }
+
+    /// At the deadline nothing may stay that was allowed to be idle until then.
+    pub(crate) fn leave_now(&self) {
+        self.leave.store(true, Ordering::SeqCst);
+    }
+
+    fn begin(&self, deadline: Instant, closes_port: bool) {
+        let mut live = self.lock();
+        live.stop = Some(match live.stop {
+            None => Stop { began: Instant::now(), deadline, closes_port, notified_before: self.notified() },
+            Some(stop) => Stop { deadline, ..stop },
+        });
+        self.changed.notify_all();
+    }
+
+    /// Whether it has been asked to stop, and closes its port.
+    pub(crate) fn closes_port(&self) -> bool {
+        self.lock().stop.is_some_and(|stop| stop.closes_port)
+    }
+
+    /// Moves the deadline of a drain. Returns whether there is one.
+    pub(crate) fn move_deadline(&self, deadline: Instant) -> bool {
+        let mut live = self.lock();
+        let Some(stop) = &mut live.stop else { return false };
+        stop.deadline = deadline;
+        self.changed.notify_all();
+        true
+    }
+
+    /// It cannot accept any more: its thread lets its clients go.
+    pub(crate) fn fail(&self, failure: Failure) {
+        let mut live = self.lock();
+        if live.failure.is_none() && live.stop.is_none() {
+            live.failure = Some(failure);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether its connections that carry nothing over move to the generation that replaces it.
+    pub(crate) fn hands_over(&self) -> bool {
+        self.notice.is_none() && self.replaced.load(Ordering::SeqCst)
+    }
+
+    /// Whether a connection that cannot move has to leave at the boundary that it has reached.
+    pub(crate) fn must_leave(&self, entry: &Entry) -> bool {
+        self.is_leaving() && self.awaits_first(entry).is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Whether a message that a connection receives now is its last, if it cannot move.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Whether all have to leave.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leave.load(Ordering::SeqCst)
+    }
+
+    /// Until when a stop waits for the first message of this client. None: the client has sent something already, or
+    /// gets a notice, by which it hears at once that it has to come back, whatever it was about to send.
+    pub(crate) fn awaits_first(&self, entry: &Entry) -> Option<Instant> {
+        (self.notice.is_none() && entry.is_silent()).then(|| entry.since + FIRST_MESSAGE_WAIT)
+    }
+
+    /// A client has connected.
+    pub(crate) fn connected(&self) {
+        let mut live = self.lock();
+        live.counts.now += 1;
+        live.counts.total += 1;
+    }
+
+    /// A connection has moved here from another generation.
+    pub(crate) fn took_over(&self) {
+        self.lock().counts.now += 1;
+    }
+
+    /// A connection has moved to another generation.
+    pub(crate) fn gave_away(&self) {
+        let mut live = self.lock();
+        live.counts.now -= 1;
+        self.wake(&live);
+    }
+
+    /// Counts how a connection has ended, unless it was counted when it was closed by force.
+    pub(crate) fn ended(&self, entry: &Entry, outcome: Outcome) {
+        let mut live = self.lock();
+        live.counts.now -= 1;
+        if !entry.counted.swap(true, Ordering::SeqCst) && live.stop.is_some() {
+            match outcome {
+                Outcome::Disconnected => live.counts.disconnected += 1,
+                Outcome::Closed | Outcome::Forced => live.counts.closed += 1,
+            }
+        }
+        live.awaited.retain(|(awaited, tell)| {
+            let others = *awaited != entry.id;
+            if !others {
+                let _ = tell.send(outcome); // It may not be waited for any more.
+            }
+            others
+        });
+        self.wake(&live);
+    }
+
+    /// Counts a connection that is to be closed by force. Returns false if its end has been counted.
+    pub(crate) fn count_forced(&self, entry: &Entry) -> bool {
+        let info = entry.info();
+        let mut live = self.lock();
+        let first = !entry.counted.swap(true, Ordering::SeqCst);
+        if first {
+            entry.forced.store(true, Ordering::SeqCst);
+            live.counts.forced += 1;
+            if live.stop.is_some() {
+                live.forced.push(info);
+            }
+        }
+        first
+    }
+
+    pub(crate) fn count_notified(&self) {
+        self.notified.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn count_refused(&self) {
+        self.lock().counts.refused += 1;
+    }
+
+    /// How many clients were notified since the drain began.
+    pub(crate) fn notified_in_drain(&self, stop: &Stop) -> usize {
+        self.notified() - stop.notified_before
+    }
+
+    fn notified(&self) -> usize {
+        self.notified.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts { notified: self.notified(), ..self.lock().counts }
+    }
+
+    /// Where the outcome of a connection will be sent.
+    pub(crate) fn await_end(&self, id: u64) -> Receiver<Outcome> {
+        let (tell, ended) = mpsc::channel();
+        self.lock().awaited.push((id, tell));
+        ended
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Live> {
+        // Counters change in single steps: a panic elsewhere cannot leave them half written.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for that, or until a deadline changes or the time is up.
+    pub(crate) fn wait<'a>(&self, mut live: MutexGuard<'a, Live>, what: For, limit: Duration) -> MutexGuard<'a, Live> {
+        live.waiting = Some(what);
+        let (mut live, _) = self.changed.wait_timeout(live, limit).unwrap_or_else(PoisonError::into_inner);
+        live.waiting = None;
+        live
+    }
+
+    /// Waits until it is asked to stop, or fails.
+    pub(crate) fn wait_for_stop(&self) -> MutexGuard<'_, Live> {
+        let serves = |live: &mut Live| live.stop.is_none() && live.failure.is_none();
+        self.changed.wait_while(self.lock(), serves).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, live: &Live) {
+        let awaited = match live.waiting {
+            None => false,
+            Some(For::Room) => true,
+            Some(For::TheLast) => live.counts.now == 0,
+        };
+        if awaited {
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Generation").field("number", &self.number).finish_non_exhaustive()
+    }
+}
