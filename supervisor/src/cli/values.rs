@@ -94,11 +94,11 @@ pub(super) fn word(value: impl ValueEnum) -> String {
 #[cfg(unix)]
 pub(super) fn default_max_connections() -> usize {
     use nix::sys::resource::{Resource, getrlimit};
-    const MOST: u64 = 10_000;
-    const KEPT: u64 = 100;
-    let most = |limit: u64| (limit - KEPT.min(limit / 2)).clamp(1, MOST);
-    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(soft, _)| most(soft));
-    usize::try_from(most).unwrap_or(usize::MAX)
+    const MOST: usize = 10_000;
+    const KEPT: usize = 100;
+    // FreeBSD's limits are signed, and a limit that is larger than any number of descriptors is none.
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).ok().and_then(|(soft, _)| usize::try_from(soft).ok());
+    limit.map_or(MOST, |limit| (limit - KEPT.min(limit / 2)).clamp(1, MOST))
 }
 
 /// Windows has no such limit on handles.

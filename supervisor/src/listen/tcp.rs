@@ -9,9 +9,6 @@ use std::os::fd::AsFd;
 #[cfg(windows)]
 use std::time::Duration;
 
-#[cfg(unix)]
-use nix::sys::socket::{Backlog, listen};
-
 /// How long to look whether somebody answers. Whoever listens on this machine does at once; where nobody does, Windows
 /// tries it again for two seconds.
 #[cfg(windows)]
@@ -30,10 +27,11 @@ fn is_served(address: SocketAddr) -> bool {
     !is_any_port && TcpStream::connect_timeout(&(ip, address.port()).into(), LOOK).is_ok()
 }
 
-/// As many places as Linux gives (net.core.somaxconn); elsewhere the system takes what it can.
+/// As many places as the system allows: each one caps the number by a limit of its own (net.core.somaxconn on Linux).
+/// libc's `SOMAXCONN` is not that limit, so it caps nothing here: musl, macOS and the BSDs have 128 there.
 #[cfg(unix)]
 pub(super) fn make_room(listener: &impl AsFd) -> io::Result<()> {
-    Ok(listen(listener, Backlog::new(4096)?)?)
+    Ok(rustix::net::listen(listener, 4096)?)
 }
 
 /// Binds an address, with room for many clients that come at the same time: std gives them 128 places, and where there
