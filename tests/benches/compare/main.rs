@@ -1,13 +1,17 @@
 //! Measures beside peers in the same run, since machines differ and are noisy: read the ratios, not the figures.
 //!
 //! ```text
-//! cargo bench -p mastercontrol-e2e                # everything, about six minutes
-//! cargo bench -p mastercontrol-e2e -- stop idle   # only these: stop, idle, echo, http, restart, events, status
+//! cargo bench -p mastercontrol-e2e                # everything, about fifteen minutes
+//! cargo bench -p mastercontrol-e2e -- stop idle   # only these: stop, term, memory, idle, echo, http, restart, events, status
 //! ```
 //!
-//! Peers that are not installed (nginx, lighttpd, python3, runit; wrk for HTTP) are left out.
+//! Peers that are not installed (nginx, lighttpd, runit; wrk for HTTP) are left out; tokio is compiled in. On Debian:
+//! `apt-get install lighttpd nginx-light runit wrk`. Each figure is the median of five rounds, in which all have their
+//! turns, unless it is said to be another one; behind a ratio are the smallest and the largest one in a round.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and may end with a panic")]
 
+#[cfg(unix)]
+mod clients;
 #[cfg(unix)]
 mod echo;
 #[cfg(unix)]
@@ -17,15 +21,23 @@ mod http;
 #[cfg(unix)]
 mod idle;
 #[cfg(unix)]
+mod memory;
+#[cfg(unix)]
 mod peers;
 #[cfg(unix)]
 mod process;
 #[cfg(unix)]
 mod restart;
 #[cfg(unix)]
+mod rounds;
+#[cfg(unix)]
 mod status;
 #[cfg(unix)]
 mod stop;
+#[cfg(unix)]
+mod term;
+#[cfg(unix)]
+mod tokio_echo;
 
 #[cfg(windows)]
 fn main() {
@@ -34,10 +46,20 @@ fn main() {
 
 #[cfg(unix)]
 fn main() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().is_some_and(|first| first == peers::TOKIO_ECHO) {
+        return tokio_echo::run(arguments.next().unwrap().parse().unwrap()).unwrap();
+    }
+    // For thousands of clients, and a server has as many.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     // Cargo passes `--bench`, too.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let sections: [(&str, fn()); 7] = [
+    let sections: [(&str, fn()); 9] = [
         ("stop", stop::run),
+        ("term", term::run),
+        ("memory", memory::run),
         ("idle", idle::run),
         ("echo", echo::run),
         ("http", http::run),

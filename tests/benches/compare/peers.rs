@@ -35,10 +35,12 @@ pub fn lighttpd(directory: &Path, files: &Path) -> Option<Running> {
     is_installed("lighttpd").then(|| Running::peer(Command::new("/usr/sbin/lighttpd").arg("-Df").arg(&path), port))?
 }
 
-/// `python3 -m http.server`.
-pub fn python(files: &Path) -> Option<Running> {
+/// An echo server as one writes it with tokio.
+pub fn tokio() -> Option<Running> {
     let port = free_port();
-    let mut command = Command::new("python3");
-    command.args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string(), "--directory"]).arg(files);
-    is_installed("python3").then(|| Running::peer(&mut command, port))?
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    Running::peer(command.arg(TOKIO_ECHO).arg(port.to_string()), port)
 }
+
+/// The first argument of this program, with which it is that server.
+pub const TOKIO_ECHO: &str = "--tokio-echo";

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// The release builds of this run.
 pub const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor-under-test");
 pub const ADMIN_CLI: &str = env!("CARGO_BIN_EXE_admin-cli-under-test");
@@ -20,6 +23,17 @@ impl Directory {
         let path = std::env::temp_dir().join(format!("mc-bench-{}-{name}", std::process::id()));
         fs::DirBuilder::new().mode(0o755).create(&path).unwrap();
         Directory(path)
+    }
+
+    /// A directory with a greeting and files of 1 KiB and 1 MiB, as a path and as an argument.
+    pub fn files(&self) -> (PathBuf, String) {
+        let files = self.0.join("files");
+        fs::create_dir(&files).unwrap();
+        write(&files.join("hello"), crate::clients::GREETING);
+        write(&files.join("1k"), vec![b'x'; 1024]);
+        write(&files.join("1m"), vec![b'x'; 1024 * 1024]);
+        let argument = files.to_str().unwrap().to_owned();
+        (files, argument)
     }
 }
 
@@ -85,6 +99,12 @@ impl Running {
         command
     }
 
+    /// Sends it a signal, and waits until the process is gone.
+    pub fn end(&mut self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+        self.child.wait().unwrap();
+    }
+
     fn family(&self) -> Vec<u32> {
         let parent = self.child.id();
         let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
@@ -95,6 +115,12 @@ impl Running {
     pub fn cpu(&self) -> Duration {
         let ticks: u64 = self.family().iter().map(|pid| ticks(*pid)).sum();
         Duration::from_millis(ticks * 10) // 100 ticks a second, as on every Linux for decades.
+    }
+
+    /// The resident memory of the process and its children, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = |pid| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        self.family().into_iter().map(|pid| field(&status(pid), "VmRSS:") * 1024).sum()
     }
 
     /// How often threads of the process and its children gave up the processor, to wait or because they had to.
@@ -109,10 +135,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        for pid in self.family().into_iter().rev() {
-            let _ = Command::new("kill").arg("-9").arg(pid.to_string()).stderr(Stdio::null()).status();
+        // The numbers of one that has ended may be those of others by now.
+        if let Ok(None) = self.child.try_wait() {
+            for pid in self.family().into_iter().rev() {
+                let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
+            }
+            let _ = self.child.wait();
         }
-        let _ = self.child.wait();
     }
 }
 
@@ -123,9 +152,10 @@ fn ticks(pid: u32) -> u64 {
     fields.get(11..13).map_or(0, |times| times.iter().map(|time| time.parse::<u64>().unwrap()).sum())
 }
 
-fn field(status: &str, name: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    line.map_or(0, |value| value.trim().parse().unwrap())
+/// The number behind this name in a file of proc(5), without its unit.
+pub fn field(status: &str, name: &str) -> u64 {
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    value.map_or(0, |value| value.parse().unwrap())
 }
 
 pub fn free_port() -> u16 {

@@ -1,74 +1,48 @@
-//! How long `admin-cli stop` takes, from its start to its end, with clients that leave when they are told.
+//! How long a stop takes whose clients are idle, from the signal until the process is gone. Each client is notified, where
+//! the protocol has a notice, and closes its connection when the server has ended its half.
 
-use std::io::Read;
-use std::net::TcpStream;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::peers;
-use crate::process::{Directory, Running, write};
+use nix::sys::signal::Signal;
 
-const ROUNDS: usize = 5;
+use crate::clients::{Crowd, Talk};
+use crate::peers;
+use crate::process::{Directory, Running};
+use crate::rounds::{Contender, Figure, ROUNDS, Statistic, Unit, compare};
+
+/// Nothing has happened for so long before the stop.
+const IDLE: Duration = Duration::from_secs(2);
+
+const FIGURES: [Figure; 2] =
+    [Figure::new("median", Unit::Time, Statistic::Median, 0), Figure::new("worst", Unit::Time, Statistic::Largest, 0)];
 
 pub fn run() {
-    for clients in [0, 1_000, 9_000] {
-        report(&format!("supervisor echo, {clients} clients"), || supervisor(clients));
-    }
     let directory = Directory::new("stop");
-    write(&directory.0.join("index.html"), "hello");
-    report("nginx -s quit, 0 clients", || {
-        let mut running = peers::nginx(&directory.0, &directory.0)?;
-        let began = Instant::now();
-        let configuration = directory.0.join("nginx.conf");
-        Command::new("/usr/sbin/nginx")
-            .args(["-s", "quit", "-c"])
-            .arg(configuration)
-            .stderr(Stdio::null())
-            .status()
-            .ok()?;
-        running.child.wait().ok()?;
-        Some(began.elapsed())
-    });
-    report("python3 -m http.server, SIGINT, 0 clients", || {
-        let mut running = peers::python(&directory.0)?;
-        let began = Instant::now();
-        Command::new("kill").args(["-INT", &running.child.id().to_string()]).status().ok()?;
-        running.child.wait().ok()?;
-        Some(began.elapsed())
-    });
-}
-
-fn report(what: &str, measure: impl Fn() -> Option<Duration>) {
-    let times: Option<Vec<Duration>> = (0..ROUNDS).map(|_| measure()).collect();
-    match times {
-        Some(mut times) => {
-            times.sort();
-            println!("{what:<45} median {:>10.2?}   worst {:>10.2?}", times[ROUNDS / 2], times[ROUNDS - 1]);
-        }
-        None => println!("{what:<45} not installed"),
+    let (files, www) = directory.files();
+    for clients in [1_000, 9_000] {
+        println!("{clients} clients, idle for {IDLE:?}");
+        let stop = |running, talk, signal| Some(vec![stop(running, clients, talk, signal).as_secs_f64()]);
+        let contenders = vec![
+            Contender::ours("supervisor echo", || stop(Running::supervisor(&["echo"]), Talk::Echo, Signal::SIGTERM)),
+            Contender::ours("supervisor http", || {
+                stop(Running::supervisor(&["http", &www]), Talk::Http, Signal::SIGTERM)
+            }),
+            Contender::peer("tokio", || stop(peers::tokio()?, Talk::Echo, Signal::SIGTERM)),
+            // Those stop gracefully by other signals.
+            Contender::peer("nginx", || stop(peers::nginx(&directory.0, &files)?, Talk::Http, Signal::SIGQUIT)),
+            Contender::peer("lighttpd", || stop(peers::lighttpd(&directory.0, &files)?, Talk::Http, Signal::SIGINT)),
+        ];
+        compare(ROUNDS, contenders, &FIGURES);
     }
 }
 
-fn supervisor(clients: usize) -> Option<Duration> {
-    let running = Running::supervisor(&["echo"]);
-    let mut connected: Vec<TcpStream> = (0..clients).map(|_| TcpStream::connect(running.address).unwrap()).collect();
-    // The last one is being served, so all are.
-    if let Some(last) = connected.last_mut() {
-        use std::io::Write;
-        last.write_all(b"x").unwrap();
-        last.read_exact(&mut [0]).unwrap();
-    }
-    let leaving = std::thread::spawn(move || {
-        for mut client in connected {
-            let mut heard = String::new();
-            client.read_to_string(&mut heard).unwrap();
-            assert_eq!(heard, "SHUTDOWN\n");
-        }
-    });
+fn stop(mut running: Running, clients: usize, talk: Talk, signal: Signal) -> Duration {
+    let crowd = Crowd::connect(running.address, clients, talk);
+    std::thread::sleep(IDLE);
+    let leaving = crowd.leave_when_notified();
     let began = Instant::now();
-    let status = running.admin(&["stop"]).status().unwrap();
+    running.end(signal);
     let took = began.elapsed();
-    assert!(status.success(), "stop: {status}");
     leaving.join().unwrap();
-    Some(took)
+    took
 }
