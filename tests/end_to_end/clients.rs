@@ -3,17 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use crate::support::{Ended, HUGE, Home, Instance, Process};
-
-/// Whether a program is installed; says so if not.
-fn has(home: &Home, program: &str, version: &str) -> bool {
-    let mut command = home.program(program);
-    let found = command.arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !found {
-        eprintln!("skipped: {program} is not installed");
-    }
-    found
-}
+use crate::support::{Ended, HUGE, Home, Instance, Process, is_installed};
 
 /// Reads lines as a `socketserver.StreamRequestHandler` does, and leaves when it is told to.
 const PYTHON: &str = "
@@ -40,7 +30,7 @@ fn python(home: &Home, instance: &Instance, lines: &[&str]) -> Process {
 #[test]
 fn a_python_client_of_the_echo_server_is_told_and_leaves() {
     let home = Home::new();
-    if !has(&home, "python3", "-V") {
+    if !is_installed("python3") {
         return;
     }
     let instance = home.start(&["echo", "--grace", HUGE]);
@@ -52,7 +42,7 @@ fn a_python_client_of_the_echo_server_is_told_and_leaves() {
 #[test]
 fn a_python_client_of_the_command_server_is_told_and_leaves() {
     let home = Home::new();
-    if !has(&home, "python3", "-V") {
+    if !is_installed("python3") {
         return;
     }
     let instance = home.start(&["command", "--grace", HUGE]);
@@ -66,7 +56,7 @@ fn a_python_client_of_the_command_server_is_told_and_leaves() {
 #[test]
 fn nc_gets_an_echo_and_is_told() {
     let home = Home::new();
-    if !has(&home, "nc", "-h") {
+    if !is_installed("nc") {
         return;
     }
     for (kind, say, answer) in [("echo", "hello\n", "hello"), ("command", "HAIKU\n", "The socket is free.")] {
@@ -98,7 +88,7 @@ fn curl(home: &Home, arguments: &[&str]) -> Ended {
 
 /// An HTTP server for a directory with two small files and one big one, if there is a curl to ask it.
 fn http(home: &Home, options: &[&str]) -> Option<(Instance, String)> {
-    if !has(home, "curl", "--version") {
+    if !is_installed("curl") {
         return None;
     }
     let files = home.directory().join("files");

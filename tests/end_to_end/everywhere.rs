@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::Stdio;
 
-use crate::support::{Client, HUGE, Home};
+use crate::support::{Client, HUGE, Home, crowd};
 
 #[test]
 fn a_supervisor_starts_serves_and_is_stopped_by_admin_cli() {
@@ -206,10 +206,11 @@ fn what_is_no_console_is_left_to_those_that_it_belongs_to() {
 }
 
 #[test]
-fn two_hundred_clients_are_all_told() {
+fn of_many_clients_each_is_told() {
     let home = Home::new();
     let instance = home.start(&["echo", "--grace", HUGE]);
-    let mut clients: Vec<Client> = (0..200).map(|_| instance.client()).collect();
+    let mut clients: Vec<Client> = (0..crowd(200)).map(|_| instance.client()).collect();
+    let many = u64::try_from(clients.len()).unwrap();
     for client in &mut clients {
         client.greet();
     }
@@ -218,7 +219,7 @@ fn two_hundred_clients_are_all_told() {
         client.assert_told();
     }
     let report = stop.end().expect(0).json()["report"].clone();
-    assert_eq!((report["notified"].as_u64(), report["disconnected"].as_u64()), (Some(200), Some(200)), "{report}");
+    assert_eq!((report["notified"].as_u64(), report["disconnected"].as_u64()), (Some(many), Some(many)), "{report}");
     assert_eq!(instance.wait(), 0);
 }
 

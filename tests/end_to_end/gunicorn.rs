@@ -5,25 +5,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use load::{Load, Mode};
 
 use crate::exec::{assert_nothing_runs, file};
-use crate::support::{HUGE, Home, Instance, eventually, free_port};
+use crate::support::{HUGE, Home, Instance, can_run, eventually, free_port};
 
 /// None: there is none, which is said.
 fn gunicorn() -> Option<PathBuf> {
     let told = std::env::var_os("MASTERCONTROL_TEST_GUNICORN").map(PathBuf::from);
     let program = told.clone().unwrap_or_else(|| "gunicorn".into());
-    match Command::new(&program).arg("--version").output() {
-        Ok(output) if output.status.success() => Some(program),
-        failed => {
-            assert!(told.is_none(), "{} cannot be run: {failed:?}", program.display());
-            eprintln!("skipped: there is no gunicorn; MASTERCONTROL_TEST_GUNICORN can say where one is");
-            None
-        }
-    }
+    let can = can_run(&[program.to_str().unwrap(), "--version"]);
+    // Whoever says where one is wants these tests to run.
+    assert!(can || told.is_none(), "{} cannot be run", program.display());
+    can.then_some(program)
 }
 
 /// An application that answers with this text.

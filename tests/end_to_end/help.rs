@@ -112,20 +112,9 @@ fn on_a_terminal_there_are_colours_unless_no_color_is_set() {
 #[cfg(unix)]
 mod generated {
     use std::fs;
-    use std::process::{Command, Stdio};
 
     use super::{PROGRAMS, run};
-    use crate::support::{ADMIN_CLI, Ended, Home, SUPERVISOR};
-
-    /// Whether a program is there that not every machine has.
-    fn is_installed(program: &str) -> bool {
-        let found = Command::new("sh").args(["-c", "command -v \"$1\"", "-", program]).stdout(Stdio::null()).status();
-        let found = found.unwrap().success();
-        if !found {
-            eprintln!("{program} is not installed: left out");
-        }
-        found
-    }
+    use crate::support::{ADMIN_CLI, Ended, Home, SUPERVISOR, is_installed};
 
     /// Runs a script with the path of a program as its first argument, and these behind it.
     fn script(home: &Home, shell: &[&str], program: &str, arguments: &[&str]) -> Ended {

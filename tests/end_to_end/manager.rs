@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{ADMIN_CLI, Client, HUGE, Home, Instance, LIMIT, SUPERVISOR, eventually, free_port};
+use crate::support::{
+    ADMIN_CLI, Client, HUGE, Home, Instance, LIMIT, SUPERVISOR, can_run, eventually, free_port, is_installed,
+};
 
 /// A service manager that only listens.
 pub struct Manager(UnixDatagram);
@@ -242,13 +244,24 @@ fn a_manager_that_is_gone_or_cannot_be_reached_is_said_once_and_stops_nothing() 
     }
 }
 
+/// Fills a manager's queue, however long it is, until nobody can send to it any more.
+fn fill(manager: &Path) {
+    loop {
+        // One sender alone may have its own buffer full first.
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.set_nonblocking(true).unwrap();
+        let sent = (0..).take_while(|_| sender.send_to(b"STATUS=full", manager).is_ok()).count();
+        if sent == 0 {
+            break;
+        }
+    }
+}
+
 #[test]
 fn a_manager_that_reads_nothing_holds_up_nothing() {
     let home = Home::new();
     let manager = Manager::new(&home);
-    let full = UnixDatagram::unbound().unwrap();
-    full.set_nonblocking(true).unwrap();
-    while full.send_to(b"STATUS=full", Manager::place(&home)).is_ok() {}
+    fill(&Manager::place(&home));
     let instance = start_with(&home, Manager::place(&home), &["echo"]);
     for _ in 0..3 {
         instance.admin(&["restart"]).expect(0);
@@ -369,9 +382,8 @@ fn sockets_that_cannot_be_served_on_are_refused_with_the_reason() {
 #[cfg(target_os = "linux")]
 fn clients_are_told_though_nothing_can_connect_to_the_socket_from_where_the_server_is() {
     let home = Home::new();
-    let permitted = Command::new("unshare").args(["-n", "true"]).output().is_ok_and(|output| output.status.success());
-    if !permitted {
-        return eprintln!("skipped: unshare is not installed, or not permitted");
+    if !can_run(&["unshare", "-n", "true"]) {
+        return;
     }
     let command = passing_by(&home, "unshare -n", listener(), &[3], &["echo"]);
     let instance = home.start_by(command);
@@ -391,15 +403,6 @@ fn a_socket_that_was_passed_to_another_process_is_left_alone() {
     let instance = home.start_by(command);
     instance.assert_serves();
     assert!(!instance.err.so_far().contains("passed"), "{}", instance.err.so_far());
-}
-
-/// Whether a program can be run here. If not, that is said.
-fn is_installed(program: &str) -> bool {
-    let is_there = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
-    if !is_there {
-        eprintln!("skipped: {program} is not installed");
-    }
-    is_there
 }
 
 #[test]
@@ -481,8 +484,8 @@ fn the_kubernetes_manifest_is_yaml_and_its_times_fit_into_each_other() {
     let program = "import json,sys,yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
     let home = Home::new();
     let mut command = home.program("python3");
-    if !Command::new("python3").args(["-c", "import yaml"]).output().is_ok_and(|output| output.status.success()) {
-        return eprintln!("skipped: python3 with yaml is not installed");
+    if !can_run(&["python3", "-c", "import yaml"]) {
+        return;
     }
     command.args(["-c", program]).arg(deploy("kubernetes.yaml"));
     let documents = home.run(command).expect(0).json();

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal::{SIGSTOP, SIGTERM};
 
 use crate::pty::{ENTER, Pty, is_stopped};
-use crate::support::{ADMIN_CLI, Client, Ended, HUGE, Home, Process, SUPERVISOR, eventually, free_port};
+use crate::support::{ADMIN_CLI, Client, Ended, HUGE, Home, Process, SUPERVISOR, can_run, eventually, free_port};
 
 /// What each of the programs begins with: `listen` takes the port, on an address of IPv4 or IPv6.
 const LISTEN: &str = r#"
@@ -359,12 +359,7 @@ fn a_command_that_has_inherited_the_socket_is_not_ended() {
 
 /// Whether a namespace of processes can be made: as root, and not everywhere.
 fn has_namespaces() -> bool {
-    let has = Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).output();
-    let has = has.is_ok_and(|output| output.status.success());
-    if !has {
-        eprintln!("skipped: no namespace of processes can be made here");
-    }
-    has
+    can_run(&["unshare", "--pid", "--fork", "--mount-proc", "true"])
 }
 
 /// Runs what follows where it sees only itself.

@@ -87,8 +87,7 @@ impl Shell {
     pub fn start(home: &Home) -> Shell {
         let (pty, terminal) = Pty::open();
         let mut command: Command = home.program("setsid");
-        // Where these tests run in the background of a script, Ctrl-C is ignored, and by all that is started here, too.
-        command.args(["--ctty", "env", "--default-signal=INT,QUIT", "bash", "--norc", "--noprofile", "-i"]);
+        command.args(["--ctty", "bash", "--norc", "--noprofile", "-i"]);
         command.env("PS1", PROMPT).env("TERM", "dumb").env("HISTFILE", "/dev/null");
         command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap()).stderr(terminal);
         let shell = Shell { pty, _process: home.spawn(command), home: home.clone(), prompts: RefCell::new(0) };

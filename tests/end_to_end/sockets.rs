@@ -5,13 +5,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
 use crate::exec::{Clients, SERVER, assert_leaves_nothing, file, restart_five_times, sh};
 use crate::manager::Manager;
-use crate::support::{Ended, HUGE, Home, Instance, LIMIT, SUPERVISOR, eventually, free_port};
+use crate::support::{Ended, HUGE, Home, Instance, LIMIT, SUPERVISOR, eventually, free_port, is_installed};
 
 /// The path of a socket in the test's directory.
 fn path(home: &Home) -> PathBuf {
@@ -76,8 +76,8 @@ fn a_program_serves_on_a_unix_socket_whose_path_is_gone_when_stop_returns() {
 
 #[test]
 fn curl_gets_an_answer_through_the_socket() {
-    if Command::new("curl").arg("-V").stdout(Stdio::null()).status().is_err() {
-        return eprintln!("skipped: curl is not installed");
+    if !is_installed("curl") {
+        return;
     }
     let home = Home::new();
     let _instance = server(&home, &[]);

@@ -156,7 +156,7 @@ fn a_drain_that_is_held_up_is_looked_into_lengthened_and_ended_client_by_client(
     let instance = home.start(&["echo", "--grace", "100"]);
     let follower = instance.admin_begins(&["events", "--follow"]);
     // Wine takes its time for each thread.
-    let many = if cfg!(windows) { 50 } else { 500 };
+    let many = if cfg!(windows) { 50 } else { crowd(500) };
     let mut clients: Vec<_> = (0..many).map(|_| instance.client()).collect();
     clients.iter_mut().for_each(Client::greet);
     let stop = instance.admin_begins(&["stop"]);

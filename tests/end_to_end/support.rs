@@ -1,5 +1,6 @@
 //! Supervisors and admin clients under a watchdog, and clients for their servers.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -67,11 +68,126 @@ fn share_of_the_ports() -> (u16, fs::File) {
 /// moment in each process that another thread starts, and a file that is open for writing cannot be run.
 #[cfg(unix)]
 pub fn write_script(path: &Path, text: &str) {
-    let mut writer = Command::new("sh");
+    let mut writer = command("sh");
     writer.args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "-"]).arg(path).stdin(Stdio::piped());
-    let mut writer = writer.spawn().unwrap();
+    let mut writer = start(&mut writer).unwrap();
     writer.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(writer.wait().unwrap().success());
+}
+
+/// A program that starts from a known state, with nothing on stdin, however the tests are run: under `nohup`, by a
+/// service manager, in the background of a script. What is not said here is as after a login.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    #[cfg(unix)]
+    inherited::reset();
+    let mut command = Command::new(program);
+    if cfg!(unix) {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        command.env_clear().env("PATH", path).env("LANG", "C.UTF-8").env("TERM", "xterm");
+    } else {
+        // Windows and Wine need much of theirs.
+        command.env_remove("NO_COLOR");
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Whether a program is there that not every machine has. If not, that is said: it is why a test is left out.
+#[cfg(unix)]
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    if !found {
+        eprintln!("skipped: {program} is not installed");
+    }
+    found
+}
+
+/// Whether something succeeds that does not on every machine. If not, that is said: it is why a test is left out.
+#[cfg(unix)]
+pub fn can_run(line: &[&str]) -> bool {
+    let mut command = command(line[0]);
+    command.args(&line[1..]).stdout(Stdio::null()).stderr(Stdio::null());
+    let can = start(&mut command).is_ok_and(|mut child| child.wait().unwrap().success());
+    if !can {
+        eprintln!("skipped: `{}` is not possible here", line.join(" "));
+    }
+    can
+}
+
+/// As many clients as a test wants, or fewer where the system gives few descriptors: it shall not take those of the
+/// tests beside it.
+pub fn crowd(wanted: usize) -> usize {
+    #[cfg(unix)]
+    let wanted = wanted.min(inherited::descriptors() / 8);
+    wanted
+}
+
+/// What a program inherits that no `Command` can set: it is set for the tests themselves.
+#[cfg(unix)]
+mod inherited {
+    use std::sync::{Arc, Once};
+
+    use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+    use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+    use nix::sys::stat::{Mode, umask};
+
+    /// Enough for the clients of all tests that run side by side.
+    const DESCRIPTORS: rlim_t = 4096;
+
+    /// How many descriptors there are.
+    pub fn descriptors() -> usize {
+        reset();
+        usize::try_from(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0).unwrap()
+    }
+
+    pub fn reset() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            umask(Mode::from_bits_truncate(0o022));
+            let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            // To raise the hard one takes privileges.
+            if soft < DESCRIPTORS && setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, hard.max(DESCRIPTORS)).is_err() {
+                setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+            }
+            // A signal that is ignored is so in each program that is started, too. One that has a handler is not, and
+            // this handler does as little.
+            for signal in ignored().filter(|signal| !signal_hook::consts::FORBIDDEN.contains(signal)) {
+                // The C library keeps some of them for itself.
+                let _ = signal_hook::flag::register(signal, Arc::default());
+            }
+        });
+        // A handler would interrupt what the thread of a test waits for. The main thread is left to be interrupted.
+        own_mask().thread_set_mask().unwrap();
+    }
+
+    /// What the threads of tests block: all but what ends them for a reason of their own.
+    fn own_mask() -> SigSet {
+        let faults = [Signal::SIGABRT, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGSEGV];
+        faults.into_iter().fold(SigSet::all(), |mut mask, fault| {
+            mask.remove(fault);
+            mask
+        })
+    }
+
+    /// Each thread has its own mask, and programs start with that of the thread that starts them: with none.
+    pub fn with_no_mask<T>(start: impl FnOnce() -> T) -> T {
+        reset();
+        let mask = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap();
+        let started = start();
+        mask.thread_set_mask().unwrap();
+        started
+    }
+
+    /// The signals that are ignored.
+    fn ignored() -> impl Iterator<Item = i32> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let mask = mask.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
+        // Std ignores SIGPIPE itself, and lets no child do so.
+        (1..=64).filter(move |signal| (mask >> (signal - 1)) & 1 == 1 && *signal != signal_hook::consts::SIGPIPE)
+    }
 }
 
 /// Starts a program. Wine now and then fails to, on a machine that is very busy, with an internal error of its own.
@@ -79,7 +195,11 @@ fn start(command: &mut Command) -> io::Result<Child> {
     const ERROR_INTERNAL_ERROR: i32 = 1359;
     let mut tries = 0;
     loop {
-        match command.spawn() {
+        #[cfg(unix)]
+        let started = inherited::with_no_mask(|| command.spawn());
+        #[cfg(windows)]
+        let started = command.spawn();
+        match started {
             Err(error) if cfg!(windows) && error.raw_os_error() == Some(ERROR_INTERNAL_ERROR) && tries < 10 => {
                 tries += 1
             }
@@ -141,10 +261,13 @@ impl Home {
     }
 
     /// One of the programs, with nothing on stdin.
-    pub fn program(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
-        let place = if cfg!(unix) { "XDG_RUNTIME_DIR" } else { "LOCALAPPDATA" };
-        command.env(place, self.directory()).env_remove("NO_COLOR").stdin(Stdio::null());
+    pub fn program(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = command(program);
+        if cfg!(unix) {
+            command.env("XDG_RUNTIME_DIR", self.directory()).env("HOME", self.directory());
+        } else {
+            command.env("LOCALAPPDATA", self.directory());
+        }
         command
     }
 
@@ -363,8 +486,10 @@ impl Text {
 
 /// What the threads of all processes wait for, where the system tells.
 fn what_hangs() -> String {
-    let ps = Command::new("ps").args(["-eLo", "pid,ppid,tid,stat,wchan:32,comm,args"]).output();
-    let all = ps.map(|ps| String::from_utf8_lossy(&ps.stdout).into_owned()).unwrap_or_default();
+    let mut ps = command("ps");
+    ps.args(["-eLo", "pid,ppid,tid,stat,wchan:32,comm,args"]).stdout(Stdio::piped());
+    let all = start(&mut ps).and_then(Child::wait_with_output);
+    let all = all.map(|ps| String::from_utf8_lossy(&ps.stdout).into_owned()).unwrap_or_default();
     // Those in brackets are the kernel's.
     all.lines().filter(|line| !line.ends_with(']')).collect::<Vec<_>>().join("\n")
 }

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 #[cfg(unix)]
 use crate::pty::{CTRL_C, ENTER, Pty};
-use crate::support::{Client, HUGE, Home, Instance, Process, eventually};
+use crate::support::{Client, HUGE, Home, Instance, Process, crowd, eventually};
 
 /// What asks for the stop.
 #[derive(Debug, Clone, Copy)]
@@ -196,7 +196,7 @@ fn clients_that_connect_in_that_instant(trigger: Trigger) {
     let (admin, early, late) = thread::scope(|scope| {
         let late = scope.spawn(|| {
             let mut clients = Vec::new();
-            while !gone.load(Ordering::SeqCst) && clients.len() < 2000 {
+            while !gone.load(Ordering::SeqCst) && clients.len() < crowd(2000) {
                 match Client::try_connect(address) {
                     Ok(client) => clients.push(client),
                     Err(_) => break,

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal::SIGTERM;
 use nix::unistd::{User, geteuid};
 
-use crate::support::{ADMIN_CLI, Ended, HUGE, Home, Process, SUPERVISOR, eventually, free_port};
+use crate::support::{ADMIN_CLI, Ended, HUGE, Home, Process, SUPERVISOR, eventually, free_port, is_installed};
 
 /// The user `nobody`, on most systems.
 const OTHER: u32 = 65534;
@@ -32,8 +32,7 @@ impl Lobby {
             eprintln!("skipped: only root can act as another user");
             return None;
         }
-        if Command::new("setpriv").arg("--version").output().is_err() {
-            eprintln!("skipped: setpriv is not installed");
+        if !is_installed("setpriv") {
             return None;
         }
         let home = Home::new();
