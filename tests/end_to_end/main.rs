@@ -23,7 +23,7 @@ mod under_load; // Restarts and stops while clients come and go: none of them lo
 #[cfg(unix)]
 mod clients; // curl, nc and Python as clients.
 #[cfg(unix)]
-mod manager; // The host's service manager: sockets that it passes, what it hears, the files in examples/deploy.
+mod manager; // The host's service manager: sockets that it passes, what it hears, the files in deploy.
 #[cfg(unix)]
 mod readme; // What README.md and examples/restart.sh say.
 #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! The host's service manager: sockets that it passes, what it hears, and the files in examples/deploy.
+//! The host's service manager: sockets that it passes, what it hears, and the files in deploy.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -434,7 +434,7 @@ fn systemd_socket_activate_starts_it_for_the_first_client_who_gets_an_answer() {
 }
 
 fn deploy(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples/deploy").join(file)
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy").join(file)
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal::SIGTERM;
 use nix::unistd::{User, geteuid};
 
-use crate::support::{ADMIN_CLI, Ended, HUGE, Home, Process, SUPERVISOR, eventually, free_port, is_installed};
+use crate::support::{ADMIN_CLI, Ended, HUGE, Home, Process, SUPERVISOR, can_run, eventually, free_port, is_installed};
 
 /// The user `nobody`, on most systems.
 const OTHER: u32 = 65534;
@@ -116,10 +116,8 @@ fn root_may_command_the_supervisor_of_another_user() {
 
 #[test]
 fn a_client_in_another_pid_namespace_is_served_since_its_user_decides() {
-    if !geteuid().is_root()
-        || !Command::new("unshare").args(["--pid", "--fork", "true"]).status().is_ok_and(|it| it.success())
-    {
-        return eprintln!("skipped: no PID namespace can be made here");
+    if !can_run(&["unshare", "--pid", "--fork", "true"]) {
+        return;
     }
     let home = Home::new();
     // For a process in there, those outside have no numbers.
