@@ -43,7 +43,7 @@ use status::Status;
 use target::Target;
 use version::{Verdict, Version};
 
-/// The longest body that is read and thrown away, in bytes. With a longer one the connection is closed.
+/// The longest body that is received and discarded, in bytes. With a longer one the connection is closed.
 const MAX_BODY: u64 = 64 * 1024;
 
 /// How much of a request line is logged, in bytes: with everything escaped, and once more for JSON, a line of a log
@@ -74,7 +74,7 @@ pub struct Http {
 
 type Log = dyn Fn(&Logged<'_>) + Send + Sync;
 
-/// Where the answers come from.
+/// The source of the answers.
 enum Source {
     Files(Files),
     Pages(Box<Pages>),
@@ -82,14 +82,14 @@ enum Source {
 
 type Pages = dyn Fn(&str) -> Option<Page> + Send + Sync;
 
-/// A page that was made because somebody asked for it, see [`Http::pages`].
+/// A page that is made for a request, see [`Http::pages`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Whether it is what was asked for (200). With false it says why there is nothing to be had at the moment (503).
+    /// True if it is what the client asked for (200), false if it explains why that is not available now (503).
     pub available: bool,
     /// Its media type, such as `text/plain; charset=utf-8`.
     pub media_type: &'static str,
-    /// What it says.
+    /// Its content.
     pub text: String,
 }
 
@@ -150,22 +150,22 @@ impl Http {
         }
     }
 
-    /// Serves pages that are made when somebody asks for them, and no files. `pages` gets the path without the slash at
-    /// its beginning (`metrics`), and has None for what does not exist. It is called on the thread of the connection:
-    /// while it runs, that client waits.
+    /// Serves pages that are made for each request, and no files. `pages` is called with the path without its leading
+    /// slash (`metrics`) and returns None if there is no such page. It runs on the thread of the connection, and the
+    /// client waits meanwhile.
     pub fn pages(pages: impl Fn(&str) -> Option<Page> + Send + Sync + 'static) -> Http {
         Http { source: Source::Pages(Box::new(pages)), limits: Limits::default(), log: None }
     }
 
-    /// How long a client may take to begin with a request, to send the rest of it, and to read anything at all of the
-    /// answer: more than none. By default it has as long as browsers want.
+    /// Limits how long a client may take to begin a request, to send the rest of it, and to read anything at all of the
+    /// answer. Must not be zero. The defaults suit browsers.
     pub fn patience(mut self, limit: Duration) -> Http {
         self.limits = Limits { request: limit, idle: limit, write: limit };
         self
     }
 
-    /// Who hears of each request when it was answered. Called from the thread of the connection: while it runs, that
-    /// client waits.
+    /// Calls `log` for each request after its answer has been sent. It runs on the thread of the connection, and the
+    /// client waits meanwhile.
     pub fn log(mut self, log: impl Fn(&Logged<'_>) + Send + Sync + 'static) -> Http {
         self.log = Some(Box::new(log));
         self
@@ -199,7 +199,7 @@ impl Http {
                 return Ok(Some(answered));
             }
             if deadline.is_none() {
-                // Only for a request that does not come at once: a deadline costs a system call.
+                // Only for a request that does not arrive at once: a deadline costs a system call.
                 deadline = Instant::now().checked_add(self.limits.request);
                 client.set_read_deadline(deadline);
             }
@@ -214,7 +214,7 @@ impl Http {
         }
     }
 
-    /// The length of the first request of those that were received, and its answer. None if it is not complete.
+    /// The length of the first request in the received bytes, and its answer. None if it is not complete.
     fn answer_to(&self, received: &[u8], draining: bool) -> Option<(usize, Answer)> {
         let mut fields: Fields<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let head = match Head::parse(received, &mut fields) {
@@ -226,19 +226,19 @@ impl Http {
         };
         let (length, is_read) = match head.body {
             Body::Bytes(0) => (head.length, true),
-            // It is received, and that is all that happens to it.
+            // It is received and discarded.
             Body::Bytes(body @ ..=MAX_BODY) if !head.expects_continue => (head.length + body as usize, true),
             Body::Bytes(_) | Body::Chunked => (head.length, false),
         };
         if received.len() < length {
             return None;
         }
-        // Of requests that were sent together, the last one is told that no other is answered.
+        // Of requests that were sent together, only the last one announces the end of the connection.
         let last = draining && received.len() == length;
         let after = match () {
             // A client that did not ask to close may be sending its next request at this moment.
             () if !is_read || last && head.keep_alive => After::Abandon,
-            () if head.keep_alive => After::Keep { tell: head.old },
+            () if head.keep_alive => After::Keep { announce: head.old },
             () => After::Close,
         };
         let terms = Terms { now: Now::read(), after, head_only: head.method == Method::Head };
@@ -342,12 +342,12 @@ fn answer_with_file(
     }
 }
 
-/// The answer to what is no request.
+/// The answer to something that is not a valid request.
 fn refusal(status: Status) -> Answer {
     Answer::refusal(status, Terms { now: Now::read(), after: After::Abandon, head_only: false })
 }
 
-/// Says in words why a directory cannot be served.
+/// The reason why a directory cannot be served, for people.
 fn not_available(directory: &Path, error: &io::Error) -> io::Error {
     let name = directory.display();
     let message = match error.kind() {

@@ -17,14 +17,14 @@ pub(super) struct Answer {
     content: Content,
 }
 
-/// Where header and body are.
+/// The header and the body.
 #[derive(Debug)]
 enum Content {
-    /// So many bytes of header, and the body behind them.
+    /// `header` bytes of header, followed by the body.
     Memory { header: usize, bytes: Vec<u8> },
-    /// The same, ready since an earlier answer. Of the whole of it only so many bytes are sent.
+    /// The same, prepared for an earlier request. Only the first `length` bytes are sent.
     Ready { file: Arc<SmallFile>, length: usize },
-    /// The header, and so many bytes of a file from where it stands.
+    /// The header, and `length` bytes of a file from its current position.
     File { header: Vec<u8>, file: File, length: u64 },
 }
 
@@ -54,13 +54,13 @@ impl Answer {
         Answer::with_body(header, page.as_bytes())
     }
 
-    /// With a page that says what the status says.
+    /// With a page that shows the status.
     pub(super) fn with_name(header: Header) -> Answer {
         let name = header.status.name();
         Answer::with_html(header, &format!("<!DOCTYPE html>\n<title>{name}</title>\n<h1>{name}</h1>\n"))
     }
 
-    /// Says why there is no other answer.
+    /// An answer that consists of its status.
     pub(super) fn refusal(status: Status, terms: Terms) -> Answer {
         let mut header = Header::new(status, terms);
         match status {
@@ -87,7 +87,7 @@ impl Answer {
         Ok(Answer { status, after, content: Content::File { header: header.end(), file, length } })
     }
 
-    /// What was made ready when the file was read. It fits the usual terms, and no others.
+    /// The answer that was prepared when the file was read. It suits no terms but the usual ones.
     pub(super) fn ready(file: Arc<SmallFile>, head_only: bool) -> Answer {
         let length = if head_only { file.header().len() } else { file.answer().len() };
         Answer { status: Status::Ok, after: SmallFile::AFTER, content: Content::Ready { file, length } }
@@ -115,7 +115,7 @@ impl Answer {
         }
     }
 
-    /// What is sent from memory.
+    /// The part of it that is sent from memory.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.content {

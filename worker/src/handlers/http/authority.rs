@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_no_host() {
+    fn anything_else_is_not_a_host() {
         for invalid in [
             "",
             ":80",

@@ -8,8 +8,8 @@
 //!
 //! **Nothing from outside is ever sent.** What is here was read through a handle that was opened below the served
 //! directory, so it was inside within this second. A look at the path decides only whether that is sent once more:
-//! nothing is read through that path, and what it leads to counts only if it is the same file. When somebody changes
-//! the path between two looks of one request, it may get the answer that it would have got just before.
+//! nothing is read through that path, and what it leads to counts only if it is the same file. If the
+//! path changes between two of the looks of one request, the answer may be that of the moment before.
 //!
 //! **For one second,** since the answer bears its date. That also bounds for how long a change can go unnoticed that
 //! leaves no trace in the file's times: one by a process that has mapped the file into its memory, or one on another

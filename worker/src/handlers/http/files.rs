@@ -23,7 +23,7 @@ use super::target::{Target, as_path};
 use super::version::Version;
 use crate::socket::is_out_of_descriptors;
 
-/// The file that stands for its directory is the first of these.
+/// A directory is served by the first of these files that it has.
 const INDEXES: [&str; 2] = ["index.html", "index.htm"];
 
 /// A directory whose files can be opened, but none outside of it.
@@ -34,7 +34,7 @@ pub(super) struct Files {
     cache: Cache,
 }
 
-/// What a target stands for.
+/// What was found for a target.
 pub(super) enum Found {
     /// A regular file that is in memory.
     Small(Arc<SmallFile>),
@@ -57,9 +57,9 @@ impl Files {
         &self.directory
     }
 
-    /// Whether there is such a directory, and it can be read.
+    /// Succeeds if there is such a directory and it can be read.
     pub(super) fn check(&self) -> io::Result<()> {
-        // To open it needs less permission than to read it.
+        // Opening it needs less permission than reading it.
         Root::open(&self.directory)?.handle.entries().map(drop)
     }
 
@@ -67,7 +67,7 @@ impl Files {
         if let Some(file) = self.cache.get(target.path(), now) {
             return Ok(Found::Small(file));
         }
-        // Whatever is wrong with the directory itself may be right again in the next moment.
+        // The directory itself may be back in the next moment.
         let root = Root::open(&self.directory).map_err(|_| Status::ServiceUnavailable)?;
         if !target.is_directory() {
             let relative = target.relative();
@@ -84,7 +84,7 @@ impl Files {
             let relative = target.below(index);
             match root.find(&relative) {
                 Ok(Opened::File(file, metadata)) => {
-                    // The second one counts only as long as there is no first one.
+                    // The second one counts only while there is no first one.
                     let key = (index == INDEXES[0]).then_some(target.path());
                     return self.read(file, &metadata, &relative, key, now);
                 }
@@ -97,7 +97,7 @@ impl Files {
         Ok(Found::Directory(Box::new(directory)))
     }
 
-    /// Reads a file that is small, and keeps it for those who ask with the same path, `key`.
+    /// Reads a file if it is small, and keeps it for requests with the same path, `key`.
     fn read(
         &self,
         file: File,
@@ -149,8 +149,8 @@ impl<'files> Root<'files> {
         self.within(path, |path| self.handle.read_dir(path))
     }
 
-    /// Opens a path. If that leads outside by an absolute symbolic link, it may come back inside: then the path is
-    /// opened again without links.
+    /// Opens a path. If an absolute symbolic link leads out of the directory and back into it, the path is opened again
+    /// with its links resolved.
     fn within<T>(&self, path: &Path, open: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
         match open(path) {
             Err(error) if leads_outside(&error) => open(&self.resolve(path)?),
@@ -216,7 +216,7 @@ fn open_if_regular(root: &Dir, path: &Path) -> io::Result<Opened> {
     if metadata.is_file() { Ok(Opened::File(file, metadata)) } else { Err(ErrorKind::NotFound.into()) }
 }
 
-/// The status that says why something could not be opened.
+/// The status for an error in opening a file or directory.
 pub(super) fn status(error: &io::Error) -> Status {
     match error.kind() {
         _ if leads_outside(error) => Status::NotFound,
@@ -227,7 +227,7 @@ pub(super) fn status(error: &io::Error) -> Status {
     }
 }
 
-/// This is how `cap-std` says it: not with an error of the system.
+/// `cap-std` reports that with an error of its own, which has no number of the system.
 fn leads_outside(error: &io::Error) -> bool {
     error.kind() == ErrorKind::PermissionDenied && error.raw_os_error().is_none()
 }

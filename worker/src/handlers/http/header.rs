@@ -11,18 +11,18 @@ use super::version::Version;
 /// Room for the header of most answers, in bytes.
 const ROOM: usize = 512;
 
-/// What becomes of the connection after an answer.
+/// The future of the connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
-    /// The next request may follow. HTTP/1.0 clients have to be told.
-    Keep { tell: bool },
+    /// The next request may follow. An HTTP/1.0 client expects a field that announces it.
+    Keep { announce: bool },
     /// It is closed.
     Close,
     /// It is closed, though the client may still be sending.
     Abandon,
 }
 
-/// What is settled about an answer before it is known what it says.
+/// The properties of an answer that do not depend on its status.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
     pub(super) now: Now,
@@ -47,8 +47,8 @@ impl Header {
             header.field("Date", date);
         }
         match terms.after {
-            After::Keep { tell: false } => {}
-            After::Keep { tell: true } => header.field("Connection", "keep-alive"),
+            After::Keep { announce: false } => {}
+            After::Keep { announce: true } => header.field("Connection", "keep-alive"),
             After::Close | After::Abandon => header.field("Connection", "close"),
         }
         header
@@ -66,7 +66,7 @@ impl Header {
         self.field("ETag", version.etag());
     }
 
-    /// The fields that describe a file, but for its length.
+    /// The fields that describe a file, except its length.
     pub(super) fn file(&mut self, version: Version, media_type: MediaType) {
         self.version(version);
         self.field("Accept-Ranges", "bytes");

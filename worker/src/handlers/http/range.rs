@@ -2,10 +2,10 @@
 
 use super::request::number;
 
-/// What a `Range` field comes to, for a file of a known length.
+/// The meaning of a `Range` field for a file of a known length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Range {
-    /// The whole file: the field is not understood, and then it does not count.
+    /// The whole file: the field is not understood, and therefore ignored.
     Whole,
     /// From `first` to `last`, both included.
     Part { first: u64, last: u64 },
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_does_not_have_is_unsatisfiable() {
+    fn a_part_that_the_file_does_not_have_is_unsatisfiable() {
         for field in ["bytes=10-", "bytes=10-20", "bytes=-0", "bytes=99999999999999999999999-"] {
             assert_eq!(Range::parse(field.as_bytes(), 10), Range::Unsatisfiable, "{field}");
         }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_does_not_count() {
+    fn a_field_that_is_not_understood_is_ignored() {
         for field in
             ["", "bytes", "bytes=", "bytes=-", "bytes=4-2", "bytes=a-b", "bytes=+1-2", "lines=1-2", "bytes=0-1,3-4"]
         {

@@ -31,7 +31,7 @@ pub(super) struct Head<'fields, 'bytes> {
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub(super) expects_continue: bool,
     pub(super) body: Body,
-    /// Whether it wants all of a file in any case, as far as its fields say: neither a part of it, nor under conditions.
+    /// Whether its fields ask for no part of a file and set no conditions.
     pub(super) is_plain: bool,
     fields: &'fields [Header<'bytes>],
 }
@@ -53,7 +53,7 @@ pub(super) enum Body {
     Chunked,
 }
 
-/// What the fields say about the message itself.
+/// What the fields determine about the message itself.
 #[derive(Default)]
 struct Framing<'bytes> {
     hosts: usize,
@@ -133,8 +133,8 @@ impl Method {
 }
 
 impl<'bytes> Framing<'bytes> {
-    /// Reads all fields once. What could be understood in two ways is refused: a proxy in front of this server might
-    /// have understood it in the other one.
+    /// Reads all fields once. Anything that has two interpretations is refused: a proxy in front of this server might
+    /// have chosen the other one.
     fn read(fields: &[Header<'bytes>]) -> Result<Framing<'bytes>, Status> {
         let mut framing = Framing::default();
         for field in fields {
@@ -178,7 +178,7 @@ impl<'bytes> Framing<'bytes> {
                 match (codings.next().is_some_and(is_chunked), codings.next()) {
                     (true, None) => Ok(Body::Chunked),
                     (true, Some(other)) if !other.is_empty() && !is_chunked(other) => Err(Status::NotImplemented),
-                    // Where the body would end cannot be said.
+                    // It is unknown where the body ends.
                     _ => Err(Status::BadRequest),
                 }
             }
@@ -255,7 +255,7 @@ mod tests {
 
     use super::*;
 
-    /// What a request comes to: None if it is not complete, else its body and whether the connection may go on.
+    /// The body of a request and whether the connection may be kept. None if the request is not complete.
     fn parse(request: &str) -> Result<Option<(Body, bool)>, Status> {
         let mut fields: Fields<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         Ok(Head::parse(request.as_bytes(), &mut fields)?.map(|head| (head.body, head.keep_alive)))
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_the_connection_goes_on_depends_on_version_and_wish() {
+    fn whether_the_connection_is_kept_depends_on_version_and_request() {
         for (request, keep_alive) in [
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
             ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", false),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_said() {
+    fn a_part_that_is_too_large_has_its_status() {
         let long = "a".repeat(MAX_HEAD);
         assert_eq!(parse(&format!("GET /{long}")), Err(Status::UriTooLong));
         assert_eq!(parse(&format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n")), Err(Status::UriTooLong));

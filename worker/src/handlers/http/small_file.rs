@@ -1,7 +1,7 @@
 //! A small file in memory, with its answer.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ const SETTLED: Duration = Duration::from_secs(3);
 /// A file that has been read, and the answer to a plain request for it, which bears the date of one second.
 #[derive(Debug)]
 pub(super) struct SmallFile {
-    /// Where it was found: an absolute path.
+    /// The absolute path at which it was found.
     path: PathBuf,
-    /// How many directories below the served one it is.
+    /// The number of directories between the served one and the file.
     depth: usize,
-    /// None if it cannot be told.
+    /// None if the system does not reveal it.
     identity: Option<Identity>,
-    /// Whose date the answer bears.
+    /// The second whose date the answer bears.
     pub(super) second: u64,
     pub(super) version: Version,
     pub(super) media_type: MediaType,
@@ -36,17 +36,17 @@ pub(super) struct SmallFile {
 }
 
 impl SmallFile {
-    /// The answer is for a connection that stays.
-    pub(super) const AFTER: After = After::Keep { tell: false };
+    /// The answer suits a connection that stays open.
+    pub(super) const AFTER: After = After::Keep { announce: false };
 
-    /// Reads a file. `metadata` was asked for before: what is read now is at least as new.
+    /// Reads a file whose `metadata` was read before: so the content is at least as new.
     ///
     /// # Errors
     /// When it cannot be read, or is shorter than it was.
     pub(super) fn read(
         path: PathBuf,
         depth: usize,
-        file: File,
+        mut file: File,
         metadata: &Metadata,
         media_type: MediaType,
         now: Now,
@@ -57,10 +57,8 @@ impl SmallFile {
         header.field("Content-Length", version.length);
         let mut answer = header.end();
         let header = answer.len();
-        let length = file.take(version.length).read_to_end(&mut answer)?;
-        if (length as u64) < version.length {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
+        answer.resize(header + version.length as usize, 0); // A small one fits into memory.
+        file.read_exact(&mut answer[header..])?;
         let identity = Identity::of(metadata);
         Ok(SmallFile { path, depth, identity, second: now.second(), version, media_type, header, answer })
     }
@@ -119,7 +117,7 @@ impl Identity {
         })
     }
 
-    /// Elsewhere std does not say which file it is.
+    /// Elsewhere std does not identify a file.
     #[cfg(not(unix))]
     fn of(_: &Metadata) -> Option<Identity> {
         None

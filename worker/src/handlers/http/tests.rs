@@ -22,7 +22,7 @@ use crate::{Handle, Server};
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A directory of its own, removed at the end. Its subdirectory `public` is what gets served.
+/// A directory of its own, removed at the end. Its subdirectory `public` is served.
 struct Directory(PathBuf);
 
 impl Directory {

@@ -17,7 +17,7 @@ pub(super) struct Version {
     modified: Option<Duration>,
 }
 
-/// What the conditions of a request come to.
+/// The outcome of the conditions of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Send,
@@ -72,9 +72,9 @@ impl Version {
         })
     }
 
-    /// Whether a date names this version and no other, as far as the server knows. While that second lasts, the file
-    /// may change once more within it. (A client has to know whether its copy is from the same second: the field `Date`
-    /// says so. RFC 9110, section 8.8.2.2.)
+    /// Whether a date names this version and no other, as far as a server can know: within that second the file may
+    /// change once more. A client that has the date has compared it with the field `Date` of its copy (RFC 9110, section
+    /// 8.8.2.2).
     fn is_of(&self, date: &[u8], now: Now) -> bool {
         second_of(date).is_some_and(|second| Some(second) == self.second() && second < now.second())
     }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_this_version_is_not_sent_it_again() {
+    fn a_client_that_has_this_version_is_not_sent_it_again() {
         let etag = VERSION.etag().to_string();
         for fields in [
             format!("If-None-Match: {etag}"),
@@ -160,12 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn who_has_another_version_is_sent_this_one() {
+    fn a_client_that_has_another_version_is_sent_this_one() {
         for fields in [
             "If-None-Match: \"x\"".to_owned(),
             format!("If-Modified-Since: {BEFORE}"),
             "If-Modified-Since: yesterday".to_owned(),
-            // A tag says more than a date.
+            // A tag is more precise than a date.
             format!("If-None-Match: \"x\"\r\nIf-Modified-Since: {AFTER}"),
         ] {
             assert_eq!(judge(&fields), Verdict::Send, "{fields}");
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn who_insists_on_another_version_is_refused() {
+    fn a_client_that_insists_on_another_version_is_refused() {
         let etag = VERSION.etag().to_string();
         for fields in [
             "If-Match: \"x\"".to_owned(),
@@ -199,7 +199,7 @@ mod tests {
         let etag = VERSION.etag().to_string();
         for condition in [&etag, DATE] {
             assert!(allows(&format!("If-Range: {condition}")), "{condition}");
-            // Which of them does the client mean?
+            // It is unclear which of them the client means.
             assert!(!allows(&format!("If-Range: {condition}\r\nIf-Range: \"x\"")), "{condition}");
         }
         for condition in ["\"x\"", BEFORE, AFTER, "x", "", "*", &format!("W/{etag}"), &format!("\"x\", {etag}")] {
@@ -213,7 +213,7 @@ mod tests {
         let allows = |now| with(&format!("If-Range: {DATE}"), |head| VERSION.allows_range(head, at(now)));
         assert!(allows(SECOND + 1));
         assert!(!allows(SECOND));
-        // The clock of whoever wrote the file is ahead of this one.
+        // The file was written by a machine whose clock is ahead.
         assert!(!allows(SECOND - 1));
     }
 

@@ -1,4 +1,4 @@
-//! What is kept in memory, and that it changes no answer. Elsewhere than on Unix nothing is kept.
+//! The cache holds what it should, and changes no answer. Elsewhere than on Unix nothing is kept.
 
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn is_kept(files: &Files, target: &str, now: Now) -> bool {
     Arc::ptr_eq(&small(files, target, now).unwrap(), &small(files, target, now).unwrap())
 }
 
-/// What a client would see.
+/// The content that a client would get.
 fn seen(files: &Files, target: &str, now: Now) -> String {
     match find(files, target, now) {
         Ok(Found::Small(file)) => String::from_utf8(file.content().to_vec()).unwrap(),
@@ -83,7 +83,7 @@ fn a_plain_request_is_answered_as_it_would_be_without_the_cache() {
 }
 
 #[test]
-fn what_has_just_been_written_is_not_kept() {
+fn a_file_that_has_just_been_written_is_not_kept() {
     let directory = Directory::new().file("a", "x");
     let files = Files::new(&directory.public()).unwrap();
     let changed = fs::metadata(directory.public().join("a")).unwrap().ctime().cast_unsigned();
@@ -94,7 +94,7 @@ fn what_has_just_been_written_is_not_kept() {
 }
 
 #[test]
-fn what_is_reached_by_a_symlink_is_not_kept() {
+fn a_file_behind_a_symlink_is_not_kept() {
     let directory = Directory::new().file("a/b", "x").link("a/b", "file").link("a", "directory");
     let files = Files::new(&directory.public()).unwrap();
     for target in ["/file", "/directory/b"] {
@@ -120,7 +120,7 @@ fn an_index_counts_only_as_long_as_no_other_comes_before_it() {
 }
 
 #[test]
-fn what_is_kept_has_a_limit() {
+fn the_cache_has_a_limit() {
     let content = vec![b'x'; SMALL as usize];
     let mut directory = Directory::new();
     let count = 2 * CAPACITY / content.len();
@@ -155,7 +155,7 @@ fn wait_for_another_time(base: &Path) {
 /// When each file was last changed, if one asks only for that.
 const TIME: std::time::SystemTime = std::time::UNIX_EPOCH;
 
-/// What may happen to the files `a` and `b/a`, the directory `b` and the served one.
+/// A change of the files `a` and `b/a`, the directory `b` and the served one.
 #[derive(Debug, Clone, Copy)]
 enum Change {
     /// With another content of the same length, and the same time of the last change.

@@ -1,4 +1,4 @@
-//! What becomes of connections.
+//! Connections: limits, drains, refusals.
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn a_client_that_sends_a_byte_now_and_then_does_not_hold_a_thread() {
 }
 
 #[test]
-fn an_idle_client_is_closed_without_a_word() {
+fn an_idle_client_is_closed_without_an_answer() {
     let site = Directory::new().file("a", "x").serve_with(|mut http| {
         http.limits.idle = Duration::from_millis(50);
         http
@@ -56,7 +56,7 @@ fn an_idle_client_is_closed_without_a_word() {
 }
 
 #[test]
-fn patience_is_the_limit_for_a_request_that_does_not_come_and_for_one_that_does_not_end() {
+fn patience_limits_the_wait_for_a_request_and_for_its_end() {
     let http = Http::pages(|_| None).patience(Duration::from_millis(50));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let site = Site { directory: Directory::new(), server: Some(Server::new(http).start(listener).unwrap()) };
@@ -68,7 +68,7 @@ fn patience_is_the_limit_for_a_request_that_does_not_come_and_for_one_that_does_
 }
 
 #[test]
-fn a_client_that_reads_nothing_is_given_up() {
+fn a_client_that_reads_nothing_is_disconnected() {
     let (ended, end) = mpsc::channel();
     let directory = Directory::new().file("large", vec![0; 50_000_000]);
     let mut http = Http::new(directory.public()).unwrap();
@@ -124,7 +124,7 @@ fn wait_until(condition: impl Fn() -> bool) {
 }
 
 #[test]
-fn a_client_too_many_is_told_so_in_http() {
+fn a_client_over_the_limit_is_refused_in_http() {
     let directory = Directory::new();
     let server = Server::new(Http::new(directory.public()).unwrap()).max_connections(0);
     let server = server.start(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
@@ -137,7 +137,7 @@ fn a_client_too_many_is_told_so_in_http() {
 }
 
 #[test]
-fn of_requests_that_were_sent_together_the_last_one_is_told_that_the_server_goes_away() {
+fn of_requests_that_were_sent_together_the_last_one_announces_the_end() {
     let directory = Directory::new().file("a.txt", "a");
     let http = Http::new(directory.public()).unwrap();
     let one = b"GET /a.txt HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 #[test]
-fn a_file_is_served_with_all_that_describes_it() {
+fn a_file_is_served_with_the_fields_that_describe_it() {
     let site = Directory::new().file("a/page.html", "<p>hello").serve();
     let reply = site.get("/a/page.html");
     assert_eq!((reply.status(), reply.text()), (200, "<p>hello"));
@@ -29,7 +29,7 @@ fn a_file_of_any_length_arrives_whole() {
 }
 
 #[test]
-fn head_says_what_get_would_say_without_the_body() {
+fn head_has_the_header_of_get_without_the_body() {
     let site = Directory::new().file("a.txt", "hello").file("directory/b", "").serve();
     for target in ["/a.txt", "/", "/directory", "/missing"] {
         let mut client = site.connect();
@@ -151,7 +151,7 @@ fn a_symlink_that_stays_inside_is_followed() {
 
 #[test]
 #[cfg(unix)]
-fn what_is_not_a_regular_file_is_not_opened_for_long() {
+fn a_file_that_is_not_regular_is_not_served() {
     let directory = Directory::new();
     let made = std::process::Command::new("mkfifo").arg(directory.public().join("fifo")).status();
     assert!(made.unwrap().success());
@@ -187,7 +187,7 @@ fn a_part_of_a_large_file_begins_where_it_should() {
 }
 
 #[test]
-fn a_client_that_has_the_file_already_is_told_so() {
+fn a_client_that_has_the_file_already_gets_304() {
     let site = Directory::new().file("a.txt", "hello").serve();
     let first = site.get("/a.txt");
     let (etag, date) = (first.field("ETag").unwrap(), first.field("Last-Modified").unwrap());
@@ -277,7 +277,7 @@ fn a_symlink_that_is_switched_switches_the_directory() {
     assert_eq!((site.get("/a").text(), site.get("/b").status()), ("first", 404));
     switch("2");
     assert_eq!((site.get("/a").text(), site.get("/b").status()), ("second", 200));
-    // A link that comes back inside does so by where the directory is now.
+    // An absolute link is inside only if it leads into the directory that is served now.
     std::os::unix::fs::symlink(directory.public().join("2/a"), directory.public().join("2/link")).unwrap();
     assert_eq!(site.get("/link").text(), "second");
     switch("1");
@@ -285,7 +285,7 @@ fn a_symlink_that_is_switched_switches_the_directory() {
 }
 
 #[test]
-fn whether_the_directory_is_there_can_be_asked() {
+fn a_missing_directory_is_not_available() {
     let directory = Directory::new();
     let public = directory.public();
     let http = Http::new(&public).unwrap();
@@ -317,7 +317,7 @@ fn a_fifo_is_not_opened() {
     let path = fifo(&directory, "fifo");
     fifo(&directory, "index.html");
     let site = directory.link("fifo", "link").serve();
-    // It waits until somebody opens the FIFO, and fails if that one closes it before.
+    // It waits for a reader, and fails if the reader closes the FIFO at once.
     let writer = std::thread::spawn({
         let path = path.clone();
         move || File::options().write(true).open(path).unwrap().write_all(b"for the reader")

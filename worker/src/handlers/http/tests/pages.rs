@@ -14,7 +14,7 @@ fn pages() -> Site {
 }
 
 #[test]
-fn a_page_is_made_for_each_request_and_says_whether_it_is_what_was_asked_for() {
+fn a_page_is_made_for_each_request_with_the_status_that_it_chooses() {
     let site = pages();
     for (target, status, text) in [
         ("/here", 200, "this is here"),
@@ -33,7 +33,7 @@ fn a_page_is_made_for_each_request_and_says_whether_it_is_what_was_asked_for() {
 }
 
 #[test]
-fn pages_are_there_for_get_and_head_alone() {
+fn pages_have_no_methods_but_get_and_head() {
     let site = pages();
     let mut client = site.connect();
     client.send("HEAD /here HTTP/1.1\r\nHost: a\r\n\r\n");

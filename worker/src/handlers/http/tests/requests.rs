@@ -39,7 +39,7 @@ fn other_methods_are_refused_by_name() {
 }
 
 #[test]
-fn a_body_that_is_too_long_to_throw_away_ends_the_connection_after_the_answer() {
+fn a_body_that_is_too_long_to_discard_ends_the_connection_after_the_answer() {
     let site = Directory::new().file("a", "x").serve();
     for fields in [
         "Content-Length: 10000000\r\n",
@@ -56,7 +56,7 @@ fn a_body_that_is_too_long_to_throw_away_ends_the_connection_after_the_answer() 
 }
 
 #[test]
-fn what_is_not_http_is_answered_and_closed() {
+fn input_that_is_not_http_is_answered_and_closed() {
     let site = Directory::new().serve();
     for (request, status) in [
         ("nonsense\r\n\r\n", 400),
@@ -86,7 +86,7 @@ fn a_head_that_does_not_end_is_refused_at_its_limit() {
 }
 
 #[test]
-fn each_request_is_logged_with_what_became_of_it() {
+fn each_request_is_logged_with_its_outcome() {
     let (line, lines) = mpsc::channel();
     let site = Directory::new().file("a.txt", "hello").serve_with(move |http| {
         http.log(move |logged| line.send((logged.request.to_owned(), logged.status, logged.sent)).unwrap())
@@ -107,12 +107,12 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
     files.map(|file| read(file.unwrap())).collect()
 }
 
-/// What the requests of the corpus ask for.
+/// The files that the corpus asks for.
 fn asked_for() -> Directory {
     Directory::new().file("a.txt", "0123456789").file("directory/x", "")
 }
 
-/// What becomes of received bytes: how many of them the first request has, the status of its answer, and what follows.
+/// The length of the first request in the received bytes, the status of its answer, and the future of the connection.
 fn outcome(http: &Http, received: &[u8]) -> Option<(usize, Status, After)> {
     http.answer_to(received, false).map(|(length, answer)| (length, answer.status, answer.after))
 }
@@ -138,7 +138,7 @@ fn a_request_does_not_depend_on_how_it_arrives() {
     let http = Http::new(directory.public()).unwrap();
     for (name, request) in corpus() {
         let whole = outcome(&http, &request);
-        // Of what is no request, one part may be enough to say so.
+        // A part of an invalid request may be enough to refuse it.
         let Some((length, _, After::Keep { .. } | After::Close)) = whole else { continue };
         for end in 0..length {
             assert_eq!(outcome(&http, &request[..end]), None, "{name}, the first {end} bytes");
