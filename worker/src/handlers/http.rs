@@ -181,8 +181,8 @@ impl Http {
             let status = answer.status as u16;
             log(&Logged { peer: client.peer(), request: &request, status, sent, took: began.elapsed() });
         }
-        outcome?;
         client.consume(length);
+        outcome?;
         match answer.after {
             After::Keep { .. } => return Ok(true),
             After::Close => {}

@@ -85,6 +85,23 @@ fn a_client_that_reads_nothing_is_disconnected() {
 }
 
 #[test]
+fn a_client_that_disconnects_during_its_answer_is_counted_as_such() {
+    let (ended, end) = mpsc::channel();
+    let directory = Directory::new().file("large", vec![0; 50_000_000]);
+    let server = Server::new(Http::new(directory.public()).unwrap()).observer(move |event| {
+        if let crate::Event::Ended { outcome, .. } = event {
+            let _ = ended.send(*outcome);
+        }
+    });
+    let site = Site { directory, server: Some(server.start(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap()) };
+    let mut client = site.connect();
+    client.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.reply_to_head();
+    drop(client);
+    assert_eq!(end.recv_timeout(PATIENCE).unwrap(), crate::Outcome::Disconnected);
+}
+
+#[test]
 fn a_request_under_way_is_answered_during_a_stop() {
     let mut site = Directory::new().file("a", "x").serve();
     let mut client = site.connect();
