@@ -1,11 +1,14 @@
 //! One epoll, in which as many threads wait as there are cores. They serve what they are told of.
 //!
+//! A thread takes several events at once and serves them one after the other, since each wait is a system call. Those
+//! that it has not come to yet are common property: another thread takes them if it does not come back soon.
+//!
 //! A socket is registered once, edge-triggered: what happens while a thread has the connection is remembered in its
 //! [slot](crate::slot::Slot). The listener is one-shot: one thread accepts.
 //!
 //! Another thread is started only when these are blocked, not when they are busy: more threads than cores serve fewer
 //! clients. A connection says when it is about to wait ([`Engine::blocked`]). For handlers that wait in their own code
-//! there is a sentinel, which sleeps while a thread waits for events.
+//! there is a sentinel, which looks each millisecond whether any thread has come back, and sleeps while nothing happens.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -31,6 +34,9 @@ const SPARE: Duration = Duration::from_secs(1);
 
 /// How long all threads may be away before another one is started.
 const AWAY: Duration = Duration::from_millis(1);
+
+/// How many events are taken at once.
+const BATCH: usize = 8;
 
 /// Names of what is no connection.
 const LISTENER: Key = Key { place: u32::MAX, serial: 0 };
@@ -63,6 +69,10 @@ pub(crate) struct Engine(Arc<Shared>);
 struct Shared {
     epoll: OwnedFd,
     queue: Mutex<VecDeque<Key>>,
+    /// Events that a thread has taken and not come to yet.
+    taken: Mutex<VecDeque<(Key, Why)>>,
+    /// How many these are, to be asked without the lock.
+    left: AtomicUsize,
     /// Readable while something is queued, and for ever when the engine is closed.
     wake: OwnedFd,
     timer: OwnedFd,
@@ -94,6 +104,8 @@ impl Engine {
         let shared = Shared {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             queue: Mutex::default(),
+            taken: Mutex::default(),
+            left: AtomicUsize::new(0),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             timer: timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?,
             dues: Mutex::default(),
@@ -167,6 +179,9 @@ impl Engine {
     pub(crate) fn blocked<T>(&self, call: impl FnOnce() -> T) -> T {
         self.0.crew.blocked.fetch_add(1, Ordering::SeqCst);
         self.0.fill_in();
+        if self.0.left.load(Ordering::SeqCst) > 0 {
+            self.0.wake();
+        }
         let result = call();
         self.0.crew.blocked.fetch_sub(1, Ordering::SeqCst);
         result
@@ -329,6 +344,24 @@ impl Shared {
         key
     }
 
+    fn take(&self) -> Option<(Key, Why)> {
+        if self.left.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut taken = lock(&self.taken);
+        let event = taken.pop_front();
+        self.left.store(taken.len(), Ordering::SeqCst);
+        event
+    }
+
+    fn leave(&self, events: &[Event]) {
+        let mut taken = lock(&self.taken);
+        taken.extend(events.iter().map(event));
+        self.left.store(taken.len(), Ordering::SeqCst);
+        drop(taken);
+        self.crew.wake_sentinel();
+    }
+
     /// Starts a thread, or calls one back, if fewer than there are cores can take events.
     fn fill_in(self: &Arc<Self>) {
         if self.crew.available() < self.crew.wanted() {
@@ -369,48 +402,63 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// An engine thread: one event at a time.
+/// An engine thread.
 fn work(shared: &Arc<Shared>, events: &Arc<dyn Events>) {
     let crew = &shared.crew;
-    let mut event = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];
+    let mut buffer = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; BATCH];
     loop {
+        if let Some((key, why)) = shared.take() {
+            handle(shared, events, key, why);
+            continue;
+        }
         if crew.is_one_too_many() && !crew.stand_by() {
             return;
         }
         crew.begin_wait();
-        let waited = epoll::wait(&shared.epoll, &mut event, None);
+        let waited = epoll::wait(&shared.epoll, &mut buffer, None);
         crew.end_wait();
         if crew.closed.load(Ordering::Relaxed) {
             return;
         }
         match waited {
-            Ok(0) | Err(Errno::INTR) => continue,
-            Ok(_) => {}
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(count) => {
+                if count > 1 {
+                    shared.leave(&buffer[1..count]);
+                }
+                let (key, why) = event(&buffer[0]);
+                handle(shared, events, key, why);
+            }
             Err(_) => return, // The epoll itself is broken, which no system does.
         }
-        let (flags, data) = (event[0].flags, event[0].data.u64());
-        let key = Key { place: (data >> 32) as u32, serial: data as u32 };
-        match key {
-            LISTENER => accept(shared, events),
-            QUEUE => match shared.queued() {
-                Some(LISTENER) => accept(shared, events),
-                Some(key) => events.ready(key, Why::Again),
-                None => {}
-            },
-            TIMER => {
-                let _ = rustix::io::read(&shared.timer, &mut [0; 8]);
-                for key in shared.due() {
-                    match key {
-                        LISTENER => accept(shared, events),
-                        key => events.ready(key, Why::Due),
-                    }
+    }
+}
+
+fn event(event: &Event) -> (Key, Why) {
+    let (flags, data) = (event.flags, event.data.u64());
+    let is_closing = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+    let key = Key { place: (data >> 32) as u32, serial: data as u32 };
+    (key, if is_closing { Why::Closing } else { Why::Ready })
+}
+
+fn handle(shared: &Arc<Shared>, events: &Arc<dyn Events>, key: Key, why: Why) {
+    match key {
+        LISTENER => accept(shared, events),
+        QUEUE => match shared.queued() {
+            Some(LISTENER) => accept(shared, events),
+            Some(key) => events.ready(key, Why::Again),
+            None => {}
+        },
+        TIMER => {
+            let _ = rustix::io::read(&shared.timer, &mut [0; 8]);
+            for key in shared.due() {
+                match key {
+                    LISTENER => accept(shared, events),
+                    key => events.ready(key, Why::Due),
                 }
             }
-            key if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) => {
-                events.ready(key, Why::Closing);
-            }
-            key => events.ready(key, Why::Ready),
         }
+        key => events.ready(key, why),
     }
 }
 
@@ -475,8 +523,13 @@ impl Crew {
 
     fn end_wait(&self) {
         let before = self.waits.fetch_sub(1, Ordering::SeqCst);
-        if before & WAITING == 1
-            && self.asleep.load(Ordering::SeqCst)
+        if before & WAITING == 1 {
+            self.wake_sentinel();
+        }
+    }
+
+    fn wake_sentinel(&self) {
+        if self.asleep.load(Ordering::SeqCst)
             && let Some(sentinel) = self.sentinel.get()
         {
             sentinel.unpark();
@@ -507,21 +560,25 @@ impl Crew {
     }
 }
 
-/// Adds a thread when none has come back to wait for a while: their handlers wait for something of their own.
+/// Has others take what is left when no thread has come back for a while: their handlers wait for something of their own.
 fn sentinel(shared: &Arc<Shared>) {
     let crew = &shared.crew;
+    let needs_no_one = || crew.waiting() > 0 && shared.left.load(Ordering::SeqCst) == 0;
     while !crew.closed.load(Ordering::SeqCst) {
         let waits = crew.waits.load(Ordering::SeqCst);
-        if waits & WAITING > 0 {
+        thread::park_timeout(AWAY);
+        if crew.waits.load(Ordering::SeqCst) != waits {
+            continue; // Some thread has come back, or been called.
+        }
+        if needs_no_one() {
             crew.asleep.store(true, Ordering::SeqCst);
-            if crew.waits.load(Ordering::SeqCst) & WAITING > 0 && !crew.closed.load(Ordering::SeqCst) {
+            if needs_no_one() && !crew.closed.load(Ordering::SeqCst) {
                 thread::park();
             }
             crew.asleep.store(false, Ordering::SeqCst);
-            continue;
-        }
-        thread::park_timeout(AWAY);
-        if crew.waits.load(Ordering::SeqCst) == waits {
+        } else if crew.waiting() > 0 {
+            shared.wake();
+        } else {
             crew.extra.fetch_add(1, Ordering::Relaxed);
             shared.reinforce();
         }
