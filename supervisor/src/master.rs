@@ -171,6 +171,7 @@ impl Master {
                 return state;
             }
             Event::Checked { build, accepting } if is_current(build) => Input::Checked(accepting),
+            Event::Checked { .. } => return state,
             // The current generation is none of these: it reports that it has failed before it is finished.
             Event::Finished { build } => match self.drains.finished(build, now) {
                 Some(gone) => Input::Gone(gone),
@@ -182,9 +183,8 @@ impl Master {
                 }
                 return state;
             }
-            Event::Tick => return self.on_tick(state, now),
-            Event::Checked { .. } => return state,
             Event::PortFailed { reason } => Input::PortFailed(reason),
+            Event::Tick => return self.on_tick(state, now),
         };
         self.step(state, input, now)
     }
@@ -218,68 +218,63 @@ impl Master {
     /// The table: what happens, in which state, and what is done then. A cell with [`nothing`] is empty.
     #[rustfmt::skip]
     fn step(&mut self, state: State, input: Input, now: Instant) -> State {
-        use {Input as I, State as S};
+        use {Input::*, State::*};
         match (state, input) {
-            (S::Draining(s),   I::Stop(stop)) => self.stop_sooner(s, stop, now),
-            (s @ (S::Starting(_) | S::Serving(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Retiring(_)
-                | S::Waiting(_)),
-                               I::Stop(stop)) => self.stop(s, stop, now),
+            (Draining(s),   Stop(stop)) => self.stop_sooner(s, stop, now),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
+                            Stop(stop)) => self.stop(s, stop, now),
 
-            (S::Draining(s),   I::StopLater(stop, delay)) => self.stop_by_then(s, stop, delay, now),
-            (s @ (S::Starting(_) | S::Serving(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Retiring(_)
-                | S::Waiting(_)),
-                               I::StopLater(stop, delay)) => self.schedule(s, stop, delay, now),
+            (Draining(s),   StopLater(stop, delay)) => self.stop_by_then(s, stop, delay, now),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
+                            StopLater(stop, delay)) => self.schedule(s, stop, delay, now),
 
-            (S::Serving(s),    I::Restart(restart)) => self.restart(s.current, restart, now),
-            (S::Waiting(s),    I::Restart(restart)) => self.try_now(s.until, restart, now),
-            (S::Draining(s),   I::Restart(restart)) => self.refuse(s, restart),
-            (s @ (S::Starting(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Retiring(_)),
-                               I::Restart(restart)) => self.enqueue(s, restart),
+            (Serving(s),    Restart(restart)) => self.restart(s.current, restart, now),
+            (Waiting(s),    Restart(restart)) => self.try_now(s.until, restart, now),
+            (Draining(s),   Restart(restart)) => self.refuse(s, restart),
+            (s @ (Starting(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_)),
+                            Restart(restart)) => self.enqueue(s, restart),
 
-            (S::Starting(_),   I::Built(build, built)) => self.serve_first(build, built, now),
-            (S::Replacing(s),  I::Built(build, built)) => self.replace(s, build, built, now),
-            (S::Rebuilding(s), I::Built(build, built)) => self.serve_again(s, build, built, now),
-            (S::Draining(s),   I::Built(build, built)) => self.discard(s, build, built, now),
-            (s @ (S::Serving(_) | S::Emptying(_) | S::Retiring(_) | S::Waiting(_)),
-                               I::Built(..)) => nothing(s),
+            (Starting(_),   Built(build, built)) => self.serve_first(build, built, now),
+            (Replacing(s),  Built(build, built)) => self.replace(s, build, built, now),
+            (Rebuilding(s), Built(build, built)) => self.serve_again(s, build, built, now),
+            (Draining(s),   Built(build, built)) => self.discard(s, build, built, now),
+            (s @ (Serving(_) | Emptying(_) | Retiring(_) | Waiting(_)),
+                            Built(..)) => nothing(s),
 
-            (S::Starting(_),   I::NotBuilt(reason)) => self.not_started(reason, now),
-            (S::Replacing(s),  I::NotBuilt(reason)) => self.not_replaced(s, &reason, now),
-            (S::Rebuilding(s), I::NotBuilt(reason)) => self.not_rebuilt(s, &reason, now),
-            (s @ (S::Serving(_) | S::Emptying(_) | S::Retiring(_) | S::Waiting(_) | S::Draining(_)),
-                               I::NotBuilt(_)) => nothing(s),
+            (Starting(_),   NotBuilt(reason)) => self.not_started(reason, now),
+            (Replacing(s),  NotBuilt(reason)) => self.not_replaced(s, &reason, now),
+            (Rebuilding(s), NotBuilt(reason)) => self.not_rebuilt(s, &reason, now),
+            (s @ (Serving(_) | Emptying(_) | Retiring(_) | Waiting(_) | Draining(_)),
+                            NotBuilt(_)) => nothing(s),
 
-            (S::Serving(s),    I::Failed(failure)) => self.crashed(s.current, None, failure, now),
-            (S::Replacing(s),  I::Failed(failure)) => self.crashed_meanwhile(s, failure, now),
-            (S::Retiring(s),   I::Failed(failure)) => self.crashed(s.current, Some(s.restart), failure, now),
-            (s @ (S::Starting(_) | S::Emptying(_) | S::Rebuilding(_) | S::Waiting(_) | S::Draining(_)),
-                               I::Failed(_)) => nothing(s),
+            (Serving(s),    Failed(failure)) => self.crashed(s.current, None, failure, now),
+            (Replacing(s),  Failed(failure)) => self.crashed_meanwhile(s, failure, now),
+            (Retiring(s),   Failed(failure)) => self.crashed(s.current, Some(s.restart), failure, now),
+            (s @ (Starting(_) | Emptying(_) | Rebuilding(_) | Waiting(_) | Draining(_)),
+                            Failed(_)) => nothing(s),
 
-            (S::Draining(s),   I::PortFailed(_)) => nothing(S::Draining(s)),
-            (s @ (S::Starting(_) | S::Serving(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Retiring(_)
-                | S::Waiting(_)),
-                               I::PortFailed(reason)) => self.port_failed(s, reason, now),
+            (s @ Draining(_), PortFailed(_)) => nothing(s),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
+                            PortFailed(reason)) => self.port_failed(s, reason, now),
 
-            (S::Emptying(s),   I::Gone(gone)) if gone.generation == s.generation => self.emptied(s, gone, now),
-            (S::Retiring(s),   I::Gone(gone)) if gone.generation == s.replaced => self.retired(s, gone, now),
-            (S::Draining(s),   I::Gone(gone)) => self.stopped_one(s, gone),
-            (s @ (S::Starting(_) | S::Serving(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Retiring(_)
-                | S::Waiting(_)),
-                               I::Gone(gone)) => self.log_gone(s, gone),
+            (Emptying(s),   Gone(gone)) if gone.generation == s.generation => self.emptied(s, gone, now),
+            (Retiring(s),   Gone(gone)) if gone.generation == s.replaced => self.retired(s, gone, now),
+            (Draining(s),   Gone(gone)) => self.stopped_one(s, gone),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
+                            Gone(gone)) => self.log_gone(s, gone),
 
-            (S::Serving(s),    I::Checked(accepting)) => self.checked(s, accepting, now),
-            (s @ (S::Starting(_) | S::Replacing(_) | S::Emptying(_) | S::Rebuilding(_) | S::Retiring(_) | S::Waiting(_)
-                | S::Draining(_)),
-                               I::Checked(_)) => nothing(s),
+            (Serving(s),    Checked(accepting)) => self.checked(s, accepting, now),
+            (s @ (Starting(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_) | Draining(_)),
+                            Checked(_)) => nothing(s),
 
-            (S::Serving(s),    I::Due) => self.check(s),
-            (S::Emptying(s),   I::Due) => self.count_down_emptying(s, now),
-            (S::Retiring(s),   I::Due) => self.count_down_retiring(s, now),
-            (S::Waiting(_),    I::Due) => self.try_again(now),
-            (S::Draining(s),   I::Due) => self.count_down(s, now),
+            (Serving(s),    Due) => self.check(s),
+            (Emptying(s),   Due) => self.count_down_emptying(s, now),
+            (Retiring(s),   Due) => self.count_down_retiring(s, now),
+            (Waiting(_),    Due) => self.try_again(now),
+            (Draining(s),   Due) => self.count_down(s, now),
             // These wait for a build, and one that takes too long has failed.
-            (s @ (S::Starting(_) | S::Replacing(_) | S::Rebuilding(_)),
-                               I::Due) => nothing(s),
+            (s @ (Starting(_) | Replacing(_) | Rebuilding(_)),
+                            Due) => nothing(s),
         }
     }
 
@@ -494,9 +489,10 @@ impl Master {
 
     fn count_down_old(&self, generation: u64, restart: &Restart, now: Instant) {
         if let Some(old) = self.drains.of(generation) {
-            self.drains.log_countdown(&old.drain(now));
+            let drain = old.drain(now);
+            self.drains.log_countdown(&drain);
+            restart.report(Progress::Draining(drain));
         }
-        self.report_drain(generation, restart, now);
     }
 
     fn report_drain(&self, generation: u64, restart: &Restart, now: Instant) {
