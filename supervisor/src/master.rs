@@ -157,7 +157,7 @@ impl Master {
                 None => return state,
             },
             Event::Built { build, built } => match built {
-                // What comes too late is dropped; but the supervisor does not end before it is gone.
+                // One that comes too late is dropped; but the supervisor does not end before it is gone.
                 Ok(built) if build == self.record.builds || matches!(state, State::Draining(_)) => {
                     Input::Built(build, built)
                 }
@@ -199,8 +199,6 @@ impl Master {
         let limit = self.builder.limit();
         match state.due(limit) {
             Some(at) if at <= now && state.is_building() => {
-                // What is built after all comes too late.
-                self.record.builds += 1;
                 let reason = format!("the server was not ready within {}", Seconds(limit));
                 self.step(state, Input::NotBuilt(reason.into()), now)
             }
@@ -238,6 +236,7 @@ impl Master {
             (Replacing(s),  Built(build, built)) => self.replace(s, build, built, now),
             (Rebuilding(s), Built(build, built)) => self.serve_again(s, build, built, now),
             (Draining(s),   Built(build, built)) => self.discard(s, build, built, now),
+            // It took too long, and is dropped.
             (s @ (Serving(_) | Emptying(_) | Retiring(_) | Waiting(_)),
                             Built(..)) => nothing(s),
 
