@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufRead, Write};
 
-use crate::{Connection, Handler};
+use crate::connection::Connection;
+use crate::handler::Handler;
 
 /// The longest line that is taken, in bytes, its end not counted.
 const MAX_LINE: usize = 1024;

@@ -1,6 +1,7 @@
 use std::io::{self, Read, Write};
 
-use crate::{Connection, Handler};
+use crate::connection::Connection;
+use crate::handler::Handler;
 
 /// Sends back what it gets. When the server goes away, each client is told `SHUTDOWN`.
 #[derive(Debug, Clone, Copy, Default)]

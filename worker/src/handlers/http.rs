@@ -30,7 +30,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::{Connection, Handler};
+use crate::connection::Connection;
+use crate::handler::Handler;
 use answer::Answer;
 use date::Now;
 use files::{Files, Found};

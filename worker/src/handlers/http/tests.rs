@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use super::*;
-use crate::{Handle, Server};
+use crate::server::{Handle, Server};
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
