@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 
 /// The crates that are looked at.
-const CRATES: [&str; 2] = ["admin-cli", "supervisor"];
+const CRATES: [&str; 3] = ["admin-cli", "supervisor", "worker"];
+
+/// In this one, port, registry and connection know of each other: a connection that waits is part of its port.
+const OF_ONE_PIECE: &str = "worker";
 
 /// Where files still know of each other: the admin thread and its system.
 const STILL: &str = "triggers/admin/";
@@ -168,7 +171,7 @@ fn no_file_imports_from_the_root_of_its_own_crate() {
 #[test]
 fn files_know_of_each_other_in_one_direction() {
     let mut found = Vec::new();
-    for name in CRATES {
+    for name in CRATES.into_iter().filter(|name| *name != OF_ONE_PIECE) {
         let sources = Sources::of(name);
         let is_test = |file: &&Module| file.iter().any(|part| part == "tests");
         let known: BTreeMap<&Module, BTreeSet<Module>> = sources

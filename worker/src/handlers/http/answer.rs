@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::header::{After, Header, Terms};
 use super::small_file::SmallFile;
 use super::status::Status;
-use crate::Connection;
+use crate::connection::Connection;
 
 /// An answer that is ready to be sent.
 #[derive(Debug)]

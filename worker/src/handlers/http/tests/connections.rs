@@ -74,7 +74,7 @@ fn a_client_that_reads_nothing_is_disconnected() {
     let mut http = Http::new(directory.public()).unwrap();
     http.limits.write = Duration::from_millis(100);
     let server = Server::new(http).observer(move |event| {
-        if let crate::Event::Ended { .. } = event {
+        if let crate::event::Event::Ended { .. } = event {
             let _ = ended.send(());
         }
     });
@@ -89,7 +89,7 @@ fn a_client_that_disconnects_during_its_answer_is_counted_as_such() {
     let (ended, end) = mpsc::channel();
     let directory = Directory::new().file("large", vec![0; 50_000_000]);
     let server = Server::new(Http::new(directory.public()).unwrap()).observer(move |event| {
-        if let crate::Event::Ended { outcome, .. } = event {
+        if let crate::event::Event::Ended { outcome, .. } = event {
             let _ = ended.send(*outcome);
         }
     });
@@ -98,7 +98,7 @@ fn a_client_that_disconnects_during_its_answer_is_counted_as_such() {
     client.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
     client.reply_to_head();
     drop(client);
-    assert_eq!(end.recv_timeout(PATIENCE).unwrap(), crate::Outcome::Disconnected);
+    assert_eq!(end.recv_timeout(PATIENCE).unwrap(), crate::report::Outcome::Disconnected);
 }
 
 #[test]
@@ -109,7 +109,9 @@ fn a_request_under_way_is_answered_during_a_stop() {
     assert_eq!(client.reply().field("Connection"), None);
     client.send("GET /a HTTP/1.1\r\nHo");
     let server = site.server.take().unwrap();
-    wait_until(|| server.stopper().connections().iter().any(|connection| connection.activity == crate::Activity::Busy));
+    wait_until(|| {
+        server.stopper().connections().iter().any(|connection| connection.activity == crate::report::Activity::Busy)
+    });
     server.stopper().stop(PATIENCE);
     client.send("st: a\r\n\r\n");
     let reply = client.reply();
