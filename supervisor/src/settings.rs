@@ -46,8 +46,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// When the server is started again after it has ended by itself.
     pub restart: RestartPolicy,
-    /// How often the supervisor connects to the server to see whether it takes connections. One that takes none is
-    /// restarted. None: never.
+    /// How often the supervisor looks whether the server accepts connections. One that does not is restarted. None:
+    /// never.
     pub check_every: Option<Duration>,
     /// Where the server's events are logged.
     pub log: Log,
