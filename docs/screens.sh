@@ -10,7 +10,7 @@ for program in supervisor admin-cli script curl python3; do
 done
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
-export XDG_RUNTIME_DIR="$work"
+export XDG_RUNTIME_DIR="$work" MASTERCONTROL_DIR="$work/mastercontrol"
 trap 'kill $(jobs -p) 2> /dev/null; rm -rf "$work"' EXIT
 cd "$work"
 mkdir www && echo hello > www/index.html

@@ -279,7 +279,7 @@ fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     use nix::errno::Errno;
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
-    let address = UnixAddr::new(paths.socket_path()?)?;
+    let address = UnixAddr::new(paths.client_path()?)?;
     let stream = UnixStream::from(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?);
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -297,10 +297,11 @@ fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
 #[cfg(all(unix, not(target_os = "linux")))]
 fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     use interprocess::ConnectWaitMode;
-    use interprocess::local_socket::ConnectOptions;
+    use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName};
 
     let wait_mode = ConnectWaitMode::Timeout(end.saturating_duration_since(Instant::now()));
-    ConnectOptions::new().name(paths.socket_name()?).wait_mode(wait_mode).connect_sync()
+    let name = paths.client_path()?.to_fs_name::<GenericFilePath>()?;
+    ConnectOptions::new().name(name).wait_mode(wait_mode).connect_sync()
 }
 
 /// Nobody knows whose pipe it is. The library's way lets a service at its other end act in the name of whoever
@@ -318,7 +319,7 @@ fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     options.read(true).write(true).custom_flags(FILE_FLAG::OVERLAPPED.raw());
     options.security_qos_flags(FILE_SECURITY::IDENTIFICATION.raw());
     loop {
-        match options.open(paths.socket_path()?) {
+        match options.open(paths.client_path()?) {
             Ok(pipe) => return Ok(Stream::NamedPipe(Pipe::try_from(OwnedHandle::from(pipe))?)),
             // All its instances have clients, and it has not come to make the next one.
             Err(error) if error.raw_os_error() == Some(PIPE_BUSY) => {

@@ -292,7 +292,7 @@ fn claim(options: &Options) -> Result<Option<Claimed>, Error> {
             path: options.socket.clone().unwrap_or_else(|| options.name.as_str().into()),
             source: io::Error::new(io::ErrorKind::InvalidInput, message),
         })
-        .and_then(|paths| match InstanceLock::new(&paths) {
+        .and_then(|paths| match paths.take_lock() {
             Ok(lock) => Ok((paths, lock)),
             Err(InstanceLockError::Taken) if options.socket.is_some() => Err(socket_taken(&paths)),
             Err(InstanceLockError::Taken) => Err(name_taken(&options.name, &paths)),

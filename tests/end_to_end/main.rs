@@ -24,6 +24,8 @@ mod under_load; // Restarts and stops while clients come and go: none of them lo
 mod clients; // curl, nc and Python as clients.
 #[cfg(unix)]
 mod manager; // The host's service manager: sockets that it passes, what it hears, the files in deploy.
+#[cfg(target_os = "linux")]
+mod places; // Where instances are found, whatever the environment says.
 #[cfg(unix)]
 mod readme; // What README.md and examples/restart.sh say.
 #[cfg(unix)]

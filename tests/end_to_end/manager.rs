@@ -415,7 +415,7 @@ fn systemd_socket_activate_starts_it_for_the_first_client_who_gets_an_answer() {
     let address: SocketAddr = ([127, 0, 0, 1], free_port()).into();
     let mut command = home.program(ACTIVATE);
     // It passes no other variables.
-    command.arg("-E").arg(format!("XDG_RUNTIME_DIR={}", home.directory().display()));
+    command.arg("-E").arg(format!("MASTERCONTROL_DIR={}", home.sockets().display()));
     command.args(["-l", &address.to_string(), SUPERVISOR, "echo", "--name", home.name()]).stderr(Stdio::piped());
     let process = home.spawn(command);
     process.err.wait_for("Listening on");

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal::SIGTERM;
 use serde_json::Value;
 
 use crate::process::{Hanging, descriptors, memory, threads};
-use crate::support::{HUGE, Home, Instance, LIMIT, eventually};
+use crate::support::{HUGE, Home, Instance, LIMIT, command, eventually};
 
 #[test]
 fn after_a_kill_it_starts_again_over_its_leftovers() {
@@ -43,11 +43,7 @@ fn a_master_control_that_hangs_ends_the_process_with_an_exit_code_of_its_own() {
 
 /// Its socket is there again, and it answers.
 fn assert_made_again(home: &Home, instance: &Instance) {
-    eventually("the socket is there again", || {
-        let log = instance.err.so_far();
-        assert!(!log.contains("the admin socket is gone"), "{log}");
-        home.socket().exists()
-    });
+    eventually("the socket is there again", || home.socket().exists());
     eventually("it answers", || instance.admin(&["ping"]).code == 0);
     instance.err.wait_for("it has been made again");
     // The name is still its own.
@@ -93,19 +89,92 @@ fn a_directory_that_was_moved_away_is_made_again() {
     assert_made_again(&home, &instance);
 }
 
+/// Ways in which an admin socket goes and cannot be made again at once, and how they end.
+struct Loss {
+    begin: fn(&Home, &Instance),
+    end: fn(&Home, &Instance),
+}
+
+const LOSSES: [Loss; 4] = [
+    // Something else is in the place of the directory. In one step, so that there is no time to make anything again.
+    Loss {
+        begin: |home, _| {
+            fs::write(home.directory().join("file"), "in its place").unwrap();
+            let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+            let here = nix::fcntl::AT_FDCWD;
+            nix::fcntl::renameat2(here, &home.directory().join("file"), here, &home.sockets(), exchange).unwrap();
+        },
+        end: |home, _| fs::remove_file(home.sockets()).unwrap(),
+    },
+    // The directory is a link to another one.
+    Loss {
+        begin: |home, _| {
+            let (away, elsewhere) = (home.directory().join("away"), home.directory().join("elsewhere"));
+            fs::create_dir(&elsewhere).unwrap();
+            std::os::unix::fs::symlink(&elsewhere, home.directory().join("link")).unwrap();
+            fs::rename(home.sockets(), away).unwrap();
+            // It may have been made again already.
+            eventually("the link is there", || {
+                let _ = fs::remove_dir_all(home.sockets());
+                fs::rename(home.directory().join("link"), home.sockets()).is_ok()
+            });
+        },
+        end: |home, _| fs::remove_file(home.sockets()).unwrap(),
+    },
+    // The directory in which it is has gone, too.
+    Loss { begin: |home, _| remove_all(home), end: |home, _| fs::create_dir(home.directory()).unwrap() },
+    // No descriptor is left.
+    Loss {
+        begin: |home, instance| {
+            limit_descriptors(instance, "3:");
+            fs::remove_file(home.socket()).unwrap();
+        },
+        end: |_, instance| limit_descriptors(instance, "1000:"),
+    },
+];
+
+/// While files are deleted one by one, some may be made again.
+fn remove_all(home: &Home) {
+    eventually("the directory is gone", || {
+        let _ = fs::remove_dir_all(home.directory());
+        !home.directory().exists()
+    });
+}
+
+/// Limits how many it can have, by the name of the first one that it cannot.
+fn limit_descriptors(instance: &Instance, limit: &str) {
+    let mut prlimit = command("prlimit");
+    prlimit.arg(format!("--pid={}", instance.pid)).arg(format!("--nofile={limit}"));
+    assert!(prlimit.status().unwrap().success());
+}
+
 #[test]
-fn a_directory_that_cannot_be_made_again_costs_the_admin_socket_and_not_the_server() {
+fn an_admin_socket_that_cannot_be_made_again_at_once_is_made_as_soon_as_that_is_possible() {
+    for Loss { begin, end } in LOSSES {
+        let home = Home::new();
+        let instance = home.start(&["echo", "--grace", HUGE]);
+        let mut client = instance.client();
+        client.greet();
+        begin(&home, &instance);
+        instance.err.wait_for("the admin socket is gone");
+        // The server does not care.
+        client.greet();
+        end(&home, &instance);
+        assert_made_again(&home, &instance);
+        drop(client);
+        instance.admin(&["stop"]).expect(0);
+        assert_eq!(instance.wait(), 0);
+    }
+}
+
+#[test]
+fn without_an_admin_socket_it_is_still_stopped_by_a_signal() {
     let home = Home::new();
     let instance = home.start(&["echo", "--grace", HUGE]);
-    // In one step, so that it has no time to make anything again.
-    fs::write(home.directory().join("file"), "in its place").unwrap();
-    let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
-    let here = nix::fcntl::AT_FDCWD;
-    nix::fcntl::renameat2(here, &home.directory().join("file"), here, &home.sockets(), exchange).unwrap();
+    remove_all(&home);
     instance.err.wait_for("the admin socket is gone");
-    instance.client().greet();
     instance.signal(SIGTERM);
-    assert_eq!(instance.process.wait(), 0);
+    assert_eq!(instance.wait(), 0);
 }
 
 #[test]

@@ -183,7 +183,7 @@ mod on_unix {
     fn without_a_runtime_directory_it_warns_and_serves() {
         let home = Home::new();
         let mut command = home.supervisor(&["echo"]);
-        command.env("XDG_RUNTIME_DIR", home.directory().join("missing"));
+        command.env("MASTERCONTROL_DIR", home.directory().join("missing").join("mastercontrol"));
         serves_without_admin(home.start_by(command), "missing");
     }
 

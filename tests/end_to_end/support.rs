@@ -263,7 +263,9 @@ impl Home {
     pub fn program(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = command(program);
         if cfg!(unix) {
-            command.env("XDG_RUNTIME_DIR", self.directory()).env("HOME", self.directory());
+            command.env("MASTERCONTROL_DIR", self.sockets()).env("HOME", self.directory());
+            // For processes to be found by, and for what README.md says.
+            command.env("XDG_RUNTIME_DIR", self.directory());
         } else {
             command.env("LOCALAPPDATA", self.directory());
         }

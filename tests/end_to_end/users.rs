@@ -63,7 +63,7 @@ impl Lobby {
     /// Runs `admin-cli` as the other user, with that one's own directory.
     fn admin_as_other(&self, arguments: &[&str]) -> Ended {
         let mut command = self.as_other("admin-cli", arguments);
-        command.env_remove("XDG_RUNTIME_DIR");
+        command.env_remove("MASTERCONTROL_DIR").env_remove("XDG_RUNTIME_DIR");
         self.home.run(command)
     }
 }
@@ -203,7 +203,7 @@ fn a_process_of_another_user_is_not_ended_whatever_this_one_may() {
     server.out.wait_for("ready");
     // One who sees and may end everybody's processes, and is not root.
     let mut command = lobby.home.program(AS_OTHER[0]);
-    command.args(&AS_OTHER[1..]).env_remove("XDG_RUNTIME_DIR");
+    command.args(&AS_OTHER[1..]).env_remove("MASTERCONTROL_DIR").env_remove("XDG_RUNTIME_DIR");
     for set in ["--inh-caps", "--ambient-caps"] {
         command.args([set, "+sys_ptrace,+dac_read_search,+kill"]);
     }

@@ -3,8 +3,8 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
@@ -12,7 +12,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 
 use super::address::{Address, ProgramSocket};
 use super::tcp::{bind_tcp, make_room};
-use crate::instance::{InstanceLock, InstanceLockError};
+use crate::instance::{InstanceLock, InstanceLockError, remove_leftover_socket};
 use crate::text::Reason;
 
 /// A socket that is bound and listens.
@@ -70,7 +70,7 @@ fn identity_of(path: &Path) -> Option<(u64, u64)> {
 
 fn bind_unix(path: &Path, mode: Mode) -> io::Result<(UnixListener, SocketFile)> {
     let claim = claim(path)?;
-    remove_leftover(path)?;
+    remove_leftover_socket(path)?;
     let listener = UnixListener::bind(path)?;
     // From here on it is removed if something fails.
     let file = SocketFile { path: path.to_owned(), identity: identity_of(path), _claim: claim };
@@ -91,24 +91,6 @@ fn claim(path: &Path) -> io::Result<InstanceLock> {
             io::Error::new(source.kind(), format!("{}: {}", path.display(), Reason(&source)))
         }
     })
-}
-
-/// Removes a socket on which nobody listens any more.
-fn remove_leftover(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(metadata) if !metadata.file_type().is_socket() => return Err(ErrorKind::AlreadyExists.into()),
-        Ok(_) => {}
-    }
-    // A socket of another type cannot connect to one that listens, so that server notices nothing, and a full queue
-    // makes nobody wait. The answer differs all the same.
-    match UnixDatagram::unbound()?.connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error),
-        Ok(()) | Err(_) => Err(ErrorKind::AddrInUse.into()),
-    }
 }
 
 #[cfg(test)]

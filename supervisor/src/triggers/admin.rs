@@ -5,6 +5,7 @@ mod conversation;
 mod follow;
 #[cfg(target_os = "linux")]
 mod linux;
+mod place;
 mod server;
 mod slots;
 #[cfg(unix)]

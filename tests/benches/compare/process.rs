@@ -57,7 +57,7 @@ impl Running {
         let mut child = Command::new(SUPERVISOR)
             .args(arguments)
             .args(["--listen", "127.0.0.1:0", "--grace", "60"])
-            .env("XDG_RUNTIME_DIR", &directory.0)
+            .env("MASTERCONTROL_DIR", directory.0.join("mastercontrol"))
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -94,7 +94,7 @@ impl Running {
         let mut command = Command::new(ADMIN_CLI);
         command.args(arguments).stdout(Stdio::null());
         if let Some(directory) = &self._directory {
-            command.env("XDG_RUNTIME_DIR", &directory.0);
+            command.env("MASTERCONTROL_DIR", directory.0.join("mastercontrol"));
         }
         command
     }

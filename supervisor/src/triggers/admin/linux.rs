@@ -1,20 +1,16 @@
-//! Temp cleaners delete sockets of servers that run for weeks. Then the socket is made again.
+//! Temp cleaners delete sockets of servers that run for weeks, and the directory that the system makes for a user's
+//! sockets goes when that user logs out. Then the place is made anew.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 
 use interprocess::local_socket::traits::Listener as _;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::server::{Acceptor, listen};
-use crate::instance::{InstanceLock, InstanceLockError, InstancePaths};
-use crate::log::Level;
+use super::place::{Place, listen, prepare};
+use crate::instance::{InstanceLockError, InstancePaths};
 
-/// How often it tries again while its directory vanishes.
-const MOVES: usize = 20;
-
-/// Sees when something in the socket's directory is deleted or replaced, or the directory itself.
+/// Sees when something in the directories of an instance is deleted or replaced, or one of these.
 pub(super) struct Watch(Inotify);
 
 /// What tells the socket's file from another one that was moved to its place.
@@ -26,15 +22,24 @@ pub(super) fn identity_of(paths: &InstancePaths) -> Identity {
 }
 
 impl Watch {
+    /// To be made before the socket is: what happens to that from then on is seen.
     pub(super) fn new(paths: &InstancePaths) -> io::Result<Watch> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        paths.make_directories()?;
+        let watch = Watch(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?);
+        watch.look_at(paths)?;
+        Ok(watch)
+    }
+
+    fn look_at(&self, paths: &InstancePaths) -> io::Result<()> {
         let going = AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF;
-        inotify.add_watch(paths.lock.parent().unwrap_or(Path::new(".")), going)?;
-        Ok(Watch(inotify))
+        for directory in paths.directories() {
+            self.0.add_watch(directory, going)?;
+        }
+        Ok(())
     }
 
     pub(super) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -47,47 +52,41 @@ impl Watch {
     }
 }
 
-impl Acceptor {
-    pub(super) fn is_in_place(&self) -> bool {
-        self.identity.is_some() && identity_of(&self.paths) == self.identity && self.lock.holds()
+impl Place {
+    pub(super) fn is_whole(&self) -> bool {
+        self.socket_is_there() && self.link.as_ref().is_none_or(|link| link.is_in_place()) && self.lock.holds()
     }
 
-    /// Returns false if that cannot be done.
-    pub(super) fn move_in_again(&mut self) -> bool {
-        // Whoever deletes the whole directory may do so between two steps of ours.
-        let mut moved = self.try_to_move_in_again();
-        for _ in 0..MOVES {
-            if moved.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-                moved = self.try_to_move_in_again();
-            }
-        }
-        match moved {
-            Ok(()) => {
-                let path = self.paths.socket.display();
-                let message = format!("somebody deleted the admin socket; it has been made again: {path}");
-                self.server.log.line(Level::Warning, "admin_socket_restored", message, []);
-                true
-            }
-            Err(error) => {
-                self.give_up(&error);
-                false
-            }
-        }
+    fn socket_is_there(&self) -> bool {
+        self.identity.is_some() && identity_of(&self.paths) == self.identity
     }
 
-    fn try_to_move_in_again(&mut self) -> io::Result<()> {
-        // A listener removes its file when it is dropped, and the old one would remove another's.
-        self.listener.do_not_reclaim_name_on_drop();
+    /// Makes what is missing.
+    pub(super) fn restore(&mut self, watch: &Watch) -> io::Result<()> {
+        let paths = self.paths.now().map_err(io::Error::other)?;
+        paths.make_directories()?;
         if !self.lock.holds() {
-            self.lock = InstanceLock::new(&self.paths).map_err(|error| match error {
-                InstanceLockError::Taken => io::Error::other("its name was taken meanwhile"),
+            self.lock = paths.take_lock().map_err(|error| match error {
+                InstanceLockError::Taken => io::Error::other("another supervisor has taken the name"),
                 InstanceLockError::Unusable { source, .. } => source,
             })?;
         }
-        // Before the socket is there: what happens to it from then on is seen.
-        self.signal.watch = Watch::new(&self.paths)?;
-        self.listener = listen(&self.paths)?;
-        self.identity = identity_of(&self.paths);
+        watch.look_at(&paths)?;
+        // It removes itself when it is dropped, so before there is another one.
+        self.link = None;
+        if paths == self.paths && self.socket_is_there() {
+            self.link = paths.lead_to_socket()?;
+            return Ok(());
+        }
+        self.link = prepare(&paths)?;
+        let listener = listen(&paths)?;
+        if paths.socket == self.paths.socket {
+            // It would remove the new one, too.
+            self.listener.do_not_reclaim_name_on_drop();
+        }
+        self.listener = listener;
+        self.identity = identity_of(&paths);
+        self.paths = paths;
         Ok(())
     }
 }

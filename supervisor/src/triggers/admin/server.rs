@@ -7,16 +7,15 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
-use interprocess::local_socket::{Listener, ListenerOptions, Stream};
+use interprocess::local_socket::Stream;
 
 use super::conversation::{Answers, Time, converse};
-#[cfg(target_os = "linux")]
-use super::linux;
+use super::place::Place;
 use super::slots::Slots;
 #[cfg(unix)]
 use super::unix::{ShutdownHandle, ShutdownSignal};
 #[cfg(windows)]
-use super::windows::{self, ShutdownHandle, ShutdownSignal};
+use super::windows::{ShutdownHandle, ShutdownSignal};
 use crate::event::EventSender;
 use crate::instance::{InstanceLock, InstancePaths};
 use crate::journal::Journal;
@@ -42,20 +41,10 @@ impl Admin {
         log: Journal,
     ) -> io::Result<Admin> {
         let answers = Arc::new(Answers::default());
-        let listener = listen(&paths)?;
         let (shutdown, signal) = ShutdownHandle::new(&paths)?;
         let server = AdminServer { answers: answers.clone(), slots: Slots::default(), events, log };
         let (going, gone) = mpsc::channel();
-        let acceptor = Acceptor {
-            #[cfg(target_os = "linux")]
-            identity: linux::identity_of(&paths),
-            paths,
-            listener,
-            lock,
-            _going: going,
-            signal,
-            server,
-        };
+        let acceptor = Acceptor { signal, place: Place::take(paths, lock)?, _going: going, server };
         thread::Builder::new().name("admin".into()).spawn(move || acceptor.serve())?;
         Ok(Admin { shutdown, gone, answers })
     }
@@ -78,40 +67,14 @@ impl LastAnswers {
     }
 }
 
-/// What the thread `admin` works with. At its end these are dropped in this order: Linux takes some twenty milliseconds
-/// to close what watches the directory, and nobody has to wait for that.
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux looks at place and claim again"))]
+/// What the thread `admin` works with. At its end these are dropped in this order.
 pub(super) struct Acceptor {
-    pub(super) paths: InstancePaths,
-    // Dropped before the claim: it removes its file, and without the claim that may be another instance's.
-    pub(super) listener: Listener,
-    pub(super) lock: InstanceLock,
-    #[cfg(target_os = "linux")]
-    pub(super) identity: linux::Identity,
-    // From here on socket and name are free.
+    pub(super) place: Place,
+    // From here on socket and name are free. Linux takes some time to close what watches the directories, and nobody has
+    // to wait for that.
     _going: Sender<Infallible>,
     pub(super) signal: ShutdownSignal,
     pub(super) server: AdminServer,
-}
-
-pub(super) fn listen(paths: &InstancePaths) -> io::Result<Listener> {
-    // The place is claimed, so a socket that is there has been left by an instance that is gone.
-    paths.remove_socket()?;
-    let options = ListenerOptions::new().name(paths.socket_name()?);
-    #[cfg(unix)]
-    let options = {
-        use interprocess::os::unix::local_socket::ListenerOptionsExt;
-        options.mode(0o600)
-    };
-    #[cfg(windows)]
-    let options = {
-        use interprocess::os::windows::local_socket::ListenerOptionsExt;
-        options.security_descriptor(windows::for_its_owner()?)
-    };
-    let listener = options.create_sync();
-    #[cfg(windows)]
-    let listener = listener.map_err(windows::told_in_words);
-    listener
 }
 
 /// Attends to clients, each on a thread named `admin-client`.

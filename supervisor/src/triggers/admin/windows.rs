@@ -61,7 +61,7 @@ impl ShutdownHandle {
         loop {
             // Without waiting for room in the pipe: once the thread has gone, there may be none until the clients that
             // it has left behind are answered, and that is not before this ends.
-            let waker = self.paths.socket_path().and_then(|path| File::options().read(true).write(true).open(path));
+            let waker = self.paths.client_path().and_then(|path| File::options().read(true).write(true).open(path));
             // A client that has left again when the thread comes to accept it does not wake it, so the waker stays.
             let over = match waker {
                 Ok(_waker) => gone.recv().map_err(|mpsc::RecvError| RecvTimeoutError::Disconnected),
@@ -81,7 +81,7 @@ impl Acceptor {
     /// Runs on the thread `admin`.
     pub(super) fn serve(self) {
         loop {
-            let client = self.listener.accept();
+            let client = self.place.listener.accept();
             if self.signal.0.load(Ordering::SeqCst) {
                 return;
             }
@@ -102,7 +102,6 @@ mod tests {
     use super::super::Admin;
     use super::*;
     use crate::event::EventSender;
-    use crate::instance::InstanceLock;
     use crate::journal::Journal;
     use crate::log::Log;
     use crate::protocol::{self, Request};
@@ -114,7 +113,7 @@ mod tests {
         thread::spawn(move || {
             for _ in 0..200 {
                 let (events, _received) = mpsc::channel();
-                let lock = InstanceLock::new(&paths).unwrap();
+                let lock = paths.take_lock().unwrap();
                 let admin =
                     Admin::start(paths.clone(), lock, EventSender::new(events, None), Journal::new(Log::silent()))
                         .unwrap();
@@ -133,7 +132,7 @@ mod tests {
                 let name = format!("closed-in-a-crowd-{}-{round}", std::process::id());
                 let paths = InstancePaths::of(&name.parse().unwrap()).unwrap();
                 let (events, unanswered) = mpsc::channel();
-                let lock = InstanceLock::new(&paths).unwrap();
+                let lock = paths.take_lock().unwrap();
                 let admin =
                     Admin::start(paths.clone(), lock, EventSender::new(events, None), Journal::new(Log::silent()))
                         .unwrap();
@@ -141,7 +140,7 @@ mod tests {
                     let mut clients = Vec::new();
                     // As many as find room, until nobody makes any.
                     while clients.len() < 32 {
-                        match File::options().read(true).write(true).open(paths.socket_path().unwrap()) {
+                        match File::options().read(true).write(true).open(paths.client_path().unwrap()) {
                             Ok(client) => {
                                 let _ = protocol::write_request(&mut &client, &Request::Ping {});
                                 clients.push(client);

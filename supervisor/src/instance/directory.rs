@@ -1,0 +1,98 @@
+//! The directories in which locks and admin sockets are.
+
+#[cfg(unix)]
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+#[cfg(windows)]
+use crate::text::Reason;
+
+/// Names the directory for locks and sockets alike, in place of all others.
+#[cfg(unix)]
+const OWN: &str = "MASTERCONTROL_DIR";
+
+/// Where the locks of this user are, and where its instances are looked for.
+#[cfg(unix)]
+pub(super) fn locks() -> Result<PathBuf, String> {
+    let user = nix::unistd::geteuid();
+    Ok(match own() {
+        Some(directory) => directory,
+        None if user.is_root() => "/run/mastercontrol".into(),
+        // Not below TMPDIR: that of a login shell may be another one than that of cron.
+        None => format!("/tmp/mastercontrol-{user}").into(),
+    })
+}
+
+/// Where the admin sockets of this process's instances are made.
+#[cfg(unix)]
+pub(super) fn sockets() -> Result<PathBuf, String> {
+    let user = nix::unistd::geteuid();
+    Ok(match (own(), runtime()) {
+        (Some(directory), _) => directory,
+        (None, Some(runtime)) => runtime.join("mastercontrol"),
+        (None, None) if user.is_root() => "/run/mastercontrol".into(),
+        (None, None) => env::temp_dir().join(format!("mastercontrol-{user}")),
+    })
+}
+
+#[cfg(unix)]
+fn own() -> Option<PathBuf> {
+    env::var_os(OWN).filter(|directory| !directory.is_empty()).map(PathBuf::from)
+}
+
+/// The directory that the system has made for this user's sockets. That of another user, as `sudo -E` leaves it in the
+/// environment, is none; nor, by the XDG base directory specification, is a path that is not absolute.
+#[cfg(unix)]
+fn runtime() -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let directory = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|directory| directory.is_absolute())?;
+    let metadata = fs::metadata(&directory).ok()?;
+    (metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw()).then_some(directory)
+}
+
+#[cfg(windows)]
+pub(super) fn locks() -> Result<PathBuf, String> {
+    match env::var_os("LOCALAPPDATA") {
+        Some(directory) => Ok(PathBuf::from(directory).join("mastercontrol")),
+        None => Err("LOCALAPPDATA is not set, so there is no directory for the lock".into()),
+    }
+}
+
+/// The log file of the service with this name. Its directory is made if there is none.
+#[cfg(windows)]
+pub(crate) fn log_file(service: &str) -> Result<PathBuf, String> {
+    let directory = locks()?;
+    make_private(&directory).map_err(|error| format!("cannot make {}: {}", directory.display(), Reason(&error)))?;
+    Ok(directory.join(format!("{service}.log")))
+}
+
+/// Makes the directory for this user alone, or checks that it is one.
+#[cfg(unix)]
+pub(super) fn make_private(directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let metadata = fs::symlink_metadata(directory)?;
+    let refuse = |why: String| Err(io::Error::new(ErrorKind::PermissionDenied, why));
+    let user = nix::unistd::geteuid();
+    if !metadata.is_dir() {
+        return refuse("it is not a directory".into());
+    }
+    if metadata.uid() != user.as_raw() {
+        return refuse(format!("it belongs to user {}, not to user {user}", metadata.uid()));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        let mode = metadata.mode() & 0o777;
+        return refuse(format!("others may enter it (mode {mode:o}): it has to have mode 700"));
+    }
+    Ok(())
+}
+
+#[cfg(windows)]
+pub(super) fn make_private(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)
+}
