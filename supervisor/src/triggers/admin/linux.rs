@@ -1,17 +1,19 @@
 //! Temp cleaners delete sockets of servers that run for weeks, and the directory that the system makes for a user's
 //! sockets goes when that user logs out. Then the place is made anew.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 
 use interprocess::local_socket::traits::Listener as _;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::place::{Place, listen, prepare};
 use crate::instance::{InstanceLockError, InstancePaths};
 
 /// Sees when something in the directories of an instance is deleted or replaced, or one of these.
-pub(super) struct Watch(Inotify);
+pub(super) struct Watch(Option<Inotify>);
 
 /// What tells the socket's file from another one that was moved to its place.
 pub(super) type Identity = Option<(u64, u64)>;
@@ -25,7 +27,7 @@ impl Watch {
     /// To be made before the socket is: what happens to that from then on is seen.
     pub(super) fn new(paths: &InstancePaths) -> io::Result<Watch> {
         paths.make_directories()?;
-        let watch = Watch(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?);
+        let watch = Watch(Some(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?));
         watch.look_at(paths)?;
         Ok(watch)
     }
@@ -37,19 +39,44 @@ impl Watch {
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF;
         for directory in paths.directories() {
-            self.0.add_watch(directory, going)?;
+            self.0.as_ref().map(|inotify| inotify.add_watch(directory, going)).transpose()?;
         }
         Ok(())
     }
 
     pub(super) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+        self.0.as_ref().map(Inotify::as_fd)
     }
 
     /// Takes note of all that was seen.
     pub(super) fn saw_something_go(&self) -> bool {
-        self.0.read_events().is_ok_and(|events| !events.is_empty())
+        self.0.as_ref().is_some_and(|inotify| inotify.read_events().is_ok_and(|events| !events.is_empty()))
     }
+}
+
+impl Drop for Watch {
+    /// Whoever closes the last descriptor of a watch waits for a grace period of the kernel, up to some 20 ms, and so
+    /// would the end of the process. So that last one is neither ours nor that of any process: it is in a message that
+    /// no socket can receive any more. The kernel collects such messages, and closes it, in its own time.
+    fn drop(&mut self) {
+        if let Some(inotify) = self.0.take() {
+            // At worst this takes the time that it would take anyway.
+            let void = send_into_the_void(&inotify);
+            // Before the kernel collects anything, which begins when these sockets are closed.
+            drop(inotify);
+            drop(void);
+        }
+    }
+}
+
+/// Sends a descriptor to a socket that is itself in the message. When the returned sockets are closed, nothing can
+/// receive it any more.
+fn send_into_the_void(descriptor: &impl AsFd) -> io::Result<[UnixStream; 2]> {
+    let (sender, receiver) = UnixStream::pair()?;
+    let both = [descriptor.as_fd().as_raw_fd(), receiver.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&both)];
+    sendmsg::<()>(sender.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::empty(), None)?;
+    Ok([sender, receiver])
 }
 
 impl Place {
@@ -88,5 +115,26 @@ impl Place {
         self.identity = identity_of(&paths);
         self.paths = paths;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn what_is_sent_into_the_void_is_closed_though_nobody_receives_it() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let void = send_into_the_void(&theirs).unwrap();
+        drop(theirs);
+        ours.set_nonblocking(true).unwrap();
+        assert_eq!(ours.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        ours.set_nonblocking(false).unwrap();
+        drop(void);
+        // Its end comes when the last descriptor of the other one is closed.
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
     }
 }

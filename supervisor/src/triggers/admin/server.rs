@@ -69,11 +69,11 @@ impl LastAnswers {
 
 /// What the thread `admin` works with. At its end these are dropped in this order.
 pub(super) struct Acceptor {
-    pub(super) place: Place,
-    // From here on socket and name are free. Linux takes some time to close what watches the directories, and nobody has
-    // to wait for that.
-    _going: Sender<Infallible>,
+    // Before anybody hears that this is over: the process may end then, and would wait for its watch.
     pub(super) signal: ShutdownSignal,
+    pub(super) place: Place,
+    // From here on socket and name are free.
+    _going: Sender<Infallible>,
     pub(super) server: AdminServer,
 }
 
