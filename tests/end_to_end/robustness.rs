@@ -313,7 +313,8 @@ fn thousands_of_broken_requests_are_answered_and_leave_no_trace() {
     }
     assert!(errors > rounds / 3, "only {errors} errors: the requests are not broken enough");
     eventually("as many descriptors as before", || descriptors(instance.pid) == descriptors_before);
-    eventually("as many threads as before", || threads(instance.pid).len() == threads_before);
+    // The engine may have ended a spare one.
+    eventually("no more threads than before", || threads(instance.pid).len() <= threads_before);
     let memory = memory(instance.pid);
     assert!(memory < memory_before + 32 * 1024, "{memory_before} kB have become {memory} kB");
     instance.assert_serves();
