@@ -19,16 +19,25 @@ fn is_ipv6(text: &[u8]) -> bool {
     str::from_utf8(text).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
 }
 
-/// A registered name or an IPv4 address.
+/// A registered name or an IPv4 address. Few names have escapes.
 fn is_name(host: &[u8]) -> bool {
-    !host.is_empty() && host.iter().all(|&byte| is_in_names(byte)) && has_valid_escapes(host)
+    let in_names = |byte: &u8| IN_NAMES[usize::from(*byte)];
+    let may_be_escaped = |byte: &u8| in_names(byte) || *byte == b'%';
+    !host.is_empty() && (host.iter().all(in_names) || host.iter().all(may_be_escaped) && has_valid_escapes(host))
 }
 
-fn is_in_names(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%')
-        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
-}
+/// The characters that a name may have. Each request is checked by this table.
+const IN_NAMES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~')
+            || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=');
+        byte += 1;
+    }
+    table
+};
 
 /// Nothing, or a colon and a port. The port may be left out behind its colon.
 fn is_port(text: &[u8]) -> bool {
@@ -41,10 +50,8 @@ fn is_port(text: &[u8]) -> bool {
 
 /// Whether two hexadecimal digits follow each percent sign.
 pub(super) fn has_valid_escapes(text: &[u8]) -> bool {
-    !text.contains(&b'%') || {
-        let mut behind = text.split(|&byte| byte == b'%').skip(1);
-        behind.all(|part| part.len() >= 2 && part[..2].iter().all(u8::is_ascii_hexdigit))
-    }
+    let mut behind = text.split(|&byte| byte == b'%').skip(1);
+    behind.all(|part| part.len() >= 2 && part[..2].iter().all(u8::is_ascii_hexdigit))
 }
 
 #[cfg(test)]

@@ -29,11 +29,15 @@ impl<'request> Target<'request> {
     pub(super) fn parse(target: &'request str) -> Result<Target<'request>, Status> {
         let target = without_origin(target).ok_or(Status::BadRequest)?;
         let (path, rest) = target.split_at(target.find(['?', '#']).unwrap_or(target.len()));
+        let is_normal = is_normal(path.as_bytes());
+        if is_normal && rest.is_empty() {
+            return Ok(Target { path: path.as_bytes().into(), query: None });
+        }
         let query = rest.strip_prefix('?').map(|query| query.split('#').next().unwrap_or_default());
         if !has_valid_escapes(target.as_bytes()) {
             return Err(Status::BadRequest);
         }
-        if is_normal(path.as_bytes()) {
+        if is_normal {
             return Ok(Target { path: path.as_bytes().into(), query });
         }
         let decoded: Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
