@@ -21,7 +21,7 @@ mod windows;
 
 pub(crate) use builder::Children;
 #[cfg(target_os = "linux")]
-pub(crate) use guardian::is_guardian;
+pub(crate) use guardian::{Above, above};
 #[cfg(unix)]
 pub use guardian::{hidden_stage, supervisor_side::Socket};
 pub(crate) use program::ProgramFactory;

@@ -8,5 +8,5 @@ mod ending;
 mod find;
 
 pub use ending::{End, Ended, Ending, Show};
-pub(crate) use find::holder_of;
 pub use find::{Holder, Process, User, holders};
+pub(crate) use find::{holder_of, time_to_end};

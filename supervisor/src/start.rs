@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use worker::Port;
 
@@ -50,6 +50,9 @@ pub enum Listen {
     Inherited(Passed),
 }
 
+/// How often to look whether an address is free that was not. Nothing announces that.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// An instance's name, taken: no other one has its paths.
 type Claimed = (InstancePaths, InstanceLock);
 
@@ -76,10 +79,7 @@ impl Supervisor<Handlers> {
         // The name first: of two that are started with the same name, the second hears that, and not of a taken port.
         let claimed = claim(&options)?;
         let (listener, shared, whence) = match listen {
-            Listen::Bind(address) => {
-                let bound = listen::bind_tcp(address);
-                (bound.map_err(|source| cannot_bind(&Address::Tcp(address), source))?, false, "")
-            }
+            Listen::Bind(address) => (bind(&Address::Tcp(address), || listen::bind_tcp(address))?, false, ""),
             Listen::Listener(listener) => (listener, false, ""),
             Listen::Shared(listener) => (listener, true, ""),
             Listen::Inherited(passed) => (passed.listener, true, ", socket passed by the service manager"),
@@ -107,7 +107,7 @@ impl Supervisor<Programs> {
     pub fn start(self, sockets: &[ProgramSocket]) -> Result<Handle<Vec<Address>>, Error> {
         let Supervisor { source: Programs(factory), options } = self;
         let claimed = claim(&options)?;
-        let bind = |socket| listen::Bound::new(socket).map_err(|source| cannot_bind(&socket.address, source));
+        let bind = |socket: &ProgramSocket| bind(&socket.address, || listen::Bound::new(socket));
         let bound: Vec<listen::Bound> = sockets.iter().map(bind).collect::<Result<_, _>>()?;
         let names = listen::names(&bound);
         let (mut sockets, mut files, mut bound_to) = (Vec::new(), Vec::new(), Vec::new());
@@ -304,17 +304,32 @@ fn claim(options: &Options) -> Result<Option<Claimed>, Error> {
     }
 }
 
+/// Binds an address. Where something listens that is about to end, it is waited for: whoever starts a supervisor right
+/// after another one was killed finds what that had started.
+fn bind<T>(address: &Address, bind: impl Fn() -> io::Result<T>) -> Result<T, Error> {
+    let began = Instant::now();
+    loop {
+        match bind() {
+            Ok(bound) => return Ok(bound),
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < holder::time_to_end(address) =>
+            {
+                thread::sleep(LOOK);
+            }
+            Err(source) => return Err(cannot_bind(address, source)),
+        }
+    }
+}
+
 /// Binds the address of the health endpoint. The server has been bound to its own.
 fn bind_health(health: SocketAddr, server: &[Address]) -> Result<TcpListener, Error> {
     let address = Address::Tcp(health);
-    listen::bind_tcp(health).map_err(|source| {
-        if server.contains(&address) && source.kind() == io::ErrorKind::AddrInUse {
-            let message = format!("port {} is the server's own; choose another one", health.port());
-            Error::Start { what: "the health endpoint", source: io::Error::new(source.kind(), message) }
-        } else {
-            cannot_bind(&address, source)
-        }
-    })
+    if server.contains(&address) {
+        let message = format!("port {} is the server's own; choose another one", health.port());
+        let source = io::Error::new(io::ErrorKind::AddrInUse, message);
+        return Err(Error::Start { what: "the health endpoint", source });
+    }
+    bind(&address, || listen::bind_tcp(health))
 }
 
 /// What the instance at this place says of itself.

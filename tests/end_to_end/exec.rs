@@ -311,7 +311,7 @@ while not os.path.exists('{0}.end'): time.sleep(0.01)",
     eventually("the others are gone", || sleepers(&home) == 0 && has_said() != "up\n");
     eventually("only the leftover is left", || {
         let left = below(&home, &instance);
-        left.iter().all(|(_, line)| line.contains("leftover.py") || line.contains("@guard") || line.contains("stop"))
+        left.iter().all(|(_, line)| line.contains("leftover.py") || line.contains(" @") || line.contains("stop"))
     });
     assert_eq!(has_said(), "up\ntold\n");
     fs::write(format!("{}.end", said.display()), "").unwrap();
@@ -621,7 +621,7 @@ fn a_new_version_that_never_gets_ready_leaves_the_old_one_serving_and_says_why()
     assert_eq!(pid_that_answers(&instance), old);
     let status = instance.status();
     assert_eq!((&status["generation"], &status["state"]), (&1.into(), &"serving".into()));
-    let left: Vec<_> = below(&home, &instance).into_iter().filter(|(_, line)| !line.contains("@guard")).collect();
+    let left: Vec<_> = below(&home, &instance).into_iter().filter(|(_, line)| !line.contains(" @")).collect();
     assert!(left.len() == 1 && left[0].0.to_string() == old, "{left:?}");
     // The next version is right again.
     file(&home, "config.json", READY_WHENEVER);
@@ -870,13 +870,13 @@ fn without_a_name_the_instance_is_called_like_the_program() {
 }
 
 /// A supervisor in a namespace of its own, as in a container. None: that is not permitted here.
-fn as_process_1(home: &Home, script: &str) -> Option<Process> {
+pub fn as_process_1(home: &Home, options: &[&str], script: &str) -> Option<Process> {
     let unshare = ["--pid", "--fork", "--kill-child", "--mount-proc"];
     if !can_run(&[&["unshare"], &unshare[..], &["true"]].concat()) {
         return None;
     }
     let mut command = home.program("unshare");
-    command.args(unshare).args([SUPERVISOR, "exec", "--restart", "never", "--admin", "off", "--"]).args(sh(script));
+    command.args(unshare).args([SUPERVISOR, "exec", "--admin", "off"]).args(options).arg("--").args(sh(script));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     Some(home.spawn(command))
 }
@@ -889,14 +889,14 @@ fn as_process_1_it_passes_the_exit_code_and_leaves_no_zombie() {
         while grep -qs 'sleep' /proc/[0-9]*/cmdline || grep -qs '^State:.Z' /proc/[0-9]*/status; do :; done
         read -r name < /proc/1/cmdline; exit 42";
     let script = script.replace("'sleep'", "'^sleep'");
-    let Some(process) = as_process_1(&home, &script) else { return };
+    let Some(process) = as_process_1(&home, &["--restart", "never"], &script) else { return };
     assert_eq!(process.wait(), 42, "{}", process.err.whole());
 }
 
 #[test]
 fn as_process_1_it_reaps_orphans_that_are_not_the_programs() {
     let home = Home::new();
-    let Some(process) = as_process_1(&home, "echo up; exec sleep 600") else { return };
+    let Some(process) = as_process_1(&home, &["--restart", "never"], "echo up; exec sleep 600") else { return };
     process.out.wait_for("up");
     let (supervisor, _) =
         home.processes().into_iter().find(|(_, line)| line.starts_with(&format!("{SUPERVISOR} exec"))).unwrap();

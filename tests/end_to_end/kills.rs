@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -13,10 +15,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use crate::exec::{assert_leaves_nothing, below, sh};
-use crate::pty::is_stopped;
+use crate::exec::{as_process_1, assert_leaves_nothing, assert_nothing_runs, below, sh};
+use crate::pty::{is_stopped, stat};
 use crate::signals::DEAF;
-use crate::support::{HUGE, Home, Instance, LIMIT, eventually, free_port};
+use crate::support::{HUGE, Home, Instance, LIMIT, SUPERVISOR, eventually, free_port};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_version-1");
 
@@ -40,6 +42,7 @@ impl Random {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
     Supervisor,
+    Deputy,
     Guardian,
     Program,
 }
@@ -74,6 +77,7 @@ impl Lives {
     fn kill(&mut self, victim: Victim, supervisor: &Instance) -> Option<()> {
         let is_it = |line: &str| match victim {
             Victim::Supervisor => false,
+            Victim::Deputy => line.contains(" @deputy "),
             Victim::Guardian => line.contains(" @guard "),
             Victim::Program => line == SERVER || line.starts_with("sh -c setsid"),
         };
@@ -88,13 +92,11 @@ impl Lives {
         for _ in 0..kills {
             let restart = instance.admin_begins(&["restart"]);
             thread::sleep(Duration::from_micros(self.random.below(60_000)));
-            match [Victim::Supervisor, Victim::Guardian, Victim::Program][self.random.below(3) as usize] {
+            let victims = [Victim::Supervisor, Victim::Deputy, Victim::Guardian, Victim::Program];
+            match victims[self.random.below(4) as usize] {
                 Victim::Supervisor => {
+                    // At once: what it has started is still ending.
                     instance.kill();
-                    eventually("all that it has started is gone", || {
-                        let left = self.home.processes();
-                        left.iter().all(|(pid, _)| *pid == restart.pid)
-                    });
                     instance = self.start();
                 }
                 victim => {
@@ -107,11 +109,15 @@ impl Lives {
                 let below = below(&self.home, &instance);
                 let number = |is_it: fn(&str) -> bool| below.iter().filter(|(_, line)| is_it(line)).count();
                 let guardians = number(|line| line.contains(" @guard "));
+                let deputies = number(|line| line.contains(" @deputy "));
                 let (servers, sleepers) = (number(|line| line == SERVER), number(|line| line == "sleep 600"));
                 // The sleeper may have been killed before it became one: it has its parent's command line until then.
-                guardians == 1 && servers == 1 && sleepers <= 1 && instance.status()["state"] == "serving"
+                let status = instance.status();
+                let is_alone = guardians == 1 && deputies <= 1 && servers == 1 && sleepers <= 1;
+                let is_well = is_alone && status["state"] == "serving" && status["drain"].is_null();
+                // One that has been killed may still be ending.
+                is_well && answer(&instance).is_ok_and(|answer| answer == "version_1 0.1.0: hello\n")
             });
-            assert_eq!(answer(&instance), "version_1 0.1.0: hello\n");
         }
         instance.admin(&["stop"]).expect(0);
         assert_eq!(instance.wait(), 0);
@@ -124,9 +130,18 @@ impl Lives {
 
 /// The guardian of the one generation that there is.
 fn guardian(home: &Home, instance: &Instance) -> Pid {
-    let guardians: Vec<_> = below(home, instance).into_iter().filter(|(_, line)| line.contains(" @guard ")).collect();
-    assert_eq!(guardians.len(), 1, "{guardians:?}");
-    Pid::from_raw(i32::try_from(guardians[0].0).unwrap())
+    stage(home, instance, " @guard ")
+}
+
+/// The deputy of that.
+fn deputy(home: &Home, instance: &Instance) -> Pid {
+    stage(home, instance, " @deputy ")
+}
+
+fn stage(home: &Home, instance: &Instance, stage: &str) -> Pid {
+    let found: Vec<_> = below(home, instance).into_iter().filter(|(_, line)| line.contains(stage)).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    Pid::from_raw(i32::try_from(found[0].0).unwrap())
 }
 
 /// A program with two others, none of which ends when it is asked to.
@@ -149,6 +164,117 @@ fn a_killed_guardian_is_said_to_be_the_reason_and_what_had_to_be_killed_is_count
     let end = instance.err.wait_for("generation 1 stopped in");
     assert!(end.ends_with(": it was killed along with its guardian, 3 processes had to be killed"), "{end}");
     instance.err.wait_for("generation 2 is serving");
+    instance.admin(&["stop", "--now"]).expect(5);
+    assert_eq!(instance.wait(), 5);
+    assert_leaves_nothing(&home);
+}
+
+/// A shell that becomes the supervisor, and has started something before. That leaves a daemon behind when it is told to.
+#[test]
+fn a_killed_guardian_takes_nothing_along_that_is_not_its_program_s() {
+    let home = Home::new();
+    let (go, duration) = (home.directory().join("go"), unique());
+    let exec = home.exec_command(&["--grace", HUGE], &["sleep", "600"]);
+    let script = format!(
+        "(while [ ! -e {go} ]; do sleep 0.01; done; (env -i setsid sleep {duration} &); sleep 600) & exec \"$@\"",
+        go = go.display()
+    );
+    let mut command = home.program("sh");
+    command.args(["-c", &script, "sh"]).arg(exec.get_program()).args(exec.get_args()).stderr(Stdio::piped());
+    let instance = home.exec_by(command);
+    fs::write(&go, "").unwrap();
+    let daemon = || sleeper(duration);
+    let parent = |pid: u32| stat(pid, 4);
+    eventually("the daemon has come to the supervisor", || {
+        daemon().is_some_and(|pid| parent(pid) == instance.pid.to_string())
+    });
+    let daemon = daemon().unwrap();
+    kill(guardian(&home, &instance), Signal::SIGKILL).unwrap();
+    instance.err.wait_for("generation 1 stopped in");
+    instance.err.wait_for("generation 2 is serving");
+    assert_eq!(sleeper(duration), Some(daemon));
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    assert_eq!(sleeper(duration), Some(daemon));
+    kill(Pid::from_raw(i32::try_from(daemon).unwrap()), Signal::SIGKILL).unwrap();
+    for (pid, line) in home.processes() {
+        assert!(line.starts_with("sh -c (while") || line == "sleep 600", "{line}");
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+    }
+}
+
+/// A time to sleep that no other run of the tests has, since all see the same processes.
+fn unique() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    1_000_000 + std::process::id() * 10 + NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The process that sleeps for so long, whatever its environment is.
+fn sleeper(duration: u32) -> Option<u32> {
+    let line = format!("sleep\0{duration}\0");
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|it| it == line))
+}
+
+/// Whatever has changed its group, session, parent and environment has come to the deputy then.
+#[test]
+fn as_process_1_a_killed_guardian_leaves_nothing_of_its_program_and_takes_nothing_of_others() {
+    let home = Home::new();
+    let (own, other) = (unique(), unique());
+    let script = format!("(env -i setsid sleep {own} &); echo up; exec sleep 600");
+    let Some(process) = as_process_1(&home, &["--restart", "always", "--grace", HUGE], &script) else { return };
+    process.out.wait_for("up");
+    eventually("its daemon is there", || sleeper(own).is_some());
+    let daemon = sleeper(own);
+    let find = |first: &str, rest: &str| {
+        let is_it = |line: &str| line.strip_prefix(first).is_some_and(|line| line.starts_with(rest));
+        home.processes().into_iter().find(|(_, line)| is_it(line)).unwrap().0
+    };
+    let supervisor = find(SUPERVISOR, " exec ");
+    // As `exec` into a container does.
+    let mut visitor = home.program("nsenter");
+    visitor.args(["--target", &supervisor.to_string(), "--pid", "--mount", "sh", "-c"]);
+    visitor.arg(format!("(env -i setsid sleep {other} > /dev/null 2>&1 &)"));
+    home.run(visitor).expect(0);
+    eventually("the visitor's daemon has come to process 1", || {
+        sleeper(other).is_some_and(|pid| stat(pid, 4) == supervisor.to_string())
+    });
+    let guardian = Pid::from_raw(i32::try_from(find("supervisor", " @guard ")).unwrap());
+    kill(guardian, Signal::SIGKILL).unwrap();
+    process.err.wait_for("generation 1 stopped in");
+    process.err.wait_for("generation 2 is serving");
+    eventually("the next one has a daemon, too", || sleeper(own).is_some());
+    assert_ne!(sleeper(own), daemon);
+    assert!(sleeper(other).is_some());
+    kill(Pid::from_raw(i32::try_from(supervisor).unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(process.wait(), 0, "{}", process.err.whole());
+    assert_nothing_runs(&home);
+}
+
+#[test]
+fn a_killed_deputy_leaves_the_program_serving_and_a_stop_works() {
+    let home = Home::new();
+    let instance = stubborn(&home, &[]);
+    kill(deputy(&home, &instance), Signal::SIGKILL).unwrap();
+    eventually("it is gone", || !below(&home, &instance).iter().any(|(_, line)| line.contains(" @deputy ")));
+    assert_eq!(instance.status()["crashes"], 0);
+    instance.admin(&["stop", "--grace", "0.1"]).expect(5).says("3 processes had to be killed");
+    assert_eq!(instance.wait(), 5);
+    assert_leaves_nothing(&home);
+}
+
+#[test]
+fn a_guardian_that_is_killed_together_with_its_deputy_leaves_nothing_that_can_be_known() {
+    let home = Home::new();
+    let instance = stubborn(&home, &[]);
+    kill(deputy(&home, &instance), Signal::SIGKILL).unwrap();
+    kill(guardian(&home, &instance), Signal::SIGKILL).unwrap();
+    instance.err.wait_for("error: generation 1 crashed: it was killed along with its guardian");
+    instance.err.wait_for("generation 2 is serving");
+    eventually("only one generation is left", || {
+        below(&home, &instance).iter().filter(|(_, line)| line.starts_with("sleep 60")).count() == 2
+    });
     instance.admin(&["stop", "--now"]).expect(5);
     assert_eq!(instance.wait(), 5);
     assert_leaves_nothing(&home);
@@ -197,7 +323,7 @@ fn a_guardian_does_not_stay_suspended_where_the_signal_of_that_was_blocked() {
     let exec = home.exec_command(&["--grace", HUGE], &["sleep", "600"]);
     let mut command = home.program(DEAF[0]);
     command.args(&DEAF[1..]).arg(exec.get_program()).args(exec.get_args());
-    command.stderr(std::process::Stdio::piped());
+    command.stderr(Stdio::piped());
     let instance = home.exec_by(command);
     let guardian = guardian(&home, &instance);
     kill(guardian, Signal::SIGSTOP).unwrap();
@@ -206,15 +332,28 @@ fn a_guardian_does_not_stay_suspended_where_the_signal_of_that_was_blocked() {
     assert_eq!(instance.wait(), 0);
 }
 
-/// As a debugger does.
+/// A process that is held, as a debugger does: nothing but that continues it.
+struct Held(Pid);
+
+impl Held {
+    fn new(pid: Pid) -> Held {
+        ptrace::seize(pid, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(pid).unwrap();
+        waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap();
+        Held(pid)
+    }
+
+    fn end(self) {
+        ptrace::detach(self.0, None).unwrap();
+    }
+}
+
 #[test]
 fn a_guardian_that_is_held_makes_a_stop_overrun_which_speaks_of_the_program() {
     let home = Home::new();
     let instance = home.exec(&["--grace", "0.1"], &["sleep", "600"]);
     let guardian = guardian(&home, &instance);
-    ptrace::seize(guardian, ptrace::Options::empty()).unwrap();
-    ptrace::interrupt(guardian).unwrap();
-    waitpid(guardian, Some(WaitPidFlag::__WALL)).unwrap();
+    let held = Held::new(guardian);
     instance.admin(&["stop"]).expect(6);
     let process = instance.into_process();
     assert_eq!(process.wait(), 8);
@@ -223,7 +362,7 @@ fn a_guardian_that_is_held_makes_a_stop_overrun_which_speaks_of_the_program() {
         log.contains("so the process ends: something of the program does not end, although it was killed"),
         "{log}"
     );
-    ptrace::detach(guardian, None).unwrap();
+    held.end();
     eventually("all are gone", || home.processes().is_empty());
 }
 
@@ -243,12 +382,44 @@ fn a_program_that_is_suspended_is_logged_and_goes_on_when_it_is_continued() {
 }
 
 #[test]
-fn what_a_supervisor_leaves_that_is_killed_together_with_its_guardian_is_removed_by_the_next_one() {
+fn a_supervisor_that_is_killed_together_with_its_guardian_leaves_nothing() {
     let lives = Lives::new(0);
-    let left = || fs::read_dir(&lives.temporary).unwrap().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
     let instance = lives.start();
     // It shall not clean up after its guardian.
     instance.signal(Signal::SIGSTOP);
+    kill(guardian(&lives.home, &instance), Signal::SIGKILL).unwrap();
+    instance.kill();
+    eventually("all are gone", || lives.home.processes().is_empty());
+    assert_eq!(fs::read_dir(&lives.temporary).unwrap().count(), 0);
+}
+
+/// What it has started has the port until it has been killed, which takes a moment.
+#[test]
+fn a_start_right_after_a_kill_waits_for_the_port() {
+    let home = Home::new();
+    let port = free_port().to_string();
+    let command = || home.exec_command(&["--listen", &port, "--grace", HUGE], &["sleep", "600"]);
+    let killed = home.exec_by(command());
+    let held = Held::new(guardian(&home, &killed));
+    killed.kill();
+    let next = home.spawn(command());
+    thread::sleep(Duration::from_millis(500));
+    assert!(next.is_running(), "{}", next.err.so_far());
+    held.end();
+    next.err.wait_for("listening on ");
+    next.signal(Signal::SIGTERM);
+    assert_eq!(next.wait(), 0, "{}", next.err.so_far());
+    assert_leaves_nothing(&home);
+}
+
+#[test]
+fn what_a_supervisor_leaves_that_is_killed_together_with_its_guardians_is_removed_by_the_next_one() {
+    let lives = Lives::new(0);
+    let left = || fs::read_dir(&lives.temporary).unwrap().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    let instance = lives.start();
+    // It shall not clean up after them.
+    instance.signal(Signal::SIGSTOP);
+    kill(deputy(&lives.home, &instance), Signal::SIGKILL).unwrap();
     kill(guardian(&lives.home, &instance), Signal::SIGKILL).unwrap();
     eventually("the program has died with it", || !below(&lives.home, &instance).iter().any(|it| it.1 == SERVER));
     instance.kill();
@@ -268,13 +439,13 @@ fn what_a_supervisor_leaves_that_is_killed_together_with_its_guardian_is_removed
     assert_leaves_nothing(&lives.home);
 }
 
-fn answer(instance: &Instance) -> String {
-    let mut stream = TcpStream::connect(instance.address).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    stream.write_all(b"hello\n").unwrap();
+fn answer(instance: &Instance) -> io::Result<String> {
+    let mut stream = TcpStream::connect(instance.address)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(b"hello\n")?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).unwrap();
-    answer
+    BufReader::new(stream).read_line(&mut answer)?;
+    Ok(answer)
 }
 
 #[test]

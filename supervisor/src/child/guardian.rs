@@ -3,8 +3,11 @@
 //! Between the supervisor and the program stands a guardian, a process of this same executable, one for each
 //! generation. It starts a launcher, of this same executable, too, which becomes the program. So nothing has to run
 //! between `fork` and `exec`, where only unsafe code can be, and there is always somebody who cleans up: the guardian
-//! when the supervisor is killed, and the supervisor when the guardian is.
+//! when the supervisor is killed, and its deputy when the guardian is. (That stands between the two, and only on Linux,
+//! where orphans come to it.)
 
+#[cfg(target_os = "linux")]
+mod deputy;
 mod family;
 mod guard;
 mod launcher;
@@ -22,26 +25,40 @@ use stage::Stage;
 
 use crate::exit::Exit;
 
-/// If this process was started as a guardian or as a launcher, it is one, and then ends with this code. A program that
+/// If this process was started as one of these, it is one, and then ends with this code. A program that
 /// supervises programs calls this first of all, before it has a second thread.
 pub fn hidden_stage() -> Option<ExitCode> {
     let mut line = std::env::args_os().skip(1);
     let run = match line.next()?.to_str()? {
+        #[cfg(target_os = "linux")]
+        stage::DEPUTY => deputy::run,
         stage::GUARD => guard::run,
         stage::LAUNCH => launcher::run,
         _ => return None,
     };
     Some(Stage::parse(line).map_or_else(
         || {
-            stage::complain("@guard and @launch are for the supervisor's own use");
+            stage::complain("@deputy, @guard and @launch are for the supervisor's own use");
             ExitCode::from(Exit::Usage)
         },
         |stage| run(&stage),
     ))
 }
 
-/// Whether a process with this command line is a guardian.
+/// What stands between a supervisor and a program.
 #[cfg(target_os = "linux")]
-pub(crate) fn is_guardian(line: &[String]) -> bool {
-    line.get(1).is_some_and(|stage| stage == stage::GUARD)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Above {
+    Deputy,
+    Guardian,
+}
+
+/// What the process with this command line is to a program. None: something else.
+#[cfg(target_os = "linux")]
+pub(crate) fn above(line: &[String]) -> Option<Above> {
+    match line.get(1)?.as_str() {
+        stage::DEPUTY => Some(Above::Deputy),
+        stage::GUARD => Some(Above::Guardian),
+        _ => None,
+    }
 }

@@ -116,7 +116,8 @@ impl Running {
         self.observed().killed = killed;
     }
 
-    /// Its guardian has ended, and has not said that nothing is left. So many others had to be killed then.
+    /// Its guardian and the deputy of that have ended, and have not said that nothing is left. So many others had to be
+    /// killed then.
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn guardian_lost(&self, killed: usize) {
         let mut observed = self.observed();
@@ -212,6 +213,10 @@ impl Observed {
     }
 
     fn ended(&mut self, build: u64, end: ProgramEnd) {
+        // A guardian may be killed after its program has ended.
+        if self.end.is_some() {
+            return;
+        }
         self.end = Some(end);
         self.tell_builder(Step::Ended(end));
         self.fail(build, end);

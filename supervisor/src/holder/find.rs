@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::listen::Address;
 
@@ -62,18 +63,43 @@ impl fmt::Display for User {
 /// The program that listens where `address` needs to, such as `nginx (pid 412)`. None where that cannot be seen.
 #[cfg(target_os = "linux")]
 pub(crate) fn holder_of(address: &Address) -> Option<String> {
-    let process = match address {
+    let process = in_the_way(address).ok()?.into_iter().find_map(|(process, _)| process)?;
+    Some(format!("{} (pid {})", process.name, process.pid))
+}
+
+/// For how long it makes sense to wait until nobody listens there any more: zero unless all that do are about to end.
+#[cfg(target_os = "linux")]
+pub(crate) fn time_to_end(address: &Address) -> Duration {
+    // What a supervisor that was killed has started is killed in its turn.
+    const LEFT_BEHIND: Duration = Duration::from_secs(5);
+    // A process that ends shows its sockets no more, and has them for a moment.
+    const UNSEEN: Duration = Duration::from_secs(1);
+    let own = User(nix::unistd::geteuid().as_raw());
+    let time = |(process, user): (Option<Process>, Option<User>)| match process {
+        Some(process) if linux::is_left_behind(process.pid) => LEFT_BEHIND,
+        None if user.is_none_or(|user| user == own) => UNSEEN,
+        Some(_) | None => Duration::ZERO,
+    };
+    in_the_way(address).map_or(Duration::ZERO, |holders| holders.into_iter().map(time).min().unwrap_or(UNSEEN))
+}
+
+/// Those who listen where `address` needs to, and who made their sockets, as far as the system tells.
+#[cfg(target_os = "linux")]
+fn in_the_way(address: &Address) -> io::Result<Vec<(Option<Process>, Option<User>)>> {
+    Ok(match address {
         Address::Tcp(address) => {
             let in_the_way = |holder: &Holder| {
                 let ips = [holder.address.ip(), address.ip()];
                 ips[0] == ips[1] || ips.iter().any(|ip| ip.is_unspecified())
             };
-            let holders = holders(address.port()).ok()?.into_iter().filter(in_the_way);
-            holders.filter_map(|holder| holder.process).next()?
+            let holders = holders(address.port())?.into_iter().filter(in_the_way);
+            holders.map(|holder| (holder.process, holder.user)).collect()
         }
-        Address::Unix(path) => who_has(&linux::listening_on(path).ok()?).ok()?.into_iter().next()?.0,
-    };
-    Some(format!("{} (pid {})", process.name, process.pid))
+        Address::Unix(path) => {
+            let processes = who_has(&linux::listening_on(path).map_err(io::Error::other)?)?;
+            processes.into_iter().map(|(process, _)| (Some(process), None)).collect()
+        }
+    })
 }
 
 /// All who listen on a TCP port.
@@ -99,7 +125,7 @@ pub(super) fn who_has(sockets: &HashSet<u64>) -> io::Result<Vec<(Process, HashSe
 pub fn holders(port: u16) -> io::Result<Vec<Holder>> {
     use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
     // Whoever listens here takes it at once, and where nobody does, Windows tries it again for two seconds.
-    let limit = std::time::Duration::from_millis(500);
+    let limit = Duration::from_millis(500);
     let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
     let taken = addresses.into_iter().filter(|address| TcpStream::connect_timeout(address, limit).is_ok());
     Ok(taken.map(|address| Holder { address, user: None, process: None }).collect())
@@ -109,6 +135,12 @@ pub fn holders(port: u16) -> io::Result<Vec<Holder>> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn holder_of(_address: &Address) -> Option<String> {
     None
+}
+
+/// What a supervisor that was killed has started is killed in its turn; on Windows it ends together with it.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn time_to_end(_address: &Address) -> Duration {
+    if cfg!(unix) { Duration::from_secs(1) } else { Duration::ZERO }
 }
 
 impl Process {
@@ -125,7 +157,9 @@ impl Process {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::collections::HashSet;
+    use std::fs;
     use std::iter;
+    use std::os::unix::fs::MetadataExt;
     use std::path::Path;
 
     use procfs::ProcResult;
@@ -133,7 +167,7 @@ mod linux {
     use procfs::process::{self, FDInfo, FDTarget, all_processes};
 
     use super::{Holder, Process, User};
-    use crate::child;
+    use crate::child::{self, Above};
 
     pub(super) fn holders(port: u16) -> ProcResult<Vec<Holder>> {
         // Without IPv6 there is no second table.
@@ -196,13 +230,38 @@ mod linux {
     /// The supervisors above a process: each has a guardian between itself and its program. A process that only came to
     /// a supervisor when its own parents had ended is none of its program's.
     pub(super) fn supervisors_of(pid: u32) -> Vec<u32> {
-        let parent = |pid: &u32| find(*pid)?.stat().ok()?.ppid.try_into().ok().filter(|&parent: &u32| parent > 0);
         let line: Vec<u32> = iter::successors(Some(pid), parent).collect();
-        let is_guardian = |pid: u32| {
-            let line = find(pid).and_then(|process| process.cmdline().ok());
-            line.is_some_and(|line| child::is_guardian(&line))
-        };
-        line.windows(2).filter(|pair| is_guardian(pair[0])).map(|pair| pair[1]).collect()
+        line.windows(2)
+            .filter(|pair| above(pair[0]).is_some() && above(pair[1]).is_none())
+            .map(|pair| pair[1])
+            .collect()
+    }
+
+    /// Whether a process was started by a supervisor that is gone, so that its guardian is about to end it. If it is
+    /// a guardian itself, it is about to end.
+    pub(super) fn is_left_behind(pid: u32) -> bool {
+        let mut line = iter::successors(Some(pid), parent);
+        let Some(guardian) = line.find(|&pid| above(pid).is_some()) else { return false };
+        let mut supervisor = line.next();
+        if above(guardian) == Some(Above::Guardian) && supervisor.and_then(above) == Some(Above::Deputy) {
+            supervisor = line.next();
+        }
+        // Nobody else than a supervisor is the same program; another one's guardian is, too, if that adopted it.
+        supervisor.is_none_or(|pid| above(pid).is_some() || program(pid) != program(guardian))
+    }
+
+    fn parent(pid: &u32) -> Option<u32> {
+        find(*pid)?.stat().ok()?.ppid.try_into().ok().filter(|&parent: &u32| parent > 0)
+    }
+
+    fn above(pid: u32) -> Option<Above> {
+        child::above(&find(pid)?.cmdline().ok()?)
+    }
+
+    /// The file that it runs.
+    fn program(pid: u32) -> Option<(u64, u64)> {
+        let file = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some((file.dev(), file.ino()))
     }
 
     fn find(pid: u32) -> Option<process::Process> {

@@ -16,9 +16,6 @@ pub(crate) struct Family(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     guardians: HashSet<u32>,
-    /// Our children that there were before there was a guardian. None: there may be further ones at any time.
-    #[cfg(target_os = "linux")]
-    others: Option<HashSet<u32>>,
 }
 
 impl Family {
@@ -80,7 +77,6 @@ mod linux {
         pub(crate) fn reap_orphans(&self) -> io::Result<()> {
             let (mut ended, wake) = UnixStream::pair()?;
             low_level::pipe::register(SIGCHLD, wake)?;
-            self.lock().others = Some(proc::children().into_iter().map(number).collect());
             let family = self.clone();
             thread::Builder::new().name("orphans".into()).spawn(move || {
                 hear_signals();
@@ -109,19 +105,23 @@ mod linux {
             }
         }
 
-        /// Kills what a guardian has left that was killed, and returns when nothing of it is left: how many had to be
-        /// killed, beside the program, which dies with its guardian.
-        pub(in super::super) fn kill_leftovers(&self, guardian: u32, program: Option<u32>) -> usize {
+        /// Kills what a guardian and its deputy have left that were both killed, and returns when nothing of it is
+        /// left: how many had to be killed, beside the program, which dies with its guardian.
+        ///
+        /// This process may have children that are none of its program's, such as those that it has inherited, and what
+        /// these leave behind. So only what shows by its group or its environment that it is the program's is killed.
+        pub(in super::super) fn kill_leftovers(&self, mark: &str, program: Option<u32>) -> usize {
             let (mut killed, mut kills) = (HashSet::new(), 0);
             loop {
-                let leftovers = self.leftovers(guardian, program);
+                let leftovers = self.leftovers(mark, program);
                 for &leftover in leftovers.difference(&killed) {
                     let counts = program != Some(number(leftover)) && !proc::has_ended(leftover);
                     kills += usize::from(counts);
                     processes::tell(leftover, Signal::KILL);
                 }
-                // Whose parent is gone now, is found in the next round.
-                if leftovers.is_empty() && killed.is_empty() {
+                // What a process that ends leaves behind comes here a moment later, and is found in the next round. The
+                // program is the last of those that cannot be known by now.
+                if leftovers.is_empty() && killed.is_empty() && !program.is_some_and(is_there) {
                     return kills;
                 }
                 killed.extend(leftovers);
@@ -130,18 +130,18 @@ mod linux {
             }
         }
 
-        /// Those of our children that were below this guardian. Their own children become ours when they end.
-        fn leftovers(&self, guardian: u32, program: Option<u32>) -> HashSet<Pid> {
+        /// Those of our children that are of this generation. Their own children become ours when they end.
+        fn leftovers(&self, mark: &str, program: Option<u32>) -> HashSet<Pid> {
             let known = self.lock();
-            // As process 1 we get everybody's orphans, else only those of our own family.
-            let all = known.others.as_ref().filter(|_| std::process::id() != 1);
-            let of_it = |child: Pid| match all {
-                Some(others) => !others.contains(&number(child)),
-                None => is_in_group(child, program) || is_marked(child, guardian),
-            };
+            let of_it = |&child: &Pid| is_in_group(child, program) || is_marked(child, mark);
             let children = proc::children().into_iter();
-            children.filter(|&child| !known.guardians.contains(&number(child)) && of_it(child)).collect()
+            children.filter(|child| !known.guardians.contains(&number(*child))).filter(of_it).collect()
         }
+    }
+
+    fn is_there(program: u32) -> bool {
+        let process = Pid::from_raw(program.cast_signed()).map(proc::process);
+        process.is_some_and(|process| process.is_ok_and(|process| process.group == program.cast_signed()))
     }
 
     fn number(pid: Pid) -> u32 {
@@ -154,8 +154,8 @@ mod linux {
         program.is_some_and(|program| number(child) == program || group == Some(program))
     }
 
-    fn is_marked(child: Pid, guardian: u32) -> bool {
-        let mark = format!("{MARK}={guardian}");
+    fn is_marked(child: Pid, mark: &str) -> bool {
+        let mark = format!("{MARK}={mark}");
         let environment = fs::read(format!("/proc/{}/environ", number(child))).unwrap_or_default();
         environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
     }
@@ -172,7 +172,7 @@ impl Family {
     }
 
     /// The program's group is what is known of it.
-    pub(super) fn kill_leftovers(&self, _guardian: u32, program: Option<u32>) -> usize {
+    pub(super) fn kill_leftovers(&self, _mark: &str, program: Option<u32>) -> usize {
         if let Some(group) = program.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
             processes::tell_group(group, Signal::KILL);
         }

@@ -10,7 +10,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::{flag, low_level};
 
 use super::line::{Lines, Order, Report};
-use super::notify::{self, NOTIFY_SOCKET};
+use super::notify;
 #[cfg(target_os = "linux")]
 use super::proc;
 use super::processes::{self, Reaped};
@@ -45,9 +44,7 @@ pub(super) fn run(stage: &Stage) -> ExitCode {
     processes::close_from(stage.first_free());
     let end = Guardian::start(stage).and_then(Guardian::guard);
     // The supervisor removes it, too. But it may be gone.
-    if let Some(socket) = std::env::var_os(NOTIFY_SOCKET) {
-        notify::remove(Path::new(&socket));
-    }
+    notify::remove_own();
     match end {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -366,7 +363,6 @@ impl Program {
         let (launcher, its_end) = UnixStream::pair()?;
         let mut command = stage.command(OsStr::new(&stage::own()?), stage::LAUNCH);
         command.process_group(0).stdin(Stdio::from(OwnedFd::from(its_end)));
-        command.env(stage::MARK, std::process::id().to_string());
         // It is waited for with all others.
         let pid = i32::try_from(command.spawn()?.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
@@ -390,7 +386,7 @@ fn refusal(mut launcher: UnixStream) -> Option<Report> {
 
 /// Whoever sends a signal to all that are named like the supervisor means the supervisor. As handlers, and not as
 /// ignored signals, these are not inherited by the program.
-fn outlive_signals() -> io::Result<()> {
+pub(super) fn outlive_signals() -> io::Result<()> {
     let unused = Arc::default();
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().chain(passed_on()) {
         flag::register(signal, Arc::clone(&unused))?;
@@ -400,7 +396,7 @@ fn outlive_signals() -> io::Result<()> {
 
 /// What is left of the program's family becomes ours, whatever group or session it has gone to.
 #[cfg(target_os = "linux")]
-fn adopt_orphans() -> io::Result<()> {
+pub(super) fn adopt_orphans() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 

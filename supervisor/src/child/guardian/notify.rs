@@ -96,8 +96,15 @@ impl Drop for NotifySocket {
     }
 }
 
+/// Removes the socket of the program that this process guards, if there is one.
+pub(super) fn remove_own() {
+    if let Some(socket) = std::env::var_os(NOTIFY_SOCKET) {
+        remove(Path::new(&socket));
+    }
+}
+
 /// Removes a socket that is not needed any more, and its directory.
-pub(super) fn remove(socket: &Path) {
+fn remove(socket: &Path) {
     // Whoever is there first does it.
     let _ = fs::remove_file(socket);
     if let Some(directory) = socket.parent().filter(|directory| is_named_as_ours(directory)) {
@@ -135,7 +142,7 @@ fn says_ready(message: &[u8]) -> bool {
     message.split(|&byte| byte == b'\n').any(|line| line == b"READY=1")
 }
 
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

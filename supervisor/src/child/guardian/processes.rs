@@ -3,7 +3,7 @@
 use std::fs;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group};
 
 use crate::server::ProgramEnd;
 
@@ -45,8 +45,18 @@ pub(super) enum Reaped {
 
 /// Takes the end of any child, or hears that it was suspended.
 pub(super) fn reap() -> Reaped {
+    wait_for_any(WaitOptions::NOHANG | WaitOptions::UNTRACED)
+}
+
+/// The same, and waits for it.
+#[cfg(target_os = "linux")]
+pub(super) fn wait() -> Reaped {
+    wait_for_any(WaitOptions::UNTRACED)
+}
+
+fn wait_for_any(options: WaitOptions) -> Reaped {
     loop {
-        match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
+        match rustix::process::wait(options) {
             Ok(Some((pid, status))) => {
                 if let Some(end) = end_of(status) {
                     return Reaped::Ended(pid, end);

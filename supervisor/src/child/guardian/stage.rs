@@ -1,4 +1,4 @@
-//! The command lines of the hidden stages: `@guard` and `@launch`, then how many sockets there are from descriptor 3 on
+//! The command lines of the hidden stages: `@deputy`, `@guard` and `@launch`, then how many sockets there are from descriptor 3 on
 //! and their names, then the program and its arguments.
 
 use std::ffi::{OsStr, OsString};
@@ -10,11 +10,14 @@ use std::process::Command;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Which stage it is.
+#[cfg(target_os = "linux")]
+pub(super) const DEPUTY: &str = "@deputy";
 pub(super) const GUARD: &str = "@guard";
 pub(super) const LAUNCH: &str = "@launch";
 
-/// The variable by which all processes of a generation can be found: it has the process id of their guardian.
-pub(super) const MARK: &str = "MASTERCONTROL_GUARDIAN";
+/// The variable by which the processes of a generation can be found that have not changed their environment. Each
+/// generation has another value.
+pub(super) const MARK: &str = "MASTERCONTROL_GENERATION";
 
 /// The first descriptor that is passed on.
 pub(super) const FIRST: i32 = 3;

@@ -96,6 +96,8 @@ impl Host {
         for variable in crate::host::VARIABLES {
             command.env_remove(variable);
         }
+        let mark = format!("{:016x}", notify::random());
+        command.env(stage::MARK, &mark);
         if let Some(notify) = &notify {
             command.env(notify::NOTIFY_SOCKET, notify.path());
         }
@@ -110,10 +112,9 @@ impl Host {
         let (steps, received) = mpsc::channel();
         let running = Running::start(build, control, steps, move |running| {
             let told = follow(running, socket, notify.as_ref(), &log);
-            let number = guardian.id();
             family.wait(guardian);
             if !told {
-                running.guardian_lost(family.kill_leftovers(number, running.program()));
+                running.guardian_lost(family.kill_leftovers(&mark, running.program()));
             }
             // Its socket goes before anybody hears that it is gone.
             drop(notify);
@@ -132,7 +133,11 @@ impl Host {
         };
         let mapping = |(child_fd, socket): (i32, Socket)| FdMapping { parent_fd: socket.socket, child_fd };
         let mappings = (stage::FIRST..).zip(sockets).map(mapping).collect();
-        let mut command = stage.command(OsStr::new(&self.own), stage::GUARD);
+        #[cfg(target_os = "linux")]
+        let first = stage::DEPUTY;
+        #[cfg(not(target_os = "linux"))]
+        let first = stage::GUARD;
+        let mut command = stage.command(OsStr::new(&self.own), first);
         command.arg0("supervisor");
         command.fd_mappings(mappings)?;
         Ok(command)

@@ -1,0 +1,109 @@
+//! The deputy of a guardian: the process between the supervisor and a guardian, which takes over when that is killed. The
+//! system gives it all that the guardian had below it then, whatever group, session or environment that has by now. So
+//! what it kills is what the program has started, and nothing else.
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::SigSet;
+use rustix::process::{Pid, Signal};
+use signal_hook::consts::SIGCHLD;
+use signal_hook::flag;
+
+use super::line::Report;
+use super::processes::{self, Reaped};
+use super::stage::{self, Stage};
+use super::{guard, notify, proc};
+use crate::server::ProgramEnd;
+use crate::text::Reason;
+
+/// How often to look for what is left. A process in the middle of a fork can be missed.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Starts the guardian, and waits for its end.
+pub(super) fn run(stage: &Stage) -> ExitCode {
+    processes::close_from(stage.first_free());
+    match prepare().and_then(|()| start(stage)) {
+        Ok(guardian) => {
+            // They are the program's now.
+            processes::close_up_to(stage.first_free());
+            watch(guardian);
+            // The guardian removes it, too. But it may have been killed.
+            notify::remove_own();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            stage::complain(&format!("the guardian of {} cannot start: {}", stage.program.display(), Reason(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepare() -> io::Result<()> {
+    guard::adopt_orphans()?;
+    rustix::thread::set_name(c"deputy")?;
+    SigSet::empty().thread_set_mask()?;
+    guard::outlive_signals()?;
+    // Without a handler it may be ignored, and then nobody could wait for a child.
+    flag::register(SIGCHLD, Arc::<AtomicBool>::default())?;
+    Ok(())
+}
+
+/// The guardian has the same stdin, the socket to the supervisor.
+fn start(stage: &Stage) -> io::Result<Pid> {
+    let mut command = stage.command(OsStr::new(&stage::own()?), stage::GUARD);
+    let guardian = command.arg0("supervisor").process_group(0).spawn()?;
+    Ok(Pid::from_child(&guardian))
+}
+
+/// Returns when the guardian has ended, and nothing is left that it guarded.
+fn watch(guardian: Pid) {
+    loop {
+        match processes::wait() {
+            // One that somebody has suspended would do nothing of what it is told.
+            Reaped::Suspended(pid, _) if pid == guardian => processes::tell(guardian, Signal::CONT),
+            // It has said that nothing is left.
+            Reaped::Ended(pid, ProgramEnd::Exited(0)) if pid == guardian => return,
+            Reaped::Ended(pid, _) if pid == guardian => break,
+            Reaped::Ended(..) | Reaped::Suspended(..) | Reaped::Nobody => {}
+            Reaped::NoChild => return,
+        }
+    }
+    report(&Report::Ended(ProgramEnd::Unguarded));
+    report(&Report::Gone { killed: kill_all() });
+}
+
+/// Says something in the guardian's place.
+fn report(report: &Report) {
+    if let Ok(supervisor) = io::stdin().as_fd().try_clone_to_owned() {
+        // If the supervisor is gone, too, nobody wants to know.
+        let _ = writeln!(UnixStream::from(supervisor), "{report}");
+    }
+}
+
+/// Kills all that is left, and returns how many that were. Their own children come here when they end.
+fn kill_all() -> usize {
+    let mut killed = 0;
+    loop {
+        for child in proc::children() {
+            processes::tell(child, Signal::KILL);
+        }
+        loop {
+            match processes::reap() {
+                Reaped::Ended(_, end) => killed += usize::from(end == ProgramEnd::Signaled(Signal::KILL.as_raw())),
+                Reaped::Suspended(..) => {}
+                Reaped::Nobody => break,
+                Reaped::NoChild => return killed,
+            }
+        }
+        thread::sleep(LOOK);
+    }
+}
