@@ -532,6 +532,18 @@ impl Connection {
         &self.buffer[self.start..self.end]
     }
 
+    /// Sends what is buffered back to the client, without a copy of it, and consumes it.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn send_back(&mut self) -> io::Result<()> {
+        let buffer = std::mem::take(&mut self.buffer);
+        let sent = self.write_all(&buffer[self.start..self.end]);
+        self.buffer = buffer;
+        self.start = self.end;
+        sent
+    }
+
     /// Receives more of the message under way and appends it to what is buffered, however much that is: the limit is
     /// the caller's. Returns the number of bytes received, 0 when the client has closed its side.
     ///

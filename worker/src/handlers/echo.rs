@@ -1,4 +1,4 @@
-use std::io::{self, Read, Write};
+use std::io;
 
 use crate::connection::Connection;
 use crate::handler::Handler;
@@ -9,10 +9,8 @@ pub struct Echo;
 
 impl Handler for Echo {
     fn serve(&self, client: &mut Connection) -> io::Result<()> {
-        let mut message = [0; 8 * 1024];
         while client.next_message() {
-            let length = client.read(&mut message)?;
-            client.write_all(&message[..length])?;
+            client.send_back()?;
         }
         Ok(())
     }
