@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(heard, "stopping\ngoodbye\n");
 
     let report = running.wait()?;
-    println!("stopped in {:?}, asked by {}", report.drain.took, report.by);
+    println!("stopped in {:?}, requested by {}", report.drain.took, report.by);
     control.stop(Duration::ZERO); // Asking again does no harm.
     Ok(())
 }

@@ -10,30 +10,30 @@ use mastercontrol::cli::generate::Generate;
 use mastercontrol::instance::InstanceName;
 use mastercontrol::text::parse_seconds;
 
-/// Give commands to a running supervisor.
+/// Control a running supervisor.
 #[derive(Debug, Parser)]
 #[command(name = "admin-cli", version = mastercontrol::version(), arg_required_else_help = true)]
 #[command(after_help = "Examples:
   admin-cli stop                      stop the only one that is running
-  admin-cli restart                   replace its server, and lose nobody
+  admin-cli restart                   replace its server without losing a client
   admin-cli --name web stop --now     close all connections of `web` at once
-  admin-cli --port 8000 status        what the one on port 8000 is doing
-  admin-cli events --follow           what has happened, and what happens
-  admin-cli check web.json            whether `supervisor http --config web.json` would take it
-  admin-cli port 8888                 who holds port 8888, whoever that is
-  admin-cli free 8888 --grace 5       end whoever holds it, in the end by force
+  admin-cli --port 8000 status        show the one on port 8000
+  admin-cli events --follow           print past and new events
+  admin-cli check web.json            check a file for `supervisor http --config web.json`
+  admin-cli port 8888                 show what holds port 8888
+  admin-cli free 8888 --grace 5       end what holds it, by force after 5 s
 
 Exit codes:
   0  done                  5  done, but by force
   1  failed                6  no answer
-  2  usage                 7  gave up waiting; what was asked for goes on
+  2  usage                 7  timed out waiting; the request is in progress
   3  not running           8  done, but a handler could not be ended
   4  not permitted")]
 pub(crate) struct Cli {
     /// Write the answer as JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// With --all, go on after one that fails
+    /// With --all, continue after one that fails
     #[arg(long, global = true, requires = "all")]
     pub(crate) keep_going: bool,
     #[command(flatten)]
@@ -56,10 +56,10 @@ pub(crate) struct Target {
     /// The supervisor whose server listens on this port
     #[arg(short, long, global = true)]
     pub(crate) port: Option<u16>,
-    /// All that are running, one after the other, up to the first that fails
+    /// All that are running, one after the other, until one fails
     #[arg(short, long, global = true)]
     pub(crate) all: bool,
-    /// Of `--all`, which excludes the others; this one does not.
+    /// For `--all`, which excludes the others; this one does not.
     #[arg(skip)]
     pub(crate) keep_going: bool,
 }
@@ -73,7 +73,7 @@ impl Target {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Ask whether it is there
+    /// Ask whether it is running
     #[command(after_help = "Examples:
   admin-cli ping
   admin-cli --name web ping     exit code 0 if it is, 3 if not")]
@@ -84,67 +84,67 @@ pub(crate) enum Command {
   admin-cli --port 8000 status --json
   admin-cli status --all --short            one line for each")]
     Status(Status),
-    /// Show its connections, those that would hold up a drain first
+    /// Show its connections, those that would delay a drain first
     #[command(after_help = "Examples:
   admin-cli connections
   admin-cli --name web connections --json")]
     Connections,
-    /// Close one connection: its client is told, and gets the grace period to leave
+    /// Close one connection: its client is notified, and has the grace period to disconnect
     #[command(after_help = "Examples:
-  admin-cli close 17                        its number is the first column of `connections`
+  admin-cli close 17                        the ID column of `connections`
   admin-cli close 17 --now")]
     Close(Close),
-    /// Show how it goes as metrics, in Prometheus' text format
+    /// Print metrics in the Prometheus text format
     #[command(after_help = "Examples:
   admin-cli metrics
-  admin-cli --name web metrics              its output is a file for the textfile collector")]
+  admin-cli --name web metrics              for node_exporter's textfile collector")]
     Metrics,
-    /// Stop it: every client is told, and gets the grace period to leave
+    /// Stop it: every client is notified, and has the grace period to disconnect
     #[command(after_help = "Examples:
   admin-cli stop
   admin-cli stop --grace 1m30s              give clients a minute and a half
   admin-cli --name web stop --now
-  admin-cli stop --grace 10m --timeout 5    wait for five seconds at most; it goes on")]
+  admin-cli stop --grace 10m --timeout 5    wait five seconds at most")]
     Stop(Stop),
-    /// Give clients more or less time in the drain that is under way: this long from now
+    /// Move the deadline of the drain in progress: this long from now
     #[command(after_help = "Examples:
   admin-cli grace 30                        half a minute from now
-  admin-cli grace 0                         close what is left by force")]
+  admin-cli grace 0                         close the remaining connections")]
     Grace(Grace),
-    /// Say that it is not ready for new clients, and serve those that come all the same
+    /// Report that it is not ready for new clients; those that connect are still served
     #[command(after_help = "Examples:
   admin-cli drain
   admin-cli drain --all")]
     Drain,
-    /// Say that it is ready again, and cancel a stop with a delay
+    /// Report that it is ready again, and cancel a scheduled stop
     #[command(after_help = "Examples:
   admin-cli resume
   admin-cli --name web resume")]
     Resume,
-    /// Replace its server by a new one, and let the clients of the old one go: nobody is refused
+    /// Restart the server without refusing a connection; old clients drain
     #[command(after_help = "Examples:
   admin-cli restart
   admin-cli --name web restart --grace 30s
   admin-cli restart --no-wait               return at once")]
     Restart(Restart),
-    /// Show what has happened, and with --follow what happens
+    /// Show past events; with --follow, keep printing new ones
     #[command(after_help = "Examples:
   admin-cli events
   admin-cli events --follow --json
-  admin-cli events --since 17               what came after the event with this number")]
+  admin-cli events --since 17               only those after event 17")]
     Events(Events),
     /// List all supervisors of this user
     #[command(after_help = "Examples:
   admin-cli list
   admin-cli list --json
-  admin-cli list --clean                    remove what dead ones have left")]
+  admin-cli list --clean                    also remove stale sockets")]
     List(List),
-    /// Say whether a file with settings is right, before a supervisor reads it
+    /// Check a settings file before a supervisor reads it
     #[command(after_help = "Examples:
   admin-cli check web.json
   admin-cli check web.json --for http")]
     Check(Check),
-    /// Say who holds a TCP port, and whether that is a supervisor of this user
+    /// Show what holds a TCP port, and whether it is a supervisor of this user
     #[command(after_help = "Examples:
   admin-cli port 8888
   admin-cli port 8888 --json
@@ -153,19 +153,19 @@ Exit code 0: it is held. 3: it is free.")]
     Port(Port),
     #[cfg_attr(
         target_os = "linux",
-        doc = "End whoever holds a TCP port: a supervisor by its admin socket, others by TERM and, after the grace \
-               period, KILL"
+        doc = "End what holds a TCP port: a supervisor by its admin socket, anything else by TERM and, after the \
+               grace period, KILL"
     )]
     #[cfg_attr(
         not(target_os = "linux"),
-        doc = "End whoever holds a TCP port, if that is a supervisor of this user: by its admin socket"
+        doc = "End what holds a TCP port, if it is a supervisor of this user: by its admin socket"
     )]
     #[command(after_help = "Examples:
   admin-cli free 8888                      asks first
   admin-cli free 8888 --grace 5 --yes
   admin-cli free 8888 --now --yes          by force, at once
 
-Exit code 0: it is free, or was. 4: somebody who holds it may not be ended. 5: it is free, but by force.")]
+Exit code 0: the port is free. 4: not permitted to end its holder. 5: it is free, but by force.")]
     Free(Free),
     #[command(flatten)]
     Generate(Generate),
@@ -174,7 +174,7 @@ Exit code 0: it is free, or was. 4: somebody who holds it may not be ended. 5: i
 /// How to show it.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// In one line
+    /// Show it in one line
     #[arg(long)]
     pub(crate) short: bool,
 }
@@ -182,7 +182,7 @@ pub(crate) struct Status {
 /// What to list.
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Remove what dead ones have left
+    /// Remove the stale sockets of dead ones
     #[arg(long)]
     pub(crate) clean: bool,
 }
@@ -192,7 +192,7 @@ pub(crate) struct List {
 pub(crate) struct Close {
     /// The connection's number, as `connections` shows it
     pub(crate) id: u64,
-    /// How long its client gets to leave [default: what the supervisor was started with]
+    /// How long its client gets to disconnect [default: the supervisor's own]
     #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Option<Duration>,
     /// Close it at once: the same as --grace 0
@@ -203,13 +203,13 @@ pub(crate) struct Close {
 /// How to stop.
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
-    /// How long clients get to leave [default: what the supervisor was started with]
+    /// How long clients get to disconnect [default: the supervisor's own]
     #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Option<Duration>,
     /// Close all connections at once: the same as --grace 0
     #[arg(long, conflicts_with = "grace")]
     pub(crate) now: bool,
-    /// Say at once that it is not ready for new clients, and stop it this much later
+    /// Report at once that it is not ready for new clients, and stop it after this time
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) delay: Option<Duration>,
     #[command(flatten)]
@@ -219,7 +219,7 @@ pub(crate) struct Stop {
 /// How long.
 #[derive(Debug, Args)]
 pub(crate) struct Grace {
-    /// How long clients get to leave, from now on
+    /// How long clients get to disconnect, from now on
     #[arg(value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Duration,
 }
@@ -227,7 +227,7 @@ pub(crate) struct Grace {
 /// How to restart.
 #[derive(Debug, Args)]
 pub(crate) struct Restart {
-    /// How long clients of the old server get to leave [default: what the supervisor was started with]
+    /// How long clients of the old server get to disconnect [default: the supervisor's own]
     #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Option<Duration>,
     #[command(flatten)]
@@ -237,10 +237,10 @@ pub(crate) struct Restart {
 /// How long to wait for the end of what was asked for.
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
-    /// Return at once, and let it go on
+    /// Return at once instead of waiting for the end
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// Give up waiting after this time; it goes on
+    /// Stop waiting after this time; the request stays in progress
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, conflicts_with = "no_wait")]
     pub(crate) timeout: Option<Duration>,
 }
@@ -248,10 +248,10 @@ pub(crate) struct Wait {
 /// Which events.
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// Go on with what happens, until the supervisor ends
+    /// Keep printing new events until the supervisor ends
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Begin behind the event with this number [default: with the last 1000]
+    /// Begin after the event with this number [default: the last 1000]
     #[arg(long, value_name = "SEQ")]
     pub(crate) since: Option<u64>,
 }
@@ -259,10 +259,10 @@ pub(crate) struct Events {
 /// What to check.
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// The file that is meant for the supervisor's --config
+    /// The file for the supervisor's --config
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// The server that the file has to be right for [default: any]
+    /// The server that the file must be valid for [default: any]
     #[arg(long = "for", value_name = "KIND", value_parser = PossibleValuesParser::new(KINDS))]
     pub(crate) kind: Option<String>,
 }
@@ -280,13 +280,13 @@ pub(crate) struct Port {
 pub(crate) struct Free {
     #[command(flatten)]
     pub(crate) port: Port,
-    /// How long it gets to end [default: what a supervisor was started with, and 5 for others]
+    /// How long it gets to end [default: a supervisor's own, 5 s for anything else]
     #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Option<Duration>,
     /// End it by force at once: the same as --grace 0
     #[arg(long, conflicts_with = "grace")]
     pub(crate) now: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     pub(crate) yes: bool,
 }

@@ -4,15 +4,15 @@ use mastercontrol::protocol::{Delay, Drain, Report};
 use mastercontrol::text::{self, countdown, describe_forced, summary};
 
 pub(crate) fn describe_delay(delay: &Delay) -> String {
-    format!("{}, asked by {}", text::delay(delay), delay.by)
+    format!("{}, requested by {}", text::delay(delay), delay.by)
 }
 
 pub(crate) fn describe_drain(drain: &Drain) -> String {
     let what = match drain.generation {
         None => "stopping".into(),
-        Some(generation) => format!("generation {generation} makes way"),
+        Some(generation) => format!("generation {generation} draining"),
     };
-    format!("{what}, asked by {}: {}", drain.by, countdown(drain))
+    format!("{what}, requested by {}: {}", drain.by, countdown(drain))
 }
 
 pub(crate) fn describe_report(report: &Report) -> String {

@@ -37,7 +37,7 @@ impl LiveLine {
             Progress::Delayed(delay) => text::delay(delay),
             Progress::Connections { .. } => return,
             Progress::Restarting { ahead } => describe_restart(*ahead),
-            Progress::Serving { generation } => format!("generation {generation} serves"),
+            Progress::Serving { generation } => format!("generation {generation} is serving"),
             Progress::Journal { .. } => return,
         };
         self.say(&line);

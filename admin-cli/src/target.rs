@@ -133,12 +133,12 @@ impl Found {
     pub(crate) fn clean(&self) -> Result<(), Failure> {
         let Found { name, .. } = self;
         match named(name)?.paths.clean() {
-            Ok(true) => output::message(&format!("removed what {name} has left")),
+            Ok(true) => output::message(&format!("removed the stale socket of {name}")),
             Ok(false) => output::message(&format!("{name} is just starting, so nothing of it is removed")),
             Err(error) => {
                 let Failure { exit, .. } = Failure::system(&error);
                 let reason = text::Reason(&error);
-                return Err(Failure::new(exit, format!("cannot remove what {name} has left: {reason}")));
+                return Err(Failure::new(exit, format!("cannot remove the stale socket of {name}: {reason}")));
             }
         }
         Ok(())

@@ -60,17 +60,16 @@ pub enum AskError {
 impl fmt::Display for AskError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            AskError::NotRunning => write!(formatter, "nobody listens there"),
+            AskError::NotRunning => write!(formatter, "nothing listens there"),
             AskError::NotPermitted(error) => write!(formatter, "not permitted: {}", Reason(error)),
             AskError::NoResponse => write!(formatter, "it does not answer"),
-            AskError::GaveUp => write!(formatter, "gave up waiting; it goes on"),
+            AskError::GaveUp => write!(formatter, "timed out waiting; the request is still in progress"),
             AskError::Refused(refusal) => formatter.write_str(&refusal.message),
-            AskError::Disconnected => write!(formatter, "it went away without an answer"),
-            AskError::UnexpectedResponse(line) => write!(formatter, "it answered something unknown: {line}"),
+            AskError::Disconnected => write!(formatter, "it disconnected without an answer"),
+            AskError::UnexpectedResponse(line) => write!(formatter, "unexpected response: {line}"),
             AskError::OtherVersion(theirs) if is_older(theirs, VERSION) => write!(
                 formatter,
-                "the supervisor is older ({theirs}) than this program ({VERSION}), and does not know what was asked \
-                 for: stop it, by a signal if need be, and start the newer one"
+                "the supervisor is older ({theirs}) than this program ({VERSION}), and does not know this request: stop it, by a signal if need be, and start the newer one"
             ),
             AskError::OtherVersion(theirs) => write!(
                 formatter,

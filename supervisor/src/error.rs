@@ -67,6 +67,8 @@ pub enum Error {
     CrashedTooOften {
         /// How often within the period.
         times: usize,
+        /// How often it may, by the policy.
+        max_restarts: u32,
         /// The period of the policy.
         period: Duration,
         /// Why it failed the last time.
@@ -163,9 +165,9 @@ impl fmt::Display for Error {
             Error::Start { what, source } => write!(formatter, "cannot start {what}: {}", Reason(source)),
             Error::Build { source } => write!(formatter, "{source}"),
             Error::Ended { reason, program: _ } => write!(formatter, "the server ended: {reason}"),
-            Error::CrashedTooOften { times, period, reason } => write!(
+            Error::CrashedTooOften { times, max_restarts, period, reason } => write!(
                 formatter,
-                "the server crashed {times} times within {}, which is too often: {reason}",
+                "giving up: {times} crashes within {} (--max-restarts {max_restarts}): {reason}",
                 Seconds(*period)
             ),
         }

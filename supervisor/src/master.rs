@@ -23,7 +23,7 @@ use crate::event::{Event, Trigger};
 use crate::host::Manager;
 use crate::log::Level;
 use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report};
-use crate::restart::{self, Decision, History};
+use crate::restart::{self, Decision, History, RestartPolicy};
 use crate::server::{BuildError, Builder, Built};
 use crate::settings::Settings;
 use crate::text::{Seconds, milliseconds};
@@ -166,7 +166,7 @@ impl Master {
             },
             Event::Exited { build, reason, clean } if is_current(build) => Input::Failed(Failure { reason, clean }),
             Event::Exited { reason, .. } => {
-                let message = format!("a server failed that was let go already: {reason}");
+                let message = format!("a generation failed that was draining already: {reason}");
                 self.identity.log.line(Level::Warning, "old_failed", message, []);
                 return state;
             }
@@ -510,7 +510,7 @@ impl Master {
     /// There is no next generation. The current one serves on.
     fn not_replaced(&mut self, replacing: Replacing, reason: &BuildError, now: Instant) -> State {
         let Replacing { current, restart, since: _ } = replacing;
-        let message = format!("the restart failed, generation {} goes on: {reason}", current.number);
+        let message = format!("restart failed, generation {} keeps serving: {reason}", current.number);
         self.identity.log.line(Level::Error, "restart_failed", &message, []);
         restart.failed(message);
         self.next(current, now)
@@ -541,7 +541,7 @@ impl Master {
         let (generation, ran) = (current.number, now.saturating_duration_since(current.since));
         self.note_crash(current, &failure, now);
         if let Some(restart) = restart {
-            restart.failed(format!("the restart failed, generation {generation} crashed: {}", failure.reason));
+            restart.failed(format!("restart failed, generation {generation} crashed: {}", failure.reason));
         }
         self.recover(generation, failure, ran, now)
     }
@@ -569,7 +569,10 @@ impl Master {
                 self.record.ended(generation, &reason, now);
                 return self.wait(now + wait, now);
             }
-            Decision::GiveUp(times) => Error::CrashedTooOften { times, period: self.settings.restart.period, reason },
+            Decision::GiveUp(times) => {
+                let RestartPolicy { max_restarts, period, .. } = self.settings.restart;
+                Error::CrashedTooOften { times, max_restarts, period, reason }
+            }
             Decision::End => Error::Ended { reason, program: None },
         };
         self.identity.log.line(if clean { Level::Info } else { Level::Error }, "gave_up", &error, []);
@@ -615,7 +618,7 @@ impl Master {
         let mut current = serving.current;
         if !accepting {
             // It reports that it has failed, and the rest follows.
-            current.generation.give_up("it takes no connections");
+            current.generation.give_up("it does not accept connections");
         }
         self.serving(current, now)
     }
@@ -658,7 +661,7 @@ impl Master {
             return Answer::Moved { drains: vec![draining.drain(&self.drains, now)] };
         }
         if self.drains.is_empty() {
-            let message = "there is no drain whose deadline could be moved".into();
+            let message = "no drain is in progress, so there is no deadline to move".into();
             return Answer::Error(Refusal { code: ErrorCode::NotDraining, message });
         }
         self.drains.move_deadline(by, grace, now);

@@ -18,14 +18,14 @@ pub fn text(status: &Status) -> String {
     metrics.begin("info", "gauge", "What this supervisor is.");
     metrics.sample("info", &about, 1);
     metrics.gauge("uptime_seconds", "For how long the supervisor has been running.", Seconds(status.uptime_ms));
-    metrics.gauge("ready", "Whether new clients may be sent here.", u8::from(status.ready));
+    metrics.gauge("ready", "Whether it is ready for new clients.", u8::from(status.ready));
     metrics.begin("state", "gauge", "What the supervisor is doing: 1 for that, 0 for what it could be doing instead.");
     for state in STATES {
         metrics.sample("state", &[("state", &state.to_string())], u8::from(state == status.state));
     }
     metrics.gauge("state_age_seconds", "For how long it has been doing that.", Seconds(status.state_ms));
     metrics.gauge("generation", "The number of the generation that serves, or served last.", status.generation);
-    metrics.counter("restarts", "Restarts that somebody asked for.", status.restarts);
+    metrics.counter("restarts", "Restarts that were requested.", status.restarts);
     metrics.counter("crashes", "How many times the server has ended by itself.", status.crashes);
     let next_try = Seconds(status.next_try_ms.unwrap_or(0));
     metrics.gauge("next_try_seconds", "Until a server that has ended by itself is started again.", next_try);
@@ -36,7 +36,11 @@ pub fn text(status: &Status) -> String {
         metrics.gauge("drain_connections", "Open connections of a drain.", draining);
         metrics.gauge("connections", "Open connections.", counts.now);
         metrics.counter("connections_accepted", "Connections that were accepted.", counts.total);
-        metrics.counter("connections_refused", "Connections that were one too many.", counts.refused);
+        metrics.counter(
+            "connections_refused",
+            "Connections that were refused because there were too many.",
+            counts.refused,
+        );
         metrics.counter(
             "connections_notified",
             "Connections whose clients were notified that the server goes away.",

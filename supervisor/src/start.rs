@@ -344,7 +344,7 @@ fn describe_holder(paths: &InstancePaths) -> Option<String> {
 fn without_admin(admin: AdminSocket, log: &Journal, error: Error) -> Result<(), Error> {
     match (&error, admin) {
         (Error::AdminSocket { .. }, AdminSocket::Try) => {
-            let message = format!("{error}; going on without it, only Enter, signals and code stop this server");
+            let message = format!("{error}; starting without it: only Enter, signals and code stop this server");
             log.line(Level::Warning, "no_admin_socket", message, []);
             Ok(())
         }

@@ -70,7 +70,7 @@ pub fn readiness(status: &Status) -> String {
     let seconds = |ms: u64| format!("{} s", ms.div_ceil(1000));
     let why = match (&status.delay, &status.state) {
         (Some(stop), _) => format!("stopping in {}", seconds(stop.remaining_ms)),
-        (None, State::Serving) => "no new clients are to be sent here".into(),
+        (None, State::Serving) => "by request".into(),
         (None, state @ State::Draining) => {
             let remaining = status.drain.as_ref().map_or(0, |drain| drain.remaining_ms);
             format!("{state}, {} to go", seconds(remaining))
@@ -127,11 +127,13 @@ pub fn summary(report: &Report) -> String {
     };
     let Report { notified, disconnected, closed, forced, .. } = report;
     if let Some(program) = &report.program {
-        let killed = match report.killed {
-            0 => String::new(),
-            killed => format!(", {} had to be killed", Count(killed, "process")),
+        let program = ["it was ", "it "].into_iter().find_map(|prefix| program.strip_prefix(prefix)).unwrap_or(program);
+        return match (report.killed, program.strip_prefix("killed by ")) {
+            // The signal asked it to end, or was its own affair: nothing was killed by us.
+            (0, Some(signal)) => format!("stopped in {took} (exited on {signal})"),
+            (0, None) => format!("stopped in {took} ({program})"),
+            (killed, _) => format!("stopped in {took} ({program}, {} had to be killed)", Count(killed, "process")),
         };
-        return format!("stopped in {took}: {program}{killed}");
     }
     let stuck = match report.stuck {
         0 => String::new(),
@@ -318,7 +320,7 @@ mod tests {
             (serde_json::json!({ "state": "waiting", "next_try_ms": 0 }), "not ready: waiting, trying now"),
             (serde_json::json!({ "state": "restarting", "drain": drain }), "not ready: restarting"),
             (serde_json::json!({ "delay": delay }), "not ready: stopping in 4 s"),
-            (serde_json::json!({}), "not ready: no new clients are to be sent here"),
+            (serde_json::json!({}), "not ready: by request"),
         ] {
             assert_eq!(readiness_with(fields.clone()), text, "{fields}");
         }

@@ -209,8 +209,7 @@ fn abort_process(log: Journal, why: Why) {
         }),
         Why::OutOfControl => log_and_exit(Exit::OutOfControl, log, move |log| {
             let message = format!(
-                "master control has not gone on for {HANG:?}, so the process ends, with all connections: nobody could \
-                 command it any more"
+                "master control has been stuck for {HANG:?}, so the process ends, with all connections: it can no longer be controlled"
             );
             log.line(Level::Error, "out_of_control", message, []);
         }),

@@ -216,7 +216,8 @@ fn a_server_that_crashes_is_started_again_and_serves_who_came_meanwhile_until_th
     let error = wait(running).unwrap_err();
     assert!(matches!(error, Error::CrashedTooOften { times: 6, .. }), "{error}");
     assert_eq!(error.exit(), Exit::CrashedTooOften);
-    let message = "the server crashed 6 times within 60 s, which is too often: the handler panicked when a client came: on command";
+    let message =
+        "giving up: 6 crashes within 60 s (--max-restarts 5): the handler panicked when a client came: on command";
     assert_eq!(error.to_string(), message);
     TcpListener::bind(address).unwrap();
 }

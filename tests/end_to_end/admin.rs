@@ -60,7 +60,7 @@ fn stop_without_waiting_returns_while_the_stop_goes_on() {
 fn a_stop_that_gives_up_waiting_is_exit_code_7_and_the_stop_goes_on() {
     let home = Home::new();
     let (instance, client) = with_a_client(&home);
-    instance.admin(&["stop", "--timeout", "0.5"]).expect(7).says("goes on");
+    instance.admin(&["stop", "--timeout", "0.5"]).expect(7).says("still in progress");
     assert_eq!(instance.status()["state"], "draining");
     drop(client);
     assert_eq!(instance.wait(), 0);
@@ -70,7 +70,7 @@ fn a_stop_that_gives_up_waiting_is_exit_code_7_and_the_stop_goes_on() {
 fn a_stop_that_is_not_waited_for_at_all_has_been_asked_for_all_the_same() {
     let home = Home::new();
     let (instance, client) = with_a_client(&home);
-    instance.admin(&["stop", "--timeout", "0"]).expect(7).says("goes on");
+    instance.admin(&["stop", "--timeout", "0"]).expect(7).says("still in progress");
     eventually("it drains", || instance.status()["state"] == "draining");
     drop(client);
     assert_eq!(instance.wait(), 0);
@@ -322,7 +322,7 @@ fn what_dead_ones_have_left_is_removed_on_request_and_the_living_stay() {
     let alive = home.start(&["echo", "--name", &alive]);
     killed.kill();
     let list = home.admin(&["list", "--clean"]).expect(0);
-    assert!(list.err.contains(&format!("removed what {dead} has left")) && !list.out.contains(&dead), "{list}");
+    assert!(list.err.contains(&format!("removed the stale socket of {dead}")) && !list.out.contains(&dead), "{list}");
     let left: Vec<_> = fs::read_dir(home.sockets()).unwrap().map(|file| file.unwrap().file_name()).collect();
     let is_alive = |file: &std::ffi::OsString| file.to_str().unwrap().starts_with(&format!("{}.", alive.name));
     // A pipe is in no directory.
@@ -334,7 +334,7 @@ fn what_dead_ones_have_left_is_removed_on_request_and_the_living_stay() {
         fs::write(&file, "").unwrap();
         home.start(&["echo", "--name", "dead"]).kill();
         let list = home.admin(&["list", "--clean"]).expect(1);
-        list.says("something else than a socket is there").says("removed what dead has left").says(&alive.name);
+        list.says("there is a file that is no socket").says("removed the stale socket of dead").says(&alive.name);
         assert!(file.exists());
     }
 }
@@ -347,7 +347,7 @@ fn all_are_asked_in_the_order_of_their_names() {
     let names = |out: &str| out.lines().filter_map(short).collect::<String>();
     assert_eq!(names(&home.admin(&["status", "--all", "--short"]).expect(0).out), "abc");
     let restarted = home.admin(&["restart", "--all"]).expect(0);
-    let lines = restarted.out.lines().filter(|line| line.contains(": restarted: generation 2 serves"));
+    let lines = restarted.out.lines().filter(|line| line.contains(": restarted: generation 2 is serving"));
     assert_eq!(names(&lines.map(|line| format!("{line}\n")).collect::<String>()), "abc", "{restarted}");
     home.admin(&["close", "1", "--all"]).expect(2).says("close is for one supervisor");
     let stopped = home.admin(&["stop", "--all", "--json"]).expect(0);
@@ -372,7 +372,7 @@ fn of_all_those_after_one_that_fails_are_asked_only_if_that_is_wanted() {
     let c = home.start(&["echo", "--name", &home.another("c")]);
     fs::write(&file, "wrong").unwrap();
     let generations = || [&a, &b, &c].map(|instance| instance.status()["generation"].as_u64().unwrap());
-    let failed = format!("{}: the restart failed", b.name);
+    let failed = format!("{}: restart failed", b.name);
     home.admin(&["restart", "--all"]).expect(1).says(&failed);
     assert_eq!(generations(), [2, 1, 1]);
     let kept_going = home.admin(&["restart", "--all", "--keep-going"]).expect(1);

@@ -91,11 +91,11 @@ fn a_directory_that_a_file_names_and_that_is_missing_is_refused_by_name() {
 fn check_says_for_which_servers_a_file_is_right() {
     let home = Home::new();
     let all = write(&home, &json!({ "grace": 5 }));
-    home.admin(&["check", &all]).expect(0).says(&format!("{all} is right for echo, command, http and exec\n"));
+    home.admin(&["check", &all]).expect(0).says(&format!("{all}: valid for echo, command, http and exec\n"));
     let answer = home.admin(&["check", &all, "--json", "--for", "command"]).expect(0).json();
-    assert_eq!(answer, json!({ "result": "right", "for": ["command"] }));
+    assert_eq!(answer, json!({ "result": "valid", "for": ["command"] }));
     let http = write(&home, &json!({ "dir": "." }));
-    home.admin(&["check", &http]).expect(0).says(&format!("{http} is right for http\n"));
+    home.admin(&["check", &http]).expect(0).says(&format!("{http}: valid for http\n"));
     home.admin(&["check", &http, "--for", "echo"]).expect(1).says(r#""dir" is a setting of http, not of echo"#);
 }
 
@@ -123,7 +123,7 @@ fn check_needs_no_program_for_a_file_of_exec() {
     let file = write(&home, &settings);
     for target in [&[][..], &["--for", "exec"]] {
         let check = home.admin(&[&["check", &file][..], target].concat()).expect(0);
-        check.says(&format!("{file} is right for exec\n"));
+        check.says(&format!("{file}: valid for exec\n"));
     }
     for (settings, problem) in [
         (json!({ "stop-signal": "DANCE" }), r#""stop-signal" is "DANCE": say a signal: TERM, INT, QUIT, HUP, USR1 …"#),

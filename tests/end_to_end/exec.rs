@@ -137,7 +137,7 @@ fn python_under_exec_answers_and_admin_cli_ends_it() {
     let stopped = instance.admin(&["stop"]).expect(0);
     assert!(below(&home, &instance).is_empty(), "{:?}", below(&home, &instance));
     instance.assert_port_is_free();
-    stopped.says("stopped in ").says("it was killed by SIGTERM");
+    stopped.says("stopped in ").says("exited on SIGTERM");
     assert_ends_well(&home, &instance);
 }
 
@@ -155,7 +155,7 @@ fn the_stop_signal_is_the_one_that_was_said() {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let instance = home.exec_by(command);
         instance.out.wait_for("up");
-        instance.admin(&["stop"]).expect(0).says("it exited with code 0");
+        instance.admin(&["stop"]).expect(0).says("exited with code 0");
         assert_eq!(instance.wait(), 0);
         let name = if signal == "10" { "USR1" } else { signal.trim_start_matches("SIG") };
         instance.out.wait_for(&format!("got {name}"));
@@ -171,7 +171,7 @@ fn a_program_that_ignores_the_signal_is_killed_at_the_deadline_and_that_is_said(
     instance.out.wait_for("up");
     eventually("it sleeps", || below(&home, &instance).iter().any(|(_, line)| line == "sleep 600"));
     let stopped = instance.admin(&["stop", "--grace", "0.2"]).expect(5);
-    stopped.says("it was killed by SIGKILL, 2 processes had to be killed");
+    stopped.says("killed by SIGKILL, 2 processes had to be killed");
     assert!(below(&home, &instance).is_empty());
     assert_eq!(instance.wait(), 5);
     assert!(instance.log().contains("2 processes had to be killed"), "{}", instance.log());
@@ -395,7 +395,7 @@ fn a_program_gets_the_listening_socket_by_the_protocol_and_serves_from_it() {
     let answer = instance.client().get("/");
     let pid = String::from_utf8(answer.body).unwrap();
     assert!(below(&home, &instance).iter().any(|(it, line)| it.to_string() == pid && line.contains("server.py")));
-    instance.admin(&["stop"]).expect(0).says("it exited with code 0");
+    instance.admin(&["stop"]).expect(0).says("exited with code 0");
     instance.assert_port_is_free();
     assert_ends_well(&home, &instance);
 }
@@ -543,7 +543,7 @@ fn a_program_that_never_gets_ready_at_the_start_is_exit_code_1_with_its_last_lin
         let options = ["--ready", "notify", "--ready-within", "200ms"];
         let options = if script.ends_with('7') { &options[..2] } else { &options };
         let ended = home.run(home.exec_command(options, &sh(script))).expect(1);
-        assert!(ended.err.contains(&format!("{reason}; the last that it wrote: no database")), "{ended}");
+        assert!(ended.err.contains(&format!("{reason}; its last output: no database")), "{ended}");
         assert_leaves_nothing(&home);
     }
 }
@@ -613,8 +613,8 @@ fn a_new_version_that_never_gets_ready_leaves_the_old_one_serving_and_says_why()
     let clients = Clients::begin(by_tcp(&instance), "/");
     clients.go_on(5);
     let restart = instance.admin(&["restart"]).expect(1);
-    restart.says("generation 1 goes on").says("it was not ready within 2 s");
-    restart.says("the last that it wrote: no database | waiting for it");
+    restart.says("generation 1 keeps serving").says("it was not ready within 2 s");
+    restart.says("its last output: no database | waiting for it");
     clients.go_on(5);
     let (refused, lost) = clients.end();
     assert!(refused.is_empty() && lost.is_empty(), "{refused:?}, {lost:?}");
@@ -626,7 +626,7 @@ fn a_new_version_that_never_gets_ready_leaves_the_old_one_serving_and_says_why()
     // The next version is right again.
     file(&home, "config.json", READY_WHENEVER);
     file(&home, "start.sh", &right);
-    instance.admin(&["restart"]).expect(0).says("generation 2 serves");
+    instance.admin(&["restart"]).expect(0).says("generation 2 is serving");
     assert_ne!(pid_that_answers(&instance), old);
     instance.admin(&["stop"]).expect(0);
     assert_ends_well(&home, &instance);
@@ -641,10 +641,7 @@ fn a_new_version_that_ends_before_it_is_ready_leaves_the_old_one_serving_and_say
     let restart = instance.admin(&["restart", "--json"]).expect(1).json();
     assert_eq!(restart["code"], "failed");
     let message = restart["message"].as_str().unwrap();
-    assert!(
-        message.contains("it exited with code 1 before it was ready; the last that it wrote: no database"),
-        "{message}"
-    );
+    assert!(message.contains("it exited with code 1 before it was ready; its last output: no database"), "{message}");
     assert_eq!(pid_that_answers(&instance), old);
 }
 
@@ -673,7 +670,7 @@ fn of_the_connections_of_a_program_nothing_is_said() {
     assert!(!instance.admin(&["status"]).expect(0).out.contains("connection"));
     assert!(!instance.admin(&["status", "--short"]).expect(0).out.contains("connection"));
     for request in [&["connections"][..], &["close", "1"]] {
-        instance.admin(request).expect(1).says("are its own affair");
+        instance.admin(request).expect(1).says("cannot see the program");
     }
 }
 
@@ -687,7 +684,7 @@ fn without_sockets_of_ours_a_restart_is_a_stop_and_a_start_and_says_for_how_long
     assert_eq!(restarted["report"]["program"], "it was killed by SIGTERM", "{restarted}");
     eventually_answers(&instance);
     let restarted = instance.admin(&["restart"]).expect(0);
-    restarted.says("restarted: generation 3 serves").says("generation 2 stopped in ").says("nothing served for ");
+    restarted.says("restarted: generation 3 is serving").says("generation 2 stopped in ").says("nothing served for ");
     eventually_answers(&instance);
     assert_eq!(instance.status()["generation"], 3);
     instance.admin(&["stop"]).expect(0);

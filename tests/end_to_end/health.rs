@@ -184,7 +184,7 @@ fn who_is_taken_out_by_hand_is_not_ready_until_it_is_put_back() {
     let health = Health::new();
     let instance = health.start(&home, &["echo"]);
     instance.admin(&["drain"]).expect(0);
-    assert_eq!(health.get("/ready"), (503, "not ready: no new clients are to be sent here\n".into()));
+    assert_eq!(health.get("/ready"), (503, "not ready: by request\n".into()));
     instance.admin(&["resume"]).expect(0);
     assert_eq!(health.get("/ready"), (200, "ready\n".into()));
 }

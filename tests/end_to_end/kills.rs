@@ -162,7 +162,7 @@ fn a_killed_guardian_is_said_to_be_the_reason_and_what_had_to_be_killed_is_count
     kill(guardian(&home, &instance), Signal::SIGKILL).unwrap();
     instance.err.wait_for("error: generation 1 crashed: it was killed along with its guardian");
     let end = instance.err.wait_for("generation 1 stopped in");
-    assert!(end.ends_with(": it was killed along with its guardian, 3 processes had to be killed"), "{end}");
+    assert!(end.ends_with("(killed along with its guardian, 3 processes had to be killed)"), "{end}");
     instance.err.wait_for("generation 2 is serving");
     instance.admin(&["stop", "--now"]).expect(5);
     assert_eq!(instance.wait(), 5);
@@ -287,7 +287,7 @@ fn a_guardian_that_is_killed_during_a_stop_ends_it_and_that_is_said() {
     let stop = instance.admin_begins(&["stop"]);
     instance.err.wait_for("stopping, grace period 600 s");
     kill(guardian(&home, &instance), Signal::SIGKILL).unwrap();
-    stop.end().expect(5).says("it was killed along with its guardian, 3 processes had to be killed");
+    stop.end().expect(5).says("killed along with its guardian, 3 processes had to be killed");
     assert_eq!(instance.wait(), 5);
     assert_leaves_nothing(&home);
 }
@@ -312,7 +312,7 @@ fn a_guardian_does_not_stay_suspended() {
         eventually("it goes on", || !is_stopped(guardian.as_raw().unsigned_abs()));
     }
     kill(guardian, Signal::SIGSTOP).unwrap();
-    instance.admin(&["stop"]).expect(0).says("it was killed by SIGTERM");
+    instance.admin(&["stop"]).expect(0).says("exited on SIGTERM");
     assert_eq!(instance.wait(), 0);
     assert_leaves_nothing(&home);
 }
@@ -358,10 +358,7 @@ fn a_guardian_that_is_held_makes_a_stop_overrun_which_speaks_of_the_program() {
     let process = instance.into_process();
     assert_eq!(process.wait(), 8);
     let log = process.err.so_far();
-    assert!(
-        log.contains("so the process ends: something of the program does not end, although it was killed"),
-        "{log}"
-    );
+    assert!(log.contains("so the process ends: a process of the program does not end although it was killed"), "{log}");
     held.end();
     eventually("all are gone", || home.processes().is_empty());
 }

@@ -120,7 +120,7 @@ fn it_is_found_after_a_logout_which_takes_the_runtime_directory_away() {
     let environment: Environment<'_> = &[("XDG_RUNTIME_DIR", &runtime)];
     let instance = start(&home, environment);
     eventually("the directory is gone", || fs::remove_dir_all(&runtime).is_ok() || !runtime.exists());
-    instance.err.wait_for("it has been made again");
+    instance.err.wait_for("has been restored");
     for environment in [environment, &[]] {
         eventually("it answers", || admin(&home, environment, &["ping"]).code == 0);
         home.run(supervisor(&home, environment)).expect(1).says("is taken");
@@ -147,7 +147,7 @@ fn what_one_that_was_killed_has_left_is_removed_in_all_places() {
     start(&home, environment).kill();
     let mut list = program(&home, ADMIN_CLI, &[]);
     list.args(["list", "--clean"]);
-    home.run(list).says(&format!("removed what {} has left", home.name()));
+    home.run(list).says(&format!("removed the stale socket of {}", home.name()));
     assert!(!socket.exists());
     assert_eq!(left(&home), Vec::<PathBuf>::new());
 }

@@ -402,7 +402,7 @@ fn process_1_is_not_ended() {
     let server = home.spawn(python_command(&home, &ALONE, &program, port));
     server.out.wait_for("ready");
     assert!(server.out.so_far().starts_with("1 4 "), "{}", server.out.so_far());
-    server.out.wait_for("which looks after others");
+    server.out.wait_for("which manages others");
 }
 
 /// `admin-cli free` on a terminal.
@@ -428,7 +428,7 @@ fn on_a_terminal_it_asks_first_and_only_yes_is_yes() {
         wait_for_screen(&pty, &format!("(pid {}, {}): end it? [y/N]", server.pid, user()));
         pty.press(answer);
         pty.press(ENTER);
-        wait_for_screen(&pty, "nobody was ended");
+        wait_for_screen(&pty, "nothing was ended");
         assert_eq!(free.wait(), 1);
         assert!(server.is_running());
     }

@@ -87,7 +87,7 @@ fn a_restart_replaces_the_generation_and_keeps_process_and_address() {
     eventually("it was accepted", || instance.status()["connections"]["total"] == 1);
     let restarted = instance.admin(&["restart"]).expect(0);
     let lines: Vec<&str> = restarted.out.lines().map(str::trim).collect();
-    assert_eq!((lines.len(), lines[0]), (2, "restarted: generation 2 serves"), "{restarted}");
+    assert_eq!((lines.len(), lines[0]), (2, "restarted: generation 2 is serving"), "{restarted}");
     assert!(lines[1].starts_with("generation 1 stopped in ") && !lines[1].contains("notified"), "{restarted}");
     let after = instance.status();
     assert_eq!((&after["generation"], &after["state"]), (&2.into(), &"serving".into()));
@@ -246,7 +246,7 @@ fn a_client_that_stays_though_told_is_closed_by_force_and_named_while_the_new_ge
     }
     assert!(served > 0, "nobody was served meanwhile");
     let restarted = restart.end().expect(5);
-    restarted.says("restarted: generation 2 serves").says("1 forced").says("was notified but did not disconnect");
+    restarted.says("restarted: generation 2 is serving").says("1 forced").says("was notified but did not disconnect");
     restarted.says(&stays.0.local_addr().unwrap().to_string());
     stays.assert_told();
     eventually_serves(&instance, 2);
@@ -275,7 +275,7 @@ fn a_restart_that_gives_up_waiting_is_exit_code_7_and_the_restart_goes_on() {
     let instance = echo(&home);
     let mut stays = instance.client();
     stays.greet();
-    instance.admin(&["restart", "--timeout", "0.5"]).expect(7).says("goes on");
+    instance.admin(&["restart", "--timeout", "0.5"]).expect(7).says("still in progress");
     eventually_waits_for(&instance, 1);
     instance.client().greet();
     stays.assert_told();

@@ -37,7 +37,7 @@ fn a_master_control_that_hangs_ends_the_process_with_an_exit_code_of_its_own() {
     hanging.wait();
     let process = instance.into_process();
     assert_eq!(process.wait(), 10, "{}", process.err.whole());
-    assert!(process.err.whole().contains("master control has not gone on for 10s"), "{}", process.err.whole());
+    assert!(process.err.whole().contains("master control has been stuck for 10s"), "{}", process.err.whole());
     home.start(&["echo"]).assert_serves();
 }
 
@@ -45,7 +45,7 @@ fn a_master_control_that_hangs_ends_the_process_with_an_exit_code_of_its_own() {
 fn assert_made_again(home: &Home, instance: &Instance) {
     eventually("the socket is there again", || home.socket().exists());
     eventually("it answers", || instance.admin(&["ping"]).code == 0);
-    instance.err.wait_for("it has been made again");
+    instance.err.wait_for("has been restored");
     // The name is still its own.
     home.run(home.supervisor(&["command"])).expect(1).says(&format!("pid {}", instance.pid));
 }

@@ -68,7 +68,7 @@ fn a_program_serves_on_a_unix_socket_whose_path_is_gone_when_stop_returns() {
     let pid = pid_that_answers(&path(&home));
     assert!(home.processes().iter().any(|(it, line)| it.to_string() == pid && line.contains("server.py")));
     instance.err.wait_for(&format!("listening on {} (pid {})", path(&home).display(), instance.pid));
-    instance.admin(&["stop"]).expect(0).says("it exited with code 0");
+    instance.admin(&["stop"]).expect(0).says("exited with code 0");
     assert_is_gone(&home);
     assert_eq!(instance.wait(), 0);
     assert_leaves_nothing(&home);
@@ -260,10 +260,10 @@ fn a_unix_socket_is_said_by_its_path_alone_and_only_for_a_program() {
     let home = Home::new();
     let long = format!("/{}", "x".repeat(107));
     for (listen, why) in [
-        ("unix:/run/app.sock", "from the root, and nothing before it: /run/app.sock"),
-        ("unix:app.sock", "from the root, and nothing before it: /run/app.sock"),
+        ("unix:/run/app.sock", "and nothing before it: /run/app.sock"),
+        ("unix:app.sock", "and nothing before it: /run/app.sock"),
         ("app.sock", "or the path of a Unix socket (/run/app.sock)"),
-        ("/run/", "say the path of a Unix socket"),
+        ("/run/", "say the absolute path of a Unix socket"),
         (&long, "the path has 108 bytes, and a socket's path at most 107"),
     ] {
         home.run(home.exec_command(&["--listen", listen], &["true"])).expect(2).says(why);

@@ -13,7 +13,7 @@ fn refused(home: &Home, arguments: &[&str], code: i32) -> Ended {
     assert_eq!(ended.err.lines().count(), 1, "{ended}");
     let files = fs::read_dir(home.sockets()).into_iter().flatten().map(|file| file.unwrap().file_name());
     let left: Vec<_> = files.filter(|file| file.to_str().unwrap().starts_with(&format!("{}.", home.name()))).collect();
-    assert!(left.is_empty(), "{left:?} is left behind: {ended}");
+    assert!(left.is_empty(), "{left:?} was abandoned: {ended}");
     ended
 }
 
@@ -129,7 +129,7 @@ mod on_unix {
         client.greet();
         drop(client);
         let warning = instance.err.wait_for("warning: ");
-        assert!(warning.contains(why) && warning.contains("going on without it"), "{warning}");
+        assert!(warning.contains(why) && warning.contains("starting without it"), "{warning}");
         instance.signal(SIGTERM);
         assert_eq!(instance.process.wait(), 0);
     }

@@ -53,7 +53,7 @@ fn a_drain_gets_more_time_and_less_and_who_waits_for_it_goes_on_waiting() {
     let instance = home.start(&["echo", "--grace", HUGE]);
     let mut client = instance.client();
     client.greet();
-    instance.admin(&["grace", "5"]).expect(1).says("there is no drain");
+    instance.admin(&["grace", "5"]).expect(1).says("no drain is in progress");
     let stop = instance.admin_begins(&["stop", "--grace", "100"]);
     client.assert_told();
     let moved = instance.admin(&["grace", "500", "--json"]).expect(0).json();
@@ -76,7 +76,7 @@ fn the_deadline_of_an_old_generation_moves_too_and_the_new_one_goes_on() {
     client.assert_told();
     eventually("it has moved", || {
         let moved = instance.admin(&["grace", "0.1"]);
-        moved.code == 0 && moved.says("generation 1 makes way").code == 0
+        moved.code == 0 && moved.says("generation 1 draining").code == 0
     });
     restart.end().expect(5);
     instance.assert_serves();
@@ -112,7 +112,7 @@ fn a_stop_with_a_delay_serves_until_then_and_can_be_cancelled() {
     assert!(instance.status()["delay"].is_null());
     // The next one begins when it is time.
     let shown = instance.admin(&["stop", "--delay", "0.2", "--no-wait"]).expect(0);
-    shown.says("stopping in 1 s, asked by admin client");
+    shown.says("stopping in 1 s, requested by admin client");
     assert_eq!(instance.wait(), 0);
 }
 

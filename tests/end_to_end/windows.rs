@@ -138,7 +138,7 @@ fn a_program_that_is_not_ready_in_time_is_killed_and_its_last_lines_are_told() {
     let ready = format!("connect={address}");
     let options = ["--ready", &ready, "--ready-within", "3"];
     let ended = home.run(home.exec_command(&options, &echo(&other))).expect(1);
-    ended.says("it was not ready within 3 s; the last that it wrote: ").says(&format!("listening on {other}"));
+    ended.says("it was not ready within 3 s; its last output: ").says(&format!("listening on {other}"));
 }
 
 #[test]

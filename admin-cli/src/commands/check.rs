@@ -25,8 +25,8 @@ pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
     }
     match problem {
         Some(message) if right.is_empty() => return Err(Failure::new(Exit::Failed, message)),
-        _ if json => output::data(&json!({ "result": "right", "for": right }).to_string())?,
-        _ => output::data(&format!("{file} is right for {}", listed(&right, "and")))?,
+        _ if json => output::data(&json!({ "result": "valid", "for": right }).to_string())?,
+        _ => output::data(&format!("{file}: valid for {}", listed(&right, "and")))?,
     }
     Ok(Exit::Done)
 }

@@ -37,7 +37,7 @@ pub(crate) fn events(target: &Target, json: bool, events: &Events) -> Result<Exi
         (Ok(_), _) => Ok(Exit::Done),
         (Err(AskError::Disconnected), Some(last)) => {
             let message =
-                format!("{whom}: it went away without its last word; ask for what came then with --since {last}");
+                format!("{whom}: it disconnected before the final response; read the rest with --since {last}");
             Err(Failure::new(Exit::NoAnswer, message))
         }
         (Err(error), _) => Err(Failure::asking(whom, &error)),
@@ -53,10 +53,10 @@ fn show(response: &Response, json: bool, whom: &str, events: &Events) -> io::Res
         Response::Entry(entry) => return output::try_data(&format!("{} {}", entry.seq, text::entry(entry))),
         Response::Progress(Progress::Journal { began, next, missed }) => {
             if events.since.is_some_and(|since| since >= *next) {
-                output::message(&format!("{whom} was started anew, and counts from 1 since {began}"));
+                output::message(&format!("{whom} was started again at {began}, and counts its events from 1"));
             }
             if *missed > 0 {
-                output::message(&format!("missed: the {missed} before {next}"));
+                output::message(&format!("missed {missed} events before {next}"));
             }
         }
         Response::Answer(_) if events.follow => output::message(&format!("{whom} has ended")),

@@ -44,7 +44,7 @@ pub(crate) fn free(json: bool, free: &Free) -> Result<Exit, Failure> {
     let freed = free_held(&held, json, free)?;
     let held = look_after_the_end(port)?;
     if !held.by.is_empty() {
-        let message = format!("{held}, still or again; if something starts that, stop it first");
+        let message = format!("{held}, still or again; if something restarts it, stop that first");
         return Err(Failure::new(Exit::Failed, message));
     }
     output::data(&if json { freed.json(port).to_string() } else { format!("port {port} is free") })?;
@@ -101,7 +101,7 @@ fn confirm(held: &Held) -> Result<(), Failure> {
     let whom = if held.names().len() > 1 { "them" } else { "it" };
     match output::ask(&format!("{}\n{held}: end {whom}? [y/N]", held.table().join("\n"))) {
         Some(answer) if ["y", "yes"].contains(&answer.to_lowercase().as_str()) => Ok(()),
-        Some(_) => Err(Failure::new(Exit::Failed, "nobody was ended")),
+        Some(_) => Err(Failure::new(Exit::Failed, "nothing was ended")),
         None => Err(Failure::new(Exit::Usage, format!("{held}; without a terminal say --yes to end {whom}"))),
     }
 }
@@ -136,7 +136,7 @@ fn describe(ended: &Ended) -> String {
     let end = match ended.end {
         End::Asked => "has ended",
         End::Killed => "was killed",
-        End::LetGo => "let go of the port and goes on",
+        End::LetGo => "released the port and is still running",
     };
     format!("{} {end}", ended.process)
 }

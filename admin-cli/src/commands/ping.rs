@@ -11,7 +11,7 @@ use crate::failure::Failure;
 pub(crate) fn ping(target: &Target, json: bool) -> Result<Exit, Failure> {
     ask(target, json, Request::Ping {}, Patience::short(), |answer| match answer {
         Answer::Pong { name, pid, version } => {
-            Some((format!("{name} is there (pid {pid}, version {version})"), Exit::Done))
+            Some((format!("{name} is running (pid {pid}, version {version})"), Exit::Done))
         }
         _ => None,
     })

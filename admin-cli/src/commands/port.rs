@@ -17,7 +17,7 @@ pub(crate) fn port(json: bool, port: u16) -> Result<Exit, Failure> {
         output::data(&held.to_string())?;
         held.table().iter().try_for_each(|line| output::data(line))?;
     } else {
-        output::data(&format!("port {port} is free: nobody listens there"))?;
+        output::data(&format!("port {port} is free: nothing listens on it"))?;
     }
     Ok(if is_held { Exit::Done } else { Exit::NotRunning })
 }

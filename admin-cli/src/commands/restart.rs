@@ -16,7 +16,7 @@ pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<
     ask(target, json, request, patience(&restart.wait), |answer| match answer {
         Answer::Restarting { ahead } => Some((describe_restart(*ahead), Exit::Done)),
         Answer::Restarted { generation, replaced, report, down_ms } => {
-            let mut text = format!("restarted: generation {generation} serves");
+            let mut text = format!("restarted: generation {generation} is serving");
             if let (Some(replaced), Some(report)) = (replaced, report) {
                 text = format!("{text}\n  generation {replaced} {}", describe_report(report));
             }

@@ -99,7 +99,7 @@ impl fmt::Display for LastWords<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             [] => Ok(()),
-            lines => write!(formatter, "; the last that it wrote: {}", lines.join(" | ")),
+            lines => write!(formatter, "; its last output: {}", lines.join(" | ")),
         }
     }
 }

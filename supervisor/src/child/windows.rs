@@ -92,7 +92,9 @@ impl Host {
 
     /// Waits until nothing is left of the last program. Until this is dropped there is no other one.
     fn enter(&self) -> Result<Stay, BuildError> {
-        lock(&self.free).recv_timeout(LAST).map_err(|_| "what the last program has left behind does not end")?;
+        lock(&self.free)
+            .recv_timeout(LAST)
+            .map_err(|_| "the processes that the previous program left behind do not end")?;
         let stay = Stay(self.leave.clone());
         let others = self.others().map_err(|error| lacking("the list of its processes", &error))?;
         match others.first() {

@@ -27,12 +27,12 @@ use crate::version::version;
 /// The kinds of servers, as the command line names them.
 pub const KINDS: &[&str] = &["echo", "command", "http", "exec"];
 
-/// Run a server, and stop it so that every client is told: on Enter, a signal, or `admin-cli stop`.
+/// Run a server, and notify every client before it stops: on Enter, a signal, or `admin-cli stop`.
 #[derive(Debug, Parser)]
 #[command(name = "supervisor", version = version(), arg_required_else_help = true, args_override_self = true)]
 #[command(after_help = "Examples:
   supervisor http . --listen 8080       serve this directory on 127.0.0.1:8080
-  supervisor echo --grace 30            give clients half a minute to leave
+  supervisor echo --grace 30            give clients half a minute to disconnect
   supervisor exec -- python3 -m http.server 8888
   admin-cli stop                        stop it from another terminal or a script")]
 pub(super) struct Cli {
@@ -45,7 +45,7 @@ pub(super) struct Cli {
 pub(super) enum Command {
     #[command(flatten)]
     Server(ServerArgs),
-    /// Install, uninstall or be a service of Windows
+    /// Install or uninstall a Windows service, or run as one
     #[cfg(windows)]
     #[command(subcommand)]
     #[command(after_help = r"Examples:
@@ -54,9 +54,9 @@ pub(super) enum Command {
   admin-cli --name files status
   supervisor service uninstall files
 
-What stands behind `install` is what would run the server here, with paths from the root.
-The service has the name of the instance, and is LocalService, which has to be able to
-read what is served. All of it is for administrators.")]
+Everything after `install` is an ordinary `supervisor` command line, with absolute paths.
+The service has the name of the instance and runs as LocalService, which must be able to
+read what is served. These commands are for administrators.")]
     Service(ServiceCommand),
     #[command(flatten)]
     Generate(Generate),
@@ -65,7 +65,7 @@ read what is served. All of it is for administrators.")]
 #[cfg(windows)]
 #[derive(Debug, Subcommand)]
 pub(super) enum ServiceCommand {
-    /// Install a service that runs a server from the next start of the system on
+    /// Install a service that runs a server whenever the system starts
     Install {
         #[command(subcommand)]
         server: ServerArgs,
@@ -75,7 +75,7 @@ pub(super) enum ServiceCommand {
         /// The name of the service
         name: InstanceName,
     },
-    /// What the service manager runs
+    /// Run as a service: for the service manager
     Run {
         #[command(subcommand)]
         server: ServerArgs,
@@ -92,10 +92,10 @@ pub(super) struct ServerCli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ServerArgs {
-    /// Send back what comes; SHUTDOWN to every client on stop
+    /// Send back whatever a client sends; SHUTDOWN to every client on stop
     #[command(after_help = "Examples:
   supervisor echo --listen 7000
-  supervisor echo --name lobby --grace 1m30s     give clients a minute and a half to leave")]
+  supervisor echo --name lobby --grace 1m30s     give clients a minute and a half")]
     Echo {
         /// Address to listen on: a port, or an address and a port
         #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999", value_parser = parse_address)]
@@ -105,7 +105,7 @@ pub(super) enum ServerArgs {
         #[command(flatten)]
         options: Options,
     },
-    /// Answer one command a line: SONG, QUOTE, POEM, HAIKU, HELP, QUIT
+    /// Answer one command per line: SONG, QUOTE, POEM, HAIKU, HELP, QUIT
     #[command(after_help = "Examples:
   supervisor command --listen 0.0.0.0:31310      for other machines, too
   supervisor command --max-connections 100 --verbose")]
@@ -124,14 +124,14 @@ pub(super) enum ServerArgs {
         command(after_help = "Examples:
   supervisor http public --listen 8080
   supervisor http --config web.json --on-hup restart
-  supervisor http . --check-every 10s            restart it when it hangs")
+  supervisor http . --check-every 10s            restart it if it hangs")
     )]
     #[cfg_attr(
         windows,
         command(after_help = "Examples:
   supervisor http public --listen 8080
   supervisor http --config web.json
-  supervisor http . --check-every 10s            restart it when it hangs")
+  supervisor http . --check-every 10s            restart it if it hangs")
     )]
     Http {
         /// Directory to serve [default: .]
@@ -144,7 +144,7 @@ pub(super) enum ServerArgs {
         #[command(flatten)]
         options: Options,
     },
-    /// Run any program: stop, restart and replace it
+    /// Supervise any program: start, restart, replace and stop it
     #[cfg_attr(
         unix,
         command(after_help = "Examples:
@@ -161,30 +161,29 @@ pub(super) enum ServerArgs {
   supervisor exec --name queue --restart always --grace 30s -- worker.exe --fast")
     )]
     Exec {
-        /// Address whose socket the program gets, by the protocol of sd_listen_fds(3): a port, an address and a port,
-        /// or the path of a Unix socket (/run/app.sock), each with a name before it if need be (web=8000); more than
-        /// once for several
+        /// Address whose socket the program inherits, by the protocol of sd_listen_fds(3): a port, an address and a
+        /// port, or the path of a Unix socket (/run/app.sock), optionally with a name (web=8000); may be repeated
         #[arg(short, long, value_name = "ADDR", value_parser = parse_passed, hide = cfg!(windows))]
         listen: Vec<ProgramSocket>,
-        /// Mode of the Unix sockets among them: who may connect [default: 666, everybody]
+        /// Mode of these Unix sockets, which decides who may connect [default: 666, all users]
         #[arg(long, value_name = "MODE", value_parser = parse_mode, hide = cfg!(windows))]
         socket_mode: Option<u32>,
-        /// What asks the program to end [default: TERM]
+        /// Signal that asks the program to stop [default: TERM]
         #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, hide = cfg!(windows))]
         stop_signal: Option<i32>,
         #[cfg_attr(
             unix,
-            doc = "When the program is ready: it says so (notify), its address answers (connect=ADDR), or after a \
-                   time (2s) [default: at once]"
+            doc = "When the program counts as ready: it says so (notify), its address answers (connect=ADDR), or \
+                   after a time (2s) [default: at once]"
         )]
         #[cfg_attr(
             windows,
-            doc = "When the program is ready: its address answers (connect=ADDR), or after a time (2s) [default: at \
-                   once]"
+            doc = "When the program counts as ready: its address answers (connect=ADDR), or after a time (2s) \
+                   [default: at once]"
         )]
         #[arg(long, value_name = "WHEN", value_parser = parse_ready)]
         ready: Option<Ready>,
-        /// How long that may take
+        /// How long the program may take to become ready
         #[arg(long, value_name = "TIME", default_value = "30", value_parser = parse_interval)]
         ready_within: Duration,
         #[command(flatten)]
@@ -201,23 +200,23 @@ pub(super) struct Connections {
     /// How many connections are served at once
     #[arg(long, value_name = "N", default_value_t = default_max_connections(), value_parser = parse_number::<usize>)]
     pub(super) max_connections: usize,
-    /// Connect to the server that often, and restart it when it takes no connections
+    /// Probe the server at this interval; restart it if it stops accepting connections
     #[arg(long, value_name = "TIME", value_parser = parse_interval)]
     pub(super) check_every: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Settings from a JSON file, with the names of these options; read again at each restart
+    /// Read settings from a JSON file, named like these options; read again at each restart
     #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(ConfigFile::new))]
     pub(super) config: Option<ConfigFile>,
-    /// Name by which admin-cli finds this instance [default: the server's]
+    /// Name under which admin-cli finds this instance [default: the server's]
     #[arg(short, long)]
     pub(super) name: Option<InstanceName>,
-    /// How long clients get to leave on a stop
+    /// How long clients get to disconnect on a stop
     #[arg(short, long, value_name = "TIME", default_value = "5", value_parser = parse_seconds)]
     pub(super) grace: Duration,
-    /// Start the server again when it ends by itself
+    /// When to start the server again after it has exited
     #[arg(long, value_name = "MODE", default_value = "on-failure")]
     pub(super) restart: RestartMode,
     /// Give up when the server crashes more often than this within the period
@@ -230,26 +229,26 @@ pub(super) struct Options {
     #[cfg_attr(unix, arg(long, value_name = "ACTION", default_value = "stop"))]
     #[cfg_attr(windows, arg(long, default_value = "stop", value_parser = parse_on_hup, hide = true))]
     pub(super) on_hup: OnHup,
-    /// Where Enter is heard: on stdin if that is a terminal, or on stdin whatever that is
+    /// Where Enter is read: from stdin if it is a terminal, or from stdin whatever it is
     #[arg(long, value_name = "WHERE", default_value = "terminal")]
     pub(super) console: Console,
-    /// Admin socket for admin-cli: start without it if it cannot be had, require it, or have none
+    /// Admin socket: start without it if it is not available, require it, or turn it off
     #[arg(long, value_name = "MODE", default_value = "try")]
     pub(super) admin: AdminSocket,
     #[cfg_attr(
         unix,
-        doc = "Path of the admin socket, in a directory of its user alone [default: what belongs to the name]"
+        doc = "Path of the admin socket, in a directory that only its user may enter [default: by the name]"
     )]
-    #[cfg_attr(windows, doc = r"Path of the admin pipe (\\.\pipe\web) [default: what belongs to the name]")]
+    #[cfg_attr(windows, doc = r"Path of the admin pipe (\\.\pipe\web) [default: by the name]")]
     #[arg(long, value_name = "PATH")]
     pub(super) socket: Option<PathBuf>,
     /// Address for GET /ready, /live and /metrics over HTTP: a port, or an address and a port
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub(super) health: Option<SocketAddr>,
-    /// Form of the log on stderr
+    /// Format of the log on stderr
     #[arg(long, value_name = "FORM", default_value = "text")]
     pub(super) log: Form,
-    /// Log each connection and each request, too
+    /// Also log each connection and each request
     #[arg(short, long)]
     pub(super) verbose: bool,
 }

@@ -29,9 +29,9 @@ pub fn install(invocation: &Invocation) -> Result<String, ServiceError> {
     };
     let mut said = format!(
         "installed the service {name}, which runs: supervisor {line}\n\
-         It starts with the system, as {ACCOUNT}, who has to be able to read what is served. Start it now: net start \
+         It starts with the system, as {ACCOUNT}, which has to be able to read what is served. Start it now: net start \
          {name}\n\
-         As an administrator: {admin} status; its log is told by: {admin} events\n"
+         As an administrator: {admin} status; its log: {admin} events\n"
     );
     for (what, why) in not_taken {
         said += &format!("warning: the service manager does not take {what}: {why}\n");
@@ -55,7 +55,7 @@ fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), Str
         if !path.is_absolute() {
             let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
             return Err(format!(
-                "a service does not begin in this directory, so say {what} {shown} from the root, such as {}",
+                "a service does not start in this directory: say {what} {shown} as an absolute path, such as {}",
                 whole.display()
             ));
         }

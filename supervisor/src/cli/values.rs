@@ -155,7 +155,7 @@ fn parse_any_address(text: &str) -> Result<Address, String> {
         return parse_address(text).map(Address::Tcp).map_err(|_| words.into());
     }
     if !text.starts_with('/') || text.ends_with('/') {
-        return Err("say the path of a Unix socket from the root, and nothing before it: /run/app.sock".into());
+        return Err("say the absolute path of a Unix socket, and nothing before it: /run/app.sock".into());
     }
     if text.len() > MAX_SOCKET_PATH {
         return Err(format!("the path has {} bytes, and a socket's path at most {MAX_SOCKET_PATH}", text.len()));

@@ -23,7 +23,7 @@ pub enum End {
     Asked,
     /// It had to be killed.
     Killed,
-    /// It let go of the port and goes on.
+    /// It released the port and is still running.
     LetGo,
 }
 
@@ -184,7 +184,7 @@ mod linux {
                 Err(io::Error::other(self.held_by(process, why)))
             } else if process.pid == 1 || process.name == "systemd" {
                 // Everything else would end with it.
-                Err(self.refused(process, ", which looks after others: make it let go of the port by its own means"))
+                Err(self.refused(process, ", which manages others: use its own means to release the port"))
             } else if is_foreign(process.user) {
                 Err(self.refused(process, ": run this as root"))
             } else if let [_, .., supervisor] = process.keepers()[..] {

@@ -107,7 +107,7 @@ impl Manager {
     fn warn(&mut self, error: &io::Error) {
         if !self.warned {
             self.warned = true;
-            let message = format!("cannot tell the service manager how it goes: {}", Reason(error));
+            let message = format!("cannot report to the service manager: {}", Reason(error));
             self.log.line(Level::Warning, "no_service_manager", message, []);
         }
     }

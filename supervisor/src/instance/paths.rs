@@ -175,7 +175,7 @@ pub(crate) fn remove_leftover_socket(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(io::Error::new(ErrorKind::AlreadyExists, "something else than a socket is there"));
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "there is a file that is no socket"));
         }
         Ok(_) => {}
     }

@@ -124,7 +124,7 @@ impl Drains {
         let (generation, open, deadline) = (live.number, live.open(), deadline_after(now, grace));
         live.generation.retire_by(deadline);
         self.push(live, by.to_string(), deadline, now);
-        let message = format!("generation {generation} makes way: {}grace period {}", connected(open), Seconds(grace));
+        let message = format!("generation {generation} draining: {}grace period {}", connected(open), Seconds(grace));
         let fields =
             [("generation", generation.into()), ("connected", open.into()), ("grace_ms", milliseconds(grace).into())];
         self.log.line(Level::Info, "retiring", message, fields);
@@ -261,7 +261,7 @@ impl Drains {
         let message = match (open, grace.is_zero()) {
             (Some(open), true) => format!("{by}: closing {open} now"),
             (Some(open), false) => format!("{by}: the grace period ends in {}, {open} still connected", Seconds(grace)),
-            (None, true) => format!("{by}: killing what is left of the program"),
+            (None, true) => format!("{by}: killing the remaining processes of the program"),
             (None, false) => format!("{by}: the grace period ends in {}", Seconds(grace)),
         };
         let fields = [("by", by.to_string().into()), ("grace_ms", milliseconds(grace).into())];
@@ -285,7 +285,7 @@ impl Gone {
         match hangs {
             None => log_report(log, Some(generation), &report),
             Some(hangs) => {
-                let message = format!("generation {generation} hangs and is left behind: {hangs}");
+                let message = format!("generation {generation} hangs and was abandoned: {hangs}");
                 log.line(Level::Error, "left_behind", message, [("generation", generation.into())]);
             }
         }
@@ -338,8 +338,8 @@ pub(super) fn close<'a>(
     });
     match closing {
         Some(Ok(connection)) => {
-            let what = text::describe(&connection);
-            let message = format!("{by}: closing {what}, which has {} to leave", Seconds(grace));
+            let when = if grace.is_zero() { "now".to_owned() } else { format!("within {}", Seconds(grace)) };
+            let message = format!("{by}: closing connection {id} from {} {when}", connection.peer);
             let fields = [("by", by.to_string().into()), ("id", id.into())];
             log.line(Level::Info, "closing_connection", message, fields);
             reply.report(Progress::Closing { connection });
@@ -354,7 +354,7 @@ pub(super) fn close<'a>(
 
 /// How many clients there are, where that is known, as the beginning of a message.
 fn connected(open: Option<usize>) -> String {
-    open.map(|open| format!("{} connected, ", Count(open, "client"))).unwrap_or_default()
+    open.map(|open| format!("{}, ", Count(open, "client"))).unwrap_or_default()
 }
 
 fn drain_of(
@@ -377,11 +377,11 @@ fn watcher(live: &Live) -> Option<Watcher> {
 /// What hangs of generations that do not end, by their connections where these are known.
 fn hangs(generations: impl IntoIterator<Item = Option<Vec<ConnectionInfo>>>) -> String {
     let Some(connections) = generations.into_iter().collect::<Option<Vec<_>>>() else {
-        return "something of the program does not end, although it was killed".into();
+        return "a process of the program does not end although it was killed".into();
     };
     let connections: Vec<_> = connections.into_iter().flatten().collect();
     if connections.is_empty() {
-        return "no connection is left, but a server thread does not end".into();
+        return "no connection remains, but a server thread does not end".into();
     }
     let named: Vec<_> =
         connections.iter().take(MAX_NAMED).map(|it| text::describe(&wire::connection(it, None, true))).collect();

@@ -14,7 +14,7 @@ use super::reply::Reply;
 use super::requests::StopRequest;
 use super::stop::COUNTDOWN;
 
-/// Whether new clients may be sent here. Those that come are served in any case.
+/// Whether it is ready for new clients. Those that come are served in any case.
 #[derive(Debug)]
 pub(super) enum Readiness {
     Ready,
@@ -63,7 +63,7 @@ impl Readiness {
 
     /// No new clients are to be sent here.
     pub(super) fn revoke(&mut self, by: &Trigger, log: &Journal) {
-        let message = format!("{by}: no new clients are to be sent here");
+        let message = format!("{by}: not ready for new clients");
         log.line(Level::Info, "not_ready", message, [("by", by.to_string().into())]);
         if self.is_ready() {
             *self = Readiness::NotReady;
@@ -77,7 +77,7 @@ impl Readiness {
             Readiness::NotReady => ("", Vec::new()),
             Readiness::Scheduled(stop) => ("the stop is cancelled, ", stop.waiting),
         };
-        let message = format!("{by}: {what}new clients may be sent here again");
+        let message = format!("{by}: {what}ready for new clients again");
         log.line(Level::Info, "ready", message, [("by", by.to_string().into())]);
         for reply in waiting {
             reply.refuse(ErrorCode::Cancelled, format!("{by} cancelled the stop"));
@@ -103,7 +103,7 @@ impl Readiness {
         };
         // Which may be that of an earlier one.
         let delay = stop.at.saturating_duration_since(now);
-        let message = format!("{asked}: stopping in {}, no new clients are to be sent here", Seconds(delay));
+        let message = format!("{asked}: stopping in {}, not ready for new clients", Seconds(delay));
         let fields = [("by", asked.into()), ("delay_ms", milliseconds(delay).into())];
         log.line(Level::Info, "delayed", message, fields);
         match reply {

@@ -58,7 +58,7 @@ impl Restart {
 
     /// There is none, since the supervisor ends.
     pub(super) fn cancel(self) {
-        self.refuse(ErrorCode::Stopping, "there is no restart, since the server is being stopped".into());
+        self.refuse(ErrorCode::Stopping, "cannot restart: the server is being stopped".into());
     }
 
     fn refuse(self, code: ErrorCode, message: String) {

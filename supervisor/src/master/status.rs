@@ -98,7 +98,7 @@ impl<'a> Snapshot<'a> {
         self.drains.live().chain(self.state.current())
     }
 
-    /// Whether new clients may be sent here.
+    /// Whether it is ready for new clients.
     pub(super) fn is_ready(self) -> bool {
         let serves = match self.state {
             State::Serving(_) | State::Replacing(_) | State::Retiring(_) => true,
@@ -200,7 +200,7 @@ impl<'a> Snapshot<'a> {
                 (Phase::Restarting { build: builds }, status, Some(self.built_by(*since)))
             }
             State::Emptying(Emptying { generation, .. }) => {
-                let status = format!("restarting; generation {generation} makes way");
+                let status = format!("restarting; generation {generation} is draining");
                 (Phase::Restarting { build: builds }, status, drained_by(*generation))
             }
             State::Rebuilding(Rebuilding { cause, since }) => {
@@ -208,7 +208,7 @@ impl<'a> Snapshot<'a> {
                 (phase(cause.restart(), builds), self.not_serving("starting"), deadline)
             }
             State::Retiring(Retiring { current, replaced, .. }) => {
-                let status = format!("{}; generation {replaced} lets its clients go", self.serving(current));
+                let status = format!("{}; generation {replaced} is draining", self.serving(current));
                 (Phase::Restarting { build: current.build }, status, drained_by(*replaced))
             }
             State::Waiting(_) => (Phase::Ready, self.not_serving("waiting to start"), None),
@@ -247,9 +247,8 @@ impl Identity {
 
     /// Why nothing is known of connections, if that is so.
     pub(super) fn no_clients(&self) -> Option<Refusal> {
-        let program = self.program.as_ref()?;
-        let message = format!("the connections of {program} are its own affair");
-        Some(Refusal { code: ErrorCode::NoConnection, message })
+        let message = "connections are not available: exec cannot see the program's connections".into();
+        self.program.is_some().then_some(Refusal { code: ErrorCode::NoConnection, message })
     }
 
     /// Where it serves, for people.

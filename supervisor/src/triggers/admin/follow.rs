@@ -15,13 +15,14 @@ use crate::protocol::{Answer, ErrorCode, Progress};
 /// Tells a client what has happened and, if it follows, what happens: at its own pace, and as long as it reads at all.
 pub(super) fn tell_events(client: &Stream, by: &Trigger, since: Option<u64>, follow: bool, log: &Journal) {
     let Some(reader) = (if follow { log.follow(since) } else { Some(log.read(since)) }) else {
-        let message = format!("{MAX_FOLLOWERS} clients follow the events already: let one of them go, and try again");
+        let message =
+            format!("{MAX_FOLLOWERS} clients follow the events already: disconnect one of them, and try again");
         let _ = refuse(client, ErrorCode::Busy, message, Instant::now() + PATIENCE);
         return;
     };
     match write_events(client, reader) {
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-            let message = format!("{by} does not read the events that it asked for, and was let go");
+            let message = format!("{by} does not read the events that it asked for, and was disconnected");
             log.line(Level::Warning, "reader_let_go", message, [("by", by.to_string().into())]);
         }
         // It has gone away.

@@ -111,7 +111,7 @@ impl Acceptor {
         match self.place.restore(&self.signal.watch) {
             Ok(()) => {
                 let path = self.place.paths.socket.display();
-                let message = format!("the admin socket was deleted; it has been made again: {path}");
+                let message = format!("the admin socket was deleted, and has been restored: {path}");
                 self.server.log.line(Level::Warning, "admin_socket_restored", message, []);
                 None
             }
