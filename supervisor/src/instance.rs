@@ -17,6 +17,8 @@ mod paths;
 pub(crate) use directory::log_file;
 pub(crate) use lock::{InstanceLock, InstanceLockError};
 pub use name::InstanceName;
+#[cfg(all(unix, feature = "cli"))]
+pub(crate) use paths::MAX_SOCKET_PATH;
 pub use paths::{InstancePaths, list};
 #[cfg(unix)]
-pub(crate) use paths::{Link, MAX_SOCKET_PATH, remove_leftover_socket};
+pub(crate) use paths::{Link, remove_leftover_socket};

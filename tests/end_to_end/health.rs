@@ -5,9 +5,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use serde_json::{Value, json};
+#[cfg(unix)]
+use serde_json::Value;
+use serde_json::json;
 
-use crate::support::{Client, HUGE, Home, Instance, can_run, eventually, free_port};
+#[cfg(unix)]
+use crate::support::can_run;
+use crate::support::{Client, HUGE, Home, Instance, eventually, free_port};
 
 /// A health endpoint's address.
 #[derive(Clone, Copy)]

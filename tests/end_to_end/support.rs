@@ -105,6 +105,7 @@ pub fn is_installed(program: &str) -> bool {
 }
 
 /// Whether something succeeds that does not on every machine. If not, that is said: it is why a test is left out.
+#[cfg(unix)]
 pub fn can_run(line: &[&str]) -> bool {
     let mut command = command(line[0]);
     command.args(&line[1..]).stdout(Stdio::null()).stderr(Stdio::null());
