@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mode_t};
 
 use super::address::{Address, ProgramSocket};
 use super::tcp::{bind_tcp, make_room};
@@ -39,7 +39,9 @@ impl Bound {
                 Ok(Bound { address, name, socket: listener.into(), file: None })
             }
             Address::Unix(path) => {
-                let (listener, file) = bind_unix(path, Mode::from_bits_truncate(listen.mode))?;
+                // Its type differs from system to system.
+                let mode = Mode::from_bits_truncate(listen.mode as mode_t);
+                let (listener, file) = bind_unix(path, mode)?;
                 Ok(Bound { address: listen.address.clone(), name, socket: listener.into(), file: Some(file) })
             }
         }

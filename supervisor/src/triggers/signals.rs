@@ -5,8 +5,10 @@ use std::io;
 use crate::event::{Event, EventSender};
 use crate::settings::OnHup;
 
+#[cfg(target_os = "linux")]
+pub(crate) use unix::hear_signals;
 #[cfg(unix)]
-pub(crate) use unix::{Signals, hear_signals, passed_on};
+pub(crate) use unix::{Signals, passed_on};
 #[cfg(windows)]
 pub(crate) use windows::Signals;
 
