@@ -1,4 +1,4 @@
-//! `kill -9` of programs, guardians and supervisors: what is said of it, and that nothing is left.
+//! `kill -9` of programs, guardians and supervisors, some of them suspended: what is said of it, and that nothing is left.
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -18,13 +18,13 @@ use nix::unistd::Pid;
 use crate::exec::{as_process_1, assert_leaves_nothing, assert_nothing_runs, below, sh};
 use crate::pty::{is_stopped, stat};
 use crate::signals::DEAF;
-use crate::support::{HUGE, Home, Instance, LIMIT, SUPERVISOR, eventually, free_port};
+use crate::support::{HUGE, Home, Instance, LIMIT, Reader, SUPERVISOR, eventually, free_port};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_version-1");
 
-/// How often something is killed. More of it, for a longer look than the suite has time for.
+/// How often something is killed or suspended. More of it, for a longer look than the suite has time for.
 fn kills() -> u64 {
-    std::env::var("KILLS").map_or(200, |kills| kills.parse().unwrap())
+    std::env::var("KILLS").map_or(300, |kills| kills.parse().unwrap())
 }
 
 /// Numbers that look random, and are the same for the same seed (splitmix64).
@@ -37,6 +37,15 @@ impl Random {
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % limit
     }
+
+    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[usize::try_from(self.below(u64::try_from(choices.len()).unwrap())).unwrap()]
+    }
+
+    /// A moment somewhere in a restart.
+    fn moment(&mut self) {
+        thread::sleep(Duration::from_micros(self.below(60_000)));
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +54,14 @@ enum Victim {
     Deputy,
     Guardian,
     Program,
+}
+
+/// What happens to a victim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deed {
+    Kill,
+    Suspend,
+    KillWhileSuspended,
 }
 
 /// Supervisors of one name and one port, one after the other.
@@ -63,44 +80,62 @@ impl Lives {
         Lives { home, port: free_port().to_string(), temporary, random: Random(seed) }
     }
 
-    /// One that runs a server with a descendant which has left it, and takes no crash amiss.
+    /// One that runs a server with a descendant which has left it, and takes no crash amiss. What is written at each start
+    /// is more than fits into a pipe that nobody reads.
     fn start(&self) -> Instance {
         let options = ["--listen", &self.port, "--grace", HUGE, "--ready", "notify"];
         let patient = ["--restart", "always", "--max-restarts", "100000", "--period", "1ms"];
-        let script = format!("setsid sleep 600 & exec {SERVER}");
+        let script = format!("setsid sleep 600 & seq 20000 >&2 & exec {SERVER}");
         let mut command = self.home.exec_command(&[&options[..], &patient].concat(), &sh(&script));
         command.env("TMPDIR", &self.temporary);
         self.home.exec_by(command)
     }
 
-    /// Kills one of these, of whatever generation. None if there is none at this moment.
-    fn kill(&mut self, victim: Victim, supervisor: &Instance) -> Option<()> {
-        let is_it = |line: &str| match victim {
-            Victim::Supervisor => false,
-            Victim::Deputy => line.contains(" @deputy "),
-            Victim::Guardian => line.contains(" @guard "),
-            Victim::Program => line == SERVER || line.starts_with("sh -c setsid"),
+    /// One of these, of whatever generation. None: there is none at this moment.
+    fn find(&mut self, victim: Victim, supervisor: &Instance) -> Option<Pid> {
+        let below = |is_it: fn(&str) -> bool| {
+            let found = below(&self.home, supervisor).into_iter().filter(|(_, line)| is_it(line));
+            found.map(|(pid, _)| pid).collect::<Vec<_>>()
         };
-        let found: Vec<_> = below(&self.home, supervisor).into_iter().filter(|(_, line)| is_it(line)).collect();
-        let chosen = self.random.below(u64::try_from(found.len().max(1)).unwrap());
-        let (pid, _) = found.get(usize::try_from(chosen).unwrap())?;
-        kill(Pid::from_raw(i32::try_from(*pid).unwrap()), Signal::SIGKILL).ok()
+        let found = match victim {
+            Victim::Supervisor => vec![supervisor.pid],
+            Victim::Deputy => below(|line| line.contains(" @deputy ")),
+            Victim::Guardian => below(|line| line.contains(" @guard ")),
+            Victim::Program => below(|line| line == SERVER || line.starts_with("sh -c setsid")),
+        };
+        (!found.is_empty()).then(|| Pid::from_raw(i32::try_from(self.random.of(&found)).unwrap()))
     }
 
     fn live(&mut self, kills: u64) {
         let mut instance = self.start();
         for _ in 0..kills {
+            // It stays like that, maybe while the program and the supervisor have much to say.
+            instance.err.read_by(self.random.of(&[Reader::Eager, Reader::Slow, Reader::Stalled]));
             let restart = instance.admin_begins(&["restart"]);
-            thread::sleep(Duration::from_micros(self.random.below(60_000)));
-            let victims = [Victim::Supervisor, Victim::Deputy, Victim::Guardian, Victim::Program];
-            match victims[self.random.below(4) as usize] {
-                Victim::Supervisor => {
-                    // At once: what it has started is still ending.
+            self.random.moment();
+            let victim = self.random.of(&[Victim::Supervisor, Victim::Deputy, Victim::Guardian, Victim::Program]);
+            let deed = self.random.of(&[Deed::Kill, Deed::Suspend, Deed::KillWhileSuspended]);
+            let found = self.find(victim, &instance);
+            // It may have ended meanwhile.
+            let send = |signal| _ = found.map(|pid| kill(pid, signal));
+            if deed != Deed::Kill {
+                send(Signal::SIGSTOP);
+                self.random.moment();
+            }
+            match (deed, victim) {
+                (Deed::Suspend, _) => {
+                    send(Signal::SIGCONT);
+                    restart.end();
+                }
+                (_, Victim::Supervisor) => {
+                    let log = instance.err.clone();
+                    // The next one comes at once: what this one has started is still ending.
                     instance.kill();
+                    log.read_by(Reader::Eager);
                     instance = self.start();
                 }
-                victim => {
-                    let _ = self.kill(victim, &instance);
+                (_, Victim::Deputy | Victim::Guardian | Victim::Program) => {
+                    send(Signal::SIGKILL);
                     restart.end();
                 }
             }
@@ -121,6 +156,7 @@ impl Lives {
         }
         instance.admin(&["stop"]).expect(0);
         assert_eq!(instance.wait(), 0);
+        instance.err.read_by(Reader::Eager);
         assert_leaves_nothing(&self.home);
         instance.assert_port_is_free();
         let left: Vec<_> = fs::read_dir(&self.temporary).unwrap().flatten().collect();
@@ -357,8 +393,7 @@ fn a_guardian_that_is_held_makes_a_stop_overrun_which_speaks_of_the_program() {
     instance.admin(&["stop"]).expect(6);
     let process = instance.into_process();
     assert_eq!(process.wait(), 8);
-    let log = process.err.so_far();
-    assert!(log.contains("so the process ends: a process of the program does not end although it was killed"), "{log}");
+    process.err.wait_for("so the process ends: a process of the program does not end although it was killed");
     held.end();
     eventually("all are gone", || home.processes().is_empty());
 }
@@ -446,7 +481,7 @@ fn answer(instance: &Instance) -> io::Result<String> {
 }
 
 #[test]
-fn after_random_kills_during_restarts_the_next_start_works_and_nothing_is_left() {
+fn after_random_kills_and_suspensions_during_restarts_it_serves_again_and_nothing_is_left() {
     let seed =
         std::env::var("SEED").map_or_else(|_| RandomState::new().build_hasher().finish(), |it| it.parse().unwrap());
     // Shown when the test fails.

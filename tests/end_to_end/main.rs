@@ -44,7 +44,7 @@ mod exec; // Any program as the server: stopped, restarted and replaced, with al
 #[cfg(target_os = "linux")]
 mod gunicorn; // The real one, from PyPI, if there is one: restarts under load, and a version that is broken.
 #[cfg(target_os = "linux")]
-mod kills; // Random kill -9 of programs, guardians and supervisors during restarts, and what is said of that.
+mod kills; // Random kill -9 and suspensions of programs, guardians and supervisors, and what is said of them.
 #[cfg(target_os = "linux")]
 mod log; // A log that nobody reads, or not fast enough.
 #[cfg(target_os = "linux")]

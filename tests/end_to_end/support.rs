@@ -1,6 +1,6 @@
 //! Supervisors and admin clients under a watchdog, and clients for their servers.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -83,8 +83,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     inherited::reset();
     let mut command = Command::new(program);
     if cfg!(unix) {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        command.env_clear().env("PATH", path).env("LANG", "C.UTF-8").env("TERM", "xterm");
+        command.env_clear().env("PATH", path()).env("LANG", "C.UTF-8").env("TERM", "xterm");
     } else {
         // Windows and Wine need much of theirs.
         command.env_remove("NO_COLOR");
@@ -93,11 +92,18 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Where programs are. What this user cannot enter is left out: there, a program that does not exist may be one that
+/// is not permitted.
+fn path() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let entered = std::env::split_paths(&path).filter(|directory| directory.join(".").exists());
+    std::env::join_paths(entered).unwrap()
+}
+
 /// Whether a program is there that not every machine has. If not, that is said: it is why a test is left out.
 #[cfg(unix)]
 pub fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    let found = std::env::split_paths(&path()).any(|directory| directory.join(program).is_file());
     if !found {
         eprintln!("skipped: {program} is not installed");
     }
@@ -432,6 +438,19 @@ pub struct Text(Arc<(Mutex<Written>, Condvar)>);
 struct Written {
     text: String,
     ended: bool,
+    reader: Reader,
+}
+
+/// How what a program writes is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reader {
+    /// As fast as it comes.
+    #[default]
+    Eager,
+    /// A few hundred kilobytes a second.
+    Slow,
+    /// Not at all, until it is read in another way.
+    Stalled,
 }
 
 impl Text {
@@ -445,11 +464,26 @@ impl Text {
                 if length == 0 {
                     break;
                 }
+                if writer.reader() == Reader::Slow {
+                    thread::sleep(Duration::from_millis(10));
+                }
                 writer.change(|written| written.text.push_str(&String::from_utf8_lossy(&part[..length])));
             }
             writer.change(|written| written.ended = true);
         });
         text
+    }
+
+    /// From now on it is read in this way.
+    #[cfg(target_os = "linux")]
+    pub fn read_by(&self, reader: Reader) {
+        self.change(|written| written.reader = reader);
+    }
+
+    /// How it is to be read, as soon as it is to be.
+    fn reader(&self) -> Reader {
+        let written = self.0.0.lock().unwrap();
+        self.0.1.wait_while(written, |written| written.reader == Reader::Stalled).unwrap().reader
     }
 
     fn change(&self, change: impl FnOnce(&mut Written)) {

@@ -88,7 +88,7 @@ while True: signal.pause()";
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
     // The guardian passes them on, and nobody else got one.
-    assert_eq!(instance.out.so_far().matches("got").count(), signals.len());
+    assert_eq!(instance.out.whole().matches("got").count(), signals.len());
     assert_leaves_nothing(&home);
 }
 
