@@ -22,6 +22,8 @@
 
 mod announcement;
 mod builder;
+#[cfg(test)]
+mod corpus;
 mod deadline;
 mod error;
 mod event;

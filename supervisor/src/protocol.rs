@@ -696,11 +696,25 @@ pub fn write_request(output: &mut impl Write, request: &Request) -> io::Result<(
     write_line(output, &Envelope { v: VERSION, request })
 }
 
+/// The longest message about a request that is not understood, in bytes: it quotes what the client has sent, and its
+/// answer is a line, too.
+const MAX_COMPLAINT: usize = 1000;
+
 /// Understands a request.
 ///
 /// # Errors
 /// What is wrong with it, for the client's answer.
 pub fn parse_request(line: &[u8]) -> Result<Request, Refusal> {
+    understand_request(line).map_err(|Refusal { code, mut message }| {
+        if message.len() > MAX_COMPLAINT {
+            message.truncate(message.floor_char_boundary(MAX_COMPLAINT));
+            message.push('…');
+        }
+        Refusal { code, message }
+    })
+}
+
+fn understand_request(line: &[u8]) -> Result<Request, Refusal> {
     let bad = |message: String| Refusal { code: ErrorCode::BadRequest, message };
     let members: Members =
         parse(line).map_err(|error| bad(format!("this is not a JSON object on one line: {error}")))?;
@@ -743,6 +757,7 @@ fn parse<T: DeserializeOwned>(line: &[u8]) -> serde_json::Result<T> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::corpus;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -841,11 +856,48 @@ mod tests {
         assert_eq!(serde_json::to_vec(&response).unwrap(), line);
     }
 
+    /// What is understood is written as it was meant, and each other line has an answer that fits into one.
+    fn is_understood_or_refused(line: &[u8]) -> Result<(), TestCaseError> {
+        let mut written = Vec::new();
+        match parse_request(line) {
+            Ok(request) => {
+                write_request(&mut written, &request).unwrap();
+                prop_assert_eq!(parse_request(&read_line(&mut &written[..]).unwrap()).unwrap(), request);
+            }
+            Err(refusal) => {
+                prop_assert!(!refusal.message.is_empty());
+                write_line(&mut written, &Answer::Error(refusal)).unwrap();
+                let answer = read_line(&mut &written[..]).unwrap();
+                prop_assert!(matches!(parse_response(&answer), Ok(Some(Response::Answer(Answer::Error(_))))));
+            }
+        }
+        let _ = parse_response(line);
+        Ok(())
+    }
+
+    #[test]
+    fn each_request_that_is_kept_is_understood_or_refused() {
+        for (name, line) in corpus::kept("request") {
+            is_understood_or_refused(&line).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_as_long_as_a_line_is_refused_in_a_shorter_one() {
+        let long = "\u{1}".repeat(MAX_LINE / 8);
+        is_understood_or_refused(json!({"v": 1, "request": long}).to_string().as_bytes()).unwrap();
+        is_understood_or_refused(json!({"v": long, "request": "stop"}).to_string().as_bytes()).unwrap();
+    }
+
     proptest! {
         #[test]
-        fn any_bytes_are_understood_or_answered_with_an_error(line: Vec<u8>) {
-            let _ = parse_request(&line);
-            let _ = parse_response(&line);
+        fn any_bytes_are_understood_or_refused(line: Vec<u8>) {
+            is_understood_or_refused(&line)?;
+        }
+
+        #[test]
+        fn what_is_nearly_a_request_is_understood_or_refused(line in corpus::nearly("request")) {
+            is_understood_or_refused(&line)?;
         }
 
         #[test]

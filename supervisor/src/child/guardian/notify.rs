@@ -22,6 +22,10 @@ const LONGEST_DIRECTORY: usize = 49;
 const DIRECTORY: &str = "mastercontrol-ready-";
 const DIGITS: usize = 16;
 
+/// The longest message, in bytes. Systemd ignores longer ones as a whole, too: one that is cut off could say what it does
+/// not mean.
+const LONGEST_MESSAGE: usize = 4096;
+
 /// Where a program says that it is ready. Removed when it is dropped.
 ///
 /// The program may have become another user, and its helpers, such as `systemd-notify`, may be gone before anybody
@@ -76,9 +80,9 @@ impl NotifySocket {
     /// Takes what has been said. Returns whether the program is ready.
     pub(super) fn listen(&self) -> bool {
         let mut ready = false;
-        let mut said = [0; 4096];
+        let mut said = [0; LONGEST_MESSAGE + 1];
         while let Ok(length) = self.socket.recv(&mut said) {
-            ready |= says_ready(&said[..length]);
+            ready |= length <= LONGEST_MESSAGE && says_ready(&said[..length]);
         }
         ready
     }
@@ -150,6 +154,31 @@ pub(super) fn random() -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::corpus;
+    use proptest::prelude::*;
+
+    /// Of what comes through the socket counts what has been sent, and nothing that has been made of it.
+    fn is_heard_as_it_was_said(notify: &NotifySocket, message: &[u8]) -> Result<(), TestCaseError> {
+        UnixDatagram::unbound().unwrap().send_to(message, notify.path()).unwrap();
+        let lines = String::from_utf8_lossy(message);
+        let is_ready = message.len() <= LONGEST_MESSAGE && lines.split('\n').any(|line| line == "READY=1");
+        prop_assert_eq!(notify.listen(), is_ready);
+        Ok(())
+    }
+
+    #[test]
+    fn each_message_that_is_kept_is_heard_as_it_was_said() {
+        let notify = NotifySocket::new().unwrap();
+        for (name, message) in corpus::kept("notify") {
+            is_heard_as_it_was_said(&notify, &message).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    #[test]
+    fn what_is_nearly_a_message_is_heard_as_it_was_said() {
+        let notify = NotifySocket::new().unwrap();
+        proptest!(|(message in corpus::nearly("notify"))| is_heard_as_it_was_said(&notify, &message)?);
+    }
 
     #[test]
     fn ready_is_a_line_of_its_own() {
