@@ -148,7 +148,8 @@ fn attend(entry: Arc<Entry>, mut held: Held, mut why: Why) {
                 }
             }
         }
-        connection.closing = why == Why::Closing;
+        // When its turn was over, so was what is known of its last event.
+        connection.closing = matches!(why, Why::Closing | Why::Again);
         let Some(back) = connection.serve() else { return };
         // What has happened meanwhile may be that the client has closed its side behind its last message.
         (held, why) = (back, Why::Closing);
