@@ -261,8 +261,8 @@ fn a_service_that_could_not_start_is_not_installed() {
         home.run(command(&home, &line)).expect(code).says(why);
     };
     refused(&["echo", "--grace", "soon"], 2, "500ms");
-    refused(&["http", "public"], 1, "from the root");
-    refused(&["http"], 1, "from the root");
+    refused(&["http", "public"], 1, "as an absolute path");
+    refused(&["http"], 1, "as an absolute path");
     refused(&["http", r"C:\there\is\no\such\directory"], 1, "no directory");
     // The directory of a test is below the one for temporary files, and that is the user's own.
     refused(&["http", own], 1, "is in your own directory");
@@ -271,7 +271,7 @@ fn a_service_that_could_not_start_is_not_installed() {
         let line = ["install", "exec", "--name", name, "--", program];
         home.run(command(&home, &line)).expect(1)
     };
-    program("cmd").says("from the root");
+    program("cmd").says("as an absolute path");
     program(r"C:\no-such-program.exe").says("there is no program");
     home.run(command(&home, &["uninstall", name])).expect(1).says("there is no service");
 }
