@@ -6,11 +6,17 @@ mod follow;
 #[cfg(target_os = "linux")]
 mod linux;
 mod place;
+#[cfg(unix)]
+mod restore;
 mod server;
 mod slots;
 #[cfg(unix)]
 mod unix;
+#[cfg(unix)]
+mod unix_loop;
 #[cfg(windows)]
 mod windows;
+#[cfg(windows)]
+mod windows_loop;
 
 pub(crate) use server::{Admin, LAST_ANSWERS};

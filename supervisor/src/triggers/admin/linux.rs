@@ -1,16 +1,13 @@
-//! Temp cleaners delete sockets of servers that run for weeks, and the directory that the system makes for a user's
-//! sockets goes when that user logs out. Then the place is made anew.
+//! Sees on Linux when something of an instance vanishes.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use interprocess::local_socket::traits::Listener as _;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use super::place::{Place, listen, prepare};
-use crate::instance::{InstanceLockError, InstancePaths};
+use crate::instance::InstancePaths;
 
 /// Sees when something in the directories of an instance is deleted or replaced, or one of these.
 pub(super) struct Watch(Option<Inotify>);
@@ -32,7 +29,7 @@ impl Watch {
         Ok(watch)
     }
 
-    fn look_at(&self, paths: &InstancePaths) -> io::Result<()> {
+    pub(super) fn look_at(&self, paths: &InstancePaths) -> io::Result<()> {
         let going = AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_MOVED_TO
@@ -77,45 +74,6 @@ fn send_into_the_void(descriptor: &impl AsFd) -> io::Result<[UnixStream; 2]> {
     let rights = [ControlMessage::ScmRights(&both)];
     sendmsg::<()>(sender.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::empty(), None)?;
     Ok([sender, receiver])
-}
-
-impl Place {
-    pub(super) fn is_whole(&self) -> bool {
-        self.socket_is_there() && self.link.as_ref().is_none_or(|link| link.is_in_place()) && self.lock.holds()
-    }
-
-    fn socket_is_there(&self) -> bool {
-        self.identity.is_some() && identity_of(&self.paths) == self.identity
-    }
-
-    /// Makes what is missing.
-    pub(super) fn restore(&mut self, watch: &Watch) -> io::Result<()> {
-        let paths = self.paths.now().map_err(io::Error::other)?;
-        paths.make_directories()?;
-        if !self.lock.holds() {
-            self.lock = paths.take_lock().map_err(|error| match error {
-                InstanceLockError::Taken => io::Error::other("another supervisor has taken the name"),
-                InstanceLockError::Unusable { source, .. } => source,
-            })?;
-        }
-        watch.look_at(&paths)?;
-        // It removes itself when it is dropped, so before there is another one.
-        self.link = None;
-        if paths == self.paths && self.socket_is_there() {
-            self.link = paths.lead_to_socket()?;
-            return Ok(());
-        }
-        self.link = prepare(&paths)?;
-        let listener = listen(&paths)?;
-        if paths.socket == self.paths.socket {
-            // It would remove the new one, too.
-            self.listener.do_not_reclaim_name_on_drop();
-        }
-        self.listener = listener;
-        self.identity = identity_of(&paths);
-        self.paths = paths;
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -1,39 +1,21 @@
-//! The admin thread on Unix: it waits for clients, for its end, and on Linux for the socket to vanish.
+//! What ends the admin thread on Unix, and wakes it.
 
 use std::convert::Infallible;
 use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(not(target_os = "linux"))]
+use std::os::fd::BorrowedFd;
 use std::sync::mpsc::Receiver;
-use std::thread;
-use std::time::{Duration, Instant};
-
-use interprocess::local_socket::Listener;
-use interprocess::local_socket::traits::Listener as _;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 #[cfg(target_os = "linux")]
 use super::linux::Watch;
-use super::server::Acceptor;
 use crate::instance::InstancePaths;
-use crate::log::Level;
-use crate::text::Reason;
-
-/// How long to wait before trying again when the system is out of descriptors.
-const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
-
-/// How long to wait before trying again to make what is missing: at first, when that is worth a line of the log, and at
-/// the longest. It doubles each time. While a directory is being deleted, the first tries fail.
-const FIRST_RETRY: Duration = Duration::from_millis(20);
-const LOGGED_RETRY: Duration = Duration::from_millis(160);
-const LAST_RETRY: Duration = Duration::from_millis(5120);
 
 /// Closing this end of the pipe ends the thread `admin`.
 #[derive(Debug)]
 pub(super) struct ShutdownHandle(PipeWriter);
 
 pub(super) struct ShutdownSignal {
-    closed: PipeReader,
+    pub(super) closed: PipeReader,
     pub(super) watch: Watch,
 }
 
@@ -49,91 +31,6 @@ impl ShutdownHandle {
     }
 }
 
-fn as_fd(listener: &Listener) -> BorrowedFd<'_> {
-    match listener {
-        Listener::UdSocket(listener) => listener.as_fd(),
-    }
-}
-
-/// When to try again to make what is missing, and how long to wait after that.
-#[derive(Debug, Clone, Copy)]
-struct Retry {
-    at: Instant,
-    wait: Duration,
-}
-
-impl Acceptor {
-    /// Runs on the thread `admin`.
-    pub(super) fn serve(mut self) {
-        let mut retry: Option<Retry> = None;
-        loop {
-            let closed = PollFd::new(self.signal.closed.as_fd(), PollFlags::POLLIN);
-            let client = PollFd::new(as_fd(&self.place.listener), PollFlags::POLLIN);
-            let mut sources: Vec<_> = [closed, client].into();
-            sources.extend(self.signal.watch.as_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-            let limit = retry.map_or(PollTimeout::NONE, |retry| timeout_until(retry.at));
-            let polled = poll(&mut sources, limit);
-            let [closed, client, watch] = [0, 1, 2].map(|at| sources.get(at).and_then(PollFd::any) == Some(true));
-            match polled {
-                Ok(_) if closed => return,
-                Ok(_) | Err(Errno::EINTR) => {}
-                // The system is out of memory, and nothing says when it has some.
-                Err(_) => {
-                    thread::sleep(EXHAUSTED_WAIT);
-                    continue;
-                }
-            }
-            if client {
-                match self.place.listener.accept() {
-                    Ok(client) => self.server.handle_client(client),
-                    // Nothing says when there will be a descriptor again.
-                    Err(_) if self.is_closed_within(EXHAUSTED_WAIT) => return,
-                    Err(_) => {}
-                }
-            }
-            let seen = watch && self.signal.watch.saw_something_go();
-            if seen || retry.is_some_and(|retry| retry.at <= Instant::now()) {
-                retry = self.look_after_place(retry);
-            }
-        }
-    }
-
-    fn is_closed_within(&self, limit: Duration) -> bool {
-        let mut closed = [PollFd::new(self.signal.closed.as_fd(), PollFlags::POLLIN)];
-        poll(&mut closed, timeout_until(Instant::now() + limit)).is_ok_and(|ready| ready > 0)
-    }
-
-    /// Makes what is missing. If that fails, it is tried again: a directory may come back, and so may descriptors.
-    fn look_after_place(&mut self, failed: Option<Retry>) -> Option<Retry> {
-        if failed.is_none() && self.place.is_whole() {
-            return None;
-        }
-        match self.place.restore(&self.signal.watch) {
-            Ok(()) => {
-                let path = self.place.paths.socket.display();
-                let message = format!("the admin socket was deleted, and has been restored: {path}");
-                self.server.log.line(Level::Warning, "admin_socket_restored", message, []);
-                None
-            }
-            Err(error) => {
-                let wait = failed.map_or(FIRST_RETRY, |failed| (failed.wait * 2).min(LAST_RETRY));
-                if wait == LOGGED_RETRY {
-                    let reason = Reason(&error);
-                    let message = format!("the admin socket is gone ({reason}); trying again, signals still work");
-                    self.server.log.line(Level::Error, "admin_socket_lost", message, []);
-                }
-                Some(Retry { at: Instant::now() + wait, wait })
-            }
-        }
-    }
-}
-
-/// Rounded up, so that the time has come then.
-fn timeout_until(end: Instant) -> PollTimeout {
-    let left = end.saturating_duration_since(Instant::now());
-    PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
-}
-
 /// Elsewhere nothing tells that the socket's file was deleted.
 #[cfg(not(target_os = "linux"))]
 pub(super) struct Watch;
@@ -144,22 +41,11 @@ impl Watch {
         paths.make_directories().map(|()| Watch)
     }
 
-    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub(super) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    fn saw_something_go(&self) -> bool {
+    pub(super) fn saw_something_go(&self) -> bool {
         false
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-impl super::place::Place {
-    fn is_whole(&self) -> bool {
-        true
-    }
-
-    fn restore(&mut self, _watch: &Watch) -> io::Result<()> {
-        Ok(())
     }
 }

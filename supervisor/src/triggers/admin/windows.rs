@@ -1,4 +1,4 @@
-//! The admin thread on Windows: it waits for clients, and one of ours wakes it for its end.
+//! What ends the admin thread on Windows, and who may use its pipe.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -8,15 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use interprocess::local_socket::traits::Listener as _;
 use interprocess::os::windows::security_descriptor::SecurityDescriptor;
 use widestring::{U16CStr, u16cstr};
 
-use super::server::Acceptor;
 use crate::instance::InstancePaths;
-
-/// How long to wait before accepting again when that failed.
-const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 
 /// How long to wait for the thread's end before waking it again, where that could not be done.
 const WAKE_AGAIN: Duration = Duration::from_millis(10);
@@ -48,7 +43,7 @@ pub(super) struct ShutdownHandle {
     paths: InstancePaths,
 }
 
-pub(super) struct ShutdownSignal(Arc<AtomicBool>);
+pub(super) struct ShutdownSignal(pub(super) Arc<AtomicBool>);
 
 impl ShutdownHandle {
     pub(super) fn new(paths: &InstancePaths) -> io::Result<(ShutdownHandle, ShutdownSignal)> {
@@ -72,23 +67,6 @@ impl ShutdownHandle {
                 Ok(never) => match never {},
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-    }
-}
-
-impl Acceptor {
-    /// Runs on the thread `admin`.
-    pub(super) fn serve(self) {
-        loop {
-            let client = self.place.listener.accept();
-            if self.signal.0.load(Ordering::SeqCst) {
-                return;
-            }
-            match client {
-                Ok(client) => self.server.handle_client(client),
-                // Nothing says when the system has room again.
-                Err(_) => std::thread::sleep(EXHAUSTED_WAIT),
             }
         }
     }

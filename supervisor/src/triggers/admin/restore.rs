@@ -1,0 +1,69 @@
+//! Temp cleaners delete sockets of servers that run for weeks, and the directory that the system makes for a user's
+//! sockets goes when that user logs out. Then the place is made anew.
+
+use std::io;
+
+#[cfg(target_os = "linux")]
+use interprocess::local_socket::traits::Listener as _;
+
+#[cfg(target_os = "linux")]
+use super::linux::{Watch, identity_of};
+use super::place::Place;
+#[cfg(target_os = "linux")]
+use super::place::{listen, prepare};
+#[cfg(not(target_os = "linux"))]
+use super::unix::Watch;
+#[cfg(target_os = "linux")]
+use crate::instance::InstanceLockError;
+
+#[cfg(target_os = "linux")]
+impl Place {
+    pub(super) fn is_whole(&self) -> bool {
+        self.socket_is_there() && self.link.as_ref().is_none_or(|link| link.is_in_place()) && self.lock.holds()
+    }
+
+    fn socket_is_there(&self) -> bool {
+        self.identity.is_some() && identity_of(&self.paths) == self.identity
+    }
+
+    /// Makes what is missing.
+    pub(super) fn restore(&mut self, watch: &Watch) -> io::Result<()> {
+        let paths = self.paths.now().map_err(io::Error::other)?;
+        paths.make_directories()?;
+        if !self.lock.holds() {
+            self.lock = paths.take_lock().map_err(|error| match error {
+                InstanceLockError::Taken => io::Error::other("another supervisor has taken the name"),
+                InstanceLockError::Unusable { source, .. } => source,
+            })?;
+        }
+        watch.look_at(&paths)?;
+        // It removes itself when it is dropped, so before there is another one.
+        self.link = None;
+        if paths == self.paths && self.socket_is_there() {
+            self.link = paths.lead_to_socket()?;
+            return Ok(());
+        }
+        self.link = prepare(&paths)?;
+        let listener = listen(&paths)?;
+        if paths.socket == self.paths.socket {
+            // It would remove the new one, too.
+            self.listener.do_not_reclaim_name_on_drop();
+        }
+        self.listener = listener;
+        self.identity = identity_of(&paths);
+        self.paths = paths;
+        Ok(())
+    }
+}
+
+/// Elsewhere nothing tells that something is missing.
+#[cfg(not(target_os = "linux"))]
+impl Place {
+    pub(super) fn is_whole(&self) -> bool {
+        true
+    }
+
+    pub(super) fn restore(&mut self, _watch: &Watch) -> io::Result<()> {
+        Ok(())
+    }
+}
