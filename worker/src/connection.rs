@@ -313,6 +313,11 @@ impl Held {
         true
     }
 
+    /// Since when it has been waiting for its client. None: nobody looks at the clock for that.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        self.due?.checked_sub(self.idle_timeout?)
+    }
+
     fn due(&self) -> Option<Instant> {
         self.farewell.as_ref().map_or(self.due, |farewell| farewell.until)
     }

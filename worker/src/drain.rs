@@ -135,6 +135,21 @@ fn close_idle(entry: &Arc<Entry>) -> bool {
     }
 }
 
+/// Closes the connection that has been idle for longest, to make room for a new one. Returns false if none may be closed:
+/// all are busy, or the protocol has a notice, and an idle client is there to stay.
+pub(crate) fn give_up_idlest(port: &Arc<Shared>, generation: &Arc<Generation>) -> bool {
+    if generation.notice.is_some() {
+        return false;
+    }
+    let idle_since = |entry: Arc<Entry>| {
+        let since = entry.slot.look(|held| held.idle_since())?;
+        Some((since.unwrap_or(entry.since), entry))
+    };
+    let mut idle: Vec<_> = port.registry.of(generation).into_iter().filter_map(idle_since).collect();
+    idle.sort_unstable_by_key(|(since, entry)| (*since, entry.id));
+    idle.iter().any(|(_, entry)| close_idle(entry))
+}
+
 /// Whether a connection waits, but has a message that is about to be served.
 fn is_being_answered(entry: &Entry, generation: &Generation) -> bool {
     generation.notice.is_none() && entry.slot.look(|held| held.farewell.is_none()).unwrap_or(false)

@@ -341,7 +341,8 @@ impl Shared {
             Err(panic) => return generation.fail(Failure::Panicked(panic_message(&*panic).to_owned())),
         }
         let socket = Arc::new(stream);
-        let refused = generation.counts().now >= generation.max_connections;
+        let is_full = generation.counts().now >= generation.max_connections;
+        let refused = is_full && !drain::give_up_idlest(self, generation);
         if refused {
             generation.count_refused();
             generation.say(&Event::Refused { peer });

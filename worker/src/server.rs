@@ -43,6 +43,9 @@ impl Server {
     }
 
     /// How many connections are served at once, 10,000 by default. Further clients get [`Handler::refusal`].
+    ///
+    /// Where a handler has no notice, an idle client is owed nothing: the one that has been idle for longest is closed
+    /// instead, if there is one.
     pub fn max_connections(mut self, limit: usize) -> Server {
         self.max_connections = limit;
         self

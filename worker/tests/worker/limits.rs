@@ -1,9 +1,11 @@
 //! Too many connections, no descriptors left, waiting that costs nothing.
 
-use mastercontrol_worker::Server;
-use mastercontrol_worker::handlers::Echo;
+use std::io::{Read, Write};
 
-use crate::support::{HUGE, Log, Running, eventually};
+use mastercontrol_worker::handlers::Echo;
+use mastercontrol_worker::{Activity, Connection, Handler, Server};
+
+use crate::support::{Client, HUGE, Log, Running, Serve, eventually};
 
 const REFUSAL: &str = "Too many connections, try again later\n";
 
@@ -25,6 +27,41 @@ fn the_one_connection_too_many_is_told_so_and_counted() {
     server.stop(HUGE);
     server.join();
     assert_eq!(log.count("refused"), 1);
+}
+
+/// Answers each byte with itself. No notice.
+fn mirror() -> impl Handler {
+    Serve(|client: &mut Connection| {
+        client.set_idle_timeout(Some(HUGE));
+        while client.next_message() {
+            let mut byte = [0];
+            client.read_exact(&mut byte)?;
+            client.write_all(&byte)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn one_more_takes_the_place_of_the_client_that_has_been_idle_for_longest_if_that_is_owed_nothing() {
+    let server = Running::of(Server::new(mirror()).max_connections(3));
+    let ask = |client: &mut Client| {
+        client.send("?");
+        client.expect("?");
+        eventually("all are idle", || server.connections().iter().all(|it| it.activity == Activity::Idle));
+    };
+    let mut clients: Vec<_> = (0..3).map(|_| server.client()).collect();
+    clients.iter_mut().for_each(ask);
+    // From now on the second one has been idle for longest.
+    ask(&mut clients[0]);
+    let mut one_more = server.client();
+    ask(&mut one_more);
+    clients.remove(1).expect_last("");
+    clients.iter_mut().for_each(ask);
+    assert_eq!((server.counts().now, server.counts().refused), (3, 0));
+    drop((clients, one_more));
+    server.stop(HUGE);
+    server.join();
 }
 
 #[test]

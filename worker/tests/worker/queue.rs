@@ -1,33 +1,71 @@
 //! Clients that come in the instant of the stop, and the port afterwards.
 
-use std::net::TcpListener;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 #[cfg(unix)]
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use mastercontrol_worker::handlers::Echo;
-use mastercontrol_worker::{Activity, Event, Handler, Server};
+use mastercontrol_worker::{Activity, Connection, Event, Handler, Server};
 
 use crate::support::{Client, Fate, Gated, HUGE, Running, eventually};
 
-/// A server whose accepting thread is held up by an observer, until the sender is dropped. Its connections have left
-/// meanwhile: there is room for as many clients, which have to wait in the accept queue.
+/// A handler that holds up the accepting thread with a client, which it does not admit.
+struct HoldsUp<H> {
+    handler: H,
+    stage: Arc<Mutex<Stage>>,
+    gate: Mutex<Receiver<()>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Admitting,
+    /// The next client is the one.
+    Armed,
+    HeldUp,
+}
+
+impl<H: Handler> Handler for HoldsUp<H> {
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        self.handler.serve(client)
+    }
+
+    fn notice(&self) -> Option<&[u8]> {
+        self.handler.notice()
+    }
+
+    fn admits(&self, _peer: SocketAddr) -> bool {
+        let armed = {
+            let mut stage = self.stage.lock().unwrap();
+            let armed = *stage == Stage::Armed;
+            if armed {
+                *stage = Stage::HeldUp;
+            }
+            armed
+        };
+        if armed {
+            let _ = self.gate.lock().unwrap().recv();
+        }
+        !armed
+    }
+}
+
+/// A server whose accepting thread is held up, until the sender is dropped. Its connections have left meanwhile: there is
+/// room for as many clients, which have to wait in the accept queue.
 pub fn held_up(handler: impl Handler, room: usize) -> (Running, Sender<()>) {
     let (open, gate) = mpsc::channel::<()>();
-    let gate = Mutex::new(gate);
-    let server = Server::new(handler).max_connections(room).observer(move |event| {
-        if let Event::Refused { .. } = event {
-            let _ = gate.lock().unwrap().recv();
-        }
-    });
-    let server = Running::of(server);
+    let stage = Arc::new(Mutex::new(Stage::Admitting));
+    let handler = HoldsUp { handler, stage: stage.clone(), gate: Mutex::new(gate) };
+    let server = Running::of(Server::new(handler).max_connections(room));
     let first = server.idle_clients(room);
-    let one_too_many = server.client();
-    eventually("one is refused", || server.counts().refused == 1);
-    drop((first, one_too_many));
+    *stage.lock().unwrap() = Stage::Armed;
+    let last = server.client();
+    eventually("it is held up", || *stage.lock().unwrap() == Stage::HeldUp);
+    drop((first, last));
     eventually("they have left", || server.counts().now == 0);
     (server, open)
 }
