@@ -12,6 +12,7 @@ pub mod driven;
 #[cfg(unix)]
 mod guardian;
 mod output;
+mod preflight;
 mod process;
 mod program;
 mod ready;

@@ -5,6 +5,7 @@
 
 mod config;
 mod definition;
+mod directory;
 mod error;
 mod file;
 pub mod generate;

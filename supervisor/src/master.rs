@@ -628,7 +628,7 @@ impl Master {
     fn answer(&mut self, state: &mut State, what: Ask, by: &Trigger, reply: Reply, now: Instant) {
         match what {
             Ask::Ping => reply.answer(self.look(state, now).pong()),
-            Ask::Status => reply.answer(Answer::Status(Box::new(self.look(state, now).status()))),
+            Ask::Status => self.answer_status(state, reply, now),
             Ask::Connections => self.look(state, now).list_connections(reply),
             Ask::Close { id, grace } => {
                 let grace = grace.unwrap_or(self.settings.grace);
@@ -651,6 +651,20 @@ impl Master {
                     reply.answer(Answer::Readiness { ready: self.look(state, now).is_ready() });
                 }
             },
+        }
+    }
+
+    /// A generation that would be ready is asked whether it has something to serve.
+    fn answer_status(&self, state: &State, reply: Reply, now: Instant) {
+        let mut status = Box::new(self.look(state, now).status());
+        match state.current() {
+            Some(current) if status.ready => current.generation.available(Box::new(move |available| {
+                if let Err(error) = available {
+                    (status.ready, status.unavailable) = (false, Some(error.to_string()));
+                }
+                reply.answer(Answer::Status(status));
+            })),
+            Some(_) | None => reply.answer(Answer::Status(status)),
         }
     }
 

@@ -431,6 +431,9 @@ pub struct Status {
     /// Whether new clients may be sent there.
     #[serde(default)]
     pub ready: bool,
+    /// Why there is nothing to serve at the moment, if that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
     /// The supervisor's process id.
     pub pid: u32,
     /// The address that the server listens on, or listened on before the drain: the first one that has a port. None: it

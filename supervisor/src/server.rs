@@ -57,6 +57,9 @@ pub(crate) struct Built {
 /// Hears how a connection ended.
 pub(crate) type Closer = Box<dyn FnOnce(&Closed) + Send>;
 
+/// Hears whether there is something to serve, or why not.
+pub(crate) type Availability = Box<dyn FnOnce(io::Result<()>) + Send>;
+
 /// One run of the server. It reports what happens to it by events. Dropped before its end, it is stopped at once.
 pub(crate) trait Generation: fmt::Debug + Send {
     /// From now on it gets the clients, in place of the one that got them before.
@@ -77,6 +80,9 @@ pub(crate) trait Generation: fmt::Debug + Send {
     /// Begins to look whether it takes connections, for which it has this long.
     /// [`Event::Checked`](crate::event::Event::Checked) has the result.
     fn check(&self, limit: Duration);
+
+    /// Begins to look whether it has something to serve; `done` hears that. A disk may be asked, so it may take long.
+    fn available(&self, done: Availability);
 
     /// Gives up what hangs of it, for this reason: it fails, and lets its clients go without that.
     fn give_up(&mut self, why: &str);

@@ -46,6 +46,7 @@ pub fn status_line(status: &Status) -> String {
     let Status { name, state, generation, connections, uptime_ms, .. } = status;
     let not_ready = match &status.delay {
         Some(stop) => format!(", {}", delay(stop)),
+        None if status.unavailable.is_some() => format!(", {}", readiness(status)),
         None if *state == State::Serving && !status.ready => ", not ready for new clients".into(),
         None => String::new(),
     };
@@ -70,7 +71,7 @@ pub fn readiness(status: &Status) -> String {
     let seconds = |ms: u64| format!("{} s", ms.div_ceil(1000));
     let why = match (&status.delay, &status.state) {
         (Some(stop), _) => format!("stopping in {}", seconds(stop.remaining_ms)),
-        (None, State::Serving) => "by request".into(),
+        (None, State::Serving) => status.unavailable.clone().unwrap_or_else(|| "by request".into()),
         (None, state @ State::Draining) => {
             let remaining = status.drain.as_ref().map_or(0, |drain| drain.remaining_ms);
             format!("{state}, {} to go", seconds(remaining))
@@ -79,7 +80,9 @@ pub fn readiness(status: &Status) -> String {
             Some(next_try_ms @ 1..) => format!("{state}, next try in {}", seconds(next_try_ms)),
             Some(0) | None => format!("{state}, trying now"),
         },
-        (None, state @ (State::Starting | State::Restarting | State::Other(_))) => state.to_string(),
+        (None, state @ (State::Starting | State::Restarting | State::Other(_))) => {
+            status.unavailable.clone().unwrap_or_else(|| state.to_string())
+        }
     };
     format!("not ready: {why}")
 }
@@ -321,6 +324,7 @@ mod tests {
             (serde_json::json!({ "state": "restarting", "drain": drain }), "not ready: restarting"),
             (serde_json::json!({ "delay": delay }), "not ready: stopping in 4 s"),
             (serde_json::json!({}), "not ready: by request"),
+            (serde_json::json!({ "unavailable": "no directory" }), "not ready: no directory"),
         ] {
             assert_eq!(readiness_with(fields.clone()), text, "{fields}");
         }

@@ -119,7 +119,7 @@ impl Guardian {
     fn with(program: &[&str], change: impl FnOnce(&mut Command)) -> Guardian {
         let (ours, its) = UnixStream::pair().unwrap();
         let mut command = Command::new(SUPERVISOR);
-        command.args(["@guard", "0", ""]).args(program).stdin(Stdio::from(OwnedFd::from(its))).process_group(0);
+        command.args(["@guard", "0", "", ""]).args(program).stdin(Stdio::from(OwnedFd::from(its))).process_group(0);
         change(&mut command);
         let process = command.spawn().unwrap();
         ours.set_read_timeout(Some(LIMIT)).unwrap();
@@ -427,7 +427,7 @@ os.dup2(5, 9)
 os.execv(sys.argv[1], sys.argv[1:])";
     let (ours, its) = UnixStream::pair().unwrap();
     let mut process = Command::new("python3")
-        .args(["-c", outer, SUPERVISOR, "@guard", "0", "", "sh", "-c", &script])
+        .args(["-c", outer, SUPERVISOR, "@guard", "0", "", "", "sh", "-c", &script])
         .stdin(Stdio::from(OwnedFd::from(its)))
         .spawn()
         .unwrap();
@@ -449,7 +449,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
 
 #[test]
 fn a_stage_that_makes_no_sense_is_refused() {
-    for args in [&["@guard"][..], &["@launch", "x", "", "p"]] {
+    for args in [&["@guard"][..], &["@launch", "x", "", "", "p"]] {
         let output = Command::new(SUPERVISOR).args(args).stdin(Stdio::null()).output().unwrap();
         assert_eq!(output.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&output.stderr).contains("own use"));
@@ -460,6 +460,7 @@ fn program(program: &str, args: &[&str]) -> Program {
     Program {
         program: program.into(),
         args: args.iter().map(OsString::from).collect(),
+        directory: None,
         stop_signal: TERM,
         ready: Ready::AtOnce,
         ready_within: LIMIT,

@@ -34,6 +34,7 @@ fn no_orphan_is_left_and_none_stays_a_zombie() {
     let program = Program {
         program: "sh".into(),
         args: vec!["-c".into(), script.into()],
+        directory: None,
         stop_signal: 15,
         ready: Ready::AtOnce,
         ready_within: LIMIT,

@@ -95,7 +95,7 @@ fn check_says_for_which_servers_a_file_is_right() {
     let answer = home.admin(&["check", &all, "--json", "--for", "command"]).expect(0).json();
     assert_eq!(answer, json!({ "result": "valid", "for": ["command"] }));
     let http = write(&home, &json!({ "dir": "." }));
-    home.admin(&["check", &http]).expect(0).says(&format!("{http}: valid for http\n"));
+    home.admin(&["check", &http]).expect(0).says(&format!("{http}: valid for http and exec\n"));
     home.admin(&["check", &http, "--for", "echo"]).expect(1).says(r#""dir" is a setting of http, not of echo"#);
 }
 

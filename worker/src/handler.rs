@@ -61,6 +61,16 @@ pub trait Handler: Send + Sync + 'static {
     fn idle_timeout(&self) -> Option<Duration> {
         None
     }
+
+    /// Whether there is something to serve at the moment. Clients are served in any case; but no new ones should be sent
+    /// here while there is not. Asked for by [`Stopper::available`](crate::Stopper::available), on the thread that calls
+    /// it.
+    ///
+    /// # Errors
+    /// Why there is not, for people.
+    fn available(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What a connection keeps from one message to the next.
@@ -206,5 +216,9 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
 
     fn idle_timeout(&self) -> Option<Duration> {
         (**self).idle_timeout()
+    }
+
+    fn available(&self) -> io::Result<()> {
+        (**self).available()
     }
 }

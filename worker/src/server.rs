@@ -207,6 +207,14 @@ impl Stopper {
         self.port.is_accepting(limit)
     }
 
+    /// Whether the handler has something to serve at the moment, see [`Handler::available`].
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn available(&self) -> io::Result<()> {
+        self.generation.handler.available()
+    }
+
     /// Ends one connection: its client is notified as in a stop, and closed by force if it is still there when the grace
     /// period is over. Waits for that. None: there is no such connection.
     ///

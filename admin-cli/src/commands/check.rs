@@ -34,8 +34,12 @@ pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
 /// Whether a server of this kind could be started with the file.
 fn check_for(file: &Path, kind: &str) -> Result<(), String> {
     let config = cli::check(file, kind).map_err(|error| error.to_string())?;
-    if let Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) = config.server {
-        Http::new(dir).map_err(|error| format!("{}: {error}", file.display()))?;
-    }
-    Ok(())
+    let problem = match config.server {
+        Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) => {
+            Http::new(dir).err().map(|error| error.to_string())
+        }
+        Server::Own(OwnServer { handler: HandlerKind::Echo | HandlerKind::Command, .. }) => None,
+        Server::Exec { program, .. } => program.check_directory().err().map(|error| error.to_string()),
+    };
+    problem.map_or(Ok(()), |problem| Err(format!("{}: {problem}", file.display())))
 }

@@ -45,6 +45,9 @@ fn describe_status(status: &Status) -> String {
     if let Some(delay) = &status.delay {
         lines.push(format!("  delay        {}", describe_delay(delay)));
     }
+    if let Some(why) = &status.unavailable {
+        lines.push(format!("  not ready    {why}"));
+    }
     if let Some(health) = status.health {
         lines.push(format!("  health       {health}"));
     }

@@ -89,6 +89,7 @@ impl Children {
         let made = panic::catch_unwind(AssertUnwindSafe(|| lock(&self.factory)(&mut settings)));
         let program =
             made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", panic_message(&*panic)).into()))?;
+        program.check_directory()?;
         self.ready_within.store(milliseconds(program.ready_within), Ordering::Relaxed);
         let somebody_serves = self.sockets().alive().any(|running| running.serves());
         let allowed = |end| program.may_have_ended(end, build, somebody_serves);

@@ -11,7 +11,7 @@ use worker::ServerError;
 
 use super::program::{CannotStart, EndedEarly};
 use crate::event::{Event, EventSender};
-use crate::server::{BuildError, Clients, Ended, Generation, ProgramEnd};
+use crate::server::{Availability, BuildError, Clients, Ended, Generation, ProgramEnd};
 
 /// What whoever builds a program hears of it.
 #[derive(Debug)]
@@ -279,6 +279,11 @@ impl Generation for Child {
     /// The queue of its socket takes connections, whatever the program does; so there is nothing to be found this way.
     fn check(&self, _limit: Duration) {
         let _ = self.events.send(Event::Checked { build: self.running.build, accepting: true });
+    }
+
+    /// Only the program knows that.
+    fn available(&self, done: Availability) {
+        done(Ok(()));
     }
 
     fn give_up(&mut self, why: &str) {

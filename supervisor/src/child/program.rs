@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::ready::Ready;
@@ -21,10 +22,12 @@ pub(crate) type ProgramFactory = Box<dyn FnMut(&mut Settings) -> Result<Program,
 /// What to run, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// Its path, or a name to be looked for.
+    /// Its path, or a name to be looked for. A relative path is looked up in the directory in which it starts.
     pub program: OsString,
     /// What it is told.
     pub args: Vec<OsString>,
+    /// The directory in which it starts: the one that has this path then. None: that of the supervisor.
+    pub directory: Option<PathBuf>,
     /// What asks it to end.
     #[cfg(unix)]
     pub stop_signal: i32,
@@ -113,6 +116,7 @@ mod tests {
         let program = |ready| Program {
             program: "p".into(),
             args: Vec::new(),
+            directory: None,
             #[cfg(unix)]
             stop_signal: 15,
             ready,

@@ -9,6 +9,7 @@ use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches};
 
 use super::definition::{Connections, Options, ServerArgs, ServerCli};
+use super::directory;
 use super::error::ConfigError;
 use super::values::{Form, word};
 use crate::child::{Program, Ready};
@@ -104,7 +105,8 @@ impl Server {
         }
     }
 
-    fn new(arguments: ServerArgs, listen_said: bool) -> (Server, Options) {
+    /// Relative paths are meant from this directory.
+    fn new(arguments: ServerArgs, listen_said: bool, directory: &Path) -> (Server, Options) {
         let own = |handler, listen, connections: Connections| {
             let Connections { max_connections, check_every } = connections;
             Server::Own(OwnServer { handler, listen, listen_said, max_connections, check_every })
@@ -115,11 +117,11 @@ impl Server {
                 (own(HandlerKind::Command, listen, connections), options)
             }
             ServerArgs::Http { dir, listen, connections, options } => {
-                let dir = dir.unwrap_or_else(|| ".".into());
+                let dir = directory::join(directory, dir.as_deref().unwrap_or(Path::new(".")));
                 (own(HandlerKind::Http { dir }, listen, connections), options)
             }
             #[cfg_attr(windows, allow(unused_variables, unused_mut))]
-            ServerArgs::Exec { mut listen, socket_mode, stop_signal, ready, ready_within, options, program } => {
+            ServerArgs::Exec { mut listen, socket_mode, stop_signal, ready, ready_within, dir, options, program } => {
                 #[cfg(unix)]
                 if let Some(mode) = socket_mode {
                     listen.iter_mut().for_each(|listen| listen.mode = mode);
@@ -128,6 +130,7 @@ impl Server {
                 let program = Program {
                     program: line.next().unwrap_or_default(),
                     args: line.collect(),
+                    directory: Some(dir.map_or_else(|| directory.to_owned(), |dir| directory::join(directory, &dir))),
                     #[cfg(unix)]
                     stop_signal: stop_signal.unwrap_or(nix::sys::signal::Signal::SIGTERM as i32),
                     ready: ready.unwrap_or(Ready::AtOnce),
@@ -165,7 +168,11 @@ pub struct Config {
 }
 
 impl Config {
-    pub(super) fn parse(arguments: impl IntoIterator<Item: Into<OsString> + Clone>) -> Result<Config, ConfigError> {
+    /// Relative paths are meant from this directory.
+    pub(super) fn parse(
+        arguments: impl IntoIterator<Item: Into<OsString> + Clone>,
+        directory: &Path,
+    ) -> Result<Config, ConfigError> {
         let wrong = |error| ConfigError::clap(&error);
         let said = ServerCli::command().try_get_matches_from(arguments).map_err(wrong)?;
         let listen_said = said.subcommand().is_some_and(|(_, said)| {
@@ -175,7 +182,7 @@ impl Config {
         if let ServerArgs::Exec { listen, socket_mode, ready, .. } = &server {
             check_addresses(listen, *socket_mode, ready.as_ref())?;
         }
-        let (server, options) = Server::new(server, listen_said);
+        let (server, options) = Server::new(server, listen_said, directory);
         Ok(Config {
             // The kinds' own names are valid.
             name: options.name.clone().or_else(|| server.name().parse().ok()).unwrap_or_default(),

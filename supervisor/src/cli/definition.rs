@@ -5,10 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
-use super::file::ConfigFile;
 use super::generate::Generate;
 #[cfg(windows)]
 use super::values::parse_on_hup;
@@ -186,6 +184,10 @@ pub(super) enum ServerArgs {
         /// How long the program may take to become ready
         #[arg(long, value_name = "TIME", default_value = "30", value_parser = parse_interval)]
         ready_within: Duration,
+        /// Directory in which the program starts, looked up again at each start [default: where the supervisor was
+        /// started]
+        #[arg(long, value_name = "PATH")]
+        dir: Option<PathBuf>,
         #[command(flatten)]
         options: Options,
         /// The program and its arguments
@@ -208,8 +210,8 @@ pub(super) struct Connections {
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Read settings from a JSON file, named like these options; read again at each restart
-    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(ConfigFile::new))]
-    pub(super) config: Option<ConfigFile>,
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
     /// Name under which admin-cli finds this instance [default: the server's]
     #[arg(short, long)]
     pub(super) name: Option<InstanceName>,

@@ -11,6 +11,7 @@ use clap::{Arg, ArgAction, Command, ValueHint};
 use serde_json::Value;
 use serde_json::error::Category;
 
+use super::directory;
 use super::error::ConfigError;
 use crate::protocol::Members;
 use crate::text::{Reason, listed};
@@ -31,8 +32,9 @@ pub(super) struct ConfigFile {
 }
 
 impl ConfigFile {
-    pub(super) fn new(named: PathBuf) -> io::Result<ConfigFile> {
-        Ok(ConfigFile { path: std::path::absolute(&named)?, named: named.display().to_string() })
+    /// The file that is meant in this directory.
+    pub(super) fn new(named: &Path, directory: &Path) -> ConfigFile {
+        ConfigFile { path: directory::join(directory, named), named: named.display().to_string() }
     }
 
     /// The arguments that the file stands for. Each is valid for this kind of server. The directory to serve is left

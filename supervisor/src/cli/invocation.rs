@@ -1,7 +1,7 @@
 //! What a command line asks for.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
 
@@ -9,6 +9,7 @@ use super::config::Config;
 #[cfg(windows)]
 use super::definition::ServiceCommand;
 use super::definition::{Cli, Command, ServerArgs, ServerCli};
+use super::directory;
 use super::error::ConfigError;
 use super::file::{ConfigFile, not_in_a_file};
 use super::generate::Generate;
@@ -67,6 +68,8 @@ pub fn command() -> clap::Command {
 pub struct Invocation {
     /// The program, the kind of its server, and the rest.
     arguments: Vec<OsString>,
+    /// Where relative paths on it are meant from.
+    directory: PathBuf,
     kind: &'static str,
     /// Whether the command line says which directory is served: that cannot be said twice.
     has_dir: bool,
@@ -91,7 +94,9 @@ impl Invocation {
             ServerArgs::Http { options, .. } => ("http", options),
             ServerArgs::Exec { options, .. } => ("exec", options),
         };
-        Invocation { arguments, kind, has_dir, has_listen, log: options.log(), file: options.config }
+        let (directory, log) = (directory::of_the_start(), options.log());
+        let file = options.config.map(|file| ConfigFile::new(&file, &directory));
+        Invocation { arguments, directory, kind, has_dir, has_listen, log, file }
     }
 
     /// The file, as it was named.
@@ -117,7 +122,20 @@ impl Invocation {
     /// # Errors
     /// When the file cannot be read or is wrong.
     pub fn read(&self) -> Result<Config, ConfigError> {
-        let Some(file) = &self.file else { return Config::parse(&self.arguments) };
+        self.read_in(&self.directory)
+    }
+
+    /// The same with its paths as they were said.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is wrong.
+    #[cfg(windows)]
+    pub(super) fn as_said(&self) -> Result<Config, ConfigError> {
+        self.read_in(Path::new(""))
+    }
+
+    fn read_in(&self, directory: &Path) -> Result<Config, ConfigError> {
+        let Some(file) = &self.file else { return Config::parse(&self.arguments, directory) };
         let mut settings = file.arguments(&ServerCli::command(), self.kind, self.has_dir)?;
         if self.has_listen {
             settings.retain(|setting| !setting.as_encoded_bytes().starts_with(b"--listen="));
@@ -125,7 +143,7 @@ impl Invocation {
         // No argument stands between the program and the kind of its server.
         let (before, after) = self.arguments.split_at(self.arguments.len().min(2));
         let together: Vec<_> = before.iter().chain(&settings).chain(after).collect();
-        Config::parse(together)
+        Config::parse(together, directory)
     }
 }
 
@@ -151,5 +169,5 @@ pub fn check(file: &Path, kind: &str) -> Result<Config, ConfigError> {
 
 /// Whether all settings in a file are those of a kind of server, whatever their values are.
 pub fn has_settings_of(file: &Path, kind: &str) -> bool {
-    ConfigFile::new(file.to_owned()).is_ok_and(|file| file.has_settings_of(&ServerCli::command(), kind))
+    ConfigFile::new(file, &directory::of_the_start()).has_settings_of(&ServerCli::command(), kind)
 }

@@ -16,7 +16,7 @@ use crate::text::Reason;
 /// # Errors
 /// When the settings are wrong, the service could not start with them, or it cannot be installed.
 pub fn install(invocation: &Invocation) -> Result<String, ServiceError> {
-    let config = invocation.read().map_err(|error| ServiceError::new(error.to_string()))?;
+    let config = invocation.as_said().map_err(|error| ServiceError::new(error.to_string()))?;
     let program = env::current_exe()
         .map_err(|error| ServiceError::new(format!("cannot tell where this program is: {}", Reason(&error))))?;
     check(&config, invocation.file(), &program).map_err(ServiceError::new)?;
@@ -46,7 +46,11 @@ fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), Str
     paths.extend(config.socket.as_deref().map(|socket| ("the admin socket", socket)));
     match &config.server {
         Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) => paths.push(("the directory", dir)),
-        Server::Exec { program, listen: _ } => paths.push(("the program", Path::new(&program.program))),
+        Server::Exec { program, listen: _ } => {
+            paths.push(("the program", Path::new(&program.program)));
+            let directory = program.directory.as_deref().filter(|directory| !directory.as_os_str().is_empty());
+            paths.extend(directory.map(|directory| ("the directory", directory)));
+        }
         Server::Own(OwnServer { handler: HandlerKind::Echo | HandlerKind::Command, .. }) => {}
     }
     let own = env::var_os("USERPROFILE").filter(|own| !own.is_empty());

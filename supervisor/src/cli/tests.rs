@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::config::{Config, HandlerKind, OwnServer, Server};
 use super::definition::{Cli, KINDS, ServerCli};
+use super::directory::of_the_start;
 use super::file::{self, ConfigFile, not_in_a_file};
 use super::invocation::Invocation;
 #[cfg(unix)]
@@ -72,7 +73,7 @@ fn says(kind: &str, text: impl AsRef<[u8]>, message: &str) {
 }
 
 fn line(arguments: &[&str]) -> Config {
-    Config::parse(std::iter::once("supervisor").chain(arguments.iter().copied())).unwrap()
+    Config::parse(std::iter::once("supervisor").chain(arguments.iter().copied()), &of_the_start()).unwrap()
 }
 
 #[track_caller]
@@ -162,7 +163,7 @@ fn every_setting_but_config_can_be_said_in_a_file() {
 fn what_is_not_said_has_its_default() {
     let config = Directory::new("defaults").read(r#"{"verbose": false}"#, &["http"]);
     assert_eq!(config, line(&["http"]));
-    assert_eq!(own(&config).handler, HandlerKind::Http { dir: ".".into() });
+    assert_eq!(own(&config).handler, HandlerKind::Http { dir: of_the_start() });
     assert_eq!((own(&config).listen, config.name.as_str()), (([127, 0, 0, 1], 8000).into(), "http"));
     assert!(!own(&config).listen_said);
     assert_eq!((config.grace, config.restart), (Duration::from_secs(5), RestartPolicy::default()));
@@ -196,7 +197,7 @@ fn the_command_line_wins_over_the_file() {
     assert_eq!(config.grace, Duration::from_secs(2));
     assert_eq!(own(&config).listen.port(), 7001);
     assert_eq!(config.log, Log::text().verbose(true));
-    assert_eq!(own(&config).handler, HandlerKind::Http { dir: "here".into() });
+    assert_eq!(own(&config).handler, HandlerKind::Http { dir: of_the_start().join("here") });
 }
 
 #[test]
@@ -231,9 +232,9 @@ fn paths_in_a_file_are_meant_from_its_directory() {
 
 #[test]
 fn the_file_of_a_relative_path_is_found_from_everywhere() {
-    let file = ConfigFile::new("web.json".into()).unwrap();
+    let file = ConfigFile::new(Path::new("./web.json"), &std::env::current_dir().unwrap());
     assert_eq!(file.path, std::env::current_dir().unwrap().join("web.json"));
-    assert_eq!(file.named, "web.json");
+    assert_eq!(file.named, "./web.json");
 }
 
 #[test]
@@ -464,7 +465,7 @@ fn understand(text: &[u8], kind: &'static str) -> Result<Config, String> {
     let rest = not_in_a_file(ServerCli::command().find_subcommand(kind).unwrap());
     let line: Vec<OsString> = ["supervisor".into(), kind.into()].into_iter().chain(arguments).chain(rest).collect();
     // Each argument was valid, so all are together.
-    Ok(Config::parse(line).unwrap())
+    Ok(Config::parse(line, Path::new("/start")).unwrap())
 }
 
 fn has_a_colon(value: &Value) -> bool {

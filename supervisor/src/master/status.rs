@@ -144,6 +144,7 @@ impl<'a> Snapshot<'a> {
             state: doing(state),
             state_ms: ms_since(record.doing.1),
             ready: self.is_ready(),
+            unavailable: None,
             pid: std::process::id(),
             address: identity.addresses.iter().find_map(Address::tcp),
             addresses: identity.addresses.iter().map(Address::to_string).collect(),

@@ -11,13 +11,16 @@ use worker::{
     Closed, ConnectionInfo, Counts, Failure, Handle, Handler, Ids, Port, ServerError, Stopper, panic_message,
 };
 
-use super::{BuildError, Builder, Built, Clients, Closer, Ended, Generation, Watcher, lacking};
+use super::{Availability, BuildError, Builder, Built, Clients, Closer, Ended, Generation, Watcher, lacking};
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::settings::Settings;
 use crate::sync::lock;
 use crate::text::{Reason, Seconds};
+
+/// How many looks whether there is something to serve can be under way: a disk that does not answer stops each of them.
+const MAX_LOOKS: usize = 16;
 
 /// Makes the handler of a generation, and may change its settings.
 pub(crate) type Factory = Box<dyn FnMut(&mut Settings) -> Result<Arc<dyn Handler>, BuildError> + Send>;
@@ -76,7 +79,13 @@ impl HandlerBuilder {
         let port = port.as_ref().ok_or("the server is being stopped")?;
         let handle = server.build(port).map_err(|error| lacking("the server thread", &error))?;
         let unless_ended = StopOnDrop(handle.stopper());
-        let generation = Box::new(HandlerGeneration { build, handle, unless_ended, events: self.events.clone() });
+        let generation = Box::new(HandlerGeneration {
+            build,
+            handle,
+            unless_ended,
+            events: self.events.clone(),
+            looks: Arc::default(),
+        });
         Ok(Built { generation, settings })
     }
 }
@@ -117,6 +126,8 @@ struct HandlerGeneration {
     handle: Handle,
     unless_ended: StopOnDrop,
     events: EventSender,
+    /// One of these for each look whether there is something to serve, and this one.
+    looks: Arc<()>,
 }
 
 impl HandlerGeneration {
@@ -165,6 +176,32 @@ impl Generation for HandlerGeneration {
         if thread.is_err() {
             // Nothing is known, least of all that it hangs.
             let _ = self.events.send(Event::Checked { build: self.build, accepting: true });
+        }
+    }
+
+    fn available(&self, done: Availability) {
+        let (stopper, look) = (self.stopper().clone(), self.looks.clone());
+        if Arc::strong_count(&look) > MAX_LOOKS {
+            return done(Err(io::Error::other(
+                "what is to be served cannot be read: earlier looks at it have not ended",
+            )));
+        }
+        // Shared with a thread that there may be none of.
+        let done = Arc::new(Mutex::new(Some(done)));
+        let tell = |done: &Mutex<Option<Availability>>, available| {
+            if let Some(done) = lock(done).take() {
+                done(available);
+            }
+        };
+        let theirs = done.clone();
+        let thread = thread::Builder::new().name("check".into()).spawn(move || {
+            let available = panic::catch_unwind(AssertUnwindSafe(|| stopper.available()));
+            drop(look);
+            tell(&theirs, available.unwrap_or_else(|panic| Err(io::Error::other(panic_message(&*panic)))));
+        });
+        if thread.is_err() {
+            // Nothing is known, least of all that something is missing.
+            tell(&done, Ok(()));
         }
     }
 

@@ -55,7 +55,7 @@ const MAX_LOGGED: usize = 380;
 ///
 /// No file outside the directory is ever served, by whatever path or symbolic link it is asked for. The directory is the
 /// one that has its path at the time of the request: it may be replaced, or be a symbolic link that is switched. While it
-/// is missing, requests are answered with 503, see [`Http::available`].
+/// is missing, requests are answered with 503, and [`Handler::available`] says why.
 ///
 /// [`Http::pages`] serves what code makes instead.
 ///
@@ -138,17 +138,6 @@ impl Http {
         let directory = directory.as_ref();
         let files = Files::new(directory).map_err(|error| not_available(directory, &error))?;
         Ok(Http { source: Source::Files(files), limits: Limits::default(), log: None })
-    }
-
-    /// Whether there is anything to serve at the moment. This costs a few system calls, and no connection.
-    ///
-    /// # Errors
-    /// When the directory is missing, or cannot be read. It may be there again at any time.
-    pub fn available(&self) -> io::Result<()> {
-        match &self.source {
-            Source::Files(files) => files.check().map_err(|error| not_available(files.directory(), &error)),
-            Source::Pages(_) => Ok(()),
-        }
     }
 
     /// Serves pages that are made for each request, and no files. `pages` is called with the path without its leading
@@ -380,6 +369,14 @@ impl Handler for Http {
         b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n\
           Content-Type: text/plain; charset=utf-8\r\nContent-Length: 38\r\n\r\n\
           Too many connections, try again later\n"
+    }
+
+    /// Whether the directory is there and can be read.
+    fn available(&self) -> io::Result<()> {
+        match &self.source {
+            Source::Files(files) => files.check().map_err(|error| not_available(files.directory(), &error)),
+            Source::Pages(_) => Ok(()),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What becomes the program. It is started by a guardian, does what has to be done in the program's own process, and
 //! what elsewhere stands between `fork` and `exec`, where only unsafe code can be.
 
+use std::env;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -41,6 +42,14 @@ fn refusal(stage: &Stage) -> (u8, String) {
     }
     let mut command = Command::new(&stage.program);
     command.args(&stage.args).stdin(Stdio::null());
+    if !stage.directory.is_empty() {
+        if let Err(error) = env::set_current_dir(&stage.directory) {
+            let directory = Path::new(&stage.directory).display();
+            return (NOT_RUN, format!("{program}: cannot start in {directory}: {}", Reason(&error)));
+        }
+        // As a shell does: this path may have a symbolic link in it, which the system does not know.
+        command.env("PWD", &stage.directory);
+    }
     if stage.sockets > 0 {
         command
             .env("LISTEN_PID", std::process::id().to_string())

@@ -1,5 +1,5 @@
 //! The command lines of the hidden stages: `@deputy`, `@guard` and `@launch`, then how many sockets there are from descriptor 3 on
-//! and their names, then the program and its arguments.
+//! and their names, then the directory in which the program starts, then the program and its arguments.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -29,6 +29,8 @@ pub(super) struct Stage {
     pub(super) sockets: usize,
     /// Their names, with colons between them.
     pub(super) names: OsString,
+    /// Where the program starts. Empty: where the supervisor did.
+    pub(super) directory: OsString,
     pub(super) program: OsString,
     pub(super) args: Vec<OsString>,
 }
@@ -37,14 +39,15 @@ impl Stage {
     /// What follows the stage's own name on the command line. None: nothing that makes sense.
     pub(super) fn parse(mut line: impl Iterator<Item = OsString>) -> Option<Stage> {
         let sockets = line.next()?.to_str()?.parse().ok().filter(|&sockets| sockets < 1000)?;
-        let (names, program) = (line.next()?, line.next()?);
-        Some(Stage { sockets, names, program, args: line.collect() })
+        let (names, directory, program) = (line.next()?, line.next()?, line.next()?);
+        Some(Stage { sockets, names, directory, program, args: line.collect() })
     }
 
     /// This program itself, as that stage.
     pub(super) fn command(&self, own: &OsStr, stage: &str) -> Command {
         let mut command = Command::new(own);
-        command.arg(stage).arg(self.sockets.to_string()).arg(&self.names).arg(&self.program).args(&self.args);
+        command.arg(stage).arg(self.sockets.to_string()).arg(&self.names).arg(&self.directory);
+        command.arg(&self.program).args(&self.args);
         command
     }
 
@@ -87,7 +90,7 @@ mod tests {
     fn a_stage_is_read_back_from_its_command_line() {
         for (names, args) in [("a:b", &["-x", "--", ""][..]), ("", &[])] {
             let args = args.iter().map(OsString::from).collect();
-            let stage = Stage { sockets: 2, names: names.into(), program: "p".into(), args };
+            let stage = Stage { sockets: 2, names: names.into(), directory: "/d".into(), program: "p".into(), args };
             let command = stage.command(OsStr::new("own"), GUARD);
             let mut line = command.get_args().map(OsStr::to_owned);
             assert_eq!(line.next().unwrap(), GUARD);
@@ -97,8 +100,11 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_no_stage() {
-        for line in [&[][..], &["1"], &["1", "a"], &["x", "a", "p"], &["-1", "a", "p"], &["100000", "a", "p"]] {
+        for line in [&[][..], &["1"], &["1", "a"], &["1", "a", "d"]] {
             assert_eq!(Stage::parse(line.iter().map(OsString::from)), None, "{line:?}");
+        }
+        for sockets in ["x", "-1", "100000"] {
+            assert_eq!(Stage::parse([sockets, "a", "d", "p"].iter().map(OsString::from)), None, "{sockets}");
         }
     }
 }

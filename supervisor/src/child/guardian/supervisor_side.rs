@@ -128,6 +128,7 @@ impl Host {
         let stage = Stage {
             sockets: sockets.len(),
             names: names.join(":").into(),
+            directory: program.directory.clone().unwrap_or_default().into_os_string(),
             program: program.program.clone(),
             args: program.args.clone(),
         };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use worker::{ConnectionInfo, Counts, ServerError};
 
 use crate::event::Event;
-use crate::server::{Builder, Clients, Closer, Ended, Generation, Watcher};
+use crate::server::{Availability, Builder, Clients, Closer, Ended, Generation, Watcher};
 
 #[derive(Debug, Default)]
 pub(super) struct World {
@@ -178,6 +178,10 @@ impl Generation for PretendedHandle {
         let mut world = lock(&self.world);
         let accepting = !world.generation(self.build).hangs;
         world.events.push_back(Event::Checked { build: self.build, accepting });
+    }
+
+    fn available(&self, done: Availability) {
+        done(Ok(()));
     }
 
     fn give_up(&mut self, why: &str) {
