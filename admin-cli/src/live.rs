@@ -37,6 +37,9 @@ impl LiveLine {
             Progress::Delayed(delay) => text::delay(delay),
             Progress::Connections { .. } => return,
             Progress::Restarting { ahead } => describe_restart(*ahead),
+            Progress::Outage { generation } => {
+                format!("outage: generation {generation} ends before the next one starts")
+            }
             Progress::Serving { generation } => format!("generation {generation} is serving"),
             Progress::Journal { .. } => return,
         };

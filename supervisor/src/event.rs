@@ -27,6 +27,8 @@ pub(crate) enum Event {
     },
     /// A client of the admin socket asks for something.
     Request { request: Request, by: Trigger, reply: Sender<Response> },
+    /// Whether a server could be built, as far as that is known beforehand.
+    Prepared { build: u64, prepared: Result<(), BuildError> },
     /// A server has been built, or why it has not.
     Built { build: u64, built: Result<Built, BuildError> },
     /// A server takes no connections any more, though nobody asked for that. It lets its clients go. `clean`: it ended

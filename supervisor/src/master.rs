@@ -34,7 +34,9 @@ use readiness::Readiness;
 use reply::Reply;
 use requests::{Ask, Command, StopRequest};
 use restarts::{Queue, Restart};
-use state::{Cause, Check, Emptying, Input, Rebuilding, Replacing, Retiring, Serving, Starting, State, Waiting};
+use state::{
+    Cause, Check, Emptying, Input, Preparing, Rebuilding, Replacing, Retiring, Serving, Starting, State, Waiting,
+};
 pub(crate) use status::Identity;
 use status::{Record, Snapshot};
 pub(crate) use stop::End;
@@ -156,6 +158,11 @@ impl Master {
                 }
                 None => return state,
             },
+            Event::Prepared { build, prepared } if build == self.record.builds => match prepared {
+                Ok(()) => Input::Prepared,
+                Err(error) => Input::NotBuilt(error),
+            },
+            Event::Prepared { .. } => return state,
             Event::Built { build, built } => match built {
                 // One that comes too late is dropped; but the supervisor does not end before it is gone.
                 Ok(built) if build == self.record.builds || matches!(state, State::Draining(_)) => {
@@ -219,51 +226,57 @@ impl Master {
         use {Input::*, State::*};
         match (state, input) {
             (Draining(s),   Stop(stop)) => self.stop_sooner(s, stop, now),
-            (s @ (Starting(_) | Serving(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
                             Stop(stop)) => self.stop(s, stop, now),
 
             (Draining(s),   StopLater(stop, delay)) => self.stop_by_then(s, stop, delay, now),
-            (s @ (Starting(_) | Serving(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
                             StopLater(stop, delay)) => self.schedule(s, stop, delay, now),
 
             (Serving(s),    Restart(restart)) => self.restart(s.current, restart, now),
             (Waiting(s),    Restart(restart)) => self.try_now(s.until, restart, now),
             (Draining(s),   Restart(restart)) => self.refuse(s, restart),
-            (s @ (Starting(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_)),
+            (s @ (Starting(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_)),
                             Restart(restart)) => self.enqueue(s, restart),
+
+            (Preparing(s),  Prepared) => self.empty(s, now),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_) | Draining(_)),
+                            Prepared) => nothing(s),
 
             (Starting(_),   Built(build, built)) => self.serve_first(build, built, now),
             (Replacing(s),  Built(build, built)) => self.replace(s, build, built, now),
             (Rebuilding(s), Built(build, built)) => self.serve_again(s, build, built, now),
             (Draining(s),   Built(build, built)) => self.discard(s, build, built, now),
             // It took too long, and is dropped.
-            (s @ (Serving(_) | Emptying(_) | Retiring(_) | Waiting(_)),
+            (s @ (Serving(_) | Preparing(_) | Emptying(_) | Retiring(_) | Waiting(_)),
                             Built(..)) => nothing(s),
 
             (Starting(_),   NotBuilt(reason)) => self.not_started(reason, now),
-            (Replacing(s),  NotBuilt(reason)) => self.not_replaced(s, &reason, now),
+            (Replacing(s),  NotBuilt(reason)) => self.not_replaced(s.current, s.restart, &reason, now),
+            (Preparing(s),  NotBuilt(reason)) => self.not_replaced(s.current, s.restart, &reason, now),
             (Rebuilding(s), NotBuilt(reason)) => self.not_rebuilt(s, &reason, now),
             (s @ (Serving(_) | Emptying(_) | Retiring(_) | Waiting(_) | Draining(_)),
                             NotBuilt(_)) => nothing(s),
 
             (Serving(s),    Failed(failure)) => self.crashed(s.current, None, failure, now),
             (Replacing(s),  Failed(failure)) => self.crashed_meanwhile(s, failure, now),
+            (Preparing(s),  Failed(failure)) => self.crashed_before(s, failure, now),
             (Retiring(s),   Failed(failure)) => self.crashed(s.current, Some(s.restart), failure, now),
             (s @ (Starting(_) | Emptying(_) | Rebuilding(_) | Waiting(_) | Draining(_)),
                             Failed(_)) => nothing(s),
 
             (s @ Draining(_), PortFailed(_)) => nothing(s),
-            (s @ (Starting(_) | Serving(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
                             PortFailed(reason)) => self.port_failed(s, reason, now),
 
             (Emptying(s),   Gone(gone)) if gone.generation == s.generation => self.emptied(s, gone, now),
             (Retiring(s),   Gone(gone)) if gone.generation == s.replaced => self.retired(s, gone, now),
             (Draining(s),   Gone(gone)) => self.stopped_one(s, gone),
-            (s @ (Starting(_) | Serving(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
                             Gone(gone)) => self.log_gone(s, gone),
 
             (Serving(s),    Checked(accepting)) => self.checked(s, accepting, now),
-            (s @ (Starting(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_) | Draining(_)),
+            (s @ (Starting(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_) | Draining(_)),
                             Checked(_)) => nothing(s),
 
             (Serving(s),    Due) => self.check(s),
@@ -272,7 +285,7 @@ impl Master {
             (Waiting(_),    Due) => self.try_again(now),
             (Draining(s),   Due) => self.count_down(s, now),
             // These wait for a build, and one that takes too long has failed.
-            (s @ (Starting(_) | Replacing(_) | Rebuilding(_)),
+            (s @ (Starting(_) | Replacing(_) | Preparing(_) | Rebuilding(_)),
                             Due) => nothing(s),
         }
     }
@@ -345,10 +358,25 @@ impl Master {
 
     /// The next generation is built beside the current one, or when that is gone.
     fn restart(&mut self, current: Live, restart: Restart, now: Instant) -> State {
-        let mut restart = self.queue.begin(restart);
+        let restart = self.queue.begin(restart);
         if self.builder.overlaps() {
             return State::Replacing(Replacing { current, restart, since: self.build(now) });
         }
+        self.record.builds += 1;
+        self.builder.prepare(self.record.builds);
+        State::Preparing(Preparing { current, restart, since: now })
+    }
+
+    /// The next generation could be built. From here on there is no way back.
+    fn empty(&mut self, preparing: Preparing, now: Instant) -> State {
+        let Preparing { current, mut restart, since: _ } = preparing;
+        let message = format!(
+            "an outage begins: generation {} has to end before the next one starts, because without --listen the two \
+             cannot share an address",
+            current.number
+        );
+        self.identity.log.line(Level::Info, "outage", message, [("generation", current.number.into())]);
+        restart.report(Progress::Outage { generation: current.number });
         let (generation, grace) = (current.number, restart.grace.unwrap_or(self.settings.grace));
         self.drains.retire(current, &restart.by, grace, now);
         self.report_drain(generation, &restart, now);
@@ -463,7 +491,9 @@ impl Master {
     fn emptied(&mut self, emptying: Emptying, gone: Gone, now: Instant) -> State {
         let (replaced, report) = gone.log(&self.identity.log);
         let cause = Cause::Emptied { restart: emptying.restart, replaced, report };
-        State::Rebuilding(Rebuilding { cause, since: self.build(now) })
+        // What has been prepared.
+        self.builder.build(self.record.builds);
+        State::Rebuilding(Rebuilding { cause, since: now })
     }
 
     fn retired(&mut self, retiring: Retiring, gone: Gone, now: Instant) -> State {
@@ -508,8 +538,7 @@ impl Master {
     }
 
     /// There is no next generation. The current one serves on.
-    fn not_replaced(&mut self, replacing: Replacing, reason: &BuildError, now: Instant) -> State {
-        let Replacing { current, restart, since: _ } = replacing;
+    fn not_replaced(&mut self, current: Live, restart: Restart, reason: &BuildError, now: Instant) -> State {
         let message = format!("restart failed, generation {} keeps serving: {reason}", current.number);
         self.identity.log.line(Level::Error, "restart_failed", &message, []);
         restart.failed(message);
@@ -524,26 +553,31 @@ impl Master {
             Cause::Request { until, .. } => Some(*until),
             Cause::Policy | Cause::Crash { .. } | Cause::Emptied { .. } => None,
         };
-        if let Some(restart) = rebuilding.cause.into_restart() {
-            restart.failed(message);
-        }
-        match until {
+        let restart = rebuilding.cause.into_restart();
+        let state = match until {
             // A try by hand uses up none of the tries of the policy.
             Some(until) => self.wait(until, now),
             None => {
                 let failure = Failure { reason: format!("it could not be started: {reason}"), clean: false };
                 self.recover(self.record.generations + 1, failure, Duration::ZERO, now)
             }
+        };
+        if let Some(restart) = restart {
+            restart.failed(format!("restart failed, {}: {reason}", nothing_runs(&state, now)));
         }
+        state
     }
 
     fn crashed(&mut self, current: Live, restart: Option<Restart>, failure: Failure, now: Instant) -> State {
         let (generation, ran) = (current.number, now.saturating_duration_since(current.since));
         self.note_crash(current, &failure, now);
+        let reason = failure.reason.clone();
+        let state = self.recover(generation, failure, ran, now);
         if let Some(restart) = restart {
-            restart.failed(format!("restart failed, generation {generation} crashed: {}", failure.reason));
+            let nothing_runs = nothing_runs(&state, now);
+            restart.failed(format!("restart failed, generation {generation} crashed, {nothing_runs}: {reason}"));
         }
-        self.recover(generation, failure, ran, now)
+        state
     }
 
     /// The next one is on its way already.
@@ -551,6 +585,13 @@ impl Master {
         let Replacing { current, restart, since } = replacing;
         self.note_crash(current, &failure, now);
         State::Rebuilding(Rebuilding { cause: Cause::Crash { restart }, since })
+    }
+
+    /// Nothing has to be stopped for the next one any more.
+    fn crashed_before(&mut self, preparing: Preparing, failure: Failure, now: Instant) -> State {
+        let Preparing { current, restart, since: _ } = preparing;
+        self.note_crash(current, &failure, now);
+        State::Rebuilding(Rebuilding { cause: Cause::Crash { restart }, since: self.build(now) })
     }
 
     fn note_crash(&mut self, current: Live, failure: &Failure, now: Instant) {
@@ -697,6 +738,22 @@ impl Master {
             self.manager.tell(view, now);
         }
     }
+}
+
+/// That nothing serves in this state, and what becomes of that, as a part of a message.
+fn nothing_runs(state: &State, now: Instant) -> String {
+    let next = match state {
+        State::Waiting(Waiting { until }) => format!("next try in {}", Seconds(until.saturating_duration_since(now))),
+        State::Draining(_) => "giving up".into(),
+        State::Starting(_)
+        | State::Serving(_)
+        | State::Replacing(_)
+        | State::Preparing(_)
+        | State::Emptying(_)
+        | State::Rebuilding(_)
+        | State::Retiring(_) => "trying again now".into(),
+    };
+    format!("nothing is running ({next})")
 }
 
 /// Nothing is to be done: an empty cell of the table.

@@ -189,6 +189,13 @@ pub enum Progress {
         /// How many restarts come before this one. 0: it has begun.
         ahead: usize,
     },
+    /// Nothing serves from now on, until the next generation does: the two cannot run side by side.
+    ///
+    /// `{"event":"outage","generation":1}`
+    Outage {
+        /// The generation that ends for that.
+        generation: u64,
+    },
     /// The new generation serves.
     ///
     /// `{"event":"serving","generation":2}`

@@ -21,6 +21,11 @@ pub(crate) trait Builder: fmt::Debug + Send {
     /// ready.
     fn build(&mut self, build: u64);
 
+    /// Begins to look whether the server that is built next could be built at all, before the one that it replaces is
+    /// stopped for it. [`Event::Prepared`](crate::event::Event::Prepared) with this number says so. For servers that do
+    /// not overlap; what is found is what the build with this number uses.
+    fn prepare(&mut self, build: u64);
+
     /// Whether the next server can be built beside the one that it replaces. Else that has to be gone before.
     fn overlaps(&self) -> bool;
 

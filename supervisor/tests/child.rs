@@ -393,7 +393,7 @@ fn what_is_not_found_is_127_and_what_cannot_be_run_is_126() {
         ("/no/such/program", 127, "not found"),
         (&wire, 126, "not executable, or not permitted"),
         (own, 126, "is a directory"),
-        (&lost, 126, "the interpreter that it names is not found"),
+        (&lost, 126, "its interpreter /no/such/interpreter: not found"),
     ] {
         let guardian = Guardian::new(&[program, "argument"]);
         assert_eq!(guardian.rest(), [format!("cannot-start {code} {program}: {reason}"), "gone 0".into()]);

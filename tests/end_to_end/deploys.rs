@@ -171,3 +171,88 @@ fn while_the_served_directory_is_missing_the_server_is_not_ready_and_says_why() 
     assert_eq!(ready().status, 200);
     assert_eq!(instance.status()["ready"], true);
 }
+
+/// Whether the program has a socket of ours decides whether the two can run side by side.
+fn with_and_without_a_socket(test: impl Fn(&Home, &[&str])) {
+    let port = free_port().to_string();
+    for options in [&[][..], &["--listen", &port]] {
+        test(&Home::new(), options);
+    }
+}
+
+#[test]
+fn a_restart_that_cannot_work_changes_nothing_and_says_why() {
+    with_and_without_a_socket(|home, options| {
+        let releases = Releases::new(home, &["one", "missing", "plain", "alien", "unknown", "folder"]);
+        let server = |name| releases.path(name).join("server");
+        fs::remove_file(server("missing")).unwrap();
+        fs::remove_file(server("plain")).unwrap();
+        fs::write(server("plain"), SERVER).unwrap();
+        write_script(&server("alien"), "#!/no/such/interpreter\n");
+        write_script(&server("unknown"), "#!/usr/bin/env no-such-interpreter\n");
+        fs::remove_file(server("folder")).unwrap();
+        fs::create_dir(server("folder")).unwrap();
+        let instance = releases.exec(&[&["--grace", HUGE], options].concat(), &["./server"]);
+        instance.out.wait_for(&releases.says("one"));
+        let pid = program(home);
+        for (name, why) in [
+            ("missing", "./server: not found"),
+            ("plain", "./server: not executable, or not permitted"),
+            ("alien", "./server: its interpreter /no/such/interpreter: not found"),
+            ("unknown", "./server: its interpreter no-such-interpreter: not found"),
+            ("folder", "./server: is a directory"),
+            ("gone", "there is no directory"),
+        ] {
+            releases.switch(name);
+            let restarted = instance.admin(&["restart"]).expect(1);
+            restarted.says("generation 1 keeps serving").says(why);
+            assert_eq!((program(home), &instance.status()["generation"]), (pid, &1.into()), "{name}");
+        }
+        let log = instance.err.so_far();
+        assert!(!log.contains("outage"), "{log}");
+        releases.switch("one");
+        instance.admin(&["restart"]).expect(0);
+        assert_ne!(program(home), pid);
+    });
+}
+
+/// The process that `server` has become.
+fn program(home: &Home) -> u32 {
+    let sleeps = |processes: Vec<(u32, String)>| processes.into_iter().find(|(_, line)| line == "sleep 600");
+    let mut found = None;
+    eventually("the program runs", || {
+        found = sleeps(home.processes());
+        found.is_some()
+    });
+    found.unwrap().0
+}
+
+#[test]
+fn a_restart_that_is_an_outage_says_so_before_it_begins() {
+    with_and_without_a_socket(|home, options| {
+        let releases = Releases::new(home, &["one"]);
+        let instance = releases.exec(options, &["./server"]);
+        instance.out.wait_for(&releases.says("one"));
+        instance.admin(&["restart"]).expect(0);
+        let log = instance.err.so_far();
+        let outage = log.find("an outage begins: generation 1 has to end before the next one starts");
+        match options {
+            [] => assert!(outage.unwrap() < log.find("generation 1 draining").unwrap(), "{log}"),
+            _ => assert_eq!(outage, None, "{log}"),
+        }
+    });
+}
+
+#[test]
+fn a_new_version_that_ends_when_the_old_one_is_gone_fails_the_command_which_says_what_runs() {
+    let home = Home::new();
+    let releases = Releases::new(&home, &["one", "two"]);
+    write_script(&releases.path("two").join("server"), "#!/bin/sh\necho broken >&2\nexit 3\n");
+    let instance = releases.exec(&["--ready", "200ms", "--max-restarts", "1000"], &["./server"]);
+    releases.switch("two");
+    let restarted = instance.admin(&["restart"]).expect(1);
+    restarted.says("restart failed, nothing is running (next try in ").says("broken");
+    // The crash policy continues.
+    releases.switch("one");
+    eventually("it runs again", || instance.status()["state"] == "serving");
+}

@@ -36,8 +36,18 @@ pub(crate) struct Children {
     pub(super) events: EventSender,
     /// How long the last program that was to be started may take to be ready, in milliseconds.
     ready_within: Arc<AtomicU64>,
+    /// What was found to be startable, and for which build.
+    prepared: Arc<Mutex<Option<Prepared>>>,
     /// How many builds are under way.
     under_way: Arc<AtomicUsize>,
+}
+
+/// A program that can be started, as far as that is known beforehand.
+#[derive(Debug)]
+struct Prepared {
+    build: u64,
+    program: Program,
+    settings: Settings,
 }
 
 #[derive(Debug)]
@@ -76,8 +86,22 @@ impl Children {
             host: Host::new()?,
             events,
             ready_within: Arc::default(),
+            prepared: Arc::default(),
             under_way: Arc::default(),
         })
+    }
+
+    /// What the program of this build is, and that it can be started, as far as that is known beforehand.
+    ///
+    /// # Errors
+    /// What the factory says, or [`CannotStart`](super::program::CannotStart).
+    fn look(&self, build: u64) -> Result<Prepared, BuildError> {
+        let mut settings = self.settings.clone();
+        let made = panic::catch_unwind(AssertUnwindSafe(|| lock(&self.factory)(&mut settings)));
+        let program =
+            made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", panic_message(&*panic)).into()))?;
+        program.check()?;
+        Ok(Prepared { build, program, settings })
     }
 
     /// Starts a program, and waits until it is ready. It says nothing to master control until it is told to.
@@ -85,11 +109,8 @@ impl Children {
     /// # Errors
     /// What the factory says, why the program was not ready, or [`CannotStart`].
     pub(super) fn make(&self, build: u64) -> Result<(Built, Arc<Running>), BuildError> {
-        let mut settings = self.settings.clone();
-        let made = panic::catch_unwind(AssertUnwindSafe(|| lock(&self.factory)(&mut settings)));
-        let program =
-            made.unwrap_or_else(|panic| Err(format!("building it panicked: {}", panic_message(&*panic)).into()))?;
-        program.check_directory()?;
+        let prepared = lock(&self.prepared).take().filter(|prepared| prepared.build == build);
+        let Prepared { program, settings, build: _ } = prepared.map_or_else(|| self.look(build), Ok)?;
         self.ready_within.store(milliseconds(program.ready_within), Ordering::Relaxed);
         let somebody_serves = self.sockets().alive().any(|running| running.serves());
         let allowed = |end| program.may_have_ended(end, build, somebody_serves);
@@ -163,6 +184,18 @@ impl Builder for Children {
             self.under_way.fetch_sub(1, Ordering::SeqCst);
             let built = Err(lacking("a thread to build it", &error));
             let _ = self.events.send(Event::Built { build, built });
+        }
+    }
+
+    fn prepare(&mut self, build: u64) {
+        let children = self.clone();
+        let thread = thread::Builder::new().name("builder".into()).spawn(move || {
+            let prepared = children.look(build).map(|prepared| drop(lock(&children.prepared).replace(prepared)));
+            let _ = children.events.send(Event::Prepared { build, prepared });
+        });
+        if let Err(error) = thread {
+            let prepared = Err(lacking("a thread to prepare it", &error));
+            let _ = self.events.send(Event::Prepared { build, prepared });
         }
     }
 

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 use std::os::windows::process::CommandExt;
-use std::path::{Path, PathBuf};
+
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -188,7 +188,7 @@ impl Host {
         let lacking = |what| move |error: io::Error| lacking(what, &error);
         let stay = self.enter()?;
         let (output, stderr) = Output::of(program, &log).map_err(lacking("a pipe for what it writes"))?;
-        let mut command = Command::new(file(program));
+        let mut command = Command::new(program.path());
         if let Some(directory) = &program.directory {
             command.current_dir(directory);
         }
@@ -228,26 +228,15 @@ impl Host {
     }
 }
 
-/// A path from the directory in which the program starts, or a name to be looked for: Windows would look up a relative
-/// path in that of the supervisor.
-fn file(program: &Program) -> PathBuf {
-    let path = Path::new(&program.program);
-    match &program.directory {
-        Some(directory) if path.components().count() > 1 => directory.join(path),
-        Some(_) | None => path.into(),
-    }
-}
-
 /// Why a program cannot be started.
 fn cannot_start(program: &Program, error: &io::Error) -> CannotStart {
-    let (code, reason) = match error.kind() {
-        ErrorKind::NotFound => (NOT_FOUND, "not found".into()),
-        _ if file(program).is_dir() => (NOT_RUN, "is a directory".into()),
-        ErrorKind::PermissionDenied => (NOT_RUN, "not permitted".into()),
-        _ if error.raw_os_error() == Some(NO_PROGRAM) => (NOT_RUN, "is no program".into()),
-        _ => (NOT_RUN, format!("cannot be run: {}", Reason(error))),
-    };
-    CannotStart { code, message: format!("{}: {reason}", program.program.display()) }
+    match error.kind() {
+        ErrorKind::NotFound => program.cannot(NOT_FOUND, "not found"),
+        _ if program.path().is_dir() => program.cannot(NOT_RUN, "is a directory"),
+        ErrorKind::PermissionDenied => program.cannot(NOT_RUN, "not permitted"),
+        _ if error.raw_os_error() == Some(NO_PROGRAM) => program.cannot(NOT_RUN, "is no program"),
+        _ => program.cannot(NOT_RUN, &format!("cannot be run: {}", Reason(error))),
+    }
 }
 
 /// A process that does not go on without somebody who looks after it.

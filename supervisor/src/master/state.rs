@@ -21,6 +21,8 @@ pub(super) enum State {
     Serving(Serving),
     /// The next generation is being built beside the current one.
     Replacing(Replacing),
+    /// The current generation serves, and will be stopped for the next one if that could be built.
+    Preparing(Preparing),
     /// The current generation drains, since the next one can be built only when it is gone.
     Emptying(Emptying),
     /// No generation serves, and the next one is being built.
@@ -46,6 +48,13 @@ pub(super) struct Serving {
 
 #[derive(Debug)]
 pub(super) struct Replacing {
+    pub(super) current: Live,
+    pub(super) restart: Restart,
+    pub(super) since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Preparing {
     pub(super) current: Live,
     pub(super) restart: Restart,
     pub(super) since: Instant,
@@ -105,6 +114,8 @@ pub(super) enum Input {
     /// The stop begins when this time has passed.
     StopLater(StopRequest, Duration),
     Restart(Restart),
+    /// The next generation could be built. (If not, that is as if its build had failed.)
+    Prepared,
     /// The build under way is done. (While the supervisor ends: any one.)
     Built(u64, Built),
     /// The build under way has failed, or takes too long.
@@ -129,6 +140,7 @@ impl State {
             State::Serving(Serving { check: Check::Never | Check::UnderWay, .. }) => None,
             State::Starting(Starting { since })
             | State::Replacing(Replacing { since, .. })
+            | State::Preparing(Preparing { since, .. })
             | State::Rebuilding(Rebuilding { since, .. }) => Some(deadline_after(*since, build_limit)),
             State::Emptying(Emptying { countdown, .. }) | State::Retiring(Retiring { countdown, .. }) => {
                 Some(*countdown)
@@ -141,7 +153,7 @@ impl State {
     /// Whether a build is under way.
     pub(super) fn is_building(&self) -> bool {
         match self {
-            State::Starting(_) | State::Replacing(_) | State::Rebuilding(_) => true,
+            State::Starting(_) | State::Replacing(_) | State::Preparing(_) | State::Rebuilding(_) => true,
             State::Serving(_) | State::Emptying(_) | State::Retiring(_) | State::Waiting(_) | State::Draining(_) => {
                 false
             }
@@ -153,6 +165,7 @@ impl State {
         match self {
             State::Serving(Serving { current, .. })
             | State::Replacing(Replacing { current, .. })
+            | State::Preparing(Preparing { current, .. })
             | State::Retiring(Retiring { current, .. }) => Some(current),
             State::Starting(_) | State::Emptying(_) | State::Rebuilding(_) | State::Waiting(_) | State::Draining(_) => {
                 None
@@ -166,6 +179,7 @@ impl State {
             State::Starting(_) | State::Waiting(_) | State::Draining(_) => (None, None),
             State::Serving(Serving { current, .. }) => (Some(current), None),
             State::Replacing(Replacing { current, restart, .. })
+            | State::Preparing(Preparing { current, restart, .. })
             | State::Retiring(Retiring { current, restart, .. }) => (Some(current), Some(restart)),
             State::Emptying(Emptying { restart, .. }) => (None, Some(restart)),
             State::Rebuilding(Rebuilding { cause, .. }) => (None, cause.into_restart()),
@@ -180,6 +194,7 @@ impl State {
             State::Starting(_)
             | State::Serving(_)
             | State::Replacing(_)
+            | State::Preparing(_)
             | State::Rebuilding(_)
             | State::Waiting(_)
             | State::Draining(_) => None,

@@ -17,7 +17,7 @@ use super::drains::{Drains, Live};
 use super::readiness::Readiness;
 use super::reply::Reply;
 use super::restarts::Restart;
-use super::state::{Cause, Emptying, Rebuilding, Replacing, Retiring, Serving, Starting, State, Waiting};
+use super::state::{Cause, Emptying, Preparing, Rebuilding, Replacing, Retiring, Serving, Starting, State, Waiting};
 use super::stop::Why;
 
 /// What does not change as long as the supervisor lives.
@@ -101,7 +101,7 @@ impl<'a> Snapshot<'a> {
     /// Whether it is ready for new clients.
     pub(super) fn is_ready(self) -> bool {
         let serves = match self.state {
-            State::Serving(_) | State::Replacing(_) | State::Retiring(_) => true,
+            State::Serving(_) | State::Replacing(_) | State::Preparing(_) | State::Retiring(_) => true,
             State::Starting(_) | State::Emptying(_) | State::Rebuilding(_) | State::Waiting(_) | State::Draining(_) => {
                 false
             }
@@ -133,6 +133,7 @@ impl<'a> Snapshot<'a> {
             State::Starting(_)
             | State::Serving(_)
             | State::Replacing(_)
+            | State::Preparing(_)
             | State::Emptying(_)
             | State::Rebuilding(_)
             | State::Retiring(_)
@@ -176,6 +177,7 @@ impl<'a> Snapshot<'a> {
             State::Starting(_)
             | State::Serving(_)
             | State::Replacing(_)
+            | State::Preparing(_)
             | State::Emptying(_)
             | State::Retiring(_)
             | State::Draining(_) => None,
@@ -196,7 +198,8 @@ impl<'a> Snapshot<'a> {
                 (Phase::Starting, self.not_serving("starting"), Some(self.built_by(*since)))
             }
             State::Serving(Serving { current, check: _ }) => (Phase::Ready, self.serving(current), None),
-            State::Replacing(Replacing { current, restart: _, since }) => {
+            State::Replacing(Replacing { current, restart: _, since })
+            | State::Preparing(Preparing { current, restart: _, since }) => {
                 let status = format!("{}; restarting", self.serving(current));
                 (Phase::Restarting { build: builds }, status, Some(self.built_by(*since)))
             }
@@ -267,6 +270,7 @@ fn doing(state: &State) -> protocol::State {
         State::Starting(_) => protocol::State::Starting,
         State::Serving(_) => protocol::State::Serving,
         State::Replacing(_)
+        | State::Preparing(_)
         | State::Emptying(_)
         | State::Rebuilding(Rebuilding { cause: Cause::Emptied { .. }, .. })
         | State::Retiring(_) => protocol::State::Restarting,

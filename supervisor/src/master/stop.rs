@@ -196,6 +196,7 @@ impl End {
                 // A generation that was built in the last moment is dropped.
                 Event::Stop { .. }
                 | Event::Restart { .. }
+                | Event::Prepared { .. }
                 | Event::Built { .. }
                 | Event::PortFailed { .. }
                 | Event::Exited { .. }

@@ -2,7 +2,6 @@
 //! what elsewhere stands between `fork` and `exec`, where only unsafe code can be.
 
 use std::env;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -16,7 +15,8 @@ use signal_hook::consts::FORBIDDEN;
 use signal_hook::flag;
 
 use super::stage::{self, Stage};
-use crate::child::program::{NOT_FOUND, NOT_RUN};
+use crate::child::preflight;
+use crate::child::program::{CannotStart, NOT_RUN};
 use crate::text::Reason;
 
 /// Becomes the program, or says on stdin why not. That is closed when it has become the program.
@@ -57,21 +57,13 @@ fn refusal(stage: &Stage) -> (u8, String) {
             .env("LISTEN_FDNAMES", &stage.names);
     }
     let error = command.exec();
-    let (code, reason) = match error.kind() {
-        ErrorKind::NotFound if Path::new(&stage.program).exists() && has_slash(&stage.program) => {
-            (NOT_RUN, "the interpreter that it names is not found".into())
+    match preflight::find(&stage.program, Path::new("")) {
+        Ok(_) if error.kind() == ErrorKind::NotFound => {
+            (NOT_RUN, format!("{program}: its dynamic linker is not found"))
         }
-        ErrorKind::NotFound => (NOT_FOUND, "not found".into()),
-        ErrorKind::PermissionDenied if Path::new(&stage.program).is_dir() => (NOT_RUN, "is a directory".into()),
-        ErrorKind::PermissionDenied => (NOT_RUN, "not executable, or not permitted".into()),
-        _ => (NOT_RUN, format!("cannot be run: {}", Reason(&error))),
-    };
-    (code, format!("{program}: {reason}"))
-}
-
-/// Whether this is a path, and not a name to be looked for.
-fn has_slash(program: &OsStr) -> bool {
-    program.as_encoded_bytes().contains(&b'/')
+        Ok(_) => (NOT_RUN, format!("{program}: cannot be run: {}", Reason(&error))),
+        Err(CannotStart { code, message }) => (code, message),
+    }
 }
 
 /// Signals that are ignored stay ignored in a program, and one of them may be what asks it to end: a shell ignores SIGINT

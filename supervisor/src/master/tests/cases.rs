@@ -379,14 +379,33 @@ fn a_server_that_cannot_run_beside_the_next_one_is_gone_before_that_is_built() {
     drive.wait(Duration::ZERO);
     drive.settle();
     assert_eq!(drive.answers(), ["restarted 2"]);
-    // One that cannot be built then is tried again.
+    // If that is known to be impossible, it serves on.
     drive.take(restart());
-    drive.take(Step::Deliver);
     drive.take(Step::NotBuilt);
     assert_eq!(drive.answers(), ["restarted 2", "Failed"]);
+    assert!(is_serving(&drive, 2));
+    // One that cannot be built though it seemed so is tried again.
+    drive.take(restart());
+    drive.take(Step::Built);
+    drive.take(Step::Deliver);
+    drive.take(Step::NotBuilt);
+    assert_eq!(drive.answers(), ["restarted 2", "Failed", "Failed"]);
     drive.wait(Duration::from_secs(1));
     drive.settle();
     assert!(is_serving(&drive, 3));
+    drive.finish();
+}
+
+#[test]
+fn a_server_that_crashes_before_it_is_stopped_for_the_next_one_is_replaced() {
+    let mut drive = Drive::serving(None, false);
+    drive.settle();
+    drive.take(restart());
+    drive.take(Step::Crash);
+    drive.take(Step::Deliver);
+    // What was looked at is of no use any more.
+    drive.settle();
+    assert_eq!(drive.answers(), ["restarted 2"]);
     drive.finish();
 }
 

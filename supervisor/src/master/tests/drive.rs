@@ -15,7 +15,7 @@ use crate::listen::Address;
 use crate::log::Log;
 use crate::protocol::{self, Answer, Progress, Request, Response, Status};
 use crate::restart::{RestartMode, RestartPolicy};
-use crate::server::Built;
+use crate::server::{BuildError, Built};
 use crate::settings::Settings;
 
 /// What may happen from outside.
@@ -137,12 +137,18 @@ impl Drive {
                 }
             }
             Step::Built => {
+                if self.prepared(Ok(())) {
+                    return;
+                }
                 let Some(build) = lock(&self.world).building.pop_front() else { return };
                 let settings = self.master.settings.clone();
                 let built = Ok(Built { generation: PretendedHandle::new(&self.world, build), settings });
                 self.send(Event::Built { build, built });
             }
             Step::NotBuilt => {
+                if self.prepared(Err("it could not be built".into())) {
+                    return;
+                }
                 let Some(build) = lock(&self.world).building.pop_front() else { return };
                 self.send(Event::Built { build, built: Err("it does not want to".into()) });
             }
@@ -171,6 +177,13 @@ impl Drive {
             }
             Step::Wait { ms } => self.wait(Duration::from_millis(ms)),
         }
+    }
+
+    /// What was to be looked at beforehand, if there is something.
+    fn prepared(&mut self, prepared: Result<(), BuildError>) -> bool {
+        let Some(build) = lock(&self.world).preparing.pop_front() else { return false };
+        self.send(Event::Prepared { build, prepared });
+        true
     }
 
     fn ask(&mut self, request: Request) {
@@ -295,9 +308,13 @@ impl Drive {
             Some(State::Starting(_)) => Known::Nothing,
             Some(State::Serving(_) | State::Waiting(_)) => Known::Ready,
             Some(State::Rebuilding(rebuilding)) if rebuilding.cause.restart().is_none() => Known::Ready,
-            Some(State::Rebuilding(_) | State::Replacing(_) | State::Emptying(_) | State::Retiring(_)) => {
-                Known::Reloading
-            }
+            Some(
+                State::Rebuilding(_)
+                | State::Replacing(_)
+                | State::Preparing(_)
+                | State::Emptying(_)
+                | State::Retiring(_),
+            ) => Known::Reloading,
             Some(State::Draining(_)) | None => Known::Stopping,
         };
         assert_eq!(self.known, expected, "{:?}", self.state);

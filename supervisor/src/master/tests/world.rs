@@ -17,6 +17,8 @@ pub(super) struct World {
     target: Option<u64>,
     /// Builds that have begun and are not done.
     pub(super) building: VecDeque<u64>,
+    /// The same of what is to be looked at beforehand.
+    pub(super) preparing: VecDeque<u64>,
     pub(super) events: VecDeque<Event>,
     /// No generation is built any more, and the port is closed.
     pub(super) closed: bool,
@@ -107,6 +109,12 @@ impl Builder for PretendedBuilder {
         assert!(world.overlaps || world.target.is_none(), "the last one is in the way: {world:?}");
         assert!(!world.closed, "build {build} begins while the supervisor ends");
         world.building.push_back(build);
+    }
+
+    fn prepare(&mut self, build: u64) {
+        let mut world = lock(&self.0);
+        assert!(!world.overlaps && !world.closed, "nothing would be stopped for build {build}: {world:?}");
+        world.preparing.push_back(build);
     }
 
     fn overlaps(&self) -> bool {
