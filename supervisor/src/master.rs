@@ -18,13 +18,14 @@ use std::time::{Duration, Instant};
 use worker::deadline_after;
 
 use crate::announcement::Announcement;
+use crate::child::EndedEarly;
 use crate::error::Error;
 use crate::event::{Event, Trigger};
 use crate::host::Manager;
 use crate::log::Level;
 use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report};
 use crate::restart::{self, Decision, History, RestartPolicy};
-use crate::server::{BuildError, Builder, Built};
+use crate::server::{BuildError, Builder, Built, ProgramEnd};
 use crate::settings::Settings;
 use crate::text::{Seconds, milliseconds};
 use crate::watchdog::Watchdog;
@@ -435,7 +436,7 @@ impl Master {
         let current = self.serve(build, built, now);
         match rebuilding.cause {
             Cause::Policy => self.next(current, now),
-            Cause::Request { restart, until: _ } | Cause::Crash { restart } => {
+            Cause::Request { restart, until: _ } | Cause::Crash { restart, ran: _ } => {
                 self.restarted(current, restart, None, now)
             }
             Cause::Emptied { restart, replaced, report } => {
@@ -451,10 +452,15 @@ impl Master {
         self.settings = settings;
         self.record.generations += 1;
         let number = self.record.generations;
-        // Of the first one the announcement says more.
-        if number > 1 {
-            let message = format!("generation {number} is serving");
-            self.identity.log.line(Level::Info, "serving", message, [("generation", number.into())]);
+        let evidence = generation.evidence();
+        let message = match &evidence {
+            Some(evidence) => Some(format!("generation {number} is ready: {evidence}")),
+            // Of the first one the announcement says more.
+            None => (number > 1).then(|| format!("generation {number} is serving")),
+        };
+        if let Some(message) = message {
+            let fields = [("generation", number.into()), ("evidence", evidence.into())];
+            self.identity.log.line(Level::Info, "serving", message, fields);
         }
         Live { build, number, generation, since: now }
     }
@@ -548,21 +554,29 @@ impl Master {
     /// There is no next generation, and no current one either.
     fn not_rebuilt(&mut self, rebuilding: Rebuilding, reason: &BuildError, now: Instant) -> State {
         let message = format!("the server could not be started: {reason}");
-        self.identity.log.line(Level::Error, "restart_failed", &message, []);
-        let until = match &rebuilding.cause {
-            Cause::Request { until, .. } => Some(*until),
-            Cause::Policy | Cause::Crash { .. } | Cause::Emptied { .. } => None,
-        };
-        let restart = rebuilding.cause.into_restart();
-        let state = match until {
-            // A try by hand uses up none of the tries of the policy.
-            Some(until) => self.wait(until, now),
+        // One that has ended well has done its work.
+        let program = reason.downcast_ref::<EndedEarly>().map(|early| early.end);
+        let clean = program.filter(|&end| end == ProgramEnd::Exited(0));
+        let failure = match clean {
+            Some(end) => Failure { reason: end.to_string(), clean: true },
             None => {
-                let failure = Failure { reason: format!("it could not be started: {reason}"), clean: false };
-                self.recover(self.record.generations + 1, failure, Duration::ZERO, now)
+                self.identity.log.line(Level::Error, "restart_failed", &message, []);
+                Failure { reason: format!("it could not be started: {reason}"), clean: false }
             }
         };
-        if let Some(restart) = restart {
+        let crash = |ran| restart::Ended { failed: !failure.clean, ran, crashed: true };
+        let ended = match rebuilding.cause {
+            // A try by hand changes nothing of what the policy is about to do.
+            Cause::Request { until, .. } => Err(until),
+            Cause::Policy => Ok(crash(Duration::ZERO)),
+            Cause::Crash { ran, .. } => Ok(crash(ran)),
+            Cause::Emptied { .. } => Ok(restart::Ended { crashed: false, ..crash(Duration::ZERO) }),
+        };
+        let state = match ended {
+            Ok(ended) => self.recover(self.record.generations + 1, failure, ended, program, now),
+            Err(until) => self.wait(until, now),
+        };
+        if let Some(restart) = rebuilding.cause.into_restart() {
             restart.failed(format!("restart failed, {}: {reason}", nothing_runs(&state, now)));
         }
         state
@@ -572,7 +586,8 @@ impl Master {
         let (generation, ran) = (current.number, now.saturating_duration_since(current.since));
         self.note_crash(current, &failure, now);
         let reason = failure.reason.clone();
-        let state = self.recover(generation, failure, ran, now);
+        let ended = restart::Ended { failed: !failure.clean, ran, crashed: true };
+        let state = self.recover(generation, failure, ended, None, now);
         if let Some(restart) = restart {
             let nothing_runs = nothing_runs(&state, now);
             restart.failed(format!("restart failed, generation {generation} crashed, {nothing_runs}: {reason}"));
@@ -583,15 +598,17 @@ impl Master {
     /// The next one is on its way already.
     fn crashed_meanwhile(&mut self, replacing: Replacing, failure: Failure, now: Instant) -> State {
         let Replacing { current, restart, since } = replacing;
+        let ran = now.saturating_duration_since(current.since);
         self.note_crash(current, &failure, now);
-        State::Rebuilding(Rebuilding { cause: Cause::Crash { restart }, since })
+        State::Rebuilding(Rebuilding { cause: Cause::Crash { restart, ran }, since })
     }
 
     /// Nothing has to be stopped for the next one any more.
     fn crashed_before(&mut self, preparing: Preparing, failure: Failure, now: Instant) -> State {
         let Preparing { current, restart, since: _ } = preparing;
+        let ran = now.saturating_duration_since(current.since);
         self.note_crash(current, &failure, now);
-        State::Rebuilding(Rebuilding { cause: Cause::Crash { restart }, since: self.build(now) })
+        State::Rebuilding(Rebuilding { cause: Cause::Crash { restart, ran }, since: self.build(now) })
     }
 
     fn note_crash(&mut self, current: Live, failure: &Failure, now: Instant) {
@@ -600,10 +617,16 @@ impl Master {
         self.drains.crash(current, failure, self.settings.grace, now);
     }
 
-    /// No generation serves: the restart policy says what now.
-    fn recover(&mut self, generation: u64, failure: Failure, ran: Duration, now: Instant) -> State {
+    /// No generation serves: the restart policy says what now. `program` is how that ended, if no generation knows.
+    fn recover(
+        &mut self,
+        generation: u64,
+        failure: Failure,
+        ended: restart::Ended,
+        program: Option<ProgramEnd>,
+        now: Instant,
+    ) -> State {
         let Failure { reason, clean } = failure;
-        let ended = restart::Ended { failed: !clean, ran };
         let decision = self.history.decide(&self.settings.restart, ended, now, restart::chance());
         let error = match decision {
             Decision::Wait(wait) => {
@@ -614,7 +637,7 @@ impl Master {
                 let RestartPolicy { max_restarts, period, .. } = self.settings.restart;
                 Error::CrashedTooOften { times, max_restarts, period, reason }
             }
-            Decision::End => Error::Ended { reason, program: None },
+            Decision::End => Error::Ended { reason, program },
         };
         self.identity.log.line(if clean { Level::Info } else { Level::Error }, "gave_up", &error, []);
         self.give_up(None, None, error, now)

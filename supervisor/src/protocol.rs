@@ -441,6 +441,10 @@ pub struct Status {
     /// Why there is nothing to serve at the moment, if that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
+    /// What has shown that the program is ready, for people: `it listens on 127.0.0.1:8000`. None: the server is not a
+    /// program, or none serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
     /// The supervisor's process id.
     pub pid: u32,
     /// The address that the server listens on, or listened on before the drain: the first one that has a port. None: it

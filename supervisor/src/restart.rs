@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// The longest wait.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// A server that was ready for so long is stable: its crash is like the first one.
+const STABLE: Duration = Duration::from_secs(60);
 
 /// By how much of itself a wait is made longer by chance at most, so that servers that crash together do not come back
 /// together.
@@ -20,23 +23,24 @@ const JITTER: f64 = 0.25;
 pub struct RestartPolicy {
     /// After which ends.
     pub mode: RestartMode,
-    /// More new tries than this within the period are too many: the supervisor gives up.
+    /// More crashes than this within the period are too many: the supervisor gives up, unless the mode is
+    /// [`RestartMode::Always`]. Crashes before a run of a minute do not count any more.
     pub max_restarts: u32,
-    /// See `max_restarts`. A run that lasted as long is stable: after it the waits begin anew.
+    /// See `max_restarts`.
     pub period: Duration,
 }
 
-/// After a failure, up to five times a minute.
+/// After a failure, up to ten times in two minutes.
 impl Default for RestartPolicy {
     fn default() -> RestartPolicy {
-        RestartPolicy { mode: RestartMode::OnFailure, max_restarts: 5, period: Duration::from_secs(60) }
+        RestartPolicy { mode: RestartMode::OnFailure, max_restarts: 10, period: Duration::from_secs(120) }
     }
 }
 
 /// After which ends a server is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartMode {
-    /// After each. (A server thread never ends well by itself, so for it this is the same as after a failure.)
+    /// After each, however many there were: the supervisor never gives up.
     Always,
     /// After a failure.
     OnFailure,
@@ -69,8 +73,10 @@ pub(crate) enum Decision {
 pub(crate) struct Ended {
     /// Whether that was a failure.
     pub(crate) failed: bool,
-    /// How long it ran. Zero if it could not even be started.
+    /// How long it was ready. Zero if it never was.
     pub(crate) ran: Duration,
+    /// Whether it is a crash. A restart that failed is none: whoever tries a new version uses up no tries.
+    pub(crate) crashed: bool,
 }
 
 impl History {
@@ -81,13 +87,20 @@ impl History {
             RestartMode::OnFailure if ended.failed => {}
             RestartMode::OnFailure | RestartMode::Never => return Decision::End,
         }
+        if !ended.crashed {
+            return Decision::Wait(wait(self.in_a_row.max(1), chance));
+        }
+        if ended.ran >= STABLE {
+            *self = History::default();
+        }
         while self.recent.front().is_some_and(|&at| now.saturating_duration_since(at) >= policy.period) {
             self.recent.pop_front();
         }
         self.recent.push_back(now);
-        self.in_a_row = if ended.ran >= policy.period { 1 } else { self.in_a_row.saturating_add(1) };
+        self.in_a_row = self.in_a_row.saturating_add(1);
         let ends = self.recent.len();
-        if ends > usize::try_from(policy.max_restarts).unwrap_or(usize::MAX) {
+        let is_too_often = ends > usize::try_from(policy.max_restarts).unwrap_or(usize::MAX);
+        if is_too_often && policy.mode != RestartMode::Always {
             Decision::GiveUp(ends)
         } else {
             Decision::Wait(wait(self.in_a_row, chance))
@@ -113,7 +126,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const CRASH: Ended = Ended { failed: true, ran: Duration::ZERO };
+    const CRASH: Ended = Ended { failed: true, ran: Duration::ZERO, crashed: true };
 
     fn policy(max_restarts: u32, period: u64) -> RestartPolicy {
         RestartPolicy { mode: RestartMode::OnFailure, max_restarts, period: Duration::from_secs(period) }
@@ -151,11 +164,33 @@ mod tests {
     }
 
     #[test]
-    fn after_a_stable_run_the_waits_begin_anew() {
+    fn after_a_stable_run_all_begins_anew() {
         let now = Instant::now();
-        let mut history = History { recent: VecDeque::new(), in_a_row: 9 };
-        let stable = Ended { failed: true, ran: Duration::from_secs(60) };
-        assert_eq!(history.decide(&policy(5, 60), stable, now, 0.0), Decision::Wait(FIRST_WAIT));
+        let mut history = History { recent: [now; 9].into(), in_a_row: 9 };
+        let stable = Ended { ran: Duration::from_secs(60), ..CRASH };
+        assert_eq!(history.decide(&policy(1, 600), stable, now, 0.0), Decision::Wait(FIRST_WAIT));
+        assert_eq!(history.decide(&policy(1, 600), CRASH, now, 0.0), Decision::GiveUp(2));
+    }
+
+    #[test]
+    fn always_means_always() {
+        let now = Instant::now();
+        let policy = RestartPolicy { mode: RestartMode::Always, ..policy(0, 60) };
+        let mut history = History::default();
+        for failed in [true, false].repeat(50) {
+            assert!(matches!(history.decide(&policy, Ended { failed, ..CRASH }, now, 0.0), Decision::Wait(_)));
+        }
+    }
+
+    #[test]
+    fn a_restart_that_failed_uses_up_no_tries() {
+        let now = Instant::now();
+        let mut history = History::default();
+        for _ in 0..100 {
+            let failed_restart = Ended { crashed: false, ..CRASH };
+            assert_eq!(history.decide(&policy(1, 60), failed_restart, now, 0.0), Decision::Wait(FIRST_WAIT));
+        }
+        assert!(matches!(history.decide(&policy(1, 60), CRASH, now, 0.0), Decision::Wait(_)));
     }
 
     proptest! {
@@ -172,7 +207,7 @@ mod tests {
         fn within_any_period_there_are_never_more_tries_than_allowed(
             max_restarts in 0..8_u32,
             period in 1..100_u64,
-            gaps in prop::collection::vec((0..60_000_u64, 0..200_u64), 1..60),
+            gaps in prop::collection::vec((0..60_000_u64, 0..60_000_u64), 1..60),
         ) {
             let policy = policy(max_restarts, period);
             let mut now = Instant::now();
@@ -180,7 +215,8 @@ mod tests {
             let mut tries = Vec::new();
             for (gap, ran) in gaps {
                 now += Duration::from_millis(gap);
-                let ended = Ended { failed: true, ran: Duration::from_secs(ran) };
+                // None of them is stable.
+                let ended = Ended { ran: Duration::from_millis(ran), ..CRASH };
                 match history.decide(&policy, ended, now, 0.0) {
                     Decision::Wait(_) => tries.push(now),
                     Decision::GiveUp(ends) => {

@@ -82,6 +82,11 @@ pub(crate) trait Generation: fmt::Debug + Send {
     /// Its clients. None: they are a program's, and only that knows them.
     fn clients(&self) -> Option<&dyn Clients>;
 
+    /// What has shown that it is ready, for people. None: nothing had to.
+    fn evidence(&self) -> Option<String> {
+        None
+    }
+
     /// Begins to look whether it takes connections, for which it has this long.
     /// [`Event::Checked`](crate::event::Event::Checked) has the result.
     fn check(&self, limit: Duration);

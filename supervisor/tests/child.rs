@@ -462,7 +462,7 @@ fn program(program: &str, args: &[&str]) -> Program {
         args: args.iter().map(OsString::from).collect(),
         directory: None,
         stop_signal: TERM,
-        ready: Ready::AtOnce,
+        ready: Ready::Auto,
         ready_within: LIMIT,
     }
 }

@@ -205,7 +205,8 @@ fn crash(running: &Handle) {
 
 #[test]
 fn a_server_that_crashes_is_started_again_and_serves_who_came_meanwhile_until_that_is_too_often() {
-    let running = Supervisor::new(Crashes::default()).start(Listen::Bind(anywhere())).unwrap();
+    let policy = RestartPolicy { max_restarts: 5, ..RestartPolicy::default() };
+    let running = Supervisor::new(Crashes::default()).restart(policy).start(Listen::Bind(anywhere())).unwrap();
     for _ in 0..5 {
         crash(&running);
         // It waits in the queue until there is a server again.
@@ -217,7 +218,7 @@ fn a_server_that_crashes_is_started_again_and_serves_who_came_meanwhile_until_th
     assert!(matches!(error, Error::CrashedTooOften { times: 6, .. }), "{error}");
     assert_eq!(error.exit(), Exit::CrashedTooOften);
     let message =
-        "giving up: 6 crashes within 60 s (--max-restarts 5): the handler panicked when a client came: on command";
+        "giving up: 6 crashes within 120 s (--max-restarts 5): the handler panicked when a client came: on command";
     assert_eq!(error.to_string(), message);
     TcpListener::bind(address).unwrap();
 }

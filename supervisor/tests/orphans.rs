@@ -36,7 +36,7 @@ fn no_orphan_is_left_and_none_stays_a_zombie() {
         args: vec!["-c".into(), script.into()],
         directory: None,
         stop_signal: 15,
-        ready: Ready::AtOnce,
+        ready: Ready::Auto,
         ready_within: LIMIT,
     };
     let driven = Driven::new(Path::new(env!("CARGO_BIN_EXE_supervisor")), program, Vec::new()).unwrap();

@@ -199,7 +199,7 @@ fn a_killed_guardian_is_said_to_be_the_reason_and_what_had_to_be_killed_is_count
     instance.err.wait_for("error: generation 1 crashed: it was killed along with its guardian");
     let end = instance.err.wait_for("generation 1 stopped in");
     assert!(end.ends_with("(killed along with its guardian, 3 processes had to be killed)"), "{end}");
-    instance.err.wait_for("generation 2 is serving");
+    instance.err.wait_for("generation 2 is ready: ");
     instance.admin(&["stop", "--now"]).expect(5);
     assert_eq!(instance.wait(), 5);
     assert_leaves_nothing(&home);
@@ -227,7 +227,7 @@ fn a_killed_guardian_takes_nothing_along_that_is_not_its_program_s() {
     let daemon = daemon().unwrap();
     kill(guardian(&home, &instance), Signal::SIGKILL).unwrap();
     instance.err.wait_for("generation 1 stopped in");
-    instance.err.wait_for("generation 2 is serving");
+    instance.err.wait_for("generation 2 is ready: ");
     assert_eq!(sleeper(duration), Some(daemon));
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
@@ -279,7 +279,7 @@ fn as_process_1_a_killed_guardian_leaves_nothing_of_its_program_and_takes_nothin
     let guardian = Pid::from_raw(i32::try_from(find("supervisor", " @guard ")).unwrap());
     kill(guardian, Signal::SIGKILL).unwrap();
     process.err.wait_for("generation 1 stopped in");
-    process.err.wait_for("generation 2 is serving");
+    process.err.wait_for("generation 2 is ready: ");
     eventually("the next one has a daemon, too", || sleeper(own).is_some());
     assert_ne!(sleeper(own), daemon);
     assert!(sleeper(other).is_some());
@@ -307,7 +307,7 @@ fn a_guardian_that_is_killed_together_with_its_deputy_leaves_nothing_that_can_be
     kill(deputy(&home, &instance), Signal::SIGKILL).unwrap();
     kill(guardian(&home, &instance), Signal::SIGKILL).unwrap();
     instance.err.wait_for("error: generation 1 crashed: it was killed along with its guardian");
-    instance.err.wait_for("generation 2 is serving");
+    instance.err.wait_for("generation 2 is ready: ");
     eventually("only one generation is left", || {
         below(&home, &instance).iter().filter(|(_, line)| line.starts_with("sleep 60")).count() == 2
     });

@@ -28,6 +28,8 @@ mod manager; // The host's service manager: sockets that it passes, what it hear
 mod places; // Where instances are found, whatever the environment says.
 #[cfg(unix)]
 mod readme; // What README.md and examples/restart.sh say.
+#[cfg(target_os = "linux")]
+mod ready; // What shows that a program is ready, and what becomes of one that is not.
 #[cfg(unix)]
 mod signals; // Signals are acknowledged, the second one closes the rest, nohup is respected.
 #[cfg(unix)]

@@ -57,7 +57,7 @@ fn a_server_that_crashes_comes_back_after_growing_waits_and_serves_who_came_mean
     assert_eq!(instance.wait(), 9);
     instance.assert_port_is_free();
     let log = instance.log();
-    assert!(log.contains("error: giving up: 6 crashes within 60 s (--max-restarts 5)"), "{log}");
+    assert!(log.contains("error: giving up: 6 crashes within 120 s (--max-restarts 5)"), "{log}");
 }
 
 #[test]

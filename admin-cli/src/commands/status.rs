@@ -42,6 +42,9 @@ fn describe_status(status: &Status) -> String {
     if !addresses.is_empty() {
         lines.insert(2, format!("  address      {}", listed(&addresses, "and")));
     }
+    if let Some(evidence) = &status.evidence {
+        lines.push(format!("  ready        {evidence}"));
+    }
     if let Some(delay) = &status.delay {
         lines.push(format!("  delay        {}", describe_delay(delay)));
     }

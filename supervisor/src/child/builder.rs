@@ -112,13 +112,14 @@ impl Children {
         let prepared = lock(&self.prepared).take().filter(|prepared| prepared.build == build);
         let Prepared { program, settings, build: _ } = prepared.map_or_else(|| self.look(build), Ok)?;
         self.ready_within.store(milliseconds(program.ready_within), Ordering::Relaxed);
-        let somebody_serves = self.sockets().alive().any(|running| running.serves());
-        let allowed = |end| program.may_have_ended(end, build, somebody_serves);
         let started = self.start(build, &program, self.log.with(settings.log))?;
-        let ready = started.wait_until_ready(&program).and_then(|()| started.running.is_ready(allowed));
+        let ready = started.wait_until_ready(&program, build).and_then(|evidence| {
+            started.running.is_ready(program.may_have_ended(build))?;
+            Ok(evidence)
+        });
         match ready {
-            Ok(()) => {
-                let child = Child::new(started.running.clone(), self.events.clone());
+            Ok(evidence) => {
+                let child = Child::new(started.running.clone(), evidence, self.events.clone());
                 Ok((Built { generation: Box::new(child), settings }, started.running))
             }
             Err(error) => Err(started.give_up(error)),
@@ -169,16 +170,21 @@ impl Builder for Children {
             let events = &children.events;
             // Without master control there is nobody to tell, and what was built is dropped.
             let made = children.make(build);
-            // Before it is told: whoever hears of it may look.
-            children.under_way.fetch_sub(1, Ordering::SeqCst);
-            let _ = match made {
+            let done = || children.under_way.fetch_sub(1, Ordering::SeqCst);
+            match made {
                 Ok((built, running)) => {
-                    let sent = events.send(Event::Built { build, built: Ok(built) });
+                    let _ = events.send(Event::Built { build, built: Ok(built) });
+                    // Not before: a supervisor that ends would not wait for it. And not later: then its end is what is
+                    // waited for.
+                    done();
                     running.start_reporting(events);
-                    sent
                 }
-                Err(error) => events.send(Event::Built { build, built: Err(error) }),
-            };
+                Err(error) => {
+                    // Before it is told: whoever hears of it may look.
+                    done();
+                    let _ = events.send(Event::Built { build, built: Err(error) });
+                }
+            }
         });
         if let Err(error) = thread {
             self.under_way.fetch_sub(1, Ordering::SeqCst);
@@ -215,9 +221,8 @@ impl Builder for Children {
     fn close(&mut self) {
         let mut sockets = self.sockets();
         sockets.sockets.take();
-        // Nobody needs what is not ready yet.
         for running in sockets.alive() {
-            running.kill_unless_ready();
+            running.close();
         }
     }
 }

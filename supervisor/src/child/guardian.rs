@@ -21,6 +21,8 @@ pub(super) mod supervisor_side;
 
 use std::process::ExitCode;
 
+#[cfg(target_os = "linux")]
+pub(super) use proc::descendants;
 use stage::Stage;
 
 use crate::exit::Exit;

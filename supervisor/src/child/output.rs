@@ -7,9 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::program::Program;
-use super::ready::Ready;
-use crate::journal::Journal;
 use crate::writer::Writer;
 
 /// How many lines are kept.
@@ -30,13 +27,8 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Only while a program has to prove itself: what it writes goes no detour without need. Returns where the program
-    /// shall write, too.
-    pub(super) fn of(program: &Program, log: &Journal) -> io::Result<(Option<Output>, Option<PipeWriter>)> {
-        Ok((program.ready != Ready::AtOnce).then(|| Output::new(log.stderr())).transpose()?.unzip())
-    }
-
-    fn new(stderr: Arc<Writer>) -> io::Result<(Output, PipeWriter)> {
+    /// Returns where the program shall write, too.
+    pub(super) fn new(stderr: Arc<Writer>) -> io::Result<(Output, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
         let tail = Arc::new(Mutex::new(Tail::default()));
         let (until, end) = mpsc::channel::<()>();

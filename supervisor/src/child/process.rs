@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use worker::ServerError;
 
+use super::evidence::Evidence;
 use super::program::{CannotStart, EndedEarly};
 use crate::event::{Event, EventSender};
 use crate::server::{Availability, BuildError, Clients, Ended, Generation, ProgramEnd};
@@ -21,6 +22,8 @@ pub(super) enum Step {
     CannotStart(CannotStart),
     #[cfg_attr(windows, allow(dead_code))]
     Ready,
+    /// It counts as ready, since the supervisor ends.
+    Closing,
     Ended(ProgramEnd),
     /// Nothing of it is left.
     Gone,
@@ -38,6 +41,8 @@ pub(super) trait Control: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct Running {
     build: u64,
+    /// Nothing says when it is ready, so it may work as soon as it runs.
+    may_work: bool,
     control: Box<dyn Control>,
     observed: Mutex<Observed>,
 }
@@ -68,6 +73,7 @@ impl Running {
     /// `guard` tells what happens to it, and returns when nothing of it is left.
     pub(super) fn start(
         build: u64,
+        may_work: bool,
         control: Box<dyn Control>,
         steps: Sender<Step>,
         guard: impl FnOnce(&Running) + Send + 'static,
@@ -81,7 +87,7 @@ impl Running {
             killed: 0,
             gone: false,
         };
-        let running = Arc::new(Running { build, control, observed: Mutex::new(observed) });
+        let running = Arc::new(Running { build, may_work, control, observed: Mutex::new(observed) });
         let writer = running.clone();
         thread::Builder::new().name("child".into()).spawn(move || {
             guard(&writer);
@@ -142,14 +148,14 @@ impl Running {
     }
 
     /// From now on its end is a failure, of which master control hears as soon as it may: also of one that has been, if
-    /// that is `allowed`.
+    /// it `may_have_ended`.
     ///
     /// # Errors
     /// When it has ended already.
-    pub(super) fn is_ready(&self, allowed: impl Fn(ProgramEnd) -> bool) -> Result<(), BuildError> {
+    pub(super) fn is_ready(&self, may_have_ended: bool) -> Result<(), BuildError> {
         let mut observed = self.observed();
         match observed.end {
-            Some(end) if !allowed(end) => Err(EndedEarly::of(end)),
+            Some(end) if !may_have_ended => Err(EndedEarly::of(end)),
             _ if observed.asked => Err("the server is being stopped".into()),
             end => {
                 observed.listener = Listener::Later(Vec::new());
@@ -176,22 +182,21 @@ impl Running {
         }
     }
 
-    /// Whether it is the server at this moment.
-    pub(super) fn serves(&self) -> bool {
-        let observed = self.observed();
-        let is_ready = !matches!(observed.listener, Listener::Builder(_));
-        is_ready && !observed.asked && observed.end.is_none()
-    }
-
     /// Ends it now. That is no failure.
     pub(super) fn kill(&self) {
         self.observed().asked = true;
         self.control.kill();
     }
 
-    pub(super) fn kill_unless_ready(&self) {
+    /// The supervisor ends. What is not ready yet is killed, unless it works already, for all that is known: that one
+    /// is asked to end, as if it was ready.
+    pub(super) fn close(&self) {
         let mut observed = self.observed();
         if matches!(observed.listener, Listener::Builder(_)) {
+            if self.may_work {
+                observed.tell_builder(Step::Closing);
+                return;
+            }
             observed.asked = true;
             drop(observed);
             self.control.kill();
@@ -244,12 +249,13 @@ impl Observed {
 #[derive(Debug)]
 pub(super) struct Child {
     running: Arc<Running>,
+    evidence: Evidence,
     events: EventSender,
 }
 
 impl Child {
-    pub(super) fn new(running: Arc<Running>, events: EventSender) -> Child {
-        Child { running, events }
+    pub(super) fn new(running: Arc<Running>, evidence: Evidence, events: EventSender) -> Child {
+        Child { running, evidence, events }
     }
 }
 
@@ -274,6 +280,10 @@ impl Generation for Child {
 
     fn clients(&self) -> Option<&dyn Clients> {
         None
+    }
+
+    fn evidence(&self) -> Option<String> {
+        Some(self.evidence.to_string())
     }
 
     /// The queue of its socket takes connections, whatever the program does; so there is nothing to be found this way.

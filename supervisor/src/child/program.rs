@@ -38,12 +38,10 @@ pub struct Program {
 }
 
 impl Program {
-    /// Whether it does not matter that it has ended so before it was looked at. Nobody shall make way for it then; but
-    /// where nobody serves, it is no different from ending a moment later: the end of the first one is passed on, and
-    /// one that has ended well has done its work.
-    pub(super) fn may_have_ended(&self, end: ProgramEnd, build: u64, somebody_serves: bool) -> bool {
-        let is_done = !somebody_serves && end == ProgramEnd::Exited(0);
-        self.ready == Ready::AtOnce && (build == 1 || is_done)
+    /// Whether an end before it is ready is like one a moment later: the first program may end as it likes, unless it
+    /// was told how to show that it is ready. Its end is passed on.
+    pub(super) fn may_have_ended(&self, build: u64) -> bool {
+        self.ready == Ready::Auto && build == 1
     }
 }
 
@@ -103,37 +101,6 @@ impl fmt::Display for LastWords<'_> {
         match self.0 {
             [] => Ok(()),
             lines => write!(formatter, "; its last output: {}", lines.join(" | ")),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fast_end_is_a_failure_where_somebody_would_have_made_way_or_it_was_to_be_ready() {
-        let program = |ready| Program {
-            program: "p".into(),
-            args: Vec::new(),
-            directory: None,
-            #[cfg(unix)]
-            stop_signal: 15,
-            ready,
-            ready_within: Duration::ZERO,
-        };
-        let (clean, badly) = (ProgramEnd::Exited(0), ProgramEnd::Exited(3));
-        for (end, build, somebody_serves, may) in [
-            (clean, 1, false, true),
-            (badly, 1, false, true),
-            (clean, 2, true, false),
-            (badly, 2, true, false),
-            (clean, 2, false, true),
-            (badly, 2, false, false),
-        ] {
-            let at_once = program(Ready::AtOnce).may_have_ended(end, build, somebody_serves);
-            assert_eq!(at_once, may, "{end}, {build}, {somebody_serves}");
-            assert!(!program(Ready::After(Duration::ZERO)).may_have_ended(end, build, somebody_serves));
         }
     }
 }

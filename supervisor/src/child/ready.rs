@@ -13,8 +13,9 @@ use crate::listen::Address;
 /// What shows that a program is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ready {
-    /// It runs.
-    AtOnce,
+    /// One of its processes listens on a socket that is not from us (Linux), or it has run for a second: whichever comes
+    /// first.
+    Auto,
     /// It has run for this long.
     After(Duration),
     /// It says `READY=1` on the socket that `NOTIFY_SOCKET` names.
@@ -22,6 +23,32 @@ pub enum Ready {
     Notify,
     /// Something takes connections at this address.
     Connect(Address),
+}
+
+/// How long a program has to run to be ready without another sign of that.
+const LONG_ENOUGH: Duration = Duration::from_secs(1);
+
+impl Ready {
+    /// How long it has to run to be ready without another sign of that. None: that never suffices.
+    pub(super) fn enough(&self) -> Option<Duration> {
+        match self {
+            Ready::Auto => Some(LONG_ENOUGH),
+            Ready::After(time) => Some(*time),
+            Ready::Connect(_) => None,
+            #[cfg(unix)]
+            Ready::Notify => None,
+        }
+    }
+
+    /// Whether nothing announces it.
+    pub(super) fn is_looked_for(&self) -> bool {
+        match self {
+            Ready::Auto | Ready::Connect(_) => true,
+            Ready::After(_) => false,
+            #[cfg(unix)]
+            Ready::Notify => false,
+        }
+    }
 }
 
 /// Whether something takes connections there. That is no client: it leaves at once.

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use worker::deadline_after;
 
+use super::evidence::Evidence;
+use super::family_sockets::FamilySockets;
 use super::output::Output;
 use super::process::{Running, Step};
 use super::program::{CannotStart, EndedEarly, LastWords, Program};
@@ -13,52 +15,97 @@ use super::ready::{self, Ready};
 use crate::server::BuildError;
 use crate::text::Seconds;
 
-/// How often to look whether an address answers. Nothing announces that.
-const KNOCK: Duration = Duration::from_millis(100);
+/// How long to wait before the first look whether a program is ready, and between two at most. Nothing announces that.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 /// How long to wait for the end of a program that was not ready and has been killed.
 const KILLED: Duration = Duration::from_secs(5);
+
+/// When to look whether a program is ready: soon, and then less and less often.
+#[derive(Debug)]
+struct Looks {
+    next: Instant,
+    pause: Duration,
+}
+
+impl Looks {
+    fn new() -> Looks {
+        Looks { next: Instant::now(), pause: LOOKS.0 }
+    }
+
+    /// Whether it is time for a look. If so, the next one comes later.
+    fn is_due(&mut self, now: Instant) -> bool {
+        if now < self.next {
+            return false;
+        }
+        self.next = now + self.pause;
+        self.pause = (self.pause * 2).min(LOOKS.1);
+        true
+    }
+}
 
 /// A program that may not be ready yet.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) running: Arc<Running>,
-    pub(super) output: Option<Output>,
+    pub(super) output: Output,
     pub(super) steps: Receiver<Step>,
+    pub(super) sockets: FamilySockets,
 }
 
 impl Started {
-    pub(super) fn wait_until_ready(&self, program: &Program) -> Result<(), BuildError> {
+    /// What has shown that it is ready.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(super) fn wait_until_ready(&self, program: &Program, build: u64) -> Result<Evidence, BuildError> {
         let limit = deadline_after(Instant::now(), program.ready_within);
-        // When it is ready without a word.
-        let mut enough: Option<Instant> = None;
-        let mut knocks = false;
+        let mut since: Option<Instant> = None;
+        let mut is_closing = false;
+        let mut looks = Looks::new();
         loop {
-            let until = enough.unwrap_or(limit);
-            let until = if knocks { until.min(Instant::now() + KNOCK) } else { until };
+            let enough = program.ready.enough().zip(since).map(|(time, since)| (time, deadline_after(since, time)));
+            let until = enough.map_or(limit, |(_, at)| at);
+            let until = if since.is_some() && program.ready.is_looked_for() { until.min(looks.next) } else { until };
             match self.steps.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Step::Started) => match &program.ready {
-                    Ready::AtOnce => return Ok(()),
-                    Ready::After(time) => enough = Some(deadline_after(Instant::now(), *time)),
-                    Ready::Connect(_) => knocks = true,
-                    #[cfg(unix)]
-                    Ready::Notify => {}
-                },
-                Ok(Step::Ready) => return Ok(()),
+                Ok(Step::Started) => since = Some(Instant::now()),
+                Ok(Step::Closing) => is_closing = true,
+                Ok(Step::Ready) => return Ok(Evidence::Notified),
                 Ok(Step::CannotStart(why)) => return Err(Box::new(why)),
+                Ok(Step::Ended(_)) if program.may_have_ended(build) => return Ok(Evidence::Started),
                 Ok(Step::Ended(end)) => return Err(EndedEarly::of(end)),
                 // It has said before how it ended.
                 Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => return Err("it ended".into()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            match &program.ready {
-                Ready::Connect(address) if knocks && ready::answers(address) => return Ok(()),
-                _ if enough.is_some_and(|enough| enough <= Instant::now()) => return Ok(()),
-                _ if enough.is_none() && limit <= Instant::now() => {
+            let now = Instant::now();
+            if since.is_some() && is_closing {
+                return Ok(Evidence::Started);
+            }
+            if since.is_some()
+                && looks.is_due(now)
+                && let Some(evidence) = self.look(&program.ready)
+            {
+                return Ok(evidence);
+            }
+            match enough {
+                Some((time, at)) if at <= now => return Ok(Evidence::Ran(time)),
+                None if limit <= now => {
                     return Err(format!("it was not ready within {}", Seconds(program.ready_within)).into());
                 }
-                _ => {}
+                Some(_) | None => {}
             }
+        }
+    }
+
+    /// Looks whether it is ready, where that is not announced.
+    fn look(&self, ready: &Ready) -> Option<Evidence> {
+        match ready {
+            Ready::Auto => self.sockets.own().map(Evidence::Listens),
+            Ready::Connect(address) => ready::answers(address).then(|| Evidence::Answers(address.to_string())),
+            Ready::After(_) => None,
+            #[cfg(unix)]
+            Ready::Notify => None,
         }
     }
 
@@ -74,7 +121,7 @@ impl Started {
         if why.is::<CannotStart>() {
             return why;
         }
-        let wrote = self.output.map(|output| output.last_lines()).unwrap_or_default();
+        let wrote = self.output.last_lines();
         match why.downcast() {
             Ok(early) => Box::new(EndedEarly { wrote, ..*early }),
             Err(why) => format!("{why}{}", LastWords(&wrote)).into(),

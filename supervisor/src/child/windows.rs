@@ -24,9 +24,11 @@ use win32job::{ExtendedLimitInfo, Job};
 use winsafe::guard::CloseHandleGuard;
 use winsafe::{AttachConsole, FreeConsole, HPROCESS, PidParent, co};
 
+use super::family_sockets::FamilySockets;
 use super::output::Output;
 use super::process::{self, Running};
 use super::program::{CannotStart, NOT_FOUND, NOT_RUN, Program};
+use super::ready::Ready;
 use super::started::Started;
 use crate::journal::Journal;
 use crate::log::Level;
@@ -187,15 +189,13 @@ impl Host {
     ) -> Result<Started, BuildError> {
         let lacking = |what| move |error: io::Error| lacking(what, &error);
         let stay = self.enter()?;
-        let (output, stderr) = Output::of(program, &log).map_err(lacking("a pipe for what it writes"))?;
+        let (output, stderr) = Output::new(log.stderr()).map_err(lacking("a pipe for what it writes"))?;
         let mut command = Command::new(program.path());
         if let Some(directory) = &program.directory {
             command.current_dir(directory);
         }
         command.args(&program.args).creation_flags(co::CREATE::NEW_PROCESS_GROUP.raw()).stdin(Stdio::null());
-        if let Some(stderr) = stderr {
-            command.stderr(stderr);
-        }
+        command.stderr(stderr);
         for variable in crate::host::VARIABLES {
             command.env_remove(variable);
         }
@@ -212,7 +212,9 @@ impl Host {
             .spawn(move || guardian.guard(&requests))
             .map_err(lacking("a thread to guard it"))?;
         let (steps, received) = mpsc::channel();
-        let running = Running::start(build, control, steps, move |running| {
+        let sockets = FamilySockets::new(child.0.id(), HashSet::new());
+        let may_work = program.ready == Ready::Auto;
+        let running = Running::start(build, may_work, control, steps, move |running| {
             let pid = child.0.id();
             running.has_started(pid);
             let status = child.0.wait().ok();
@@ -224,7 +226,8 @@ impl Host {
             let _ = words.send(Word::Gone);
             drop(stay);
         });
-        Ok(Started { running: running.map_err(lacking("a thread to hear of it"))?, output, steps: received })
+        let running = running.map_err(lacking("a thread to hear of it"))?;
+        Ok(Started { running, output, steps: received, sockets })
     }
 }
 

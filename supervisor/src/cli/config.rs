@@ -133,7 +133,7 @@ impl Server {
                     directory: Some(dir.map_or_else(|| directory.to_owned(), |dir| directory::join(directory, &dir))),
                     #[cfg(unix)]
                     stop_signal: stop_signal.unwrap_or(nix::sys::signal::Signal::SIGTERM as i32),
-                    ready: ready.unwrap_or(Ready::AtOnce),
+                    ready: ready.unwrap_or(Ready::Auto),
                     ready_within,
                 };
                 (Server::Exec { program, listen }, options)

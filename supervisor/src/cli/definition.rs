@@ -172,12 +172,12 @@ pub(super) enum ServerArgs {
         #[cfg_attr(
             unix,
             doc = "When the program counts as ready: it says so (notify), its address answers (connect=ADDR), or \
-                   after a time (2s) [default: at once]"
+                   after a time (2s) [default: when it listens on a socket of its own (Linux), or after 1s]"
         )]
         #[cfg_attr(
             windows,
             doc = "When the program counts as ready: its address answers (connect=ADDR), or after a time (2s) \
-                   [default: at once]"
+                   [default: after 1s]"
         )]
         #[arg(long, value_name = "WHEN", value_parser = parse_ready)]
         ready: Option<Ready>,
@@ -221,11 +221,11 @@ pub(super) struct Options {
     /// When to start the server again after it has exited
     #[arg(long, value_name = "MODE", default_value = "on-failure")]
     pub(super) restart: RestartMode,
-    /// Give up when the server crashes more often than this within the period
-    #[arg(long, value_name = "N", default_value = "5", value_parser = parse_number::<u32>)]
+    /// Give up when the server crashes more often than this within the period (never with --restart always)
+    #[arg(long, value_name = "N", default_value = "10", value_parser = parse_number::<u32>)]
     pub(super) max_restarts: u32,
-    /// The period within which crashes are counted
-    #[arg(long, value_name = "TIME", default_value = "60", value_parser = parse_interval)]
+    /// The period within which crashes are counted; a server that was ready for a minute starts afresh
+    #[arg(long, value_name = "TIME", default_value = "120", value_parser = parse_interval)]
     pub(super) period: Duration,
     /// What SIGHUP does
     #[cfg_attr(unix, arg(long, value_name = "ACTION", default_value = "stop"))]

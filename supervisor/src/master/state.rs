@@ -101,8 +101,8 @@ pub(super) enum Cause {
     Policy,
     /// A restart was requested before it was time for that.
     Request { restart: Restart, until: Instant },
-    /// The current one failed while its successor was being built.
-    Crash { restart: Restart },
+    /// The current one failed while its successor was being built. It had run for this long.
+    Crash { restart: Restart, ran: Duration },
     /// The current one had to be gone first.
     Emptied { restart: Restart, replaced: u64, report: Report },
 }
@@ -207,14 +207,18 @@ impl Cause {
     pub(super) fn restart(&self) -> Option<&Restart> {
         match self {
             Cause::Policy => None,
-            Cause::Request { restart, .. } | Cause::Crash { restart } | Cause::Emptied { restart, .. } => Some(restart),
+            Cause::Request { restart, .. } | Cause::Crash { restart, .. } | Cause::Emptied { restart, .. } => {
+                Some(restart)
+            }
         }
     }
 
     pub(super) fn into_restart(self) -> Option<Restart> {
         match self {
             Cause::Policy => None,
-            Cause::Request { restart, .. } | Cause::Crash { restart } | Cause::Emptied { restart, .. } => Some(restart),
+            Cause::Request { restart, .. } | Cause::Crash { restart, .. } | Cause::Emptied { restart, .. } => {
+                Some(restart)
+            }
         }
     }
 }

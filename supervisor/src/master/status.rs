@@ -146,6 +146,7 @@ impl<'a> Snapshot<'a> {
             state_ms: ms_since(record.doing.1),
             ready: self.is_ready(),
             unavailable: None,
+            evidence: state.current().and_then(|current| current.generation.evidence()),
             pid: std::process::id(),
             address: identity.addresses.iter().find_map(Address::tcp),
             addresses: identity.addresses.iter().map(Address::to_string).collect(),

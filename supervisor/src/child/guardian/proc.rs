@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 
@@ -25,15 +26,44 @@ pub(super) fn children() -> Vec<Pid> {
 }
 
 fn listed_children() -> io::Result<Vec<Pid>> {
+    let children = listed_children_of("self")?;
+    Ok(children.into_iter().filter_map(Pid::from_raw).collect())
+}
+
+fn listed_children_of(process: &str) -> io::Result<Vec<i32>> {
     // Not each kernel has it.
     fs::metadata("/proc/thread-self/children")?;
     let mut children = Vec::new();
-    for task in fs::read_dir("/proc/self/task")? {
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
         // A thread that has ended since has left its children to another one.
         let listed = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
-        children.extend(listed.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
+        children.extend(listed.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
     }
     Ok(children)
+}
+
+/// All processes below this one, those that were started first first.
+pub(in crate::child) fn descendants(root: u32) -> Vec<u32> {
+    let children: Box<dyn Fn(u32) -> Vec<u32>> = if Path::new("/proc/thread-self/children").exists() {
+        // One that has ended meanwhile has none.
+        Box::new(|pid| {
+            listed_children_of(&pid.to_string()).unwrap_or_default().into_iter().map(i32::unsigned_abs).collect()
+        })
+    } else {
+        let all = all();
+        let number = |pid: Pid| pid.as_raw_nonzero().get().unsigned_abs();
+        Box::new(move |pid| {
+            let its = all.iter().filter(|process| process.parent.unsigned_abs() == pid);
+            its.map(|process| number(process.pid)).collect()
+        })
+    };
+    let mut found = children(root);
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        found.extend(children(pid));
+        next += 1;
+    }
+    found
 }
 
 /// All processes that there are.

@@ -12,12 +12,14 @@ use std::time::Duration;
 use command_fds::{CommandFdExt, FdMapping};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::fstat;
 use rustix::process::Signal;
 
 use super::family::Family;
 use super::line::{Lines, Order, Report};
 use super::notify::{self, NotifySocket};
 use super::stage::{self, Stage};
+use crate::child::family_sockets::FamilySockets;
 use crate::child::output::Output;
 use crate::child::process::{Control, Running};
 use crate::child::program::{CannotStart, Program};
@@ -84,15 +86,13 @@ impl Host {
         let lacking = |what| move |error: io::Error| lacking(what, &error);
         let notify = match program.ready {
             Ready::Notify => Some(NotifySocket::new().map_err(lacking("a socket on which it says that it is ready"))?),
-            Ready::AtOnce | Ready::After(_) | Ready::Connect(_) => None,
+            Ready::Auto | Ready::After(_) | Ready::Connect(_) => None,
         };
+        let passed = sockets.iter().filter_map(|socket| Some(fstat(&socket.socket).ok()?.st_ino)).collect();
         let (control, its_control) = UnixStream::pair().map_err(lacking("a socket for its guardian"))?;
-        let (output, stderr) = Output::of(program, &log).map_err(lacking("a pipe for what it writes"))?;
+        let (output, stderr) = Output::new(log.stderr()).map_err(lacking("a pipe for what it writes"))?;
         let mut command = self.command(program, sockets)?;
-        command.process_group(0).stdin(Stdio::from(OwnedFd::from(its_control)));
-        if let Some(stderr) = stderr {
-            command.stderr(stderr);
-        }
+        command.process_group(0).stdin(Stdio::from(OwnedFd::from(its_control))).stderr(stderr);
         for variable in crate::host::VARIABLES {
             command.env_remove(variable);
         }
@@ -110,7 +110,9 @@ impl Host {
         let socket = control.try_clone().map_err(lacking(heard))?;
         let control = Box::new(Guardian { guardian: control, stop_signal: program.stop_signal });
         let (steps, received) = mpsc::channel();
-        let running = Running::start(build, control, steps, move |running| {
+        let sockets = FamilySockets::new(guardian.id(), passed);
+        let may_work = program.ready == Ready::Auto;
+        let running = Running::start(build, may_work, control, steps, move |running| {
             let told = follow(running, socket, notify.as_ref(), &log);
             family.wait(guardian);
             if !told {
@@ -119,7 +121,7 @@ impl Host {
             // Its socket goes before anybody hears that it is gone.
             drop(notify);
         });
-        Ok(Started { running: running.map_err(lacking(heard))?, output, steps: received })
+        Ok(Started { running: running.map_err(lacking(heard))?, output, steps: received, sockets })
     }
 
     /// The guardian's command line, with the sockets.

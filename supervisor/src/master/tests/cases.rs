@@ -362,9 +362,27 @@ fn a_build_that_fails_after_a_crash_is_tried_again_until_that_is_too_often() {
         drive.take(Step::NotBuilt);
         drive.take(Step::Deliver);
     }
-    assert_eq!(tries, 5);
+    assert_eq!(tries, 10);
     let error = drive.end.unwrap().result.unwrap_err();
-    assert!(matches!(error, Error::CrashedTooOften { times: 6, .. }), "{error}");
+    assert!(matches!(error, Error::CrashedTooOften { times: 11, .. }), "{error}");
+}
+
+#[test]
+fn a_restart_that_fails_uses_up_no_tries() {
+    let mut drive = Drive::serving(None, false);
+    drive.settle();
+    for generation in 2..30 {
+        drive.take(restart());
+        drive.take(Step::Built);
+        drive.take(Step::Deliver);
+        drive.take(Step::NotBuilt);
+        assert!(matches!(drive.state, Some(State::Waiting(_))), "{:?}", drive.state);
+        drive.wait(Duration::from_secs(1));
+        drive.settle();
+        assert!(is_serving(&drive, generation), "{:?}", drive.state);
+    }
+    assert!(drive.answers().iter().all(|answer| answer == "Failed"));
+    drive.finish();
 }
 
 #[test]

@@ -1,0 +1,34 @@
+//! What has shown that a program is ready.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::text::Seconds;
+
+/// What has shown that a program is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// It was started, and nothing more was awaited: it has ended already, or is to be stopped.
+    Started,
+    /// It has run for this long.
+    Ran(Duration),
+    /// One of its processes listens there, on a socket that is not from us.
+    Listens(String),
+    /// It has sent `READY=1`.
+    Notified,
+    /// This address answers.
+    Answers(String),
+}
+
+/// As it follows `ready: `.
+impl fmt::Display for Evidence {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Evidence::Started => write!(formatter, "it was started"),
+            Evidence::Ran(time) => write!(formatter, "it has run for {}", Seconds(*time)),
+            Evidence::Listens(address) => write!(formatter, "it listens on {address}"),
+            Evidence::Notified => write!(formatter, "it sent READY=1"),
+            Evidence::Answers(address) => write!(formatter, "it answers on {address}"),
+        }
+    }
+}

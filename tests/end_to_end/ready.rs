@@ -1,0 +1,136 @@
+//! What shows that a program under `supervisor exec` is ready, and what becomes of one that is not.
+
+use std::fs;
+use std::net::TcpListener;
+
+use nix::sys::signal::Signal;
+
+use crate::exec::{SERVER, assert_leaves_nothing, file, sh};
+use crate::support::{Client, HUGE, Home, Instance, eventually, free_port};
+
+fn evidence(instance: &Instance) -> String {
+    instance.status()["evidence"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Listens on this port after a while, in a process that it has started.
+fn listens_late(port: u16) -> String {
+    format!(
+        "import os, socket, time
+time.sleep(0.2)
+if os.fork():
+    os.wait()
+listener = socket.create_server(('127.0.0.1', {port}))
+time.sleep(600)"
+    )
+}
+
+#[test]
+fn a_program_is_ready_as_soon_as_one_of_its_processes_listens() {
+    let home = Home::new();
+    let port = free_port();
+    let instance = home.exec(&["--grace", HUGE], &["python3", "-c", &listens_late(port)]);
+    // At once: nobody has to try again.
+    Client::try_connect(([127, 0, 0, 1], port).into()).unwrap();
+    assert_eq!(evidence(&instance), format!("it listens on 127.0.0.1:{port}"));
+    instance.admin(&["status"]).expect(0).says(&format!("ready        it listens on 127.0.0.1:{port}"));
+    instance.err.wait_for(&format!("generation 1 is ready: it listens on 127.0.0.1:{port}"));
+}
+
+#[test]
+fn a_unix_socket_of_its_own_makes_a_program_ready_too() {
+    let home = Home::new();
+    let path = home.directory().join("own.sock");
+    let script = format!(
+        "import socket, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind('{}')
+listener.listen()
+time.sleep(600)",
+        path.display()
+    );
+    let instance = home.exec(&["--grace", HUGE], &["python3", "-c", &script]);
+    assert_eq!(evidence(&instance), format!("it listens on {}", path.display()));
+}
+
+/// Neither a socket of ours nor one that does not listen nor that of another program shows anything.
+#[test]
+fn a_program_that_does_not_listen_is_ready_when_it_has_run_for_a_second() {
+    let home = Home::new();
+    let (port, bound) = (free_port().to_string(), free_port());
+    let _of_the_test = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
+    let script = format!(
+        "import socket, time
+passed = socket.socket(fileno=3)
+bound = socket.socket()
+bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+bound.bind(('127.0.0.1', {bound}))
+time.sleep(600)"
+    );
+    let instance = home.exec(&["--listen", &port, "--grace", HUGE], &["python3", "-c", &script]);
+    assert_eq!(evidence(&instance), "it has run for 1 s");
+}
+
+/// It runs for longer than an interpreter needs to begin.
+#[test]
+fn without_ready_too_a_new_version_that_ends_soon_never_takes_over() {
+    let home = Home::new();
+    let server = file(&home, "server.py", SERVER);
+    let port = free_port().to_string();
+    let instance = home.exec(&["--listen", &port, "--grace", HUGE], &["python3", &server]);
+    let answer = || String::from_utf8(instance.client().get("/").body).unwrap();
+    let old = answer();
+    for broken in ["import time; time.sleep(0.3); raise RuntimeError('no database')", "no python ("] {
+        file(&home, "server.py", broken);
+        let restart = instance.admin(&["restart"]).expect(1);
+        restart.says("generation 1 keeps serving").says("it exited with code 1 before it was ready");
+        restart.says(if broken.contains("database") { "no database" } else { "SyntaxError" });
+        assert_eq!(answer(), old);
+    }
+    file(&home, "server.py", SERVER);
+    instance.admin(&["restart"]).expect(0).says("generation 2 is serving");
+    assert_ne!(answer(), old);
+}
+
+#[test]
+fn a_restart_that_fails_is_a_failure_and_no_crash_of_the_policy() {
+    let home = Home::new();
+    let broken = home.directory().join("broken");
+    let script = format!("[ -e {0} ] && {{ rm {0}; echo no database >&2; exit 3; }}; exec sleep 600", broken.display());
+    let instance = home.exec(&["--max-restarts", "0", "--grace", HUGE], &sh(&script));
+    for generation in 2..5 {
+        fs::write(&broken, "").unwrap();
+        instance.admin(&["restart"]).expect(1).says("it exited with code 3 before it was ready").says("no database");
+        eventually("the policy has started it again", || {
+            let status = instance.status();
+            status["state"] == "serving" && status["generation"] == generation
+        });
+    }
+    assert_eq!(instance.status()["crashes"], 0);
+}
+
+/// It may do its work already.
+#[test]
+fn a_program_that_does_not_have_to_show_anything_is_asked_to_end_from_its_first_moment_on() {
+    for _ in 0..5 {
+        let home = Home::new();
+        let process = home.spawn(home.exec_command(
+            &["--grace", HUGE],
+            &sh("trap 'sleep 0.2; echo saved; exit 0' TERM; echo up; while :; do sleep 0.05; done"),
+        ));
+        process.out.wait_for("up");
+        process.signal(Signal::SIGTERM);
+        assert_eq!(process.wait(), 0, "{}", process.err.whole());
+        assert_eq!(process.out.whole(), "up\nsaved\n");
+        assert_leaves_nothing(&home);
+    }
+}
+
+#[test]
+fn always_means_always() {
+    let home = Home::new();
+    let options = ["--restart", "always", "--max-restarts", "0", "--log", "json"];
+    let process = home.spawn(home.exec_command(&options, &sh("echo run; exit $(( $(date +%N) % 2 ))")));
+    eventually("it was started four times", || process.out.so_far().lines().count() > 3);
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(), 0, "{}", process.err.whole());
+}
