@@ -136,11 +136,13 @@ struct Door {
     /// How often a thread has finished accepting.
     rounds: u64,
     refusals: usize,
+    /// Whether what waits in the queue is still being taken from it, since the listener has been given up.
+    closing: bool,
     /// When it was last reported that the system is exhausted.
     exhausted: Option<Instant>,
     /// Why nothing can be accepted ever again.
     failure: Option<Failure>,
-    /// The engine ends with the last connection.
+    /// The engine ends with the last connection, when no other one can come.
     abandoned: bool,
 }
 
@@ -191,6 +193,7 @@ impl Shared {
             return; // It does.
         }
         let Some(listener) = door.listener.take() else { return };
+        door.closing = true;
         door.target = None;
         // No other thread begins to accept.
         door.turns += 1;
@@ -208,7 +211,8 @@ impl Shared {
         drop(listener);
         let admits = |door: &mut Door| door.admitting.is_some();
         let waited = self.passed.wait_timeout_while(self.lock(), PATIENCE, admits);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        waited.unwrap_or_else(PoisonError::into_inner).0.closing = false;
+        self.end_if_unused();
     }
 
     /// Accepts what waited in the queue when the stop began: those clients are notified, too.
@@ -282,7 +286,11 @@ impl Shared {
     }
 
     fn end_if_unused(&self) {
-        if self.lock().abandoned && self.registry.is_empty() {
+        let door = self.lock();
+        let is_unused = door.abandoned && door.listener.is_none() && !door.closing;
+        drop(door);
+        // Asked last: no other connection can have come since.
+        if is_unused && self.registry.is_empty() {
             self.engine.close();
         }
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use mastercontrol_worker::handlers::Echo;
-use mastercontrol_worker::{Activity, Connection, Event, Handler, Server};
+use mastercontrol_worker::{Activity, Connection, Event, Handler, Port, Server};
 
 use crate::support::{Client, Fate, Gated, HUGE, Running, eventually};
 
@@ -203,4 +203,48 @@ fn new_clients_are_refused_by_the_system_while_others_are_still_draining() {
     assert!(Client::try_connect(server.address()).is_err());
     drop(stays);
     server.join();
+}
+
+/// Holds up each thread that admits a client, until the sender is dropped.
+struct HoldsUpAll {
+    asked: Arc<AtomicUsize>,
+    gate: Mutex<Receiver<()>>,
+}
+
+impl Handler for HoldsUpAll {
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        Echo.serve(client)
+    }
+
+    fn notice(&self) -> Option<&[u8]> {
+        Some(b"SHUTDOWN\n")
+    }
+
+    fn admits(&self, _peer: SocketAddr) -> bool {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let _ = self.gate.lock().unwrap().recv();
+        true
+    }
+}
+
+#[test]
+fn clients_from_the_queue_are_served_to_their_end_though_the_port_is_dropped_while_they_are_taken_from_it() {
+    let (open, gate) = mpsc::channel();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let port = Port::start(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    let handler = HoldsUpAll { asked: asked.clone(), gate: Mutex::new(gate) };
+    let handle = Server::new(handler).build(&port).unwrap();
+    handle.stopper().serve();
+    let first = Client::connect(port.address());
+    eventually("the first is being admitted", || asked.load(Ordering::SeqCst) == 1);
+    let second = Client::connect(port.address());
+    handle.stopper().stop(HUGE);
+    eventually("the stop takes the second from the queue", || asked.load(Ordering::SeqCst) == 2);
+    drop(port);
+    drop(open);
+    for mut client in [first, second] {
+        client.expect_last("SHUTDOWN\n");
+    }
+    let report = handle.join().unwrap();
+    assert_eq!((report.notified, report.disconnected), (2, 2));
 }
