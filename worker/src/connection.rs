@@ -465,7 +465,11 @@ impl Connection {
             return false;
         }
         self.read_deadline = None;
-        let next = if self.last || self.must_leave() {
+        let has_begun = self.served == 0 && self.start < self.end;
+        let next = if has_begun {
+            // Its bytes have been taken from the client: a stop that begins in this moment comes after it.
+            true
+        } else if self.last || self.must_leave() {
             self.has_last_message()
         } else if self.start == self.end {
             self.has_message()

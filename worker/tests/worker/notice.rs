@@ -5,11 +5,12 @@ use std::io::ErrorKind;
 #[cfg(unix)]
 use std::io::Read;
 use std::io::{BufRead, Write};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use mastercontrol_worker::handlers::{Commands, Echo};
-use mastercontrol_worker::{Activity, Connection};
+use mastercontrol_worker::{Activity, Connection, Handler};
 
 use crate::support::{Gated, HUGE, Running, ServeAndTell, answering, eventually};
 
@@ -73,6 +74,24 @@ fn a_client_between_its_message_and_the_answer_gets_the_answer_and_then_the_noti
     server.stop(HUGE);
     drop(open);
     client.expect_last(".SHUTDOWN\n");
+    drop(client);
+    assert_eq!(server.join().notified, 1);
+}
+
+#[test]
+fn a_message_that_was_received_before_the_stop_is_answered_though_the_handler_asks_for_it_afterwards() {
+    let (open, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let server = Running::start(ServeAndTell(move |client: &mut Connection| {
+        let _ = gate.lock().unwrap().recv();
+        Echo.serve(client)
+    }));
+    let mut client = server.client();
+    client.send("whole");
+    server.wait_for_message(1);
+    server.stop(HUGE);
+    drop(open);
+    client.expect_last("wholeSHUTDOWN\n");
     drop(client);
     assert_eq!(server.join().notified, 1);
 }
