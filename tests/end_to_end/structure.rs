@@ -9,8 +9,9 @@ use syn::visit::{self, Visit};
 /// The crates that are looked at.
 const CRATES: [&str; 3] = ["admin-cli", "supervisor", "worker"];
 
-/// In this one, port, registry and connection know of each other: a connection that waits is part of its port.
-const OF_ONE_PIECE: &str = "worker";
+/// A handler is called with a connection, which has its handler: the file of that trait, and what it may name of what
+/// is built on it.
+const SEAM: (&str, &str, &str) = ("worker", "handler", "connection");
 
 /// The path of a module, without the crate.
 type Module = Vec<String>;
@@ -168,7 +169,7 @@ fn no_file_imports_from_the_root_of_its_own_crate() {
 #[test]
 fn files_know_of_each_other_in_one_direction() {
     let mut found = Vec::new();
-    for name in CRATES.into_iter().filter(|name| *name != OF_ONE_PIECE) {
+    for name in CRATES {
         let sources = Sources::of(name);
         let is_test = |file: &&Module| file.iter().any(|part| part == "tests");
         let known: BTreeMap<&Module, BTreeSet<Module>> = sources
@@ -176,6 +177,10 @@ fn files_know_of_each_other_in_one_direction() {
             .keys()
             .filter(|file| !is_test(file))
             .map(|file| (file, sources.names(file, false).files))
+            .map(|(file, mut names)| {
+                names.retain(|other| (name, file.join("/").as_str(), other.join("/").as_str()) != SEAM);
+                (file, names)
+            })
             .collect();
         for circle in circles(&known) {
             let circle: Vec<_> = circle.iter().map(|file| file.join("/")).collect();

@@ -1,23 +1,17 @@
-//! One client: a buffered stream that knows its message boundaries.
+//! One client, as its handler sees it: a buffered stream that knows its message boundaries.
 
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::SocketAddr;
-use std::net::TcpStream;
-use std::panic::{self, AssertUnwindSafe};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, Why};
-use crate::event::{Event, panic_message};
-use crate::farewell::{Farewell, Step};
-use crate::generation::Generation;
+use crate::engine::Engine;
+use crate::handover;
 use crate::port::Shared;
-use crate::registry::{Entry, Held, Service};
-use crate::report::Outcome;
-use crate::slot::{Force, Parked};
+use crate::registry::{Entry, Held};
 use crate::socket;
 
 /// What a connection reads at once, in bytes: also the size of its buffer until [`Connection::read_more`] needs more.
@@ -40,8 +34,9 @@ const LOOK_UP: Duration = Duration::from_millis(250);
 /// methods of [`Read`], [`BufRead`] and [`Write`]. Writes are not buffered.
 #[derive(Debug)]
 pub struct Connection {
+    port: Arc<Shared>,
     entry: Arc<Entry>,
-    held: Held,
+    pub(crate) held: Held,
     /// What was received and not consumed yet is `buffer[start..end]`.
     buffer: Vec<u8>,
     start: usize,
@@ -54,15 +49,15 @@ pub struct Connection {
     /// Whether the socket may have something that no further event announces.
     unsure: bool,
     /// Whether the client has closed its side, as far as is known. What it has sent before is still to be read.
-    closing: bool,
+    pub(crate) closing: bool,
     /// Whether its session remembers something from one message to the next.
-    carries_over: bool,
-    course: Course,
+    pub(crate) carries_over: bool,
+    pub(crate) course: Course,
 }
 
 /// What becomes of the connection when its handler returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Course {
+pub(crate) enum Course {
     /// There may be another message: if the handler returns now, it wants to close the connection.
     Open,
     /// It waits for the next message.
@@ -82,255 +77,9 @@ thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A connection begins, and waits for its first message.
-pub(crate) fn begin(entry: Arc<Entry>, held: Held) {
-    if held.farewell.is_some() {
-        return take_leave(entry, held, Why::Again);
-    }
-    let (port, speaks) = (held.port.clone(), held.speaks);
-    if let Some(held) = park(&entry, held, Awaits::Input) {
-        return attend(entry, held, Why::Closing);
-    }
-    if speaks {
-        port.engine.again(entry.key);
-    }
-}
-
-/// Something has happened to a connection.
-pub(crate) fn ready(entry: Arc<Entry>, why: Why) {
-    if why == Why::Due && !is_due(&entry) {
-        return;
-    }
-    if let Some(held) = entry.slot.take() {
-        attend(entry, held, why);
-    }
-}
-
-/// The timer has come to it. Whether its time is really up: it may have been put off, and the timer is set again then.
-fn is_due(entry: &Entry) -> bool {
-    let due = entry.slot.look(|held| {
-        Engine::came(&mut held.watch);
-        let due = held.due().is_some_and(|due| due <= Instant::now());
-        if !due {
-            held.arm(entry);
-        }
-        due
-    });
-    due.unwrap_or(false)
-}
-
-/// Serves a connection that this thread has taken, until it waits again or has ended.
-fn attend(entry: Arc<Entry>, mut held: Held, mut why: Why) {
-    loop {
-        if held.farewell.is_some() {
-            return take_leave(entry, held, why);
-        }
-        if must_leave(&entry, &held) && held.generation.notice.is_some() {
-            return notify(entry, held);
-        }
-        let mut connection = Connection::open(entry.clone(), held);
-        let speaks = std::mem::take(&mut connection.held.speaks);
-        if connection.start == connection.end && !speaks {
-            match connection.receive_at_once() {
-                Ok(Some(0)) | Err(_) => return connection.close(Outcome::Disconnected, None),
-                Ok(Some(_)) => {}
-                Ok(None) => {
-                    // Nothing is there after all.
-                    let has_to_leave = must_leave(&entry, &connection.held);
-                    let idle_for_too_long = why == Why::Due && connection.held.due.is_some();
-                    if has_to_leave || idle_for_too_long {
-                        return connection.close(Outcome::Closed, None);
-                    }
-                    let waits = connection.put_away();
-                    let Some(back) = park(&entry, waits, Awaits::Input) else { return };
-                    (held, why) = (back, Why::Closing);
-                    continue;
-                }
-            }
-        }
-        // When its turn was over, so was what is known of its last event.
-        connection.closing = matches!(why, Why::Closing | Why::Again);
-        let Some(back) = connection.serve() else { return };
-        // What has happened meanwhile may be that the client has closed its side behind its last message.
-        (held, why) = (back, Why::Closing);
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Awaits {
-    Input,
-    /// Room in the send buffer.
-    Room,
-}
-
-/// Lets a connection wait. Some: there is something to do first.
-fn park(entry: &Arc<Entry>, mut held: Held, awaits: Awaits) -> Option<Held> {
-    held.watch.room = awaits == Awaits::Room;
-    held.due = held.idle_timeout.and_then(|limit| Instant::now().checked_add(limit));
-    loop {
-        let leaves = |held: &Held| held.farewell.is_none() && (must_leave(entry, held) || held.can_move(entry));
-        match entry.slot.park(held, leaves, |held| held.arm(entry)) {
-            Parked::Waits => return None,
-            Parked::Again(back) => return Some(back),
-            Parked::Ended(back) => {
-                discard(entry, back);
-                return None;
-            }
-            Parked::Leaves(back) => {
-                held = back;
-                if must_leave(entry, &held) || !held.move_on(entry) {
-                    return Some(held);
-                }
-            }
-        }
-    }
-}
-
-/// Whether a connection has to leave at the boundary that it has reached.
-fn must_leave(entry: &Entry, held: &Held) -> bool {
-    entry.leave.load(Ordering::SeqCst) || held.generation.must_leave(entry) && !held.can_move(entry)
-}
-
-/// Notifies a client that nothing else is owed to, and waits for it to disconnect.
-pub(crate) fn notify(entry: Arc<Entry>, mut held: Held) {
-    entry.draining.store(true, Ordering::SeqCst);
-    let notice = held.generation.notice.as_deref().unwrap_or_default();
-    held.farewell = Some(Box::new(Farewell::notice(notice)));
-    take_leave(entry, held, Why::Again);
-}
-
-/// Goes on with the last that is to be done.
-fn take_leave(entry: Arc<Entry>, mut held: Held, why: Why) {
-    loop {
-        let Some(farewell) = &mut held.farewell else { return close(&entry, held, Outcome::Closed, None) };
-        let generation = &held.generation;
-        let step = farewell.step(&held.socket, || generation.count_notified());
-        let awaits = match step {
-            Step::Done(outcome) => return close(&entry, held, outcome, None),
-            Step::AwaitsRoom if why != Why::Room => Awaits::Room,
-            Step::AwaitsRoom => {
-                let written = wait_in(&entry, &held.port.engine, || farewell.write_all(&held.socket));
-                match written {
-                    Some(Ok(())) => continue,
-                    Some(Err(_)) => return close(&entry, held, Outcome::Disconnected, None),
-                    None => return discard(&entry, held),
-                }
-            }
-            Step::AwaitsClose | Step::Again => Awaits::Input,
-        };
-        let port = held.port.clone();
-        match park(&entry, held, awaits) {
-            Some(back) => held = back,
-            None if step == Step::Again => return port.engine.again(entry.key),
-            None => return,
-        }
-    }
-}
-
-/// Runs a call that may wait for the client. None: the connection was closed by force meanwhile.
-fn wait_in<T>(entry: &Entry, engine: &Engine, call: impl FnOnce() -> T) -> Option<T> {
-    if !entry.slot.set_blocked(true) {
-        return None;
-    }
-    let result = engine.blocked(call);
-    entry.slot.set_blocked(false).then_some(result)
-}
-
-/// Ends a connection, which the caller has.
-pub(crate) fn close(entry: &Arc<Entry>, held: Held, outcome: Outcome, error: Option<&io::Error>) {
-    if !entry.slot.end() {
-        return discard(entry, held); // It was ended by force.
-    }
-    let (port, generation) = (held.port.clone(), held.generation.clone());
-    let outcome = if entry.forced.load(Ordering::SeqCst) { Outcome::Forced } else { outcome };
-    finish(entry, Some(held), &generation, &port, outcome, error);
-}
-
-/// Closes a connection by force, unless that has been done. If a handler works on it, it ends when that returns.
-pub(crate) fn close_by_force(entry: &Arc<Entry>, generation: &Arc<Generation>, port: &Arc<Shared>) {
-    if !generation.count_forced(entry) {
-        return;
-    }
-    entry.shut();
-    if let Force::Ended(held) = entry.slot.end_by_force() {
-        finish(entry, held, generation, port, Outcome::Forced, None);
-    }
-}
-
-/// A connection has ended: it leaves the registry, its socket is closed, and its generation hears of it, in this order.
-fn finish(
-    entry: &Arc<Entry>,
-    held: Option<Held>,
-    generation: &Arc<Generation>,
-    port: &Arc<Shared>,
-    outcome: Outcome,
-    error: Option<&io::Error>,
-) {
-    if !entry.refused {
-        // Reported before it leaves: a drain ends with the last to leave, and then nothing follows.
-        generation.say(&Event::Ended { connection: &entry.info(), outcome, error });
-    }
-    port.registry.remove(entry.key);
-    entry.release();
-    if let Some(held) = held {
-        discard(entry, held);
-    }
-    if !entry.refused {
-        generation.ended(entry, outcome);
-    }
-    port.connection_ended(entry.refused);
-}
-
-/// Drops a connection. A panic of its session's drop costs nothing else.
-fn discard(entry: &Entry, mut held: Held) {
-    held.port.engine.forget(entry.key, &mut held.watch);
-    let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(held)));
-}
-
-impl Held {
-    /// Whether another generation can go on where this one has stopped.
-    fn carries_nothing(&self) -> bool {
-        let has_session = matches!(self.service, Some(Service::Session(_)));
-        !has_session && self.farewell.is_none() && self.rest.is_empty()
-    }
-
-    /// Whether its generation has been replaced by one that it can move to.
-    pub(crate) fn can_move(&self, entry: &Entry) -> bool {
-        self.generation.hands_over()
-            && self.carries_nothing()
-            && !entry.leave.load(Ordering::SeqCst)
-            && self.port.successor(&self.generation).is_some()
-    }
-
-    /// Moves to the generation that serves now. Returns false if there is none.
-    pub(crate) fn move_on(&mut self, entry: &Entry) -> bool {
-        let Some(next) = self.port.successor(&self.generation) else { return false };
-        next.took_over();
-        entry.generation.store(next.number, Ordering::SeqCst);
-        self.idle_timeout = next.handler.idle_timeout();
-        self.service = Some(Service::Unasked(next.handler.clone()));
-        std::mem::replace(&mut self.generation, next).gave_away();
-        true
-    }
-
-    /// Since when it has been waiting for its client. None: nobody looks at the clock for that.
-    pub(crate) fn idle_since(&self) -> Option<Instant> {
-        self.due?.checked_sub(self.idle_timeout?)
-    }
-
-    fn due(&self) -> Option<Instant> {
-        self.farewell.as_ref().map_or(self.due, |farewell| farewell.until)
-    }
-
-    /// Has the engine report when something happens to it.
-    fn arm(&mut self, entry: &Entry) {
-        let due = self.due();
-        self.port.engine.watch(entry.key, &self.socket, &mut self.watch, due);
-    }
-}
-
 impl Connection {
-    fn open(entry: Arc<Entry>, mut held: Held) -> Connection {
+    /// Gives a connection that this thread has taken the thread's buffer.
+    pub(crate) fn open(port: Arc<Shared>, entry: Arc<Entry>, mut held: Held) -> Connection {
         let mut buffer = BUFFER.take();
         let rest = std::mem::take(&mut held.rest);
         if buffer.len() < CHUNK.max(rest.len()) {
@@ -338,6 +87,7 @@ impl Connection {
         }
         buffer[..rest.len()].copy_from_slice(&rest);
         Connection {
+            port,
             entry,
             held,
             buffer,
@@ -353,97 +103,8 @@ impl Connection {
         }
     }
 
-    /// Has the handler serve what is at hand. Some: the connection has not ended, and there may be more to do.
-    fn serve(mut self) -> Option<Held> {
-        let peer = self.entry.peer;
-        let mut service = self.held.service.take();
-        let served = panic::catch_unwind(AssertUnwindSafe(|| {
-            if let Some(Service::Unasked(handler)) = &service {
-                service = Some(match handler.session(peer) {
-                    Some(session) => Service::Session(session),
-                    None => Service::Stateless(handler.clone()),
-                });
-            }
-            match &mut service {
-                Some(Service::Session(session)) => {
-                    self.carries_over = true;
-                    session.serve(&mut self)
-                }
-                Some(Service::Stateless(handler) | Service::Unasked(handler)) => handler.serve(&mut self),
-                None => Ok(()), // It is put back below.
-            }
-        }));
-        self.held.service = service;
-        match served {
-            Ok(served) => self.conclude(served),
-            Err(panic) => self.panicked(&*panic),
-        }
-    }
-
-    fn panicked(self, panic: &(dyn std::any::Any + Send)) -> Option<Held> {
-        let message = panic_message(panic);
-        let (id, peer) = (self.entry.id, self.entry.peer);
-        self.held.generation.say(&Event::Panicked { id, peer, message });
-        let error = io::Error::other(format!("the handler panicked: {message}"));
-        self.conclude(Err(error))
-    }
-
-    /// The handler has returned.
-    fn conclude(mut self, served: io::Result<()>) -> Option<Held> {
-        if self.course == Course::Open && self.start < self.end {
-            self.course = Course::Abandoned;
-        }
-        match (self.course, served) {
-            (Course::Waits, Ok(())) => {
-                let entry = self.entry.clone();
-                park(&entry, self.put_away(), Awaits::Input)
-            }
-            (Course::Yields, Ok(())) => {
-                let (entry, port) = (self.entry.clone(), self.held.port.clone());
-                let back = park(&entry, self.put_away(), Awaits::Input);
-                if back.is_none() {
-                    port.engine.again(entry.key);
-                }
-                back
-            }
-            (Course::Leaves, Ok(())) if self.held.generation.notice.is_some() => {
-                let entry = self.entry.clone();
-                notify(entry, self.put_away());
-                None
-            }
-            (Course::Abandoned, served) => {
-                // An error is part of what is reported, though the client is waited for first.
-                drop(served);
-                self.start = self.end;
-                let entry = self.entry.clone();
-                let mut held = self.put_away();
-                held.farewell = Some(Box::new(Farewell::linger()));
-                take_leave(entry, held, Why::Again);
-                None
-            }
-            (Course::ClientLeft, served) => {
-                self.close(Outcome::Disconnected, served.err().as_ref());
-                None
-            }
-            (_, Ok(())) => {
-                self.close(Outcome::Closed, None);
-                None
-            }
-            (_, Err(error)) => {
-                let outcome = if is_gone(&error) { Outcome::Disconnected } else { Outcome::Closed };
-                self.close(outcome, Some(&error));
-                None
-            }
-        }
-    }
-
-    fn close(self, outcome: Outcome, error: Option<&io::Error>) {
-        let entry = self.entry.clone();
-        close(&entry, self.put_away(), outcome, error);
-    }
-
     /// Gives the buffer back to the thread, and what is in it to the connection.
-    fn put_away(mut self) -> Held {
+    pub(crate) fn put_away(mut self) -> Held {
         if self.start < self.end {
             self.held.rest = self.buffer[self.start..self.end].to_vec();
         }
@@ -451,6 +112,11 @@ impl Connection {
             BUFFER.set(self.buffer);
         }
         self.held
+    }
+
+    /// Whether its handler is to be called though the client has sent nothing: once.
+    pub(crate) fn takes_the_word(&mut self) -> bool {
+        std::mem::take(&mut self.held.speaks)
     }
 
     /// Whether there is a message to serve: its first bytes are at hand then.
@@ -519,12 +185,12 @@ impl Connection {
     }
 
     fn must_leave(&self) -> bool {
-        self.entry.leave.load(Ordering::SeqCst) || self.held.generation.must_leave(&self.entry) && !self.can_move()
+        self.entry.leave.load(Ordering::SeqCst) || self.entry.must_leave(&self.held.generation) && !self.can_move()
     }
 
     /// Whether it moves to another generation when this message has been served.
     fn can_move(&self) -> bool {
-        !self.carries_over && self.held.can_move(&self.entry)
+        !self.carries_over && handover::can_move(&self.port, &self.entry, &self.held)
     }
 
     /// The client's address.
@@ -569,8 +235,7 @@ impl Connection {
             return Ok(length);
         }
         self.make_room();
-        let port = self.held.port.clone();
-        port.engine.unwatch(&self.held.socket, &mut self.held.watch);
+        self.port.engine.unwatch(&self.held.socket, &mut self.held.watch);
         loop {
             let remaining = match self.read_deadline {
                 None => None,
@@ -583,7 +248,7 @@ impl Connection {
                 if cfg!(windows) { Some(remaining.map_or(LOOK_UP, |limit| limit.min(LOOK_UP))) } else { remaining };
             self.limit_read(limit)?;
             let (socket, room) = (self.held.socket.clone(), &mut self.buffer[self.end..]);
-            let received = wait_in(&self.entry, &port.engine, || (&*socket).read(room));
+            let received = self.entry.while_blocked(&self.port.engine, || (&*socket).read(room));
             match received.ok_or(ErrorKind::ConnectionAborted)? {
                 Err(error) if error.kind() == ErrorKind::Interrupted || is_timeout(&error) => {}
                 received => return received.map(|length| self.received(length)),
@@ -671,12 +336,12 @@ impl Connection {
             self.held.applied.write = self.held.write_timeout;
         }
         let socket = &self.held.socket;
-        let sent = wait_in(&self.entry, &self.held.port.engine, || call(socket));
+        let sent = self.entry.while_blocked(&self.port.engine, || call(socket));
         sent.ok_or(ErrorKind::ConnectionAborted)?
     }
 
     /// Receives what has arrived, behind what is buffered. None: nothing has.
-    fn receive_at_once(&mut self) -> io::Result<Option<usize>> {
+    pub(crate) fn receive_at_once(&mut self) -> io::Result<Option<usize>> {
         self.make_room();
         let room = self.buffer.len() - self.end;
         loop {
@@ -728,11 +393,6 @@ impl Connection {
 
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 impl Read for Connection {

@@ -5,13 +5,14 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::connection::{self, close_by_force};
+use crate::accept;
+use crate::course::close_by_force;
 use crate::event::{Event, ServerError};
 use crate::generation::{For, Generation, Live, Stop};
+use crate::handover;
+use crate::idle;
 use crate::port::Shared;
-use crate::registry::Entry;
 use crate::report::{Closed, DrainReport, Outcome};
-use crate::socket;
 
 /// How long handlers get to end after their connections were closed by force. One that takes longer is reported as stuck
 /// and left behind.
@@ -27,7 +28,7 @@ pub(crate) fn run(port: &Arc<Shared>, generation: &Arc<Generation>) -> Result<Dr
         generation.say(&Event::Failed { failure });
     }
     if generation.closes_port() {
-        port.close(Some(generation));
+        accept::close(port, generation);
     }
     port.withdraw(generation);
     let drain = drain(port, generation);
@@ -52,7 +53,7 @@ fn drain(port: &Arc<Shared>, generation: &Arc<Generation>) -> DrainReport {
         }
         if next.is_some_and(|next| next <= Instant::now()) {
             drop(live);
-            next = release_idle(port, generation);
+            next = idle::release(port, generation);
             live = generation.lock();
             continue;
         }
@@ -69,13 +70,16 @@ fn drain(port: &Arc<Shared>, generation: &Arc<Generation>) -> DrainReport {
     // very moment is still answered, if that does not take long.
     generation.leave_now();
     for entry in port.registry.of(generation) {
-        if !port.hand_over(&entry) && !close_idle(&entry) && !is_being_answered(&entry, generation) {
-            close_by_force(&entry, generation, port);
+        if !handover::move_waiting(port, &entry)
+            && !idle::close(port, &entry)
+            && !idle::is_being_answered(&entry, generation)
+        {
+            close_by_force(port, generation, &entry);
         }
     }
     drop(wait_until_empty(generation, now + PATIENCE * 3 / 4));
     for entry in port.registry.of(generation) {
-        close_by_force(&entry, generation, port);
+        close_by_force(port, generation, &entry);
     }
     let mut live = wait_until_empty(generation, now + PATIENCE);
     let stuck = if live.counts.now == 0 { Vec::new() } else { port.registry.of(generation) };
@@ -90,69 +94,6 @@ fn drain(port: &Arc<Shared>, generation: &Arc<Generation>) -> DrainReport {
         stuck: stuck.iter().map(|entry| entry.info()).collect(),
         took: stop.map_or(Duration::ZERO, |stop| stop.began.elapsed()),
     }
-}
-
-/// Lets every idle connection go that has to, or that another generation can serve. The busy ones find out at their next
-/// message boundary. Returns when a first message is awaited no longer: the time to come again. None: none is.
-pub(crate) fn release_idle(port: &Arc<Shared>, generation: &Arc<Generation>) -> Option<Instant> {
-    let mut again: Option<Instant> = None;
-    for entry in port.registry.of(generation) {
-        if port.hand_over(&entry) || !generation.is_leaving() {
-            continue;
-        }
-        if generation.must_leave(&entry) {
-            release(&entry);
-        } else {
-            again = again.max(generation.awaits_first(&entry));
-        }
-    }
-    again
-}
-
-/// Lets one connection go if it is idle.
-fn release(entry: &Arc<Entry>) {
-    let owed = |held: &mut crate::registry::Held| held.farewell.is_none() && held.generation.notice.is_some();
-    match entry.slot.take_if(owed) {
-        Some(held) => connection::notify(entry.clone(), held),
-        None => {
-            close_idle(entry);
-        }
-    }
-}
-
-/// Closes a connection that is idle and owed nothing. A message that has arrived is answered first: then it is left to
-/// the engine, which reports it. Returns whether it was idle.
-fn close_idle(entry: &Arc<Entry>) -> bool {
-    let is_idle = |held: &mut crate::registry::Held| {
-        held.farewell.is_none() && held.generation.notice.is_none() && !socket::has_input(&held.socket)
-    };
-    match entry.slot.take_if(is_idle) {
-        Some(held) => {
-            connection::close(entry, held, Outcome::Closed, None);
-            true
-        }
-        None => false,
-    }
-}
-
-/// Closes the connection that has been idle for longest, to make room for a new one. Returns false if none may be closed:
-/// all are busy, or the protocol has a notice, and an idle client is there to stay.
-pub(crate) fn give_up_idlest(port: &Arc<Shared>, generation: &Arc<Generation>) -> bool {
-    if generation.notice.is_some() {
-        return false;
-    }
-    let idle_since = |entry: Arc<Entry>| {
-        let since = entry.slot.look(|held| held.idle_since())?;
-        Some((since.unwrap_or(entry.since), entry))
-    };
-    let mut idle: Vec<_> = port.registry.of(generation).into_iter().filter_map(idle_since).collect();
-    idle.sort_unstable_by_key(|(since, entry)| (*since, entry.id));
-    idle.iter().any(|(_, entry)| close_idle(entry))
-}
-
-/// Whether a connection waits, but has a message that is about to be served.
-fn is_being_answered(entry: &Entry, generation: &Generation) -> bool {
-    generation.notice.is_none() && entry.slot.look(|held| held.farewell.is_none()).unwrap_or(false)
 }
 
 fn wait_until_empty(generation: &Generation, until: Instant) -> MutexGuard<'_, Live> {
@@ -172,11 +113,11 @@ pub(crate) fn close(port: &Arc<Shared>, generation: &Arc<Generation>, id: u64, g
     let ended = generation.await_end(id);
     let connection = entry.info();
     entry.leave.store(true, Ordering::SeqCst);
-    release(&entry);
+    idle::release_one(port, &entry);
     if let Ok(outcome) = ended.recv_timeout(grace) {
         return Some(Closed { connection, outcome, stuck: false });
     }
-    close_by_force(&entry, generation, port);
+    close_by_force(port, generation, &entry);
     let outcome = ended.recv_timeout(PATIENCE);
     Some(Closed { connection, outcome: outcome.unwrap_or(Outcome::Forced), stuck: outcome.is_err() })
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use crate::event::{Event, Failure, Observer};
 use crate::handler::Handler;
-use crate::registry::{Entry, Ids};
 use crate::report::{ConnectionInfo, Counts, Outcome};
 
 /// How long a stop waits for the first message of a client that has connected just before, counted from when its
@@ -19,6 +18,16 @@ use crate::report::{ConnectionInfo, Counts, Outcome};
 /// It is long enough for a packet that was lost, if the client is near: systems send it again after a fifth of a
 /// second. It is short enough for a stop that waits in vain, since some clients connect and then are silent.
 pub const FIRST_MESSAGE_WAIT: Duration = Duration::from_millis(250);
+
+/// Numbers for connections, from 1. Servers that share them never give one number twice.
+#[derive(Debug, Clone, Default)]
+pub struct Ids(Arc<AtomicU64>);
+
+impl Ids {
+    pub(crate) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
 
 /// What the threads that serve a generation share.
 pub(crate) struct Generation {
@@ -170,11 +179,6 @@ impl Generation {
         self.notice.is_none() && self.replaced.load(Ordering::SeqCst)
     }
 
-    /// Whether a connection that cannot move has to leave at the boundary that it has reached.
-    pub(crate) fn must_leave(&self, entry: &Entry) -> bool {
-        self.is_leaving() && self.awaits_first(entry).is_none_or(|until| until <= Instant::now())
-    }
-
     /// Whether a message that a connection receives now is its last, if it cannot move.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
@@ -183,12 +187,6 @@ impl Generation {
     /// Whether all have to leave.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leave.load(Ordering::SeqCst)
-    }
-
-    /// Until when a stop waits for the first message of this client. None: the client has sent something already, or
-    /// gets a notice, by which it hears at once that it has to come back, whatever it was about to send.
-    pub(crate) fn awaits_first(&self, entry: &Entry) -> Option<Instant> {
-        (self.notice.is_none() && entry.is_silent()).then(|| entry.since + FIRST_MESSAGE_WAIT)
     }
 
     /// A client has connected.
@@ -210,18 +208,18 @@ impl Generation {
         self.wake(&live);
     }
 
-    /// Counts how a connection has ended, unless it was counted when it was closed by force.
-    pub(crate) fn ended(&self, entry: &Entry, outcome: Outcome) {
+    /// Counts how a connection has ended, unless that is counted: when it was closed by force.
+    pub(crate) fn ended(&self, id: u64, counted: &AtomicBool, outcome: Outcome) {
         let mut live = self.lock();
         live.counts.now -= 1;
-        if !entry.counted.swap(true, Ordering::SeqCst) && live.stop.is_some() {
+        if !counted.swap(true, Ordering::SeqCst) && live.stop.is_some() {
             match outcome {
                 Outcome::Disconnected => live.counts.disconnected += 1,
                 Outcome::Closed | Outcome::Forced => live.counts.closed += 1,
             }
         }
         live.awaited.retain(|(awaited, tell)| {
-            let others = *awaited != entry.id;
+            let others = *awaited != id;
             if !others {
                 let _ = tell.send(outcome); // It may not be waited for any more.
             }
@@ -230,16 +228,15 @@ impl Generation {
         self.wake(&live);
     }
 
-    /// Counts a connection that is to be closed by force. Returns false if its end has been counted.
-    pub(crate) fn count_forced(&self, entry: &Entry) -> bool {
-        let info = entry.info();
+    /// Counts a connection that is to be closed by force. Returns false if its end is counted.
+    pub(crate) fn count_forced(&self, connection: ConnectionInfo, counted: &AtomicBool, forced: &AtomicBool) -> bool {
         let mut live = self.lock();
-        let first = !entry.counted.swap(true, Ordering::SeqCst);
+        let first = !counted.swap(true, Ordering::SeqCst);
         if first {
-            entry.forced.store(true, Ordering::SeqCst);
+            forced.store(true, Ordering::SeqCst);
             live.counts.forced += 1;
             if live.stop.is_some() {
-                live.forced.push(info);
+                live.forced.push(connection);
             }
         }
         first

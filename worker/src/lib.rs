@@ -62,8 +62,10 @@
 //! A protocol without a notice (HTTP) owes an idle client nothing, so its connection is closed, unless it was accepted
 //! just before: then its first message is most likely on its way, and is awaited for [`FIRST_MESSAGE_WAIT`].
 
+mod accept;
 #[cfg_attr(windows, allow(clippy::missing_const_for_thread_local, reason = "it is const; the macro hides that there"))]
 mod connection;
+mod course;
 mod drain;
 mod engine;
 mod event;
@@ -71,6 +73,8 @@ mod farewell;
 mod generation;
 mod handler;
 pub mod handlers;
+mod handover;
+mod idle;
 mod port;
 mod registry;
 mod report;
@@ -80,9 +84,8 @@ mod socket;
 
 pub use connection::Connection;
 pub use event::{Event, Failure, ServerError, panic_message};
-pub use generation::FIRST_MESSAGE_WAIT;
+pub use generation::{FIRST_MESSAGE_WAIT, Ids};
 pub use handler::{Handler, Session, Sessions};
 pub use port::Port;
-pub use registry::Ids;
 pub use report::{Activity, Closed, ConnectionInfo, Counts, DrainReport, Outcome};
 pub use server::{Handle, MAX_CONNECTIONS, Server, Stopper, deadline_after};

@@ -1,34 +1,19 @@
-//! The listener, for as long as clients may come: who accepts from it, and which generation gets the clients.
+//! The listener, for as long as clients may come: which generation gets the clients, and which thread may accept.
 
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::connection;
-use crate::drain;
-use crate::engine::{Engine, Events, Key, Rearm, Watch, Why};
-use crate::event::{Event, Failure, panic_message};
-use crate::farewell::Farewell;
-use crate::generation::{For, Generation};
-use crate::registry::{Applied, Entry, Held, New, Registry, Service};
-
-/// How long to wait before trying again when the system is out of descriptors, memory or threads, unless a connection
-/// ends before. Nothing else would say that there is room again.
-const EXHAUSTED_WAIT: Duration = Duration::from_secs(1);
+use crate::engine::{Engine, Events, Rearm};
+use crate::event::{Event, Failure};
+use crate::generation::Generation;
+use crate::registry::Registry;
 
 /// While the system stays exhausted, that is reported once in this time.
 const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
-
-/// How many clients are accepted before others get a turn.
-const BATCH: usize = 64;
-
-/// How many clients are still taken from the accept queue when a stop has begun: as many as can have waited there,
-/// which is what Linux allows unless told otherwise. Clients that keep coming meanwhile must not hold up the stop.
-const QUEUE: usize = 4096;
 
 /// How long the port waits for a thread that is just accepting a client.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -103,7 +88,10 @@ impl Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        self.shared.close(None);
+        if let Some(listener) = self.shared.begin_to_close(None) {
+            drop(listener);
+            self.shared.end_close();
+        }
         self.shared.lock().abandoned = true;
         self.shared.end_if_unused();
     }
@@ -118,7 +106,8 @@ pub(crate) struct Shared {
     passed: Condvar,
     /// Nothing is accepted until a connection ends.
     lacks_room: AtomicBool,
-    is_shared: bool,
+    /// Whether others accept from the listener, too.
+    pub(crate) is_shared: bool,
     address: SocketAddr,
 }
 
@@ -146,9 +135,16 @@ struct Door {
     abandoned: bool,
 }
 
+/// A listener that nothing accepts from any more.
+pub(crate) struct GivenUp {
+    pub(crate) listener: Arc<TcpListener>,
+    /// Clients that the engine has accepted and not reported.
+    pub(crate) accepted: Vec<(TcpStream, SocketAddr)>,
+}
+
 impl Shared {
     /// From now on this generation gets the clients.
-    pub(crate) fn serve_by(self: &Arc<Shared>, generation: &Arc<Generation>) {
+    pub(crate) fn serve_by(&self, generation: &Arc<Generation>) {
         let mut door = self.lock();
         if let Some(failure) = &door.failure {
             return generation.fail(failure.duplicate());
@@ -156,10 +152,6 @@ impl Shared {
         door.target = Some(generation.clone());
         drop(door);
         self.engine.arm_listener(Rearm::OnClient);
-        // Those of a generation that failed before there was another one have waited for this.
-        for entry in self.registry.all() {
-            self.hand_over(&entry);
-        }
     }
 
     /// This generation gets no clients any more. Returns when none is being admitted for it.
@@ -180,75 +172,45 @@ impl Shared {
         }
     }
 
-    /// Closes the listener. What waits in its queue is accepted for the generation and notified, if there is one and no
-    /// other process accepts there.
-    pub(crate) fn close(self: &Arc<Shared>, generation: Option<&Arc<Generation>>) {
+    /// Gives up the listener, for this generation, or without one. Some: it is the caller's to close, with what the
+    /// engine has accepted from it already, and then to call [`end_close`](Shared::end_close). None: that is done, or
+    /// another one's to do.
+    pub(crate) fn begin_to_close(&self, generation: Option<&Generation>) -> Option<GivenUp> {
         let mut door = self.lock();
-        if generation
-            .is_some_and(|generation| door.target.as_ref().is_none_or(|target| target.number != generation.number))
-        {
-            return; // It has been replaced, and the queue is another one's.
+        let others = match generation {
+            // It has been replaced, and the queue is another one's.
+            Some(generation) => door.target.as_ref().is_none_or(|target| target.number != generation.number),
+            // One that stops closes it.
+            None => door.target.as_ref().is_some_and(|target| target.closes_port()),
+        };
+        if others {
+            return None;
         }
-        if generation.is_none() && door.target.as_ref().is_some_and(|target| target.closes_port()) {
-            return; // It does.
-        }
-        let Some(listener) = door.listener.take() else { return };
+        let listener = door.listener.take()?;
         door.closing = true;
         door.target = None;
         // No other thread begins to accept.
         door.turns += 1;
         door.turn = Some(door.turns);
         drop(door);
-        let late = self.engine.unlisten();
-        if let Some(generation) = generation {
-            for (stream, peer) in late {
-                self.admit(generation, stream, peer);
-            }
-            if !self.is_shared {
-                self.empty_queue(generation, &listener);
-            }
-        }
-        drop(listener);
+        Some(GivenUp { accepted: self.engine.unlisten(), listener })
+    }
+
+    /// Nothing comes from the queue any more.
+    pub(crate) fn end_close(&self) {
         let admits = |door: &mut Door| door.admitting.is_some();
         let waited = self.passed.wait_timeout_while(self.lock(), PATIENCE, admits);
         waited.unwrap_or_else(PoisonError::into_inner).0.closing = false;
         self.end_if_unused();
     }
 
-    /// Accepts what waited in the queue when the stop began: those clients are notified, too.
-    fn empty_queue(self: &Arc<Shared>, generation: &Arc<Generation>, listener: &TcpListener) {
-        if listener.set_nonblocking(true).is_err() {
-            return;
-        }
-        for _ in 0..QUEUE {
-            let alone = self.registry.is_empty();
-            match listener.accept() {
-                Ok((_, peer)) if self.engine.is_own(peer) => {}
-                Ok((stream, peer)) => self.admit(generation, stream, peer),
-                Err(error) if concerns_one_client(&error) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::InvalidInput) => return,
-                // No descriptor is left, and none of ours could be given back.
-                Err(_) if alone => return,
-                Err(_) => {
-                    if !self.make_room(generation) {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    /// No descriptor is left for those that wait in the queue. The others are notified now: each that disconnects makes
-    /// room. Returns whether there is time to try again.
-    fn make_room(self: &Arc<Shared>, generation: &Arc<Generation>) -> bool {
-        drain::release_idle(self, generation);
-        let live = generation.lock();
-        let remaining =
-            live.stop.map_or(Duration::ZERO, |stop| stop.deadline.saturating_duration_since(Instant::now()));
-        if live.counts.now > 0 {
-            drop(generation.wait(live, For::Room, remaining.min(Duration::from_millis(100))));
-        }
-        !remaining.is_zero()
+    /// Whether a client that is refused may stay to read that. It counts until
+    /// [`connection_ended`](Shared::connection_ended).
+    pub(crate) fn has_room_to_refuse(&self) -> bool {
+        let mut door = self.lock();
+        let has_room = door.refusals < REFUSALS;
+        door.refusals += usize::from(has_room);
+        has_room
     }
 
     /// Whether a thread of the engine still looks at the listener: it is asked to, and has so long.
@@ -266,12 +228,6 @@ impl Shared {
     /// The generation that serves now, if it is another one.
     pub(crate) fn successor(&self, of: &Generation) -> Option<Arc<Generation>> {
         self.lock().target.clone().filter(|target| target.number != of.number)
-    }
-
-    /// Gives a waiting connection to the generation that has replaced its own, if it carries nothing over. Returns
-    /// whether it did.
-    pub(crate) fn hand_over(&self, entry: &Entry) -> bool {
-        entry.slot.look(|held| held.can_move(entry) && held.move_on(entry)).unwrap_or(false)
     }
 
     /// A connection has ended: there is room for another one.
@@ -299,7 +255,7 @@ impl Shared {
         self.address
     }
 
-    fn begin_turn(&self) -> Option<u64> {
+    pub(crate) fn begin_turn(&self) -> Option<u64> {
         let mut door = self.lock();
         if door.turn.is_some() || door.listener.is_none() || door.target.is_none() {
             return None;
@@ -310,7 +266,7 @@ impl Shared {
     }
 
     /// The generation that gets the next client of this turn. None: the turn is over.
-    fn target(&self, turn: u64) -> Option<Arc<Generation>> {
+    pub(crate) fn target(&self, turn: u64) -> Option<Arc<Generation>> {
         let mut door = self.lock();
         // One that has been asked to stop decides itself what becomes of the queue.
         let target = door.target.clone().filter(|target| door.turn == Some(turn) && !target.is_draining())?;
@@ -318,7 +274,7 @@ impl Shared {
         Some(target)
     }
 
-    fn end_turn(&self, turn: u64, next: Option<Rearm>) {
+    pub(crate) fn end_turn(&self, turn: u64, next: Option<Rearm>) {
         let mut door = self.lock();
         if door.turn == Some(turn) {
             door.turn = None;
@@ -336,56 +292,7 @@ impl Shared {
         self.passed.notify_all();
     }
 
-    /// Serves or refuses a client that was accepted.
-    fn admit(self: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, peer: SocketAddr) {
-        // Where accepted sockets inherit it, they must not stay non-blocking. Small answers are whole messages: they go
-        // out at once. A failure means that the client is gone already.
-        #[cfg(not(target_os = "linux"))]
-        let _ = stream.set_nonblocking(false);
-        let _ = stream.set_nodelay(true);
-        match panic::catch_unwind(AssertUnwindSafe(|| generation.handler.admits(peer))) {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(panic) => return generation.fail(Failure::Panicked(panic_message(&*panic).to_owned())),
-        }
-        let socket = Arc::new(stream);
-        let is_full = generation.counts().now >= generation.max_connections;
-        let refused = is_full && !drain::give_up_idlest(self, generation);
-        if refused {
-            generation.count_refused();
-            generation.say(&Event::Refused { peer });
-            let mut door = self.lock();
-            if door.refusals >= REFUSALS {
-                drop(door);
-                let _ = crate::socket::send_at_once(&socket, generation.handler.refusal(), false);
-                return;
-            }
-            door.refusals += 1;
-        }
-        let id = if refused { 0 } else { generation.ids.next() };
-        let entry = self.registry.enter(&New { id, peer, generation: generation.number, refused }, socket.clone());
-        let held = Held {
-            socket,
-            port: self.clone(),
-            generation: generation.clone(),
-            service: Some(Service::Unasked(generation.handler.clone())),
-            speaks: !refused && generation.handler.speaks_first(),
-            rest: Vec::new(),
-            idle_timeout: generation.handler.idle_timeout(),
-            write_timeout: None,
-            applied: Applied::default(),
-            due: None,
-            farewell: refused.then(|| Box::new(Farewell::refusal(generation.handler.refusal()))),
-            watch: Watch::default(),
-        };
-        if !refused {
-            generation.connected();
-            generation.say(&Event::Connected { id, peer });
-        }
-        connection::begin(entry, held);
-    }
-
-    fn report_exhausted(&self, generation: &Generation, error: &io::Error) {
+    pub(crate) fn report_exhausted(&self, generation: &Generation, error: &io::Error) {
         let mut door = self.lock();
         if door.exhausted.is_none_or(|said| said.elapsed() >= EXHAUSTED_QUIET) {
             door.exhausted = Some(Instant::now());
@@ -394,7 +301,7 @@ impl Shared {
         }
     }
 
-    fn fail(&self, error: io::Error) {
+    pub(crate) fn fail(&self, error: io::Error) {
         let mut door = self.lock();
         let failure = Failure::Accept(error);
         let target = door.target.take();
@@ -409,65 +316,10 @@ impl Shared {
         // No user code runs under it, and its fields change one by one.
         self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn accept_batch(
-        self: &Arc<Shared>,
-        turn: u64,
-        accept: &mut dyn FnMut() -> io::Result<(TcpStream, SocketAddr)>,
-    ) -> Option<Rearm> {
-        for _ in 0..BATCH {
-            let target = self.target(turn)?;
-            match accept() {
-                Ok((stream, peer)) => self.admit(&target, stream, peer),
-                Err(error) if concerns_one_client(&error) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(Rearm::OnClient),
-                // No longer a listening socket: it was shut down by another process.
-                Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                    self.fail(error);
-                    return None;
-                }
-                Err(error) => {
-                    self.report_exhausted(&target, &error);
-                    return Some(Rearm::After(EXHAUSTED_WAIT));
-                }
-            }
-        }
-        Some(Rearm::OnClient)
-    }
-}
-
-/// The engine reports to the port, which finds whom it concerns.
-impl Events for Shared {
-    fn ready(&self, key: Key, why: Why) {
-        if let Some(entry) = self.registry.get(key) {
-            connection::ready(entry, why);
-        }
-    }
-
-    fn acceptable(self: Arc<Self>, accept: &mut dyn FnMut() -> io::Result<(TcpStream, SocketAddr)>) {
-        if let Some(turn) = self.begin_turn() {
-            let next = self.accept_batch(turn, accept);
-            self.end_turn(turn, next);
-        }
-    }
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Shared").field("address", &self.address).finish_non_exhaustive()
     }
-}
-
-/// Whether `accept` failed because of a client that had not been accepted yet, and not because of the listener.
-fn concerns_one_client(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Interrupted
-            | ErrorKind::ConnectionAborted
-            | ErrorKind::ConnectionReset
-            | ErrorKind::TimedOut
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable
-            | ErrorKind::NetworkDown
-    )
 }

@@ -5,23 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::engine::{Key, Watch};
+use crate::engine::{Engine, Key, Watch};
 use crate::farewell::Farewell;
-use crate::generation::Generation;
+use crate::generation::{FIRST_MESSAGE_WAIT, Generation};
 use crate::handler::{Handler, Session};
-use crate::port::Shared;
 use crate::report::{Activity, ConnectionInfo};
 use crate::slot::Slot;
-
-/// Numbers for connections, from 1. Servers that share them never give one number twice.
-#[derive(Debug, Clone, Default)]
-pub struct Ids(Arc<AtomicU64>);
-
-impl Ids {
-    pub(crate) fn next(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
-    }
-}
 
 /// One connection, as others see it.
 #[derive(Debug)]
@@ -52,7 +41,6 @@ pub(crate) struct Entry {
 /// The connection itself. One place at a time has it: its slot while it waits, or a thread.
 pub(crate) struct Held {
     pub(crate) socket: Arc<TcpStream>,
-    pub(crate) port: Arc<Shared>,
     pub(crate) generation: Arc<Generation>,
     /// None: it is being called.
     pub(crate) service: Option<Service>,
@@ -93,7 +81,51 @@ impl std::fmt::Debug for Held {
     }
 }
 
+impl Held {
+    /// Whether another generation can continue where this one has stopped.
+    pub(crate) fn carries_nothing(&self) -> bool {
+        let has_session = matches!(self.service, Some(Service::Session(_)));
+        !has_session && self.farewell.is_none() && self.rest.is_empty()
+    }
+
+    /// Since when it has been waiting for its client. None: nobody looks at the clock for that.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        self.due?.checked_sub(self.idle_timeout?)
+    }
+
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.farewell.as_ref().map_or(self.due, |farewell| farewell.until)
+    }
+
+    /// Has the engine report when something happens to it.
+    pub(crate) fn arm(&mut self, engine: &Engine, key: Key) {
+        let due = self.due();
+        engine.watch(key, &self.socket, &mut self.watch, due);
+    }
+}
+
 impl Entry {
+    /// Whether its generation lets no connection stay, and this one is not awaited.
+    pub(crate) fn must_leave(&self, generation: &Generation) -> bool {
+        generation.is_leaving() && self.awaits_first(generation).is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Until when a stop waits for the first message of this client. None: the client has sent something already, or
+    /// gets a notice, by which it hears at once that it has to come back, whatever it was about to send.
+    pub(crate) fn awaits_first(&self, generation: &Generation) -> Option<Instant> {
+        let is_awaited = generation.notice.is_none() && self.received.load(Ordering::Relaxed) == 0;
+        is_awaited.then(|| self.since + FIRST_MESSAGE_WAIT)
+    }
+
+    /// Runs a call that may wait for the client. None: the connection was closed by force meanwhile.
+    pub(crate) fn while_blocked<T>(&self, engine: &Engine, call: impl FnOnce() -> T) -> Option<T> {
+        if !self.slot.set_blocked(true) {
+            return None;
+        }
+        let result = engine.blocked(call);
+        self.slot.set_blocked(false).then_some(result)
+    }
+
     /// Ends the socket, and so what a thread waits for in it. It fails only where the client is gone already.
     pub(crate) fn shut(&self) {
         if let Some(socket) = &*self.socket() {
@@ -112,10 +144,6 @@ impl Entry {
 
     pub(crate) fn belongs_to(&self, generation: &Generation) -> bool {
         self.generation.load(Ordering::SeqCst) == generation.number && !self.refused
-    }
-
-    pub(crate) fn is_silent(&self) -> bool {
-        self.received.load(Ordering::Relaxed) == 0
     }
 
     pub(crate) fn info(&self) -> ConnectionInfo {

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::drain;
 use crate::event::{Event, Failure, Observer, ServerError, panic_message};
-use crate::generation::{Generation, Plan};
+use crate::generation::{Generation, Ids, Plan};
 use crate::handler::Handler;
+use crate::handover;
 use crate::port::{Port, Shared};
-use crate::registry::Ids;
 use crate::report::{Closed, ConnectionInfo, Counts, DrainReport};
 
 /// How many connections a server serves at once, unless told otherwise.
@@ -159,6 +159,7 @@ impl Stopper {
     /// The one that served before gets no more, and is to retire: call [`Stopper::retire_by`] next.
     pub fn serve(&self) {
         self.port.serve_by(&self.generation);
+        handover::move_all_waiting(&self.port);
     }
 
     /// Begins to stop the server: its clients have from now until the end of the grace period to disconnect. Returns at

@@ -27,7 +27,7 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-use super::{Events, Key, Rearm, Why};
+use super::events::{Events, Key, Rearm, Why};
 
 /// How long a thread that is not needed waits before it ends.
 const SPARE: Duration = Duration::from_secs(1);
@@ -446,7 +446,7 @@ fn handle(shared: &Arc<Shared>, events: &Arc<dyn Events>, key: Key, why: Why) {
         LISTENER => accept(shared, events),
         QUEUE => match shared.queued() {
             Some(LISTENER) => accept(shared, events),
-            Some(key) => events.ready(key, Why::Again),
+            Some(key) => events.clone().ready(key, Why::Again),
             None => {}
         },
         TIMER => {
@@ -454,11 +454,11 @@ fn handle(shared: &Arc<Shared>, events: &Arc<dyn Events>, key: Key, why: Why) {
             for key in shared.due() {
                 match key {
                     LISTENER => accept(shared, events),
-                    key => events.ready(key, Why::Due),
+                    key => events.clone().ready(key, Why::Due),
                 }
             }
         }
-        key => events.ready(key, why),
+        key => events.clone().ready(key, why),
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Events, Key, Rearm, Why};
+use super::events::{Events, Key, Rearm, Why};
 
 /// How many threads may wait for a connection. More than that end when they have nothing to do.
 const SPARE: usize = 64;
@@ -267,7 +267,7 @@ impl Shared {
             drop(pool);
             if let Some(events) = self.events() {
                 match task {
-                    Task::Wait(job) => wait_and_serve(&job, &*events),
+                    Task::Wait(job) => wait_and_serve(&job, &events),
                     Task::Report(key, why) => events.ready(key, why),
                 }
             }
@@ -384,7 +384,7 @@ impl std::fmt::Debug for Shared {
 }
 
 /// Waits for a client and serves it, as often as its connection waits again.
-fn wait_and_serve(job: &Job, events: &dyn Events) {
+fn wait_and_serve(job: &Job, events: &Arc<dyn Events>) {
     loop {
         let (gone, armed, due) = {
             let mut state = lock(&job.state);
@@ -398,7 +398,7 @@ fn wait_and_serve(job: &Job, events: &dyn Events) {
             return;
         }
         let why = wait_for(job, due);
-        events.ready(job.key, why);
+        events.clone().ready(job.key, why);
     }
 }
 

@@ -1,0 +1,178 @@
+//! From the accept queue to a connection: clients are admitted or refused, and a stop takes what waits in the queue.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::course;
+use crate::engine::{Events, Key, Rearm, Watch, Why};
+use crate::event::{Event, Failure, panic_message};
+use crate::farewell::Farewell;
+use crate::generation::{For, Generation};
+use crate::idle;
+use crate::port::{GivenUp, Shared};
+use crate::registry::{Applied, Held, New, Service};
+use crate::socket;
+
+/// How long to wait before trying again when the system is out of descriptors, memory or threads, unless a connection
+/// ends before. Nothing else would say that there is room again.
+const EXHAUSTED_WAIT: Duration = Duration::from_secs(1);
+
+/// How many clients are accepted before others get a turn.
+const BATCH: usize = 64;
+
+/// How many clients are still taken from the accept queue when a stop has begun: as many as can have waited there,
+/// which is what Linux allows unless told otherwise. Clients that keep coming meanwhile must not hold up the stop.
+const QUEUE: usize = 4096;
+
+/// The engine reports to the port, which finds whom it concerns.
+impl Events for Shared {
+    fn ready(self: Arc<Self>, key: Key, why: Why) {
+        if let Some(entry) = self.registry.get(key) {
+            course::ready(&self, &entry, why);
+        }
+    }
+
+    fn acceptable(self: Arc<Self>, accept: &mut dyn FnMut() -> io::Result<(TcpStream, SocketAddr)>) {
+        if let Some(turn) = self.begin_turn() {
+            let next = accept_batch(&self, turn, accept);
+            self.end_turn(turn, next);
+        }
+    }
+}
+
+/// Accepts the next clients for the generation that serves. Returns when to look again. None: the turn is over.
+fn accept_batch(
+    port: &Arc<Shared>,
+    turn: u64,
+    accept: &mut dyn FnMut() -> io::Result<(TcpStream, SocketAddr)>,
+) -> Option<Rearm> {
+    for _ in 0..BATCH {
+        let target = port.target(turn)?;
+        match accept() {
+            Ok((stream, peer)) => admit(port, &target, stream, peer),
+            Err(error) if concerns_one_client(&error) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(Rearm::OnClient),
+            // No longer a listening socket: it was shut down by another process.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                port.fail(error);
+                return None;
+            }
+            Err(error) => {
+                port.report_exhausted(&target, &error);
+                return Some(Rearm::After(EXHAUSTED_WAIT));
+            }
+        }
+    }
+    Some(Rearm::OnClient)
+}
+
+/// Serves or refuses a client that was accepted.
+fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, peer: SocketAddr) {
+    // Where accepted sockets inherit it, they must not stay non-blocking. Small answers are whole messages: they go out
+    // at once. A failure means that the client is gone already.
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream.set_nonblocking(false);
+    let _ = stream.set_nodelay(true);
+    let handler = &generation.handler;
+    match panic::catch_unwind(AssertUnwindSafe(|| handler.admits(peer))) {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(panic) => return generation.fail(Failure::Panicked(panic_message(&*panic).to_owned())),
+    }
+    let is_full = generation.counts().now >= generation.max_connections;
+    let refused = is_full && !idle::give_up_idlest(port, generation);
+    if refused {
+        generation.count_refused();
+        generation.say(&Event::Refused { peer });
+        if !port.has_room_to_refuse() {
+            let _ = socket::send_at_once(&stream, handler.refusal(), false);
+            return;
+        }
+    }
+    let id = if refused { 0 } else { generation.ids.next() };
+    let stream = Arc::new(stream);
+    let entry = port.registry.enter(&New { id, peer, generation: generation.number, refused }, stream.clone());
+    let held = Held {
+        socket: stream,
+        generation: generation.clone(),
+        service: Some(Service::Unasked(handler.clone())),
+        speaks: !refused && handler.speaks_first(),
+        rest: Vec::new(),
+        idle_timeout: handler.idle_timeout(),
+        write_timeout: None,
+        applied: Applied::default(),
+        due: None,
+        farewell: refused.then(|| Box::new(Farewell::refusal(handler.refusal()))),
+        watch: Watch::default(),
+    };
+    if !refused {
+        generation.connected();
+        generation.say(&Event::Connected { id, peer });
+    }
+    course::begin(port, &entry, held);
+}
+
+/// Closes the listener for a generation that stops, if that serves there. What waits in the queue is accepted and
+/// notified, if no other process accepts there.
+pub(crate) fn close(port: &Arc<Shared>, generation: &Arc<Generation>) {
+    let Some(GivenUp { listener, accepted }) = port.begin_to_close(Some(generation)) else { return };
+    for (stream, peer) in accepted {
+        admit(port, generation, stream, peer);
+    }
+    if !port.is_shared {
+        empty_queue(port, generation, &listener);
+    }
+    drop(listener);
+    port.end_close();
+}
+
+fn empty_queue(port: &Arc<Shared>, generation: &Arc<Generation>, listener: &TcpListener) {
+    if listener.set_nonblocking(true).is_err() {
+        return;
+    }
+    for _ in 0..QUEUE {
+        let alone = port.registry.is_empty();
+        match listener.accept() {
+            Ok((_, peer)) if port.engine.is_own(peer) => {}
+            Ok((stream, peer)) => admit(port, generation, stream, peer),
+            Err(error) if concerns_one_client(&error) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::InvalidInput) => return,
+            // No descriptor is left, and none of ours could be given back.
+            Err(_) if alone => return,
+            Err(_) => {
+                if !make_room(port, generation) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// No descriptor is left for those that wait in the queue. The others are notified now: each that disconnects makes
+/// room. Returns whether there is time to try again.
+fn make_room(port: &Arc<Shared>, generation: &Generation) -> bool {
+    idle::release(port, generation);
+    let live = generation.lock();
+    let remaining = live.stop.map_or(Duration::ZERO, |stop| stop.deadline.saturating_duration_since(Instant::now()));
+    if live.counts.now > 0 {
+        drop(generation.wait(live, For::Room, remaining.min(Duration::from_millis(100))));
+    }
+    !remaining.is_zero()
+}
+
+/// Whether `accept` failed because of a client that had not been accepted yet, and not because of the listener.
+fn concerns_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Interrupted
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown
+    )
+}

@@ -1,0 +1,75 @@
+//! Idle connections: how one is let go, because it has to leave or because its place is needed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::course;
+use crate::generation::Generation;
+use crate::handover;
+use crate::port::Shared;
+use crate::registry::{Entry, Held};
+use crate::report::Outcome;
+use crate::socket;
+
+/// Lets every idle connection go that has to, or that another generation can serve. The busy ones find out at their next
+/// message boundary. Returns when a first message is awaited no longer: the time to come again. None: none is.
+pub(crate) fn release(port: &Arc<Shared>, generation: &Generation) -> Option<Instant> {
+    let mut again: Option<Instant> = None;
+    for entry in port.registry.of(generation) {
+        if handover::move_waiting(port, &entry) || !generation.is_leaving() {
+            continue;
+        }
+        if entry.must_leave(generation) {
+            release_one(port, &entry);
+        } else {
+            again = again.max(entry.awaits_first(generation));
+        }
+    }
+    again
+}
+
+/// Lets one connection go if it is idle.
+pub(crate) fn release_one(port: &Arc<Shared>, entry: &Arc<Entry>) {
+    let owed = |held: &mut Held| held.farewell.is_none() && held.generation.notice.is_some();
+    match entry.slot.take_if(owed) {
+        Some(held) => course::notify(port, entry, held),
+        None => {
+            close(port, entry);
+        }
+    }
+}
+
+/// Closes a connection that is idle and owed nothing. A message that has arrived is answered first: then it is left to
+/// the engine, which reports it. Returns whether it was idle.
+pub(crate) fn close(port: &Shared, entry: &Entry) -> bool {
+    let is_idle = |held: &mut Held| {
+        held.farewell.is_none() && held.generation.notice.is_none() && !socket::has_input(&held.socket)
+    };
+    match entry.slot.take_if(is_idle) {
+        Some(held) => {
+            course::close(port, entry, held, Outcome::Closed, None);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Closes the connection that has been idle for longest, to make room for a new one. Returns false if none may be closed:
+/// all are busy, or the protocol has a notice, and an idle client is there to stay.
+pub(crate) fn give_up_idlest(port: &Shared, generation: &Generation) -> bool {
+    if generation.notice.is_some() {
+        return false;
+    }
+    let idle_since = |entry: Arc<Entry>| {
+        let since = entry.slot.look(|held| held.idle_since())?;
+        Some((since.unwrap_or(entry.since), entry))
+    };
+    let mut idle: Vec<_> = port.registry.of(generation).into_iter().filter_map(idle_since).collect();
+    idle.sort_unstable_by_key(|(since, entry)| (*since, entry.id));
+    idle.iter().any(|(_, entry)| close(port, entry))
+}
+
+/// Whether a connection waits, but has a message that is about to be served.
+pub(crate) fn is_being_answered(entry: &Entry, generation: &Generation) -> bool {
+    generation.notice.is_none() && entry.slot.look(|held| held.farewell.is_none()).unwrap_or(false)
+}
