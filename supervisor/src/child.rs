@@ -12,7 +12,7 @@ pub mod driven;
 mod evidence;
 mod family_sockets;
 #[cfg(unix)]
-mod guardian;
+pub(crate) mod guardian;
 mod output;
 mod preflight;
 mod process;
@@ -23,8 +23,6 @@ mod started;
 mod windows;
 
 pub(crate) use builder::Children;
-#[cfg(target_os = "linux")]
-pub(crate) use guardian::{Above, above};
 #[cfg(unix)]
 pub use guardian::{hidden_stage, supervisor_side::Socket};
 pub(crate) use program::ProgramFactory;

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
 use crate::exec::{SERVER, assert_leaves_nothing, file, sh};
-use crate::support::{Client, HUGE, Home, Instance, eventually, free_port};
+use crate::support::{Client, HUGE, Home, Instance, Process, eventually, free_port};
 
 fn evidence(instance: &Instance) -> String {
     instance.status()["evidence"].as_str().unwrap_or_default().to_owned()
@@ -133,4 +134,68 @@ fn always_means_always() {
     eventually("it was started four times", || process.out.so_far().lines().count() > 3);
     process.signal(Signal::SIGTERM);
     assert_eq!(process.wait(), 0, "{}", process.err.whole());
+}
+
+/// Has the port, and is none of the program's.
+fn stranger(home: &Home, port: u16) -> Process {
+    let mut command = home.program("python3");
+    command.args([
+        "-c",
+        &format!("{LISTEN}\nprint('up', flush=True)\ntime.sleep(600)").replace("PORT", &port.to_string()),
+    ]);
+    command.stdout(Stdio::piped());
+    let stranger = home.spawn(command);
+    stranger.out.wait_for("up");
+    stranger
+}
+
+const LISTEN: &str = "import socket, time\nlistener = socket.create_server(('127.0.0.1', PORT))";
+
+#[test]
+fn an_answer_of_another_process_does_not_make_a_program_ready() {
+    let home = Home::new();
+    let port = free_port();
+    let stranger = stranger(&home, port);
+    let taken = format!("port {port} is taken by python3 (pid {})", stranger.pid);
+    let ready = format!("connect={port}");
+    let options = ["--ready", &ready, "--ready-within", "1"];
+    // One that cannot have the port, one that does not say so, and one that never asks for it.
+    let listens = LISTEN.replace("PORT", &port.to_string());
+    let quiet = format!("import os, sys\nsys.stderr = open(os.devnull, 'w')\n{listens}");
+    for (script, end) in [
+        (&listens[..], "it exited with code 1 before it was ready"),
+        (&quiet, "it exited with code 1 before it was ready"),
+        ("import time\ntime.sleep(600)", "it was not ready within 1 s"),
+    ] {
+        let ended = home.run(home.exec_command(&options, &["python3", "-c", script])).expect(1);
+        ended.says(&format!("{end}: {taken}"));
+        assert!(!ended.err.contains("running (pid"), "{ended}");
+    }
+    stranger.kill();
+    // It may have the port when that is free again.
+    let instance =
+        home.exec(&["--ready", &ready, "--grace", HUGE], &["python3", "-c", &format!("{listens}\ntime.sleep(600)")]);
+    assert_eq!(evidence(&instance), format!("it answers on 127.0.0.1:{port}"));
+}
+
+/// By whatever path, and whichever of its processes it is.
+#[test]
+fn a_unix_socket_answers_for_its_program_by_any_path() {
+    let home = Home::new();
+    let link = home.directory().join("link");
+    std::os::unix::fs::symlink(home.directory(), &link).unwrap();
+    let script = format!(
+        "import os, socket, time
+os.chdir('{}')
+listener = socket.socket(socket.AF_UNIX)
+listener.bind('own.sock')
+listener.listen()
+time.sleep(600)",
+        home.directory().display()
+    );
+    let path = link.join("own.sock");
+    let ready = format!("connect={}", path.display());
+    let instance =
+        home.exec(&["--ready", &ready, "--ready-within", HUGE, "--grace", HUGE], &["python3", "-c", &script]);
+    assert_eq!(evidence(&instance), format!("it answers on {}", path.display()));
 }

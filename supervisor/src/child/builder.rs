@@ -122,7 +122,7 @@ impl Children {
                 let child = Child::new(started.running.clone(), evidence, self.events.clone());
                 Ok((Built { generation: Box::new(child), settings }, started.running))
             }
-            Err(error) => Err(started.give_up(error)),
+            Err(error) => Err(started.give_up(&program, error)),
         }
     }
 

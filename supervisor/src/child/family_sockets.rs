@@ -1,6 +1,16 @@
 //! The sockets on which the processes of a program listen.
 
 use std::collections::HashSet;
+use std::fmt;
+#[cfg(unix)]
+use std::fs;
+use std::net::SocketAddr;
+#[cfg(unix)]
+use std::os::unix::fs::MetadataExt;
+#[cfg(unix)]
+use std::path::Path;
+
+use crate::listen::Address;
 
 /// Finds them, as far as the system tells: Linux does.
 #[derive(Debug, Clone)]
@@ -23,13 +33,34 @@ impl FamilySockets {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 enum Listener {
-    Tcp(std::net::SocketAddr),
+    Tcp(SocketAddr),
     /// A path, or with a `@` an abstract name.
     Unix(String),
 }
 
-impl std::fmt::Display for Listener {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Listener {
+    /// Whether it takes connections to this address.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    fn is_at(&self, address: &Address) -> bool {
+        match (self, address) {
+            (Listener::Tcp(own), Address::Tcp(address)) => {
+                let ips = [own.ip().to_canonical(), address.ip().to_canonical()];
+                own.port() == address.port() && (ips[0] == ips[1] || ips.iter().any(|ip| ip.is_unspecified()))
+            }
+            #[cfg(unix)]
+            (Listener::Unix(own), Address::Unix(path)) => {
+                let own = Path::new(own);
+                // One file may have several paths.
+                let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+                own == path || (own.is_absolute() && file(own).is_some_and(|own| Some(own) == file(path)))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Listener::Tcp(address) => write!(formatter, "{address}"),
             Listener::Unix(path) if path.is_empty() => write!(formatter, "a Unix socket without a name"),
@@ -42,6 +73,11 @@ impl std::fmt::Display for Listener {
 impl FamilySockets {
     /// Where the program listens on a socket of its own, for people.
     pub(super) fn own(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether the program listens there. None: that cannot be known.
+    pub(super) fn listen_at(&self, _address: &Address) -> Option<bool> {
         None
     }
 }
@@ -57,7 +93,9 @@ mod linux {
     use procfs::process::Process;
 
     use super::{FamilySockets, Listener};
-    use crate::child::guardian::descendants;
+    use crate::child::guardian::proc::descendants;
+    use crate::holder::holder_of;
+    use crate::listen::Address;
 
     /// The flag of a Unix socket that listens, in proc_net_unix(5): `SO_ACCEPTCON`.
     const LISTENS: u32 = 1 << 16;
@@ -67,6 +105,20 @@ mod linux {
         pub(in crate::child) fn own(&self) -> Option<String> {
             let is_own = |inode: &u64, _: &Listener| !self.passed.contains(inode);
             self.find(is_own).map(|listener| listener.to_string())
+        }
+
+        /// Whether the program listens there, on a socket of its own or of ours. None: that cannot be known, since one of
+        /// its processes cannot be looked into, and nobody else is seen to listen there.
+        pub(in crate::child) fn listen_at(&self, address: &Address) -> Option<bool> {
+            if self.find(|_, listener| listener.is_at(address)).is_some() {
+                return Some(true);
+            }
+            let is_hidden = |pid| {
+                fs::read_dir(format!("/proc/{pid}/fd"))
+                    .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+            };
+            let is_known = !descendants(self.root).into_iter().any(is_hidden) || holder_of(address).is_some();
+            is_known.then_some(false)
         }
 
         /// One of the sockets on which a process of the program listens.
@@ -100,17 +152,24 @@ mod linux {
         // `procfs` leaves out whether a Unix socket listens.
         let unix = fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
         let unix = String::from_utf8_lossy(&unix);
-        tcp.chain(unix.lines().filter_map(listening_unix_socket)).collect()
+        let unix = unix.lines().filter_map(listening_unix_socket);
+        // A path may be meant from the directory of the process.
+        let from = |path: String| match fs::read_link(format!("/proc/{pid}/cwd")) {
+            Ok(directory) if !path.is_empty() && !path.starts_with('@') => directory.join(path).display().to_string(),
+            Ok(_) | Err(_) => path,
+        };
+        let unix = unix.map(|(inode, path)| (inode, Listener::Unix(from(path))));
+        tcp.chain(unix).collect()
     }
 
     /// A line of proc_net_unix(5): `Num RefCount Protocol Flags Type St Inode Path`.
-    fn listening_unix_socket(line: &str) -> Option<(u64, Listener)> {
+    fn listening_unix_socket(line: &str) -> Option<(u64, String)> {
         let mut fields = line.splitn(7, ' ').skip(3);
         let flags = u32::from_str_radix(fields.next()?, 16).ok()?;
         // The number has leading spaces, and an unnamed socket no path.
         let rest = fields.nth(2)?.trim_start();
         let (inode, path) = rest.split_once(' ').unwrap_or((rest, ""));
-        let listener = (inode.parse().ok()?, Listener::Unix(path.to_owned()));
+        let listener = (inode.parse().ok()?, path.to_owned());
         (flags & LISTENS != 0).then_some(listener)
     }
 
@@ -135,9 +194,29 @@ mod linux {
                 ("0000000000000000: 00000002 00000000 00000000 0002 01 45 /run/datagrams", None),
                 ("0000000000000000: 00000003 00000000 00000000 0001 03 45 /run/a.sock", None),
             ] {
-                let listener = listener.map(|(inode, path): (u64, &str)| (inode, Listener::Unix(path.to_owned())));
+                let listener = listener.map(|(inode, path): (u64, &str)| (inode, path.to_owned()));
                 assert_eq!(listening_unix_socket(line), listener, "{line}");
             }
+        }
+
+        #[test]
+        fn a_listener_takes_connections_to_its_address_or_to_any() {
+            for (own, address, is_there) in [
+                ("127.0.0.1:80", "127.0.0.1:80", true),
+                ("0.0.0.0:80", "127.0.0.1:80", true),
+                ("[::]:80", "127.0.0.1:80", true),
+                ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
+                ("127.0.0.1:80", "0.0.0.0:80", true),
+                ("127.0.0.1:80", "127.0.0.2:80", false),
+                ("127.0.0.1:80", "127.0.0.1:81", false),
+            ] {
+                let (own, address) = (Listener::Tcp(own.parse().unwrap()), Address::Tcp(address.parse().unwrap()));
+                assert_eq!(own.is_at(&address), is_there, "{own} {address}");
+            }
+            let own = Listener::Unix("/run/a.sock".into());
+            assert!(
+                own.is_at(&Address::Unix("/run/a.sock".into())) && !own.is_at(&Address::Unix("/run/b.sock".into()))
+            );
         }
 
         #[test]

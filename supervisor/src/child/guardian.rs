@@ -14,15 +14,13 @@ mod launcher;
 mod line;
 mod notify;
 #[cfg(target_os = "linux")]
-mod proc;
+pub(super) mod proc;
 mod processes;
-mod stage;
+pub(crate) mod stage;
 pub(super) mod supervisor_side;
 
 use std::process::ExitCode;
 
-#[cfg(target_os = "linux")]
-pub(super) use proc::descendants;
 use stage::Stage;
 
 use crate::exit::Exit;
@@ -45,22 +43,4 @@ pub fn hidden_stage() -> Option<ExitCode> {
         },
         |stage| run(&stage),
     ))
-}
-
-/// What stands between a supervisor and a program.
-#[cfg(target_os = "linux")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Above {
-    Deputy,
-    Guardian,
-}
-
-/// What the process with this command line is to a program. None: something else.
-#[cfg(target_os = "linux")]
-pub(crate) fn above(line: &[String]) -> Option<Above> {
-    match line.get(1)?.as_str() {
-        stage::DEPUTY => Some(Above::Deputy),
-        stage::GUARD => Some(Above::Guardian),
-        _ => None,
-    }
 }

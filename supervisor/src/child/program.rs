@@ -75,23 +75,34 @@ impl Error for CannotStart {}
 pub struct EndedEarly {
     /// How it ended.
     pub end: ProgramEnd,
+    /// What kept it from getting ready, if that can be seen.
+    pub obstacle: Option<String>,
     /// The last lines that it wrote to stderr.
     pub wrote: Vec<String>,
 }
 
 impl EndedEarly {
     pub(super) fn of(end: ProgramEnd) -> BuildError {
-        Box::new(EndedEarly { end, wrote: Vec::new() })
+        Box::new(EndedEarly { end, obstacle: None, wrote: Vec::new() })
     }
 }
 
 impl fmt::Display for EndedEarly {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} before it was ready{}", self.end, LastWords(&self.wrote))
+        write!(formatter, "{} before it was ready{}{}", self.end, Obstacle(&self.obstacle), LastWords(&self.wrote))
     }
 }
 
 impl Error for EndedEarly {}
+
+/// What kept a program from getting ready, after what became of it.
+pub(super) struct Obstacle<'a>(pub(super) &'a Option<String>);
+
+impl fmt::Display for Obstacle<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|obstacle| write!(formatter, ": {obstacle}"))
+    }
+}
 
 /// What a program wrote before it was given up, after the reason for that.
 pub(super) struct LastWords<'a>(pub(super) &'a [String]);

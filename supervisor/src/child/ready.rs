@@ -8,6 +8,7 @@ use interprocess::ConnectWaitMode;
 #[cfg(unix)]
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName};
 
+use super::family_sockets::FamilySockets;
 use crate::listen::Address;
 
 /// What shows that a program is ready.
@@ -21,7 +22,7 @@ pub enum Ready {
     /// It says `READY=1` on the socket that `NOTIFY_SOCKET` names.
     #[cfg(unix)]
     Notify,
-    /// Something takes connections at this address.
+    /// It takes connections at this address. Where the system tells (Linux), an answer of another process does not count.
     Connect(Address),
 }
 
@@ -51,8 +52,13 @@ impl Ready {
     }
 }
 
-/// Whether something takes connections there. That is no client: it leaves at once.
-pub(super) fn answers(address: &Address) -> bool {
+/// Whether the program takes connections there, and not another one. That is no client: it leaves at once.
+pub(super) fn answers(address: &Address, program: &FamilySockets) -> bool {
+    program.listen_at(address) != Some(false) && takes_connections(address)
+}
+
+/// Whether something does.
+fn takes_connections(address: &Address) -> bool {
     match address {
         Address::Tcp(address) => TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok(),
         // Does not wait: one whose queue is full takes connections, too.
@@ -74,15 +80,15 @@ mod tests {
         use nix::sys::socket::{Backlog, listen};
         use std::os::unix::net::{UnixListener, UnixStream};
 
-        let path = std::env::temp_dir().join(format!("mastercontrol-answers-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("mastercontrol-takes-{}", std::process::id()));
         let address = Address::Unix(path.clone());
-        assert!(!answers(&address));
+        assert!(!takes_connections(&address));
         let listener = UnixListener::bind(&path).unwrap();
         listen(&listener, Backlog::new(0).unwrap()).unwrap();
         let _in_the_queue = UnixStream::connect(&path).unwrap();
-        assert!(answers(&address));
+        assert!(takes_connections(&address));
         drop(listener);
-        assert!(!answers(&address));
+        assert!(!takes_connections(&address));
         fs::remove_file(path).unwrap();
     }
 }

@@ -10,8 +10,10 @@ use super::evidence::Evidence;
 use super::family_sockets::FamilySockets;
 use super::output::Output;
 use super::process::{Running, Step};
-use super::program::{CannotStart, EndedEarly, LastWords, Program};
+use super::program::{CannotStart, EndedEarly, LastWords, Obstacle, Program};
 use super::ready::{self, Ready};
+use crate::holder::holder_of;
+use crate::listen::Address;
 use crate::server::BuildError;
 use crate::text::Seconds;
 
@@ -102,15 +104,32 @@ impl Started {
     fn look(&self, ready: &Ready) -> Option<Evidence> {
         match ready {
             Ready::Auto => self.sockets.own().map(Evidence::Listens),
-            Ready::Connect(address) => ready::answers(address).then(|| Evidence::Answers(address.to_string())),
+            Ready::Connect(address) => {
+                ready::answers(address, &self.sockets).then(|| Evidence::Answers(address.to_string()))
+            }
             Ready::After(_) => None,
             #[cfg(unix)]
             Ready::Notify => None,
         }
     }
 
-    /// Ends it, and adds to the reason what it wrote.
-    pub(super) fn give_up(self, why: BuildError) -> BuildError {
+    /// Which other process listens where the program should, if one does.
+    fn obstacle(&self, ready: &Ready) -> Option<String> {
+        let Ready::Connect(address) = ready else { return None };
+        if self.sockets.listen_at(address) == Some(true) {
+            return None;
+        }
+        let holder = holder_of(address)?;
+        Some(match address {
+            Address::Tcp(address) => format!("port {} is taken by {holder}", address.port()),
+            #[cfg(unix)]
+            Address::Unix(path) => format!("{} is taken by {holder}", path.display()),
+        })
+    }
+
+    /// Ends it, and adds to the reason what can be known of that, and what it wrote.
+    pub(super) fn give_up(self, program: &Program, why: BuildError) -> BuildError {
+        let obstacle = self.obstacle(&program.ready);
         self.running.kill();
         let until = Instant::now() + KILLED;
         while !matches!(
@@ -123,8 +142,8 @@ impl Started {
         }
         let wrote = self.output.last_lines();
         match why.downcast() {
-            Ok(early) => Box::new(EndedEarly { wrote, ..*early }),
-            Err(why) => format!("{why}{}", LastWords(&wrote)).into(),
+            Ok(early) => Box::new(EndedEarly { obstacle, wrote, ..*early }),
+            Err(why) => format!("{why}{}{}", Obstacle(&obstacle), LastWords(&wrote)).into(),
         }
     }
 }

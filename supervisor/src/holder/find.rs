@@ -167,7 +167,7 @@ mod linux {
     use procfs::process::{self, FDInfo, FDTarget, all_processes};
 
     use super::{Holder, Process, User};
-    use crate::child::{self, Above};
+    use crate::child::guardian::stage::{self, Above};
 
     pub(super) fn holders(port: u16) -> ProcResult<Vec<Holder>> {
         // Without IPv6 there is no second table.
@@ -255,7 +255,7 @@ mod linux {
     }
 
     fn above(pid: u32) -> Option<Above> {
-        child::above(&find(pid)?.cmdline().ok()?)
+        stage::above(&find(pid)?.cmdline().ok()?)
     }
 
     /// The file that it runs.

@@ -81,6 +81,24 @@ pub(super) fn complain(message: &str) {
     let _ = stderr.write_all(&line.as_bytes()[..line.len().min(PIPE_BUF)]);
 }
 
+/// What stands between a supervisor and a program.
+#[cfg(target_os = "linux")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Above {
+    Deputy,
+    Guardian,
+}
+
+/// What the process with this command line is to a program. None: something else.
+#[cfg(target_os = "linux")]
+pub(crate) fn above(line: &[String]) -> Option<Above> {
+    match line.get(1)?.as_str() {
+        DEPUTY => Some(Above::Deputy),
+        GUARD => Some(Above::Guardian),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
