@@ -9,8 +9,10 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+#[cfg(unix)]
+use mastercontrol_worker::Event;
 use mastercontrol_worker::handlers::Echo;
-use mastercontrol_worker::{Activity, Connection, Event, Handler, Port, Server};
+use mastercontrol_worker::{Activity, Connection, Handler, Port, Server};
 
 use crate::support::{Client, Fate, Gated, HUGE, Running, eventually};
 
