@@ -36,7 +36,8 @@ use reply::Reply;
 use requests::{Ask, Command, StopRequest};
 use restarts::{Queue, Restart};
 use state::{
-    Cause, Check, Emptying, Input, Preparing, Rebuilding, Replacing, Retiring, Serving, Starting, State, Waiting,
+    Cause, Check, Emptying, Input, Preparing, Proving, Rebuilding, Replacing, Retiring, Serving, Starting, State,
+    Waiting,
 };
 pub(crate) use status::Identity;
 use status::{Record, Snapshot};
@@ -173,6 +174,9 @@ impl Master {
                 Ok(_) | Err(_) => return state,
             },
             Event::Exited { build, reason, clean } if is_current(build) => Input::Failed(Failure { reason, clean }),
+            Event::Exited { build, reason, clean } if state.next().is_some_and(|next| next.build == build) => {
+                Input::NextFailed(Failure { reason, clean })
+            }
             Event::Exited { reason, .. } => {
                 let message = format!("a generation failed that was draining already: {reason}");
                 self.identity.log.line(Level::Warning, "old_failed", message, []);
@@ -227,21 +231,21 @@ impl Master {
         use {Input::*, State::*};
         match (state, input) {
             (Draining(s),   Stop(stop)) => self.stop_sooner(s, stop, now),
-            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
                             Stop(stop)) => self.stop(s, stop, now),
 
             (Draining(s),   StopLater(stop, delay)) => self.stop_by_then(s, stop, delay, now),
-            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
                             StopLater(stop, delay)) => self.schedule(s, stop, delay, now),
 
             (Serving(s),    Restart(restart)) => self.restart(s.current, restart, now),
             (Waiting(s),    Restart(restart)) => self.try_now(s.until, restart, now),
             (Draining(s),   Restart(restart)) => self.refuse(s, restart),
-            (s @ (Starting(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_)),
+            (s @ (Starting(_) | Replacing(_) | Preparing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Retiring(_)),
                             Restart(restart)) => self.enqueue(s, restart),
 
             (Preparing(s),  Prepared) => self.empty(s, now),
-            (s @ (Starting(_) | Serving(_) | Replacing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_) | Draining(_)),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_) | Draining(_)),
                             Prepared) => nothing(s),
 
             (Starting(_),   Built(build, built)) => self.serve_first(build, built, now),
@@ -249,38 +253,44 @@ impl Master {
             (Rebuilding(s), Built(build, built)) => self.serve_again(s, build, built, now),
             (Draining(s),   Built(build, built)) => self.discard(s, build, built, now),
             // It took too long, and is dropped.
-            (s @ (Serving(_) | Preparing(_) | Emptying(_) | Retiring(_) | Waiting(_)),
+            (s @ (Serving(_) | Preparing(_) | Proving(_) | Emptying(_) | Retiring(_) | Waiting(_)),
                             Built(..)) => nothing(s),
 
             (Starting(_),   NotBuilt(reason)) => self.not_started(reason, now),
             (Replacing(s),  NotBuilt(reason)) => self.not_replaced(s.current, s.restart, &reason, now),
             (Preparing(s),  NotBuilt(reason)) => self.not_replaced(s.current, s.restart, &reason, now),
             (Rebuilding(s), NotBuilt(reason)) => self.not_rebuilt(s, &reason, now),
-            (s @ (Serving(_) | Emptying(_) | Retiring(_) | Waiting(_) | Draining(_)),
+            (s @ (Serving(_) | Proving(_) | Emptying(_) | Retiring(_) | Waiting(_) | Draining(_)),
                             NotBuilt(_)) => nothing(s),
 
             (Serving(s),    Failed(failure)) => self.crashed(s.current, None, failure, now),
             (Replacing(s),  Failed(failure)) => self.crashed_meanwhile(s, failure, now),
             (Preparing(s),  Failed(failure)) => self.crashed_before(s, failure, now),
+            (Proving(s),    Failed(failure)) => self.crashed_beside(s, failure, now),
             (Retiring(s),   Failed(failure)) => self.crashed(s.current, Some(s.restart), failure, now),
             (s @ (Starting(_) | Emptying(_) | Rebuilding(_) | Waiting(_) | Draining(_)),
                             Failed(_)) => nothing(s),
 
+            (Proving(s),    NextFailed(failure)) => self.withdraw(s, failure, now),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_) | Draining(_)),
+                            NextFailed(_)) => nothing(s),
+
             (s @ Draining(_), PortFailed(_)) => nothing(s),
-            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
                             PortFailed(reason)) => self.port_failed(s, reason, now),
 
             (Emptying(s),   Gone(gone)) if gone.generation == s.generation => self.emptied(s, gone, now),
             (Retiring(s),   Gone(gone)) if gone.generation == s.replaced => self.retired(s, gone, now),
             (Draining(s),   Gone(gone)) => self.stopped_one(s, gone),
-            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
+            (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
                             Gone(gone)) => self.log_gone(s, gone),
 
             (Serving(s),    Checked(accepting)) => self.checked(s, accepting, now),
-            (s @ (Starting(_) | Replacing(_) | Preparing(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_) | Draining(_)),
+            (s @ (Starting(_) | Replacing(_) | Preparing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_) | Draining(_)),
                             Checked(_)) => nothing(s),
 
             (Serving(s),    Due) => self.check(s),
+            (Proving(s),    Due) => self.proved(s, now),
             (Emptying(s),   Due) => self.count_down_emptying(s, now),
             (Retiring(s),   Due) => self.count_down_retiring(s, now),
             (Waiting(_),    Due) => self.try_again(now),
@@ -298,8 +308,8 @@ impl Master {
         let scheduled = self.readiness.deadline().map(|deadline| deadline.saturating_duration_since(now));
         let limits = [Some(grace.unwrap_or(self.settings.grace)), by.limit(), scheduled];
         let grace = limits.into_iter().flatten().min().unwrap_or_default();
-        let (current, restart) = state.dissolve();
-        let mut draining = self.begin_stop(current, restart, Why::Requested(by), grace, now);
+        let (serving, restart) = state.dissolve();
+        let mut draining = self.begin_stop(serving, restart, Why::Requested(by), grace, now);
         if let Some(reply) = reply {
             draining.attend(reply, &self.drains, now);
         }
@@ -308,15 +318,15 @@ impl Master {
 
     fn begin_stop(
         &mut self,
-        current: Option<Live>,
+        serving: Vec<Live>,
         restart: Option<Restart>,
         why: Why,
         grace: Duration,
         now: Instant,
     ) -> Draining {
         self.queue.cancel(restart);
-        if let Some(current) = current {
-            self.drains.push(current, why.to_string(), deadline_after(now, grace), now);
+        for live in serving {
+            self.drains.push(live, why.to_string(), deadline_after(now, grace), now);
         }
         let mut draining = Draining::begin(why, grace, &mut self.drains, self.watchdog.clone(), now);
         // Only now: a generation that stops notifies those that wait in the accept queue.
@@ -415,7 +425,8 @@ impl Master {
     // The next generation is built.
 
     fn serve_first(&mut self, build: u64, built: Built, now: Instant) -> State {
-        let current = self.serve(build, built, now);
+        let (current, settings) = self.arrive(build, built, now);
+        let current = self.serve(current, settings);
         if let Some(announcement) = self.announcement.take() {
             announcement.make();
         }
@@ -423,9 +434,29 @@ impl Master {
     }
 
     fn replace(&mut self, replacing: Replacing, build: u64, built: Built, now: Instant) -> State {
-        let Replacing { current: old, restart, since: _ } = replacing;
+        let Replacing { current, restart, since: _ } = replacing;
+        let overlap = built.overlap;
+        let (next, settings) = self.arrive(build, built, now);
+        if overlap.is_zero() {
+            return self.hand_over(current, next, settings, restart, now);
+        }
+        let (number, old) = (next.number, current.number);
+        let message = format!("generation {number} serves beside generation {old} for {}", Seconds(overlap));
+        let fields = [("generation", number.into()), ("overlap_ms", milliseconds(overlap).into())];
+        self.identity.log.line(Level::Info, "overlapping", message, fields);
+        State::Proving(Proving { current, next, settings, restart, until: deadline_after(now, overlap) })
+    }
+
+    /// It has served beside the current one for as long as it had to.
+    fn proved(&mut self, proving: Proving, now: Instant) -> State {
+        let Proving { current, next, settings, restart, until: _ } = proving;
+        self.hand_over(current, next, settings, restart, now)
+    }
+
+    /// The next generation takes the place of the current one.
+    fn hand_over(&mut self, old: Live, next: Live, settings: Settings, restart: Restart, now: Instant) -> State {
         let (replaced, grace) = (old.number, restart.grace.unwrap_or(self.settings.grace));
-        let current = self.serve(build, built, now);
+        let current = self.serve(next, settings);
         self.drains.retire(old, &restart.by, grace, now);
         restart.report(Progress::Serving { generation: current.number });
         self.report_drain(replaced, &restart, now);
@@ -433,7 +464,8 @@ impl Master {
     }
 
     fn serve_again(&mut self, rebuilding: Rebuilding, build: u64, built: Built, now: Instant) -> State {
-        let current = self.serve(build, built, now);
+        let (current, settings) = self.arrive(build, built, now);
+        let current = self.serve(current, settings);
         match rebuilding.cause {
             Cause::Policy => self.next(current, now),
             Cause::Request { restart, until: _ } | Cause::Crash { restart, ran: _ } => {
@@ -445,24 +477,29 @@ impl Master {
         }
     }
 
-    /// From now on this generation serves, with its settings.
-    fn serve(&mut self, build: u64, built: Built, now: Instant) -> Live {
-        let Built { generation, settings } = built;
-        generation.serve();
-        self.settings = settings;
+    /// A generation is ready. It has a number from now on, and settings that are in force when it serves.
+    fn arrive(&mut self, build: u64, built: Built, now: Instant) -> (Live, Settings) {
+        let Built { generation, settings, overlap: _ } = built;
         self.record.generations += 1;
         let number = self.record.generations;
-        let evidence = generation.evidence();
-        let message = match &evidence {
-            Some(evidence) => Some(format!("generation {number} is ready: {evidence}")),
-            // Of the first one the announcement says more.
-            None => (number > 1).then(|| format!("generation {number} is serving")),
-        };
-        if let Some(message) = message {
+        if let Some(evidence) = generation.evidence() {
+            let message = format!("generation {number} is ready: {evidence}");
             let fields = [("generation", number.into()), ("evidence", evidence.into())];
-            self.identity.log.line(Level::Info, "serving", message, fields);
+            self.identity.log.line(Level::Info, "ready", message, fields);
         }
-        Live { build, number, generation, since: now }
+        (Live { build, number, generation, since: now }, settings)
+    }
+
+    /// From now on this generation serves, with its settings.
+    fn serve(&mut self, live: Live, settings: Settings) -> Live {
+        live.generation.serve();
+        self.settings = settings;
+        // Of one that has shown that it is ready, that is known; and of the first one the announcement says more.
+        if live.generation.evidence().is_none() && live.number > 1 {
+            let message = format!("generation {} is serving", live.number);
+            self.identity.log.line(Level::Info, "serving", message, [("generation", live.number.into())]);
+        }
+        live
     }
 
     /// It came too late, and its end has to be awaited.
@@ -540,13 +577,27 @@ impl Master {
 
     /// There is no first generation, so no client has ever been served.
     fn not_started(&mut self, source: BuildError, now: Instant) -> State {
-        self.give_up(None, None, Error::Build { source }, now)
+        self.give_up(Vec::new(), None, Error::Build { source }, now)
     }
 
     /// There is no next generation. The current one serves on.
     fn not_replaced(&mut self, current: Live, restart: Restart, reason: &BuildError, now: Instant) -> State {
         let message = format!("restart failed, generation {} keeps serving: {reason}", current.number);
         self.identity.log.line(Level::Error, "restart_failed", &message, []);
+        restart.failed(message);
+        self.next(current, now)
+    }
+
+    /// The next generation has not proved itself. The current one serves on.
+    fn withdraw(&mut self, proving: Proving, failure: Failure, now: Instant) -> State {
+        let Proving { current, next, restart, settings: _, until: _ } = proving;
+        let Failure { reason, .. } = failure;
+        let message = format!(
+            "restart failed, generation {} keeps serving: generation {} was withdrawn: {reason}",
+            current.number, next.number
+        );
+        self.identity.log.line(Level::Error, "restart_failed", &message, [("withdrawn", next.number.into())]);
+        self.drains.push(next, "its failure".into(), deadline_after(now, self.settings.grace), now);
         restart.failed(message);
         self.next(current, now)
     }
@@ -611,6 +662,14 @@ impl Master {
         State::Rebuilding(Rebuilding { cause: Cause::Crash { restart, ran }, since: self.build(now) })
     }
 
+    /// The next one serves already, and has to do so alone.
+    fn crashed_beside(&mut self, proving: Proving, failure: Failure, now: Instant) -> State {
+        let Proving { current, next, settings, restart, until: _ } = proving;
+        self.note_crash(current, &failure, now);
+        let current = self.serve(next, settings);
+        self.restarted(current, restart, None, now)
+    }
+
     fn note_crash(&mut self, current: Live, failure: &Failure, now: Instant) {
         self.record.crashes += 1;
         self.record.ended(current.number, &failure.reason, now);
@@ -640,15 +699,15 @@ impl Master {
             Decision::End => Error::Ended { reason, program },
         };
         self.identity.log.line(if clean { Level::Info } else { Level::Error }, "gave_up", &error, []);
-        self.give_up(None, None, error, now)
+        self.give_up(Vec::new(), None, error, now)
     }
 
     /// No restart would help.
     fn port_failed(&mut self, state: State, reason: String, now: Instant) -> State {
         let error = Error::Ended { reason, program: None };
         self.identity.log.line(Level::Error, "gave_up", &error, []);
-        let (current, restart) = state.dissolve();
-        self.give_up(current, restart, error, now)
+        let (serving, restart) = state.dissolve();
+        self.give_up(serving, restart, error, now)
     }
 
     /// The next generation is built at that time, unless somebody asks for it now.
@@ -666,8 +725,8 @@ impl Master {
     }
 
     /// No generation serves any more, and none will.
-    fn give_up(&mut self, current: Option<Live>, restart: Option<Restart>, error: Error, now: Instant) -> State {
-        State::Draining(self.begin_stop(current, restart, Why::Failed(error), self.settings.grace, now))
+    fn give_up(&mut self, serving: Vec<Live>, restart: Option<Restart>, error: Error, now: Instant) -> State {
+        State::Draining(self.begin_stop(serving, restart, Why::Failed(error), self.settings.grace, now))
     }
 
     // A check.
@@ -772,6 +831,7 @@ fn nothing_runs(state: &State, now: Instant) -> String {
         | State::Serving(_)
         | State::Replacing(_)
         | State::Preparing(_)
+        | State::Proving(_)
         | State::Emptying(_)
         | State::Rebuilding(_)
         | State::Retiring(_) => "trying again now".into(),

@@ -57,6 +57,8 @@ pub(crate) fn lacking(what: &str, error: &io::Error) -> BuildError {
 pub(crate) struct Built {
     pub(crate) generation: Box<dyn Generation>,
     pub(crate) settings: Settings,
+    /// How long it serves beside the one that it replaces, and can be withdrawn.
+    pub(crate) overlap: Duration,
 }
 
 /// Hears how a connection ended.

@@ -464,6 +464,7 @@ fn program(program: &str, args: &[&str]) -> Program {
         stop_signal: TERM,
         ready: Ready::Auto,
         ready_within: LIMIT,
+        overlap: Duration::ZERO,
     }
 }
 

@@ -38,6 +38,7 @@ fn no_orphan_is_left_and_none_stays_a_zombie() {
         stop_signal: 15,
         ready: Ready::Auto,
         ready_within: LIMIT,
+        overlap: Duration::ZERO,
     };
     let driven = Driven::new(Path::new(env!("CARGO_BIN_EXE_supervisor")), program, Vec::new()).unwrap();
     driven.reap_orphans().unwrap();

@@ -466,7 +466,7 @@ impl Clients {
     }
 }
 
-fn by_tcp(instance: &Instance) -> impl Fn() -> io::Result<TcpStream> + Send + use<> {
+pub fn by_tcp(instance: &Instance) -> impl Fn() -> io::Result<TcpStream> + Send + use<> {
     let address = instance.address;
     move || Client::try_connect(address).map(|client| client.0)
 }

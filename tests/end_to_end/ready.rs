@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
-use crate::exec::{SERVER, assert_leaves_nothing, file, sh};
+use crate::exec::{Clients, SERVER, assert_leaves_nothing, by_tcp, file, sh};
 use crate::support::{Client, HUGE, Home, Instance, Process, eventually, free_port};
 
 fn evidence(instance: &Instance) -> String {
@@ -198,4 +198,87 @@ time.sleep(600)",
     let instance =
         home.exec(&["--ready", &ready, "--ready-within", HUGE, "--grace", HUGE], &["python3", "-c", &script]);
     assert_eq!(evidence(&instance), format!("it answers on {}", path.display()));
+}
+
+/// A server that a restart replaces by whatever `server.py` is then. It has to prove itself for a while.
+fn overlapping(home: &Home, overlap: &str) -> Instance {
+    let script = file(home, "server.py", SERVER);
+    let port = free_port().to_string();
+    let options = ["--listen", &port, "--ready", "notify", "--overlap", overlap, "--grace", HUGE];
+    home.exec(&options, &["python3", &script])
+}
+
+/// Says that it is ready, and more does not work.
+const BROKEN: &str = "
+import os, socket, sys, time
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])
+time.sleep(0.3)
+sys.exit('no database')
+";
+
+#[test]
+fn a_new_version_that_exits_within_the_overlap_is_withdrawn_and_the_old_one_serves_throughout() {
+    let home = Home::new();
+    let instance = overlapping(&home, HUGE);
+    let clients = Clients::begin(by_tcp(&instance), "/");
+    clients.go_on(5);
+    file(&home, "server.py", BROKEN);
+    for withdrawn in [2, 3] {
+        let restart = instance.admin(&["restart"]).expect(1);
+        restart
+            .says(&format!("generation 1 keeps serving: generation {withdrawn} was withdrawn: it exited with code 1"));
+        clients.go_on(5);
+    }
+    let (refused, lost) = clients.end();
+    assert!(refused.is_empty() && lost.is_empty(), "{refused:?}, {lost:?}");
+    let status = instance.status();
+    assert_eq!((&status["generation"], &status["crashes"]), (&1.into(), &0.into()), "{status}");
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    assert_leaves_nothing(&home);
+}
+
+#[test]
+fn a_new_version_serves_beside_the_old_one_for_the_overlap_and_then_alone() {
+    let home = Home::new();
+    let instance = overlapping(&home, "0.5");
+    let clients = Clients::begin(by_tcp(&instance), "/");
+    for generation in 2..5 {
+        clients.go_on(5);
+        instance.admin(&["restart"]).expect(0).says(&format!("generation {generation} is serving"));
+    }
+    let (refused, lost) = clients.end();
+    assert!(refused.is_empty() && lost.is_empty(), "{refused:?}, {lost:?}");
+    let log = instance.err.so_far();
+    let beside = log.find("generation 2 serves beside generation 1 for 500 ms").unwrap();
+    assert!(log.find("generation 1 draining").unwrap() > beside, "{log}");
+}
+
+#[test]
+fn a_stop_and_a_crash_within_the_overlap_leave_nothing_behind() {
+    for kill_old in [false, true] {
+        let home = Home::new();
+        let instance = overlapping(&home, HUGE);
+        let old = String::from_utf8(instance.client().get("/").body).unwrap();
+        let restart = instance.admin_begins(&["restart"]);
+        instance.err.wait_for("generation 2 serves beside generation 1");
+        if kill_old {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(old.parse().unwrap()), Signal::SIGKILL).unwrap();
+            restart.end().expect(0).says("generation 2 is serving");
+            assert_eq!(instance.client().get("/").status, 200);
+            instance.admin(&["stop"]).expect(0);
+        } else {
+            instance.admin(&["stop"]).expect(0);
+            restart.end().expect(1).says("the server is being stopped");
+        }
+        assert_eq!(instance.wait(), 0);
+        assert_leaves_nothing(&home);
+    }
+}
+
+#[test]
+fn without_sockets_that_both_can_have_there_is_no_overlap() {
+    let home = Home::new();
+    let ended = home.run(home.exec_command(&["--overlap", "1s"], &["sleep", "600"])).expect(1);
+    ended.says("\"overlap\" needs \"listen\"");
 }

@@ -120,7 +120,7 @@ impl Children {
         match ready {
             Ok(evidence) => {
                 let child = Child::new(started.running.clone(), evidence, self.events.clone());
-                Ok((Built { generation: Box::new(child), settings }, started.running))
+                Ok((Built { generation: Box::new(child), settings, overlap: program.overlap }, started.running))
             }
             Err(error) => Err(started.give_up(&program, error)),
         }

@@ -121,7 +121,17 @@ impl Server {
                 (own(HandlerKind::Http { dir }, listen, connections), options)
             }
             #[cfg_attr(windows, allow(unused_variables, unused_mut))]
-            ServerArgs::Exec { mut listen, socket_mode, stop_signal, ready, ready_within, dir, options, program } => {
+            ServerArgs::Exec {
+                mut listen,
+                socket_mode,
+                stop_signal,
+                ready,
+                ready_within,
+                overlap,
+                dir,
+                options,
+                program,
+            } => {
                 #[cfg(unix)]
                 if let Some(mode) = socket_mode {
                     listen.iter_mut().for_each(|listen| listen.mode = mode);
@@ -135,6 +145,7 @@ impl Server {
                     stop_signal: stop_signal.unwrap_or(nix::sys::signal::Signal::SIGTERM as i32),
                     ready: ready.unwrap_or(Ready::Auto),
                     ready_within,
+                    overlap,
                 };
                 (Server::Exec { program, listen }, options)
             }
@@ -179,8 +190,14 @@ impl Config {
             said.value_source("listen").is_some_and(|source| source != ValueSource::DefaultValue)
         });
         let server = ServerCli::from_arg_matches(&said).map_err(wrong)?.server;
-        if let ServerArgs::Exec { listen, socket_mode, ready, .. } = &server {
+        if let ServerArgs::Exec { listen, socket_mode, ready, overlap, .. } = &server {
             check_addresses(listen, *socket_mode, ready.as_ref())?;
+            if listen.is_empty() && !overlap.is_zero() {
+                return Err(ConfigError(
+                    "\"overlap\" needs \"listen\": without it the old program has to end before the new one starts"
+                        .into(),
+                ));
+            }
         }
         let (server, options) = Server::new(server, listen_said, directory);
         Ok(Config {

@@ -184,6 +184,10 @@ pub(super) enum ServerArgs {
         /// How long the program may take to become ready
         #[arg(long, value_name = "TIME", default_value = "30", value_parser = parse_interval)]
         ready_within: Duration,
+        /// How long a new program serves beside the old one before that is stopped; if the new one exits or fails its
+        /// check meanwhile, it is withdrawn (with --listen)
+        #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_seconds, hide = cfg!(windows))]
+        overlap: Duration,
         /// Directory in which the program starts, looked up again at each start [default: where the supervisor was
         /// started]
         #[arg(long, value_name = "PATH")]

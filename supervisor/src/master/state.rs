@@ -6,6 +6,7 @@ use worker::deadline_after;
 
 use crate::protocol::Report;
 use crate::server::{BuildError, Built};
+use crate::settings::Settings;
 
 use super::drains::{Failure, Gone, Live};
 use super::requests::StopRequest;
@@ -23,6 +24,8 @@ pub(super) enum State {
     Replacing(Replacing),
     /// The current generation serves, and will be stopped for the next one if that could be built.
     Preparing(Preparing),
+    /// The next generation is ready, and serves beside the current one until it has proved itself.
+    Proving(Proving),
     /// The current generation drains, since the next one can be built only when it is gone.
     Emptying(Emptying),
     /// No generation serves, and the next one is being built.
@@ -58,6 +61,16 @@ pub(super) struct Preparing {
     pub(super) current: Live,
     pub(super) restart: Restart,
     pub(super) since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Proving {
+    pub(super) current: Live,
+    pub(super) next: Live,
+    /// Those of the next one.
+    pub(super) settings: Settings,
+    pub(super) restart: Restart,
+    pub(super) until: Instant,
 }
 
 #[derive(Debug)]
@@ -122,6 +135,8 @@ pub(super) enum Input {
     NotBuilt(BuildError),
     /// The current generation has ended by itself, and drains.
     Failed(Failure),
+    /// The next generation has, before it had proved itself.
+    NextFailed(Failure),
     /// No generation can serve any more, for this reason.
     PortFailed(String),
     /// An old generation has ended its drain.
@@ -145,7 +160,7 @@ impl State {
             State::Emptying(Emptying { countdown, .. }) | State::Retiring(Retiring { countdown, .. }) => {
                 Some(*countdown)
             }
-            State::Waiting(Waiting { until }) => Some(*until),
+            State::Waiting(Waiting { until }) | State::Proving(Proving { until, .. }) => Some(*until),
             State::Draining(draining) => Some(draining.countdown),
         }
     }
@@ -154,9 +169,12 @@ impl State {
     pub(super) fn is_building(&self) -> bool {
         match self {
             State::Starting(_) | State::Replacing(_) | State::Preparing(_) | State::Rebuilding(_) => true,
-            State::Serving(_) | State::Emptying(_) | State::Retiring(_) | State::Waiting(_) | State::Draining(_) => {
-                false
-            }
+            State::Serving(_)
+            | State::Proving(_)
+            | State::Emptying(_)
+            | State::Retiring(_)
+            | State::Waiting(_)
+            | State::Draining(_) => false,
         }
     }
 
@@ -166,6 +184,7 @@ impl State {
             State::Serving(Serving { current, .. })
             | State::Replacing(Replacing { current, .. })
             | State::Preparing(Preparing { current, .. })
+            | State::Proving(Proving { current, .. })
             | State::Retiring(Retiring { current, .. }) => Some(current),
             State::Starting(_) | State::Emptying(_) | State::Rebuilding(_) | State::Waiting(_) | State::Draining(_) => {
                 None
@@ -173,16 +192,33 @@ impl State {
         }
     }
 
-    /// The supervisor ends: the generation that serves, and the restart that is not completed.
-    pub(super) fn dissolve(self) -> (Option<Live>, Option<Restart>) {
+    /// The generation that serves beside the current one, and has to prove itself.
+    pub(super) fn next(&self) -> Option<&Live> {
         match self {
-            State::Starting(_) | State::Waiting(_) | State::Draining(_) => (None, None),
-            State::Serving(Serving { current, .. }) => (Some(current), None),
+            State::Proving(Proving { next, .. }) => Some(next),
+            State::Starting(_)
+            | State::Serving(_)
+            | State::Replacing(_)
+            | State::Preparing(_)
+            | State::Emptying(_)
+            | State::Rebuilding(_)
+            | State::Retiring(_)
+            | State::Waiting(_)
+            | State::Draining(_) => None,
+        }
+    }
+
+    /// The supervisor ends: the generations that serve, and the restart that is not completed.
+    pub(super) fn dissolve(self) -> (Vec<Live>, Option<Restart>) {
+        match self {
+            State::Starting(_) | State::Waiting(_) | State::Draining(_) => (Vec::new(), None),
+            State::Serving(Serving { current, .. }) => (vec![current], None),
             State::Replacing(Replacing { current, restart, .. })
             | State::Preparing(Preparing { current, restart, .. })
-            | State::Retiring(Retiring { current, restart, .. }) => (Some(current), Some(restart)),
-            State::Emptying(Emptying { restart, .. }) => (None, Some(restart)),
-            State::Rebuilding(Rebuilding { cause, .. }) => (None, cause.into_restart()),
+            | State::Retiring(Retiring { current, restart, .. }) => (vec![current], Some(restart)),
+            State::Proving(Proving { current, next, restart, .. }) => (vec![current, next], Some(restart)),
+            State::Emptying(Emptying { restart, .. }) => (Vec::new(), Some(restart)),
+            State::Rebuilding(Rebuilding { cause, .. }) => (Vec::new(), cause.into_restart()),
         }
     }
 
@@ -195,6 +231,7 @@ impl State {
             | State::Serving(_)
             | State::Replacing(_)
             | State::Preparing(_)
+            | State::Proving(_)
             | State::Rebuilding(_)
             | State::Waiting(_)
             | State::Draining(_) => None,

@@ -17,7 +17,9 @@ use super::drains::{Drains, Live};
 use super::readiness::Readiness;
 use super::reply::Reply;
 use super::restarts::Restart;
-use super::state::{Cause, Emptying, Preparing, Rebuilding, Replacing, Retiring, Serving, Starting, State, Waiting};
+use super::state::{
+    Cause, Emptying, Preparing, Proving, Rebuilding, Replacing, Retiring, Serving, Starting, State, Waiting,
+};
 use super::stop::Why;
 
 /// What does not change as long as the supervisor lives.
@@ -95,13 +97,15 @@ pub(super) struct Snapshot<'a> {
 impl<'a> Snapshot<'a> {
     /// All generations, the current one last.
     pub(super) fn live(self) -> impl Iterator<Item = &'a Live> {
-        self.drains.live().chain(self.state.current())
+        self.drains.live().chain(self.state.current()).chain(self.state.next())
     }
 
     /// Whether it is ready for new clients.
     pub(super) fn is_ready(self) -> bool {
         let serves = match self.state {
-            State::Serving(_) | State::Replacing(_) | State::Preparing(_) | State::Retiring(_) => true,
+            State::Serving(_) | State::Replacing(_) | State::Preparing(_) | State::Proving(_) | State::Retiring(_) => {
+                true
+            }
             State::Starting(_) | State::Emptying(_) | State::Rebuilding(_) | State::Waiting(_) | State::Draining(_) => {
                 false
             }
@@ -134,6 +138,7 @@ impl<'a> Snapshot<'a> {
             | State::Serving(_)
             | State::Replacing(_)
             | State::Preparing(_)
+            | State::Proving(_)
             | State::Emptying(_)
             | State::Rebuilding(_)
             | State::Retiring(_)
@@ -179,6 +184,7 @@ impl<'a> Snapshot<'a> {
             | State::Serving(_)
             | State::Replacing(_)
             | State::Preparing(_)
+            | State::Proving(_)
             | State::Emptying(_)
             | State::Retiring(_)
             | State::Draining(_) => None,
@@ -203,6 +209,10 @@ impl<'a> Snapshot<'a> {
             | State::Preparing(Preparing { current, restart: _, since }) => {
                 let status = format!("{}; restarting", self.serving(current));
                 (Phase::Restarting { build: builds }, status, Some(self.built_by(*since)))
+            }
+            State::Proving(Proving { current, next, until, .. }) => {
+                let status = format!("{}; generation {} has to prove itself", self.serving(current), next.number);
+                (Phase::Restarting { build: builds }, status, Some(*until))
             }
             State::Emptying(Emptying { generation, .. }) => {
                 let status = format!("restarting; generation {generation} is draining");
@@ -272,6 +282,7 @@ fn doing(state: &State) -> protocol::State {
         State::Serving(_) => protocol::State::Serving,
         State::Replacing(_)
         | State::Preparing(_)
+        | State::Proving(_)
         | State::Emptying(_)
         | State::Rebuilding(Rebuilding { cause: Cause::Emptied { .. }, .. })
         | State::Retiring(_) => protocol::State::Restarting,

@@ -367,6 +367,68 @@ fn a_build_that_fails_after_a_crash_is_tried_again_until_that_is_too_often() {
     assert!(matches!(error, Error::CrashedTooOften { times: 11, .. }), "{error}");
 }
 
+/// The second generation serves beside the first one for ten seconds.
+fn beside() -> Drive {
+    let mut drive = Drive::new();
+    drive.overlap = Duration::from_secs(10);
+    drive.take(restart());
+    drive.settle();
+    drive.wait(Duration::from_secs(9));
+    drive.settle();
+    assert!(lock(&drive.world).is_target(1) && matches!(drive.state, Some(State::Proving(_))), "{:?}", drive.state);
+    assert_eq!(drive.answers(), ["nothing yet"]);
+    drive
+}
+
+#[test]
+fn a_generation_that_has_proved_itself_takes_over() {
+    let mut drive = beside();
+    drive.wait(Duration::from_secs(1));
+    assert!(lock(&drive.world).is_target(2));
+    drive.settle();
+    assert_eq!(drive.answers(), ["restarted 2"]);
+    drive.finish();
+}
+
+#[test]
+fn a_generation_that_fails_before_it_has_proved_itself_is_withdrawn() {
+    let mut drive = beside();
+    drive.take(Step::NextCrashes);
+    drive.take(Step::Deliver);
+    assert_eq!(drive.answers(), ["Failed"]);
+    drive.wait(Duration::from_secs(1));
+    drive.settle();
+    assert!(is_serving(&drive, 1) && lock(&drive.world).generation(2).dropped);
+    // And it is no crash.
+    drive.take(restart());
+    drive.settle();
+    drive.wait(Duration::from_secs(10));
+    drive.settle();
+    assert_eq!(drive.answers(), ["Failed", "restarted 3"]);
+    drive.finish();
+}
+
+#[test]
+fn a_crash_beside_the_next_generation_has_that_serve_alone() {
+    let mut drive = beside();
+    drive.take(Step::Crash);
+    drive.take(Step::Deliver);
+    assert!(lock(&drive.world).is_target(2));
+    assert_eq!(drive.answers(), ["restarted 2"]);
+    drive.finish();
+}
+
+#[test]
+fn a_stop_ends_both_the_old_generation_and_the_next_one() {
+    let mut drive = beside();
+    drive.take(Step::Stop(signal("SIGTERM")));
+    assert_eq!(drive.answers(), ["Stopping"]);
+    drive.wait(Duration::ZERO);
+    drive.settle();
+    assert!(drive.end.is_some() && [1, 2].map(|build| lock(&drive.world).generation(build).finished) == [true; 2]);
+    drive.finish();
+}
+
 #[test]
 fn a_restart_that_fails_uses_up_no_tries() {
     let mut drive = Drive::serving(None, false);

@@ -34,6 +34,8 @@ pub(super) enum Step {
     /// The next event of a generation arrives.
     Deliver,
     Crash,
+    /// The generation crashes that serves beside the current one.
+    NextCrashes,
     Hang,
     /// The listening socket fails for good.
     PortFails,
@@ -64,6 +66,8 @@ pub(super) struct Drive {
     pub(super) state: Option<State>,
     pub(super) end: Option<End>,
     pub(super) now: Instant,
+    /// How long what is built serves beside the one that it replaces.
+    pub(super) overlap: Duration,
     askers: Vec<Asker>,
     /// The largest generation that a client has heard of.
     generation: u64,
@@ -115,7 +119,9 @@ impl Drive {
         let mut master = Master::new(identity, builder, settings(check_every), None, manager, None);
         let state = Some(master.start(now));
         let known = Known::Nothing;
-        let mut drive = Drive { world, master, state, end: None, now, askers: Vec::new(), generation: 1, said, known };
+        let overlap = Duration::ZERO;
+        let mut drive =
+            Drive { world, master, state, end: None, now, overlap, askers: Vec::new(), generation: 1, said, known };
         drive.look();
         drive
     }
@@ -142,7 +148,8 @@ impl Drive {
                 }
                 let Some(build) = lock(&self.world).building.pop_front() else { return };
                 let settings = self.master.settings.clone();
-                let built = Ok(Built { generation: PretendedHandle::new(&self.world, build), settings });
+                let built =
+                    Ok(Built { generation: PretendedHandle::new(&self.world, build), settings, overlap: self.overlap });
                 self.send(Event::Built { build, built });
             }
             Step::NotBuilt => {
@@ -161,6 +168,12 @@ impl Drive {
             Step::Crash => {
                 let mut world = lock(&self.world);
                 if let Some(build) = world.fail_target(self.now) {
+                    world.events.push_back(Event::Exited { build, reason: "crashed".into(), clean: false });
+                }
+            }
+            Step::NextCrashes => {
+                let mut world = lock(&self.world);
+                if let Some(build) = world.fail_next(self.now) {
                     world.events.push_back(Event::Exited { build, reason: "crashed".into(), clean: false });
                 }
             }
@@ -312,6 +325,7 @@ impl Drive {
                 State::Rebuilding(_)
                 | State::Replacing(_)
                 | State::Preparing(_)
+                | State::Proving(_)
                 | State::Emptying(_)
                 | State::Retiring(_),
             ) => Known::Reloading,

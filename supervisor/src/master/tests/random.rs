@@ -37,6 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => Just(Step::NotBuilt),
         20 => Just(Step::Deliver),
         2 => Just(Step::Crash),
+        2 => Just(Step::NextCrashes),
         1 => Just(Step::Hang),
         8 => (0..3000_u64).prop_map(|ms| Step::Wait { ms }),
         1 => (0..60_000_u64).prop_map(|ms| Step::Wait { ms }),
@@ -60,9 +61,11 @@ proptest! {
         last_steps in last_steps(),
         checked: bool,
         overlaps: bool,
+        overlap in prop::sample::select(vec![0, 1, 1000]),
         started in prop::bool::weighted(0.8),
     ) {
         let mut drive = Drive::starting(checked.then_some(Duration::from_secs(1)), overlaps);
+        drive.overlap = Duration::from_millis(overlap);
         if started {
             drive.take(Step::Built);
         }

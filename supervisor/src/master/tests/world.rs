@@ -32,6 +32,8 @@ pub(super) struct Pretended {
     pub(super) build: u64,
     /// It has been the target.
     served: bool,
+    /// It has ended by itself before it served, and nobody may have heard of that.
+    failed: bool,
     /// Does nothing that it is asked for, until it is given up.
     pub(super) hangs: bool,
     pub(super) clients: usize,
@@ -74,6 +76,16 @@ impl World {
         let target = self.target.take()?;
         self.generation(target).deadline = Some(now + Duration::from_millis(500));
         Some(target)
+    }
+
+    /// The generation that is to take its place ends by itself, and drains.
+    pub(super) fn fail_next(&mut self, now: Instant) -> Option<u64> {
+        let is_next =
+            |generation: &&mut Pretended| !generation.served && generation.deadline.is_none() && !generation.dropped;
+        let next = self.generations.iter_mut().find(is_next)?;
+        next.deadline = Some(now + Duration::from_millis(500));
+        next.failed = true;
+        Some(next.build)
     }
 
     fn drain(&mut self, build: u64, deadline: Instant) {
@@ -140,6 +152,7 @@ impl PretendedHandle {
         let generation = Pretended {
             build,
             served: false,
+            failed: false,
             hangs: false,
             clients: 0,
             deadline: None,
@@ -156,6 +169,11 @@ impl Generation for PretendedHandle {
         let mut world = lock(&self.world);
         assert!(!world.closed, "it serves a port that is closed");
         let generation = world.generation(self.build);
+        if generation.failed {
+            generation.served = true;
+            world.target = None;
+            return;
+        }
         assert!(!generation.served && generation.deadline.is_none(), "it has served before: {generation:?}");
         generation.served = true;
         world.target = Some(self.build);
