@@ -26,7 +26,7 @@ use mastercontrol::text::parse_seconds;
 Exit codes:
   0  done                  5  done, but by force
   1  failed                6  no answer
-  2  usage                 7  timed out waiting; the request is in progress
+  2  usage                 7  gave up waiting; the request is in progress
   3  not running           8  done, but a handler could not be ended
   4  not permitted")]
 pub(crate) struct Cli {

@@ -16,6 +16,15 @@ pub(crate) fn patience(wait: &Wait) -> Patience {
     Patience { whole: wait.timeout, ..Patience::short() }
 }
 
+/// How an answer is shown that comes before the end of what was asked for, and its exit code. A client that would have
+/// waited gets one, too, from a supervisor that is out of threads.
+pub(crate) fn in_progress(text: String, wait: &Wait) -> (String, Exit) {
+    if wait.no_wait {
+        return (text, Exit::Done);
+    }
+    (format!("{text}\nnot waiting for the end: the supervisor is out of threads"), Exit::GaveUp)
+}
+
 /// Asks, and writes the answer as `show` puts it, or as JSON. `show` returns None for an answer to another question.
 pub(crate) fn ask(
     target: &Target,

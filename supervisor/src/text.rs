@@ -122,6 +122,9 @@ pub fn describe_closed(id: u64, outcome: &Outcome) -> String {
     format!("connection {id} {how}")
 }
 
+/// The signals that kill a program or say that it has crashed. Any other one has asked it to end.
+const FATAL: [&str; 7] = ["SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGKILL", "SIGSEGV", "SIGSYS"];
+
 /// A stop in one line.
 pub fn summary(report: &Report) -> String {
     let took = match report.took_ms {
@@ -131,11 +134,13 @@ pub fn summary(report: &Report) -> String {
     let Report { notified, disconnected, closed, forced, .. } = report;
     if let Some(program) = &report.program {
         let program = ["it was ", "it "].into_iter().find_map(|prefix| program.strip_prefix(prefix)).unwrap_or(program);
-        return match (report.killed, program.strip_prefix("killed by ")) {
-            // The signal asked it to end, or was its own affair: nothing was killed by us.
-            (0, Some(signal)) => format!("stopped in {took} (exited on {signal})"),
-            (0, None) => format!("stopped in {took} ({program})"),
-            (killed, _) => format!("stopped in {took} ({program}, {} had to be killed)", Count(killed, "process")),
+        let end = match program.strip_prefix("killed by ") {
+            Some(signal) if !FATAL.contains(&signal) => format!("exited on {signal}"),
+            Some(_) | None => program.to_owned(),
+        };
+        return match report.killed {
+            0 => format!("stopped in {took} ({end})"),
+            killed => format!("stopped in {took} ({end}, {} had to be killed)", Count(killed, "process")),
         };
     }
     let stuck = match report.stuck {
@@ -358,6 +363,26 @@ mod tests {
         let texts =
             [(1, "client"), (0, "client"), (2, "process"), (3, "crash")].map(|(n, thing)| Count(n, thing).to_string());
         assert_eq!(texts, ["1 client", "0 clients", "2 processes", "3 crashes"]);
+    }
+
+    #[test]
+    fn a_program_that_was_asked_to_end_and_did_so_was_not_killed() {
+        for (program, killed, text) in [
+            ("it was killed by SIGTERM", 0, "exited on SIGTERM"),
+            ("it was killed by SIGTERM", 1, "exited on SIGTERM, 1 process had to be killed"),
+            ("it was killed by SIGRTMIN+3", 0, "exited on SIGRTMIN+3"),
+            ("it was killed by SIGKILL", 2, "killed by SIGKILL, 2 processes had to be killed"),
+            // By another one than us, or by its own fault.
+            ("it was killed by SIGKILL", 0, "killed by SIGKILL"),
+            ("it was killed by SIGSEGV", 0, "killed by SIGSEGV"),
+            ("it exited with code 0", 0, "exited with code 0"),
+        ] {
+            let report = serde_json::json!({
+                "by": "x", "notified": 0, "disconnected": 0, "closed": 0, "forced": 0, "stuck": 0, "took_ms": 2,
+                "connections": [], "program": program, "killed": killed,
+            });
+            assert_eq!(summary(&serde_json::from_value(report).unwrap()), format!("stopped in 2 ms ({text})"));
+        }
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal::SIGTERM;
 use nix::unistd::{User, geteuid};
 
-use crate::support::{ADMIN_CLI, Ended, HUGE, Home, Process, SUPERVISOR, can_run, eventually, free_port, is_installed};
+use crate::support::{
+    ADMIN_CLI, Ended, HUGE, Home, Process, SUPERVISOR, can_run, command, eventually, free_port, is_installed,
+};
 
 /// The user `nobody`, on most systems.
 const OTHER: u32 = 65534;
@@ -112,6 +114,33 @@ fn root_may_command_the_supervisor_of_another_user() {
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
     assert!(instance.log().contains("admin client (user 0, pid "), "{}", instance.log());
+}
+
+/// The limit on threads does not hold for root.
+#[test]
+fn a_stop_that_continues_after_admin_cli_has_to_give_up_waiting_is_exit_code_7() {
+    let Some(lobby) = Lobby::open() else { return };
+    if !is_installed("prlimit") {
+        return;
+    }
+    chown(&lobby.directory, Some(OTHER), Some(OTHER)).unwrap();
+    let port = free_port().to_string();
+    let arguments = ["echo", "--name", lobby.home.name(), "--listen", &port, "--grace", HUGE];
+    let instance = lobby.home.start_by(lobby.as_other("supervisor", &arguments));
+    let mut client = instance.client();
+    client.greet();
+    let mut prlimit = command(AS_OTHER[0]);
+    prlimit.args(&AS_OTHER[1..]).arg("prlimit").arg(format!("--pid={}", instance.pid)).arg("--nproc=1:1");
+    lobby.home.run(prlimit).expect(0);
+    lobby.home.admin(&["free", &port, "--yes"]).expect(7).says("is stopping").says("no thread");
+    instance.admin(&["stop"]).expect(7).says("stopping").says("out of threads");
+    let answer = instance.admin(&["stop", "--json"]).expect(7).json();
+    assert_eq!(answer["result"], "stopping");
+    instance.admin(&["stop", "--no-wait"]).expect(0);
+    assert!(instance.is_running());
+    client.assert_told();
+    drop(client);
+    assert_eq!(instance.wait(), 0);
 }
 
 #[test]

@@ -80,6 +80,24 @@ fn a_newer_supervisor_can_be_stopped_with_events_and_words_that_are_new() {
 }
 
 #[test]
+fn what_is_still_in_progress_though_admin_cli_would_have_waited_is_exit_code_7() {
+    let drain = json!({ "by": "x", "open": 1, "remaining_ms": 900, "connections": [connection()] });
+    let mut stopping = json!({ "result": "stopping" });
+    stopping.as_object_mut().unwrap().extend(drain.as_object().unwrap().clone());
+    let delayed = json!({ "result": "delayed", "by": "x", "remaining_ms": 900 });
+    let restarting = json!({ "result": "restarting", "ahead": 0 });
+    for (command, answer) in
+        [(&["stop"][..], stopping), (&["stop", "--delay", "1"], delayed), (&["restart"], restarting)]
+    {
+        let home = Home::new();
+        let socket = pretend(&home, mastercontrol::VERSION, &[answer]);
+        let line = [&["--socket", &socket], command].concat();
+        home.admin(&line).expect(7).says("not waiting for the end");
+        home.admin(&[&line[..], &["--no-wait"]].concat()).expect(0);
+    }
+}
+
+#[test]
 fn one_that_refuses_and_one_that_answers_something_else_are_listed_with_what_they_said() {
     let home = Home::new();
     fs::create_dir(home.sockets()).unwrap();

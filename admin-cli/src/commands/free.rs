@@ -113,6 +113,11 @@ fn stop(name: &InstanceName, json: bool, free: &Free) -> Result<Option<Report>, 
     let request = Request::Stop { grace_ms, delay_ms: 0, wait: true };
     match converse(&chosen, json, request, Patience { whole: None, ..Patience::short() }) {
         Ok(Answer::Stopped { report }) => Ok(Some(report)),
+        // It is out of threads, and one that waits would take one.
+        Ok(Answer::Stopping(_)) => {
+            let message = format!("{name} is stopping, but has no thread to say when that is done; try again");
+            Err(Failure::new(Exit::GaveUp, message))
+        }
         Ok(answer) => Err(not_understood(&chosen, &answer)),
         Err(failure) if failure.exit == Exit::NotRunning => Ok(None),
         Err(failure) => Err(failure),

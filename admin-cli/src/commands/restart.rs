@@ -7,14 +7,14 @@ use mastercontrol::protocol::{Answer, Request};
 use mastercontrol::text::{Seconds, describe_restart, milliseconds};
 
 use crate::args::{Restart, Target};
-use crate::ask::{ask, patience};
+use crate::ask::{ask, in_progress, patience};
 use crate::describe::describe_report;
 use crate::failure::Failure;
 
 pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<Exit, Failure> {
     let request = Request::Restart { grace_ms: restart.grace.map(milliseconds), wait: !restart.wait.no_wait };
     ask(target, json, request, patience(&restart.wait), |answer| match answer {
-        Answer::Restarting { ahead } => Some((describe_restart(*ahead), Exit::Done)),
+        Answer::Restarting { ahead } => Some(in_progress(describe_restart(*ahead), &restart.wait)),
         Answer::Restarted { generation, replaced, report, down_ms } => {
             let mut text = format!("restarted: generation {generation} is serving");
             if let (Some(replaced), Some(report)) = (replaced, report) {

@@ -5,7 +5,7 @@ use mastercontrol::protocol::{Answer, Request};
 use mastercontrol::text::milliseconds;
 
 use crate::args::{Stop, Target, grace_of};
-use crate::ask::{ask, patience};
+use crate::ask::{ask, in_progress, patience};
 use crate::describe::{describe_delay, describe_drain, describe_report};
 use crate::failure::Failure;
 
@@ -14,8 +14,8 @@ pub(crate) fn stop(target: &Target, json: bool, stop: &Stop) -> Result<Exit, Fai
     let delay_ms = stop.delay.map_or(0, milliseconds);
     let request = Request::Stop { grace_ms, delay_ms, wait: !stop.wait.no_wait };
     ask(target, json, request, patience(&stop.wait), |answer| match answer {
-        Answer::Stopping(drain) => Some((describe_drain(drain), Exit::Done)),
-        Answer::Delayed(delay) => Some((describe_delay(delay), Exit::Done)),
+        Answer::Stopping(drain) => Some(in_progress(describe_drain(drain), &stop.wait)),
+        Answer::Delayed(delay) => Some(in_progress(describe_delay(delay), &stop.wait)),
         Answer::Stopped { report } => Some((describe_report(report), Exit::from(report))),
         _ => None,
     })
