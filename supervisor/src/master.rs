@@ -133,7 +133,7 @@ impl Master {
         self.record.note(&state, now);
         self.tell_manager(&state, now);
         match state {
-            State::Draining(draining) if self.drains.is_empty() && !self.builder.is_building() => {
+            State::Draining(draining) if self.drains.is_empty() && !self.awaits_build() => {
                 let end = draining.end(now);
                 if let Ok(report) = &end.result {
                     drains::log_report(&self.identity.log, None, &report.wire());
@@ -142,6 +142,11 @@ impl Master {
             }
             state => ControlFlow::Continue(state),
         }
+    }
+
+    /// Whether something is being built that has to be waited for.
+    fn awaits_build(&self) -> bool {
+        self.builder.awaits_builds() && self.record.building > 0
     }
 
     /// What an event means. One of a build or a generation that is not meant any more means nothing.
@@ -165,14 +170,17 @@ impl Master {
                 Err(error) => Input::NotBuilt(error),
             },
             Event::Prepared { .. } => return state,
-            Event::Built { build, built } => match built {
-                // One that comes too late is dropped; but the supervisor does not end before it is gone.
-                Ok(built) if build == self.record.builds || matches!(state, State::Draining(_)) => {
-                    Input::Built(build, built)
+            Event::Built { build, built } => {
+                self.record.building -= 1;
+                match built {
+                    // One that comes too late is dropped; but the supervisor does not end before it is gone.
+                    Ok(built) if build == self.record.builds || matches!(state, State::Draining(_)) => {
+                        Input::Built(build, built)
+                    }
+                    Err(error) if build == self.record.builds => Input::NotBuilt(error),
+                    Ok(_) | Err(_) => return state,
                 }
-                Err(error) if build == self.record.builds => Input::NotBuilt(error),
-                Ok(_) | Err(_) => return state,
-            },
+            }
             Event::Exited { build, reason, clean } if is_current(build) => Input::Failed(Failure { reason, clean }),
             Event::Exited { build, reason, clean } if state.next().is_some_and(|next| next.build == build) => {
                 Input::NextFailed(Failure { reason, clean })
@@ -408,8 +416,13 @@ impl Master {
     /// Begins to build the next generation. Returns since when.
     fn build(&mut self, now: Instant) -> Instant {
         self.record.builds += 1;
-        self.builder.build(self.record.builds);
+        self.build_prepared();
         now
+    }
+
+    fn build_prepared(&mut self) {
+        self.record.building += 1;
+        self.builder.build(self.record.builds);
     }
 
     fn enqueue(&mut self, state: State, restart: Restart) -> State {
@@ -534,8 +547,7 @@ impl Master {
     fn emptied(&mut self, emptying: Emptying, gone: Gone, now: Instant) -> State {
         let (replaced, report) = gone.log(&self.identity.log);
         let cause = Cause::Emptied { restart: emptying.restart, replaced, report };
-        // What has been prepared.
-        self.builder.build(self.record.builds);
+        self.build_prepared();
         State::Rebuilding(Rebuilding { cause, since: now })
     }
 

@@ -34,13 +34,14 @@ pub(crate) trait Builder: fmt::Debug + Send {
         BUILD_LIMIT
     }
 
-    /// Whether something is being built that has to be waited for before the supervisor ends.
-    fn is_building(&self) -> bool {
+    /// Whether what is being built has to be waited for before the supervisor ends.
+    fn awaits_builds(&self) -> bool {
         false
     }
 
     /// No generation is built any more, and the listening socket is closed: by the generation that serves, if that has
-    /// been told to stop and has to notify the clients in the accept queue first.
+    /// been told to stop and has to notify the clients in the accept queue first. What is under way is handed over as it
+    /// is, if it has to be waited for: it has to be stopped.
     fn close(&mut self);
 }
 

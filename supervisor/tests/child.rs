@@ -752,8 +752,21 @@ fn a_program_is_ready_after_a_time() {
     finished(&driven);
 }
 
+/// The launcher, which is there before the program, would lose them.
 #[test]
-fn a_build_under_way_is_ended_when_no_server_is_wanted_any_more() {
+fn signals_that_come_before_the_program_has_started_are_for_the_program() {
+    for _ in 0..20 {
+        let guardian = Guardian::new(&["sleep", "1000"]);
+        guardian.order("stop 15 600000");
+        assert_eq!(guardian.rest().split_off(1), ["ended signal 15", "gone 0"]);
+        let guardian = Guardian::new(&["sleep", "1000"]);
+        guardian.order("signal 12");
+        assert_eq!(guardian.rest().split_off(1), ["ended signal 12", "gone 0"]);
+    }
+}
+
+#[test]
+fn a_build_under_way_is_handed_over_when_no_server_is_wanted_any_more() {
     let directory = Directory::new();
     let pid = directory.path("pid").display().to_string();
     let never = Program { ready: Ready::Notify, ready_within: HUGE, ..sh(&format!("echo $$ > {pid}; sleep 1000")) };
@@ -761,8 +774,13 @@ fn a_build_under_way_is_ended_when_no_server_is_wanted_any_more() {
     driven.build(1);
     let pid = directory.pids("pid", 1)[0];
     driven.close();
-    assert!(built(&driven).is_err());
+    // It has begun to do things, and is asked to end them.
+    let one = built(&driven).unwrap();
+    assert!(runs(pid));
+    one.stop(HUGE);
+    assert_eq!(finished(&driven), 1);
     assert!(!is_there(pid));
+    assert_eq!(one.end(), (Some(ProgramEnd::Signaled(TERM)), 0));
     driven.build(2);
     assert_eq!(built(&driven).unwrap_err(), "the server is being stopped");
 }

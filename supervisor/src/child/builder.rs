@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::Duration;
@@ -38,8 +38,6 @@ pub(crate) struct Children {
     ready_within: Arc<AtomicU64>,
     /// What was found to be startable, and for which build.
     prepared: Arc<Mutex<Option<Prepared>>>,
-    /// How many builds are under way.
-    under_way: Arc<AtomicUsize>,
 }
 
 /// A program that can be started, as far as that is known beforehand.
@@ -87,7 +85,6 @@ impl Children {
             events,
             ready_within: Arc::default(),
             prepared: Arc::default(),
-            under_way: Arc::default(),
         })
     }
 
@@ -104,7 +101,7 @@ impl Children {
         Ok(Prepared { build, program, settings })
     }
 
-    /// Starts a program, and waits until it is ready. It says nothing to master control until it is told to.
+    /// Starts a program, and waits until it is ready, or has to end already. It says nothing to master control until it is told to.
     ///
     /// # Errors
     /// What the factory says, why the program was not ready, or [`CannotStart`].
@@ -126,7 +123,7 @@ impl Children {
         }
     }
 
-    /// Starts a program. If there shall be none any more, it is killed.
+    /// Starts a program. If there shall be none any more, it has to end.
     fn start(&self, build: u64, program: &Program, log: Journal) -> Result<Started, BuildError> {
         let sockets = self
             .sockets()
@@ -140,7 +137,7 @@ impl Children {
         let started = self.host.start(build, program, sockets, log)?;
         let mut sockets = self.sockets();
         if sockets.sockets.is_none() {
-            started.running.kill();
+            started.running.stop_building();
         }
         sockets.programs.retain(|running| running.strong_count() > 0);
         sockets.programs.push(Arc::downgrade(&started.running));
@@ -165,29 +162,18 @@ impl Children {
 impl Builder for Children {
     fn build(&mut self, build: u64) {
         let children = self.clone();
-        self.under_way.fetch_add(1, Ordering::SeqCst);
         let thread = thread::Builder::new().name("builder".into()).spawn(move || {
             let events = &children.events;
             // Without master control there is nobody to tell, and what was built is dropped.
-            let made = children.make(build);
-            let done = || children.under_way.fetch_sub(1, Ordering::SeqCst);
-            match made {
+            match children.make(build) {
                 Ok((built, running)) => {
                     let _ = events.send(Event::Built { build, built: Ok(built) });
-                    // Not before: a supervisor that ends would not wait for it. And not later: then its end is what is
-                    // waited for.
-                    done();
                     running.start_reporting(events);
                 }
-                Err(error) => {
-                    // Before it is told: whoever hears of it may look.
-                    done();
-                    let _ = events.send(Event::Built { build, built: Err(error) });
-                }
+                Err(error) => drop(events.send(Event::Built { build, built: Err(error) })),
             }
         });
         if let Err(error) = thread {
-            self.under_way.fetch_sub(1, Ordering::SeqCst);
             let built = Err(lacking("a thread to build it", &error));
             let _ = self.events.send(Event::Built { build, built });
         }
@@ -210,8 +196,9 @@ impl Builder for Children {
         Duration::from_millis(self.ready_within.load(Ordering::Relaxed)).saturating_add(BUILD_LIMIT)
     }
 
-    fn is_building(&self) -> bool {
-        self.under_way.load(Ordering::SeqCst) > 0
+    /// It may have begun to do things that it has to end.
+    fn awaits_builds(&self) -> bool {
+        true
     }
 
     fn overlaps(&self) -> bool {
@@ -222,7 +209,7 @@ impl Builder for Children {
         let mut sockets = self.sockets();
         sockets.sockets.take();
         for running in sockets.alive() {
-            running.close();
+            running.stop_building();
         }
     }
 }

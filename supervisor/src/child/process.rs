@@ -22,8 +22,8 @@ pub(super) enum Step {
     CannotStart(CannotStart),
     #[cfg_attr(windows, allow(dead_code))]
     Ready,
-    /// It counts as ready, since the supervisor ends.
-    Closing,
+    /// It has to end, and the builder has nothing more to do with it.
+    Stopping,
     Ended(ProgramEnd),
     /// Nothing of it is left.
     Gone,
@@ -41,8 +41,6 @@ pub(super) trait Control: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct Running {
     build: u64,
-    /// Nothing says when it is ready, so it may work as soon as it runs.
-    may_work: bool,
     control: Box<dyn Control>,
     observed: Mutex<Observed>,
 }
@@ -73,7 +71,6 @@ impl Running {
     /// `guard` tells what happens to it, and returns when nothing of it is left.
     pub(super) fn start(
         build: u64,
-        may_work: bool,
         control: Box<dyn Control>,
         steps: Sender<Step>,
         guard: impl FnOnce(&Running) + Send + 'static,
@@ -87,7 +84,7 @@ impl Running {
             killed: 0,
             gone: false,
         };
-        let running = Arc::new(Running { build, may_work, control, observed: Mutex::new(observed) });
+        let running = Arc::new(Running { build, control, observed: Mutex::new(observed) });
         let writer = running.clone();
         thread::Builder::new().name("child".into()).spawn(move || {
             guard(&writer);
@@ -148,15 +145,14 @@ impl Running {
     }
 
     /// From now on its end is a failure, of which master control hears as soon as it may: also of one that has been, if
-    /// it `may_have_ended`.
+    /// it `may_have_ended`. Of one that has to end anyway, the end is none.
     ///
     /// # Errors
     /// When it has ended already.
     pub(super) fn is_ready(&self, may_have_ended: bool) -> Result<(), BuildError> {
         let mut observed = self.observed();
         match observed.end {
-            Some(end) if !may_have_ended => Err(EndedEarly::of(end)),
-            _ if observed.asked => Err("the server is being stopped".into()),
+            Some(end) if !observed.asked && !may_have_ended => Err(EndedEarly::of(end)),
             end => {
                 observed.listener = Listener::Later(Vec::new());
                 if let Some(end) = end {
@@ -188,18 +184,12 @@ impl Running {
         self.control.kill();
     }
 
-    /// The supervisor ends. What is not ready yet is killed, unless it works already, for all that is known: that one
-    /// is asked to end, as if it was ready.
-    pub(super) fn close(&self) {
+    /// Takes it from its builder if it is not ready yet: all programs have to end, and master control knows by when.
+    pub(super) fn stop_building(&self) {
         let mut observed = self.observed();
         if matches!(observed.listener, Listener::Builder(_)) {
-            if self.may_work {
-                observed.tell_builder(Step::Closing);
-                return;
-            }
             observed.asked = true;
-            drop(observed);
-            self.control.kill();
+            observed.tell_builder(Step::Stopping);
         }
     }
 

@@ -56,14 +56,13 @@ pub(super) struct Started {
 }
 
 impl Started {
-    /// What has shown that it is ready.
+    /// What has shown that it is ready, or that it has to end already.
     ///
     /// # Errors
     /// Why it is not.
     pub(super) fn wait_until_ready(&self, program: &Program, build: u64) -> Result<Evidence, BuildError> {
         let limit = deadline_after(Instant::now(), program.ready_within);
         let mut since: Option<Instant> = None;
-        let mut is_closing = false;
         let mut looks = Looks::new();
         loop {
             let enough = program.ready.enough().zip(since).map(|(time, since)| (time, deadline_after(since, time)));
@@ -71,7 +70,7 @@ impl Started {
             let until = if since.is_some() && program.ready.is_looked_for() { until.min(looks.next) } else { until };
             match self.steps.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Step::Started) => since = Some(Instant::now()),
-                Ok(Step::Closing) => is_closing = true,
+                Ok(Step::Stopping) => return Ok(Evidence::Started),
                 Ok(Step::Ready) => return Ok(Evidence::Notified),
                 Ok(Step::CannotStart(why)) => return Err(Box::new(why)),
                 Ok(Step::Ended(_)) if program.may_have_ended(build) => return Ok(Evidence::Started),
@@ -81,9 +80,6 @@ impl Started {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let now = Instant::now();
-            if since.is_some() && is_closing {
-                return Ok(Evidence::Started);
-            }
             if since.is_some()
                 && looks.is_due(now)
                 && let Some(evidence) = self.look(&program.ready)

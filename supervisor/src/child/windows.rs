@@ -28,7 +28,6 @@ use super::family_sockets::FamilySockets;
 use super::output::Output;
 use super::process::{self, Running};
 use super::program::{CannotStart, NOT_FOUND, NOT_RUN, Program};
-use super::ready::Ready;
 use super::started::Started;
 use crate::journal::Journal;
 use crate::log::Level;
@@ -213,8 +212,7 @@ impl Host {
             .map_err(lacking("a thread to guard it"))?;
         let (steps, received) = mpsc::channel();
         let sockets = FamilySockets::new(child.0.id(), HashSet::new());
-        let may_work = program.ready == Ready::Auto;
-        let running = Running::start(build, may_work, control, steps, move |running| {
+        let running = Running::start(build, control, steps, move |running| {
             let pid = child.0.id();
             running.has_started(pid);
             let status = child.0.wait().ok();

@@ -89,6 +89,8 @@ struct Program {
     ended: bool,
     /// Where the launcher says that it could not become the program. None: that is known.
     launcher: Option<UnixStream>,
+    /// Signals that came before it was known: the launcher would lose them.
+    early: Vec<Signal>,
     /// It could not.
     refused: bool,
 }
@@ -186,6 +188,12 @@ impl Guardian {
             let refusal = refusal(launcher);
             self.program.refused = refusal.is_some();
             self.supervisor.tell(&refusal.unwrap_or(Report::Started(self.program.number())));
+            if self.asked.is_some() && !self.killing {
+                self.ask();
+            }
+            for signal in std::mem::take(&mut self.program.early) {
+                self.pass_on(signal);
+            }
         }
     }
 
@@ -239,10 +247,18 @@ impl Guardian {
         match order {
             Order::Stop { signal, within } => self.stop(processes::signal(signal).unwrap_or(Signal::TERM), within),
             Order::Signal(signal) => {
-                if let Some(signal) = processes::signal(signal).filter(|_| !self.program.ended) {
-                    processes::tell(self.program.pid, signal);
+                if let Some(signal) = processes::signal(signal) {
+                    self.pass_on(signal);
                 }
             }
+        }
+    }
+
+    fn pass_on(&mut self, signal: Signal) {
+        if self.program.launcher.is_some() {
+            self.program.early.push(signal);
+        } else if !self.program.ended {
+            processes::tell(self.program.pid, signal);
         }
     }
 
@@ -253,15 +269,26 @@ impl Guardian {
             // No time that a clock could count: never.
             self.deadline = Instant::now().checked_add(within);
             if first && !within.is_zero() {
-                processes::tell_group(self.program.pid, signal);
-                // One that is suspended could not end.
-                processes::tell_group(self.program.pid, Signal::CONT);
+                self.ask();
             }
         } else if first {
             // What it left behind has its time already.
             self.end_by(Instant::now().checked_add(within));
         } else {
             self.deadline = Instant::now().checked_add(within);
+        }
+    }
+
+    /// Asks the program to end, as soon as it is there.
+    fn ask(&self) {
+        let Program { pid, ended, ref launcher, .. } = self.program;
+        if let Some(signal) = self.asked
+            && launcher.is_none()
+            && !ended
+        {
+            processes::tell_group(pid, signal);
+            // One that is suspended could not end.
+            processes::tell_group(pid, Signal::CONT);
         }
     }
 
@@ -366,7 +393,7 @@ impl Program {
         // It is waited for with all others.
         let pid = i32::try_from(command.spawn()?.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Program { pid, ended: false, launcher: Some(launcher), refused: false })
+        Ok(Program { pid, ended: false, launcher: Some(launcher), early: Vec::new(), refused: false })
     }
 
     fn number(&self) -> u32 {

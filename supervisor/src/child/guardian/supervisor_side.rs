@@ -111,8 +111,7 @@ impl Host {
         let control = Box::new(Guardian { guardian: control, stop_signal: program.stop_signal });
         let (steps, received) = mpsc::channel();
         let sockets = FamilySockets::new(guardian.id(), passed);
-        let may_work = program.ready == Ready::Auto;
-        let running = Running::start(build, may_work, control, steps, move |running| {
+        let running = Running::start(build, control, steps, move |running| {
             let told = follow(running, socket, notify.as_ref(), &log);
             family.wait(guardian);
             if !told {
