@@ -10,14 +10,16 @@
 //! clients. A connection says when it is about to wait ([`Engine::blocked`]). For handlers that wait in their own code
 //! there is a sentinel, which looks each millisecond whether any thread has come back, and sleeps while nothing happens.
 
+mod crew;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::thread::{self, Thread};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -28,9 +30,7 @@ use rustix::time::{
 };
 
 use super::events::{Events, Key, Rearm, Why};
-
-/// How long a thread that is not needed waits before it ends.
-const SPARE: Duration = Duration::from_secs(1);
+use crew::{Crew, lock};
 
 /// How long all threads may be away before another one is started.
 const AWAY: Duration = Duration::from_millis(1);
@@ -232,24 +232,14 @@ impl Engine {
     }
 
     pub(crate) fn close(&self) {
-        let shared = &self.0;
-        shared.crew.closed.store(true, Ordering::SeqCst);
-        shared.wake();
-        let _spares = lock(&shared.crew.spares);
-        shared.crew.needed.notify_all();
-        if let Some(sentinel) = shared.crew.sentinel.get() {
-            sentinel.unpark();
-        }
+        self.0.crew.closed.store(true, Ordering::SeqCst);
+        self.0.wake();
+        self.0.crew.dismiss();
     }
 }
 
 fn data(key: Key) -> EventData {
     EventData::new_u64(u64::from(key.place) << 32 | u64::from(key.serial))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that could panic runs under these locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
@@ -370,14 +360,9 @@ impl Shared {
     }
 
     fn reinforce(self: &Arc<Self>) {
-        let spares = lock(&self.crew.spares);
-        if *spares > self.crew.called.load(Ordering::SeqCst) {
-            self.crew.called.fetch_add(1, Ordering::SeqCst);
-            self.crew.needed.notify_one();
-            return;
+        if !self.crew.call_spare() {
+            let _ = self.add_thread(); // Without it, the others have to do.
         }
-        drop(spares);
-        let _ = self.add_thread(); // Without it, the others have to do.
     }
 
     fn add_thread(self: &Arc<Self>) -> io::Result<()> {
@@ -475,113 +460,18 @@ fn accept(shared: &Arc<Shared>, events: &Arc<dyn Events>) {
     }
 }
 
-/// The threads, and what they are doing.
-#[derive(Debug, Default)]
-struct Crew {
-    /// How many shall be able to take events.
-    base: AtomicUsize,
-    threads: AtomicUsize,
-    made: AtomicUsize,
-    /// Threads that wait for a client in a system call.
-    blocked: AtomicUsize,
-    /// Threads that the sentinel has added, as others wait for something else.
-    extra: AtomicUsize,
-    /// Threads that are not needed, and wait here.
-    spares: Mutex<usize>,
-    idle: AtomicUsize,
-    /// How many of them have been called back, and are on their way.
-    called: AtomicUsize,
-    needed: Condvar,
-    /// Threads that wait for events, in the lowest 16 bits; above, how often any began to.
-    waits: AtomicU64,
-    /// Whether the sentinel sleeps until no thread waits.
-    asleep: AtomicBool,
-    sentinel: OnceLock<Thread>,
-    closed: AtomicBool,
-}
-
-const WAITING: u64 = 0xffff;
-
-impl Crew {
-    fn available(&self) -> usize {
-        let away = self.blocked.load(Ordering::Relaxed) + self.idle.load(Ordering::Relaxed);
-        self.threads.load(Ordering::Relaxed).saturating_sub(away)
-    }
-
-    /// How many threads shall be able to take events. Those that wait in their own code count among them.
-    fn wanted(&self) -> usize {
-        self.base.load(Ordering::Relaxed) + self.extra.load(Ordering::Relaxed)
-    }
-
-    /// Whether there are enough threads without the calling one, which is about to wait for events.
-    fn is_one_too_many(&self) -> bool {
-        self.available() > self.wanted() || self.waiting() >= self.base.load(Ordering::Relaxed)
-    }
-
-    /// How many threads wait for events.
-    fn waiting(&self) -> usize {
-        (self.waits.load(Ordering::SeqCst) & WAITING) as usize
-    }
-
-    fn begin_wait(&self) {
-        self.waits.fetch_add(1 + (WAITING + 1), Ordering::SeqCst);
-    }
-
-    fn end_wait(&self) {
-        let before = self.waits.fetch_sub(1, Ordering::SeqCst);
-        if before & WAITING == 1 {
-            self.wake_sentinel();
-        }
-    }
-
-    fn wake_sentinel(&self) {
-        if self.asleep.load(Ordering::SeqCst)
-            && let Some(sentinel) = self.sentinel.get()
-        {
-            sentinel.unpark();
-        }
-    }
-
-    /// Waits until it is needed. False: it was not for a while, and shall end.
-    fn stand_by(&self) -> bool {
-        let mut spares = lock(&self.spares);
-        if !self.is_one_too_many() || self.closed.load(Ordering::SeqCst) {
-            return true;
-        }
-        if self.waiting() >= self.base.load(Ordering::Relaxed) {
-            // What the sentinel has made up for is over.
-            let _ = self.extra.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |extra| extra.checked_sub(1));
-        }
-        *spares += 1;
-        self.idle.fetch_add(1, Ordering::SeqCst);
-        let is_idle = |_: &mut usize| self.called.load(Ordering::SeqCst) == 0 && !self.closed.load(Ordering::SeqCst);
-        let (mut spares, waited) =
-            self.needed.wait_timeout_while(spares, SPARE, is_idle).unwrap_or_else(PoisonError::into_inner);
-        *spares -= 1;
-        self.idle.fetch_sub(1, Ordering::SeqCst);
-        if !waited.timed_out() && !self.closed.load(Ordering::SeqCst) {
-            self.called.fetch_sub(1, Ordering::SeqCst);
-        }
-        !waited.timed_out()
-    }
-}
-
 /// Has others take what is left when no thread has come back for a while: their handlers wait for something of their own.
 fn sentinel(shared: &Arc<Shared>) {
     let crew = &shared.crew;
     let needs_no_one = || crew.waiting() > 0 && shared.left.load(Ordering::SeqCst) == 0;
     while !crew.closed.load(Ordering::SeqCst) {
-        let waits = crew.waits.load(Ordering::SeqCst);
+        let waits = crew.waits();
         thread::park_timeout(AWAY);
-        if crew.waits.load(Ordering::SeqCst) != waits {
+        if crew.waits() != waits {
             continue; // Some thread has come back, or been called.
         }
         if needs_no_one() {
-            crew.asleep.store(true, Ordering::SeqCst);
-            if needs_no_one() && !crew.closed.load(Ordering::SeqCst) {
-                thread::park();
-            }
-            crew.asleep.store(false, Ordering::SeqCst);
+            crew.sleep_if(needs_no_one);
         } else if crew.waiting() > 0 {
             shared.wake();
         } else {
