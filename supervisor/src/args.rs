@@ -192,6 +192,7 @@ fn settings_now(
     let config = read(invocation, passed)?;
     first.check_change(&config)?;
     (settings.grace, settings.restart, settings.log) = (config.grace, config.restart, config.log);
+    settings.parts.clone_from(&config.parts);
     Ok(config)
 }
 

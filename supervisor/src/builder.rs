@@ -133,6 +133,7 @@ impl<S> Supervisor<S> {
                 restart: RestartPolicy::default(),
                 check_every: None,
                 log: Log::silent(),
+                parts: Vec::new(),
             },
             journal: Journal::new(Log::silent()),
             name: InstanceName::default(),

@@ -6,6 +6,7 @@
 mod config;
 mod definition;
 mod directory;
+mod env_file;
 mod error;
 mod file;
 pub mod generate;

@@ -70,7 +70,7 @@ pub use log::{Level, Log};
 pub use report::Report;
 pub use restart::{RestartMode, RestartPolicy};
 pub use server::{BuildError, ProgramEnd};
-pub use settings::{AdminSocket, Console, DEFAULT_GRACE, OnHup, Settings};
+pub use settings::{AdminSocket, Console, DEFAULT_GRACE, OnHup, Part, Settings};
 pub use start::Listen;
 pub use version::{VERSION, version};
 pub use worker;

@@ -1,5 +1,6 @@
 //! Master control: the one thread that owns all state. It waits for an [`Event`] and does what the table says.
 
+mod changes;
 mod drains;
 mod readiness;
 mod reply;
@@ -15,6 +16,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use worker::deadline_after;
 
 use crate::announcement::Announcement;
@@ -492,39 +494,47 @@ impl Master {
 
     /// A generation is ready. It has a number from now on, and settings that are in force when it serves.
     fn arrive(&mut self, build: u64, built: Built, now: Instant) -> (Live, Settings) {
-        let Built { generation, settings, overlap: _ } = built;
+        let Built { generation, settings, overlap: _, program } = built;
+        let is_known = self.record.generations > 0 && !settings.parts.is_empty();
+        let changes = is_known.then(|| changes::between(&self.settings.parts, &settings.parts));
         self.record.generations += 1;
-        let number = self.record.generations;
-        if let Some(evidence) = generation.evidence() {
-            let message = format!("generation {number} is ready: {evidence}");
-            let fields = [("generation", number.into()), ("evidence", evidence.into())];
+        let live = Live { build, number: self.record.generations, generation, since: now, changes, program };
+        if let Some(evidence) = live.generation.evidence() {
+            let message = format!("generation {} is ready: {evidence}{}", live.number, live.changed());
+            let fields =
+                [("generation", live.number.into()), ("evidence", evidence.into()), ("changes", json!(live.changes))];
             self.identity.log.line(Level::Info, "ready", message, fields);
         }
-        (Live { build, number, generation, since: now }, settings)
+        (live, settings)
     }
 
     /// From now on this generation serves, with its settings.
     fn serve(&mut self, live: Live, settings: Settings) -> Live {
         live.generation.serve();
         self.settings = settings;
+        if live.program.is_some() {
+            self.identity.program.clone_from(&live.program);
+        }
         // Of one that has shown that it is ready, that is known; and of the first one the announcement says more.
         if live.generation.evidence().is_none() && live.number > 1 {
-            let message = format!("generation {} is serving", live.number);
-            self.identity.log.line(Level::Info, "serving", message, [("generation", live.number.into())]);
+            let message = format!("generation {} is serving{}", live.number, live.changed());
+            let fields = [("generation", live.number.into()), ("changes", json!(live.changes))];
+            self.identity.log.line(Level::Info, "serving", message, fields);
         }
         live
     }
 
     /// It came too late, and its end has to be awaited.
     fn discard(&mut self, draining: Draining, build: u64, built: Built, now: Instant) -> State {
-        let live = Live { build, number: self.record.generations + 1, generation: built.generation, since: now };
+        let (number, generation) = (self.record.generations + 1, built.generation);
+        let live = Live { build, number, generation, since: now, changes: None, program: None };
         self.drains.discard(live, draining.why.to_string(), draining.deadline, now);
         State::Draining(draining)
     }
 
     fn restarted(&mut self, current: Live, restart: Restart, replaced: Option<(u64, Report)>, now: Instant) -> State {
         self.record.restarts += 1;
-        restart.done(current.number, replaced, now);
+        restart.done(&current, replaced, now);
         self.next(current, now)
     }
 

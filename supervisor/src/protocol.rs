@@ -337,6 +337,9 @@ pub enum Answer {
         /// What became of that one's connections.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         report: Option<Report>,
+        /// What it is made of that the one before was not. None: that is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        changes: Option<Vec<Change>>,
         /// For how long nothing served, in milliseconds: a program without sockets of ours has to end before the next
         /// one can begin.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -353,6 +356,22 @@ pub enum Answer {
     ///
     /// `{"result":"error","code":"bad_request","message":"…"}`
     Error(Refusal),
+}
+
+/// Something that a generation is made of, and the one before was not. With neither value it has changed, and is not
+/// shown.
+///
+/// `{"name":"grace","from":"5","to":"30"}`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What it is: `program`, `directory`, the name of a setting.
+    pub name: String,
+    /// What it was. None: it was not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// What it is now. None: it is not there any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
 }
 
 /// Why a request was not carried out.

@@ -60,6 +60,8 @@ pub(crate) struct Built {
     pub(crate) settings: Settings,
     /// How long it serves beside the one that it replaces, and can be withdrawn.
     pub(crate) overlap: Duration,
+    /// The program that it is, for people. None: it is one of handlers.
+    pub(crate) program: Option<String>,
 }
 
 /// Hears how a connection ended.

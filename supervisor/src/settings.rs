@@ -37,6 +37,17 @@ pub enum Console {
     Stdin,
 }
 
+/// One of the things that a generation is made of. A restart says which of them have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// What it is: `grace`.
+    pub name: String,
+    /// For people: `30`.
+    pub value: String,
+    /// It is not shown, only that it has changed.
+    pub secret: bool,
+}
+
 /// What a restart can change: each generation has settings of its own.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -51,4 +62,6 @@ pub struct Settings {
     pub check_every: Option<Duration>,
     /// Where the server's events are logged.
     pub log: Log,
+    /// What the generation is made of, for people: none, unless a factory says so.
+    pub parts: Vec<Part>,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::protocol::{Activity, Connection, Delay, Drain, Entry, Level, Outcome, Report, State, Status};
+use crate::protocol::{Activity, Change, Connection, Delay, Drain, Entry, Level, Outcome, Report, State, Status};
 
 /// An entry of the journal, as it stands in the log.
 pub fn entry(entry: &Entry) -> String {
@@ -85,6 +85,17 @@ pub fn readiness(status: &Status) -> String {
         }
     };
     format!("not ready: {why}")
+}
+
+/// What a generation is made of that the one before was not.
+pub fn change(change: &Change) -> String {
+    let Change { name, from, to } = change;
+    match (from, to) {
+        (Some(from), Some(to)) => format!("{name} {from} -> {to}"),
+        (None, Some(to)) => format!("{name} {to} (new)"),
+        (Some(from), None) => format!("{name} {from} (removed)"),
+        (None, None) => format!("{name} (not shown)"),
+    }
 }
 
 /// A restart that was asked for.

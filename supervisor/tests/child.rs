@@ -461,6 +461,7 @@ fn program(program: &str, args: &[&str]) -> Program {
         program: program.into(),
         args: args.iter().map(OsString::from).collect(),
         directory: None,
+        environment: Vec::new(),
         stop_signal: TERM,
         ready: Ready::Auto,
         ready_within: LIMIT,

@@ -35,6 +35,7 @@ fn no_orphan_is_left_and_none_stays_a_zombie() {
         program: "sh".into(),
         args: vec!["-c".into(), script.into()],
         directory: None,
+        environment: Vec::new(),
         stop_signal: 15,
         ready: Ready::Auto,
         ready_within: LIMIT,

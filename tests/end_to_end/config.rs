@@ -128,7 +128,7 @@ fn check_needs_no_program_for_a_file_of_exec() {
     for (settings, problem) in [
         (json!({ "stop-signal": "DANCE" }), r#""stop-signal" is "DANCE": say a signal: TERM, INT, QUIT, HUP, USR1 …"#),
         (json!({ "listen": [8000, 8000] }), r#""listen" has 127.0.0.1:8000 twice; keep one"#),
-        (json!({ "program": "true" }), r#"there is no setting "program""#),
+        (json!({ "program": true }), r#""program" is true; say a list: ["./server", "--fast"]"#),
     ] {
         let file = write(&home, &settings);
         home.admin(&["check", &file, "--for", "exec"]).expect(1).says(problem);

@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::support::{Client, Ended, HUGE, Home, Instance, eventually, free_port, write_script};
+use crate::support::{Client, Ended, HUGE, Home, Instance, SUPERVISOR, eventually, free_port, write_script};
 
 /// Releases, of which `current` is one.
 struct Releases<'a>(&'a Home);
@@ -53,7 +53,9 @@ impl Releases<'_> {
     }
 
     fn exec(&self, options: &[&str], program: &[&str]) -> Instance {
-        self.0.exec_by(self.in_current(self.0.exec_command(options, program)))
+        // What is said in the test counts more.
+        let options = [&["--ready", "20ms"], options].concat();
+        self.0.exec_by(self.in_current(self.0.exec_command(&options, program)))
     }
 
     /// Starts a server of our own, and waits until it listens.
@@ -255,4 +257,128 @@ fn a_new_version_that_ends_when_the_old_one_is_gone_fails_the_command_which_says
     // The crash policy continues.
     releases.switch("one");
     eventually("it runs again", || instance.status()["state"] == "serving");
+}
+
+/// Says what it has of the environment file.
+const SAYS_KEY: &str = "echo \"key $KEY\"; exec sleep 600";
+
+#[test]
+fn a_restart_reads_the_environment_file_again() {
+    let home = Home::new();
+    let file = home.directory().join("app.env");
+    fs::write(&file, "# comment\nexport KEY='one two' # what it is\n").unwrap();
+    let instance = home.exec(&["--env-file", file.to_str().unwrap()], &["sh", "-c", SAYS_KEY]);
+    instance.out.wait_for("key one two\n");
+    fs::write(&file, "KEY=\"se\\ncret\"\nNEW=secret\n").unwrap();
+    let restarted = instance.admin(&["restart"]).expect(0);
+    instance.out.wait_for("cret\n");
+    restarted.says("changed: variable KEY (not shown)").says("changed: variable NEW set (new)");
+    let shown = restarted.out + &instance.admin(&["events", "--json"]).expect(0).out + &instance.err.so_far();
+    assert!(!shown.contains("secret") && !shown.contains("cret"), "{shown}");
+    // What is meant for the program does not change what stands between.
+    for (pid, line) in home.processes().into_iter().filter(|(_, line)| line.contains(" @")) {
+        let environment = String::from_utf8(fs::read(format!("/proc/{pid}/environ")).unwrap()).unwrap();
+        assert!(!environment.split('\0').any(|variable| variable.starts_with("NEW=")), "{line}");
+    }
+    let environment = fs::read(format!("/proc/{}/environ", program(&home))).unwrap();
+    let environment = String::from_utf8(environment).unwrap();
+    assert!(environment.contains("NEW=secret") && !environment.contains("ENVIRONMENT"), "{environment}");
+}
+
+#[test]
+fn an_environment_file_that_is_wrong_changes_nothing_and_its_line_is_named() {
+    with_and_without_a_socket(|home, options| {
+        let file = home.directory().join("app.env");
+        fs::write(&file, "KEY=one\n").unwrap();
+        let options = [&["--env-file", file.to_str().unwrap()], options].concat();
+        let instance = home.exec(&options, &["sh", "-c", SAYS_KEY]);
+        let pid = program(home);
+        for (text, problem) in [("KEY=two\n\noops\n", "app.env: line 3: say KEY=value"), ("A='", "app.env: line 1: ")] {
+            fs::write(&file, text).unwrap();
+            instance.admin(&["restart"]).expect(1).says("generation 1 keeps serving").says(problem);
+        }
+        fs::remove_file(&file).unwrap();
+        instance.admin(&["restart"]).expect(1).says("app.env: there is no such file");
+        assert_eq!(program(home), pid);
+    });
+}
+
+#[test]
+fn a_program_is_looked_for_where_the_environment_file_says() {
+    let home = Home::new();
+    let releases = Releases::new(&home, &["one"]);
+    let file = home.directory().join("app.env");
+    fs::write(&file, format!("PATH={}:/usr/bin:/bin\n", releases.current().display())).unwrap();
+    let instance = releases.exec(&["--env-file", file.to_str().unwrap()], &["server"]);
+    instance.out.wait_for(&releases.says("one"));
+}
+
+#[test]
+fn a_restart_takes_program_directory_and_variables_from_the_configuration() {
+    let home = Home::new();
+    let releases = Releases::new(&home, &["one", "two"]);
+    fs::write(home.directory().join("app.env"), "KEY=1\n").unwrap();
+    let config = home.directory().join("app.json");
+    let configure = |text: &str| fs::write(&config, text).unwrap();
+    configure(r#"{ "program": ["./server"], "dir": "releases/one", "env-file": "app.env" }"#);
+    let mut command = home.program(SUPERVISOR);
+    command.args(["exec", "--name", home.name(), "--config", config.to_str().unwrap()]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let instance = home.exec_by(command);
+    instance.out.wait_for("one in ");
+    assert_eq!(instance.status()["program"], "./server");
+    configure(r#"{ "program": ["sh", "-c", "echo $0 $KEY; exec ./server", "changed"], "dir": "releases/two" }"#);
+    let restarted = instance.admin(&["restart"]).expect(0);
+    instance.out.wait_for("two in ");
+    let (one, two) = (releases.path("one"), releases.path("two"));
+    restarted.says(&format!("changed: directory {} -> {}", one.display(), two.display()));
+    restarted.says("changed: arguments -c echo").says("changed: variable KEY set (removed)");
+    assert_eq!(instance.status()["program"], "sh -c echo $0 $KEY; exec ./server changed");
+    for (text, problem) in [
+        (r#"{ "program": [] }"#, r#""program" is a list; say a list: ["./server", "--fast"]"#),
+        (r#"{ "program": "./server --fast" }"#, r#""program" is "./server --fast"; say a list"#),
+        ("{}", r#"it has no "program", and neither has the command line"#),
+        (r#"{ "program": "/no/such/program" }"#, "/no/such/program: not found"),
+    ] {
+        configure(text);
+        instance.admin(&["restart"]).expect(1).says("generation 2 keeps serving").says(problem);
+    }
+}
+
+#[test]
+fn the_program_of_the_command_line_counts_more_than_that_of_the_file() {
+    let home = Home::new();
+    let config = home.directory().join("app.json");
+    fs::write(&config, r#"{ "program": ["/no/such/program"] }"#).unwrap();
+    let instance = home.exec(&["--config", config.to_str().unwrap()], &["sh", "-c", "echo here; exec sleep 600"]);
+    instance.out.wait_for("here");
+    let neither = home.run(home.exec_command(&[], &[])).expect(2);
+    neither.says("PROGRAM");
+}
+
+#[test]
+fn a_restart_says_what_has_changed() {
+    let home = Home::new();
+    let releases = Releases::new(&home, &["one", "two"]);
+    write_script(&releases.path("two").join("server"), &format!("{SERVER}# and more\n"));
+    let config = home.directory().join("app.json");
+    fs::write(&config, r#"{ "grace": 5 }"#).unwrap();
+    let instance = releases.exec(&["--config", config.to_str().unwrap()], &["./server"]);
+    instance.admin(&["restart"]).expect(0).says("nothing changed");
+    fs::write(&config, r#"{ "grace": 30 }"#).unwrap();
+    let restarted = switch_and_restart(&releases, &instance);
+    let server = |name| releases.path(name).join("server").display().to_string();
+    let (one, two) = (server("one"), server("two"));
+    restarted.says(&format!("changed: program {one} ({} bytes, ", SERVER.len()));
+    restarted.says(&format!(" -> {two} ({} bytes, ", SERVER.len() + "# and more\n".len()));
+    restarted.says(&format!(
+        "changed: directory {} -> {}",
+        releases.path("one").display(),
+        releases.path("two").display()
+    ));
+    restarted.says("changed: grace 5 -> 30");
+    let log = instance.err.so_far();
+    assert!(log.contains("; changed: grace 5 -> 30, program "), "{log}");
+    let json = instance.admin(&["restart", "--json"]).expect(0).json();
+    assert_eq!(json["changes"], serde_json::json!([]));
 }

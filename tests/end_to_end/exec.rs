@@ -946,11 +946,3 @@ fn the_addresses_of_the_command_line_count_more_than_that_of_the_file() {
     instance.out.wait_for("1 sockets");
     instance.admin(&["stop"]).expect(0);
 }
-
-#[test]
-fn the_program_cannot_be_said_in_a_file() {
-    let home = Home::new();
-    let config = file(&home, "config.json", r#"{"program": "true"}"#);
-    let ended = home.run(home.exec_command(&["--config", &config], &sh("exit 0"))).expect(1);
-    ended.says("there is no setting \"program\"");
-}

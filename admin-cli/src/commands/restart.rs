@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mastercontrol::Exit;
 use mastercontrol::protocol::{Answer, Request};
-use mastercontrol::text::{Seconds, describe_restart, milliseconds};
+use mastercontrol::text::{Seconds, change as describe_change, describe_restart, milliseconds};
 
 use crate::args::{Restart, Target};
 use crate::ask::{ask, in_progress, patience};
@@ -15,8 +15,15 @@ pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<
     let request = Request::Restart { grace_ms: restart.grace.map(milliseconds), wait: !restart.wait.no_wait };
     ask(target, json, request, patience(&restart.wait), |answer| match answer {
         Answer::Restarting { ahead } => Some(in_progress(describe_restart(*ahead), &restart.wait)),
-        Answer::Restarted { generation, replaced, report, down_ms } => {
+        Answer::Restarted { generation, replaced, report, changes, down_ms } => {
             let mut text = format!("restarted: generation {generation} is serving");
+            match changes.as_deref() {
+                None => {}
+                Some([]) => text += "\n  nothing changed",
+                Some(changes) => {
+                    text.extend(changes.iter().map(|change| format!("\n  changed: {}", describe_change(change))));
+                }
+            }
             if let (Some(replaced), Some(report)) = (replaced, report) {
                 text = format!("{text}\n  generation {replaced} {}", describe_report(report));
             }

@@ -107,8 +107,9 @@ impl Children {
     /// What the factory says, why the program was not ready, or [`CannotStart`].
     pub(super) fn make(&self, build: u64) -> Result<(Built, Arc<Running>), BuildError> {
         let prepared = lock(&self.prepared).take().filter(|prepared| prepared.build == build);
-        let Prepared { program, settings, build: _ } = prepared.map_or_else(|| self.look(build), Ok)?;
+        let Prepared { program, mut settings, build: _ } = prepared.map_or_else(|| self.look(build), Ok)?;
         self.ready_within.store(milliseconds(program.ready_within), Ordering::Relaxed);
+        settings.parts.extend(program.parts());
         let started = self.start(build, &program, self.log.with(settings.log))?;
         let ready = started.wait_until_ready(&program, build).and_then(|evidence| {
             started.running.is_ready(program.may_have_ended(build))?;
@@ -117,7 +118,9 @@ impl Children {
         match ready {
             Ok(evidence) => {
                 let child = Child::new(started.running.clone(), evidence, self.events.clone());
-                Ok((Built { generation: Box::new(child), settings, overlap: program.overlap }, started.running))
+                let (generation, shown) = (Box::new(child), Some(program.to_string()));
+                let built = Built { generation, settings, overlap: program.overlap, program: shown };
+                Ok((built, started.running))
             }
             Err(error) => Err(started.give_up(&program, error)),
         }

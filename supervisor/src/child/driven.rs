@@ -49,6 +49,7 @@ impl Driven {
             restart: RestartPolicy::default(),
             check_every: None,
             log: Log::silent(),
+            parts: Vec::new(),
         };
         let factory = Box::new(move |_: &mut Settings| Ok(program.clone()));
         let mut children = {

@@ -2,11 +2,13 @@
 //!
 //! The same answers explain why one could not be started.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::program::{CannotStart, NOT_FOUND, NOT_RUN, Program};
+use crate::settings::Part;
 use crate::text::Reason;
 
 impl Program {
@@ -36,13 +38,41 @@ impl Program {
         Err(CannotStart { code: NOT_RUN, message })
     }
 
+    /// What it is made of at this moment: a restart says what has changed of that.
+    pub(super) fn parts(&self) -> Vec<Part> {
+        let part = |name: &str, value| Part { name: name.into(), value, secret: false };
+        let canonical = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let mut parts = Vec::new();
+        if let Ok(file) = self.file() {
+            let file = canonical(&file);
+            let of_what = fs::metadata(&file).map(|metadata| {
+                let changed = metadata.modified().map(humantime::format_rfc3339_seconds);
+                format!(" ({} bytes{})", metadata.len(), changed.map(|at| format!(", {at}")).unwrap_or_default())
+            });
+            parts.push(part("program", format!("{}{}", file.display(), of_what.unwrap_or_default())));
+        }
+        let args: Vec<_> = self.args.iter().map(|argument| argument.display().to_string()).collect();
+        if !args.is_empty() {
+            parts.push(part("arguments", args.join(" ")));
+        }
+        parts.extend(self.directory.as_ref().map(|path| part("directory", canonical(path).display().to_string())));
+        let variables: BTreeMap<_, _> = self.environment.iter().map(|(name, value)| (name, value)).collect();
+        parts.extend(variables.into_iter().map(|(name, value)| Part {
+            name: format!("variable {name}"),
+            value: value.clone(),
+            secret: true,
+        }));
+        parts
+    }
+
     /// The file that would be run, by a path from where this process is.
     ///
     /// # Errors
     /// When there is none that can be run.
     #[cfg(unix)]
     pub(super) fn file(&self) -> Result<PathBuf, CannotStart> {
-        find(&self.program, self.directory.as_deref().unwrap_or(Path::new("")))
+        let path = self.environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
+        find(&self.program, self.directory.as_deref().unwrap_or(Path::new("")), path)
     }
 
     /// A name without a directory is looked for by the system, in an order of its own.
@@ -97,9 +127,13 @@ mod unix {
     /// How much the system reads of a file to find its interpreter.
     const FIRST_LINE: usize = 256;
 
-    /// The file that is run for a program that starts in this directory.
-    pub(in crate::child) fn find(program: &OsStr, directory: &Path) -> Result<PathBuf, CannotStart> {
-        let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    /// The file that is run for a program that starts in this directory, with its own `PATH` or that of this process.
+    pub(in crate::child) fn find(
+        program: &OsStr,
+        directory: &Path,
+        path: Option<OsString>,
+    ) -> Result<PathBuf, CannotStart> {
+        let path = path.or_else(|| env::var_os("PATH")).unwrap_or_else(|| DEFAULT_PATH.into());
         let cannot = |(code, why): (u8, String)| CannotStart { code, message: format!("{}: {why}", program.display()) };
         let file = look_for(program, directory, &path).map_err(cannot)?;
         check_interpreter(&file, directory, &path).map_err(cannot)?;

@@ -28,6 +28,8 @@ pub struct Program {
     pub args: Vec<OsString>,
     /// The directory in which it starts: the one that has this path then. None: that of the supervisor.
     pub directory: Option<PathBuf>,
+    /// Variables that it gets in addition to those of the supervisor, or in their place.
+    pub environment: Vec<(String, String)>,
     /// What asks it to end.
     #[cfg(unix)]
     pub stop_signal: i32,

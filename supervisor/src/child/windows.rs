@@ -193,6 +193,7 @@ impl Host {
         if let Some(directory) = &program.directory {
             command.current_dir(directory);
         }
+        command.envs(program.environment.iter().map(|(name, value)| (name, value)));
         command.args(&program.args).creation_flags(co::CREATE::NEW_PROCESS_GROUP.raw()).stdin(Stdio::null());
         command.stderr(stderr);
         for variable in crate::host::VARIABLES {

@@ -6,18 +6,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{CommandFactory, FromArgMatches};
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use super::definition::{Connections, Options, ServerArgs, ServerCli};
 use super::directory;
+use super::env_file;
 use super::error::ConfigError;
+use super::file::{definitions, setting};
 use super::values::{Form, word};
 use crate::child::{Program, Ready};
 use crate::instance::InstanceName;
 use crate::listen::{Address, ProgramSocket, in_words};
 use crate::log::Log;
 use crate::restart::RestartPolicy;
-use crate::settings::{AdminSocket, Console, OnHup};
+use crate::settings::{AdminSocket, Console, OnHup, Part};
 
 /// What is served, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +131,7 @@ impl Server {
                 ready_within,
                 overlap,
                 dir,
+                env_file: _,
                 options,
                 program,
             } => {
@@ -140,6 +143,7 @@ impl Server {
                 let program = Program {
                     program: line.next().unwrap_or_default(),
                     args: line.collect(),
+                    environment: Vec::new(),
                     directory: Some(dir.map_or_else(|| directory.to_owned(), |dir| directory::join(directory, &dir))),
                     #[cfg(unix)]
                     stop_signal: stop_signal.unwrap_or(nix::sys::signal::Signal::SIGTERM as i32),
@@ -156,6 +160,10 @@ impl Server {
 /// All settings, with the defaults for what was not said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// What was said, or is the default, as far as that alone makes the difference: for people.
+    pub parts: Vec<Part>,
+    /// Whether the name was said, and is not the server's.
+    pub name_said: bool,
     /// What is served, and where.
     pub server: Server,
     /// The name by which `admin-cli` finds the instance.
@@ -190,7 +198,8 @@ impl Config {
             said.value_source("listen").is_some_and(|source| source != ValueSource::DefaultValue)
         });
         let server = ServerCli::from_arg_matches(&said).map_err(wrong)?.server;
-        if let ServerArgs::Exec { listen, socket_mode, ready, overlap, .. } = &server {
+        let mut environment = Vec::new();
+        if let ServerArgs::Exec { listen, socket_mode, ready, overlap, env_file, .. } = &server {
             check_addresses(listen, *socket_mode, ready.as_ref())?;
             if listen.is_empty() && !overlap.is_zero() {
                 return Err(ConfigError(
@@ -198,9 +207,17 @@ impl Config {
                         .into(),
                 ));
             }
+            if let Some(file) = env_file {
+                environment = env_file::variables(&directory::join(directory, file))?;
+            }
         }
-        let (server, options) = Server::new(server, listen_said, directory);
+        let (mut server, options) = Server::new(server, listen_said, directory);
+        if let Server::Exec { program, .. } = &mut server {
+            program.environment = environment;
+        }
         Ok(Config {
+            parts: parts(&said),
+            name_said: options.name.is_some(),
             // The kinds' own names are valid.
             name: options.name.clone().or_else(|| server.name().parse().ok()).unwrap_or_default(),
             log: options.log(),
@@ -244,7 +261,10 @@ impl Config {
     /// # Errors
     /// When it cannot: the message names the setting.
     pub fn check_change(&self, new: &Config) -> Result<(), ConfigError> {
-        match self.fixed().into_iter().zip(new.fixed()).find(|(old, new)| old != new) {
+        // A program that has another name than the one before does not give it to the instance.
+        let is_kept = |setting| setting != "name" || self.name_said || new.name_said;
+        let mut settings = self.fixed().into_iter().zip(new.fixed());
+        match settings.find(|(old, new)| old != new && is_kept(old.0)) {
             None => Ok(()),
             Some(((setting, old), (_, new))) => Err(ConfigError(format!(
                 "a restart cannot change {setting:?} from {old} to {new}: that needs a stop and a start"
@@ -282,6 +302,22 @@ impl Options {
         };
         log.verbose(self.verbose)
     }
+}
+
+/// All settings but those of which a program has more to say, as they were said.
+fn parts(said: &ArgMatches) -> Vec<Part> {
+    let cli = ServerCli::command();
+    let Some((kind, said)) = said.subcommand() else { return Vec::new() };
+    let of_program = |name: &str| kind == "exec" && ["program", "dir", "env-file"].contains(&name);
+    let names = cli.find_subcommand(kind).into_iter().flat_map(definitions);
+    names
+        .filter(|definition| !of_program(setting(definition)))
+        .map(|definition| {
+            let values = said.get_raw(definition.get_id().as_str()).into_iter().flatten();
+            let values: Vec<_> = values.map(|value| value.display().to_string()).collect();
+            Part { name: setting(definition).to_owned(), value: values.join(" "), secret: false }
+        })
+        .collect()
 }
 
 /// What cannot go together in what a program is given.

@@ -192,10 +192,13 @@ pub(super) enum ServerArgs {
         /// started]
         #[arg(long, value_name = "PATH")]
         dir: Option<PathBuf>,
+        /// File with variables for the program (KEY=value), read again at each start
+        #[arg(long, value_name = "FILE")]
+        env_file: Option<PathBuf>,
         #[command(flatten)]
         options: Options,
         /// The program and its arguments
-        #[arg(last = true, required = true, value_name = "PROGRAM")]
+        #[arg(last = true, required_unless_present = "config", value_name = "PROGRAM")]
         program: Vec<OsString>,
     },
 }

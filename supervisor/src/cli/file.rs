@@ -39,7 +39,7 @@ impl ConfigFile {
 
     /// The arguments that the file stands for. Each is valid for this kind of server. The directory to serve is left
     /// out if the command line has one.
-    pub(super) fn arguments(&self, cli: &Command, kind: &str, has_dir: bool) -> Result<Vec<OsString>, ConfigError> {
+    pub(super) fn arguments(&self, cli: &Command, kind: &str, has_dir: bool) -> Result<Arguments, ConfigError> {
         let directory = self.path.parent().unwrap_or(&self.path);
         let arguments = read(&self.path)
             .and_then(|bytes| understand(&bytes))
@@ -55,7 +55,8 @@ impl ConfigFile {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+/// The content of a regular file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let problem = |error: io::Error| match error.kind() {
         ErrorKind::NotFound => "there is no such file".into(),
         ErrorKind::PermissionDenied => "no permission to read it".into(),
@@ -127,6 +128,14 @@ fn syntax(error: &serde_json::Error) -> String {
     format!("line {line}, column {column}: {what}")
 }
 
+/// What a file stands for on a command line.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Arguments {
+    pub(super) options: Vec<OsString>,
+    /// The program of `exec` and its arguments, if the file has them.
+    pub(super) program: Vec<OsString>,
+}
+
 /// The settings as arguments.
 pub(super) fn translate(
     settings: &[(String, Value)],
@@ -134,11 +143,15 @@ pub(super) fn translate(
     cli: &Command,
     kind: &str,
     has_dir: bool,
-) -> Result<Vec<OsString>, String> {
+) -> Result<Arguments, String> {
     let server = cli.find_subcommand(kind).ok_or_else(|| format!("there is no server {kind}"))?;
-    let mut arguments = Vec::new();
+    let mut arguments = Arguments::default();
     for (name, value) in settings {
         let definition = definition(server, name).ok_or_else(|| unknown(name, cli, server))?;
+        if definition.is_last_set() {
+            arguments.program = program(name, value)?;
+            continue;
+        }
         for value in values(definition, value) {
             let Some(argument) = argument(definition, value, directory)? else { continue };
             let alone = [cli.get_name().into(), kind.into(), argument.clone()].into_iter().chain(not_in_a_file(server));
@@ -146,22 +159,40 @@ pub(super) fn translate(
                 return Err(format!("{} is {}: {}", quoted(name), describe(value), advice(&error)));
             }
             if !(definition.is_positional() && has_dir) {
-                arguments.push(argument);
+                arguments.options.push(argument);
             }
         }
     }
     Ok(arguments)
 }
 
-/// What has to be on the command line of this server, since no file can say it: any program.
+/// A program and its arguments.
+fn program(name: &str, value: &Value) -> Result<Vec<OsString>, String> {
+    let word = |value: &Value| match value {
+        Value::String(text) => Some(text.into()),
+        Value::Number(number) => Some(number.to_string().into()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    };
+    let words = match value {
+        Value::Array(words) => words.iter().map(word).collect(),
+        // One with spaces is meant for a shell.
+        Value::String(text) if !text.contains(char::is_whitespace) => Some(vec![text.into()]),
+        _ => None,
+    };
+    let words: Option<Vec<OsString>> =
+        words.filter(|words: &Vec<OsString>| words.first().is_some_and(|program| !program.is_empty()));
+    words.ok_or_else(|| format!(r#"{} is {}; say a list: ["./server", "--fast"]"#, quoted(name), describe(value)))
+}
+
+/// A program for what needs one on the command line, in a place where any is right.
 pub(super) fn not_in_a_file(server: &Command) -> Vec<OsString> {
     let has_program = server.get_arguments().any(Arg::is_last_set);
     if has_program { vec!["--".into(), "program".into()] } else { Vec::new() }
 }
 
 /// What can be said in a file for this server.
-fn definitions(server: &Command) -> impl Iterator<Item = &Arg> {
-    server.get_arguments().filter(|definition| definition.get_id() != "config" && !definition.is_last_set())
+pub(super) fn definitions(server: &Command) -> impl Iterator<Item = &Arg> {
+    server.get_arguments().filter(|definition| definition.get_id() != "config")
 }
 
 /// The one that has this name in a file.
@@ -170,7 +201,7 @@ fn definition<'a>(server: &'a Command, name: &str) -> Option<&'a Arg> {
 }
 
 /// What a setting is called in a file.
-fn setting(definition: &Arg) -> &str {
+pub(super) fn setting(definition: &Arg) -> &str {
     definition.get_long().unwrap_or(definition.get_id().as_str())
 }
 

@@ -11,7 +11,7 @@ use super::definition::ServiceCommand;
 use super::definition::{Cli, Command, ServerArgs, ServerCli};
 use super::directory;
 use super::error::ConfigError;
-use super::file::{ConfigFile, not_in_a_file};
+use super::file::{Arguments, ConfigFile, not_in_a_file};
 use super::generate::Generate;
 #[cfg(windows)]
 use crate::instance::InstanceName;
@@ -75,6 +75,8 @@ pub struct Invocation {
     has_dir: bool,
     /// Whether the command line has addresses of a program: those of the file would come in addition.
     has_listen: bool,
+    /// Whether it has a program, which counts more than that of the file.
+    has_program: bool,
     log: Log,
     pub(super) file: Option<ConfigFile>,
 }
@@ -88,6 +90,7 @@ impl Invocation {
     fn new(arguments: Vec<OsString>, server: ServerArgs) -> Invocation {
         let has_dir = matches!(server, ServerArgs::Http { dir: Some(_), .. });
         let has_listen = matches!(&server, ServerArgs::Exec { listen, .. } if !listen.is_empty());
+        let has_program = matches!(&server, ServerArgs::Exec { program, .. } if !program.is_empty());
         let (kind, options) = match server {
             ServerArgs::Echo { options, .. } => ("echo", options),
             ServerArgs::Command { options, .. } => ("command", options),
@@ -96,7 +99,7 @@ impl Invocation {
         };
         let (directory, log) = (directory::of_the_start(), options.log());
         let file = options.config.map(|file| ConfigFile::new(&file, &directory));
-        Invocation { arguments, directory, kind, has_dir, has_listen, log, file }
+        Invocation { arguments, directory, kind, has_dir, has_listen, has_program, log, file }
     }
 
     /// The file, as it was named.
@@ -136,13 +139,23 @@ impl Invocation {
 
     fn read_in(&self, directory: &Path) -> Result<Config, ConfigError> {
         let Some(file) = &self.file else { return Config::parse(&self.arguments, directory) };
-        let mut settings = file.arguments(&ServerCli::command(), self.kind, self.has_dir)?;
+        let Arguments { mut options, mut program } = file.arguments(&ServerCli::command(), self.kind, self.has_dir)?;
         if self.has_listen {
-            settings.retain(|setting| !setting.as_encoded_bytes().starts_with(b"--listen="));
+            options.retain(|option| !option.as_encoded_bytes().starts_with(b"--listen="));
+        }
+        match (self.has_program, program.is_empty()) {
+            (true, _) => program.clear(),
+            (false, false) => program.insert(0, "--".into()),
+            (false, true) if self.kind == "exec" => {
+                let problem =
+                    r#"it has no "program", and neither has the command line (supervisor exec ... -- PROGRAM)"#;
+                return Err(ConfigError(format!("{}: {problem}", file.named)));
+            }
+            (false, true) => {}
         }
         // No argument stands between the program and the kind of its server.
         let (before, after) = self.arguments.split_at(self.arguments.len().min(2));
-        let together: Vec<_> = before.iter().chain(&settings).chain(after).collect();
+        let together: Vec<_> = before.iter().chain(&options).chain(after).chain(&program).collect();
         Config::parse(together, directory)
     }
 }

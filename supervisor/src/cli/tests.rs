@@ -132,7 +132,7 @@ fn a_file_says_what_the_command_line_could_say() {
         "--max-restarts=3",
         "--period=1m30s",
         "--check-every=10",
-        "--health=127.0.0.1:9100",
+        "--health=9100",
     ];
     assert_eq!(directory.read(text, &["command"]), line(&arguments));
 }
@@ -463,7 +463,8 @@ fn understand(text: &[u8], kind: &'static str) -> Result<Config, String> {
     }
     let arguments = file::translate(&settings, Path::new("/directory"), &ServerCli::command(), kind, false)?;
     let rest = not_in_a_file(ServerCli::command().find_subcommand(kind).unwrap());
-    let line: Vec<OsString> = ["supervisor".into(), kind.into()].into_iter().chain(arguments).chain(rest).collect();
+    let line: Vec<OsString> =
+        ["supervisor".into(), kind.into()].into_iter().chain(arguments.options).chain(rest).collect();
     // Each argument was valid, so all are together.
     Ok(Config::parse(line, Path::new("/start")).unwrap())
 }

@@ -8,7 +8,7 @@ use worker::{ConnectionInfo, Counts, DrainReport, deadline_after};
 use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::protocol::{self, Answer, Drain, ErrorCode, MAX_NAMED, Progress};
+use crate::protocol::{self, Answer, Change, Drain, ErrorCode, MAX_NAMED, Progress};
 use crate::server::{Ended, Generation, Watcher};
 use crate::text::{self, Count, Seconds, milliseconds};
 use crate::watchdog::OVERRUN;
@@ -23,6 +23,10 @@ pub(super) struct Live {
     pub(super) number: u64,
     pub(super) generation: Box<dyn Generation>,
     pub(super) since: Instant,
+    /// What it is made of that the one before was not. None: that is not known.
+    pub(super) changes: Option<Vec<Change>>,
+    /// The program that it is, for people.
+    pub(super) program: Option<String>,
 }
 
 /// A generation that takes no connections any more.
@@ -78,6 +82,17 @@ impl Live {
     /// How many connections it has. None: only its program knows.
     pub(super) fn open(&self) -> Option<usize> {
         self.generation.clients().map(|clients| clients.counts().now)
+    }
+
+    /// What has changed, as the end of a message.
+    pub(super) fn changed(&self) -> String {
+        match self.changes.as_deref() {
+            None | Some([]) => String::new(),
+            Some(changes) => {
+                let changes: Vec<_> = changes.iter().map(text::change).collect();
+                format!("; changed: {}", changes.join(", "))
+            }
+        }
     }
 
     fn counts(&self) -> Counts {

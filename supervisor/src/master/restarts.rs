@@ -9,6 +9,7 @@ use crate::log::Level;
 use crate::protocol::{Answer, ErrorCode, Progress, Report};
 use crate::text::{Count, milliseconds};
 
+use super::drains::Live;
 use super::reply::Reply;
 
 /// A restart that was requested.
@@ -44,11 +45,12 @@ impl Restart {
     }
 
     /// The new generation serves, and the one that it replaced is gone.
-    pub(super) fn done(self, generation: u64, replaced: Option<(u64, Report)>, now: Instant) {
+    pub(super) fn done(self, current: &Live, replaced: Option<(u64, Report)>, now: Instant) {
         let (replaced, report) = replaced.unzip();
         let down_ms = self.down_since.map(|since| milliseconds(now.saturating_duration_since(since)));
         if let Some(reply) = self.reply {
-            reply.answer(Answer::Restarted { generation, replaced, report, down_ms });
+            let (generation, changes) = (current.number, current.changes.clone());
+            reply.answer(Answer::Restarted { generation, replaced, report, changes, down_ms });
         }
     }
 

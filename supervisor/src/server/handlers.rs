@@ -86,7 +86,7 @@ impl HandlerBuilder {
             events: self.events.clone(),
             looks: Arc::default(),
         });
-        Ok(Built { generation, settings, overlap: Duration::ZERO })
+        Ok(Built { generation, settings, overlap: Duration::ZERO, program: None })
     }
 }
 

@@ -19,6 +19,10 @@ pub(super) const LAUNCH: &str = "@launch";
 /// generation has another value.
 pub(super) const MARK: &str = "MASTERCONTROL_GENERATION";
 
+/// The variable that has those of the program, as JSON. The stages themselves do not get these: a `LD_PRELOAD` is meant
+/// for the program alone. (A command line could be read by everybody.)
+pub(super) const ENVIRONMENT: &str = "MASTERCONTROL_ENVIRONMENT";
+
 /// The first descriptor that is passed on.
 pub(super) const FIRST: i32 = 3;
 

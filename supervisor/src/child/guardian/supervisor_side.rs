@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
 use rustix::process::Signal;
+use serde_json::json;
 
 use super::family::Family;
 use super::line::{Lines, Order, Report};
@@ -98,6 +99,7 @@ impl Host {
         }
         let mark = format!("{:016x}", notify::random());
         command.env(stage::MARK, &mark);
+        command.env(stage::ENVIRONMENT, json!(program.environment).to_string());
         if let Some(notify) = &notify {
             command.env(notify::NOTIFY_SOCKET, notify.path());
         }

@@ -148,8 +148,8 @@ impl Drive {
                 }
                 let Some(build) = lock(&self.world).building.pop_front() else { return };
                 let settings = self.master.settings.clone();
-                let built =
-                    Ok(Built { generation: PretendedHandle::new(&self.world, build), settings, overlap: self.overlap });
+                let (generation, overlap) = (PretendedHandle::new(&self.world, build), self.overlap);
+                let built = Ok(Built { generation, settings, overlap, program: None });
                 self.send(Event::Built { build, built });
             }
             Step::NotBuilt => {
@@ -396,5 +396,6 @@ fn settings(check_every: Option<Duration>) -> Settings {
         restart: RestartPolicy { mode: RestartMode::OnFailure, ..RestartPolicy::default() },
         check_every,
         log: Log::silent(),
+        parts: Vec::new(),
     }
 }
