@@ -32,8 +32,8 @@ pub(crate) enum Event {
     /// A server has been built, or why it has not.
     Built { build: u64, built: Result<Built, BuildError> },
     /// A server takes no connections any more, though nobody asked for that. It lets its clients go. `clean`: it ended
-    /// by itself without a failure, with exit status 0.
-    Exited { build: u64, reason: String, clean: bool },
+    /// by itself without a failure, with exit status 0. `wrote`: the last lines of a program on stderr, else.
+    Exited { build: u64, reason: String, clean: bool, wrote: Vec<String> },
     /// Nothing can be accepted any more, by no generation: the listening socket has failed for good.
     PortFailed { reason: String },
     /// A signal that asks nothing of the supervisor has come, and is for the program.

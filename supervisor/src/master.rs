@@ -29,7 +29,7 @@ use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report};
 use crate::restart::{self, Decision, History, RestartPolicy};
 use crate::server::{BuildError, Builder, Built, ProgramEnd};
 use crate::settings::Settings;
-use crate::text::{Seconds, milliseconds};
+use crate::text::{LastWords, Seconds, milliseconds};
 use crate::watchdog::Watchdog;
 
 use drains::{Drains, Failure, Gone, Live};
@@ -183,12 +183,15 @@ impl Master {
                     Ok(_) | Err(_) => return state,
                 }
             }
-            Event::Exited { build, reason, clean } if is_current(build) => Input::Failed(Failure { reason, clean }),
-            Event::Exited { build, reason, clean } if state.next().is_some_and(|next| next.build == build) => {
-                Input::NextFailed(Failure { reason, clean })
+            Event::Exited { build, reason, clean, wrote } if is_current(build) => {
+                Input::Failed(Failure { reason, clean, wrote })
             }
-            Event::Exited { reason, .. } => {
-                let message = format!("a generation failed that was draining already: {reason}");
+            Event::Exited { build, reason, clean, wrote } if state.next().is_some_and(|next| next.build == build) => {
+                Input::NextFailed(Failure { reason, clean, wrote })
+            }
+            Event::Exited { reason, wrote, .. } => {
+                let wrote = LastWords(&wrote);
+                let message = format!("a generation failed that was draining already: {reason}{wrote}");
                 self.identity.log.line(Level::Warning, "old_failed", message, []);
                 return state;
             }
@@ -613,10 +616,12 @@ impl Master {
     /// The next generation has not proved itself. The current one serves on.
     fn withdraw(&mut self, proving: Proving, failure: Failure, now: Instant) -> State {
         let Proving { current, next, restart, settings: _, until: _ } = proving;
-        let Failure { reason, .. } = failure;
+        let Failure { reason, clean: _, wrote } = failure;
         let message = format!(
-            "restart failed, generation {} keeps serving: generation {} was withdrawn: {reason}",
-            current.number, next.number
+            "restart failed, generation {} keeps serving: generation {} was withdrawn: {reason}{}",
+            current.number,
+            next.number,
+            LastWords(&wrote)
         );
         self.identity.log.line(Level::Error, "restart_failed", &message, [("withdrawn", next.number.into())]);
         self.drains.push(next, "its failure".into(), deadline_after(now, self.settings.grace), now);
@@ -631,10 +636,10 @@ impl Master {
         let program = reason.downcast_ref::<EndedEarly>().map(|early| early.end);
         let clean = program.filter(|&end| end == ProgramEnd::Exited(0));
         let failure = match clean {
-            Some(end) => Failure { reason: end.to_string(), clean: true },
+            Some(end) => Failure { reason: end.to_string(), clean: true, wrote: Vec::new() },
             None => {
                 self.identity.log.line(Level::Error, "restart_failed", &message, []);
-                Failure { reason: format!("it could not be started: {reason}"), clean: false }
+                Failure { reason: format!("it could not be started: {reason}"), clean: false, wrote: Vec::new() }
             }
         };
         let crash = |ran| restart::Ended { failed: !failure.clean, ran, crashed: true };
@@ -658,7 +663,7 @@ impl Master {
     fn crashed(&mut self, current: Live, restart: Option<Restart>, failure: Failure, now: Instant) -> State {
         let (generation, ran) = (current.number, now.saturating_duration_since(current.since));
         self.note_crash(current, &failure, now);
-        let reason = failure.reason.clone();
+        let reason = format!("{}{}", failure.reason, LastWords(&failure.wrote));
         let ended = restart::Ended { failed: !failure.clean, ran, crashed: true };
         let state = self.recover(generation, failure, ended, None, now);
         if let Some(restart) = restart {
@@ -694,7 +699,7 @@ impl Master {
 
     fn note_crash(&mut self, current: Live, failure: &Failure, now: Instant) {
         self.record.crashes += 1;
-        self.record.ended(current.number, &failure.reason, now);
+        self.record.ended(current.number, failure, now);
         self.drains.crash(current, failure, self.settings.grace, now);
     }
 
@@ -707,18 +712,18 @@ impl Master {
         program: Option<ProgramEnd>,
         now: Instant,
     ) -> State {
-        let Failure { reason, clean } = failure;
         let decision = self.history.decide(&self.settings.restart, ended, now, restart::chance());
+        let clean = failure.clean;
         let error = match decision {
             Decision::Wait(wait) => {
-                self.record.ended(generation, &reason, now);
+                self.record.ended(generation, &failure, now);
                 return self.wait(now + wait, now);
             }
             Decision::GiveUp(times) => {
                 let RestartPolicy { max_restarts, period, .. } = self.settings.restart;
-                Error::CrashedTooOften { times, max_restarts, period, reason }
+                Error::CrashedTooOften { times, max_restarts, period, reason: failure.reason }
             }
-            Decision::End => Error::Ended { reason, program },
+            Decision::End => Error::Ended { reason: failure.reason, program },
         };
         self.identity.log.line(if clean { Level::Info } else { Level::Error }, "gave_up", &error, []);
         self.give_up(Vec::new(), None, error, now)

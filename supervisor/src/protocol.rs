@@ -533,6 +533,9 @@ pub struct LastEnd {
     pub generation: u64,
     /// Why, for people.
     pub reason: String,
+    /// The last lines that a program wrote to stderr.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_output: Vec<String>,
     /// How long ago, in milliseconds.
     pub ago_ms: u64,
 }

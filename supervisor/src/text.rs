@@ -191,6 +191,19 @@ pub fn listed<S: AsRef<str>>(words: &[S], between: &str) -> String {
     }
 }
 
+/// The last lines of a program, after the reason why it ended.
+#[derive(Debug, Clone, Copy)]
+pub struct LastWords<'a>(pub &'a [String]);
+
+impl fmt::Display for LastWords<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => Ok(()),
+            lines => write!(formatter, "; its last output: {}", lines.join(" | ")),
+        }
+    }
+}
+
 /// What the system said, without its number.
 #[derive(Debug, Clone, Copy)]
 pub struct Reason<'a>(pub &'a io::Error);

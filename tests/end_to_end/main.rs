@@ -42,6 +42,8 @@ mod versions; // An older client and a newer supervisor, and the other way.
 #[cfg(target_os = "linux")]
 mod console; // A real terminal, with a real shell for job control.
 #[cfg(target_os = "linux")]
+mod crashes; // Programs that crash: what is said of it, and when the next one starts.
+#[cfg(target_os = "linux")]
 mod deploys; // Releases in directories, and a link that is switched: what a restart starts.
 #[cfg(target_os = "linux")]
 mod exec; // Any program as the server: stopped, restarted and replaced, with all that it has started.

@@ -57,8 +57,9 @@ fn describe_status(status: &Status) -> String {
     if let Some(drain) = &status.drain {
         lines.push(format!("  drain        {}", describe_drain(drain)));
     }
-    if let Some(LastEnd { generation, reason, ago_ms }) = &status.last_end {
+    if let Some(LastEnd { generation, reason, last_output, ago_ms }) = &status.last_end {
         lines.push(format!("  last crash   generation {generation}, {} ago: {reason}", ago(*ago_ms)));
+        lines.extend(last_output.iter().map(|line| format!("               | {line}")));
     }
     if let Some(next_try_ms) = status.next_try_ms {
         lines.push(format!("  next try     in {}", ago(next_try_ms)));

@@ -24,6 +24,9 @@ use crate::settings::Settings;
 use crate::sync::lock;
 use crate::text::milliseconds;
 
+/// How long to wait for the end of what the last program has left behind: its guardian gives that a second.
+const LAST: Duration = Duration::from_secs(5);
+
 /// Starts programs, each on a thread named `builder`, since that waits until the program is ready.
 #[derive(Clone)]
 pub(crate) struct Children {
@@ -137,6 +140,9 @@ impl Children {
             .map(Socket::try_clone)
             .collect::<io::Result<Vec<_>>>();
         let sockets = sockets.map_err(|error| lacking("the listening sockets", &error))?;
+        if !self.overlaps && !self.last_ones().all(|running| running.wait_until_gone(LAST)) {
+            return Err("the processes that the previous program left behind do not end".into());
+        }
         let started = self.host.start(build, program, sockets, log)?;
         let mut sockets = self.sockets();
         if sockets.sockets.is_none() {
@@ -155,6 +161,11 @@ impl Children {
     #[cfg(unix)]
     pub(crate) fn reap_orphans(&self) -> io::Result<()> {
         self.host.reap_orphans()
+    }
+
+    /// The programs of which something is left. They may still have the address that the next one binds.
+    fn last_ones(&self) -> impl Iterator<Item = Arc<Running>> {
+        self.sockets().alive().collect::<Vec<_>>().into_iter()
     }
 
     fn sockets(&self) -> MutexGuard<'_, Sockets> {

@@ -1,65 +1,126 @@
-//! What a program writes to stderr, on its way through the supervisor: the last lines say why it was not ready.
+//! What a program writes to stderr, on its way through the supervisor: the last lines say why it failed.
 
 use std::collections::VecDeque;
-use std::io::{self, PipeReader, PipeWriter, Read};
-use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::sync::lock;
 use crate::writer::Writer;
 
 /// How many lines are kept.
 const KEPT: usize = 10;
 
-/// How much of a line is kept.
-const LONGEST: usize = 500;
+/// How much of a line is kept. All lines together have some 4 KiB at most.
+const LONGEST: usize = 400;
 
-/// How long to wait for what is still on its way from a program that has ended.
+/// How long to wait at most for what is still on its way from a program that has ended.
 const REST: Duration = Duration::from_secs(1);
 
 /// Copies what a program writes to our own stderr, on a thread named `stderr`, and keeps its last lines.
 #[derive(Debug)]
 pub(super) struct Output {
-    tail: Arc<Mutex<Tail>>,
-    /// Disconnected at the end of it.
-    end: Receiver<()>,
+    kept: Arc<Kept>,
+    /// To see whether there is more to read.
+    #[cfg(unix)]
+    pipe: PipeReader,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    tail: Mutex<Tail>,
+    changed: Condvar,
 }
 
 impl Output {
     /// Returns where the program shall write, too.
     pub(super) fn new(stderr: Arc<Writer>) -> io::Result<(Output, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
-        let tail = Arc::new(Mutex::new(Tail::default()));
-        let (until, end) = mpsc::channel::<()>();
-        let keeper = tail.clone();
+        #[cfg(unix)]
+        let pipe = reader.try_clone()?;
+        let kept = Arc::new(Kept::default());
+        let theirs = kept.clone();
         thread::Builder::new().name("stderr".into()).spawn(move || {
-            let _until = until;
-            copy(reader, &keeper, &stderr);
+            copy(reader, &theirs, &stderr);
+            lock(&theirs.tail).is_whole = true;
+            theirs.changed.notify_all();
         })?;
-        Ok((Output { tail, end }, writer))
+        let output = Output {
+            kept,
+            #[cfg(unix)]
+            pipe,
+        };
+        Ok((output, writer))
     }
 
-    /// Its last lines, when the program is gone.
+    /// Its last lines, when the program has ended. Others may still have its stderr, so what counts is that nothing is
+    /// on its way.
     pub(super) fn last_lines(&self) -> Vec<String> {
-        // A program that is gone writes no more; but somebody may have its stderr who is none of its family.
-        let _ = self.end.recv_timeout(REST);
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner).lines()
+        let end = Instant::now() + REST;
+        let mut tail = lock(&self.kept.tail);
+        // The one that reads holds this lock from there to the tail.
+        while !tail.is_whole && !self.is_empty() {
+            let remaining = end.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
+                break;
+            }
+            tail = self.kept.changed.wait_timeout(tail, remaining).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        tail.lines()
+    }
+
+    #[cfg(unix)]
+    fn is_empty(&self) -> bool {
+        wait_for_input(&self.pipe, nix::poll::PollTimeout::ZERO).is_ok_and(|readable| !readable)
+    }
+
+    /// Nothing tells. The end of the last one that can write does.
+    #[cfg(windows)]
+    fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+/// Whether there is something to read within this time, or the end.
+#[cfg(unix)]
+fn wait_for_input(pipe: &PipeReader, limit: nix::poll::PollTimeout) -> io::Result<bool> {
+    use nix::errno::Errno;
+    use nix::poll::{PollFd, PollFlags, poll};
+    use std::os::fd::AsFd;
+    loop {
+        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], limit) {
+            Ok(readable) => return Ok(readable > 0),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
 /// Until the last of those who can write has gone. When nobody reads our own stderr, this waits, and then the program
 /// does, as if it wrote there itself.
-fn copy(mut from: PipeReader, tail: &Mutex<Tail>, stderr: &Writer) {
+fn copy(mut from: PipeReader, kept: &Kept, stderr: &Writer) {
     let mut piece = [0; 8192];
     loop {
-        let piece = match from.read(&mut piece) {
+        // The lock is not for waiting.
+        #[cfg(unix)]
+        if wait_for_input(&from, nix::poll::PollTimeout::NONE).is_err() {
+            return;
+        }
+        #[cfg(unix)]
+        let mut tail = lock(&kept.tail);
+        let read = from.read(&mut piece);
+        #[cfg(windows)]
+        let mut tail = lock(&kept.tail);
+        let piece = match read {
             Ok(0) => return,
             Ok(length) => &piece[..length],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(_) => return,
         };
-        tail.lock().unwrap_or_else(PoisonError::into_inner).add(piece);
+        tail.add(piece);
+        drop(tail);
+        kept.changed.notify_all();
         stderr.pass_on(piece);
     }
 }
@@ -67,6 +128,8 @@ fn copy(mut from: PipeReader, tail: &Mutex<Tail>, stderr: &Writer) {
 /// The last lines.
 #[derive(Debug, Default)]
 struct Tail {
+    /// The end has come.
+    is_whole: bool,
     complete: VecDeque<Vec<u8>>,
     current: Vec<u8>,
 }

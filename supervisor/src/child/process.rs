@@ -3,13 +3,14 @@
 use std::fmt;
 use std::io;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use worker::ServerError;
 
 use super::evidence::Evidence;
+use super::output::Output;
 use super::program::{CannotStart, EndedEarly};
 use crate::event::{Event, EventSender};
 use crate::server::{Availability, BuildError, Clients, Ended, Generation, ProgramEnd};
@@ -42,7 +43,11 @@ pub(super) trait Control: fmt::Debug + Send + Sync {
 pub(super) struct Running {
     build: u64,
     control: Box<dyn Control>,
+    /// What it writes to stderr.
+    output: Output,
     observed: Mutex<Observed>,
+    /// Nothing of it is left.
+    gone: Condvar,
 }
 
 #[derive(Debug)]
@@ -54,6 +59,8 @@ struct Observed {
     given_up: Option<String>,
     program: Option<u32>,
     end: Option<ProgramEnd>,
+    /// Its last lines on stderr then.
+    wrote: Vec<String>,
     killed: usize,
     gone: bool,
 }
@@ -72,6 +79,7 @@ impl Running {
     pub(super) fn start(
         build: u64,
         control: Box<dyn Control>,
+        output: Output,
         steps: Sender<Step>,
         guard: impl FnOnce(&Running) + Send + 'static,
     ) -> io::Result<Arc<Running>> {
@@ -81,10 +89,12 @@ impl Running {
             given_up: None,
             program: None,
             end: None,
+            wrote: Vec::new(),
             killed: 0,
             gone: false,
         };
-        let running = Arc::new(Running { build, control, observed: Mutex::new(observed) });
+        let running =
+            Arc::new(Running { build, control, output, observed: Mutex::new(observed), gone: Condvar::new() });
         let writer = running.clone();
         thread::Builder::new().name("child".into()).spawn(move || {
             guard(&writer);
@@ -111,7 +121,24 @@ impl Running {
 
     /// The program itself has ended. Others that it started may be left.
     pub(super) fn has_ended(&self, end: ProgramEnd) {
-        self.observed().ended(self.build, end);
+        let wrote = self.last_words(end);
+        self.observed().ended(self.build, end, wrote);
+    }
+
+    /// The last lines that it wrote to stderr, if that is of interest. Not while it is observed: this may take a moment.
+    fn last_words(&self, end: ProgramEnd) -> Vec<String> {
+        if end == ProgramEnd::Exited(0) { Vec::new() } else { self.last_lines() }
+    }
+
+    /// The last lines that it wrote to stderr, when it has ended.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        self.output.last_lines()
+    }
+
+    /// Waits until nothing of it is left, for this time at most. Returns whether that is so.
+    pub(super) fn wait_until_gone(&self, limit: Duration) -> bool {
+        let observed = self.gone.wait_timeout_while(self.observed(), limit, |observed| !observed.gone);
+        observed.unwrap_or_else(PoisonError::into_inner).0.gone
     }
 
     /// So many had to be killed.
@@ -123,11 +150,12 @@ impl Running {
     /// killed then.
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn guardian_lost(&self, killed: usize) {
+        let wrote = self.last_words(ProgramEnd::Unguarded);
         let mut observed = self.observed();
         observed.killed = killed;
         if observed.end.is_none() {
             observed.killed += usize::from(observed.program.is_some());
-            observed.ended(self.build, ProgramEnd::Unguarded);
+            observed.ended(self.build, ProgramEnd::Unguarded, wrote);
         }
     }
 
@@ -142,6 +170,7 @@ impl Running {
         observed.gone = true;
         observed.tell_builder(Step::Gone);
         observed.tell(Event::Finished { build: self.build });
+        self.gone.notify_all();
     }
 
     /// From now on its end is a failure, of which master control hears as soon as it may: also of one that has been, if
@@ -156,7 +185,8 @@ impl Running {
             end => {
                 observed.listener = Listener::Later(Vec::new());
                 if let Some(end) = end {
-                    observed.fail(self.build, end);
+                    let wrote = std::mem::take(&mut observed.wrote);
+                    observed.fail(self.build, end, wrote);
                 }
                 if observed.gone {
                     observed.tell(Event::Finished { build: self.build });
@@ -207,21 +237,22 @@ impl Observed {
         }
     }
 
-    fn ended(&mut self, build: u64, end: ProgramEnd) {
+    fn ended(&mut self, build: u64, end: ProgramEnd, wrote: Vec<String>) {
         // A guardian may be killed after its program has ended.
         if self.end.is_some() {
             return;
         }
         self.end = Some(end);
         self.tell_builder(Step::Ended(end));
-        self.fail(build, end);
+        self.wrote.clone_from(&wrote);
+        self.fail(build, end, wrote);
     }
 
-    fn fail(&mut self, build: u64, end: ProgramEnd) {
+    fn fail(&mut self, build: u64, end: ProgramEnd, wrote: Vec<String>) {
         if !self.asked {
             let reason = self.given_up.take().unwrap_or_else(|| end.to_string());
             let clean = end == ProgramEnd::Exited(0);
-            self.tell(Event::Exited { build, reason, clean });
+            self.tell(Event::Exited { build, reason, clean, wrote });
         }
     }
 

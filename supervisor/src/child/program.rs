@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::ready::Ready;
 use crate::server::{BuildError, ProgramEnd};
 use crate::settings::Settings;
+use crate::text::LastWords;
 
 /// The shell's exit code for a program that is not found.
 pub(super) const NOT_FOUND: u8 = 127;
@@ -106,17 +107,5 @@ pub(super) struct Obstacle<'a>(pub(super) &'a Option<String>);
 impl fmt::Display for Obstacle<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|obstacle| write!(formatter, ": {obstacle}"))
-    }
-}
-
-/// What a program wrote before it was given up, after the reason for that.
-pub(super) struct LastWords<'a>(pub(super) &'a [String]);
-
-impl fmt::Display for LastWords<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [] => Ok(()),
-            lines => write!(formatter, "; its last output: {}", lines.join(" | ")),
-        }
     }
 }

@@ -8,14 +8,13 @@ use worker::deadline_after;
 
 use super::evidence::Evidence;
 use super::family_sockets::FamilySockets;
-use super::output::Output;
 use super::process::{Running, Step};
-use super::program::{CannotStart, EndedEarly, LastWords, Obstacle, Program};
+use super::program::{CannotStart, EndedEarly, Obstacle, Program};
 use super::ready::{self, Ready};
 use crate::holder::holder_of;
 use crate::listen::Address;
 use crate::server::BuildError;
-use crate::text::Seconds;
+use crate::text::{LastWords, Seconds};
 
 /// How long to wait before the first look whether a program is ready, and between two at most. Nothing announces that.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
@@ -50,7 +49,6 @@ impl Looks {
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) running: Arc<Running>,
-    pub(super) output: Output,
     pub(super) steps: Receiver<Step>,
     pub(super) sockets: FamilySockets,
 }
@@ -136,7 +134,7 @@ impl Started {
         if why.is::<CannotStart>() {
             return why;
         }
-        let wrote = self.output.last_lines();
+        let wrote = self.running.last_lines();
         match why.downcast() {
             Ok(early) => Box::new(EndedEarly { obstacle, wrote, ..*early }),
             Err(why) => format!("{why}{}{}", Obstacle(&obstacle), LastWords(&wrote)).into(),

@@ -213,7 +213,7 @@ impl Host {
             .map_err(lacking("a thread to guard it"))?;
         let (steps, received) = mpsc::channel();
         let sockets = FamilySockets::new(child.0.id(), HashSet::new());
-        let running = Running::start(build, control, steps, move |running| {
+        let running = Running::start(build, control, output, steps, move |running| {
             let pid = child.0.id();
             running.has_started(pid);
             let status = child.0.wait().ok();
@@ -226,7 +226,7 @@ impl Host {
             drop(stay);
         });
         let running = running.map_err(lacking("a thread to hear of it"))?;
-        Ok(Started { running, output, steps: received, sockets })
+        Ok(Started { running, steps: received, sockets })
     }
 }
 

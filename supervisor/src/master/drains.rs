@@ -10,7 +10,7 @@ use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{self, Answer, Change, Drain, ErrorCode, MAX_NAMED, Progress};
 use crate::server::{Ended, Generation, Watcher};
-use crate::text::{self, Count, Seconds, milliseconds};
+use crate::text::{self, Count, LastWords, Seconds, milliseconds};
 use crate::watchdog::OVERRUN;
 use crate::wire;
 
@@ -66,6 +66,8 @@ pub(super) struct Failure {
     pub(super) reason: String,
     /// It ended with exit status 0.
     pub(super) clean: bool,
+    /// The last lines that a program wrote to stderr.
+    pub(super) wrote: Vec<String>,
 }
 
 /// What became of a generation that drained.
@@ -154,8 +156,12 @@ impl Drains {
     /// This one has failed, and lets its clients go.
     pub(super) fn crash(&mut self, live: Live, failure: &Failure, grace: Duration, now: Instant) {
         let (level, event) = if failure.clean { (Level::Info, "ended") } else { (Level::Error, "crashed") };
-        let message = format!("generation {} {event}: {}", live.number, failure.reason);
-        let fields = [("generation", live.number.into()), ("reason", failure.reason.as_str().into())];
+        let message = format!("generation {} {event}: {}{}", live.number, failure.reason, LastWords(&failure.wrote));
+        let fields = [
+            ("generation", live.number.into()),
+            ("reason", failure.reason.as_str().into()),
+            ("last_output", json!(failure.wrote)),
+        ];
         self.log.line(level, event, message, fields);
         self.push(live, "its failure".into(), deadline_after(now, grace), now);
     }

@@ -13,7 +13,7 @@ use crate::text::milliseconds;
 use crate::version::VERSION;
 use crate::wire;
 
-use super::drains::{Drains, Live};
+use super::drains::{Drains, Failure, Live};
 use super::readiness::Readiness;
 use super::reply::Reply;
 use super::restarts::Restart;
@@ -60,6 +60,7 @@ pub(super) struct Record {
 struct LastEnd {
     generation: u64,
     reason: String,
+    wrote: Vec<String>,
     at: Instant,
 }
 
@@ -70,8 +71,9 @@ impl Record {
     }
 
     /// This generation has ended by itself, or could not be started.
-    pub(super) fn ended(&mut self, generation: u64, reason: &str, now: Instant) {
-        self.last_end = Some(LastEnd { generation, reason: reason.to_owned(), at: now });
+    pub(super) fn ended(&mut self, generation: u64, failure: &Failure, now: Instant) {
+        let (reason, wrote) = (failure.reason.clone(), failure.wrote.clone());
+        self.last_end = Some(LastEnd { generation, reason, wrote, at: now });
     }
 
     /// This is what it does now.
@@ -168,6 +170,7 @@ impl<'a> Snapshot<'a> {
             last_end: record.last_end.as_ref().map(|end| protocol::LastEnd {
                 generation: end.generation,
                 reason: end.reason.clone(),
+                last_output: end.wrote.clone(),
                 ago_ms: ms_since(end.at),
             }),
             delay: readiness.delay(now),

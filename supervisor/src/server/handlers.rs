@@ -262,7 +262,7 @@ fn observe(log: &Journal, events: &EventSender, build: u64, event: &worker::Even
             tell(Event::PortFailed { reason: failure.to_string() });
         }
         worker::Event::Failed { failure } => {
-            tell(Event::Exited { build, reason: failure.to_string(), clean: false });
+            tell(Event::Exited { build, reason: failure.to_string(), clean: false, wrote: Vec::new() });
         }
         worker::Event::Finished => tell(Event::Finished { build }),
         worker::Event::Exhausted { error } => {

@@ -113,7 +113,7 @@ impl Host {
         let control = Box::new(Guardian { guardian: control, stop_signal: program.stop_signal });
         let (steps, received) = mpsc::channel();
         let sockets = FamilySockets::new(guardian.id(), passed);
-        let running = Running::start(build, control, steps, move |running| {
+        let running = Running::start(build, control, output, steps, move |running| {
             let told = follow(running, socket, notify.as_ref(), &log);
             family.wait(guardian);
             if !told {
@@ -122,7 +122,7 @@ impl Host {
             // Its socket goes before anybody hears that it is gone.
             drop(notify);
         });
-        Ok(Started { running: running.map_err(lacking(heard))?, output, steps: received, sockets })
+        Ok(Started { running: running.map_err(lacking(heard))?, steps: received, sockets })
     }
 
     /// The guardian's command line, with the sockets.

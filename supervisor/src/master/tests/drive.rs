@@ -168,13 +168,23 @@ impl Drive {
             Step::Crash => {
                 let mut world = lock(&self.world);
                 if let Some(build) = world.fail_target(self.now) {
-                    world.events.push_back(Event::Exited { build, reason: "crashed".into(), clean: false });
+                    world.events.push_back(Event::Exited {
+                        build,
+                        reason: "crashed".into(),
+                        clean: false,
+                        wrote: Vec::new(),
+                    });
                 }
             }
             Step::NextCrashes => {
                 let mut world = lock(&self.world);
                 if let Some(build) = world.fail_next(self.now) {
-                    world.events.push_back(Event::Exited { build, reason: "crashed".into(), clean: false });
+                    world.events.push_back(Event::Exited {
+                        build,
+                        reason: "crashed".into(),
+                        clean: false,
+                        wrote: Vec::new(),
+                    });
                 }
             }
             Step::Hang => {

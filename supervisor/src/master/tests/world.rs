@@ -218,7 +218,7 @@ impl Generation for PretendedHandle {
         generation.deadline.get_or_insert_with(Instant::now);
         world.target.take_if(|target| *target == self.build);
         let reason = why.to_owned();
-        world.events.push_back(Event::Exited { build: self.build, reason, clean: false });
+        world.events.push_back(Event::Exited { build: self.build, reason, clean: false, wrote: Vec::new() });
     }
 
     fn signal(&self, _signal: i32) {}
