@@ -40,7 +40,7 @@ impl LiveLine {
             Progress::Outage { generation } => {
                 format!("outage: generation {generation} ends before the next one starts")
             }
-            Progress::Serving { generation } => format!("generation {generation} is serving"),
+            Progress::Serving { generation } => format!("generation {generation} is ready"),
             Progress::Journal { .. } => return,
         };
         self.say(&line);

@@ -340,8 +340,11 @@ pub enum Answer {
         /// What it is made of that the one before was not. None: that is not known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         changes: Option<Vec<Change>>,
-        /// For how long nothing served, in milliseconds: a program without sockets of ours has to end before the next
-        /// one can begin.
+        /// What has shown that it is ready, if it is a program.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        evidence: Option<String>,
+        /// How long the outage was at most, in milliseconds: from the request to end until the next one was known to be
+        /// ready. A program without sockets of ours has to end before the next one can begin.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         down_ms: Option<u64>,
     },

@@ -1,10 +1,15 @@
 //! Releases in directories, and a symbolic link `current` that a deploy switches: what a restart starts.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use crate::exec::file;
 use crate::support::{Client, Ended, HUGE, Home, Instance, SUPERVISOR, eventually, free_port, write_script};
 
 /// Releases, of which `current` is one.
@@ -381,4 +386,55 @@ fn a_restart_says_what_has_changed() {
     assert!(log.contains("; changed: grace 5 -> 30, program "), "{log}");
     let json = instance.admin(&["restart", "--json"]).expect(0).json();
     assert_eq!(json["changes"], serde_json::json!([]));
+}
+
+/// Binds its address only after a while, as many do.
+const SLOW: &str = "
+import socket, sys, time
+time.sleep(0.3)
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(('127.0.0.1', int(sys.argv[1])))
+listener.listen()
+while True:
+    listener.accept()[0].close()
+";
+
+#[test]
+fn an_outage_is_not_reported_shorter_than_clients_see_it() {
+    let home = Home::new();
+    let (server, port) = (file(&home, "slow.py", SLOW), free_port());
+    let instance = home.exec(&[], &["python3", &server, &port.to_string()]);
+    let is_over = AtomicBool::new(false);
+    let (restarted, seen) = thread::scope(|scope| {
+        // From the first client that is refused to the last one: the outage is not shorter.
+        let clients = scope.spawn(|| {
+            let mut refused = None;
+            while !is_over.load(Ordering::Relaxed) {
+                let connected = TcpStream::connect(("127.0.0.1", port));
+                if connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+                    let now = Instant::now();
+                    refused.get_or_insert((now, now)).1 = now;
+                }
+                // So that it does not use up all ports.
+                thread::sleep(Duration::from_millis(1));
+            }
+            refused.map(|(first, last)| last - first).unwrap_or_default()
+        });
+        let restarted = instance.admin(&["restart", "--json"]).expect(0).json();
+        is_over.store(true, Ordering::Relaxed);
+        (restarted, clients.join().unwrap())
+    });
+    let reported = Duration::from_millis(restarted["down_ms"].as_u64().unwrap() + 1);
+    assert!(reported >= seen, "{reported:?} reported, {seen:?} seen");
+    assert_eq!(restarted["evidence"], format!("it listens on 127.0.0.1:{port}"));
+}
+
+#[test]
+fn of_a_program_of_which_nothing_is_known_nothing_is_claimed() {
+    let home = Home::new();
+    let instance = home.exec(&["--ready", "20ms"], &["sleep", "600"]);
+    let restarted = instance.admin(&["restart"]).expect(0);
+    restarted.says("generation 2 is ready: it has run for 20 ms");
+    assert!(!(restarted.out + &instance.err.so_far()).contains("serv"));
 }

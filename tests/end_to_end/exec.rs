@@ -626,7 +626,7 @@ fn a_new_version_that_never_gets_ready_leaves_the_old_one_serving_and_says_why()
     // The next version is right again.
     file(&home, "config.json", READY_WHENEVER);
     file(&home, "start.sh", &right);
-    instance.admin(&["restart"]).expect(0).says("generation 2 is serving");
+    instance.admin(&["restart"]).expect(0).says("generation 2 is ready: ");
     assert_ne!(pid_that_answers(&instance), old);
     instance.admin(&["stop"]).expect(0);
     assert_ends_well(&home, &instance);
@@ -684,7 +684,8 @@ fn without_sockets_of_ours_a_restart_is_a_stop_and_a_start_and_says_for_how_long
     assert_eq!(restarted["report"]["program"], "it was killed by SIGTERM", "{restarted}");
     eventually_answers(&instance);
     let restarted = instance.admin(&["restart"]).expect(0);
-    restarted.says("restarted: generation 3 is serving").says("generation 2 stopped in ").says("nothing served for ");
+    restarted.says("restarted: generation 3 is ready: it listens on ").says("generation 2 stopped in ");
+    restarted.says("the outage lasted at most ");
     eventually_answers(&instance);
     assert_eq!(instance.status()["generation"], 3);
     instance.admin(&["stop"]).expect(0);

@@ -91,7 +91,7 @@ fn a_broken_version_for_gunicorn_leaves_the_old_one_serving_and_the_next_one_is_
     restart.says("generation 1 keeps serving").says("before it was ready; its last output: ").says("SyntaxError");
     assert_eq!(answer(&instance), "one");
     application(&home, "two");
-    instance.admin(&["restart"]).expect(0).says("generation 2 is serving");
+    instance.admin(&["restart"]).expect(0).says("generation 2 is ready: ");
     assert_eq!(answer(&instance), "two");
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);

@@ -88,7 +88,7 @@ fn without_ready_too_a_new_version_that_ends_soon_never_takes_over() {
         assert_eq!(answer(), old);
     }
     file(&home, "server.py", SERVER);
-    instance.admin(&["restart"]).expect(0).says("generation 2 is serving");
+    instance.admin(&["restart"]).expect(0).says("generation 2 is ready: ");
     assert_ne!(answer(), old);
 }
 
@@ -245,7 +245,7 @@ fn a_new_version_serves_beside_the_old_one_for_the_overlap_and_then_alone() {
     let clients = Clients::begin(by_tcp(&instance), "/");
     for generation in 2..5 {
         clients.go_on(5);
-        instance.admin(&["restart"]).expect(0).says(&format!("generation {generation} is serving"));
+        instance.admin(&["restart"]).expect(0).says(&format!("generation {generation} is ready: "));
     }
     let (refused, lost) = clients.end();
     assert!(refused.is_empty() && lost.is_empty(), "{refused:?}, {lost:?}");
@@ -264,7 +264,7 @@ fn a_stop_and_a_crash_within_the_overlap_leave_nothing_behind() {
         instance.err.wait_for("generation 2 serves beside generation 1");
         if kill_old {
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(old.parse().unwrap()), Signal::SIGKILL).unwrap();
-            restart.end().expect(0).says("generation 2 is serving");
+            restart.end().expect(0).says("generation 2 is ready: ");
             assert_eq!(instance.client().get("/").status, 200);
             instance.admin(&["stop"]).expect(0);
         } else {

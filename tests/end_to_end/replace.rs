@@ -67,7 +67,7 @@ fn connected_clients_finish_with_the_old_build_and_new_ones_get_the_new_one() {
     assert_eq!((idle.rest(), busy.rest()), (String::new(), String::new()));
     drop((idle, busy));
     let restart = restart.end().expect(0);
-    restart.says("generation 2 is serving").says("exited with code 0");
+    restart.says("generation 2 is ready: ").says("exited with code 0");
     assert_answers(&mut instance.client(), VERSIONS[1]);
     end(&home, &instance);
 }

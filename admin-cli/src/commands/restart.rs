@@ -15,8 +15,9 @@ pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<
     let request = Request::Restart { grace_ms: restart.grace.map(milliseconds), wait: !restart.wait.no_wait };
     ask(target, json, request, patience(&restart.wait), |answer| match answer {
         Answer::Restarting { ahead } => Some(in_progress(describe_restart(*ahead), &restart.wait)),
-        Answer::Restarted { generation, replaced, report, changes, down_ms } => {
-            let mut text = format!("restarted: generation {generation} is serving");
+        Answer::Restarted { generation, replaced, report, changes, evidence, down_ms } => {
+            let state = evidence.as_ref().map_or_else(|| "serving".into(), |evidence| format!("ready: {evidence}"));
+            let mut text = format!("restarted: generation {generation} is {state}");
             match changes.as_deref() {
                 None => {}
                 Some([]) => text += "\n  nothing changed",
@@ -28,7 +29,7 @@ pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<
                 text = format!("{text}\n  generation {replaced} {}", describe_report(report));
             }
             if let Some(down_ms) = down_ms {
-                text = format!("{text}\n  nothing served for {}", Seconds(Duration::from_millis(*down_ms)));
+                text = format!("{text}\n  the outage lasted at most {}", Seconds(Duration::from_millis(*down_ms)));
             }
             Some((text, report.as_ref().map_or(Exit::Done, Exit::from)))
         }

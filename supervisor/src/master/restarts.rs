@@ -18,7 +18,7 @@ pub(super) struct Restart {
     pub(super) by: Trigger,
     /// How long the clients of the old generation get to disconnect. None: as the settings say.
     pub(super) grace: Option<Duration>,
-    /// Since when nothing serves, if the old generation had to go first.
+    /// Since when perhaps nothing serves: the old generation had to go first, and was asked to.
     pub(super) down_since: Option<Instant>,
     /// None: no client waits for an answer, or not any more.
     reply: Option<Reply>,
@@ -47,11 +47,17 @@ impl Restart {
     /// The new generation serves, and the one that it replaced is gone.
     pub(super) fn done(self, current: &Live, replaced: Option<(u64, Report)>, now: Instant) {
         let (replaced, report) = replaced.unzip();
-        let down_ms = self.down_since.map(|since| milliseconds(now.saturating_duration_since(since)));
+        let down_ms = self.outage(now).map(milliseconds);
         if let Some(reply) = self.reply {
-            let (generation, changes) = (current.number, current.changes.clone());
-            reply.answer(Answer::Restarted { generation, replaced, report, changes, down_ms });
+            let (generation, changes, evidence) =
+                (current.number, current.changes.clone(), current.generation.evidence());
+            reply.answer(Answer::Restarted { generation, replaced, report, changes, evidence, down_ms });
         }
+    }
+
+    /// How long the outage was at most that it has been for the clients, if it was one.
+    pub(super) fn outage(&self, now: Instant) -> Option<Duration> {
+        self.down_since.map(|since| now.saturating_duration_since(since))
     }
 
     pub(super) fn failed(self, message: String) {
