@@ -1,15 +1,16 @@
 //! Releases in directories, and a symbolic link `current` that a deploy switches: what a restart starts.
 
 use std::fs;
-use std::net::TcpStream;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::exec::file;
+use crate::exec::{SERVER as SOCKET_SERVER, file};
 use crate::support::{Client, Ended, HUGE, Home, Instance, SUPERVISOR, eventually, free_port, write_script};
 
 /// Releases, of which `current` is one.
@@ -437,4 +438,87 @@ fn of_a_program_of_which_nothing_is_known_nothing_is_claimed() {
     let restarted = instance.admin(&["restart"]).expect(0);
     restarted.says("generation 2 is ready: it has run for 20 ms");
     assert!(!(restarted.out + &instance.err.so_far()).contains("serv"));
+}
+
+/// Answers with its release, which it reads when it starts.
+fn release_server() -> String {
+    let server = SOCKET_SERVER.replace("str(os.getpid()).encode()", "release");
+    format!("release = open('release', 'rb').read()\n{server}")
+}
+
+/// What one client is answered on a connection of its own.
+fn ask(address: SocketAddr) -> io::Result<String> {
+    let mut client = TcpStream::connect(address)?;
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer)?;
+    let (_, release) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(release.to_owned())
+}
+
+#[test]
+fn deploys_under_load_lose_no_request_and_what_answers_after_a_restart_is_the_current_release() {
+    const DEPLOYS: usize = 20;
+    const CLIENTS: usize = 16;
+    let home = Home::new();
+    let names: Vec<String> = (0..=DEPLOYS).map(|number| format!("r{number:02}")).collect();
+    let broken = [
+        ("no-file", "", "not found"),
+        ("syntax-error", "def", "SyntaxError"),
+        ("never-ready", "import time; time.sleep(600)", "it was not ready within 1 s"),
+    ];
+    let all: Vec<&str> = names.iter().map(String::as_str).chain(broken.map(|(name, ..)| name)).collect();
+    let releases = Releases::new(&home, &all);
+    for name in all {
+        fs::write(releases.path(name).join("app.py"), release_server()).unwrap();
+        write_script(&releases.path(name).join("server"), "#!/bin/sh\nexec python3 app.py\n");
+    }
+    let (port, config) = (free_port().to_string(), home.directory().join("app.json"));
+    let configure = |ready_within| fs::write(&config, format!(r#"{{ "ready-within": "{ready_within}" }}"#)).unwrap();
+    configure("60s");
+    let options = ["--listen", &port, "--ready", "notify", "--grace", HUGE, "--config", config.to_str().unwrap()];
+    let instance = releases.exec(&options, &["./server"]);
+    let (is_over, deployed) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let client = || {
+            let mut answers = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let oldest = deployed.load(Ordering::SeqCst);
+                let release = ask(instance.address).unwrap_or_else(|error| panic!("lost a request: {error}"));
+                assert!(names.iter().position(|name| *name == release).unwrap() >= oldest, "{release} after {oldest}");
+                answers += 1;
+            }
+            answers
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+        // Whatever fails here, the clients end.
+        let ends = OnDrop(|| is_over.store(true, Ordering::Relaxed));
+        for (number, name) in names.iter().enumerate().skip(1) {
+            releases.switch(name);
+            instance.admin(&["restart"]).expect(0);
+            deployed.store(number, Ordering::SeqCst);
+        }
+        fs::remove_file(releases.path("no-file").join("server")).unwrap();
+        for (name, program, why) in broken {
+            fs::write(releases.path(name).join("app.py"), program).unwrap();
+            releases.switch(name);
+            if name == "never-ready" {
+                configure("1s");
+            }
+            let kept = format!("generation {} keeps serving", DEPLOYS + 1);
+            instance.admin(&["restart"]).expect(1).says(&kept).says(why);
+        }
+        drop(ends);
+        let answers: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        assert!(answers >= CLIENTS, "{answers}");
+    });
+    assert_eq!(ask(instance.address).unwrap(), *names.last().unwrap());
+}
+
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
