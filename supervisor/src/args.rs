@@ -110,6 +110,8 @@ fn serve(
             Exit::Failed as i32
         }
         (passed, Server::Own(own)) => {
+            #[cfg(unix)]
+            cli::raise_descriptor_limit();
             let listen = passed.map_or(Listen::Bind(own.listen), Listen::Inherited);
             let of_requests = journal.clone();
             let supervisor =
@@ -164,13 +166,18 @@ fn wait<L>(started: Result<Handle<L>, mastercontrol::Error>, config: &Config, jo
             Err(error)
         }
     };
-    ended.map_or_else(|error| code(&error, config.restart.mode), |report| report.exit() as i32)
+    let success: &[i32] = match &config.server {
+        Server::Exec { program, .. } => &program.success,
+        Server::Own(_) => &[],
+    };
+    ended.map_or_else(|error| code(&error, config.restart.mode, success), |report| report.exit() as i32)
 }
 
 /// The exit code for an error. A program that ended by itself, or could not be started, is passed on as a shell would.
 /// One that ended before it was ready has failed, unless the supervisor is to end as it does in any case.
-fn code(error: &mastercontrol::Error, mode: RestartMode) -> i32 {
+fn code(error: &mastercontrol::Error, mode: RestartMode, success: &[i32]) -> i32 {
     match error {
+        mastercontrol::Error::Ended { program: Some(end), .. } if end.is_success(success) => Exit::Done as i32,
         mastercontrol::Error::Ended { program: Some(end), .. } => end.code(),
         mastercontrol::Error::Build { source } => {
             let cannot = source.downcast_ref::<mastercontrol::child::CannotStart>().map(|cannot| cannot.code.into());

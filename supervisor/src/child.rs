@@ -19,6 +19,7 @@ mod process;
 mod program;
 mod ready;
 mod started;
+mod stop_signals;
 #[cfg(windows)]
 mod windows;
 
@@ -28,5 +29,6 @@ pub use guardian::{hidden_stage, supervisor_side::Socket};
 pub(crate) use program::ProgramFactory;
 pub use program::{CannotStart, EndedEarly, Program};
 pub use ready::Ready;
+pub use stop_signals::{StopSignals, StopTo};
 #[cfg(windows)]
 pub use windows::Socket;

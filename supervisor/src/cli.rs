@@ -5,6 +5,8 @@
 
 mod config;
 mod definition;
+#[cfg(unix)]
+mod descriptors;
 mod directory;
 mod env_file;
 mod error;
@@ -19,5 +21,7 @@ mod values;
 
 pub use config::{Config, HandlerKind, OwnServer, Server};
 pub use definition::KINDS;
+#[cfg(unix)]
+pub use descriptors::raise_descriptor_limit;
 pub use error::ConfigError;
 pub use invocation::{Asked, Invocation, check, command, has_settings_of};

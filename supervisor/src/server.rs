@@ -176,6 +176,11 @@ pub enum ProgramEnd {
 const CONSOLE_EVENT: i32 = 0xc000_013a_u32.cast_signed();
 
 impl ProgramEnd {
+    /// Whether that is no failure: with exit code 0, or one of these.
+    pub fn is_success(self, codes: &[i32]) -> bool {
+        self == ProgramEnd::Exited(0) || (self != ProgramEnd::Unguarded && codes.contains(&self.code()))
+    }
+
     /// The exit code by which a shell tells of that.
     pub fn code(self) -> i32 {
         match self {

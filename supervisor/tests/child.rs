@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mastercontrol::child::driven::{Driven, Heard, One};
-use mastercontrol::child::{CannotStart, Program, Ready, Socket};
+use mastercontrol::child::{CannotStart, Program, Ready, Socket, StopSignals};
 use mastercontrol::{Address, ProgramEnd};
 
 const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor");
@@ -462,7 +462,8 @@ fn program(program: &str, args: &[&str]) -> Program {
         args: args.iter().map(OsString::from).collect(),
         directory: None,
         environment: Vec::new(),
-        stop_signal: TERM,
+        stop: StopSignals::one(TERM),
+        success: Vec::new(),
         ready: Ready::Auto,
         ready_within: LIMIT,
         overlap: Duration::ZERO,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mastercontrol::ProgramEnd;
 use mastercontrol::child::driven::{Driven, Heard};
-use mastercontrol::child::{Program, Ready};
+use mastercontrol::child::{Program, Ready, StopSignals};
 
 const LIMIT: Duration = Duration::from_secs(45);
 
@@ -36,7 +36,8 @@ fn no_orphan_is_left_and_none_stays_a_zombie() {
         args: vec!["-c".into(), script.into()],
         directory: None,
         environment: Vec::new(),
-        stop_signal: 15,
+        stop: StopSignals::one(15),
+        success: Vec::new(),
         ready: Ready::Auto,
         ready_within: LIMIT,
         overlap: Duration::ZERO,

@@ -1,11 +1,12 @@
 //! How a program is asked to end, and how long it has.
 
+use std::fs;
 use std::process::Stdio;
 
-use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGINT, SIGSTOP, SIGTERM, SIGUSR1};
 
 use crate::exec::{assert_nothing_runs, file, sh};
-use crate::support::{HUGE, Home, eventually, free_port};
+use crate::support::{HUGE, Home, Instance, eventually, free_port};
 
 /// Is never ready.
 const NEVER: [&str; 6] = ["--ready", "notify", "--ready-within", HUGE, "--grace", HUGE];
@@ -71,4 +72,195 @@ fn a_stop_in_the_middle_of_a_restart_asks_both_programs_to_end() {
     assert!(so_many("saved", 2), "{}", instance.out.so_far());
     assert_eq!(instance.wait(), 0);
     assert_nothing_runs(&home);
+}
+
+/// Like celery: a master that waits for its worker, which has a job and knows nothing of signals. The job takes two seconds
+/// from the moment in which the test says so.
+const MASTER: &str = r#"
+import multiprocessing, os, signal, sys, time
+def work(job):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    print("begun", flush=True)
+    while not os.path.exists(job + ".go"):
+        time.sleep(0.01)
+    time.sleep(2)
+    open(job + ".done", "w").close()
+ending = []
+worker = multiprocessing.get_context("fork").Process(target=work, args=(sys.argv[1],))
+worker.start()
+signal.signal(signal.SIGTERM, lambda *_: ending.append(True))
+print("up", flush=True)
+while not ending:
+    time.sleep(0.01)
+worker.join()
+sys.exit(abs(worker.exitcode))
+"#;
+
+#[test]
+fn a_master_that_alone_gets_the_signal_lets_its_workers_finish() {
+    for (to, ends, finishes) in [("leader", "exited with code 0", true), ("group", "exited with code 15", false)] {
+        let home = Home::new();
+        let job = home.directory().join("job");
+        let options = ["--stop-to", to, "--grace", HUGE];
+        let instance = home.exec(&options, &["python3", "-c", MASTER, job.to_str().unwrap()]);
+        instance.out.wait_for("begun");
+        instance.out.wait_for("up");
+        let stop = instance.admin_begins(&["stop", "--grace", "100"]);
+        instance.err.wait_for("stopping");
+        if finishes {
+            fs::write(job.with_extension("go"), "").unwrap();
+        }
+        stop.end().expect(0).says(ends);
+        assert_eq!(job.with_extension("done").exists(), finishes);
+        assert_eq!(instance.wait(), 0);
+        assert_nothing_runs(&home);
+    }
+}
+
+#[test]
+fn what_outlives_a_program_that_alone_got_the_signal_gets_it_then() {
+    let home = Home::new();
+    let child = "trap 'echo child; exit' TERM; echo up; while :; do sleep 0.05; done";
+    let script = format!("trap 'echo leader; exit 0' TERM; sh -c \"{child}\" & wait");
+    let instance = home.exec(&["--stop-to", "leader", "--grace", HUGE], &sh(&script));
+    instance.out.wait_for("up");
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    assert_eq!(instance.out.whole(), "up\nleader\nchild\n");
+    assert_nothing_runs(&home);
+}
+
+#[test]
+fn at_the_deadline_all_are_killed_whoever_got_the_signal() {
+    let home = Home::new();
+    let instance = home.exec(&["--stop-to", "leader"], &sh("trap '' TERM; sleep 600 & echo up; wait; sleep 600"));
+    instance.out.wait_for("up");
+    instance.admin(&["stop", "--grace", "0.3"]).expect(5).says("killed by SIGKILL");
+    assert_eq!(instance.wait(), 5);
+    assert_nothing_runs(&home);
+}
+
+/// Says which signals it gets, and ends by TERM if told so.
+fn witness(home: &Home, signals: &str, ends: bool) -> Instance {
+    let end = if ends { "; exit 0" } else { "" };
+    let script = format!(
+        "trap 'echo usr1' USR1; trap 'echo usr2' USR2; trap 'echo term{end}' TERM; echo up; while :; do sleep 0.02; done"
+    );
+    let instance = home.exec(&["--stop-signal", signals], &sh(&script));
+    instance.out.wait_for("up");
+    instance
+}
+
+#[test]
+fn signals_follow_each_other_until_the_program_ends() {
+    let home = Home::new();
+    let instance = witness(&home, "USR1:500ms,USR2:500ms,TERM:600s", true);
+    instance.admin(&["stop"]).expect(0).says("exited with code 0");
+    assert_eq!(instance.wait(), 0);
+    assert_eq!(instance.out.whole(), "up\nusr1\nusr2\nterm\n");
+}
+
+#[test]
+fn after_the_last_signal_and_its_time_comes_kill() {
+    let home = Home::new();
+    let instance = witness(&home, "USR1:300ms,TERM:300ms", false);
+    instance.admin(&["stop"]).expect(5).says("killed by SIGKILL");
+    assert_eq!(instance.wait(), 5);
+    assert_eq!(instance.out.whole(), "up\nusr1\nterm\n");
+}
+
+#[test]
+fn a_shorter_grace_period_is_for_the_later_signals_first() {
+    let home = Home::new();
+    let instance = witness(&home, "USR1:600s,USR2:600s,TERM:600s", true);
+    let stop = instance.admin_begins(&["stop"]);
+    instance.out.wait_for("usr1");
+    instance.admin(&["grace", "900"]).expect(0);
+    instance.out.wait_for("usr2");
+    instance.admin(&["grace", "500"]).expect(0);
+    stop.end().expect(0);
+    assert_eq!(instance.out.whole(), "up\nusr1\nusr2\nterm\n");
+    let instance = witness(&home, "USR1:600s,USR2:600s,TERM:600s", true);
+    instance.admin(&["stop", "--grace", "300"]).expect(0);
+    assert_eq!(instance.out.whole(), "up\nterm\n");
+}
+
+#[test]
+fn the_times_of_the_signals_are_the_grace_period_and_there_is_only_one() {
+    let home = Home::new();
+    let options = ["--stop-signal", "QUIT:20s,TERM:5s", "--grace", "3"];
+    home.run(home.exec_command(&options, &["true"])).expect(1).says("leave out \"grace\" or the first time");
+    let instance = home.exec(&["--stop-signal", "QUIT:20s,TERM:5s"], &["sleep", "600"]);
+    instance.signal(SIGTERM);
+    instance.err.wait_for("grace period 25 s");
+    assert_eq!(instance.wait(), 0);
+    let instance = home.exec(&["--stop-signal", "QUIT,TERM:5s", "--grace", "60"], &["sleep", "600"]);
+    instance.signal(SIGTERM);
+    instance.err.wait_for("grace period 60 s");
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn a_real_time_signal_can_ask_a_program_to_end() {
+    for signal in ["RTMIN+3", "SIGRTMAX-2", "40"] {
+        let home = Home::new();
+        let instance = home.exec(&["--stop-signal", signal, "--grace", HUGE], &["sleep", "600"]);
+        instance.admin(&["stop"]).expect(0).says("exited on SIGRTMIN+");
+        assert_eq!(instance.wait(), 0);
+    }
+}
+
+#[test]
+fn an_exit_code_that_is_a_success_is_no_crash() {
+    for (codes, script, wanted) in
+        [("143,3", "exit 3", 0), ("143", "kill -TERM $$", 0), ("143", "exit 143", 0), ("0", "exit 0", 0)]
+    {
+        let home = Home::new();
+        let options = ["--success-exit", codes, "--restart", "on-failure"];
+        let ended = home.run(home.exec_command(&options, &sh(script))).expect(wanted);
+        assert!(!ended.err.contains("crashed") && !ended.err.contains("starting generation"), "{ended}");
+    }
+    let home = Home::new();
+    let options = ["--success-exit", "3", "--max-restarts", "0"];
+    home.run(home.exec_command(&options, &sh("exit 4"))).expect(9).says("crashed");
+}
+
+/// They arrive together at a process that could not hear them.
+#[test]
+fn a_hangup_that_comes_with_a_signal_for_the_program_restarts_it() {
+    let home = Home::new();
+    let script = "trap 'echo usr1' USR1; echo up; while :; do sleep 0.02; done";
+    let instance = home.exec(&["--on-hup", "restart", "--grace", "0"], &sh(script));
+    instance.out.wait_for("up");
+    for signal in [SIGSTOP, SIGUSR1, SIGHUP, SIGCONT] {
+        instance.signal(signal);
+    }
+    eventually("it is restarted", || instance.status()["generation"] == 2);
+    instance.signal(SIGTERM);
+    assert_eq!(instance.wait(), 5);
+}
+
+fn limit_of(process: u32) -> String {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    line.split_whitespace().nth(3).unwrap().to_owned()
+}
+
+/// `select` knows no descriptors above 1023, so a program gets the limit that it would have without a supervisor.
+#[test]
+fn own_servers_use_all_descriptors_that_there_are_and_programs_get_what_they_would_have() {
+    let home = Home::new();
+    let by = ["sh", "-c", "ulimit -S -n 64; exec \"$@\"", "sh"];
+    let instance = home.start_by(home.supervisor_by(&by, &["echo", "--grace", HUGE]));
+    let mut clients: Vec<_> = (0..100).map(|_| instance.client()).collect();
+    clients.iter_mut().for_each(|client| client.greet());
+    assert_ne!(limit_of(instance.pid), "64");
+    let exec = home.exec_command(&["--name", &home.another("exec")], &sh("ulimit -S -n; exec sleep 600"));
+    let mut command = home.program(by[0]);
+    command.args(&by[1..]).arg(exec.get_program()).args(exec.get_args());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let exec = home.spawn(command);
+    exec.out.wait_for("64");
+    exec.signal(SIGTERM);
+    assert_eq!(exec.wait(), 0);
 }

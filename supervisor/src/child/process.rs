@@ -53,6 +53,8 @@ pub(super) struct Running {
 #[derive(Debug)]
 struct Observed {
     listener: Listener,
+    /// The exit codes that are no failure, beside 0.
+    success: Vec<i32>,
     /// Somebody wants its end, so that this is no failure.
     asked: bool,
     /// Why it was given up.
@@ -78,6 +80,7 @@ impl Running {
     /// `guard` tells what happens to it, and returns when nothing of it is left.
     pub(super) fn start(
         build: u64,
+        success: Vec<i32>,
         control: Box<dyn Control>,
         output: Output,
         steps: Sender<Step>,
@@ -85,6 +88,7 @@ impl Running {
     ) -> io::Result<Arc<Running>> {
         let observed = Observed {
             listener: Listener::Builder(steps),
+            success,
             asked: false,
             given_up: None,
             program: None,
@@ -251,7 +255,7 @@ impl Observed {
     fn fail(&mut self, build: u64, end: ProgramEnd, wrote: Vec<String>) {
         if !self.asked {
             let reason = self.given_up.take().unwrap_or_else(|| end.to_string());
-            let clean = end == ProgramEnd::Exited(0);
+            let clean = end.is_success(&self.success);
             self.tell(Event::Exited { build, reason, clean, wrote });
         }
     }

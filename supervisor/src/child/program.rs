@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::ready::Ready;
+#[cfg(unix)]
+use super::stop_signals::StopSignals;
 use crate::server::{BuildError, ProgramEnd};
 use crate::settings::Settings;
 use crate::text::LastWords;
@@ -33,7 +35,9 @@ pub struct Program {
     pub environment: Vec<(String, String)>,
     /// What asks it to end.
     #[cfg(unix)]
-    pub stop_signal: i32,
+    pub stop: StopSignals,
+    /// The exit codes, beside 0, that are no failure. One above 128 is that of a signal, too, as a shell tells it.
+    pub success: Vec<i32>,
     /// What shows that it is ready.
     pub ready: Ready,
     /// How long that may take.

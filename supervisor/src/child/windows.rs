@@ -213,7 +213,7 @@ impl Host {
             .map_err(lacking("a thread to guard it"))?;
         let (steps, received) = mpsc::channel();
         let sockets = FamilySockets::new(child.0.id(), HashSet::new());
-        let running = Running::start(build, control, output, steps, move |running| {
+        let running = Running::start(build, program.success.clone(), control, output, steps, move |running| {
             let pid = child.0.id();
             running.has_started(pid);
             let status = child.0.wait().ok();
@@ -299,15 +299,15 @@ impl Guardian {
             match word {
                 Ok(Word::Stop(_)) if killing => {}
                 Ok(Word::Stop(within)) => {
-                    // No time that a clock could count: never.
-                    let until = Instant::now().checked_add(within);
-                    // What it left behind has its time already.
-                    let other = if ended { deadline } else { None };
-                    deadline = until.into_iter().chain(other).min();
                     if !asked && !ended && !within.is_zero() {
                         self.ask();
                     }
                     asked = true;
+                    // Its time begins when it has been asked. No time that a clock could count: never.
+                    let until = Instant::now().checked_add(within);
+                    // What it left behind has its time already.
+                    let other = if ended { deadline } else { None };
+                    deadline = until.into_iter().chain(other).min();
                 }
                 Ok(Word::Ended) => {
                     ended = true;

@@ -13,8 +13,12 @@ use super::directory;
 use super::env_file;
 use super::error::ConfigError;
 use super::file::{definitions, setting};
+#[cfg(unix)]
+use super::values::Signals;
 use super::values::{Form, word};
 use crate::child::{Program, Ready};
+#[cfg(unix)]
+use crate::child::{StopSignals, StopTo};
 use crate::instance::InstanceName;
 use crate::listen::{Address, ProgramSocket, in_words};
 use crate::log::Log;
@@ -127,6 +131,8 @@ impl Server {
                 mut listen,
                 socket_mode,
                 stop_signal,
+                stop_to,
+                success_exit,
                 ready,
                 ready_within,
                 overlap,
@@ -146,7 +152,14 @@ impl Server {
                     environment: Vec::new(),
                     directory: Some(dir.map_or_else(|| directory.to_owned(), |dir| directory::join(directory, &dir))),
                     #[cfg(unix)]
-                    stop_signal: stop_signal.unwrap_or(nix::sys::signal::Signal::SIGTERM as i32),
+                    stop: {
+                        let to = stop_to.unwrap_or(StopTo::Group);
+                        match stop_signal {
+                            Some(Signals { first, later, whole: _ }) => StopSignals { first, later, to },
+                            None => StopSignals { to, ..StopSignals::one(nix::sys::signal::Signal::SIGTERM as i32) },
+                        }
+                    },
+                    success: success_exit,
                     ready: ready.unwrap_or(Ready::Auto),
                     ready_within,
                     overlap,
@@ -194,12 +207,24 @@ impl Config {
     ) -> Result<Config, ConfigError> {
         let wrong = |error| ConfigError::clap(&error);
         let said = ServerCli::command().try_get_matches_from(arguments).map_err(wrong)?;
-        let listen_said = said.subcommand().is_some_and(|(_, said)| {
-            said.value_source("listen").is_some_and(|source| source != ValueSource::DefaultValue)
-        });
+        let is_said = |setting| {
+            said.subcommand().is_some_and(|(_, said)| {
+                said.value_source(setting).is_some_and(|source| source != ValueSource::DefaultValue)
+            })
+        };
+        let (listen_said, grace_said) = (is_said("listen"), is_said("grace"));
+        let mut grace = None;
         let server = ServerCli::from_arg_matches(&said).map_err(wrong)?.server;
         let mut environment = Vec::new();
-        if let ServerArgs::Exec { listen, socket_mode, ready, overlap, env_file, .. } = &server {
+        if let ServerArgs::Exec { listen, socket_mode, stop_signal, ready, overlap, env_file, .. } = &server {
+            grace = stop_signal.as_ref().and_then(|signals| signals.whole);
+            if grace.is_some() && grace_said {
+                return Err(ConfigError(
+                    "the times of \"stop-signal\" say how long a stop takes, and so does \"grace\": leave out \"grace\" or \
+                     the first time"
+                        .into(),
+                ));
+            }
             check_addresses(listen, *socket_mode, ready.as_ref())?;
             if listen.is_empty() && !overlap.is_zero() {
                 return Err(ConfigError(
@@ -222,7 +247,7 @@ impl Config {
             name: options.name.clone().or_else(|| server.name().parse().ok()).unwrap_or_default(),
             log: options.log(),
             server,
-            grace: options.grace,
+            grace: grace.unwrap_or(options.grace),
             admin: options.admin,
             socket: options.socket,
             health: options.health,

@@ -11,10 +11,10 @@ use super::generate::Generate;
 #[cfg(windows)]
 use super::values::parse_on_hup;
 use super::values::{
-    Form, default_max_connections, parse_address, parse_interval, parse_mode, parse_number, parse_passed, parse_ready,
-    parse_signal,
+    Form, Signals, default_max_connections, parse_address, parse_interval, parse_mode, parse_number, parse_passed,
+    parse_ready, parse_stop_signals, parse_stop_to,
 };
-use crate::child::Ready;
+use crate::child::{Ready, StopTo};
 use crate::instance::InstanceName;
 use crate::listen::ProgramSocket;
 use crate::restart::RestartMode;
@@ -149,7 +149,8 @@ pub(super) enum ServerArgs {
   supervisor exec -- python3 -m http.server 8888
   supervisor exec --ready connect=8888 -- python3 -m http.server 8888
   supervisor exec --listen 8000 --ready notify --grace 30s -- ./server
-  supervisor exec --name queue --restart always --stop-signal INT -- ./worker --fast")
+  supervisor exec --name queue --restart always --stop-signal INT -- ./worker --fast
+  supervisor exec --stop-to leader --grace 10m -- celery -A tasks worker")
     )]
     #[cfg_attr(
         windows,
@@ -166,9 +167,16 @@ pub(super) enum ServerArgs {
         /// Mode of these Unix sockets, which decides who may connect [default: 666, all users]
         #[arg(long, value_name = "MODE", value_parser = parse_mode, hide = cfg!(windows))]
         socket_mode: Option<u32>,
-        /// Signal that asks the program to stop [default: TERM]
-        #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, hide = cfg!(windows))]
-        stop_signal: Option<i32>,
+        /// Signal that asks the program to stop, or several, each for a time, then KILL (QUIT:20s,TERM:5s)
+        /// [default: TERM]
+        #[arg(long, value_name = "SIGNAL", value_parser = parse_stop_signals, hide = cfg!(windows))]
+        stop_signal: Option<Signals>,
+        /// Who gets it: the program's process alone, or its whole group [default: group]
+        #[arg(long, value_name = "WHO", value_parser = parse_stop_to, hide = cfg!(windows))]
+        stop_to: Option<StopTo>,
+        /// Exit codes of the program that are no failure, beside 0 (143, 130)
+        #[arg(long, value_name = "CODE", value_delimiter = ',', value_parser = parse_number::<i32>)]
+        success_exit: Vec<i32>,
         #[cfg_attr(
             unix,
             doc = "When the program counts as ready: it says so (notify), its address answers (connect=ADDR), or \

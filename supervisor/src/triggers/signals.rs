@@ -73,8 +73,8 @@ mod unix {
                 hear_signals();
                 while !closed.is_closed() {
                     let mut together: Vec<_> = signals.wait().collect();
-                    // They come in no order. One that a SIGHUP came along with shall be the one that counts.
-                    if together.iter().any(|origin| origin.signal != SIGHUP) {
+                    // They come in no order. A stop that a SIGHUP came along with shall be the one that counts.
+                    if together.iter().any(|origin| [SIGINT, SIGTERM, SIGQUIT].contains(&origin.signal)) {
                         together.retain(|origin| origin.signal != SIGHUP);
                     }
                     for origin in together {

@@ -4,7 +4,7 @@
 //!
 //! It talks with the supervisor through its stdin, a socket, see [`super::line`].
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,6 +27,7 @@ use super::notify;
 use super::proc;
 use super::processes::{self, Reaped};
 use super::stage::{self, Stage};
+use crate::child::stop_signals::{StopSignals, StopTo};
 use crate::server::ProgramEnd;
 use crate::text::Reason;
 use crate::triggers::signals::passed_on;
@@ -60,10 +61,12 @@ struct Guardian {
     /// Says that a child has ended.
     ended: UnixStream,
     program: Program,
-    /// What the program was told to end by. None: nobody has asked for that.
-    asked: Option<Signal>,
+    /// How the program is asked to end. None: nobody has asked for that.
+    asked: Option<Asked>,
     /// When all that is left is killed.
     deadline: Option<Instant>,
+    /// When what the program left behind is killed at the latest, if nobody has asked for its end.
+    leftovers: Option<Instant>,
     killing: bool,
     /// Those whose end has not been seen.
     killed: HashSet<Pid>,
@@ -71,6 +74,16 @@ struct Guardian {
     kills: usize,
     /// What the program left behind and has been told to end: processes and groups.
     told: HashSet<Pid>,
+}
+
+/// A stop.
+#[derive(Debug)]
+struct Asked {
+    to: StopTo,
+    /// The signal whose turn it is.
+    signal: Signal,
+    /// Those that follow, and how long before the deadline.
+    later: VecDeque<(Signal, Duration)>,
 }
 
 /// The other end of stdin.
@@ -117,6 +130,7 @@ impl Guardian {
             program,
             asked: None,
             deadline: None,
+            leftovers: None,
             killing: false,
             killed: HashSet::new(),
             kills: 0,
@@ -134,6 +148,8 @@ impl Guardian {
             self.killing |= self.deadline.is_some_and(|deadline| deadline <= Instant::now());
             if self.killing {
                 self.kill();
+            } else if self.advance() {
+                self.ask();
             }
             self.wait()?;
             for order in self.supervisor.requests() {
@@ -152,7 +168,7 @@ impl Guardian {
         let timeout = match self.deadline {
             _ if looks => PollTimeout::try_from(KILL_AGAIN).unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
-            Some(deadline) => timeout_until(deadline),
+            Some(deadline) => timeout_until(self.next_signal().unwrap_or(deadline)),
         };
         let mut happened = vec![PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
         if let Some(launcher) = &self.program.launcher {
@@ -218,7 +234,7 @@ impl Guardian {
         // What one has left behind that has ended is ours now. It may not have heard of a stop, if it is in another
         // group.
         if reaped && !gone && self.program.ended && !self.killing {
-            self.tell_leftovers();
+            self.ask_leftovers();
         }
         gone
     }
@@ -235,17 +251,15 @@ impl Guardian {
         if !self.program.refused {
             self.supervisor.tell(&Report::Ended(end));
         }
-        if self.asked.is_some() {
+        if self.asked.as_ref().is_some_and(|asked| asked.to == StopTo::Group) {
             // Its group has got the signal already.
             self.told.insert(self.program.pid);
-        } else {
-            self.end_by(Some(Instant::now() + LEFTOVERS));
         }
     }
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Stop { signal, within } => self.stop(processes::signal(signal).unwrap_or(Signal::TERM), within),
+            Order::Stop { signals, within } => self.stop(&signals, within),
             Order::Signal(signal) => {
                 if let Some(signal) = processes::signal(signal) {
                     self.pass_on(signal);
@@ -262,63 +276,106 @@ impl Guardian {
         }
     }
 
-    fn stop(&mut self, signal: Signal, within: Duration) {
-        let first = self.asked.is_none();
-        self.asked.get_or_insert(signal);
-        if !self.program.ended {
-            // No time that a clock could count: never.
-            self.deadline = Instant::now().checked_add(within);
-            if first && !within.is_zero() {
-                self.ask();
-            }
-        } else if first {
+    fn stop(&mut self, signals: &StopSignals, within: Duration) {
+        // No time that a clock could count: never.
+        let by = |now: Instant| now.checked_add(within);
+        if self.asked.is_some() {
+            self.deadline = by(Instant::now());
+            return;
+        }
+        let signal = |signal| processes::signal(signal).unwrap_or(Signal::TERM);
+        let later = signals.later.iter().map(|&(later, before)| (signal(later), before)).collect();
+        self.asked = Some(Asked { to: signals.to, signal: signal(signals.first), later });
+        if self.program.ended {
             // What it left behind has its time already.
-            self.end_by(Instant::now().checked_add(within));
-        } else {
-            self.deadline = Instant::now().checked_add(within);
+            self.deadline = self.deadline.into_iter().chain(by(Instant::now())).min();
+            return;
+        }
+        self.deadline = by(Instant::now());
+        if !within.is_zero() {
+            // Some of them are over already if the time is short.
+            self.advance();
+            self.ask();
+            // Its time begins when it has been asked.
+            self.deadline = by(Instant::now());
         }
     }
 
-    /// Asks the program to end, as soon as it is there.
-    fn ask(&self) {
+    /// When the next signal is due.
+    fn next_signal(&self) -> Option<Instant> {
+        let &(_, before) = self.asked.as_ref()?.later.front()?;
+        // A time that is longer than the clock counts has begun.
+        let deadline = self.deadline?;
+        Some(deadline.checked_sub(before).unwrap_or_else(Instant::now))
+    }
+
+    /// Makes the latest signal that is due the one whose turn it is. Returns whether it is another one now.
+    fn advance(&mut self) -> bool {
+        let mut advanced = false;
+        while self.next_signal().is_some_and(|at| at <= Instant::now()) {
+            let Some(asked) = &mut self.asked else { break };
+            let Some((signal, _)) = asked.later.pop_front() else { break };
+            asked.signal = signal;
+            advanced = true;
+        }
+        advanced
+    }
+
+    /// Asks the program to end, as soon as it is there, or what it has left behind.
+    fn ask(&mut self) {
         let Program { pid, ended, ref launcher, .. } = self.program;
-        if let Some(signal) = self.asked
-            && launcher.is_none()
-            && !ended
-        {
-            processes::tell_group(pid, signal);
-            // One that is suspended could not end.
-            processes::tell_group(pid, Signal::CONT);
+        match &self.asked {
+            Some(_) if ended => {
+                self.told.clear();
+                self.ask_leftovers();
+            }
+            Some(Asked { to: StopTo::Group, signal, .. }) if launcher.is_none() => ask_group(pid, *signal),
+            Some(Asked { to: StopTo::Leader, signal, .. }) if launcher.is_none() => ask(pid, *signal),
+            Some(_) | None => {}
         }
     }
 
-    /// Moves the deadline towards now.
-    fn end_by(&mut self, deadline: Option<Instant>) {
-        self.deadline = self.deadline.into_iter().chain(deadline).min();
+    /// Asks what the program has left behind to end. If nobody has asked for that, each has its time from then on, but
+    /// all of them together not more than twice that.
+    fn ask_leftovers(&mut self) {
+        let asked = self.tell_leftovers();
+        if self.asked.is_none() && (asked || self.deadline.is_none()) {
+            let now = Instant::now();
+            let last = *self.leftovers.get_or_insert(now + 2 * LEFTOVERS);
+            self.deadline = Some(last.min(now + LEFTOVERS));
+        }
+    }
+
+    /// The signal for what is left.
+    fn signal(&self) -> Signal {
+        self.asked.as_ref().map_or(Signal::TERM, |asked| asked.signal)
     }
 
     /// Sends the signal to each child that is left and has not got it, with its group if that is not the supervisor's
-    /// or ours.
+    /// or ours. Returns whether there were any.
     #[cfg(target_os = "linux")]
-    fn tell_leftovers(&mut self) {
-        let signal = self.asked.unwrap_or(Signal::TERM);
+    fn tell_leftovers(&mut self) -> bool {
+        let signal = self.signal();
+        let mut some = false;
         for child in proc::children() {
             let group = proc::process(child).ok().and_then(|process| Pid::from_raw(process.group));
             if self.told.contains(&child) || group.is_some_and(|group| self.told.contains(&group)) {
                 continue;
             }
+            some = true;
             match group {
                 // Its group exists as long as it has not been waited for, so this number is no one else's.
                 Some(group) if group == self.program.pid || group == child => {
                     self.told.insert(group);
-                    processes::tell_group(group, signal);
+                    ask_group(group, signal);
                 }
                 Some(_) | None => {
                     self.told.insert(child);
-                    processes::tell(child, signal);
+                    ask(child, signal);
                 }
             }
         }
+        some
     }
 
     /// Kills all children. Theirs become ours when they end, and are next.
@@ -338,10 +395,12 @@ impl Guardian {
 
     /// Without orphans of its own, only the program's group is known.
     #[cfg(not(target_os = "linux"))]
-    fn tell_leftovers(&mut self) {
-        if self.told.insert(self.program.pid) {
-            processes::tell_group(self.program.pid, self.asked.unwrap_or(Signal::TERM));
+    fn tell_leftovers(&mut self) -> bool {
+        let is_new = self.told.insert(self.program.pid);
+        if is_new {
+            ask_group(self.program.pid, self.signal());
         }
+        is_new
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -399,6 +458,18 @@ impl Program {
     fn number(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
+}
+
+/// Asks a process to end. One that is suspended could not.
+fn ask(process: Pid, signal: Signal) {
+    processes::tell(process, signal);
+    processes::tell(process, Signal::CONT);
+}
+
+/// The same for a whole group.
+fn ask_group(group: Pid, signal: Signal) {
+    processes::tell_group(group, signal);
+    processes::tell_group(group, Signal::CONT);
 }
 
 /// Why the launcher has not become the program. None: it has, or it was ended before. It has its end of this open only

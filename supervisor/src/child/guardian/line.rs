@@ -3,15 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::child::stop_signals::StopSignals;
 use crate::server::ProgramEnd;
 use crate::text::milliseconds;
 
 /// What the supervisor wants of a guardian.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Order {
-    /// `stop SIGNAL MILLISECONDS`: the signal to the program's group, and at the end of this time KILL to all that is
-    /// left. A further one only moves the deadline.
-    Stop { signal: i32, within: Duration },
+    /// `stop SIGNALS MILLISECONDS`: the signals, the first one now, and at the end of this time KILL to all that is left.
+    /// A further one only moves the deadline.
+    Stop { signals: StopSignals, within: Duration },
     /// `signal NUMBER`: to the program itself.
     Signal(i32),
 }
@@ -35,7 +36,7 @@ pub(super) enum Report {
 impl fmt::Display for Order {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Order::Stop { signal, within } => write!(formatter, "stop {signal} {}", milliseconds(*within)),
+            Order::Stop { signals, within } => write!(formatter, "stop {signals} {}", milliseconds(*within)),
             Order::Signal(signal) => write!(formatter, "signal {signal}"),
         }
     }
@@ -61,9 +62,9 @@ impl Order {
     /// None: it is no order.
     pub(super) fn parse(line: &str) -> Option<Order> {
         match line.split(' ').collect::<Vec<_>>()[..] {
-            ["stop", signal, within] => {
+            ["stop", signals, within] => {
                 let within = Duration::from_millis(within.parse().ok()?);
-                Some(Order::Stop { signal: signal.parse().ok()?, within })
+                Some(Order::Stop { signals: StopSignals::parse(signals)?, within })
             }
             ["signal", signal] => Some(Order::Signal(signal.parse().ok()?)),
             _ => None,
@@ -121,13 +122,24 @@ impl Lines {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
+
+    use crate::child::stop_signals::StopTo;
 
     proptest! {
         #[test]
-        fn each_order_is_understood(signal in any::<i32>(), within in any::<u64>()) {
+        fn each_order_is_understood(
+            signal in any::<i32>(),
+            later in vec((any::<i32>(), any::<u64>()), 0..4),
+            within in any::<u64>(),
+            leader in any::<bool>(),
+        ) {
             let within = Duration::from_millis(within);
-            for order in [Order::Stop { signal, within }, Order::Signal(signal)] {
+            let later = later.into_iter().map(|(signal, before)| (signal, Duration::from_millis(before))).collect();
+            let to = if leader { StopTo::Leader } else { StopTo::Group };
+            let signals = StopSignals { first: signal, later, to };
+            for order in [Order::Stop { signals, within }, Order::Signal(signal)] {
                 prop_assert_eq!(Order::parse(&order.to_string()), Some(order));
             }
         }

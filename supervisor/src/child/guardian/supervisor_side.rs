@@ -26,6 +26,7 @@ use crate::child::process::{Control, Running};
 use crate::child::program::{CannotStart, Program};
 use crate::child::ready::Ready;
 use crate::child::started::Started;
+use crate::child::stop_signals::StopSignals;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::server::{BuildError, SignalName, lacking};
@@ -110,10 +111,10 @@ impl Host {
         let heard = "what it takes to hear of the program";
         control.set_write_timeout(Some(ORDER)).map_err(lacking(heard))?;
         let socket = control.try_clone().map_err(lacking(heard))?;
-        let control = Box::new(Guardian { guardian: control, stop_signal: program.stop_signal });
+        let control = Box::new(Guardian { guardian: control, signals: program.stop.clone() });
         let (steps, received) = mpsc::channel();
         let sockets = FamilySockets::new(guardian.id(), passed);
-        let running = Running::start(build, control, output, steps, move |running| {
+        let running = Running::start(build, program.success.clone(), control, output, steps, move |running| {
             let told = follow(running, socket, notify.as_ref(), &log);
             family.wait(guardian);
             if !told {
@@ -152,18 +153,18 @@ impl Host {
 #[derive(Debug)]
 struct Guardian {
     guardian: UnixStream,
-    stop_signal: i32,
+    signals: StopSignals,
 }
 
 impl Control for Guardian {
     fn stop(&self, within: Duration) {
         // Whole milliseconds, which the order has, and not less than this.
         let within = if within.is_zero() { within } else { within.saturating_add(Duration::from_micros(999)) };
-        self.order(Order::Stop { signal: self.stop_signal, within });
+        self.order(Order::Stop { signals: self.signals.clone(), within });
     }
 
     fn kill(&self) {
-        self.order(Order::Stop { signal: Signal::KILL.as_raw(), within: Duration::ZERO });
+        self.order(Order::Stop { signals: StopSignals::one(Signal::KILL.as_raw()), within: Duration::ZERO });
     }
 
     fn signal(&self, signal: i32) {
