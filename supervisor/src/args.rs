@@ -210,7 +210,7 @@ fn program_now(
     settings: &mut Settings,
 ) -> Result<mastercontrol::child::Program, BuildError> {
     match settings_now(invocation, passed, first, settings)?.server {
-        Server::Exec { program, .. } => Ok(program),
+        Server::Exec { program, .. } => Ok(*program),
         own @ Server::Own(_) => Err(format!("{} is no program", own.kind()).into()),
     }
 }

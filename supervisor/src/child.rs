@@ -6,6 +6,7 @@
 //! Windows: how it is started, asked to end and killed, and how one knows that nothing of it is left.
 
 mod builder;
+mod check;
 #[cfg(unix)]
 #[doc(hidden)]
 pub mod driven;
@@ -15,6 +16,7 @@ mod family_sockets;
 pub(crate) mod guardian;
 mod output;
 mod preflight;
+mod probe;
 mod process;
 mod program;
 mod ready;
@@ -24,8 +26,10 @@ mod stop_signals;
 mod windows;
 
 pub(crate) use builder::Children;
+pub use check::{Check, CheckKind};
 #[cfg(unix)]
 pub use guardian::{hidden_stage, supervisor_side::Socket};
+pub use probe::{Probe, Url};
 pub(crate) use program::ProgramFactory;
 pub use program::{CannotStart, EndedEarly, Program};
 pub use ready::Ready;

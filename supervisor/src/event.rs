@@ -41,6 +41,8 @@ pub(crate) enum Event {
     Signal { signal: i32 },
     /// A server is done.
     Finished { build: u64 },
+    /// A server does not work any more, for this reason. It has not ended.
+    Unhealthy { build: u64, reason: String },
     /// Whether a server was found to take connections.
     Checked { build: u64, accepting: bool },
     /// The time has come that the state waited for.
@@ -98,6 +100,8 @@ pub enum Trigger {
     },
     /// A call in code.
     Code,
+    /// The check of the server, which has failed.
+    Check,
 }
 
 impl Trigger {
@@ -113,7 +117,8 @@ impl Trigger {
             | Trigger::ServiceManager(_)
             | Trigger::Signal { .. }
             | Trigger::Admin { .. }
-            | Trigger::Code => None,
+            | Trigger::Code
+            | Trigger::Check => None,
         }
     }
 
@@ -125,7 +130,8 @@ impl Trigger {
             | Trigger::ServiceManager(_)
             | Trigger::Signal { .. }
             | Trigger::Admin { .. }
-            | Trigger::Code => None,
+            | Trigger::Code
+            | Trigger::Check => None,
         }
     }
 }
@@ -203,6 +209,7 @@ impl fmt::Display for Trigger {
                 }
             }
             Trigger::Code => write!(formatter, "code"),
+            Trigger::Check => write!(formatter, "failed check"),
         }
     }
 }

@@ -195,6 +195,11 @@ impl Master {
                 self.identity.log.line(Level::Warning, "old_failed", message, []);
                 return state;
             }
+            Event::Unhealthy { build, reason } if is_current(build) => Input::Unhealthy(reason),
+            Event::Unhealthy { build, reason } if state.next().is_some_and(|next| next.build == build) => {
+                Input::NextFailed(Failure { reason, clean: false, wrote: Vec::new() })
+            }
+            Event::Unhealthy { .. } => return state,
             Event::Checked { build, accepting } if is_current(build) => Input::Checked(accepting),
             Event::Checked { .. } => return state,
             // The current generation is none of these: it reports that it has failed before it is finished.
@@ -297,6 +302,12 @@ impl Master {
             (Draining(s),   Gone(gone)) => self.stopped_one(s, gone),
             (s @ (Starting(_) | Serving(_) | Replacing(_) | Preparing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_)),
                             Gone(gone)) => self.log_gone(s, gone),
+
+            (Serving(s),    Unhealthy(reason)) => self.unhealthy(s, &reason, now),
+            (Retiring(s),   Unhealthy(reason)) => self.unhealthy_alone(s, &reason),
+            // Another one is on its way, or serves already.
+            (s @ (Starting(_) | Replacing(_) | Preparing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Waiting(_) | Draining(_)),
+                            Unhealthy(_)) => nothing(s),
 
             (Serving(s),    Checked(accepting)) => self.checked(s, accepting, now),
             (s @ (Starting(_) | Replacing(_) | Preparing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Retiring(_) | Waiting(_) | Draining(_)),
@@ -628,7 +639,10 @@ impl Master {
             LastWords(&wrote)
         );
         self.identity.log.line(Level::Error, "restart_failed", &message, [("withdrawn", next.number.into())]);
-        self.drains.push(next, "its failure".into(), deadline_after(now, self.settings.grace), now);
+        let deadline = deadline_after(now, self.settings.grace);
+        // It may not have ended.
+        next.generation.stop_by(deadline);
+        self.drains.push(next, "its failure".into(), deadline, now);
         restart.failed(message);
         self.next(current, now)
     }
@@ -637,8 +651,9 @@ impl Master {
     fn not_rebuilt(&mut self, rebuilding: Rebuilding, reason: &BuildError, now: Instant) -> State {
         let message = format!("the server could not be started: {reason}");
         // One that has ended well has done its work.
-        let program = reason.downcast_ref::<EndedEarly>().map(|early| early.end);
-        let clean = program.filter(|&end| end == ProgramEnd::Exited(0));
+        let early = reason.downcast_ref::<EndedEarly>();
+        let program = early.map(|early| early.end);
+        let clean = early.filter(|early| early.clean).map(|early| early.end);
         let failure = match clean {
             Some(end) => Failure { reason: end.to_string(), clean: true, wrote: Vec::new() },
             None => {
@@ -775,6 +790,31 @@ impl Master {
             current.generation.give_up("it does not accept connections");
         }
         self.serving(current, now)
+    }
+
+    /// It is replaced by a new one, which starts beside it if it can.
+    fn unhealthy(&mut self, serving: Serving, reason: &str, now: Instant) -> State {
+        self.log_unhealthy(&serving.current, reason);
+        let mut current = serving.current;
+        if self.builder.overlaps() {
+            return self.restart(current, Restart::new(Trigger::Check, None, None), now);
+        }
+        // It reports that it has failed, and the rest follows.
+        current.generation.give_up(reason);
+        self.serving(current, now)
+    }
+
+    /// There is none beside which the next one could start and that works.
+    fn unhealthy_alone(&mut self, mut retiring: Retiring, reason: &str) -> State {
+        self.log_unhealthy(&retiring.current, reason);
+        retiring.current.generation.give_up(reason);
+        State::Retiring(retiring)
+    }
+
+    fn log_unhealthy(&self, current: &Live, reason: &str) {
+        let message = format!("generation {} does not work: {reason}", current.number);
+        let fields = [("generation", current.number.into()), ("reason", reason.into())];
+        self.identity.log.line(Level::Error, "unhealthy", message, fields);
     }
 
     // What is answered at once, in each state.

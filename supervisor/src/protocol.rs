@@ -463,6 +463,9 @@ pub struct Status {
     /// Why there is nothing to serve at the moment, if that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
+    /// What the program says of itself: its `STATUS` of `sd_notify(3)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
     /// What has shown that the program is ready, for people: `it listens on 127.0.0.1:8000`. None: the server is not a
     /// program, or none serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -92,6 +92,11 @@ pub(crate) trait Generation: fmt::Debug + Send {
         None
     }
 
+    /// What it says of itself, for people. None: nothing.
+    fn says(&self) -> Option<String> {
+        None
+    }
+
     /// Begins to look whether it takes connections, for which it has this long.
     /// [`Event::Checked`](crate::event::Event::Checked) has the result.
     fn check(&self, limit: Duration);

@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mastercontrol::child::driven::{Driven, Heard, One};
-use mastercontrol::child::{CannotStart, Program, Ready, Socket, StopSignals};
+use mastercontrol::child::{CannotStart, Probe, Program, Ready, Socket, StopSignals};
 use mastercontrol::{Address, ProgramEnd};
 
 const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor");
@@ -467,6 +467,7 @@ fn program(program: &str, args: &[&str]) -> Program {
         ready: Ready::Auto,
         ready_within: LIMIT,
         overlap: Duration::ZERO,
+        check: None,
     }
 }
 
@@ -717,7 +718,9 @@ fn a_program_that_is_not_ready_in_time_is_gone_and_its_last_words_are_told() {
 
 #[test]
 fn a_program_that_ends_before_it_is_ready_was_never_built() {
-    for ready in [Ready::Notify, Ready::After(HUGE), Ready::Connect(Address::Tcp(([127, 0, 0, 1], 1).into()))] {
+    for ready in
+        [Ready::Notify, Ready::After(HUGE), Ready::Probe(Probe::Connect(Address::Tcp(([127, 0, 0, 1], 1).into())))]
+    {
         let broken = Program { ready, ..sh("echo SyntaxError >&2; exit 3") };
         let mut driven = driven(broken, Vec::new());
         driven.build(1);
@@ -734,7 +737,8 @@ fn a_program_is_ready_when_its_port_answers() {
     drop(port);
     let script =
         format!("import socket, time\ns = socket.create_server(('127.0.0.1', {}))\ntime.sleep(1000)", address.port());
-    let driven = driven(Program { ready: Ready::Connect(Address::Tcp(address)), ..python(&script) }, Vec::new());
+    let driven =
+        driven(Program { ready: Ready::Probe(Probe::Connect(Address::Tcp(address))), ..python(&script) }, Vec::new());
     let one = driven.build_here(1).unwrap();
     TcpStream::connect(address).unwrap();
     one.stop(HUGE);

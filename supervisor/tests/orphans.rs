@@ -41,6 +41,7 @@ fn no_orphan_is_left_and_none_stays_a_zombie() {
         ready: Ready::Auto,
         ready_within: LIMIT,
         overlap: Duration::ZERO,
+        check: None,
     };
     let driven = Driven::new(Path::new(env!("CARGO_BIN_EXE_supervisor")), program, Vec::new()).unwrap();
     driven.reap_orphans().unwrap();

@@ -126,7 +126,10 @@ fn check_needs_no_program_for_a_file_of_exec() {
         check.says(&format!("{file}: valid for exec\n"));
     }
     for (settings, problem) in [
-        (json!({ "stop-signal": "DANCE" }), r#""stop-signal" is "DANCE": say a signal: TERM, INT, QUIT, HUP, USR1, RTMIN+3 …"#),
+        (
+            json!({ "stop-signal": "DANCE" }),
+            r#""stop-signal" is "DANCE": say a signal: TERM, INT, QUIT, HUP, USR1, RTMIN+3 …"#,
+        ),
         (json!({ "listen": [8000, 8000] }), r#""listen" has 127.0.0.1:8000 twice; keep one"#),
         (json!({ "program": true }), r#""program" is true; say a list: ["./server", "--fast"]"#),
     ] {

@@ -40,6 +40,8 @@ mod users; // Another user's commands. Needs root.
 mod versions; // An older client and a newer supervisor, and the other way.
 
 #[cfg(target_os = "linux")]
+mod checks; // Programs that are asked whether they work, before they are ready and while they serve.
+#[cfg(target_os = "linux")]
 mod console; // A real terminal, with a real shell for job control.
 #[cfg(target_os = "linux")]
 mod crashes; // Programs that crash: what is said of it, and when the next one starts.

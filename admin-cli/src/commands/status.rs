@@ -42,6 +42,9 @@ fn describe_status(status: &Status) -> String {
     if !addresses.is_empty() {
         lines.insert(2, format!("  address      {}", listed(&addresses, "and")));
     }
+    if let Some(says) = &status.says {
+        lines.push(format!("  status       {says}"));
+    }
     if let Some(evidence) = &status.evidence {
         lines.push(format!("  ready        {evidence}"));
     }

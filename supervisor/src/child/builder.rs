@@ -4,24 +4,42 @@ use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(unix)]
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::Duration;
+#[cfg(unix)]
+use std::time::Instant;
 
+#[cfg(unix)]
+use worker::deadline_after;
 use worker::panic_message;
+
+use super::check;
+use super::family_sockets::FamilySockets;
 
 #[cfg(unix)]
 use super::guardian::supervisor_side::{Host, Socket};
+use super::probe::{self, Outcome, Probe};
+#[cfg(unix)]
+use super::process::Step;
 use super::process::{Child, Running};
 use super::program::{Program, ProgramFactory};
+#[cfg(unix)]
+use super::ready::Ready;
 use super::started::Started;
 #[cfg(windows)]
 use super::windows::{Host, Socket};
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
+#[cfg(unix)]
+use crate::server::ProgramEnd;
 use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, lacking};
 use crate::settings::Settings;
 use crate::sync::lock;
+#[cfg(unix)]
+use crate::text::Seconds;
 use crate::text::milliseconds;
 
 /// How long to wait for the end of what the last program has left behind: its guardian gives that a second.
@@ -114,8 +132,10 @@ impl Children {
         self.ready_within.store(milliseconds(program.ready_within), Ordering::Relaxed);
         settings.parts.extend(program.parts());
         let started = self.start(build, &program, self.log.with(settings.log))?;
-        let ready = started.wait_until_ready(&program, build).and_then(|evidence| {
+        let ask = |probe: &Probe, limit| self.ask(&program, &started.sockets, probe, limit);
+        let ready = started.wait_until_ready(&program, build, ask).and_then(|evidence| {
             started.running.is_ready(program.may_have_ended(build))?;
+            self.check(build, &program, &started)?;
             Ok(evidence)
         });
         match ready {
@@ -144,13 +164,75 @@ impl Children {
             return Err("the processes that the previous program left behind do not end".into());
         }
         let started = self.host.start(build, program, sockets, log)?;
+        self.keep(&started);
+        Ok(started)
+    }
+
+    /// Checks a program that serves, on a thread named `check`, if it is to be checked.
+    fn check(&self, build: u64, program: &Program, started: &Started) -> Result<(), BuildError> {
+        let Some(check) = program.check.clone() else { return Ok(()) };
+        let (children, program, sockets) = (self.clone(), program.clone(), started.sockets.clone());
+        let beats = started.running.check();
+        let thread = thread::Builder::new().name("check".into()).spawn(move || {
+            let ask = |probe: &Probe, limit| children.ask(&program, &sockets, probe, limit);
+            // Without master control there is nobody to tell.
+            let failed = |reason| drop(children.events.send(Event::Unhealthy { build, reason }));
+            check::run(&check, &beats, ask, failed);
+        });
+        thread.map(drop).map_err(|error| lacking("a thread to check it", &error))
+    }
+
+    /// Asks a program for an answer.
+    #[cfg_attr(windows, allow(unused_variables))]
+    fn ask(&self, program: &Program, sockets: &FamilySockets, probe: &Probe, limit: Duration) -> Outcome {
+        match probe {
+            Probe::Connect(address) => probe::connect(address, sockets),
+            Probe::Http(url) => probe::http(url, sockets, limit),
+            #[cfg(unix)]
+            Probe::Exec(command) => match self.run(program, command, limit) {
+                Ok(()) => Outcome::Answered(format!("`{command}` succeeded")),
+                Err(error) => Outcome::Failed(error.to_string()),
+            },
+        }
+    }
+
+    /// Runs a command of the shell where the program runs. It is guarded as that is.
+    #[cfg(unix)]
+    fn run(&self, program: &Program, command: &str, limit: Duration) -> Result<(), BuildError> {
+        let end = deadline_after(Instant::now(), limit);
+        let shell = Program {
+            program: "sh".into(),
+            // What it writes to stdout is of no use to anybody.
+            args: vec!["-c".into(), format!("exec > /dev/null\n{command}").into()],
+            ready: Ready::After(limit),
+            check: None,
+            ..program.clone()
+        };
+        let started = self.host.start(0, &shell, Vec::new(), self.log.clone())?;
+        self.keep(&started);
+        let why = loop {
+            match started.steps.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(Step::Ended(ProgramEnd::Exited(0))) => break None,
+                Ok(Step::Ended(end)) => break Some(end.to_string()),
+                Ok(Step::CannotStart(why)) => break Some(why.to_string()),
+                Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => break Some("it ended".into()),
+                Ok(Step::Stopping) => break Some("the server is being stopped".into()),
+                Ok(Step::Started | Step::Ready) => {}
+                Err(RecvTimeoutError::Timeout) => break Some(format!("it did not end within {}", Seconds(limit))),
+            }
+        };
+        let ended = started.give_up(&shell, why.clone().unwrap_or_default().into());
+        if why.is_none() { Ok(()) } else { Err(ended) }
+    }
+
+    /// Remembers a program that was started. If there shall be none any more, it is killed.
+    fn keep(&self, started: &Started) {
         let mut sockets = self.sockets();
         if sockets.sockets.is_none() {
             started.running.stop_building();
         }
         sockets.programs.retain(|running| running.strong_count() > 0);
         sockets.programs.push(Arc::downgrade(&started.running));
-        Ok(started)
     }
 
     /// Sees to it that no orphan stays a zombie and no guardian suspended. From now on nobody else in this process may

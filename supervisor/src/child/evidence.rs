@@ -16,8 +16,8 @@ pub(super) enum Evidence {
     Listens(String),
     /// It has sent `READY=1`.
     Notified,
-    /// This address answers.
-    Answers(String),
+    /// It has answered, in these words.
+    Answered(String),
 }
 
 /// As it follows `ready: `.
@@ -28,7 +28,7 @@ impl fmt::Display for Evidence {
             Evidence::Ran(time) => write!(formatter, "it has run for {}", Seconds(*time)),
             Evidence::Listens(address) => write!(formatter, "it listens on {address}"),
             Evidence::Notified => write!(formatter, "it sent READY=1"),
-            Evidence::Answers(address) => write!(formatter, "it answers on {address}"),
+            Evidence::Answered(how) => write!(formatter, "{how}"),
         }
     }
 }

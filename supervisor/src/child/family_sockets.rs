@@ -5,6 +5,8 @@ use std::fmt;
 #[cfg(unix)]
 use std::fs;
 use std::net::SocketAddr;
+#[cfg(not(target_os = "linux"))]
+use std::net::TcpStream;
 #[cfg(unix)]
 use std::os::unix::fs::MetadataExt;
 #[cfg(unix)]
@@ -80,22 +82,36 @@ impl FamilySockets {
     pub(super) fn listen_at(&self, _address: &Address) -> Option<bool> {
         None
     }
+
+    /// Whether the program has accepted this connection. None: that cannot be known.
+    pub(super) fn have_accepted(&self, _client: &TcpStream) -> Option<bool> {
+        None
+    }
+
+    /// Whether other generations accept from the same sockets.
+    pub(super) fn are_shared(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(target_os = "linux")]
 mod linux {
     use std::collections::HashSet;
-    use std::fs;
-    use std::io;
+    use std::fs::{self, File};
+    use std::io::{self, BufRead, BufReader};
+    use std::net::{SocketAddr, TcpStream};
     use std::path::Path;
 
-    use procfs::net::TcpState;
-    use procfs::process::Process;
+    use procfs::FromBufReadSI;
+    use procfs::net::{TcpNetEntries, TcpNetEntry};
 
     use super::{FamilySockets, Listener};
     use crate::child::guardian::proc::descendants;
     use crate::holder::holder_of;
     use crate::listen::Address;
+
+    /// The state of a TCP socket that listens, in proc_net_tcp(5).
+    const LISTENING: &str = "0A";
 
     /// The flag of a Unix socket that listens, in proc_net_unix(5): `SO_ACCEPTCON`.
     const LISTENS: u32 = 1 << 16;
@@ -121,6 +137,30 @@ mod linux {
             is_known.then_some(false)
         }
 
+        /// Whether the program has accepted this connection, and no other generation that has the same sockets. None: nobody
+        /// has yet, or that makes no difference.
+        pub(in crate::child) fn have_accepted(&self, client: &TcpStream) -> Option<bool> {
+            if !self.are_shared() {
+                return None;
+            }
+            let same = |one: SocketAddr, other: SocketAddr| {
+                (one.ip().to_canonical(), one.port()) == (other.ip().to_canonical(), other.port())
+            };
+            let (here, there) = (client.local_addr().ok()?, client.peer_addr().ok()?);
+            let port = format!(":{:04X} ", here.port());
+            let mut entries = tcp_entries("self", |line| Some(line.contains(&port)));
+            let is_it = |entry: &TcpNetEntry| same(entry.local_address, there) && same(entry.remote_address, here);
+            // Before it is accepted, and after it is closed, it has no number.
+            let accepted = entries.find(is_it).map(|entry| entry.inode).filter(|&inode| inode != 0)?;
+            let has_it = |pid| sockets_of(pid).is_ok_and(|open| open.contains(&accepted));
+            Some(descendants(self.root).into_iter().any(has_it))
+        }
+
+        /// Whether other generations accept from the same sockets.
+        pub(in crate::child) fn are_shared(&self) -> bool {
+            !self.passed.is_empty()
+        }
+
         /// One of the sockets on which a process of the program listens.
         fn find(&self, is_meant: impl Fn(&u64, &Listener) -> bool) -> Option<Listener> {
             // Each process has its own view of the network: in a namespace of its own it sees other sockets.
@@ -142,12 +182,32 @@ mod linux {
         Ok(entries.filter_map(|entry| socket(&entry.path())).collect())
     }
 
+    /// TCP sockets as a process sees them: the wanted lines of each table, up to the first one for which `is_wanted` says
+    /// None. A table may have tens of thousands of others.
+    fn tcp_entries(process: &str, is_wanted: impl Fn(&str) -> Option<bool>) -> impl Iterator<Item = TcpNetEntry> {
+        // Without IPv6 there is no second table.
+        ["tcp", "tcp6"].into_iter().flat_map(move |table| {
+            let Ok(table) = File::open(format!("/proc/{process}/net/{table}")) else { return Vec::new() };
+            let mut lines = BufReader::new(table).lines().map_while(Result::ok);
+            let mut wanted = lines.next().unwrap_or_default();
+            for line in lines {
+                match is_wanted(&line) {
+                    Some(true) => wanted.extend(["\n", &line]),
+                    Some(false) => {}
+                    None => break,
+                }
+            }
+            let entries = TcpNetEntries::from_buf_read(wanted.as_bytes(), procfs::current_system_info());
+            entries.map(|entries| entries.0).unwrap_or_default()
+        })
+    }
+
     /// The sockets that listen, as this process sees them.
     fn listeners(pid: u32) -> Vec<(u64, Listener)> {
-        let Some(process) = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok()) else { return Vec::new() };
-        // Without IPv6 there is no second table.
-        let tcp = [process.tcp(), process.tcp6()].into_iter().flat_map(Result::unwrap_or_default);
-        let tcp = tcp.filter(|entry| entry.state == TcpState::Listen);
+        // They come first.
+        let listens = |line: &str| line.split_whitespace().nth(3).filter(|&state| state == LISTENING).map(|_| true);
+        let process = pid.to_string();
+        let tcp = tcp_entries(&process, listens);
         let tcp = tcp.map(|entry| (entry.inode, Listener::Tcp(entry.local_address)));
         // `procfs` leaves out whether a Unix socket listens.
         let unix = fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use worker::ServerError;
 
+use super::check::Beat;
 use super::evidence::Evidence;
 use super::output::Output;
 use super::program::{CannotStart, EndedEarly};
@@ -65,6 +66,16 @@ struct Observed {
     wrote: Vec<String>,
     killed: usize,
     gone: bool,
+    said: Said,
+    /// What checks it hears what it says, until it ends or is to end.
+    checked: Option<Sender<Beat>>,
+}
+
+/// What a program has said of itself.
+#[derive(Debug, Default)]
+struct Said {
+    status: Option<String>,
+    stopping: bool,
 }
 
 /// Who hears of it.
@@ -96,6 +107,8 @@ impl Running {
             wrote: Vec::new(),
             killed: 0,
             gone: false,
+            said: Said::default(),
+            checked: None,
         };
         let running =
             Arc::new(Running { build, control, output, observed: Mutex::new(observed), gone: Condvar::new() });
@@ -121,6 +134,39 @@ impl Running {
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn says_ready(&self) {
         self.observed().tell_builder(Step::Ready);
+    }
+
+    /// The beats of its check, until it ends or is to end.
+    pub(super) fn check(&self) -> Receiver<Beat> {
+        let (checked, beats) = mpsc::channel();
+        let mut observed = self.observed();
+        if observed.end.is_none() && !observed.asked && !observed.said.stopping {
+            observed.checked = Some(checked);
+        }
+        beats
+    }
+
+    /// It says that it works, or that it does not.
+    #[cfg_attr(windows, allow(dead_code))]
+    pub(super) fn says_beat(&self, beat: Beat) {
+        if let Some(checked) = &self.observed().checked {
+            // Nobody may check it any more.
+            let _ = checked.send(beat);
+        }
+    }
+
+    /// It says what it is doing.
+    #[cfg_attr(windows, allow(dead_code))]
+    pub(super) fn says_status(&self, status: String) {
+        self.observed().said.status = Some(status).filter(|status| !status.is_empty());
+    }
+
+    /// It says that it is about to end, and so does not have to work any more.
+    #[cfg_attr(windows, allow(dead_code))]
+    pub(super) fn says_stopping(&self) {
+        let mut observed = self.observed();
+        observed.said.stopping = true;
+        observed.checked = None;
     }
 
     /// The program itself has ended. Others that it started may be left.
@@ -214,7 +260,7 @@ impl Running {
 
     /// Ends it now. That is no failure.
     pub(super) fn kill(&self) {
-        self.observed().asked = true;
+        self.observed().ask();
         self.control.kill();
     }
 
@@ -222,7 +268,7 @@ impl Running {
     pub(super) fn stop_building(&self) {
         let mut observed = self.observed();
         if matches!(observed.listener, Listener::Builder(_)) {
-            observed.asked = true;
+            observed.ask();
             observed.tell_builder(Step::Stopping);
         }
     }
@@ -234,6 +280,12 @@ impl Running {
 }
 
 impl Observed {
+    /// From now on its end is no failure.
+    fn ask(&mut self) {
+        self.asked = true;
+        self.checked = None;
+    }
+
     fn tell_builder(&self, step: Step) {
         if let Listener::Builder(steps) = &self.listener {
             // It has given up already.
@@ -247,6 +299,7 @@ impl Observed {
             return;
         }
         self.end = Some(end);
+        self.checked = None;
         self.tell_builder(Step::Ended(end));
         self.wrote.clone_from(&wrote);
         self.fail(build, end, wrote);
@@ -294,7 +347,7 @@ impl Generation for Child {
     }
 
     fn stop_by(&self, deadline: Instant) {
-        self.running.observed().asked = true;
+        self.running.observed().ask();
         self.running.control.stop(deadline.saturating_duration_since(Instant::now()));
     }
 
@@ -309,6 +362,16 @@ impl Generation for Child {
 
     fn evidence(&self) -> Option<String> {
         Some(self.evidence.to_string())
+    }
+
+    fn says(&self) -> Option<String> {
+        let observed = self.running.observed();
+        let Said { status, stopping } = &observed.said;
+        match (stopping, status) {
+            (true, Some(status)) => Some(format!("stopping: {status}")),
+            (true, None) => Some("stopping".into()),
+            (false, status) => status.clone(),
+        }
     }
 
     /// The queue of its socket takes connections, whatever the program does; so there is nothing to be found this way.

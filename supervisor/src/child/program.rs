@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::check::Check;
 use super::ready::Ready;
 #[cfg(unix)]
 use super::stop_signals::StopSignals;
@@ -45,6 +46,8 @@ pub struct Program {
     /// How long it serves beside the program that it replaces, if it can: if it exits or fails its check meanwhile, it is
     /// withdrawn.
     pub overlap: Duration,
+    /// Whether and how it is checked while it serves. One that fails is replaced.
+    pub check: Option<Check>,
 }
 
 impl Program {
@@ -85,6 +88,8 @@ impl Error for CannotStart {}
 pub struct EndedEarly {
     /// How it ended.
     pub end: ProgramEnd,
+    /// Its exit code is that of success.
+    pub clean: bool,
     /// What kept it from getting ready, if that can be seen.
     pub obstacle: Option<String>,
     /// The last lines that it wrote to stderr.
@@ -93,7 +98,7 @@ pub struct EndedEarly {
 
 impl EndedEarly {
     pub(super) fn of(end: ProgramEnd) -> BuildError {
-        Box::new(EndedEarly { end, obstacle: None, wrote: Vec::new() })
+        Box::new(EndedEarly { end, clean: false, obstacle: None, wrote: Vec::new() })
     }
 }
 

@@ -8,16 +8,21 @@ use worker::deadline_after;
 
 use super::evidence::Evidence;
 use super::family_sockets::FamilySockets;
+use super::probe::{Outcome, Probe};
 use super::process::{Running, Step};
 use super::program::{CannotStart, EndedEarly, Obstacle, Program};
-use super::ready::{self, Ready};
+use super::ready::Ready;
 use crate::holder::holder_of;
 use crate::listen::Address;
 use crate::server::BuildError;
 use crate::text::{LastWords, Seconds};
 
-/// How long to wait before the first look whether a program is ready, and between two at most. Nothing announces that.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+/// How long a program that is not ready yet may take for an answer. A stop has to wait for that.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// How long a command may take that asks it. A stop ends that.
+#[cfg(unix)]
+const COMMAND: Duration = Duration::from_secs(10);
 
 /// How long to wait for the end of a program that was not ready and has been killed.
 const KILLED: Duration = Duration::from_secs(5);
@@ -27,21 +32,22 @@ const KILLED: Duration = Duration::from_secs(5);
 struct Looks {
     next: Instant,
     pause: Duration,
+    longest: Duration,
 }
 
 impl Looks {
-    fn new() -> Looks {
-        Looks { next: Instant::now(), pause: LOOKS.0 }
+    fn new((pause, longest): (Duration, Duration)) -> Looks {
+        Looks { next: Instant::now(), pause, longest }
     }
 
-    /// Whether it is time for a look. If so, the next one comes later.
-    fn is_due(&mut self, now: Instant) -> bool {
-        if now < self.next {
-            return false;
-        }
-        self.next = now + self.pause;
-        self.pause = (self.pause * 2).min(LOOKS.1);
-        true
+    fn is_due(&self) -> bool {
+        self.next <= Instant::now()
+    }
+
+    /// The next one comes later.
+    fn done(&mut self) {
+        self.next = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(self.longest);
     }
 }
 
@@ -54,18 +60,24 @@ pub(super) struct Started {
 }
 
 impl Started {
-    /// What has shown that it is ready, or that it has to end already.
+    /// What has shown that it is ready, or that it has to end already. `ask` probes it.
     ///
     /// # Errors
     /// Why it is not.
-    pub(super) fn wait_until_ready(&self, program: &Program, build: u64) -> Result<Evidence, BuildError> {
+    pub(super) fn wait_until_ready(
+        &self,
+        program: &Program,
+        build: u64,
+        ask: impl Fn(&Probe, Duration) -> Outcome,
+    ) -> Result<Evidence, BuildError> {
         let limit = deadline_after(Instant::now(), program.ready_within);
         let mut since: Option<Instant> = None;
-        let mut looks = Looks::new();
+        let mut looks = program.ready.looks().map(Looks::new);
+        let mut failure = None;
         loop {
             let enough = program.ready.enough().zip(since).map(|(time, since)| (time, deadline_after(since, time)));
             let until = enough.map_or(limit, |(_, at)| at);
-            let until = if since.is_some() && program.ready.is_looked_for() { until.min(looks.next) } else { until };
+            let until = since.and(looks.as_ref()).map_or(until, |looks| until.min(looks.next));
             match self.steps.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Step::Started) => since = Some(Instant::now()),
                 Ok(Step::Stopping) => return Ok(Evidence::Started),
@@ -77,29 +89,43 @@ impl Started {
                 Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => return Err("it ended".into()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let now = Instant::now();
-            if since.is_some()
-                && looks.is_due(now)
-                && let Some(evidence) = self.look(&program.ready)
-            {
-                return Ok(evidence);
+            if since.is_none() {
+                if limit <= Instant::now() {
+                    return Err(self.late(program, failure));
+                }
+                continue;
+            }
+            if let Some(looks) = looks.as_mut().filter(|looks| looks.is_due()) {
+                match self.look(&program.ready, &ask) {
+                    Some(Ok(evidence)) => return Ok(evidence),
+                    Some(Err(reason)) => failure = Some(reason),
+                    None => {}
+                }
+                looks.done();
             }
             match enough {
-                Some((time, at)) if at <= now => return Ok(Evidence::Ran(time)),
-                None if limit <= now => {
-                    return Err(format!("it was not ready within {}", Seconds(program.ready_within)).into());
-                }
+                Some((time, at)) if at <= Instant::now() => return Ok(Evidence::Ran(time)),
+                None if limit <= Instant::now() => return Err(self.late(program, failure)),
                 Some(_) | None => {}
             }
         }
     }
 
-    /// Looks whether it is ready, where that is not announced.
-    fn look(&self, ready: &Ready) -> Option<Evidence> {
+    /// Looks whether it is ready, where that is not announced. If not, there may be a reason.
+    fn look(&self, ready: &Ready, ask: impl Fn(&Probe, Duration) -> Outcome) -> Option<Result<Evidence, String>> {
         match ready {
-            Ready::Auto => self.sockets.own().map(Evidence::Listens),
-            Ready::Connect(address) => {
-                ready::answers(address, &self.sockets).then(|| Evidence::Answers(address.to_string()))
+            Ready::Auto => self.sockets.own().map(|address| Ok(Evidence::Listens(address))),
+            Ready::Probe(probe) => {
+                let limit = match probe {
+                    #[cfg(unix)]
+                    Probe::Exec(_) => COMMAND,
+                    Probe::Connect(_) | Probe::Http(_) => ANSWER,
+                };
+                match ask(probe, limit) {
+                    Outcome::Answered(how) => Some(Ok(Evidence::Answered(how))),
+                    Outcome::Failed(reason) => Some(Err(reason)),
+                    Outcome::OfAnother => None,
+                }
             }
             Ready::After(_) => None,
             #[cfg(unix)]
@@ -107,13 +133,19 @@ impl Started {
         }
     }
 
+    fn late(&self, program: &Program, failure: Option<String>) -> BuildError {
+        let why = self.obstacle(&program.ready).or(failure);
+        format!("it was not ready within {}{}", Seconds(program.ready_within), Obstacle(&why)).into()
+    }
+
     /// Which other process listens where the program should, if one does.
     fn obstacle(&self, ready: &Ready) -> Option<String> {
-        let Ready::Connect(address) = ready else { return None };
-        if self.sockets.listen_at(address) == Some(true) {
+        let Ready::Probe(probe) = ready else { return None };
+        let address = probe.address()?;
+        if self.sockets.listen_at(&address) == Some(true) {
             return None;
         }
-        let holder = holder_of(address)?;
+        let holder = holder_of(&address)?;
         Some(match address {
             Address::Tcp(address) => format!("port {} is taken by {holder}", address.port()),
             #[cfg(unix)]
@@ -123,7 +155,7 @@ impl Started {
 
     /// Ends it, and adds to the reason what can be known of that, and what it wrote.
     pub(super) fn give_up(self, program: &Program, why: BuildError) -> BuildError {
-        let obstacle = self.obstacle(&program.ready);
+        let obstacle = if why.is::<EndedEarly>() { self.obstacle(&program.ready) } else { None };
         self.running.kill();
         let until = Instant::now() + KILLED;
         while !matches!(
@@ -135,9 +167,12 @@ impl Started {
             return why;
         }
         let wrote = self.running.last_lines();
-        match why.downcast() {
-            Ok(early) => Box::new(EndedEarly { obstacle, wrote, ..*early }),
-            Err(why) => format!("{why}{}{}", Obstacle(&obstacle), LastWords(&wrote)).into(),
+        match why.downcast::<EndedEarly>() {
+            Ok(early) => {
+                let clean = early.end.is_success(&program.success);
+                Box::new(EndedEarly { clean, obstacle, wrote, ..*early })
+            }
+            Err(why) => format!("{why}{}", LastWords(&wrote)).into(),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::file::{definitions, setting};
 #[cfg(unix)]
 use super::values::Signals;
 use super::values::{Form, word};
-use crate::child::{Program, Ready};
+use crate::child::{CheckKind, Probe, Program, Ready};
 #[cfg(unix)]
 use crate::child::{StopSignals, StopTo};
 use crate::instance::InstanceName;
@@ -33,7 +33,7 @@ pub enum Server {
     /// A program.
     Exec {
         /// What to run, and how.
-        program: Program,
+        program: Box<Program>,
         /// The sockets that it gets.
         listen: Vec<ProgramSocket>,
     },
@@ -136,6 +136,7 @@ impl Server {
                 ready,
                 ready_within,
                 overlap,
+                checks,
                 dir,
                 env_file: _,
                 options,
@@ -163,8 +164,9 @@ impl Server {
                     ready: ready.unwrap_or(Ready::Auto),
                     ready_within,
                     overlap,
+                    check: checks.check(),
                 };
-                (Server::Exec { program, listen }, options)
+                (Server::Exec { program: Box::new(program), listen }, options)
             }
         }
     }
@@ -216,7 +218,7 @@ impl Config {
         let mut grace = None;
         let server = ServerCli::from_arg_matches(&said).map_err(wrong)?.server;
         let mut environment = Vec::new();
-        if let ServerArgs::Exec { listen, socket_mode, stop_signal, ready, overlap, env_file, .. } = &server {
+        if let ServerArgs::Exec { listen, socket_mode, stop_signal, ready, overlap, checks, env_file, .. } = &server {
             grace = stop_signal.as_ref().and_then(|signals| signals.whole);
             if grace.is_some() && grace_said {
                 return Err(ConfigError(
@@ -225,7 +227,7 @@ impl Config {
                         .into(),
                 ));
             }
-            check_addresses(listen, *socket_mode, ready.as_ref())?;
+            check_addresses(listen, *socket_mode, ready.as_ref(), checks.check.as_ref())?;
             if listen.is_empty() && !overlap.is_zero() {
                 return Err(ConfigError(
                     "\"overlap\" needs \"listen\": without it the old program has to end before the new one starts"
@@ -346,7 +348,12 @@ fn parts(said: &ArgMatches) -> Vec<Part> {
 }
 
 /// What cannot go together in what a program is given.
-fn check_addresses(listen: &[ProgramSocket], mode: Option<u32>, ready: Option<&Ready>) -> Result<(), ConfigError> {
+fn check_addresses(
+    listen: &[ProgramSocket],
+    mode: Option<u32>,
+    ready: Option<&Ready>,
+    check: Option<&CheckKind>,
+) -> Result<(), ConfigError> {
     let any_port = |address: &Address| address.tcp().is_some_and(|address| address.port() == 0);
     let mut rest = listen;
     while let [ProgramSocket { address, name, .. }, others @ ..] = rest {
@@ -363,13 +370,25 @@ fn check_addresses(listen: &[ProgramSocket], mode: Option<u32>, ready: Option<&R
     if mode.is_some() && listen.iter().all(|listen| listen.address.tcp().is_some()) {
         return Err(ConfigError("\"socket-mode\" is for Unix sockets, and \"listen\" has none".into()));
     }
-    match ready {
-        Some(Ready::Connect(address)) if listen.iter().any(|listen| listen.address == *address) => {
-            Err(ConfigError(format!(
-                "--ready connect={address} cannot work with --listen {address}: the supervisor itself holds that \
-                 socket. Use --ready notify or a time."
-            )))
+    let ready = match ready {
+        Some(Ready::Probe(probe)) => Some(probe),
+        _ => None,
+    };
+    let check = match check {
+        Some(CheckKind::Probe(probe)) => Some(probe),
+        _ => None,
+    };
+    for (option, probe, instead) in
+        [("--ready", ready, "http=URL, --ready notify or a time"), ("--check", check, "http=URL or --check notify")]
+    {
+        if let Some(Probe::Connect(address)) = probe
+            && listen.iter().any(|listen| listen.address == *address)
+        {
+            return Err(ConfigError(format!(
+                "{option} connect={address} cannot work with --listen {address}: the supervisor itself holds that \
+                 socket. Use {option} {instead}."
+            )));
         }
-        Some(_) | None => Ok(()),
     }
+    Ok(())
 }

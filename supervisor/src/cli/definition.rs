@@ -11,10 +11,10 @@ use super::generate::Generate;
 #[cfg(windows)]
 use super::values::parse_on_hup;
 use super::values::{
-    Form, Signals, default_max_connections, parse_address, parse_interval, parse_mode, parse_number, parse_passed,
-    parse_ready, parse_stop_signals, parse_stop_to,
+    Form, Signals, default_max_connections, parse_address, parse_check, parse_failures, parse_interval, parse_mode,
+    parse_number, parse_passed, parse_ready, parse_stop_signals, parse_stop_to,
 };
-use crate::child::{Ready, StopTo};
+use crate::child::{Check, CheckKind, Ready, StopTo};
 use crate::instance::InstanceName;
 use crate::listen::ProgramSocket;
 use crate::restart::RestartMode;
@@ -89,6 +89,7 @@ pub(super) struct ServerCli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is only one at a time")]
 pub(super) enum ServerArgs {
     /// Send back whatever a client sends; SHUTDOWN to every client on stop
     #[command(after_help = "Examples:
@@ -179,13 +180,14 @@ pub(super) enum ServerArgs {
         success_exit: Vec<i32>,
         #[cfg_attr(
             unix,
-            doc = "When the program counts as ready: it says so (notify), its address answers (connect=ADDR), or \
-                   after a time (2s) [default: when it listens on a socket of its own (Linux), or after 1s]"
+            doc = "When the program counts as ready: it says so (notify), it answers (connect=ADDR, http=URL), a command \
+                   succeeds (exec=COMMAND), or after a time (2s) [default: when it listens on a socket of its own (Linux), \
+                   or after 1s]"
         )]
         #[cfg_attr(
             windows,
-            doc = "When the program counts as ready: its address answers (connect=ADDR), or after a time (2s) \
-                   [default: after 1s]"
+            doc = "When the program counts as ready: it answers (connect=ADDR, http=URL), or after a time (2s) [default: \
+                   after 1s]"
         )]
         #[arg(long, value_name = "WHEN", value_parser = parse_ready)]
         ready: Option<Ready>,
@@ -196,6 +198,8 @@ pub(super) enum ServerArgs {
         /// check meanwhile, it is withdrawn (with --listen)
         #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_seconds, hide = cfg!(windows))]
         overlap: Duration,
+        #[command(flatten)]
+        checks: Checks,
         /// Directory in which the program starts, looked up again at each start [default: where the supervisor was
         /// started]
         #[arg(long, value_name = "PATH")]
@@ -209,6 +213,39 @@ pub(super) enum ServerArgs {
         #[arg(last = true, required_unless_present = "config", value_name = "PROGRAM")]
         program: Vec<OsString>,
     },
+}
+
+/// What only a program has: our own servers are looked at from inside.
+#[derive(Debug, Args)]
+pub(super) struct Checks {
+    #[cfg_attr(
+        unix,
+        doc = "Check the program while it serves, and replace it if it fails: it sends WATCHDOG=1 (notify), it answers \
+               (connect=ADDR, http=URL), or a command succeeds (exec=COMMAND)"
+    )]
+    #[cfg_attr(
+        windows,
+        doc = "Check the program while it serves, and replace it if it does not answer (connect=ADDR, http=URL)"
+    )]
+    #[arg(long, value_name = "HOW", value_parser = parse_check)]
+    pub(super) check: Option<CheckKind>,
+    /// How often to check it
+    #[arg(long, value_name = "TIME", default_value = "10", value_parser = parse_interval)]
+    check_every: Duration,
+    /// How long an answer may take
+    #[arg(long, value_name = "TIME", default_value = "1", value_parser = parse_interval)]
+    check_timeout: Duration,
+    /// How many checks in a row have to fail
+    #[arg(long, value_name = "N", default_value = "3", value_parser = parse_failures)]
+    check_failures: u32,
+}
+
+impl Checks {
+    /// None: the program is not checked.
+    pub(super) fn check(self) -> Option<Check> {
+        let Checks { check, check_every: every, check_timeout: timeout, check_failures: failures } = self;
+        Some(Check { how: check?, every, timeout, failures })
+    }
 }
 
 /// What only a server of our own has.

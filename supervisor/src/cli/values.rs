@@ -14,13 +14,13 @@ use clap::builder::PossibleValue;
 
 #[cfg(unix)]
 use super::descriptors;
-use crate::child::{Ready, StopTo};
+use crate::child::{CheckKind, Probe, Ready, StopTo};
 #[cfg(unix)]
 use crate::instance::MAX_SOCKET_PATH;
 use crate::listen::{Address, ProgramSocket};
 use crate::restart::RestartMode;
 use crate::settings::{AdminSocket, Console, OnHup};
-use crate::text::parse_seconds;
+use crate::text::{listed, parse_seconds};
 
 /// How long the name of a socket may be, by sd_listen_fds(3).
 #[cfg(unix)]
@@ -280,18 +280,51 @@ fn realtime() -> RangeInclusive<i32> {
 
 /// When a program is ready.
 pub(super) fn parse_ready(text: &str) -> Result<Ready, String> {
-    if let Some(address) = text.strip_prefix("connect=") {
-        return parse_any_address(address).map(Ready::Connect);
+    if let Some(probe) = parse_probe(text) {
+        return probe.map(Ready::Probe);
     }
     match text {
         #[cfg(unix)]
         "notify" => Ok(Ready::Notify),
-        #[cfg(windows)]
-        "notify" => Err("Windows has no sockets for that: say connect=8000 or a time (2s)".into()),
-        _ => parse_seconds(text).map(Ready::After).map_err(|_| {
-            let notify = if cfg!(unix) { "notify, " } else { "" };
-            format!("say {notify}connect=8000 or a time (2s)")
-        }),
+        _ => parse_seconds(text).map(Ready::After).map_err(|_| format!("say {}, or a time (2s)", listed(PROBES, "or"))),
+    }
+}
+
+/// How a program is checked.
+pub(super) fn parse_check(text: &str) -> Result<CheckKind, String> {
+    if let Some(probe) = parse_probe(text) {
+        return probe.map(CheckKind::Probe);
+    }
+    match text {
+        #[cfg(unix)]
+        "notify" => Ok(CheckKind::Notify),
+        _ => Err(format!("say {}", listed(PROBES, "or"))),
+    }
+}
+
+/// What there is to say for these two.
+#[cfg(unix)]
+const PROBES: &[&str] = &["notify", "connect=8000", "http=http://127.0.0.1:8000/health", "exec=COMMAND"];
+#[cfg(windows)]
+const PROBES: &[&str] = &["connect=8000", "http=http://127.0.0.1:8000/health"];
+
+/// Something that a program answers. None: it is none of these.
+fn parse_probe(text: &str) -> Option<Result<Probe, String>> {
+    let (kind, what) = text.split_once('=')?;
+    match kind {
+        "connect" => Some(parse_any_address(what).map(Probe::Connect)),
+        "http" => Some(what.parse().map(Probe::Http)),
+        #[cfg(unix)]
+        "exec" if !what.trim().is_empty() => Some(Ok(Probe::Exec(what.into()))),
+        _ => None,
+    }
+}
+
+/// How often something may fail.
+pub(super) fn parse_failures(text: &str) -> Result<u32, String> {
+    match parse_number(text)? {
+        0 => Err("say 1 or more".into()),
+        failures => Ok(failures),
     }
 }
 

@@ -141,6 +141,8 @@ pub(super) enum Input {
     PortFailed(String),
     /// An old generation has ended its drain.
     Gone(Gone),
+    /// The current generation does not work, for this reason. It has not ended.
+    Unhealthy(String),
     /// Whether the current generation was found to serve.
     Checked(bool),
     /// The time that the state waits for has come.

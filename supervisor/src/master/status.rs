@@ -155,6 +155,7 @@ impl<'a> Snapshot<'a> {
             state_ms: ms_since(record.doing.1),
             ready: self.is_ready(),
             unavailable: None,
+            says: state.current().and_then(|current| current.generation.says()),
             evidence: state.current().and_then(|current| current.generation.evidence()),
             pid: std::process::id(),
             address: identity.addresses.iter().find_map(Address::tcp),

@@ -109,7 +109,9 @@ impl Draining {
                 None if first.is_some() => Duration::ZERO,
                 None => usual,
             },
-            Trigger::ServiceManager(_) | Trigger::Admin { .. } | Trigger::Code => request.grace.unwrap_or(usual),
+            Trigger::ServiceManager(_) | Trigger::Admin { .. } | Trigger::Code | Trigger::Check => {
+                request.grace.unwrap_or(usual)
+            }
         })
     }
 
@@ -202,6 +204,7 @@ impl End {
                 | Event::Exited { .. }
                 | Event::Finished { .. }
                 | Event::Checked { .. }
+                | Event::Unhealthy { .. }
                 | Event::Signal { .. }
                 | Event::Tick => {}
             }

@@ -1,4 +1,4 @@
-//! The socket on which a program says that it is ready.
+//! The socket on which a program says how it does, see `sd_notify(3)`.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -9,6 +9,8 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
+
+use crate::child::check::Beat;
 
 /// The variable that leads a program to the socket, see `sd_notify(3)`.
 pub(super) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
@@ -26,11 +28,32 @@ const DIGITS: usize = 16;
 /// not mean.
 const LONGEST_MESSAGE: usize = 4096;
 
-/// Where a program says that it is ready. Removed when it is dropped.
+/// What a program says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Word {
+    /// `READY=1`
+    Ready,
+    /// `STATUS=…`: what it is doing, for people.
+    Status(String),
+    /// `WATCHDOG=1`, or with `trigger` that it does not work.
+    Beat(Beat),
+    /// `STOPPING=1`: it is about to end.
+    Stopping,
+}
+
+/// Who has sent a message, as the system says.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub(super) struct Sender {
+    /// 0: a process that cannot be seen from here, as in another container.
+    pub(super) pid: u32,
+    pub(super) user: u32,
+}
+
+/// Where a program says how it does. Removed when it is dropped.
 ///
-/// The program may have become another user, and its helpers, such as `systemd-notify`, may be gone before anybody
-/// could look who they were. So everybody may write there who knows the name, and only its program is told. It is a
-/// file, since not all that programs use for this knows the abstract names that Linux has.
+/// The program may have become another user, so everybody may write there who knows the name. On Linux the system says
+/// who has. It is a file, since not all that programs use for this knows the abstract names that Linux has.
 #[derive(Debug)]
 pub(super) struct NotifySocket {
     socket: UnixDatagram,
@@ -70,6 +93,8 @@ impl NotifySocket {
         let socket = UnixDatagram::bind(&path)?;
         fs::set_permissions(&path, Permissions::from_mode(0o666))?;
         socket.set_nonblocking(true)?;
+        #[cfg(target_os = "linux")]
+        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::PassCred, &true)?;
         Ok(NotifySocket { socket, path, _lock: lock })
     }
 
@@ -77,14 +102,96 @@ impl NotifySocket {
         &self.path
     }
 
-    /// Takes what has been said. Returns whether the program is ready.
-    pub(super) fn listen(&self) -> bool {
-        let mut ready = false;
-        let mut said = [0; LONGEST_MESSAGE + 1];
-        while let Ok(length) = self.socket.recv(&mut said) {
-            ready |= length <= LONGEST_MESSAGE && says_ready(&said[..length]);
+    /// Takes what has been said by senders that count.
+    pub(super) fn listen(&self, counts: impl Fn(Sender) -> bool) -> Vec<Word> {
+        let mut words = Vec::new();
+        while let Some(message) = self.receive() {
+            if message.sender.is_none_or(&counts) && message.text.len() <= LONGEST_MESSAGE {
+                words.extend(message.text.split(|&byte| byte == b'\n').filter_map(Word::of));
+            }
+            // Only now those that wait for a barrier continue: so they are still there to be looked at.
+            message.close();
         }
-        ready
+        words
+    }
+
+    #[cfg(target_os = "linux")]
+    fn receive(&self) -> Option<Message> {
+        use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg};
+        use std::io::IoSliceMut;
+        use std::os::fd::AsRawFd;
+
+        let mut text = vec![0; LONGEST_MESSAGE + 1];
+        let mut control = nix::cmsg_space!(UnixCredentials, [i32; DESCRIPTORS]);
+        let mut pieces = [IoSliceMut::new(&mut text)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let socket = self.socket.as_raw_fd();
+        let received = loop {
+            match recvmsg::<()>(socket, &mut pieces, Some(&mut control), flags) {
+                Err(nix::errno::Errno::EINTR) => {}
+                received => break received.ok()?,
+            }
+        };
+        let (mut sender, mut descriptors) = (None, Vec::new());
+        for control in received.cmsgs().into_iter().flatten() {
+            match control {
+                ControlMessageOwned::ScmCredentials(credentials) => {
+                    sender = Some(Sender { pid: credentials.pid().unsigned_abs(), user: credentials.uid() });
+                }
+                ControlMessageOwned::ScmRights(passed) => descriptors.extend(passed),
+                _ => {}
+            }
+        }
+        let length = received.bytes;
+        text.truncate(length);
+        Some(Message { text, sender, descriptors })
+    }
+
+    /// Elsewhere nobody says who has sent it.
+    #[cfg(not(target_os = "linux"))]
+    fn receive(&self) -> Option<Message> {
+        let mut text = vec![0; LONGEST_MESSAGE + 1];
+        let length = self.socket.recv(&mut text).ok()?;
+        text.truncate(length);
+        Some(Message { text, sender: None, descriptors: Vec::new() })
+    }
+}
+
+/// How many descriptors a message may pass. The system closes further ones.
+#[cfg(target_os = "linux")]
+const DESCRIPTORS: usize = 16;
+
+#[derive(Debug)]
+struct Message {
+    text: Vec<u8>,
+    /// None: nobody says.
+    sender: Option<Sender>,
+    /// What was passed: with `BARRIER=1` the end of a pipe, whose other end waits for this one to be closed.
+    descriptors: Vec<i32>,
+}
+
+impl Message {
+    fn close(self) {
+        for descriptor in self.descriptors {
+            let _ = nix::unistd::close(descriptor);
+        }
+    }
+}
+
+impl Word {
+    /// None: one that means nothing here.
+    fn of(line: &[u8]) -> Option<Word> {
+        match line {
+            b"READY=1" => Some(Word::Ready),
+            b"STOPPING=1" => Some(Word::Stopping),
+            b"WATCHDOG=1" => Some(Word::Beat(Beat::Works)),
+            b"WATCHDOG=trigger" => Some(Word::Beat(Beat::Fails)),
+            line => {
+                let status = String::from_utf8_lossy(line.strip_prefix(b"STATUS=")?);
+                // It shall not write to anybody's terminal by that.
+                Some(Word::Status(status.chars().filter(|letter| !letter.is_control()).collect()))
+            }
+        }
     }
 }
 
@@ -142,10 +249,6 @@ fn is_ours(directory: &Path) -> bool {
     fs::symlink_metadata(directory).is_ok_and(|directory| directory.is_dir() && directory.uid() == geteuid().as_raw())
 }
 
-fn says_ready(message: &[u8]) -> bool {
-    message.split(|&byte| byte == b'\n').any(|line| line == b"READY=1")
-}
-
 pub(super) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
@@ -162,7 +265,7 @@ mod tests {
         UnixDatagram::unbound().unwrap().send_to(message, notify.path()).unwrap();
         let lines = String::from_utf8_lossy(message);
         let is_ready = message.len() <= LONGEST_MESSAGE && lines.split('\n').any(|line| line == "READY=1");
-        prop_assert_eq!(notify.listen(), is_ready);
+        prop_assert_eq!(notify.listen(|_| true).contains(&Word::Ready), is_ready);
         Ok(())
     }
 
@@ -181,12 +284,20 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_a_line_of_its_own() {
-        for message in [&b"READY=1"[..], b"READY=1\n", b"STATUS=up\nREADY=1\nMAINPID=5"] {
-            assert!(says_ready(message), "{message:?}");
-        }
-        for message in [&b""[..], b"READY=0", b"STATUS=READY=1", b"READY=1x", b"\xff\n"] {
-            assert!(!says_ready(message), "{message:?}");
+    fn each_word_is_a_line_of_its_own() {
+        let words = |message: &[u8]| message.split(|&byte| byte == b'\n').filter_map(Word::of).collect::<Vec<_>>();
+        let status = |text: &str| Word::Status(text.into());
+        for (message, expected) in [
+            (&b"READY=1"[..], vec![Word::Ready]),
+            (b"STATUS=up\nREADY=1\nMAINPID=5\n", vec![status("up"), Word::Ready]),
+            (b"WATCHDOG=1\nWATCHDOG=trigger", vec![Word::Beat(Beat::Works), Word::Beat(Beat::Fails)]),
+            (b"STOPPING=1", vec![Word::Stopping]),
+            (b"STATUS=", vec![status("")]),
+            (b"STATUS=READY=1 \x1b[31m\xff", vec![status("READY=1 [31m\u{fffd}")]),
+            (b"", vec![]),
+            (b"READY=0\nREADY=1x\nSTOPPING=0\nWATCHDOG=2\nBARRIER=1\n\xff\n", vec![]),
+        ] {
+            assert_eq!(words(message), expected, "{message:?}");
         }
     }
 
@@ -195,13 +306,39 @@ mod tests {
         let notify = NotifySocket::new().unwrap();
         let directory = notify.path().parent().unwrap().to_owned();
         let program = UnixDatagram::unbound().unwrap();
-        assert!(!notify.listen());
+        let all = |_| true;
+        assert!(notify.listen(all).is_empty());
         program.send_to(b"STATUS=starting", notify.path()).unwrap();
         program.send_to(b"READY=1", notify.path()).unwrap();
-        assert!(notify.listen());
-        assert!(!notify.listen());
+        assert_eq!(notify.listen(all), [Word::Status("starting".into()), Word::Ready]);
+        assert!(notify.listen(all).is_empty());
         drop(notify);
         assert!(!directory.exists());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_message_says_whose_it_is_and_what_it_passes_is_closed_when_it_was_heard() {
+        use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+        use std::io::{IoSlice, Read};
+        use std::os::fd::AsRawFd;
+
+        let notify = NotifySocket::new().unwrap();
+        let program = UnixDatagram::unbound().unwrap();
+        let (mut barrier, passed) = io::pipe().unwrap();
+        let address = UnixAddr::new(notify.path()).unwrap();
+        let rights = [passed.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&rights)];
+        let text = [IoSlice::new(b"BARRIER=1")];
+        sendmsg(program.as_raw_fd(), &text, &control, MsgFlags::empty(), Some(&address)).unwrap();
+        drop(passed);
+        program.send_to(b"READY=1", notify.path()).unwrap();
+        let own = |sender: Sender| sender.pid == std::process::id() && sender.user == geteuid().as_raw();
+        assert_eq!(notify.listen(own), [Word::Ready]);
+        // It would wait if somebody had the other end.
+        assert_eq!(barrier.read(&mut [0]).unwrap(), 0);
+        program.send_to(b"READY=1", notify.path()).unwrap();
+        assert_eq!(notify.listen(|sender| !own(sender)), []);
     }
 
     #[test]
@@ -225,7 +362,7 @@ mod tests {
         assert!(of_instances.join("socket").exists() && of_others.join("socket").exists());
         assert!(with_more.join("file").exists());
         UnixDatagram::unbound().unwrap().send_to(b"READY=1", used.path()).unwrap();
-        assert!(used.listen());
+        assert_eq!(used.listen(|_| true), [Word::Ready]);
         fs::remove_dir_all(temporary).unwrap();
     }
 
@@ -238,7 +375,7 @@ mod tests {
                 remove_stale(&temporary);
                 let notify = NotifySocket::below(&temporary).unwrap();
                 UnixDatagram::unbound().unwrap().send_to(b"READY=1", notify.path()).unwrap();
-                assert!(notify.listen());
+                assert_eq!(notify.listen(|_| true), [Word::Ready]);
             }
         };
         std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(come_and_go))));

@@ -87,6 +87,12 @@ fn parse(pid: Pid, stat: &str) -> Option<Process> {
     Some(Process { pid, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()?, ended })
 }
 
+/// Whose process this is.
+pub(super) fn user(pid: u32) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(format!("/proc/{pid}")).ok().map(|process| process.uid())
+}
+
 /// Whether this child has ended by itself, and its end has only to be taken.
 pub(super) fn has_ended(child: Pid) -> bool {
     process(child).map_or(true, |process| process.ended)

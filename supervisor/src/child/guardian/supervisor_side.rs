@@ -18,8 +18,11 @@ use serde_json::json;
 
 use super::family::Family;
 use super::line::{Lines, Order, Report};
-use super::notify::{self, NotifySocket};
+use super::notify::{self, NotifySocket, Sender, Word};
+#[cfg(target_os = "linux")]
+use super::proc;
 use super::stage::{self, Stage};
+use crate::child::check::CheckKind;
 use crate::child::family_sockets::FamilySockets;
 use crate::child::output::Output;
 use crate::child::process::{Control, Running};
@@ -30,6 +33,9 @@ use crate::child::stop_signals::StopSignals;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::server::{BuildError, SignalName, lacking};
+
+/// How often a program that is checked has to say that it works, in microseconds, see `sd_watchdog_enabled(3)`.
+const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 
 /// How long to wait until a guardian takes an order. It always does, unless somebody has suspended it.
 const ORDER: Duration = Duration::from_millis(100);
@@ -86,10 +92,9 @@ impl Host {
         log: Journal,
     ) -> Result<Started, BuildError> {
         let lacking = |what| move |error: io::Error| lacking(what, &error);
-        let notify = match program.ready {
-            Ready::Notify => Some(NotifySocket::new().map_err(lacking("a socket on which it says that it is ready"))?),
-            Ready::Auto | Ready::After(_) | Ready::Connect(_) => None,
-        };
+        let is_heard = program.ready == Ready::Notify || is_checked_by_notify(program);
+        let notify = is_heard.then(NotifySocket::new).transpose();
+        let notify = notify.map_err(lacking("a socket on which it says how it does"))?;
         let passed = sockets.iter().filter_map(|socket| Some(fstat(&socket.socket).ok()?.st_ino)).collect();
         let (control, its_control) = UnixStream::pair().map_err(lacking("a socket for its guardian"))?;
         let (output, stderr) = Output::new(log.stderr()).map_err(lacking("a pipe for what it writes"))?;
@@ -104,6 +109,9 @@ impl Host {
         if let Some(notify) = &notify {
             command.env(notify::NOTIFY_SOCKET, notify.path());
         }
+        if let Some(check) = program.check.as_ref().filter(|_| is_checked_by_notify(program)) {
+            command.env(WATCHDOG_USEC, check.every.as_micros().to_string());
+        }
         let family = self.family.clone();
         let guardian = family.spawn(&mut command).map_err(lacking("a process for its guardian"))?;
         // It has our copies of the guardian's descriptors.
@@ -113,9 +121,10 @@ impl Host {
         let socket = control.try_clone().map_err(lacking(heard))?;
         let control = Box::new(Guardian { guardian: control, signals: program.stop.clone() });
         let (steps, received) = mpsc::channel();
-        let sockets = FamilySockets::new(guardian.id(), passed);
+        let root = guardian.id();
+        let sockets = FamilySockets::new(root, passed);
         let running = Running::start(build, program.success.clone(), control, output, steps, move |running| {
-            let told = follow(running, socket, notify.as_ref(), &log);
+            let told = follow(running, root, socket, notify.as_ref(), &log);
             family.wait(guardian);
             if !told {
                 running.guardian_lost(family.kill_leftovers(&mark, running.program()));
@@ -179,9 +188,42 @@ impl Guardian {
     }
 }
 
+/// Whether the program has to say that it works.
+fn is_checked_by_notify(program: &Program) -> bool {
+    program.check.as_ref().is_some_and(|check| check.how == CheckKind::Notify)
+}
+
+/// Whether a process of the program has sent a message. One that cannot be seen from here has to be of its user, at least.
+#[cfg(target_os = "linux")]
+fn is_of_program(sender: Sender, root: u32, running: &Running, log: &Journal) -> bool {
+    let Sender { pid, user } = sender;
+    let counts = if pid == 0 {
+        running.program().and_then(proc::user) == Some(user)
+    } else {
+        proc::descendants(root).contains(&pid)
+    };
+    if !counts {
+        let message = format!("a message on NOTIFY_SOCKET was ignored: pid {pid} is no process of the program");
+        log.line(Level::Warning, "notify_ignored", message, [("pid", pid.into()), ("user", user.into())]);
+    }
+    counts
+}
+
+/// Nobody says who has sent it.
+#[cfg(not(target_os = "linux"))]
+fn is_of_program(_: Sender, _root: u32, _running: &Running, _log: &Journal) -> bool {
+    true
+}
+
 /// Hears what the guardian and the program say, until the guardian ends. Returns whether that said before that nothing
 /// is left.
-fn follow(running: &Running, mut guardian: UnixStream, notify: Option<&NotifySocket>, log: &Journal) -> bool {
+fn follow(
+    running: &Running,
+    root: u32,
+    mut guardian: UnixStream,
+    notify: Option<&NotifySocket>,
+    log: &Journal,
+) -> bool {
     let mut lines = Lines::default();
     let mut piece = [0; 1024];
     let mut told = false;
@@ -194,8 +236,14 @@ fn follow(running: &Running, mut guardian: UnixStream, notify: Option<&NotifySoc
         }
         let guardian_speaks = happened[0].any().unwrap_or(false);
         drop(happened);
-        if notify.is_some_and(NotifySocket::listen) {
-            running.says_ready();
+        let counts = |sender: Sender| is_of_program(sender, root, running, log);
+        for word in notify.map(|notify| notify.listen(counts)).unwrap_or_default() {
+            match word {
+                Word::Ready => running.says_ready(),
+                Word::Status(status) => running.says_status(status),
+                Word::Beat(beat) => running.says_beat(beat),
+                Word::Stopping => running.says_stopping(),
+            }
         }
         if !guardian_speaks {
             continue;

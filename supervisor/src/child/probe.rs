@@ -1,0 +1,308 @@
+//! What a program answers if it serves: a connection, a request over HTTP, or a command that asks it.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[cfg(unix)]
+use interprocess::ConnectWaitMode;
+#[cfg(unix)]
+use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName};
+
+use super::family_sockets::FamilySockets;
+use crate::listen::Address;
+use crate::text::{Reason, Seconds};
+
+/// Something that a program answers if it serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// It takes connections at this address. Where the system tells (Linux), an answer of another process does not count.
+    Connect(Address),
+    /// It answers a GET of this with a status of 2xx. The same holds for its answer.
+    Http(Url),
+    /// This command of the shell ends with code 0.
+    #[cfg(unix)]
+    Exec(String),
+}
+
+/// As the command line has it.
+impl fmt::Display for Probe {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Probe::Connect(address) => write!(formatter, "connect={address}"),
+            Probe::Http(url) => write!(formatter, "http={url}"),
+            #[cfg(unix)]
+            Probe::Exec(command) => write!(formatter, "exec={command}"),
+        }
+    }
+}
+
+impl Probe {
+    /// Where the answer is to come from. None: that is not known.
+    pub(super) fn address(&self) -> Option<Address> {
+        match self {
+            Probe::Connect(address) => Some(address.clone()),
+            Probe::Http(url) => url.addresses().ok()?.next().map(Address::Tcp),
+            #[cfg(unix)]
+            Probe::Exec(_) => None,
+        }
+    }
+}
+
+/// What became of a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It has answered, in these words: `it answers on …`.
+    Answered(String),
+    Failed(String),
+    /// Another generation of the program has answered, on a socket that both have from us.
+    OfAnother,
+}
+
+/// An `http` URL: a host, with or without a port, and a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// As it is in the URL.
+    authority: String,
+    /// The path and the query.
+    path: String,
+}
+
+impl FromStr for Url {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Url, String> {
+        let words = "say an http URL: http://127.0.0.1:8080/health";
+        if text.starts_with("https://") {
+            return Err(format!("TLS is not supported here; {words}"));
+        }
+        let rest = text.strip_prefix("http://").ok_or(words)?;
+        let rest = rest.split('#').next().unwrap_or(rest);
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let port = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(_, port)| port);
+        let is_wrong = |letter: char| !letter.is_ascii_graphic() || letter == '@';
+        if authority.is_empty() || text.chars().any(is_wrong) || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+            return Err(words.into());
+        }
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        Ok(Url { authority: authority.into(), path: format!("{slash}{path}") })
+    }
+}
+
+impl Url {
+    fn addresses(&self) -> io::Result<impl Iterator<Item = SocketAddr> + use<>> {
+        let has_port = self.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        if has_port { self.authority.to_socket_addrs() } else { format!("{}:80", self.authority).to_socket_addrs() }
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "http://{}{}", self.authority, self.path)
+    }
+}
+
+/// Whether the program takes connections there. That is no client: it leaves at once.
+pub(super) fn connect(address: &Address, program: &FamilySockets) -> Outcome {
+    match program.listen_at(address) {
+        Some(false) => Outcome::Failed(format!("it does not listen on {address}")),
+        Some(true) | None if takes_connections(address) => Outcome::Answered(format!("it answers on {address}")),
+        Some(true) | None => Outcome::Failed(format!("it takes no connection on {address}")),
+    }
+}
+
+/// Whether something does.
+fn takes_connections(address: &Address) -> bool {
+    match address {
+        Address::Tcp(address) => TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok(),
+        // Does not wait: one whose queue is full takes connections, too.
+        #[cfg(unix)]
+        Address::Unix(path) => path.as_path().to_fs_name::<GenericFilePath>().is_ok_and(|name| {
+            ConnectOptions::new().name(name).wait_mode(ConnectWaitMode::Deferred).connect_sync().is_ok()
+        }),
+    }
+}
+
+/// Whether the program answers a GET with a status of 2xx.
+pub(super) fn http(url: &Url, program: &FamilySockets, limit: Duration) -> Outcome {
+    let end = Instant::now() + limit;
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+            Outcome::Failed(format!("no answer within {}", Seconds(limit)))
+        }
+        io::ErrorKind::ConnectionRefused => Outcome::Failed(format!("nothing listens on {}", url.authority)),
+        _ => Outcome::Failed(Reason(&error).to_string()),
+    };
+    loop {
+        let answer = connect_http(url, end).and_then(|(client, address)| {
+            if program.listen_at(&Address::Tcp(address)) == Some(false) {
+                return Ok(Outcome::Failed(format!("it does not listen on {address}")));
+            }
+            request(url, client, program, end)
+        });
+        match answer {
+            // The other one may be faster this time.
+            Ok(Outcome::OfAnother) if Instant::now() + AGAIN < end => thread::sleep(AGAIN),
+            Ok(outcome) => return outcome,
+            Err(error) => return failed(error),
+        }
+    }
+}
+
+/// How long to wait until another connection is made when one has gone to another generation. Nothing announces when this
+/// one would take one.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// How often to look who has accepted a connection, and for how long: some programs accept one only with its request.
+const ACCEPTED: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
+
+/// The longest answer that is read to its end.
+const LONGEST: usize = 64 * 1024;
+
+fn connect_http(url: &Url, end: Instant) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", url.authority));
+    for address in url.addresses()? {
+        match TcpStream::connect_timeout(&address, remaining(end)?) {
+            Ok(client) => return Ok((client, address)),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// The time that is left.
+fn remaining(end: Instant) -> io::Result<Duration> {
+    let left = end.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+fn request(url: &Url, mut client: TcpStream, program: &FamilySockets, end: Instant) -> io::Result<Outcome> {
+    let patience = Instant::now() + ACCEPTED.1;
+    let mut accepted = program.have_accepted(&client);
+    while accepted.is_none() && program.are_shared() && Instant::now() < patience.min(end) {
+        thread::sleep(ACCEPTED.0);
+        accepted = program.have_accepted(&client);
+    }
+    if accepted == Some(false) {
+        return Ok(Outcome::OfAnother);
+    }
+    client.set_write_timeout(Some(remaining(end)?))?;
+    let Url { authority, path } = url;
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: mastercontrol\r\nConnection: close\r\n\r\n");
+    // In one piece: a server may answer the first one that it gets, and close.
+    client.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    let mut piece = [0; 1024];
+    // To its end: a server may complain of a client that does not read it.
+    while answer.len() < LONGEST {
+        client.set_read_timeout(Some(remaining(end)?))?;
+        match client.read(&mut piece) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&piece[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // What matters is there.
+            Err(_) if answer.contains(&b'\n') => break,
+            Err(error) => return Err(error),
+        }
+        if accepted.is_none() && program.have_accepted(&client) == Some(false) {
+            return Ok(Outcome::OfAnother);
+        }
+    }
+    Ok(match status_of(&answer) {
+        Some((200..300, status)) => Outcome::Answered(format!("it answers {url} with {status}")),
+        Some((_, status)) => Outcome::Failed(format!("it answers {status}")),
+        None if answer.is_empty() => Outcome::Failed("it closed the connection without an answer".into()),
+        None => Outcome::Failed("its answer is not HTTP".into()),
+    })
+}
+
+/// The status of an answer, as a number and as it is: `503 Service Unavailable`.
+fn status_of(answer: &[u8]) -> Option<(u16, String)> {
+    let line = answer.split(|&byte| byte == b'\n').next()?;
+    let line = String::from_utf8_lossy(line);
+    let (version, status) = line.trim_end().split_once(' ')?;
+    let code = status.split(' ').next()?.parse().ok().filter(|_| version.starts_with("HTTP/1."))?;
+    Some((code, status.chars().filter(|letter| !letter.is_control()).take(100).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::collections::HashSet;
+    use std::net::TcpListener;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_unix_socket_answers_as_soon_as_it_listens_even_if_its_queue_is_full() {
+        use nix::sys::socket::{Backlog, listen};
+        use std::fs;
+        use std::os::unix::net::{UnixListener, UnixStream};
+
+        let path = std::env::temp_dir().join(format!("mastercontrol-takes-{}", std::process::id()));
+        let address = Address::Unix(path.clone());
+        assert!(!takes_connections(&address));
+        let listener = UnixListener::bind(&path).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let _in_the_queue = UnixStream::connect(&path).unwrap();
+        assert!(takes_connections(&address));
+        drop(listener);
+        assert!(!takes_connections(&address));
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn an_http_url_is_read_and_nothing_else() {
+        for (text, shown) in [
+            ("http://127.0.0.1:8080/health", "http://127.0.0.1:8080/health"),
+            ("http://localhost", "http://localhost/"),
+            ("http://[::1]:80?a=b", "http://[::1]:80/?a=b"),
+            ("http://[::1]/#part", "http://[::1]/"),
+        ] {
+            assert_eq!(text.parse::<Url>().unwrap().to_string(), shown);
+        }
+        for text in
+            ["", "8080", "http://", "http:///a", "https://a/", "http://a:x/", "http://a b/", "http://me@a/", "ftp://a/"]
+        {
+            assert!(text.parse::<Url>().is_err(), "{text}");
+        }
+    }
+
+    /// What a probe makes of a server that answers so, and then closes the connection.
+    fn probed(answer: &'static [u8]) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url: Url = format!("http://{}/health", listener.local_addr().unwrap()).parse().unwrap();
+        let server = thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut request = [0; 1000];
+            let length = client.read(&mut request).unwrap();
+            client.write_all(answer).unwrap();
+            String::from_utf8_lossy(&request[..length]).into_owned()
+        });
+        let program = FamilySockets::new(std::process::id(), HashSet::new());
+        let stream = connect_http(&url, Instant::now() + Duration::from_secs(30)).unwrap().0;
+        let outcome = request(&url, stream, &program, Instant::now() + Duration::from_secs(30)).unwrap();
+        assert!(server.join().unwrap().starts_with("GET /health HTTP/1.1\r\nHost: 127.0.0.1:"));
+        outcome
+    }
+
+    #[test]
+    fn only_a_status_of_2xx_is_an_answer() {
+        for (answer, is_one) in [
+            (&b"HTTP/1.1 200 OK\r\n\r\n"[..], true),
+            (b"HTTP/1.0 204 No Content\r\nA: b\r\n\r\n", true),
+            (b"HTTP/1.1 200\r\n\r\n", true),
+            (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", false),
+            (b"HTTP/1.1 302 Found\r\n\r\n", false),
+            (b"SSH-2.0-OpenSSH\r\n", false),
+            (b"", false),
+        ] {
+            let outcome = probed(answer);
+            assert_eq!(matches!(outcome, Outcome::Answered(_)), is_one, "{outcome:?}");
+        }
+    }
+}
