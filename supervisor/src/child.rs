@@ -19,6 +19,8 @@ mod preflight;
 mod probe;
 mod process;
 mod program;
+#[cfg(target_os = "linux")]
+mod queue;
 mod ready;
 mod started;
 mod stop_signals;

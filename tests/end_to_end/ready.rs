@@ -294,3 +294,26 @@ fn without_sockets_that_both_can_have_there_is_no_overlap() {
     let ended = home.run(home.exec_command(&["--overlap", "1s"], &["sleep", "600"])).expect(1);
     ended.says("\"overlap\" needs \"listen\"");
 }
+
+#[test]
+fn of_a_program_that_takes_no_passed_sockets_is_warned_when_a_client_waits() {
+    let home = Home::new();
+    let port = free_port().to_string();
+    let instance = home.exec(&["--listen", &port, "--grace", HUGE], &["sleep", "600"]);
+    let _waits = instance.client();
+    instance.err.wait_for(&format!("warning: no process accepts from {port}: does the program take passed sockets?"));
+    instance.admin(&["stop"]).expect(0);
+    instance.assert_port_is_free();
+}
+
+#[test]
+fn of_a_program_that_takes_its_clients_is_not_warned() {
+    let home = Home::new();
+    let instance = overlapping(&home, "0");
+    // Those of the first seconds, and those after them.
+    for until in [0, 6000, 12000] {
+        eventually("time has passed", || instance.status()["uptime_ms"].as_u64().unwrap() > until);
+        assert_eq!(instance.client().get("/").status, 200);
+    }
+    assert!(!instance.err.so_far().contains("no process accepts"), "{}", instance.err.so_far());
+}

@@ -26,6 +26,8 @@ use super::probe::{self, Outcome, Probe};
 use super::process::Step;
 use super::process::{Child, Running};
 use super::program::{Program, ProgramFactory};
+#[cfg(target_os = "linux")]
+use super::queue::Watch;
 #[cfg(unix)]
 use super::ready::Ready;
 use super::started::Started;
@@ -136,6 +138,8 @@ impl Children {
         let ready = started.wait_until_ready(&program, build, ask).and_then(|evidence| {
             started.running.is_ready(program.may_have_ended(build))?;
             self.check(build, &program, &started)?;
+            #[cfg(target_os = "linux")]
+            self.watch(&started)?;
             Ok(evidence)
         });
         match ready {
@@ -180,6 +184,19 @@ impl Children {
             check::run(&check, &beats, ask, failed);
         });
         thread.map(drop).map_err(|error| lacking("a thread to check it", &error))
+    }
+
+    /// Watches whether it takes the sockets that it got, if it got some.
+    #[cfg(target_os = "linux")]
+    fn watch(&self, started: &Started) -> Result<(), BuildError> {
+        let lacking = |error| lacking("what it takes to watch its sockets", &error);
+        let sockets = self.sockets();
+        // There are none any more in a stop.
+        let sockets =
+            sockets.sockets.iter().flatten().map(|socket| socket.socket.try_clone()).collect::<io::Result<_>>();
+        let queues = Watch::begin(sockets.map_err(lacking)?, self.log.clone()).map_err(lacking)?;
+        started.running.watch(queues);
+        Ok(())
     }
 
     /// Asks a program for an answer.

@@ -71,6 +71,9 @@ impl fmt::Display for Listener {
     }
 }
 
+#[cfg(target_os = "linux")]
+pub(super) use linux::waiting_at;
+
 #[cfg(not(target_os = "linux"))]
 impl FamilySockets {
     /// Where the program listens on a socket of its own, for people.
@@ -103,7 +106,7 @@ mod linux {
     use std::path::Path;
 
     use procfs::FromBufReadSI;
-    use procfs::net::{TcpNetEntries, TcpNetEntry};
+    use procfs::net::{TcpNetEntries, TcpNetEntry, TcpState};
 
     use super::{FamilySockets, Listener};
     use crate::child::guardian::proc::descendants;
@@ -180,6 +183,20 @@ mod linux {
             target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
         };
         Ok(entries.filter_map(|entry| socket(&entry.path())).collect())
+    }
+
+    /// The clients whose connections to this address wait to be accepted.
+    pub(in crate::child) fn waiting_at(address: SocketAddr) -> HashSet<SocketAddr> {
+        let port = format!(":{:04X} ", address.port());
+        let entries = tcp_entries("self", |line| Some(line.contains(&port)));
+        // They have no number before they are accepted. In these states they are connected, in the second one the client
+        // has closed its side.
+        let waits = |entry: &TcpNetEntry| {
+            entry.local_address.port() == address.port()
+                && entry.inode == 0
+                && matches!(entry.state, TcpState::Established | TcpState::CloseWait)
+        };
+        entries.filter(waits).map(|entry| entry.remote_address).collect()
     }
 
     /// TCP sockets as a process sees them: the wanted lines of each table, up to the first one for which `is_wanted` says

@@ -13,6 +13,8 @@ use super::check::Beat;
 use super::evidence::Evidence;
 use super::output::Output;
 use super::program::{CannotStart, EndedEarly};
+#[cfg(target_os = "linux")]
+use super::queue::Watch;
 use crate::event::{Event, EventSender};
 use crate::server::{Availability, BuildError, Clients, Ended, Generation, ProgramEnd};
 
@@ -69,6 +71,8 @@ struct Observed {
     said: Said,
     /// What checks it hears what it says, until it ends or is to end.
     checked: Option<Sender<Beat>>,
+    #[cfg(target_os = "linux")]
+    queues: Option<Watch>,
 }
 
 /// What a program has said of itself.
@@ -109,6 +113,8 @@ impl Running {
             gone: false,
             said: Said::default(),
             checked: None,
+            #[cfg(target_os = "linux")]
+            queues: None,
         };
         let running =
             Arc::new(Running { build, control, output, observed: Mutex::new(observed), gone: Condvar::new() });
@@ -215,7 +221,19 @@ impl Running {
         self.observed().program
     }
 
+    /// Has the queues of its sockets watched, until it ends or is to end.
+    #[cfg(target_os = "linux")]
+    pub(super) fn watch(&self, queues: Option<Watch>) {
+        self.observed().queues = queues;
+    }
+
     fn is_gone(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            // It has the sockets, which have to be closed when somebody hears that the program is gone.
+            let queues = self.observed().queues.take();
+            let _ = queues.map(|queues| queues.end().join());
+        }
         let mut observed = self.observed();
         observed.gone = true;
         observed.tell_builder(Step::Gone);

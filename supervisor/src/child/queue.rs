@@ -1,0 +1,116 @@
+//! Warns of a program that does not take the connections that wait on the sockets that it was passed.
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::family_sockets::waiting_at;
+use crate::journal::Journal;
+use crate::log::Level;
+
+/// How long a connection may wait.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many times to look at those that wait: while an old generation ends, that may take them.
+const LOOKS: usize = 12;
+
+/// The watch over the queues of a program's sockets, until it is seen that connections are accepted.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// Dropped when the program is to end, or has.
+    end: PipeWriter,
+    thread: JoinHandle<()>,
+}
+
+impl Watch {
+    /// Begins, on a thread named `queues`. None: there is nothing to watch.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn begin(sockets: Vec<OwnedFd>, log: Journal) -> io::Result<Option<Watch>> {
+        let listeners = sockets.into_iter().map(TcpListener::from);
+        // A Unix socket has no such address, and nobody tells what waits there.
+        let listeners = listeners.filter_map(|listener| Some((listener.local_addr().ok()?, listener)));
+        let listeners: Vec<_> = listeners.collect();
+        if listeners.is_empty() {
+            return Ok(None);
+        }
+        let (until, end) = io::pipe()?;
+        let queues = Queues { listeners, log, until };
+        let thread = thread::Builder::new().name("queues".into()).spawn(move || queues.watch())?;
+        Ok(Some(Watch { end, thread }))
+    }
+
+    /// Ends it. When what is returned is joined, it has none of the sockets any more.
+    pub(super) fn end(self) -> JoinHandle<()> {
+        drop(self.end);
+        self.thread
+    }
+}
+
+#[derive(Debug)]
+struct Queues {
+    listeners: Vec<(SocketAddr, TcpListener)>,
+    log: Journal,
+    /// Closed when the program is to end, or has.
+    until: PipeReader,
+}
+
+impl Queues {
+    fn watch(&self) {
+        for _ in 0..LOOKS {
+            let Some(address) = self.first_client() else { return };
+            let waiting = waiting_at(address);
+            if self.is_over_within(PATIENCE) {
+                return;
+            }
+            let still = waiting_at(address);
+            if !waiting.is_disjoint(&still) {
+                let port = address.port();
+                let message = format!("no process accepts from {port}: does the program take passed sockets?");
+                let fields = [("address", address.to_string().into()), ("waiting", still.len().into())];
+                self.log.line(Level::Warning, "not_accepted", message, fields);
+                return;
+            }
+        }
+    }
+
+    /// Where a client waits. None: the program is to end, or has.
+    fn first_client(&self) -> Option<SocketAddr> {
+        loop {
+            let mut wanted = vec![PollFd::new(self.until.as_fd(), PollFlags::POLLIN)];
+            wanted.extend(self.listeners.iter().map(|(_, listener)| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
+            match poll(&mut wanted, PollTimeout::NONE) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(_) => return None,
+            }
+            if wanted[0].any().unwrap_or(true) {
+                return None;
+            }
+            let ready = wanted[1..].iter().position(|wanted| wanted.any().unwrap_or(false))?;
+            return Some(self.listeners[ready].0);
+        }
+    }
+
+    /// Whether the program is to end, or has, before this time has passed.
+    fn is_over_within(&self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let mut wanted = [PollFd::new(self.until.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut wanted, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
+}
