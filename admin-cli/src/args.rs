@@ -127,6 +127,13 @@ pub(crate) enum Command {
   admin-cli --name web restart --grace 30s
   admin-cli restart --no-wait               return at once")]
     Restart(Restart),
+    /// Wait until it is ready, has restarted, or is gone; also for one that has not started yet
+    #[command(after_help = "Examples:
+  admin-cli --name web wait --ready
+  admin-cli --name web wait --ready --timeout 30   give up after half a minute (exit code 7)
+  admin-cli --name web wait --generation 2         until its second generation serves
+  admin-cli --name web wait --gone")]
+    Wait(WaitFor),
     /// Show past events; with --follow, keep printing new ones
     #[command(after_help = "Examples:
   admin-cli events
@@ -243,6 +250,31 @@ pub(crate) struct Wait {
     /// Stop waiting after this time; the request stays in progress
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, conflicts_with = "no_wait")]
     pub(crate) timeout: Option<Duration>,
+}
+
+/// What to wait for, and how long.
+#[derive(Debug, Args)]
+pub(crate) struct WaitFor {
+    #[command(flatten)]
+    pub(crate) until: Until,
+    /// Give up after this time [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// What to wait for.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Until {
+    /// Until it is ready for clients
+    #[arg(long)]
+    pub(crate) ready: bool,
+    /// Until it is not running
+    #[arg(long)]
+    pub(crate) gone: bool,
+    /// Until this generation, or a later one, is ready for clients
+    #[arg(long, value_name = "N")]
+    pub(crate) generation: Option<u64>,
 }
 
 /// Which events.

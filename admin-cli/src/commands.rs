@@ -14,6 +14,7 @@ mod readiness;
 mod restart;
 mod status;
 mod stop;
+mod wait;
 
 pub(crate) use check::check;
 pub(crate) use close::close;
@@ -29,3 +30,4 @@ pub(crate) use readiness::readiness;
 pub(crate) use restart::restart;
 pub(crate) use status::status;
 pub(crate) use stop::stop;
+pub(crate) use wait::wait;

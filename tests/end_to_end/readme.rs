@@ -47,16 +47,15 @@ fn blocks() -> Vec<String> {
     readme.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// A background command is given the time that a person takes to type the next one, and what is on port 8888 is on a
-/// free one.
+/// What is no supervisor of ours, for which `admin-cli wait` waits, is given the time that a person takes to type the next
+/// command. And what is on port 8888 is on a free one.
 fn at_typing_speed(block: &str, log: &Path) -> String {
     let log = log.display();
     let lines = block.lines().map(|line| match line.strip_suffix(" &") {
-        Some(line) => {
-            let is_there =
-                if line.starts_with("python3 ") { "admin-cli port 8888".into() } else { format!("grep '(pid ' {log}") };
-            format!("{line} 2> {log} &\nuntil {is_there} > /dev/null 2>&1; do sleep 0.02; done\n")
+        Some(line) if line.starts_with("python3 ") => {
+            format!("{line} 2> {log} &\nuntil admin-cli port 8888 > /dev/null 2>&1; do sleep 0.02; done\n")
         }
+        Some(line) => format!("{line} 2> {log} &\n"),
         None => format!("{line}\n"),
     });
     lines.collect::<String>().replace("8888", &free_port().to_string())

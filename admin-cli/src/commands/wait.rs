@@ -1,0 +1,93 @@
+//! `wait`
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mastercontrol::Exit;
+use mastercontrol::client::{self, AskError, Patience};
+use mastercontrol::protocol::{Answer, Request, Status};
+use mastercontrol::text::status_line;
+use serde_json::json;
+
+use crate::args::{Target, Until, WaitFor};
+use crate::ask::not_understood;
+use crate::failure::Failure;
+use crate::output;
+use crate::target::{Chosen, choose};
+
+/// How long to wait between two looks, at first and at most. Nothing announces a supervisor that has not started yet.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+
+pub(crate) fn wait(target: &Target, json: bool, wait: &WaitFor) -> Result<Exit, Failure> {
+    let end = wait.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut pause = LOOKS.0;
+    let mut seen = None;
+    loop {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let patience = Patience { whole: left, ..Patience::short() };
+        match look(target, &mut seen, patience)? {
+            Seen::Running(status) if is_there(&wait.until, &status) => {
+                let text = if json { json!(Answer::Status(status)).to_string() } else { status_line(&status) };
+                output::data(&text)?;
+                return Ok(Exit::Done);
+            }
+            Seen::Gone if wait.until.gone => {
+                output::data(&if json { json!({ "result": "gone" }).to_string() } else { "not running".into() })?;
+                return Ok(Exit::Done);
+            }
+            Seen::Gone if seen.is_some() => {
+                return Err(Failure::new(Exit::NotRunning, "it has ended, and is not what was waited for"));
+            }
+            Seen::Running(_) | Seen::Gone | Seen::Unknown => {}
+        }
+        if left == Some(Duration::ZERO) {
+            return Err(Failure::new(Exit::GaveUp, "timed out waiting"));
+        }
+        thread::sleep(left.map_or(pause, |left| pause.min(left)));
+        pause = (pause * 2).min(LOOKS.1);
+    }
+}
+
+/// What a look finds.
+enum Seen {
+    Running(Box<Status>),
+    /// None is running, not any more or not yet.
+    Gone,
+    /// It has not answered: it is just starting or ending, or very busy.
+    Unknown,
+}
+
+/// `seen` is the one that was found, from the first answer on: another one that starts meanwhile is not meant.
+fn look(target: &Target, seen: &mut Option<Chosen>, patience: Patience) -> Result<Seen, Failure> {
+    let new = match seen {
+        Some(_) => None,
+        None => match choose(target) {
+            Ok(chosen) => Some(chosen),
+            Err(failure) if failure.exit == Exit::NotRunning => return Ok(Seen::Gone),
+            Err(failure) => return Err(failure),
+        },
+    };
+    let Some(chosen) = new.as_ref().or(seen.as_ref()) else { return Ok(Seen::Gone) };
+    match client::ask(&chosen.paths, Request::Status {}, patience, |_| {}) {
+        Ok(Answer::Status(status)) => {
+            if new.is_some() {
+                *seen = new;
+            }
+            Ok(Seen::Running(status))
+        }
+        Ok(Answer::Error(refusal)) => Err(Failure::refused(&chosen.label, &refusal)),
+        Ok(answer) => Err(not_understood(chosen, &answer)),
+        Err(AskError::NotRunning) => Ok(Seen::Gone),
+        Err(AskError::NoResponse | AskError::Disconnected | AskError::GaveUp) => Ok(Seen::Unknown),
+        Err(error) => Err(Failure::asking(&chosen.label, &error)),
+    }
+}
+
+/// Whether that is what was waited for.
+fn is_there(until: &Until, status: &Status) -> bool {
+    match until.generation {
+        _ if until.gone => false,
+        Some(generation) => status.generation >= generation && status.ready,
+        None => status.ready,
+    }
+}

@@ -1,0 +1,72 @@
+//! `admin-cli wait`: for a supervisor that is ready, has restarted, or is gone.
+
+#[cfg(target_os = "linux")]
+use crate::support::eventually;
+use crate::support::{HUGE, Home};
+
+#[test]
+fn a_supervisor_that_has_not_started_yet_is_waited_for() {
+    let home = Home::new();
+    let wait = home.spawn(home.admin_command(&["--name", home.name(), "wait", "--ready"]));
+    let only = home.spawn(home.admin_command(&["wait", "--ready"]));
+    assert!(wait.is_running() && only.is_running());
+    let _instance = home.start(&["echo", "--grace", HUGE]);
+    assert_eq!((wait.wait(), only.wait()), (0, 0));
+}
+
+#[test]
+fn ready_means_ready_for_clients() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    instance.admin(&["wait", "--ready"]).expect(0).says("serving");
+    instance.admin(&["drain"]).expect(0);
+    instance.admin(&["wait", "--ready", "--timeout", "50ms"]).expect(7).says("timed out waiting");
+    let wait = instance.admin_begins(&["wait", "--ready", "--json"]);
+    instance.admin(&["resume"]).expect(0);
+    assert_eq!(wait.end().expect(0).json()["ready"], true);
+}
+
+#[test]
+fn a_wait_for_the_end_ends_with_the_supervisor() {
+    let home = Home::new();
+    home.admin(&["--name", home.name(), "wait", "--gone"]).expect(0);
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    instance.admin(&["wait", "--gone", "--timeout", "50ms"]).expect(7);
+    let wait = instance.admin_begins(&["wait", "--gone", "--json"]);
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(wait.end().expect(0).json()["result"], "gone");
+}
+
+#[test]
+fn a_generation_is_waited_for_and_so_is_a_later_one() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let wait = instance.admin_begins(&["wait", "--generation", "3"]);
+    instance.admin(&["restart"]).expect(0);
+    assert!(wait.is_running());
+    instance.admin(&["restart"]).expect(0);
+    wait.end().expect(0);
+    instance.admin(&["wait", "--generation", "2"]).expect(0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn one_that_ends_before_it_is_ready_is_waited_for_no_longer() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    instance.admin(&["drain"]).expect(0);
+    let wait = instance.admin_begins(&["wait", "--ready"]);
+    // Between two looks it sleeps.
+    let sleeps = format!("/proc/{}/wchan", wait.pid);
+    eventually("it has been seen", || std::fs::read_to_string(&sleeps).is_ok_and(|it| it.contains("nanosleep")));
+    instance.admin(&["stop"]).expect(0);
+    wait.end().expect(3).says("it has ended");
+}
+
+#[test]
+fn it_has_to_be_said_what_is_waited_for() {
+    let home = Home::new();
+    home.admin(&["wait"]).expect(2);
+    home.admin(&["wait", "--ready", "--gone"]).expect(2);
+    home.admin(&["wait", "--ready", "--all"]).expect(2);
+}
