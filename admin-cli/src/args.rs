@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
-use mastercontrol::cli::KINDS;
 use mastercontrol::cli::generate::Generate;
+use mastercontrol::cli::{KINDS, parse_signal};
 use mastercontrol::instance::InstanceName;
 use mastercontrol::text::parse_seconds;
 
@@ -127,6 +127,11 @@ pub(crate) enum Command {
   admin-cli --name web restart --grace 30s
   admin-cli restart --no-wait               return at once")]
     Restart(Restart),
+    /// Send a signal to the program of `supervisor exec`
+    #[command(after_help = "Examples:
+  admin-cli signal HUP                      have the program read its settings again
+  admin-cli --name web signal USR1")]
+    Signal(SendSignal),
     /// Wait until it is ready, has restarted, or is gone; also for one that has not started yet
     #[command(after_help = "Examples:
   admin-cli --name web wait --ready
@@ -250,6 +255,14 @@ pub(crate) struct Wait {
     /// Stop waiting after this time; the request stays in progress
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, conflicts_with = "no_wait")]
     pub(crate) timeout: Option<Duration>,
+}
+
+/// Which signal.
+#[derive(Debug, Args)]
+pub(crate) struct SendSignal {
+    /// The signal's name or number: HUP, USR1, RTMIN+3
+    #[arg(value_name = "SIGNAL", value_parser = parse_signal)]
+    pub(crate) signal: i32,
 }
 
 /// What to wait for, and how long.

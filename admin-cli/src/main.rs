@@ -44,6 +44,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Drain => commands::readiness(&target, json, Request::Drain {}),
         Command::Resume => commands::readiness(&target, json, Request::Resume {}),
         Command::Restart(restart) => commands::restart(&target, json, &restart),
+        Command::Signal(signal) => commands::signal(&target, json, &signal),
         Command::Wait(wait) => commands::wait(&target, json, &wait),
         Command::Events(which) => commands::events(&target, json, &which),
         Command::List(list) => commands::list(json, &list),
@@ -74,6 +75,7 @@ fn takes_no_target(command: &Command) -> Option<&'static str> {
         | Command::Drain
         | Command::Resume
         | Command::Restart(_)
+        | Command::Signal(_)
         | Command::Wait(_)
         | Command::Events(_) => None,
     }

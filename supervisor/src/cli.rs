@@ -25,3 +25,4 @@ pub use definition::KINDS;
 pub use descriptors::raise_descriptor_limit;
 pub use error::ConfigError;
 pub use invocation::{Asked, Invocation, check, command, has_settings_of};
+pub use values::parse_signal;

@@ -27,7 +27,7 @@ use crate::host::Manager;
 use crate::log::Level;
 use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report};
 use crate::restart::{self, Decision, History, RestartPolicy};
-use crate::server::{BuildError, Builder, Built, ProgramEnd};
+use crate::server::{BuildError, Builder, Built, ProgramEnd, SignalName};
 use crate::settings::Settings;
 use crate::text::{LastWords, Seconds, milliseconds};
 use crate::watchdog::Watchdog;
@@ -832,6 +832,7 @@ impl Master {
                 }
             }
             Ask::Grace(grace) => reply.answer(self.move_deadline(state, by, grace, now)),
+            Ask::Signal(signal) => self.send_signal(state, signal, by, reply),
             Ask::NotReady => {
                 self.readiness.revoke(by, &self.identity.log);
                 reply.answer(Answer::Readiness { ready: false });
@@ -860,6 +861,21 @@ impl Master {
             })),
             Some(_) | None => reply.answer(Answer::Status(status)),
         }
+    }
+
+    fn send_signal(&self, state: &State, signal: i32, by: &Trigger, reply: Reply) {
+        if !self.identity.has_program() {
+            let message = "there is no program to signal: this server is a part of the supervisor".into();
+            return reply.refuse(ErrorCode::Failed, message);
+        }
+        let Some(current) = state.current() else {
+            return reply.refuse(ErrorCode::Failed, "no program is serving at the moment".into());
+        };
+        current.generation.signal(signal);
+        let message = format!("{by}: sent {} to the program", SignalName(signal));
+        let fields = [("by", by.to_string().into()), ("signal", signal.into())];
+        self.identity.log.line(Level::Info, "signaled", message, fields);
+        reply.answer(Answer::Signaled { signal });
     }
 
     /// Clients get this long from now, in the drain under way: that of a stop, or else those of old generations.

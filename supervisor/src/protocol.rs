@@ -88,6 +88,13 @@ pub enum Request {
     ///
     /// `{"v":1,"request":"resume"}`
     Resume {},
+    /// Sends a signal to the program of `exec`. Answered with [`Answer::Signaled`].
+    ///
+    /// `{"v":1,"request":"signal","signal":1}`
+    Signal {
+        /// The signal's number.
+        signal: i32,
+    },
     /// Stops the server. Answered with [`Progress::Draining`] events and then [`Answer::Stopped`]. During a stop it
     /// joins that one, and can make it shorter but not longer.
     ///
@@ -302,6 +309,13 @@ pub enum Answer {
     Readiness {
         /// They are.
         ready: bool,
+    },
+    /// The program has been sent the signal.
+    ///
+    /// `{"result":"signaled","signal":1}`
+    Signaled {
+        /// The signal's number.
+        signal: i32,
     },
     /// The stop is scheduled, and no client waits for it.
     ///

@@ -47,8 +47,11 @@ fn every_command_that_the_help_names_is_carried_out() {
     fs::write(&file, "{}").unwrap();
     let (file, pages) = (file.to_str().unwrap(), pages.to_str().unwrap());
     let port = instance.address.port().to_string();
-    let lines: [(&[&str], i32, &str); 18] = [
+    // Windows has no signals.
+    let no_signal = if cfg!(unix) { (1, "there is no program to signal") } else { (2, "Windows has no signals") };
+    let lines: [(&[&str], i32, &str); 20] = [
         (&["ping"], 0, &instance.name),
+        (&["wait", "--ready"], 0, "serving"),
         (&["status"], 0, "serving, ready"),
         (&["connections"], 0, "idle"),
         (&["metrics"], 0, "mastercontrol_ready 1"),
@@ -61,6 +64,7 @@ fn every_command_that_the_help_names_is_carried_out() {
         (&["drain"], 0, "not ready"),
         (&["resume"], 0, "ready for new clients"),
         (&["close", "1", "--now"], 5, "forced"),
+        (&["signal", "HUP"], no_signal.0, no_signal.1),
         (&["restart"], 0, "generation 2 is serving"),
         (&["grace", "5"], 1, "no drain is in progress"),
         (&["help", "stop"], 0, "Usage"),

@@ -264,3 +264,27 @@ fn own_servers_use_all_descriptors_that_there_are_and_programs_get_what_they_wou
     exec.signal(SIGTERM);
     assert_eq!(exec.wait(), 0);
 }
+
+#[test]
+fn a_signal_from_admin_cli_is_for_the_program_alone() {
+    let home = Home::new();
+    let script = "trap 'echo hup' HUP; trap 'echo usr1' USR1; echo up; while :; do sleep 0.02; done";
+    let instance = home.exec(&["--grace", "0"], &sh(script));
+    instance.out.wait_for("up");
+    instance.admin(&["signal", "HUP"]).expect(0).says("sent");
+    instance.out.wait_for("hup");
+    let answer = instance.admin(&["signal", "sigusr1", "--json"]).expect(0).json();
+    assert_eq!((&answer["result"], &answer["signal"]), (&"signaled".into(), &10.into()));
+    instance.out.wait_for("usr1");
+    instance.admin(&["signal", "DANCE"]).expect(2).says("say a signal");
+    instance.err.wait_for("sent SIGHUP to the program");
+    assert!(instance.is_running());
+}
+
+#[test]
+fn a_signal_for_a_server_without_a_program_is_refused() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    instance.admin(&["signal", "HUP"]).expect(1).says("there is no program to signal");
+    assert!(instance.is_running());
+}

@@ -201,6 +201,15 @@ pub(super) struct Signals {
     pub(super) whole: Option<Duration>,
 }
 
+/// There are none.
+///
+/// # Errors
+/// Always.
+#[cfg(windows)]
+pub fn parse_signal(_text: &str) -> Result<i32, String> {
+    Err("Windows has no signals".into())
+}
+
 #[cfg(windows)]
 pub(super) fn parse_stop_signals(_text: &str) -> Result<Signals, String> {
     Err("Windows has no signals: a program is asked to end by Ctrl-Break".into())
@@ -235,8 +244,11 @@ pub(super) fn parse_stop_to(text: &str) -> Result<StopTo, String> {
 }
 
 /// A signal's name, with or without SIG, or its number.
+///
+/// # Errors
+/// A message for people when it is none.
 #[cfg(unix)]
-fn parse_signal(text: &str) -> Result<i32, String> {
+pub fn parse_signal(text: &str) -> Result<i32, String> {
     use nix::sys::signal::Signal;
     let name = text.to_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);

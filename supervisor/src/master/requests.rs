@@ -37,6 +37,8 @@ pub(super) enum Ask {
     },
     /// Clients get this long from now, in the drain under way.
     Grace(Duration),
+    /// The program is to get this signal.
+    Signal(i32),
     NotReady,
     Ready,
 }
@@ -61,6 +63,7 @@ pub(super) fn decode(request: Request, by: Trigger, to: Sender<Response>) -> Opt
         Request::Connections {} => Ask::Connections,
         Request::Close { id, grace_ms } => Ask::Close { id, grace: grace_ms.map(Duration::from_millis) },
         Request::Grace { grace_ms } => Ask::Grace(Duration::from_millis(grace_ms)),
+        Request::Signal { signal } => Ask::Signal(signal),
         Request::Drain {} => Ask::NotReady,
         Request::Resume {} => Ask::Ready,
         // The admin socket answers that by itself.

@@ -266,6 +266,11 @@ impl Identity {
         self.program.is_none()
     }
 
+    /// Whether the server is a program.
+    pub(super) fn has_program(&self) -> bool {
+        self.program.is_some()
+    }
+
     /// Why nothing is known of connections, if that is so.
     pub(super) fn no_clients(&self) -> Option<Refusal> {
         let message = "connections are not available: exec cannot see the program's connections".into();

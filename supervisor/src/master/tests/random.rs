@@ -16,6 +16,7 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(grace_ms, delay_ms, wait)| Request::Stop { grace_ms, delay_ms, wait }),
         8 => (grace(), any::<bool>()).prop_map(|(grace_ms, wait)| Request::Restart { grace_ms, wait }),
         3 => (0..5000_u64).prop_map(|grace_ms| Request::Grace { grace_ms }),
+        1 => Just(Request::Signal { signal: 1 }),
         2 => Just(Request::Drain {}),
         3 => Just(Request::Resume {}),
         1 => Just(Request::Connections {}),
