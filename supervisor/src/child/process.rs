@@ -232,7 +232,7 @@ impl Running {
         {
             // It has the sockets, which have to be closed when somebody hears that the program is gone.
             let queues = self.observed().queues.take();
-            let _ = queues.map(|queues| queues.end().join());
+            queues.into_iter().for_each(Watch::end);
         }
         let mut observed = self.observed();
         observed.gone = true;

@@ -3,7 +3,8 @@
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -12,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::family_sockets::waiting_at;
 use crate::journal::Journal;
 use crate::log::Level;
+use crate::sync::lock;
 
 /// How long a connection may wait.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,7 +26,7 @@ const LOOKS: usize = 12;
 pub(super) struct Watch {
     /// Dropped when the program is to end, or has.
     end: PipeWriter,
-    thread: JoinHandle<()>,
+    listeners: Arc<Mutex<Vec<(SocketAddr, TcpListener)>>>,
 }
 
 impl Watch {
@@ -41,21 +43,24 @@ impl Watch {
             return Ok(None);
         }
         let (until, end) = io::pipe()?;
-        let queues = Queues { listeners, log, until };
-        let thread = thread::Builder::new().name("queues".into()).spawn(move || queues.watch())?;
-        Ok(Some(Watch { end, thread }))
+        let listeners = Arc::new(Mutex::new(listeners));
+        let queues = Queues { listeners: listeners.clone(), log, until };
+        thread::Builder::new().name("queues".into()).spawn(move || queues.watch())?;
+        Ok(Some(Watch { end, listeners }))
     }
 
-    /// Ends it. When what is returned is joined, it has none of the sockets any more.
-    pub(super) fn end(self) -> JoinHandle<()> {
+    /// Ends it, and closes the sockets that it has. Its thread may still be looking at those that wait, which can take
+    /// a second where there are many connections: no stop waits for that.
+    pub(super) fn end(self) {
         drop(self.end);
-        self.thread
+        lock(&self.listeners).clear();
     }
 }
 
 #[derive(Debug)]
 struct Queues {
-    listeners: Vec<(SocketAddr, TcpListener)>,
+    /// Locked only while it waits, which the end of the pipe ends.
+    listeners: Arc<Mutex<Vec<(SocketAddr, TcpListener)>>>,
     log: Journal,
     /// Closed when the program is to end, or has.
     until: PipeReader,
@@ -82,9 +87,10 @@ impl Queues {
 
     /// Where a client waits. None: the program is to end, or has.
     fn first_client(&self) -> Option<SocketAddr> {
+        let listeners = lock(&self.listeners);
         loop {
             let mut wanted = vec![PollFd::new(self.until.as_fd(), PollFlags::POLLIN)];
-            wanted.extend(self.listeners.iter().map(|(_, listener)| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
+            wanted.extend(listeners.iter().map(|(_, listener)| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
             match poll(&mut wanted, PollTimeout::NONE) {
                 Ok(_) => {}
                 Err(Errno::EINTR) => continue,
@@ -94,7 +100,7 @@ impl Queues {
                 return None;
             }
             let ready = wanted[1..].iter().position(|wanted| wanted.any().unwrap_or(false))?;
-            return Some(self.listeners[ready].0);
+            return Some(listeners[ready].0);
         }
     }
 
