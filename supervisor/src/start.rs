@@ -53,6 +53,9 @@ pub enum Listen {
 /// How often to look whether an address is free that was not. Nothing announces that.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long a lock may outlive the supervisor that had it.
+const FORKED: Duration = Duration::from_millis(500);
+
 /// An instance's name, taken: no other one has its paths.
 type Claimed = (InstancePaths, InstanceLock);
 
@@ -292,7 +295,7 @@ fn claim(options: &Options) -> Result<Option<Claimed>, Error> {
             path: options.socket.clone().unwrap_or_else(|| options.name.as_str().into()),
             source: io::Error::new(io::ErrorKind::InvalidInput, message),
         })
-        .and_then(|paths| match paths.take_lock() {
+        .and_then(|paths| match take_lock(|| paths.take_lock(), || describe_holder(&paths).is_some()) {
             Ok(lock) => Ok((paths, lock)),
             Err(InstanceLockError::Taken) if options.socket.is_some() => Err(socket_taken(&paths)),
             Err(InstanceLockError::Taken) => Err(name_taken(&options.name, &paths)),
@@ -301,6 +304,21 @@ fn claim(options: &Options) -> Result<Option<Claimed>, Error> {
     match claimed {
         Ok(claimed) => Ok(Some(claimed)),
         Err(error) => without_admin(options.admin, &options.journal, error).map(|()| None),
+    }
+}
+
+/// Takes a lock. If it is taken, but no instance answers, that is tried again for a moment: a process that was forked by
+/// a supervisor which has been killed holds it until it runs another program.
+fn take_lock(
+    mut take: impl FnMut() -> Result<InstanceLock, InstanceLockError>,
+    mut answers: impl FnMut() -> bool,
+) -> Result<InstanceLock, InstanceLockError> {
+    let began = Instant::now();
+    loop {
+        match take() {
+            Err(InstanceLockError::Taken) if began.elapsed() < FORKED && !answers() => thread::sleep(LOOK),
+            taken => return taken,
+        }
     }
 }
 
@@ -364,4 +382,23 @@ fn name_taken(name: &InstanceName, paths: &InstancePaths) -> Error {
 
 fn socket_taken(paths: &InstancePaths) -> Error {
     Error::SocketTaken { path: paths.socket.clone(), holder: describe_holder(paths) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_lock_that_no_instance_answers_for_is_tried_again() {
+        let path = std::env::temp_dir().join(format!("mastercontrol-start-{}.lock", std::process::id()));
+        let mut held = Some(InstanceLock::of_file(path.clone()).unwrap());
+        let taken = take_lock(|| InstanceLock::of_file(path.clone()), || true);
+        assert!(matches!(taken, Err(InstanceLockError::Taken)));
+        let releases = || {
+            held.take();
+            false
+        };
+        take_lock(|| InstanceLock::of_file(path.clone()), releases).unwrap();
+    }
 }
