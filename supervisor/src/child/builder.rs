@@ -323,6 +323,8 @@ impl Builder for Children {
         sockets.sockets.take();
         for running in sockets.alive() {
             running.stop_building();
+            #[cfg(target_os = "linux")]
+            running.unwatch();
         }
     }
 }

@@ -227,13 +227,17 @@ impl Running {
         self.observed().queues = queues;
     }
 
+    /// Has them watched no longer, and closes what that takes: the sockets themselves.
+    #[cfg(target_os = "linux")]
+    pub(super) fn unwatch(&self) {
+        let queues = self.observed().queues.take();
+        queues.into_iter().for_each(Watch::end);
+    }
+
     fn is_gone(&self) {
+        // They have to be closed when master control hears that the program is gone.
         #[cfg(target_os = "linux")]
-        {
-            // It has the sockets, which have to be closed when somebody hears that the program is gone.
-            let queues = self.observed().queues.take();
-            queues.into_iter().for_each(Watch::end);
-        }
+        self.unwatch();
         let mut observed = self.observed();
         observed.gone = true;
         observed.tell_builder(Step::Gone);
