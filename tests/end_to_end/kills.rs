@@ -81,12 +81,15 @@ impl Lives {
     }
 
     /// One that runs a server with a descendant which has left it, and takes no crash amiss. What is written at each start
-    /// is more than fits into a pipe that nobody reads.
-    fn start(&self) -> Instance {
-        let options = ["--listen", &self.port, "--grace", HUGE, "--ready", "notify"];
-        let patient = ["--restart", "always", "--max-restarts", "100000", "--period", "1ms"];
+    /// is more than fits into a pipe that nobody reads. With `proves`, a generation proves itself beside the old one, and is
+    /// checked while it serves.
+    fn start(&self, proves: bool) -> Instance {
+        let options = ["--listen", &self.port, "--grace", HUGE, "--ready", "notify", "--restart", "always"];
+        let proving =
+            ["--overlap", "50ms", "--check", "exec=true", "--check-every", "100ms", "--check-failures", "100"];
+        let more = if proves { &proving[..] } else { &[] };
         let script = format!("setsid sleep 600 & seq 20000 >&2 & exec {SERVER}");
-        let mut command = self.home.exec_command(&[&options[..], &patient].concat(), &sh(&script));
+        let mut command = self.home.exec_command(&[&options[..], more].concat(), &sh(&script));
         command.env("TMPDIR", &self.temporary);
         self.home.exec_by(command)
     }
@@ -107,7 +110,7 @@ impl Lives {
     }
 
     fn live(&mut self, kills: u64) {
-        let mut instance = self.start();
+        let mut instance = self.start(false);
         for _ in 0..kills {
             // It stays like that, maybe while the program and the supervisor have much to say.
             instance.err.read_by(self.random.of(&[Reader::Eager, Reader::Slow, Reader::Stalled]));
@@ -132,7 +135,8 @@ impl Lives {
                     // The next one comes at once: what this one has started is still ending.
                     instance.kill();
                     log.read_by(Reader::Eager);
-                    instance = self.start();
+                    let proves = self.random.of(&[false, true]);
+                    instance = self.start(proves);
                 }
                 (_, Victim::Deputy | Victim::Guardian | Victim::Program) => {
                     send(Signal::SIGKILL);
@@ -142,10 +146,12 @@ impl Lives {
             // Whoever kills a supervisor while it kills what a guardian has left, kills both.
             eventually("one generation serves, and nothing is left of others", || {
                 let below = below(&self.home, &instance);
-                let number = |is_it: fn(&str) -> bool| below.iter().filter(|(_, line)| is_it(line)).count();
-                let guardians = number(|line| line.contains(" @guard "));
-                let deputies = number(|line| line.contains(" @deputy "));
-                let (servers, sleepers) = (number(|line| line == SERVER), number(|line| line == "sleep 600"));
+                let number = |is_it: &dyn Fn(&str) -> bool| below.iter().filter(|(_, line)| is_it(line)).count();
+                // A check has its own, for a moment.
+                let is_check = |line: &str| line.ends_with("sh -c true");
+                let guardians = number(&|line| line.contains(" @guard ") && !is_check(line));
+                let deputies = number(&|line| line.contains(" @deputy ") && !is_check(line));
+                let (servers, sleepers) = (number(&|line| line == SERVER), number(&|line| line == "sleep 600"));
                 // The sleeper may have been killed before it became one: it has its parent's command line until then.
                 let status = instance.status();
                 let is_alone = guardians == 1 && deputies <= 1 && servers == 1 && sleepers <= 1;
@@ -416,7 +422,7 @@ fn a_program_that_is_suspended_is_logged_and_goes_on_when_it_is_continued() {
 #[test]
 fn a_supervisor_that_is_killed_together_with_its_guardian_leaves_nothing() {
     let lives = Lives::new(0);
-    let instance = lives.start();
+    let instance = lives.start(false);
     // It shall not clean up after its guardian.
     instance.signal(Signal::SIGSTOP);
     kill(guardian(&lives.home, &instance), Signal::SIGKILL).unwrap();
@@ -448,7 +454,7 @@ fn a_start_right_after_a_kill_waits_for_the_port() {
 fn what_a_supervisor_leaves_that_is_killed_together_with_its_guardians_is_removed_by_the_next_one() {
     let lives = Lives::new(0);
     let left = || fs::read_dir(&lives.temporary).unwrap().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
-    let instance = lives.start();
+    let instance = lives.start(false);
     // It shall not clean up after them.
     instance.signal(Signal::SIGSTOP);
     kill(deputy(&lives.home, &instance), Signal::SIGKILL).unwrap();
@@ -463,7 +469,7 @@ fn what_a_supervisor_leaves_that_is_killed_together_with_its_guardians_is_remove
         kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
     }
     eventually("the port is free", || TcpListener::bind(("127.0.0.1", lives.port.parse().unwrap())).is_ok());
-    let instance = lives.start();
+    let instance = lives.start(false);
     assert!(left().len() == 1 && left() != leftover, "{:?}", left());
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
