@@ -363,6 +363,10 @@ mod tests {
             for line in help.lines().filter(|line| line.starts_with("  admin-cli ") && !line.contains('|')) {
                 // What is said about it stands behind two spaces.
                 let words = line.trim_start().split("  ").next().unwrap().split(' ');
+                // Windows has no signals, and refuses each with that reason.
+                if cfg!(windows) && command.get_name() == "signal" {
+                    continue;
+                }
                 Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}\n{error}"));
             }
         }
