@@ -138,7 +138,8 @@ fn a_program_that_is_not_ready_in_time_is_killed_and_its_last_lines_are_told() {
     let ready = format!("connect={address}");
     let options = ["--ready", &ready, "--ready-within", "3"];
     let ended = home.run(home.exec_command(&options, &echo(&other))).expect(1);
-    ended.says("it was not ready within 3 s; its last output: ").says(&format!("listening on {other}"));
+    ended.says(&format!("it was not ready within 3 s: it takes no connection on {address}; its last output: "));
+    ended.says(&format!("listening on {other}"));
 }
 
 #[test]
@@ -173,7 +174,7 @@ fn what_windows_does_not_have_is_refused_and_not_ignored() {
     let home = Home::new();
     for (option, value, why) in [
         ("--listen", "8000", "let it bind its address itself"),
-        ("--ready", "notify", "say connect=8000 or a time"),
+        ("--ready", "notify", "say connect=8000 or http="),
         ("--stop-signal", "TERM", "Windows has no signals"),
         ("--on-hup", "restart", "Windows has no signals"),
     ] {
