@@ -87,7 +87,7 @@ fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, pe
     if refused {
         generation.count_refused();
         generation.say(&Event::Refused { peer });
-        if !port.has_room_to_refuse() {
+        if !port.reserve_refusal() {
             let _ = socket::send_at_once(&stream, handler.refusal(), false);
             return;
         }
@@ -99,6 +99,7 @@ fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, pe
         socket: stream,
         generation: generation.clone(),
         service: Some(Service::Unasked(handler.clone())),
+        has_session: false,
         speaks: !refused && handler.speaks_first(),
         rest: Vec::new(),
         idle_timeout: handler.idle_timeout(),

@@ -50,8 +50,6 @@ pub struct Connection {
     unsure: bool,
     /// Whether the client has closed its side, as far as is known. What it has sent before is still to be read.
     pub(crate) closing: bool,
-    /// Whether its session remembers something from one message to the next.
-    pub(crate) carries_over: bool,
     pub(crate) course: Course,
 }
 
@@ -98,7 +96,6 @@ impl Connection {
             served: 0,
             unsure: false,
             closing: false,
-            carries_over: false,
             course: Course::Open,
         }
     }
@@ -135,7 +132,7 @@ impl Connection {
         let next = if has_begun {
             // Its bytes have been taken from the client: a stop that begins in this moment comes after it.
             true
-        } else if self.last || self.must_leave() {
+        } else if self.last || handover::must_leave(&self.port, &self.entry, &self.held) {
             self.has_last_message()
         } else if self.start == self.end {
             self.has_message()
@@ -181,16 +178,8 @@ impl Connection {
     /// Whether the server is stopping, or this connection is to be closed. A handler whose protocol can say so in an
     /// answer says it now.
     pub fn is_draining(&self) -> bool {
-        self.entry.leave.load(Ordering::SeqCst) || self.held.generation.is_draining() && !self.can_move()
-    }
-
-    fn must_leave(&self) -> bool {
-        self.entry.leave.load(Ordering::SeqCst) || self.entry.must_leave(&self.held.generation) && !self.can_move()
-    }
-
-    /// Whether it moves to another generation when this message has been served.
-    fn can_move(&self) -> bool {
-        !self.carries_over && handover::can_move(&self.port, &self.entry, &self.held)
+        self.entry.leave.load(Ordering::SeqCst)
+            || self.held.generation.is_draining() && !handover::can_move(&self.port, &self.entry, &self.held)
     }
 
     /// The client's address.

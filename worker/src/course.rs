@@ -212,15 +212,15 @@ fn serve(port: &Arc<Shared>, entry: &Arc<Entry>, mut connection: Connection) -> 
     let served = panic::catch_unwind(AssertUnwindSafe(|| {
         if let Some(Service::Unasked(handler)) = &service {
             service = Some(match handler.session(entry.peer) {
-                Some(session) => Service::Session(session),
+                Some(session) => {
+                    connection.held.has_session = true;
+                    Service::Session(session)
+                }
                 None => Service::Stateless(handler.clone()),
             });
         }
         match &mut service {
-            Some(Service::Session(session)) => {
-                connection.carries_over = true;
-                session.serve(&mut connection)
-            }
+            Some(Service::Session(session)) => session.serve(&mut connection),
             Some(Service::Stateless(handler) | Service::Unasked(handler)) => handler.serve(&mut connection),
             None => Ok(()),
         }

@@ -64,7 +64,8 @@ pub(crate) fn give_up_idlest(port: &Shared, generation: &Generation) -> bool {
         let since = entry.slot.look(|held| held.idle_since())?;
         Some((since.unwrap_or(entry.since), entry))
     };
-    let mut idle: Vec<_> = port.registry.of(generation).into_iter().filter_map(idle_since).collect();
+    let all = port.registry.all().into_iter();
+    let mut idle: Vec<_> = all.filter(|entry| entry.belongs_to(generation)).filter_map(idle_since).collect();
     idle.sort_unstable_by_key(|(since, entry)| (*since, entry.id));
     idle.iter().any(|(_, entry)| close(port, entry))
 }

@@ -204,9 +204,9 @@ impl Shared {
         self.end_if_unused();
     }
 
-    /// Whether a client that is refused may stay to read that. It counts until
+    /// Reserves one of the places for refused clients that stay to read why. Returns false if all are taken. It counts until
     /// [`connection_ended`](Shared::connection_ended).
-    pub(crate) fn has_room_to_refuse(&self) -> bool {
+    pub(crate) fn reserve_refusal(&self) -> bool {
         let mut door = self.lock();
         let has_room = door.refusals < REFUSALS;
         door.refusals += usize::from(has_room);

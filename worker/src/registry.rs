@@ -44,6 +44,8 @@ pub(crate) struct Held {
     pub(crate) generation: Arc<Generation>,
     /// None: it is being called.
     pub(crate) service: Option<Service>,
+    /// It remembers something from one message to the next. Known also while its service is being called.
+    pub(crate) has_session: bool,
     /// Its handler is called though the client has sent nothing.
     pub(crate) speaks: bool,
     /// What was received and not consumed, when its turn was over.
@@ -84,8 +86,7 @@ impl std::fmt::Debug for Held {
 impl Held {
     /// Whether another generation can continue where this one has stopped.
     pub(crate) fn carries_nothing(&self) -> bool {
-        let has_session = matches!(self.service, Some(Service::Session(_)));
-        !has_session && self.farewell.is_none() && self.rest.is_empty()
+        !self.has_session && self.farewell.is_none() && self.rest.is_empty()
     }
 
     /// Since when it has been waiting for its client. None: nobody looks at the clock for that.
