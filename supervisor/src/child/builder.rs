@@ -124,7 +124,8 @@ impl Children {
         Ok(Prepared { build, program, settings })
     }
 
-    /// Starts a program, and waits until it is ready, or has to end already. It says nothing to master control until it is told to.
+    /// Starts a program, and waits until it is ready, or has to end already. It says nothing to master control until it is
+    /// told to.
     ///
     /// # Errors
     /// What the factory says, why the program was not ready, or [`CannotStart`].

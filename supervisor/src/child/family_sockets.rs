@@ -150,8 +150,7 @@ mod linux {
                 (one.ip().to_canonical(), one.port()) == (other.ip().to_canonical(), other.port())
             };
             let (here, there) = (client.local_addr().ok()?, client.peer_addr().ok()?);
-            let port = format!(":{:04X} ", here.port());
-            let mut entries = tcp_entries("self", |line| Some(line.contains(&port)));
+            let mut entries = tcp_entries_with(here.port());
             let is_it = |entry: &TcpNetEntry| same(entry.local_address, there) && same(entry.remote_address, here);
             // Before it is accepted, and after it is closed, it has no number.
             let accepted = entries.find(is_it).map(|entry| entry.inode).filter(|&inode| inode != 0)?;
@@ -187,8 +186,7 @@ mod linux {
 
     /// The clients whose connections to this address wait to be accepted.
     pub(in crate::child) fn waiting_at(address: SocketAddr) -> HashSet<SocketAddr> {
-        let port = format!(":{:04X} ", address.port());
-        let entries = tcp_entries("self", |line| Some(line.contains(&port)));
+        let entries = tcp_entries_with(address.port());
         // They have no number before they are accepted. In these states they are connected, in the second one the client
         // has closed its side.
         let waits = |entry: &TcpNetEntry| {
@@ -197,6 +195,12 @@ mod linux {
                 && matches!(entry.state, TcpState::Established | TcpState::CloseWait)
         };
         entries.filter(waits).map(|entry| entry.remote_address).collect()
+    }
+
+    /// TCP sockets that have this port at either end, as this process sees them.
+    fn tcp_entries_with(port: u16) -> impl Iterator<Item = TcpNetEntry> {
+        let port = format!(":{port:04X} ");
+        tcp_entries("self", move |line| Some(line.contains(&port)))
     }
 
     /// TCP sockets as a process sees them: the wanted lines of each table, up to the first one for which `is_wanted` says

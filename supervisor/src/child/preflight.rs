@@ -71,8 +71,7 @@ impl Program {
     /// When there is none that can be run.
     #[cfg(unix)]
     pub(super) fn file(&self) -> Result<PathBuf, CannotStart> {
-        let path = self.environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
-        find(&self.program, self.directory.as_deref().unwrap_or(Path::new("")), path)
+        find(&self.program, self.directory.as_deref().unwrap_or(Path::new("")), &self.environment)
     }
 
     /// A name without a directory is looked for by the system, in an order of its own.
@@ -127,13 +126,15 @@ mod unix {
     /// How much the system reads of a file to find its interpreter.
     const FIRST_LINE: usize = 256;
 
-    /// The file that is run for a program that starts in this directory, with its own `PATH` or that of this process.
+    /// The file that is run for a program that starts in this directory, with these variables beside those of this
+    /// process.
     pub(in crate::child) fn find(
         program: &OsStr,
         directory: &Path,
-        path: Option<OsString>,
+        variables: &[(String, String)],
     ) -> Result<PathBuf, CannotStart> {
-        let path = path.or_else(|| env::var_os("PATH")).unwrap_or_else(|| DEFAULT_PATH.into());
+        let own = variables.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
+        let path = own.or_else(|| env::var_os("PATH")).unwrap_or_else(|| DEFAULT_PATH.into());
         let cannot = |(code, why): (u8, String)| CannotStart { code, message: format!("{}: {why}", program.display()) };
         let file = look_for(program, directory, &path).map_err(cannot)?;
         check_interpreter(&file, directory, &path).map_err(cannot)?;

@@ -44,8 +44,7 @@ fn refusal(stage: &Stage) -> (u8, String) {
     command.args(&stage.args).stdin(Stdio::null());
     let variables = env::var(stage::ENVIRONMENT).unwrap_or_default();
     let variables: Vec<(String, String)> = serde_json::from_str(&variables).unwrap_or_default();
-    let path = variables.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
-    command.env_remove(stage::ENVIRONMENT).envs(variables);
+    command.env_remove(stage::ENVIRONMENT).envs(variables.iter().map(|(name, value)| (name, value)));
     if !stage.directory.is_empty() {
         if let Err(error) = env::set_current_dir(&stage.directory) {
             let directory = Path::new(&stage.directory).display();
@@ -61,7 +60,7 @@ fn refusal(stage: &Stage) -> (u8, String) {
             .env("LISTEN_FDNAMES", &stage.names);
     }
     let error = command.exec();
-    match preflight::find(&stage.program, Path::new(""), path) {
+    match preflight::find(&stage.program, Path::new(""), &variables) {
         Ok(_) if error.kind() == ErrorKind::NotFound => {
             (NOT_RUN, format!("{program}: its dynamic linker is not found"))
         }
