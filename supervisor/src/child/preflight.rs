@@ -188,7 +188,7 @@ mod unix {
     /// What the first line of a script names, and the rest of that line.
     fn interpreter(script: &Path) -> Option<(OsString, OsString)> {
         let mut beginning = Vec::new();
-        // One that cannot be read may be run all the same, if it is no script.
+        // A file that cannot be read can still be run, unless it is a script.
         File::open(script).ok()?.take(FIRST_LINE as u64).read_to_end(&mut beginning).ok()?;
         let line = beginning.strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?.trim_ascii();
         let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());

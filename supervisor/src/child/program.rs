@@ -51,8 +51,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Whether an end before it is ready is like one a moment later: the first program may end as it likes, unless it
-    /// was told how to show that it is ready. Its end is passed on.
+    /// Whether an end before it is ready counts as one a moment later: the first program may end at any time, and its end
+    /// is passed on, unless it was told how to show that it is ready.
     pub(super) fn may_have_ended(&self, build: u64) -> bool {
         self.ready == Ready::Auto && build == 1
     }

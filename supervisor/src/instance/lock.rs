@@ -42,8 +42,8 @@ impl InstanceLock {
             }
             // Between opening and locking, the last holder may have removed the file: then this lock holds nothing.
             if is_same_file(&lock, &path) {
-                // It stays empty: whoever removes a file that is just being written to a disk waits for that, and a
-                // stop would take as long.
+                // It stays empty: removing a file waits until its data has been written to the disk, and a stop would
+                // take as long.
                 return Ok(InstanceLock { lock, path });
             }
         }

@@ -180,7 +180,7 @@ pub(crate) fn remove_leftover_socket(path: &Path) -> io::Result<()> {
         Ok(_) => {}
     }
     // A socket of another type cannot connect to one that listens, so that server notices nothing, and a full queue
-    // makes nobody wait. The answer differs all the same.
+    // does not block. The answer still differs.
     match UnixDatagram::unbound()?.connect(path) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

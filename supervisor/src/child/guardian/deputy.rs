@@ -68,7 +68,7 @@ fn start(stage: &Stage) -> io::Result<Pid> {
 fn watch(guardian: Pid) {
     loop {
         match processes::wait() {
-            // One that somebody has suspended would do nothing of what it is told.
+            // A suspended guardian would carry out no order.
             Reaped::Suspended(pid, _) if pid == guardian => processes::tell(guardian, Signal::CONT),
             // It has said that nothing is left.
             Reaped::Ended(pid, ProgramEnd::Exited(0)) if pid == guardian => return,

@@ -97,7 +97,7 @@ mod linux {
             let known = self.lock();
             for child in proc::children() {
                 if known.guardians.contains(&number(child)) {
-                    // One that somebody has suspended would do nothing of what it is told, and hear of no end.
+                    // A suspended guardian would carry out no order, and hear of no end.
                     processes::tell(child, Signal::CONT);
                 } else {
                     proc::reap_one(child);

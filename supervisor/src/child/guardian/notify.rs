@@ -41,7 +41,7 @@ pub(super) enum Word {
     Stopping,
 }
 
-/// Who has sent a message, as the system says.
+/// The sender of a message, as the system names it.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(super) struct Sender {
@@ -52,8 +52,9 @@ pub(super) struct Sender {
 
 /// Where a program says how it does. Removed when it is dropped.
 ///
-/// The program may have become another user, so everybody may write there who knows the name. On Linux the system says
-/// who has. It is a file, since not all that programs use for this knows the abstract names that Linux has.
+/// The program may run as another user by now, so any process that knows the name may write there. On Linux the system
+/// names the sender. The socket is a file, since some of the libraries that programs use do not support Linux's abstract
+/// names.
 #[derive(Debug)]
 pub(super) struct NotifySocket {
     socket: UnixDatagram,
@@ -147,7 +148,7 @@ impl NotifySocket {
         Some(Message { text, sender, descriptors })
     }
 
-    /// Elsewhere nobody says who has sent it.
+    /// Elsewhere the system does not name the sender.
     #[cfg(not(target_os = "linux"))]
     fn receive(&self) -> Option<Message> {
         let mut text = vec![0; LONGEST_MESSAGE + 1];
@@ -335,7 +336,7 @@ mod tests {
         program.send_to(b"READY=1", notify.path()).unwrap();
         let own = |sender: Sender| sender.pid == std::process::id() && sender.user == geteuid().as_raw();
         assert_eq!(notify.listen(own), [Word::Ready]);
-        // It would wait if somebody had the other end.
+        // The read would block if another process had the other end.
         assert_eq!(barrier.read(&mut [0]).unwrap(), 0);
         program.send_to(b"READY=1", notify.path()).unwrap();
         assert_eq!(notify.listen(|sender| !own(sender)), []);

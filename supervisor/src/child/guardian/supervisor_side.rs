@@ -209,7 +209,7 @@ fn is_of_program(sender: Sender, root: u32, running: &Running, log: &Journal) ->
     counts
 }
 
-/// Nobody says who has sent it.
+/// The system does not name the sender.
 #[cfg(not(target_os = "linux"))]
 fn is_of_program(_: Sender, _root: u32, _running: &Running, _log: &Journal) -> bool {
     true
