@@ -77,6 +77,8 @@ mod handover;
 mod idle;
 mod port;
 mod registry;
+#[cfg(all(feature = "relay", target_os = "linux"))]
+pub mod relay;
 mod report;
 mod server;
 mod slot;

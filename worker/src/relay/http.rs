@@ -1,0 +1,19 @@
+//! The observer of HTTP/1: where messages end, and what is changed in them. It knows bytes alone, and no sockets.
+//!
+//! A request that could be understood in two ways is refused, since the program might choose the other one: a part of its
+//! body would be another request there. An answer that could be is doubted: it is passed on until the program closes, and
+//! the client's connection ends with it.
+
+mod answer;
+mod body;
+mod fields;
+mod forwarded;
+mod opening;
+mod request;
+mod target;
+
+pub(crate) use answer::{Answer, Doubt, Kind, answer};
+pub(crate) use body::{BadBody, Body, BodyReader};
+pub use forwarded::Forwarded;
+pub(crate) use opening::is_opaque_from_the_start;
+pub(crate) use request::{Refused, Request, empty_lines, request};
