@@ -446,6 +446,12 @@ fn release_server() -> String {
     format!("release = open('release', 'rb').read()\n{server}")
 }
 
+/// The part of a server that reports its readiness, and no more.
+fn say_ready() -> String {
+    let (says, _) = SOCKET_SERVER.split_once("while not ending").unwrap();
+    says.to_owned()
+}
+
 /// What one client is answered on a connection of its own.
 fn ask(address: SocketAddr) -> io::Result<String> {
     let mut client = TcpStream::connect(address)?;
@@ -463,19 +469,20 @@ fn deploys_under_load_lose_no_request_and_what_answers_after_a_restart_is_the_cu
     let home = Home::new();
     let names: Vec<String> = (0..=DEPLOYS).map(|number| format!("r{number:02}")).collect();
     let broken = [
-        ("no-file", "", "not found"),
-        ("syntax-error", "def", "SyntaxError"),
-        ("never-ready", "import time; time.sleep(600)", "it was not ready within 1 s"),
+        ("no-file", String::new(), "not found"),
+        ("syntax-error", "def".into(), "SyntaxError"),
+        ("never-ready", "import time; time.sleep(600)".into(), "it was not ready within 1 s"),
+        ("exits-soon", format!("{}import time; time.sleep(0.3)", say_ready()), "it exited with code 0"),
     ];
-    let all: Vec<&str> = names.iter().map(String::as_str).chain(broken.map(|(name, ..)| name)).collect();
+    let all: Vec<&str> = names.iter().map(String::as_str).chain(broken.iter().map(|(name, ..)| *name)).collect();
     let releases = Releases::new(&home, &all);
     for name in all {
         fs::write(releases.path(name).join("app.py"), release_server()).unwrap();
         write_script(&releases.path(name).join("server"), "#!/bin/sh\nexec python3 app.py\n");
     }
     let (port, config) = (free_port().to_string(), home.directory().join("app.json"));
-    let configure = |ready_within| fs::write(&config, format!(r#"{{ "ready-within": "{ready_within}" }}"#)).unwrap();
-    configure("60s");
+    let configure = |settings| fs::write(&config, format!("{{ {settings} }}")).unwrap();
+    configure(r#""ready-within": "60s""#.into());
     let options = ["--listen", &port, "--ready", "notify", "--grace", HUGE, "--config", config.to_str().unwrap()];
     let instance = releases.exec(&options, &["./server"]);
     let (is_over, deployed) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -502,8 +509,10 @@ fn deploys_under_load_lose_no_request_and_what_answers_after_a_restart_is_the_cu
         for (name, program, why) in broken {
             fs::write(releases.path(name).join("app.py"), program).unwrap();
             releases.switch(name);
-            if name == "never-ready" {
-                configure("1s");
+            match name {
+                "never-ready" => configure(r#""ready-within": "1s""#.into()),
+                "exits-soon" => configure(format!(r#""ready-within": "60s", "overlap": "{HUGE}""#)),
+                _ => {}
             }
             let kept = format!("generation {} keeps serving", DEPLOYS + 1);
             instance.admin(&["restart"]).expect(1).says(&kept).says(why);
