@@ -17,3 +17,6 @@ pub(crate) use body::{BadBody, Body, BodyReader};
 pub use forwarded::Forwarded;
 pub(crate) use opening::is_opaque_from_the_start;
 pub(crate) use request::{Refused, Request, empty_lines, request};
+
+#[cfg(test)]
+mod tests;
