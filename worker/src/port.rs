@@ -204,8 +204,8 @@ impl Shared {
         self.end_if_unused();
     }
 
-    /// Reserves one of the places for refused clients that stay to read why. Returns false if all are taken. It counts until
-    /// [`connection_ended`](Shared::connection_ended).
+    /// Reserves one of the places for refused clients that stay to read why. Returns false if all are taken. It counts
+    /// until [`connection_ended`](Shared::connection_ended).
     pub(crate) fn reserve_refusal(&self) -> bool {
         let mut door = self.lock();
         let has_room = door.refusals < REFUSALS;

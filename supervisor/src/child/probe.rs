@@ -156,7 +156,8 @@ pub(super) fn http(url: &Url, program: &FamilySockets, limit: Duration) -> Outco
 /// one would take one.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// How often to look which process has accepted a connection, and for how long: some programs accept one only with its request.
+/// How often to look which process has accepted a connection, and for how long: some programs accept one only with its
+/// request.
 const ACCEPTED: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 
 /// The longest answer that is read to its end.

@@ -51,8 +51,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Whether an end before it is ready counts as one a moment later: the first program may end at any time, and its end
-    /// is passed on, unless it was told how to show that it is ready.
+    /// Whether an exit before readiness counts like one just after it. That is so for the first program, whose end is
+    /// passed on, unless a readiness condition was given.
     pub(super) fn may_have_ended(&self, build: u64) -> bool {
         self.ready == Ready::Auto && build == 1
     }

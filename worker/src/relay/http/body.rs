@@ -156,8 +156,8 @@ impl State {
 }
 
 impl Place {
-    /// The place behind this byte; within a chunk's data, one byte further. `Some(None)`: the body ends with it. None: the
-    /// byte cannot be here.
+    /// The place behind this byte, outside of a chunk's data. `Some(None)`: the body ends with it. None: the byte cannot
+    /// be here.
     #[expect(clippy::option_option, reason = "the outer one is the error, which has no content")]
     fn after(self, byte: u8, is_request: bool) -> Option<Option<Place>> {
         let next = match self {
@@ -181,8 +181,6 @@ impl Place {
                 0 => Place::Line { used: 0 },
                 missing => Place::Data { missing },
             },
-            Place::Data { missing: 0 | 1 } => Place::DataCr,
-            Place::Data { missing } => Place::Data { missing: missing - 1 },
             Place::DataCr if byte == b'\r' => Place::DataLf,
             Place::DataLf if byte == b'\n' => Place::Size { size: 0, digits: 0 },
             Place::Line { .. } if byte == b'\r' => Place::LastLf,

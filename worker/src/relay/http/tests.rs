@@ -43,6 +43,14 @@ enum Ending {
     Opaque,
 }
 
+/// Reads what has come of a body. Returns how many bytes that takes.
+fn read_body(reader: &mut BodyReader, received: &[u8], body: &mut Vec<u8>) -> Result<usize, BadBody> {
+    let taken = reader.advance(received)?;
+    body.extend_from_slice(&received[..taken]);
+    assert!(reader.is_done() || taken == received.len(), "a body that is not done takes all there is");
+    Ok(taken)
+}
+
 /// What the relay does with the bytes of a client whose requests are answered one after the other. `cuts` are where
 /// reading paused: between two of them, only what has come is known.
 fn pass_requests(bytes: &[u8], cuts: &[usize], forwarded: Forwarded) -> (Vec<Passed>, Ending) {
@@ -52,12 +60,10 @@ fn pass_requests(bytes: &[u8], cuts: &[usize], forwarded: Forwarded) -> (Vec<Pas
             let received = &bytes[start..cut.max(start)];
             if let Some(reader) = &mut body {
                 let last = passed.last_mut().unwrap();
-                let Ok(taken) = reader.advance(received) else { return (passed, Ending::BadBody) };
-                last.body.extend_from_slice(&received[..taken]);
+                let Ok(taken) = read_body(reader, received, &mut last.body) else { return (passed, Ending::BadBody) };
                 last.is_whole = reader.is_done();
                 start += taken;
                 if !last.is_whole {
-                    assert_eq!(taken, received.len(), "a body that is not done takes all there is");
                     break;
                 }
                 body = None;
@@ -126,12 +132,10 @@ fn pass_answers(bytes: &[u8], cuts: &[usize], requests: &[Request], close: bool)
             let received = &bytes[start..cut.max(start)];
             if let Some((reader, is_kept)) = &mut body {
                 let last = passed.last_mut().unwrap();
-                let Ok(taken) = reader.advance(received) else { return (passed, Ending::BadBody) };
-                last.body.extend_from_slice(&received[..taken]);
+                let Ok(taken) = read_body(reader, received, &mut last.body) else { return (passed, Ending::BadBody) };
                 last.is_whole = reader.is_done();
                 start += taken;
                 if !last.is_whole {
-                    assert_eq!(taken, received.len(), "a body that is not done takes all there is");
                     break;
                 }
                 if !*is_kept {

@@ -146,7 +146,14 @@ pub(super) fn asked() -> Vec<Request> {
     .to_vec()
 }
 
-fn config() -> ProptestConfig {
+/// Answers to these requests. The last one has no end of its own.
+pub(super) const ANSWERS: &str = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\
+    HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n\
+    HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nhi\
+    HTTP/1.1 404\r\nTransfer-Encoding: chunked\r\n\r\n5;a\r\nhello\r\n0\r\nT: u\r\n\r\n\
+    HTTP/1.1 200 OK\r\n\r\nto the end";
+
+pub(super) fn config() -> ProptestConfig {
     ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
@@ -173,14 +180,12 @@ fn requests_are_the_same_wherever_they_are_cut() {
 
 #[test]
 fn answers_are_the_same_wherever_they_are_cut() {
-    let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n\
-                HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nhiHTTP/1.1 404\r\nTransfer-Encoding: chunked\r\n\r\n\
-                5;a\r\nhello\r\n0\r\nT: u\r\n\r\nHTTP/1.1 200 OK\r\n\r\nto the end";
+    let bytes = ANSWERS.as_bytes();
     for close in [false, true] {
-        let whole = pass_answers(text.as_bytes(), &[], &asked(), close);
+        let whole = pass_answers(bytes, &[], &asked(), close);
         assert_eq!(whole.0.len(), if close { 2 } else { 6 });
-        for cut in 0..text.len() {
-            assert_eq!(pass_answers(text.as_bytes(), &[cut], &asked(), close), whole, "at {cut}");
+        for cut in 0..bytes.len() {
+            assert_eq!(pass_answers(bytes, &[cut], &asked(), close), whole, "at {cut}");
         }
     }
 }

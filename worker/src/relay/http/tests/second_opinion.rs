@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Request as HyperRequest, Response};
 use proptest::prelude::*;
 
-use super::cuts::{ANSWER_PARTS, PARTS, REQUESTS, asked, nearly};
+use super::cuts::{ANSWER_PARTS, ANSWERS, PARTS, REQUESTS, asked, config, nearly};
 use super::*;
 
 /// The other end of a connection: it sends these bytes, and then its end. It reads all.
@@ -186,8 +186,7 @@ fn hyper_sees_the_same_requests() {
 
 #[test]
 fn hyper_sees_the_same_requests_in_whatever_is_nearly_one() {
-    let config = ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(config, |(bytes in nearly(PARTS, REQUESTS), replace: bool)| {
+    proptest!(config(), |(bytes in nearly(PARTS, REQUESTS), replace: bool)| {
         compare_requests(&bytes, if replace { Forwarded::Replace } else { Forwarded::Off })?;
     });
 }
@@ -221,11 +220,9 @@ fn received_by_hyper(bytes: &[u8], request: &Request) -> Option<Received> {
 /// An answer whose end is in no doubt is the one that hyper receives.
 fn compare_answers(bytes: &[u8], requests: &[Request]) -> Result<usize, TestCaseError> {
     let (passed, ending) = pass_answers(bytes, &[], requests, false);
-    let (mut start, mut compared, mut requests) = (0, 0, requests.iter());
-    let mut from = 0;
+    let (mut from, mut end, mut compared, mut requests) = (0, 0, 0, requests.iter());
     for (place, answered) in passed.iter().enumerate() {
-        let end = start + answered.answer.head_length + answered.body.len();
-        start = end;
+        end += answered.answer.head_length + answered.body.len();
         let Kind::Final { body, .. } = answered.answer.kind else { continue };
         if place + 1 == passed.len() && ending == Ending::BadBody {
             break;
@@ -243,18 +240,12 @@ fn compare_answers(bytes: &[u8], requests: &[Request]) -> Result<usize, TestCase
 
 #[test]
 fn hyper_receives_the_same_answers() {
-    let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\
-                HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n\
-                HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nhi\
-                HTTP/1.1 404\r\nTransfer-Encoding: chunked\r\n\r\n5;a\r\nhello\r\n0\r\nT: u\r\n\r\n\
-                HTTP/1.1 200 OK\r\n\r\nto the end";
-    assert_eq!(compare_answers(text.as_bytes(), &asked()).unwrap(), 5);
+    assert_eq!(compare_answers(ANSWERS.as_bytes(), &asked()).unwrap(), 5);
 }
 
 #[test]
 fn hyper_receives_the_same_answers_in_whatever_is_nearly_one() {
-    let config = ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(config, |(bytes in nearly(ANSWER_PARTS, ANSWER_PARTS))| {
+    proptest!(config(), |(bytes in nearly(ANSWER_PARTS, ANSWER_PARTS))| {
         compare_answers(&bytes, &asked())?;
     });
 }
