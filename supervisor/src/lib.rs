@@ -76,7 +76,7 @@ pub use version::{VERSION, version};
 pub use worker;
 pub use worker::Handler;
 
-/// The README's code compiles.
+/// The code of the book compiles.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+#[doc = include_str!("../../docs/src/library.md")]
+struct Book;

@@ -136,14 +136,15 @@ fn a_service_serves_is_stopped_by_the_service_manager_and_tells_its_clients() {
 }
 
 #[test]
-fn the_commands_of_the_readme_do_what_they_say() {
+fn the_commands_of_its_page_do_what_they_say() {
     let service = Service { home: Home::new(), address: ([127, 0, 0, 1], free_port()).into() };
     let name = service.home.name();
     // Not below the directory for temporary files, which is the user's own.
     let directory = PathBuf::from(std::env::var_os("ProgramData").unwrap()).join(name);
     fs::create_dir_all(&directory).unwrap();
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
-    let block = readme.split("```bat\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/src/windows.md");
+    let page = fs::read_to_string(page).unwrap();
+    let block = page.split("```bat\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let (directory_text, listen) = (directory.to_str().unwrap(), service.address.to_string());
     for line in block.lines() {
         let mut words = line.split(' ').map(|word| match word {
