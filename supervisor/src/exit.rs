@@ -4,35 +4,43 @@ use std::process::ExitCode;
 
 use crate::protocol::Report;
 
-/// How a program of this project ends.
+/// How a program of this project ends. The reference has a column for each of the two programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// It did what was asked.
+    /// `admin-cli`: done. `supervisor`: stopped, and no client was closed by force.
     Done = 0,
-    /// It failed.
+    /// `admin-cli`: failed. After a failed restart the old server keeps serving, and after `free` the port is not free.
+    /// `supervisor`: did not start, because the port is taken, the directory is missing, …; or the server crashed, with
+    /// `--restart never`.
     Failed = 1,
-    /// The command line is wrong.
+    /// `admin-cli`: the arguments are invalid, or several supervisors are running and none was named. `supervisor`: the
+    /// arguments or the settings are invalid.
     Usage = 2,
-    /// No supervisor is running there.
+    /// `admin-cli`: no supervisor is running there. With `port`: the port is free.
     NotRunning = 3,
-    /// Somebody else's, or a privilege is missing.
+    /// `admin-cli`: not permitted: the supervisor or the process belongs to another user. `supervisor`: not permitted: a
+    /// port below 1024, a directory, …
     NotPermitted = 4,
-    /// Done, but clients were closed by force at the deadline.
+    /// `admin-cli`: done, but clients were closed by force, or processes had to be killed. `supervisor`: stopped, but
+    /// clients were closed by force, or processes had to be killed.
     Forced = 5,
-    /// The supervisor does not answer.
+    /// `admin-cli`: the supervisor does not answer.
     NoAnswer = 6,
-    /// Gave up waiting; what was asked for goes on.
+    /// `admin-cli`: stopped waiting, because of `--timeout` or because the supervisor is out of threads. The stop or
+    /// restart is still in progress.
     GaveUp = 7,
-    /// Something hung: a handler could not be ended, or the stop overran its deadline. The process ended all the same.
+    /// `admin-cli`: done, but a handler could not be ended. `supervisor`: something hung, and the process ended at the
+    /// deadline without it.
     Overrun = 8,
-    /// The server crashed too often.
+    /// `supervisor`: the server crashed too often.
     CrashedTooOften = 9,
-    /// Master control did not go on, so the process ended: nobody could have commanded it any more.
+    /// `supervisor`: the supervisor itself hung or panicked. It exits rather than leave a server that accepts no
+    /// commands.
     OutOfControl = 10,
 }
 
-/// How a stop went.
+/// The code for a stop.
 impl From<&Report> for Exit {
     fn from(report: &Report) -> Exit {
         if report.stuck > 0 {

@@ -1,9 +1,9 @@
 //! The admin protocol. This file is its specification.
 //!
 //! A client connects to the admin socket (on Windows: the named pipe) and sends one request: one JSON object on one
-//! line, in UTF-8, at most [`MAX_LINE`] bytes long. It gets any number of event lines and then one result line, and the
-//! connection is closed. One request a connection. An event line with a `seq` is an [`Entry`] of the journal, which
-//! comes only to those who ask for these; each other one is [`Progress`].
+//! line, in UTF-8, at most 64 KiB long. The supervisor sends any number of event lines, then one result line, and closes
+//! the connection: one request per connection. An event line with a `seq` is an [`Entry`] of the journal, sent only in
+//! answer to `events`; every other event line is [`Progress`].
 //!
 //! ```text
 //! -> {"v":1,"request":"stop","grace_ms":5000}
@@ -11,12 +11,12 @@
 //! <- {"result":"stopped","report":{"by":"…","notified":2,"disconnected":2,"closed":0,"forced":0,"stuck":0,"took_ms":740,"connections":[]}}
 //! ```
 //!
-//! `v` is the protocol's version, [`VERSION`]. A request with another version, an unknown request, an unknown field and
-//! one that is there twice are answered with an error that names the supervisor's version. Only `ping` is answered whatever `v` is: so a client
-//! that is not understood, or does not understand, can ask with which version it talks.
+//! `v` is the protocol's version, 1. A request with another version, an unknown request, an unknown field and a
+//! duplicate field are answered with an error that names the supervisor's version. `ping` is answered for any `v`, so a
+//! client that does not understand the supervisor can still ask for its version.
 //!
-//! Requests, fields, events and words such as those of [`State`] can be added without another `v`. Clients ignore
-//! fields and events that they do not know, and show words that they do not know as they are.
+//! Requests, fields, events and words such as those of [`State`] may be added without a new `v`. Clients ignore fields
+//! and events that they do not know, and show unknown words as they are.
 
 mod members;
 
@@ -46,7 +46,7 @@ pub const MAX_NAMED: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Is anybody there? Answered with [`Answer::Pong`].
+    /// Asks whether the supervisor is running. Answered with [`Answer::Pong`].
     ///
     /// `{"v":1,"request":"ping"}`
     Ping {},
@@ -54,36 +54,35 @@ pub enum Request {
     ///
     /// `{"v":1,"request":"status"}`
     Status {},
-    /// What it serves now. Answered with [`Progress::Connections`] events, so many as it takes, and then
+    /// Lists the open connections. Answered with as many [`Progress::Connections`] events as it takes, and then
     /// [`Answer::Connections`].
     ///
     /// `{"v":1,"request":"connections"}`
     Connections {},
-    /// Ends one connection: its client is told, and closed by force if it is still there when the grace period is over.
-    /// Answered with [`Progress::Closing`] and then [`Answer::Closed`].
+    /// Ends one connection: its client is notified, and the connection is closed by force if it is still open when the
+    /// grace period is over. Answered with [`Progress::Closing`] and then [`Answer::Closed`].
     ///
     /// `{"v":1,"request":"close","id":17,"grace_ms":5000}`
     Close {
         /// The connection's number.
         id: u64,
-        /// How long the client gets to leave, in milliseconds. Left out: the supervisor's own grace period.
+        /// How long the client gets to disconnect, in milliseconds. Omitted: the supervisor's own grace period.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_ms: Option<u64>,
     },
     /// Moves the deadline of the drain under way, of a stop or of an old generation, to this long from now: later or
-    /// earlier. Whoever waits for that drain hears of it. Answered with [`Answer::Moved`].
+    /// earlier. Clients that wait for that drain get an event. Answered with [`Answer::Moved`].
     ///
     /// `{"v":1,"request":"grace","grace_ms":30000}`
     Grace {
-        /// How long clients get to leave from now on, in milliseconds.
+        /// How long clients get to disconnect from now on, in milliseconds.
         grace_ms: u64,
     },
-    /// Says that no new clients are to be sent here, while those that come are served all the same. Answered with
-    /// [`Answer::Readiness`].
+    /// Reports not ready for new clients. Clients that connect are still served. Answered with [`Answer::Readiness`].
     ///
     /// `{"v":1,"request":"drain"}`
     Drain {},
-    /// Takes back a drain request, and cancels a scheduled stop. Answered with [`Answer::Readiness`], or with
+    /// Cancels a drain request and a scheduled stop. Answered with [`Answer::Readiness`], or with
     /// [`ErrorCode::Stopping`] when a stop has begun.
     ///
     /// `{"v":1,"request":"resume"}`
@@ -96,14 +95,14 @@ pub enum Request {
         signal: i32,
     },
     /// Stops the server. Answered with [`Progress::Draining`] events and then [`Answer::Stopped`]. During a stop it
-    /// joins that one, and can make it shorter but not longer.
+    /// joins that stop, and can shorten it but not extend it.
     ///
-    /// With a delay, the stop begins later, and until then no new clients are to be sent here: as with
-    /// [`Request::Drain`]. It is answered with [`Progress::Delayed`] first. Of several the earliest counts.
+    /// With a delay, the stop begins later. Until then the supervisor reports not ready, as after [`Request::Drain`]. It is
+    /// answered with [`Progress::Delayed`] first. Of several, the earliest counts.
     ///
     /// `{"v":1,"request":"stop","grace_ms":5000,"wait":true}`
     Stop {
-        /// How long clients get to leave, in milliseconds; 0 closes all connections at once. Left out: the
+        /// How long clients get to disconnect, in milliseconds; 0 closes all connections at once. Omitted: the
         /// supervisor's own grace period.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_ms: Option<u64>,
@@ -114,13 +113,13 @@ pub enum Request {
         #[serde(default = "yes")]
         wait: bool,
     },
-    /// Replaces the server by a new generation of it, which takes over the listening socket. Answered with
+    /// Replaces the server by a new generation, which takes over the listening socket. Answered with
     /// [`Progress::Restarting`] and [`Progress::Draining`] events and then, when the old generation is gone,
-    /// [`Answer::Restarted`]. Restarts that are asked for at the same time are carried out one after the other.
+    /// [`Answer::Restarted`]. Restarts that are requested at the same time run one after the other.
     ///
     /// `{"v":1,"request":"restart","grace_ms":5000,"wait":true}`
     Restart {
-        /// How long the clients of the old generation get to leave, in milliseconds. Left out: the supervisor's own
+        /// How long clients of the old generation get to disconnect, in milliseconds. Omitted: the supervisor's own
         /// grace period.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_ms: Option<u64>,
@@ -128,16 +127,16 @@ pub enum Request {
         #[serde(default = "yes")]
         wait: bool,
     },
-    /// What has happened, and happens. Answered with [`Progress::Journal`], with each [`Entry`] that comes after
+    /// Reads past events and, with `follow`, new ones. Answered with [`Progress::Journal`], each [`Entry`] after
     /// `since`, and then with [`Answer::Events`].
     ///
     /// `{"v":1,"request":"events","since":17,"follow":true}`
     Events {
-        /// The number of the last entry that the client knows. Left out: it knows none, and gets the last thousand.
+        /// The number of the last entry that the client knows. Omitted: it knows none, and gets the last thousand.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         since: Option<u64>,
-        /// With true, the result comes when the supervisor ends, and entries until then. A client that does not read
-        /// them is let go.
+        /// With true, entries are sent until the supervisor ends, and then the result. A client that does not read them
+        /// is disconnected.
         #[serde(default)]
         follow: bool,
     },
@@ -151,11 +150,11 @@ fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
     *number == T::default()
 }
 
-/// A line that a client gets: any number of events, and then one result.
+/// A line from the supervisor: any number of events, and then one result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Response {
-    /// An entry of the journal, for those who ask for these.
+    /// An entry of the journal.
     Entry(Entry),
     /// Something has happened, and the result is still to come.
     Progress(Progress),
@@ -163,7 +162,7 @@ pub enum Response {
     Answer(Answer),
 }
 
-/// What is said while a request is under way.
+/// Sent while a request is in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Progress {
@@ -178,7 +177,7 @@ pub enum Progress {
         /// Oldest first.
         connections: Vec<Connection>,
     },
-    /// The client of this connection is told to leave.
+    /// The client of this connection is asked to disconnect.
     ///
     /// `{"event":"closing","connection":{…}}`
     Closing {
@@ -189,18 +188,18 @@ pub enum Progress {
     ///
     /// `{"event":"delayed","by":"admin client (user 1000, pid 77)","remaining_ms":5000}`
     Delayed(Delay),
-    /// Sent when a restart is taken on, and again when it begins.
+    /// Sent when a restart is accepted, and again when it begins.
     ///
     /// `{"event":"restarting","ahead":1}`
     Restarting {
-        /// How many restarts come before this one. 0: it has begun.
+        /// How many restarts run before this one. 0: it has begun.
         ahead: usize,
     },
-    /// Nothing serves from now on, until the next generation does: the two cannot run side by side.
+    /// Nothing serves until the next generation does, because the two cannot run side by side.
     ///
     /// `{"event":"outage","generation":1}`
     Outage {
-        /// The generation that ends for that.
+        /// The generation that ends.
         generation: u64,
     },
     /// The new generation serves.
@@ -210,18 +209,17 @@ pub enum Progress {
         /// Its number.
         generation: u64,
     },
-    /// From where on the journal is read. Sent before the first entry, and again where entries are missed because the
-    /// client reads too slowly.
+    /// Where reading the journal begins. Sent before the first entry, and again if entries were dropped because the client
+    /// reads too slowly.
     ///
     /// `{"event":"journal","began":"2026-01-31T12:00:00.000Z","next":18,"missed":0}`
     Journal {
-        /// When this journal began, with the supervisor. One that was started anew has another journal, which counts
-        /// from 1: the client finds another time here, and if `since` is more than has happened yet, a `next` that is
-        /// not beyond it.
+        /// When this journal began, with the supervisor. After a new start of the supervisor there is a new journal,
+        /// which counts from 1 and has another time here.
         began: String,
-        /// The number of the entry that comes next.
+        /// The number of the next entry.
         next: u64,
-        /// How many before that one the client should have got, and are not known any more.
+        /// How many entries before that one the client should have received, and are no longer kept.
         missed: u64,
     },
 }
@@ -236,26 +234,26 @@ pub struct Entry {
     pub seq: u64,
     /// When it happened, in UTC by RFC 3339.
     pub time: String,
-    /// How much weight it has.
+    /// Its severity.
     pub level: Level,
-    /// What it is, for programs.
+    /// Its name, for programs.
     pub event: String,
-    /// What has happened, for people.
+    /// A sentence for people.
     pub message: String,
-    /// What else belongs to an event of that name.
+    /// Further members, depending on the event.
     #[serde(flatten)]
     pub fields: Map<String, Value>,
 }
 
-/// How much weight an entry of the journal has.
+/// The severity of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// One connection's or request's doings. There are such entries only with `--verbose`.
+    /// About one connection or request; only with `--verbose`.
     Detail,
-    /// What an operator wants to know.
+    /// Normal operation.
     Info,
-    /// Something is not as it should be, and the supervisor goes on.
+    /// Something is wrong, and the supervisor keeps running.
     Warning,
     /// Something failed.
     Error,
@@ -265,7 +263,7 @@ pub enum Level {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum Answer {
-    /// The same in all versions of the protocol, but for more fields.
+    /// The same in all versions of the protocol, except for added fields.
     ///
     /// `{"result":"pong","name":"echo","pid":4242,"version":"0.1.0"}`
     Pong {
@@ -276,11 +274,11 @@ pub enum Answer {
         /// The supervisor's version.
         version: String,
     },
-    /// What a supervisor knows about itself and its server.
+    /// The status of a supervisor and its server.
     ///
     /// `{"result":"status","name":"echo","kind":"echo","state":"serving","pid":4242,…}`
     Status(Box<Status>),
-    /// All connections have been told of.
+    /// All connections have been listed.
     ///
     /// `{"result":"connections","open":2}`
     Connections {
@@ -300,28 +298,28 @@ pub enum Answer {
     ///
     /// `{"result":"moved","drains":[…]}`
     Moved {
-        /// The drains under way.
+        /// The drains in progress.
         drains: Vec<Drain>,
     },
-    /// Whether new clients are to be sent here.
+    /// Whether new clients may be sent here.
     ///
     /// `{"result":"readiness","ready":false}`
     Readiness {
-        /// They are.
+        /// They may.
         ready: bool,
     },
-    /// The program has been sent the signal.
+    /// The signal has been sent to the program.
     ///
     /// `{"result":"signaled","signal":1}`
     Signaled {
         /// The signal's number.
         signal: i32,
     },
-    /// The stop is scheduled, and no client waits for it.
+    /// The stop is scheduled, and the request does not wait for it.
     ///
     /// `{"result":"delayed","by":"admin client (user 1000, pid 77)","remaining_ms":5000}`
     Delayed(Delay),
-    /// The stop has begun, and nobody waits for it.
+    /// The stop has begun, and the request does not wait for it.
     ///
     /// `{"result":"stopping","by":"admin client (user 1000, pid 77)","open":2,"remaining_ms":5000,"connections":[…]}`
     Stopping(Drain),
@@ -332,11 +330,11 @@ pub enum Answer {
         /// What became of the connections.
         report: Report,
     },
-    /// The restart has been taken on, and nobody waits for it.
+    /// The restart has been accepted, and the request does not wait for it.
     ///
     /// `{"result":"restarting","ahead":0}`
     Restarting {
-        /// How many restarts come before this one. 0: it has begun.
+        /// How many restarts run before this one. 0: it has begun.
         ahead: usize,
     },
     /// The new generation serves, and the old one is gone.
@@ -345,24 +343,24 @@ pub enum Answer {
     Restarted {
         /// The number of the generation that serves now.
         generation: u64,
-        /// The number of the one that it replaced. None: none was running, since the server had crashed.
+        /// The number of the generation that it replaced. Omitted: none was running, because the server had crashed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         replaced: Option<u64>,
         /// What became of that one's connections.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         report: Option<Report>,
-        /// What it is made of that the one before was not. None: that is not known.
+        /// What is different about it. Omitted: unknown.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         changes: Option<Vec<Change>>,
-        /// What has shown that it is ready, if it is a program.
+        /// What proved that it is ready, if it is a program.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         evidence: Option<String>,
-        /// How long the outage was at most, in milliseconds: from the request to end until the next one was known to be
-        /// ready. A program without sockets of ours has to end before the next one can begin.
+        /// How long the outage lasted at most, in milliseconds: from the request to stop until the next program was
+        /// known to be ready. Omitted: there was none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         down_ms: Option<u64>,
     },
-    /// There are no more events, or not yet.
+    /// There are no more events at present.
     ///
     /// `{"result":"events","last":21}`
     Events {
@@ -375,23 +373,23 @@ pub enum Answer {
     Error(Refusal),
 }
 
-/// Something that a generation is made of, and the one before was not. With neither value it has changed, and is not
-/// shown.
+/// A difference between a generation and the one before. With neither value it has changed and is not shown, as with the
+/// value of a variable.
 ///
 /// `{"name":"grace","from":"5","to":"30"}`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// What it is: `program`, `directory`, the name of a setting.
+    /// What differs: `program`, `directory`, the name of a setting.
     pub name: String,
-    /// What it was. None: it was not there.
+    /// The old value. Omitted: there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// What it is now. None: it is not there any more.
+    /// The new value. Omitted: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
 }
 
-/// Why a request was not carried out.
+/// Why a request was refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// For programs.
@@ -400,27 +398,27 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// What kind of refusal it is.
+/// The kind of refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
-    /// The request is not one of this protocol, or is longer than [`MAX_LINE`].
+    /// The request is not one of this protocol, or is longer than 64 KiB.
     BadRequest,
     /// The request has a version that the supervisor does not speak.
     UnsupportedVersion,
     /// The client is neither the supervisor's user nor root.
     NotPermitted,
-    /// Too many clients ask at the same time, or follow the events.
+    /// Too many clients are connected to the admin socket, or follow the events.
     Busy,
     /// The server failed instead of being stopped, or a restart failed.
     Failed,
-    /// The server is being stopped, so it is not restarted any more, and that cannot be cancelled.
+    /// The server is being stopped. It is not restarted any more, and the stop cannot be cancelled.
     Stopping,
-    /// There is no drain under way.
+    /// No drain is in progress.
     NotDraining,
     /// There is no such connection.
     NoConnection,
-    /// Somebody cancelled the scheduled stop.
+    /// The scheduled stop was cancelled.
     Cancelled,
     /// One of a newer version.
     #[serde(untagged)]
@@ -435,9 +433,9 @@ pub enum State {
     Starting,
     /// Clients are served.
     Serving,
-    /// The server is being replaced by a new generation of it. Clients are served all the same.
+    /// The server is being replaced by a new generation. Clients are served.
     Restarting,
-    /// The server has ended by itself. It is started again when the time has come; clients wait until then.
+    /// The server has crashed. It is started again soon; clients wait until then.
     Waiting,
     /// The server is being stopped.
     Draining,
@@ -459,42 +457,42 @@ impl fmt::Display for State {
     }
 }
 
-/// What a supervisor knows about itself and its server.
+/// The status of a supervisor and its server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The instance's name.
     pub name: String,
-    /// What is served: `echo`, `command`, `http`, or what a library user calls it.
+    /// The kind of server: `echo`, `command`, `http`, `exec`, or the name that a library user chose.
     pub kind: String,
-    /// What it is doing.
+    /// Its state.
     pub state: State,
-    /// Since when, in milliseconds.
+    /// How long it has been in that state, in milliseconds.
     #[serde(default)]
     pub state_ms: u64,
-    /// Whether new clients may be sent there.
+    /// Whether new clients may be sent here.
     #[serde(default)]
     pub ready: bool,
-    /// Why there is nothing to serve at the moment, if that is so.
+    /// Why nothing can be served at the moment, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
-    /// What the program says of itself: its `STATUS` of `sd_notify(3)`.
+    /// The `STATUS` that the program reported with `sd_notify(3)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub says: Option<String>,
-    /// What has shown that the program is ready, for people: `it listens on 127.0.0.1:8000`. None: the server is not a
+    /// What proved that the program is ready, for people: `it listens on 127.0.0.1:8000`. Omitted: the server is not a
     /// program, or none serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<String>,
     /// The supervisor's process id.
     pub pid: u32,
-    /// The address that the server listens on, or listened on before the drain: the first one that has a port. None: it
-    /// has none, or a program looks after that itself.
+    /// The address that the server listens on, or listened on before the drain: the first one with a port. Omitted: there
+    /// is none, or the program binds its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
-    /// All addresses that the server listens on: `127.0.0.1:8000`, or the path of a Unix socket. Empty: a program looks
-    /// after that itself, or the supervisor is an older one, which says only `address`.
+    /// All addresses that the server listens on: `127.0.0.1:8000`, or the path of a Unix socket. Omitted: the program
+    /// binds its own, or the supervisor is an older one, which reports only `address`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// The program that is the server, with its arguments, for people.
+    /// The program of `exec` with its arguments, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
     /// The address of the health endpoint, if there is one.
@@ -505,25 +503,25 @@ pub struct Status {
     /// The number of the generation that serves, or served last.
     #[serde(default)]
     pub generation: u64,
-    /// How many restarts there were that somebody asked for.
+    /// How many restarts were requested.
     #[serde(default)]
     pub restarts: usize,
-    /// How many times the server has ended by itself.
+    /// How many times the server has crashed.
     #[serde(default)]
     pub crashes: usize,
-    /// How many connections there are and were, in all generations. None: a program looks after that itself.
+    /// How many connections there are and were, in all generations. Omitted: only the program knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<Counts>,
-    /// The drain under way: of all that serves, if the server is being stopped, or else of an old generation.
+    /// The drain in progress: of the whole server during a stop, otherwise of an old generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
-    /// The last time that the server ended by itself.
+    /// The last crash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_end: Option<LastEnd>,
     /// The scheduled stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay: Option<Delay>,
-    /// When it is started again, in milliseconds from now.
+    /// When it is started again, in milliseconds from now, after a crash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_try_ms: Option<u64>,
     /// The supervisor's version.
@@ -546,7 +544,7 @@ impl Status {
     }
 }
 
-/// An end of the server that nobody asked for.
+/// A crash of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastEnd {
     /// The generation that ended, or could not be started.
@@ -582,49 +580,49 @@ pub struct Counts {
 pub struct Delay {
     /// What asked for it.
     pub by: String,
-    /// Until it begins, in milliseconds.
+    /// The time until it begins, in milliseconds.
     pub remaining_ms: u64,
 }
 
-/// A drain under way: of a stop, or of an old generation.
+/// A drain in progress: of a stop, or of an old generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
-    /// The old generation whose drain this is. None: it is a stop.
+    /// The old generation that drains. Omitted: it is a stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
     /// What asked for it.
     pub by: String,
     /// How many connections are still open.
     pub open: usize,
-    /// Until the deadline, in milliseconds.
+    /// The time until the deadline, in milliseconds.
     pub remaining_ms: u64,
     /// The connections that are still open, oldest first, up to [`MAX_NAMED`] of them.
     pub connections: Vec<Connection>,
 }
 
-/// What became of the connections when a server, or one generation of it, stopped. Each is counted once as
+/// What became of the connections when a server, or one generation of it, stopped. Each connection is counted once: as
 /// disconnected, closed or forced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// What asked for that.
+    /// What asked for the stop.
     pub by: String,
-    /// Clients that got the notice.
+    /// Clients that were notified.
     pub notified: usize,
     /// Clients that disconnected.
     pub disconnected: usize,
-    /// Connections that were closed with nothing owed to their clients.
+    /// Connections that the server closed because it owed their clients nothing.
     pub closed: usize,
     /// Connections that were closed by force at the deadline.
     pub forced: usize,
-    /// Those of the forced ones whose handler could not be ended either.
+    /// Forced connections whose handler could not be ended.
     pub stuck: usize,
-    /// Processes of a program that had to be killed: at the deadline, or because their guardian was.
+    /// Processes of a program that had to be killed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub killed: usize,
     /// How the program ended, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
-    /// From the request until the last connection was gone, in milliseconds.
+    /// The time from the request until the last connection was gone, in milliseconds.
     pub took_ms: u64,
     /// The connections that were closed by force, up to [`MAX_NAMED`] of them, those with a stuck handler first.
     pub connections: Vec<Connection>,
@@ -633,11 +631,11 @@ pub struct Report {
 /// One connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
-    /// Counted from 1 in the order of arrival.
+    /// Its number, counted from 1 in the order of arrival.
     pub id: u64,
     /// The client's address.
     pub peer: SocketAddr,
-    /// Since the connection was accepted, in milliseconds.
+    /// The time since it was accepted, in milliseconds.
     pub age_ms: u64,
     /// What it is doing.
     pub activity: Activity,
@@ -647,7 +645,7 @@ pub struct Connection {
     /// Bytes sent to the client.
     #[serde(default)]
     pub sent: u64,
-    /// The generation of the server that has it. None: a report is about one that is gone.
+    /// The generation that has it. Omitted: in a report about one that is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
 }
@@ -656,13 +654,13 @@ pub struct Connection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activity {
-    /// It waits for its client's next message.
+    /// Waiting for the client's next message.
     Idle,
-    /// It works on a message.
+    /// Working on a message.
     Busy,
-    /// Its client has been notified that the server goes away, and has not disconnected yet.
+    /// The client has been notified and has not disconnected yet.
     Draining,
-    /// It was closed by force, and its handler goes on all the same.
+    /// Closed by force, but the handler is still running.
     Stuck,
     /// One of a newer version, as it calls it.
     #[serde(untagged)]
@@ -681,17 +679,17 @@ impl fmt::Display for Activity {
     }
 }
 
-/// How a connection ended that somebody wanted closed.
+/// How a connection ended that was to be closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The client disconnected.
     Disconnected,
-    /// It was closed, and nothing was owed to its client.
+    /// The server closed it because it owed the client nothing.
     Closed,
-    /// It was closed by force when the time was up.
+    /// Closed by force at the deadline.
     Forced,
-    /// It was closed by force, and its handler goes on all the same.
+    /// Closed by force, but the handler is still running.
     Stuck,
     /// One of a newer version, as it calls it.
     #[serde(untagged)]

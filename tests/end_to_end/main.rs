@@ -28,7 +28,7 @@ mod manager; // The host's service manager: sockets that it passes, what it hear
 #[cfg(target_os = "linux")]
 mod places; // Where instances are found, whatever the environment says.
 #[cfg(unix)]
-mod readme; // What README.md and examples/restart.sh say.
+mod readme; // What README.md, the book and examples/restart.sh say.
 #[cfg(target_os = "linux")]
 mod ready; // What shows that a program is ready, and what becomes of one that is not.
 #[cfg(unix)]
@@ -62,6 +62,8 @@ mod port; // Who holds a port, and the end of whoever it is.
 mod process; // What proc(5) tells: threads, descriptors, wake-ups.
 #[cfg(target_os = "linux")]
 mod pty; // A pseudo-terminal for the tests.
+#[cfg(target_os = "linux")]
+mod reference; // The generated pages of the book are what the definitions say.
 #[cfg(target_os = "linux")]
 mod replace; // A server under exec is replaced by a new build of itself while clients are connected.
 #[cfg(target_os = "linux")]

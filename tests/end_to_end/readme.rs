@@ -119,6 +119,82 @@ fn every_command_of_every_page_does_what_the_page_says() {
     assert!(tried >= 5, "only {tried} pages have commands");
 }
 
+/// What a page links to: the text in `](…)` outside of code, with the number of its line.
+fn links(page: &str) -> Vec<(usize, String)> {
+    let mut links = Vec::new();
+    let mut in_code = false;
+    for (number, line) in page.lines().enumerate() {
+        if line.starts_with("```") {
+            in_code = !in_code;
+        }
+        if !in_code {
+            let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("x");
+            let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+            links.extend(targets.map(|target| (number + 1, target.to_owned())));
+        }
+    }
+    links
+}
+
+/// The anchors of a page's headings, as mdBook and others make them.
+fn anchors(page: &str) -> Vec<String> {
+    let mut in_code = false;
+    let headings = page.lines().filter(|line| {
+        if line.starts_with("```") {
+            in_code = !in_code;
+        }
+        !in_code && line.starts_with('#')
+    });
+    let anchor = |heading: &str| {
+        let text = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        text.chars().filter(|&letter| letter.is_alphanumeric() || "-_".contains(letter)).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_link_and_anchor_of_every_page_leads_somewhere() {
+    let book = project().join("docs/src");
+    let mut others: Vec<_> = ["", "worker", "supervisor", "admin-cli", "examples"]
+        .iter()
+        .flat_map(|directory| fs::read_dir(project().join(directory)).unwrap().map(|entry| entry.unwrap().path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect();
+    others.extend(pages());
+    let mut broken = Vec::new();
+    for page in others {
+        for (line, link) in links(&fs::read_to_string(&page).unwrap()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (path, anchor) = link.split_once('#').map_or((&*link, None), |(path, anchor)| (path, Some(anchor)));
+            let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+            let text = fs::read_to_string(&target).unwrap_or_default();
+            // The built book has nothing but its own pages.
+            let outside = page.starts_with(&book) && !target.canonicalize().is_ok_and(|path| path.starts_with(&book));
+            if !target.exists()
+                || outside
+                || anchor.is_some_and(|anchor| !anchors(&text).iter().any(|own| own == anchor))
+            {
+                broken.push(format!("{}:{line}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn the_table_of_contents_has_each_page_of_the_book_once() {
+    let book = project().join("docs/src");
+    let summary = fs::read_to_string(book.join("SUMMARY.md")).unwrap();
+    let mut listed: Vec<_> = links(&summary).into_iter().map(|(_, link)| book.join(link)).collect();
+    listed.sort();
+    let mut there: Vec<_> = pages().into_iter().filter(|page| page.starts_with(&book)).collect();
+    there.retain(|page| !page.ends_with("SUMMARY.md"));
+    there.sort();
+    assert_eq!(listed, there);
+}
+
 #[test]
 fn the_restart_script_replaces_one_that_runs_and_starts_one_that_does_not() {
     let home = Home::new();
