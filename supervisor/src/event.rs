@@ -41,8 +41,8 @@ pub(crate) enum Event {
     Signal { signal: i32 },
     /// A server is done.
     Finished { build: u64 },
-    /// A server does not work any more, for this reason. It has not ended.
-    Unhealthy { build: u64, reason: String },
+    /// A server does not work any more, for this reason. It has not ended. `wrote`: its last lines on stderr.
+    Unhealthy { build: u64, reason: String, wrote: Vec<String> },
     /// Whether a server was found to take connections.
     Checked { build: u64, accepting: bool },
     /// The time has come that the state waited for.

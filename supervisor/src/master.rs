@@ -27,12 +27,12 @@ use crate::host::Manager;
 use crate::log::Level;
 use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report};
 use crate::restart::{self, Decision, History, RestartPolicy};
-use crate::server::{BuildError, Builder, Built, ProgramEnd, SignalName};
+use crate::server::{BuildError, Builder, Built, Failure, ProgramEnd, SignalName};
 use crate::settings::Settings;
 use crate::text::{LastWords, Seconds, milliseconds};
 use crate::watchdog::Watchdog;
 
-use drains::{Drains, Failure, Gone, Live};
+use drains::{Drains, Gone, Live};
 use readiness::Readiness;
 use reply::Reply;
 use requests::{Ask, Command, StopRequest};
@@ -195,9 +195,9 @@ impl Master {
                 self.identity.log.line(Level::Warning, "old_failed", message, []);
                 return state;
             }
-            Event::Unhealthy { build, reason } if is_current(build) => Input::Unhealthy(reason),
-            Event::Unhealthy { build, reason } if state.next().is_some_and(|next| next.build == build) => {
-                Input::NextFailed(Failure { reason, clean: false, wrote: Vec::new() })
+            Event::Unhealthy { build, reason, .. } if is_current(build) => Input::Unhealthy(reason),
+            Event::Unhealthy { build, reason, wrote } if state.next().is_some_and(|next| next.build == build) => {
+                Input::NextFailed(Failure { reason, clean: false, wrote })
             }
             Event::Unhealthy { .. } => return state,
             Event::Checked { build, accepting } if is_current(build) => Input::Checked(accepting),
@@ -476,8 +476,11 @@ impl Master {
         State::Proving(Proving { current, next, settings, restart, until: deadline_after(now, overlap) })
     }
 
-    /// It has served beside the current one for as long as it had to.
+    /// It has served beside the current one for as long as it had to. That proves nothing if its check has had no answer.
     fn proved(&mut self, proving: Proving, now: Instant) -> State {
+        if let Some(failure) = proving.next.generation.unproved() {
+            return self.withdraw(proving, failure, now);
+        }
         let Proving { current, next, settings, restart, until: _ } = proving;
         self.hand_over(current, next, settings, restart, now)
     }

@@ -92,6 +92,11 @@ pub(crate) trait Generation: fmt::Debug + Send {
         None
     }
 
+    /// Why it has not proved itself although it is ready. None: it has, or does not have to.
+    fn unproved(&self) -> Option<Failure> {
+        None
+    }
+
     /// What it says of itself, for people. None: nothing.
     fn says(&self) -> Option<String> {
         None
@@ -136,6 +141,16 @@ pub(crate) trait Clients {
 
 /// Lists the connections of a generation, from any thread.
 pub(crate) type Watcher = Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync>;
+
+/// Why a generation ended by itself, or cannot take over.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) reason: String,
+    /// It ended with exit status 0.
+    pub(crate) clean: bool,
+    /// The last lines that a program wrote to stderr.
+    pub(crate) wrote: Vec<String>,
+}
 
 /// What became of a server.
 #[derive(Debug, Clone, Default)]

@@ -81,6 +81,25 @@ fn ready_http_counts_no_answer_of_the_old_generation() {
     assert_ne!(pid_that_answers(&instance), old);
 }
 
+/// Such a connection is accepted only when the request is there.
+#[test]
+fn ready_http_asks_a_server_that_accepts_no_connection_before_there_is_a_request() {
+    let home = Home::new();
+    let deferred = ANSWERS
+        .replace("kept = []", "listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 60)\nkept = []")
+        .replace(
+            "client.recv(1000)",
+            "request = client.makefile('rb')\n        while request.readline().strip(): pass",
+        );
+    let (script, port) = (file(&home, "server.py", &deferred), free_port().to_string());
+    let ready = format!("http=http://127.0.0.1:{port}/");
+    let options = ["--listen", &port, "--ready", &ready, "--ready-within", HUGE, "--grace", HUGE];
+    let instance = home.exec(&options, &["python3", &script]);
+    let old = pid_that_answers(&instance);
+    instance.admin(&["restart"]).expect(0);
+    assert_ne!(pid_that_answers(&instance), old);
+}
+
 #[test]
 fn ready_exec_waits_until_a_command_succeeds() {
     let home = Home::new();
@@ -212,6 +231,44 @@ fn a_new_version_that_fails_its_check_within_the_overlap_is_withdrawn() {
     // Until then it may take a client along.
     instance.err.wait_for("generation 2 stopped in");
     assert_eq!(pid_that_answers(&instance), old);
+}
+
+/// The old one answers all that both are asked.
+#[test]
+fn a_new_version_of_which_no_check_has_had_an_answer_does_not_take_over() {
+    let home = Home::new();
+    let (script, port) = (file(&home, "server.py", ANSWERS), free_port().to_string());
+    let check = format!("http=http://127.0.0.1:{port}/");
+    let config = file(&home, "config.json", "{}");
+    let options = [
+        "--listen",
+        &port,
+        "--ready",
+        "1ms",
+        "--check",
+        &check,
+        "--check-timeout",
+        HUGE,
+        "--config",
+        &config,
+        "--grace",
+        HUGE,
+    ];
+    let instance = home.exec(&options, &["python3", &script]);
+    let old = pid_that_answers(&instance);
+    file(&home, "config.json", r#"{"overlap": 1}"#);
+    file(&home, "server.py", "import sys, time; print('never accepts', file=sys.stderr); time.sleep(600)");
+    let restart = instance.admin(&["restart"]).expect(1);
+    restart
+        .says("generation 2 was withdrawn: check http=")
+        .says("has had no good answer from it")
+        .says("never accepts");
+    assert_eq!(pid_that_answers(&instance), old);
+    // One that answers does.
+    file(&home, "config.json", r#"{"overlap": 5}"#);
+    file(&home, "server.py", ANSWERS);
+    instance.admin(&["restart"]).expect(0);
+    assert_ne!(pid_that_answers(&instance), old);
 }
 
 /// Says that it is ready and works, until there is a file that says otherwise.

@@ -452,6 +452,14 @@ fn say_ready() -> String {
     says.to_owned()
 }
 
+/// Answers with its release, except when it is asked for its health.
+fn sick_server() -> String {
+    release_server().replace("client.recv(1000)\n    body", "request = client.recv(1000)\n    body").replace(
+        r#"sendall(b"HTTP/1.1 200 OK"#,
+        r#"sendall(b"HTTP/1.1 " + (b"503 Sick" if b"/health" in request else b"200 OK") + b""#,
+    )
+}
+
 /// What one client is answered on a connection of its own.
 fn ask(address: SocketAddr) -> io::Result<String> {
     let mut client = TcpStream::connect(address)?;
@@ -468,11 +476,15 @@ fn deploys_under_load_lose_no_request_and_what_answers_after_a_restart_is_the_cu
     const CLIENTS: usize = 16;
     let home = Home::new();
     let names: Vec<String> = (0..=DEPLOYS).map(|number| format!("r{number:02}")).collect();
+    let (port, config) = (free_port().to_string(), home.directory().join("app.json"));
+    let check = format!("http=http://127.0.0.1:{port}/health");
+    let failed_check = format!("check {check} failed 3 times in a row: it answers 503 Sick");
     let broken = [
         ("no-file", String::new(), "not found"),
         ("syntax-error", "def".into(), "SyntaxError"),
         ("never-ready", "import time; time.sleep(600)".into(), "it was not ready within 1 s"),
         ("exits-soon", format!("{}import time; time.sleep(0.3)", say_ready()), "it exited with code 0"),
+        ("sick", sick_server(), &failed_check),
     ];
     let all: Vec<&str> = names.iter().map(String::as_str).chain(broken.iter().map(|(name, ..)| *name)).collect();
     let releases = Releases::new(&home, &all);
@@ -480,7 +492,6 @@ fn deploys_under_load_lose_no_request_and_what_answers_after_a_restart_is_the_cu
         fs::write(releases.path(name).join("app.py"), release_server()).unwrap();
         write_script(&releases.path(name).join("server"), "#!/bin/sh\nexec python3 app.py\n");
     }
-    let (port, config) = (free_port().to_string(), home.directory().join("app.json"));
     let configure = |settings| fs::write(&config, format!("{{ {settings} }}")).unwrap();
     configure(r#""ready-within": "60s""#.into());
     let options = ["--listen", &port, "--ready", "notify", "--grace", HUGE, "--config", config.to_str().unwrap()];
@@ -492,7 +503,10 @@ fn deploys_under_load_lose_no_request_and_what_answers_after_a_restart_is_the_cu
             while !is_over.load(Ordering::Relaxed) {
                 let oldest = deployed.load(Ordering::SeqCst);
                 let release = ask(instance.address).unwrap_or_else(|error| panic!("lost a request: {error}"));
-                assert!(names.iter().position(|name| *name == release).unwrap() >= oldest, "{release} after {oldest}");
+                // It shares the socket for as long as it is on probation.
+                let on_probation = release == "sick" && oldest == DEPLOYS;
+                let position = names.iter().position(|name| *name == release);
+                assert!(on_probation || position.unwrap() >= oldest, "{release} after {oldest}");
                 answers += 1;
             }
             answers
@@ -512,6 +526,9 @@ fn deploys_under_load_lose_no_request_and_what_answers_after_a_restart_is_the_cu
             match name {
                 "never-ready" => configure(r#""ready-within": "1s""#.into()),
                 "exits-soon" => configure(format!(r#""ready-within": "60s", "overlap": "{HUGE}""#)),
+                "sick" => configure(format!(
+                    r#""ready-within": "60s", "overlap": "{HUGE}", "check": "{check}", "check-timeout": "30s""#
+                )),
                 _ => {}
             }
             let kept = format!("generation {} keeps serving", DEPLOYS + 1);

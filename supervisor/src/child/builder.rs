@@ -16,7 +16,7 @@ use std::time::Instant;
 use worker::deadline_after;
 use worker::panic_message;
 
-use super::check;
+use super::check::{self, Shown};
 use super::family_sockets::FamilySockets;
 
 #[cfg(unix)]
@@ -177,12 +177,18 @@ impl Children {
     fn check(&self, build: u64, program: &Program, started: &Started) -> Result<(), BuildError> {
         let Some(check) = program.check.clone() else { return Ok(()) };
         let (children, program, sockets) = (self.clone(), program.clone(), started.sockets.clone());
-        let beats = started.running.check();
+        let (running, beats) = (started.running.clone(), started.running.check(&check.how));
         let thread = thread::Builder::new().name("check".into()).spawn(move || {
             let ask = |probe: &Probe, limit| children.ask(&program, &sockets, probe, limit);
-            // Without master control there is nobody to tell.
-            let failed = |reason| drop(children.events.send(Event::Unhealthy { build, reason }));
-            check::run(&check, &beats, ask, failed);
+            let heard = |shown| match shown {
+                Shown::Works => running.works(),
+                Shown::Fails(reason) => {
+                    let wrote = running.lines_so_far();
+                    // Without master control nothing is to be done about it.
+                    let _ = children.events.send(Event::Unhealthy { build, reason, wrote });
+                }
+            };
+            check::run(&check, program.overlap, &beats, ask, heard);
         });
         thread.map(drop).map_err(|error| lacking("a thread to check it", &error))
     }

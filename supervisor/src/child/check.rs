@@ -52,49 +52,73 @@ pub(super) enum Beat {
     Fails,
 }
 
-/// Checks until the program ends or is to end, which disconnects `beats`. `failed` hears why it does not work, and then
-/// again, if it still does not.
+/// What a check has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// The program works.
+    Works,
+    /// It does not, for this reason.
+    Fails(String),
+}
+
+/// Checks until the program ends or is to end, which disconnects `beats`. `heard` is called for each answer, and for as many
+/// failures in a row as the check allows. A program on `probation` is asked more often until it has answered for the first
+/// time: often enough to fail within that time.
 pub(super) fn run(
     check: &Check,
+    probation: Duration,
     beats: &Receiver<Beat>,
     ask: impl Fn(&Probe, Duration) -> Outcome,
-    failed: impl Fn(String),
+    heard: impl Fn(Shown),
 ) {
     match &check.how {
         #[cfg(unix)]
-        CheckKind::Notify => listen(check, beats, failed),
-        CheckKind::Probe(probe) => ask_again_and_again(check, beats, || ask(probe, check.timeout), failed),
+        CheckKind::Notify => listen(check, beats, heard),
+        CheckKind::Probe(probe) => {
+            ask_again_and_again(check, probation, beats, || ask(probe, check.timeout), heard);
+        }
     }
 }
 
 #[cfg(unix)]
-fn listen(check: &Check, beats: &Receiver<Beat>, failed: impl Fn(String)) {
+fn listen(check: &Check, beats: &Receiver<Beat>, heard: impl Fn(Shown)) {
+    let failed = |reason: String| heard(Shown::Fails(format!("check notify failed: {reason}")));
     let longest = check.every.saturating_mul(check.failures);
     loop {
         match beats.recv_timeout(longest) {
-            Ok(Beat::Works) => {}
-            Ok(Beat::Fails) => failed("check notify failed: it sent WATCHDOG=trigger".into()),
-            Err(RecvTimeoutError::Timeout) => {
-                failed(format!("check notify failed: no WATCHDOG=1 for {}", Seconds(longest)));
-            }
+            Ok(Beat::Works) => heard(Shown::Works),
+            Ok(Beat::Fails) => failed("it sent WATCHDOG=trigger".into()),
+            Err(RecvTimeoutError::Timeout) => failed(format!("no WATCHDOG=1 for {}", Seconds(longest))),
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
-fn ask_again_and_again(check: &Check, beats: &Receiver<Beat>, ask: impl Fn() -> Outcome, failed: impl Fn(String)) {
+fn ask_again_and_again(
+    check: &Check,
+    probation: Duration,
+    beats: &Receiver<Beat>,
+    ask: impl Fn() -> Outcome,
+    heard: impl Fn(Shown),
+) {
     let mut in_a_row = 0;
-    let mut next = Instant::now() + check.every;
+    // The last one of these failures has to be before the end of the probation.
+    let often = (probation / check.failures.saturating_add(1)).min(check.every);
+    let mut every = if probation.is_zero() { check.every } else { often };
+    let mut next = if probation.is_zero() { Instant::now() + every } else { Instant::now() };
     loop {
         match beats.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(_) => continue,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        // Not later because of an answer that takes long; but never without a pause.
-        next = Instant::now() + check.every;
+        let asked = Instant::now();
         match ask() {
-            Outcome::Answered(_) => in_a_row = 0,
+            Outcome::Answered(_) => {
+                in_a_row = 0;
+                every = check.every;
+                heard(Shown::Works);
+            }
             // Nothing is known of this one.
             Outcome::OfAnother => {}
             Outcome::Failed(reason) => {
@@ -104,11 +128,13 @@ fn ask_again_and_again(check: &Check, beats: &Receiver<Beat>, ask: impl Fn() -> 
                         1 => String::new(),
                         times => format!(" {times} times in a row"),
                     };
-                    failed(format!("check {} failed{times}: {reason}", check.how));
+                    heard(Shown::Fails(format!("check {} failed{times}: {reason}", check.how)));
                     in_a_row = 0;
                 }
             }
         }
+        // Not later because of an answer that takes long; but never without a pause.
+        next = asked + every;
     }
 }
 
@@ -137,7 +163,11 @@ mod tests {
                 Outcome::OfAnother
             })
         };
-        run(&check, &beats, ask, |reason| reasons.borrow_mut().push(reason));
+        let heard = |shown| match shown {
+            Shown::Works => {}
+            Shown::Fails(reason) => reasons.borrow_mut().push(reason),
+        };
+        run(&check, Duration::ZERO, &beats, ask, heard);
         reasons.into_inner()
     }
 
@@ -158,6 +188,47 @@ mod tests {
         assert_eq!(reasons(1, &[fails()]), ["check http=http://a/ failed: it answers 503"]);
     }
 
+    /// When a program on probation has been asked, and what that has shown, until it has been asked this often.
+    fn on_probation(check: &Check, probation: Duration, answers: &[Outcome]) -> Vec<(Duration, Option<Shown>)> {
+        let began = Instant::now();
+        let (works, beats) = mpsc::channel();
+        let works = RefCell::new(Some(works));
+        let answers = RefCell::new(answers.iter().cloned());
+        let asked = RefCell::new(Vec::new());
+        let ask = |_: &Probe, _: Duration| {
+            let answer = answers.borrow_mut().next();
+            if answer.is_some() {
+                asked.borrow_mut().push((began.elapsed(), None));
+            } else {
+                works.take();
+            }
+            answer.unwrap_or(Outcome::OfAnother)
+        };
+        let heard = |shown| asked.borrow_mut().last_mut().unwrap().1 = Some(shown);
+        run(check, probation, &beats, ask, heard);
+        asked.into_inner()
+    }
+
+    #[test]
+    fn a_program_on_probation_is_asked_often_enough_to_fail_meanwhile_and_rarely_once_it_has_answered() {
+        let check = Check {
+            how: CheckKind::Probe(Probe::Http("http://a/".parse().unwrap())),
+            every: Duration::from_secs(600),
+            timeout: Duration::from_secs(1),
+            failures: 3,
+        };
+        let fails = || Outcome::Failed("it answers 503".into());
+        let probation = Duration::from_millis(40);
+        let asked = on_probation(&check, probation, &[fails(), Outcome::OfAnother, fails(), fails()]);
+        let failed = Shown::Fails("check http=http://a/ failed 3 times in a row: it answers 503".into());
+        assert_eq!(asked.iter().map(|(_, shown)| shown.clone()).collect::<Vec<_>>(), [None, None, None, Some(failed)]);
+        let check = Check { every: Duration::from_millis(400), ..check };
+        let works = || Outcome::Answered(String::new());
+        let asked = on_probation(&check, probation, &[works(), works()]);
+        assert!(asked.iter().all(|(_, shown)| *shown == Some(Shown::Works)), "{asked:?}");
+        assert!(asked[1].0 - asked[0].0 >= check.every - probation, "{asked:?}");
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_program_that_sends_nothing_more_does_not_work() {
@@ -169,14 +240,17 @@ mod tests {
         }
         let says = RefCell::new(Some(says));
         let reasons = RefCell::new(Vec::new());
-        let failed = |reason: String| {
+        let works = RefCell::new(0);
+        let heard = |shown| {
+            let Shown::Fails(reason) = shown else { return *works.borrow_mut() += 1 };
             let mut reasons = reasons.borrow_mut();
             reasons.push(reason);
             if reasons.len() == 2 {
                 says.take();
             }
         };
-        run(&check, &beats, |_, _| Outcome::OfAnother, failed);
+        run(&check, Duration::ZERO, &beats, |_, _| Outcome::OfAnother, heard);
+        assert_eq!(works.into_inner(), 2);
         let expected = ["it sent WATCHDOG=trigger", "no WATCHDOG=1 for 100 ms"];
         assert_eq!(reasons.into_inner(), expected.map(|reason| format!("check notify failed: {reason}")));
     }

@@ -31,6 +31,21 @@ impl FamilySockets {
     }
 }
 
+/// Which process has accepted a connection to a socket that several generations of a program may share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub(super) enum AcceptedBy {
+    TheProgram,
+    /// Another generation.
+    Another,
+    /// None yet: it waits in the queue.
+    NoneYet,
+    /// None before the client sends something (`TCP_DEFER_ACCEPT`).
+    NoneBeforeData,
+    /// It is closed again, and so nothing tells any more.
+    Unknown,
+}
+
 /// A socket that listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
@@ -86,14 +101,9 @@ impl FamilySockets {
         None
     }
 
-    /// Whether the program has accepted this connection. None: that cannot be known.
-    pub(super) fn have_accepted(&self, _client: &TcpStream) -> Option<bool> {
-        None
-    }
-
-    /// Whether other generations accept from the same sockets.
-    pub(super) fn are_shared(&self) -> bool {
-        false
+    /// Which process has accepted this connection. Only the program can: on this system a socket is not passed.
+    pub(super) fn accepted_by(&self, _client: &TcpStream) -> AcceptedBy {
+        AcceptedBy::TheProgram
     }
 }
 
@@ -108,7 +118,7 @@ mod linux {
     use procfs::FromBufReadSI;
     use procfs::net::{TcpNetEntries, TcpNetEntry, TcpState};
 
-    use super::{FamilySockets, Listener};
+    use super::{AcceptedBy, FamilySockets, Listener};
     use crate::child::guardian::proc::descendants;
     use crate::holder::holder_of;
     use crate::listen::Address;
@@ -140,27 +150,31 @@ mod linux {
             is_known.then_some(false)
         }
 
-        /// Whether the program has accepted this connection, and no other generation that has the same sockets. None: nobody
-        /// has yet, or that makes no difference.
-        pub(in crate::child) fn have_accepted(&self, client: &TcpStream) -> Option<bool> {
-            if !self.are_shared() {
-                return None;
+        /// Which process has accepted this connection. A program that got no socket from us shares none.
+        pub(in crate::child) fn accepted_by(&self, client: &TcpStream) -> AcceptedBy {
+            if self.passed.is_empty() {
+                return AcceptedBy::TheProgram;
             }
             let same = |one: SocketAddr, other: SocketAddr| {
                 (one.ip().to_canonical(), one.port()) == (other.ip().to_canonical(), other.port())
             };
-            let (here, there) = (client.local_addr().ok()?, client.peer_addr().ok()?);
+            let (Ok(here), Ok(there)) = (client.local_addr(), client.peer_addr()) else { return AcceptedBy::Unknown };
             let mut entries = tcp_entries_with(here.port());
             let is_it = |entry: &TcpNetEntry| same(entry.local_address, there) && same(entry.remote_address, here);
             // Before it is accepted, and after it is closed, it has no number.
-            let accepted = entries.find(is_it).map(|entry| entry.inode).filter(|&inode| inode != 0)?;
-            let has_it = |pid| sockets_of(pid).is_ok_and(|open| open.contains(&accepted));
-            Some(descendants(self.root).into_iter().any(has_it))
-        }
-
-        /// Whether other generations accept from the same sockets.
-        pub(in crate::child) fn are_shared(&self) -> bool {
-            !self.passed.is_empty()
+            match entries.find(is_it).map(|entry| (entry.inode, entry.state)) {
+                Some((0, TcpState::Established | TcpState::CloseWait)) => AcceptedBy::NoneYet,
+                Some((0, TcpState::SynRecv)) => AcceptedBy::NoneBeforeData,
+                None | Some((0, _)) => AcceptedBy::Unknown,
+                Some((accepted, _)) => {
+                    let has_it = |pid| sockets_of(pid).is_ok_and(|open| open.contains(&accepted));
+                    if descendants(self.root).into_iter().any(has_it) {
+                        AcceptedBy::TheProgram
+                    } else {
+                        AcceptedBy::Another
+                    }
+                }
+            }
         }
 
         /// One of the sockets on which a process of the program listens.

@@ -70,6 +70,11 @@ impl Output {
         tail.lines()
     }
 
+    /// Its last lines so far. What is on its way is not waited for.
+    pub(super) fn lines_so_far(&self) -> Vec<String> {
+        lock(&self.kept.tail).lines()
+    }
+
     #[cfg(unix)]
     fn is_empty(&self) -> bool {
         wait_for_input(&self.pipe, nix::poll::PollTimeout::ZERO).is_ok_and(|readable| !readable)

@@ -12,7 +12,7 @@ use interprocess::ConnectWaitMode;
 #[cfg(unix)]
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName};
 
-use super::family_sockets::FamilySockets;
+use super::family_sockets::{AcceptedBy, FamilySockets};
 use crate::listen::Address;
 use crate::text::{Reason, Seconds};
 
@@ -58,7 +58,7 @@ pub(super) enum Outcome {
     /// It has answered, in these words: `it answers on …`.
     Answered(String),
     Failed(String),
-    /// Another generation of the program has answered, on a socket that both have from us.
+    /// Another generation of the program has answered, on a socket that both have from us, or it is not known which one.
     OfAnother,
 }
 
@@ -126,6 +126,28 @@ fn takes_connections(address: &Address) -> bool {
     }
 }
 
+/// Asks again while other generations of the program are faster.
+fn until_of_program(end: Instant, mut ask: impl FnMut() -> Outcome) -> Outcome {
+    loop {
+        match ask() {
+            Outcome::OfAnother if Instant::now() + AGAIN < end => thread::sleep(AGAIN),
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Waits until a process has accepted the connection, or does so only when the client sends something.
+fn wait_until_accepted(client: &TcpStream, program: &FamilySockets, end: Instant) -> AcceptedBy {
+    let mut pause = LOOKS.0;
+    loop {
+        match program.accepted_by(client) {
+            AcceptedBy::NoneYet if Instant::now() + pause < end => thread::sleep(pause),
+            by => return by,
+        }
+        pause = (pause * 2).min(LOOKS.1);
+    }
+}
+
 /// Whether the program answers a GET with a status of 2xx.
 pub(super) fn http(url: &Url, program: &FamilySockets, limit: Duration) -> Outcome {
     let end = Instant::now() + limit;
@@ -136,29 +158,26 @@ pub(super) fn http(url: &Url, program: &FamilySockets, limit: Duration) -> Outco
         io::ErrorKind::ConnectionRefused => Outcome::Failed(format!("nothing listens on {}", url.authority)),
         _ => Outcome::Failed(Reason(&error).to_string()),
     };
-    loop {
+    until_of_program(end, || {
         let answer = connect_http(url, end).and_then(|(client, address)| {
             if program.listen_at(&Address::Tcp(address)) == Some(false) {
                 return Ok(Outcome::Failed(format!("it does not listen on {address}")));
             }
             request(url, client, program, end)
         });
-        match answer {
-            // The other one may be faster this time.
-            Ok(Outcome::OfAnother) if Instant::now() + AGAIN < end => thread::sleep(AGAIN),
-            Ok(outcome) => return outcome,
-            Err(error) => return failed(error),
-        }
-    }
+        answer.unwrap_or_else(failed)
+    })
 }
 
 /// How long to wait until another connection is made when one has gone to another generation. Nothing announces when this
 /// one would take one.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// How often to look which process has accepted a connection, and for how long: some programs accept one only with its
-/// request.
-const ACCEPTED: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
+/// How long to wait before the second look which process has accepted a connection, and between two at most.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
+
+/// How long to wait for an answer of another generation at most. It may hang.
+const OF_ANOTHER: Duration = Duration::from_millis(100);
 
 /// The longest answer that is read to its end.
 const LONGEST: usize = 64 * 1024;
@@ -181,24 +200,43 @@ fn remaining(end: Instant) -> io::Result<Duration> {
 }
 
 fn request(url: &Url, mut client: TcpStream, program: &FamilySockets, end: Instant) -> io::Result<Outcome> {
-    let patience = Instant::now() + ACCEPTED.1;
-    let mut accepted = program.have_accepted(&client);
-    while accepted.is_none() && program.are_shared() && Instant::now() < patience.min(end) {
-        thread::sleep(ACCEPTED.0);
-        accepted = program.have_accepted(&client);
-    }
-    if accepted == Some(false) {
-        return Ok(Outcome::OfAnother);
-    }
-    client.set_write_timeout(Some(remaining(end)?))?;
     let Url { authority, path } = url;
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: mastercontrol\r\nConnection: close\r\n\r\n");
-    // In one piece: a server may answer the first one that it gets, and close.
-    client.write_all(request.as_bytes())?;
+    // In one piece, if possible: a server may answer the first one that it gets, and close.
+    let mut request = request.as_bytes();
+    let mut accepted = wait_until_accepted(&client, program, end);
+    if accepted == AcceptedBy::NoneBeforeData {
+        // No answer before its end, which would close the connection.
+        let (most, rest) = request.split_at(request.len() - 1);
+        client.set_write_timeout(Some(remaining(end)?))?;
+        client.write_all(most)?;
+        request = rest;
+        accepted = wait_until_accepted(&client, program, end);
+    }
+    let answer = match accepted {
+        AcceptedBy::TheProgram => exchange(client, request, end)?,
+        AcceptedBy::Another | AcceptedBy::Unknown => {
+            // Some servers do not survive a client that says nothing and leaves. What is answered is of no interest.
+            let _ = exchange(client, request, end.min(Instant::now() + OF_ANOTHER));
+            return Ok(Outcome::OfAnother);
+        }
+        AcceptedBy::NoneYet | AcceptedBy::NoneBeforeData => return Err(io::ErrorKind::TimedOut.into()),
+    };
+    Ok(match status_of(&answer) {
+        Some((200..300, status)) => Outcome::Answered(format!("it answers {url} with {status}")),
+        Some((_, status)) => Outcome::Failed(format!("it answers {status}")),
+        None if answer.is_empty() => Outcome::Failed("it closed the connection without an answer".into()),
+        None => Outcome::Failed("its answer is not HTTP".into()),
+    })
+}
+
+/// Sends a request, and reads the answer to its end: a server may complain of a client that does not.
+fn exchange(mut client: TcpStream, request: &[u8], end: Instant) -> io::Result<Vec<u8>> {
+    client.set_write_timeout(Some(remaining(end)?))?;
+    client.write_all(request)?;
     let mut answer = Vec::new();
     let mut piece = [0; 1024];
-    // To its end: a server may complain of a client that does not read it.
     while answer.len() < LONGEST {
         client.set_read_timeout(Some(remaining(end)?))?;
         match client.read(&mut piece) {
@@ -209,16 +247,8 @@ fn request(url: &Url, mut client: TcpStream, program: &FamilySockets, end: Insta
             Err(_) if answer.contains(&b'\n') => break,
             Err(error) => return Err(error),
         }
-        if accepted.is_none() && program.have_accepted(&client) == Some(false) {
-            return Ok(Outcome::OfAnother);
-        }
     }
-    Ok(match status_of(&answer) {
-        Some((200..300, status)) => Outcome::Answered(format!("it answers {url} with {status}")),
-        Some((_, status)) => Outcome::Failed(format!("it answers {status}")),
-        None if answer.is_empty() => Outcome::Failed("it closed the connection without an answer".into()),
-        None => Outcome::Failed("its answer is not HTTP".into()),
-    })
+    Ok(answer)
 }
 
 /// The status of an answer, as a number and as it is: `503 Service Unavailable`.

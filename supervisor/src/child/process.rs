@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use worker::ServerError;
 
-use super::check::Beat;
+use super::check::{Beat, CheckKind};
 use super::evidence::Evidence;
 use super::output::Output;
 use super::program::{CannotStart, EndedEarly};
 #[cfg(target_os = "linux")]
 use super::queue::Watch;
 use crate::event::{Event, EventSender};
-use crate::server::{Availability, BuildError, Clients, Ended, Generation, ProgramEnd};
+use crate::server::{Availability, BuildError, Clients, Ended, Failure, Generation, ProgramEnd};
 
 /// What whoever builds a program hears of it.
 #[derive(Debug)]
@@ -71,6 +71,8 @@ struct Observed {
     said: Said,
     /// What checks it hears what it says, until it ends or is to end.
     checked: Option<Sender<Beat>>,
+    /// The check that it has not passed yet, for people.
+    unproved: Option<String>,
     #[cfg(target_os = "linux")]
     queues: Option<Watch>,
 }
@@ -113,6 +115,7 @@ impl Running {
             gone: false,
             said: Said::default(),
             checked: None,
+            unproved: None,
             #[cfg(target_os = "linux")]
             queues: None,
         };
@@ -142,14 +145,26 @@ impl Running {
         self.observed().tell_builder(Step::Ready);
     }
 
-    /// The beats of its check, until it ends or is to end.
-    pub(super) fn check(&self) -> Receiver<Beat> {
+    /// The beats of its check, until it ends or is to end. It has to pass that once to prove itself, if it is `asked` by
+    /// it.
+    pub(super) fn check(&self, how: &CheckKind) -> Receiver<Beat> {
         let (checked, beats) = mpsc::channel();
         let mut observed = self.observed();
+        observed.unproved = match how {
+            // It has said that it is ready; the next word may be due after that time.
+            #[cfg(unix)]
+            CheckKind::Notify => None,
+            CheckKind::Probe(_) => Some(how.to_string()),
+        };
         if observed.end.is_none() && !observed.asked && !observed.said.stopping {
             observed.checked = Some(checked);
         }
         beats
+    }
+
+    /// It has passed its check.
+    pub(super) fn works(&self) {
+        self.observed().unproved = None;
     }
 
     /// It says that it works, or that it does not.
@@ -189,6 +204,11 @@ impl Running {
     /// The last lines that it wrote to stderr, when it has ended.
     pub(super) fn last_lines(&self) -> Vec<String> {
         self.output.last_lines()
+    }
+
+    /// The last lines that it has written to stderr so far.
+    pub(super) fn lines_so_far(&self) -> Vec<String> {
+        self.output.lines_so_far()
     }
 
     /// Waits until nothing of it is left, for this time at most. Returns whether that is so.
@@ -384,6 +404,12 @@ impl Generation for Child {
 
     fn evidence(&self) -> Option<String> {
         Some(self.evidence.to_string())
+    }
+
+    fn unproved(&self) -> Option<Failure> {
+        let check = self.running.observed().unproved.clone()?;
+        let reason = format!("check {check} has had no good answer from it");
+        Some(Failure { reason, clean: false, wrote: self.running.lines_so_far() })
     }
 
     fn says(&self) -> Option<String> {

@@ -194,8 +194,8 @@ pub(super) enum ServerArgs {
         /// How long the program may take to become ready
         #[arg(long, value_name = "TIME", default_value = "30", value_parser = parse_interval)]
         ready_within: Duration,
-        /// How long a new program serves beside the old one before that is stopped; if the new one exits or fails its
-        /// check meanwhile, it is withdrawn (with --listen)
+        /// How long a new program serves beside the old one before that is stopped; if the new one exits, fails its
+        /// check or never passes it meanwhile, it is withdrawn (with --listen)
         #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_seconds, hide = cfg!(windows))]
         overlap: Duration,
         #[command(flatten)]

@@ -9,7 +9,7 @@ use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{self, Answer, Change, Drain, ErrorCode, MAX_NAMED, Progress};
-use crate::server::{Ended, Generation, Watcher};
+use crate::server::{Ended, Failure, Generation, Watcher};
 use crate::text::{self, Count, LastWords, Seconds, milliseconds};
 use crate::watchdog::OVERRUN;
 use crate::wire;
@@ -58,16 +58,6 @@ pub(super) struct Drains {
     /// Counted in generations that are gone.
     past: Counts,
     log: Journal,
-}
-
-/// Why a generation ended by itself.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) reason: String,
-    /// It ended with exit status 0.
-    pub(super) clean: bool,
-    /// The last lines that a program wrote to stderr.
-    pub(super) wrote: Vec<String>,
 }
 
 /// What became of a generation that drained.

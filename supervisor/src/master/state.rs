@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use worker::deadline_after;
 
 use crate::protocol::Report;
-use crate::server::{BuildError, Built};
+use crate::server::{BuildError, Built, Failure};
 use crate::settings::Settings;
 
-use super::drains::{Failure, Gone, Live};
+use super::drains::{Gone, Live};
 use super::requests::StopRequest;
 use super::restarts::Restart;
 use super::stop::Draining;

@@ -9,11 +9,12 @@ use crate::host::{Phase, View};
 use crate::journal::Journal;
 use crate::listen::{self, Address};
 use crate::protocol::{self, Answer, ErrorCode, MAX_NAMED, Progress, Refusal, Status};
+use crate::server::Failure;
 use crate::text::milliseconds;
 use crate::version::VERSION;
 use crate::wire;
 
-use super::drains::{Drains, Failure, Live};
+use super::drains::{Drains, Live};
 use super::readiness::Readiness;
 use super::reply::Reply;
 use super::restarts::Restart;

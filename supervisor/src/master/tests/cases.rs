@@ -409,6 +409,17 @@ fn a_generation_that_fails_before_it_has_proved_itself_is_withdrawn() {
 }
 
 #[test]
+fn a_generation_whose_check_has_had_no_good_answer_does_not_take_over() {
+    let mut drive = beside();
+    lock(&drive.world).generation(2).unproved = true;
+    drive.wait(Duration::from_secs(1));
+    drive.settle();
+    assert_eq!(drive.answers(), ["Failed"]);
+    assert!(is_serving(&drive, 1) && lock(&drive.world).generation(2).dropped);
+    drive.finish();
+}
+
+#[test]
 fn a_crash_beside_the_next_generation_has_that_serve_alone() {
     let mut drive = beside();
     drive.take(Step::Crash);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use worker::{ConnectionInfo, Counts, ServerError};
 
 use crate::event::Event;
-use crate::server::{Availability, Builder, Clients, Closer, Ended, Generation, Watcher};
+use crate::server::{Availability, Builder, Clients, Closer, Ended, Failure, Generation, Watcher};
 
 #[derive(Debug, Default)]
 pub(super) struct World {
@@ -36,6 +36,8 @@ pub(super) struct Pretended {
     failed: bool,
     /// Does nothing that it is asked for, until it is given up.
     pub(super) hangs: bool,
+    /// Its check has had no answer.
+    pub(super) unproved: bool,
     pub(super) clients: usize,
     /// When its clients have to be gone. None: it has not been asked for that.
     pub(super) deadline: Option<Instant>,
@@ -154,6 +156,7 @@ impl PretendedHandle {
             served: false,
             failed: false,
             hangs: false,
+            unproved: false,
             clients: 0,
             deadline: None,
             finished: false,
@@ -198,6 +201,11 @@ impl Generation for PretendedHandle {
 
     fn clients(&self) -> Option<&dyn Clients> {
         Some(self)
+    }
+
+    fn unproved(&self) -> Option<Failure> {
+        let reason = "its check has had no answer".into();
+        lock(&self.world).generation(self.build).unproved.then_some(Failure { reason, clean: false, wrote: Vec::new() })
     }
 
     fn check(&self, _limit: Duration) {
