@@ -6,9 +6,29 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use mastercontrol::cli::generate::Generate;
-use mastercontrol::cli::{KINDS, parse_signal};
+use mastercontrol::cli::{Hints, KINDS, parse_signal};
 use mastercontrol::instance::InstanceName;
 use mastercontrol::text::parse_seconds;
+
+/// What is said about commands that other programs have.
+pub(crate) const HINTS: Hints = &[
+    (
+        &["start", "run", "exec"],
+        "`supervisor exec PROGRAM` starts a supervisor; `restart` replaces the server of a running one",
+    ),
+    (&["logs", "log", "tail"], "`events` prints what the log has, and `events --follow` also what happens next"),
+    (
+        &["reload"],
+        "`restart` replaces the server without losing a client; `signal HUP` has a program read its settings again",
+    ),
+    (
+        &["kill", "quit", "exit", "shutdown"],
+        "`stop` ends it, and `stop --now` at once; `free PORT` ends any holder of a port",
+    ),
+    (&["ls", "ps"], "`list` lists all supervisors of this user"),
+    (&["show", "info", "health"], "`status` shows what it is doing"),
+    (&["conns", "clients"], "`connections` shows its clients"),
+];
 
 /// Control a running supervisor.
 #[derive(Debug, Parser)]
@@ -54,7 +74,7 @@ pub(crate) struct Target {
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// The supervisor whose server listens on this port
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, value_parser = parse_port)]
     pub(crate) port: Option<u16>,
     /// All that are running, one after the other, until one fails
     #[arg(short, long, global = true)]
@@ -156,26 +176,28 @@ pub(crate) enum Command {
   admin-cli check web.json
   admin-cli check web.json --for http")]
     Check(Check),
-    /// Show what holds a TCP port, and whether it is a supervisor of this user
+    /// Show what holds TCP ports, and whether that is a supervisor of this user
     #[command(after_help = "Examples:
   admin-cli port 8888
   admin-cli port 8888 --json
+  admin-cli port 8080 8081
 
-Exit code 0: it is held. 3: it is free.")]
-    Port(Port),
+Exit code 0: it is held. 3: it is free, or one of several is.")]
+    Port(Ports),
     #[cfg_attr(
         target_os = "linux",
-        doc = "End what holds a TCP port: a supervisor by its admin socket, anything else by TERM and, after the \
+        doc = "End what holds TCP ports: a supervisor by its admin socket, anything else by TERM and, after the \
                grace period, KILL"
     )]
     #[cfg_attr(
         not(target_os = "linux"),
-        doc = "End what holds a TCP port, if it is a supervisor of this user: by its admin socket"
+        doc = "End what holds TCP ports, if it is a supervisor of this user: by its admin socket"
     )]
     #[command(after_help = "Examples:
   admin-cli free 8888                      asks first
   admin-cli free 8888 --grace 5 --yes
   admin-cli free 8888 --now --yes          by force, at once
+  admin-cli free 8080 8081 --yes           one after the other
 
 Exit code 0: the port is free. 4: not permitted to end its holder. 5: it is free, but by force.")]
     Free(Free),
@@ -312,19 +334,19 @@ pub(crate) struct Check {
     pub(crate) kind: Option<String>,
 }
 
-/// Which port.
+/// Which ports.
 #[derive(Debug, Args)]
-pub(crate) struct Port {
-    /// The port's number
-    #[arg(value_name = "PORT", value_parser = parse_port)]
-    pub(crate) number: u16,
+pub(crate) struct Ports {
+    /// The ports' numbers (8888, :8888)
+    #[arg(value_name = "PORT", value_parser = parse_port, required = true)]
+    pub(crate) ports: Vec<u16>,
 }
 
 /// Which port to free, and how.
 #[derive(Debug, Args)]
 pub(crate) struct Free {
     #[command(flatten)]
-    pub(crate) port: Port,
+    pub(crate) ports: Ports,
     /// How long it gets to end [default: a supervisor's own, 5 s for anything else]
     #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Option<Duration>,
@@ -342,7 +364,8 @@ pub(crate) fn grace_of(grace: Option<Duration>, now: bool) -> Option<Duration> {
 }
 
 fn parse_port(text: &str) -> Result<u16, String> {
-    let port = text.parse().ok().filter(|&port| port > 0);
+    // As a server may print it, with a host that is left out.
+    let port = text.strip_prefix(':').unwrap_or(text).parse().ok().filter(|&port| port > 0);
     port.ok_or_else(|| "a port is a number from 1 to 65535".into())
 }
 

@@ -7,9 +7,10 @@ use serde_json::json;
 
 use crate::args::{Target, Wait};
 use crate::failure::Failure;
+use crate::found::Chosen;
 use crate::live::LiveLine;
 use crate::output;
-use crate::target::{self, Chosen, choose};
+use crate::target::{self, choose};
 
 /// How long to wait for the end of what was asked for.
 pub(crate) fn patience(wait: &Wait) -> Patience {

@@ -40,7 +40,7 @@ impl Failure {
             AskError::NotRunning => return Failure::new(Exit::NotRunning, format!("{whom} is not running")),
             AskError::Refused(refusal) => return Failure::refused(whom, refusal),
             AskError::NotPermitted(_) => Exit::NotPermitted,
-            AskError::NoResponse | AskError::Disconnected => Exit::NoAnswer,
+            AskError::NoResponse | AskError::Suspended { .. } | AskError::Disconnected => Exit::NoAnswer,
             AskError::GaveUp => Exit::GaveUp,
             AskError::UnexpectedResponse(_) | AskError::OtherVersion(_) | AskError::Io(_) => Exit::Failed,
         };

@@ -9,8 +9,8 @@ use mastercontrol::text::listed;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+use crate::found::{self, Found};
 use crate::output;
-use crate::target;
 
 /// How many of those who hold a port are named in a sentence.
 const NAMED: usize = 2;
@@ -40,13 +40,18 @@ pub(crate) struct Ours {
 
 impl Held {
     pub(crate) fn look(port: u16) -> Result<Held, Failure> {
+        Held::by(port, &found::find()?)
+    }
+
+    /// What holds it, where these are our supervisors.
+    pub(crate) fn by(port: u16, found: &[Found]) -> Result<Held, Failure> {
         let holders = holder::holders(port).map_err(|error| Failure::system(&error))?;
-        let found = target::find()?.into_iter().filter_map(|found| {
-            let status = found.status.ok()?;
-            let addresses = status.all_addresses().iter().filter_map(|address| address.parse().ok()).collect();
-            Some(Ours { name: found.name, pid: status.pid, addresses })
+        let ours = found.iter().filter_map(|found| {
+            let status = found.status.as_ref().ok()?;
+            let own = status.all_addresses().into_iter().filter_map(|address| address.parse().ok());
+            Some(Ours { name: found.name.clone(), pid: status.pid, addresses: own.chain(status.health).collect() })
         });
-        let ours: Vec<Ours> = found.collect();
+        let ours: Vec<Ours> = ours.collect();
         let mut by: Vec<By> = holders.into_iter().map(|holder| By::new(holder, &ours)).collect();
         // Where the system does not tell of all addresses, our own supervisors do.
         if !cfg!(target_os = "linux") {

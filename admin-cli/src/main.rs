@@ -5,6 +5,7 @@ mod ask;
 mod commands;
 mod describe;
 mod failure;
+mod found;
 mod held;
 mod live;
 mod output;
@@ -14,13 +15,14 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use mastercontrol::Exit;
+use mastercontrol::cli::hint;
 use mastercontrol::protocol::Request;
 
-use args::{Cli, Command, Port, Target};
+use args::{Cli, Command, HINTS, Ports, Target};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| hint(error, HINTS).exit());
     let json = cli.json;
     run(cli).unwrap_or_else(|failure| failure.tell(json)).into()
 }
@@ -49,7 +51,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Events(which) => commands::events(&target, json, &which),
         Command::List(list) => commands::list(json, &list),
         Command::Check(check) => commands::check(json, &check),
-        Command::Port(Port { number }) => commands::port(json, number),
+        Command::Port(Ports { ports }) => commands::port(json, &ports),
         Command::Free(free) => commands::free(json, &free),
         Command::Generate(wanted) => {
             let done = wanted.write(Cli::command()).map(|()| Exit::Done);

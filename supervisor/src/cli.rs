@@ -12,6 +12,7 @@ mod env_file;
 mod error;
 mod file;
 pub mod generate;
+mod hint;
 mod invocation;
 #[cfg(windows)]
 pub mod service;
@@ -24,5 +25,6 @@ pub use definition::KINDS;
 #[cfg(unix)]
 pub use descriptors::raise_descriptor_limit;
 pub use error::ConfigError;
-pub use invocation::{Asked, Invocation, check, command, has_settings_of};
+pub use hint::{Hints, hint};
+pub use invocation::{Asked, Invocation, check, command, known_settings};
 pub use values::parse_signal;

@@ -43,6 +43,11 @@ pub enum AskError {
     NotPermitted(io::Error),
     /// It did not say anything in time.
     NoResponse,
+    /// It did not say anything in time, since its process is suspended.
+    Suspended {
+        /// The process id.
+        pid: u32,
+    },
     /// It did not come to an end in time; it goes on.
     GaveUp,
     /// It refuses, and says why.
@@ -63,6 +68,9 @@ impl fmt::Display for AskError {
             AskError::NotRunning => write!(formatter, "nothing listens there"),
             AskError::NotPermitted(error) => write!(formatter, "not permitted: {}", Reason(error)),
             AskError::NoResponse => write!(formatter, "it does not answer"),
+            AskError::Suspended { pid } => {
+                write!(formatter, "it does not answer, since it is suspended; `kill -CONT {pid}` continues it")
+            }
             AskError::GaveUp => write!(formatter, "timed out waiting; the request is still in progress"),
             AskError::Refused(refusal) => formatter.write_str(&refusal.message),
             AskError::Disconnected => write!(formatter, "it disconnected without an answer"),
@@ -87,6 +95,7 @@ impl std::error::Error for AskError {
             AskError::NotPermitted(error) | AskError::Io(error) => Some(error),
             AskError::NotRunning
             | AskError::NoResponse
+            | AskError::Suspended { .. }
             | AskError::GaveUp
             | AskError::Refused(_)
             | AskError::Disconnected
@@ -187,8 +196,10 @@ fn listen_once<T>(
     let end = patience.whole.and_then(|limit| began.checked_add(limit)); // None: for ever, or longer than that.
     let first = deadline_after(began, patience.first);
     let (mut asked, mut spoken) = (false, false);
+    let mut supervisor = None;
     let heard = Conversation::begin(paths, &request, first).and_then(|mut conversation| {
         asked = true;
+        supervisor = conversation.supervisor;
         let mut response = conversation.next(Some(end.map_or(first, |end| end.min(first))))?;
         loop {
             spoken = true;
@@ -201,6 +212,9 @@ fn listen_once<T>(
     match heard {
         // It was ending in that moment.
         Err(AskError::Io(_) | AskError::Disconnected) if !spoken && is_gone(paths) => Err(AskError::NotRunning),
+        Err(AskError::NoResponse) if let Some(pid) = supervisor.filter(|&pid| is_suspended(pid)) => {
+            Err(AskError::Suspended { pid })
+        }
         Err(AskError::NoResponse) if spoken || asked && patience.gives_up_first() => Err(AskError::GaveUp),
         heard => heard,
     }
@@ -217,14 +231,17 @@ struct Conversation {
     /// Why the request could not be sent. One that refuses this client may hang up without hearing it: its answer is
     /// here all the same.
     unasked: Option<io::Error>,
+    /// The process at the other end, where the system tells.
+    supervisor: Option<u32>,
 }
 
 impl Conversation {
     /// Connects, until `end` at the longest, and asks.
     fn begin(paths: &InstancePaths, request: &Request, end: Instant) -> Result<Conversation, AskError> {
         let stream = connect(paths, end)?;
+        let supervisor = supervisor(&stream);
         let unasked = protocol::write_request(&mut &stream, request).err();
-        Ok(Conversation { lines: Lines::of(stream).map_err(AskError::Io)?, unasked })
+        Ok(Conversation { lines: Lines::of(stream).map_err(AskError::Io)?, unasked, supervisor })
     }
 
     /// What is answered next. None comes until `end`: [`AskError::NoResponse`].
@@ -234,6 +251,33 @@ impl Conversation {
             (error, _) => error,
         })
     }
+}
+
+/// The process that listens there. None: it cannot be seen from here.
+#[cfg(target_os = "linux")]
+fn supervisor(stream: &Stream) -> Option<u32> {
+    use nix::sys::socket::{getsockopt, sockopt};
+    let Stream::UdSocket(stream) = stream;
+    let credentials = getsockopt(stream, sockopt::PeerCredentials).ok()?;
+    u32::try_from(credentials.pid()).ok().filter(|&pid| pid > 0)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn supervisor(_stream: &Stream) -> Option<u32> {
+    None
+}
+
+/// Whether a process is suspended: by Ctrl-Z, a signal or a debugger.
+#[cfg(target_os = "linux")]
+fn is_suspended(pid: u32) -> bool {
+    // The state stands behind the name, which is in parentheses and may have some itself.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 't']))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_suspended(_pid: u32) -> bool {
+    false
 }
 
 /// Reads the next response that is known to this version.

@@ -68,8 +68,9 @@ impl Drop for Health {
 /// What is said to a request for this path. None: there is no such thing.
 fn page(path: &str, events: &EventSender) -> Option<Page> {
     let describe: fn(&Status) -> Page = match path {
-        "ready" => |status| line(status.ready, text::readiness(status)),
-        "live" => |_| line(true, "alive".into()),
+        "ready" | "readyz" => |status| line(status.ready, text::readiness(status)),
+        // As Kubernetes and others call them.
+        "live" | "livez" | "healthz" => |_| line(true, "alive".into()),
         "metrics" => |status| Page { available: true, media_type: metrics::MEDIA_TYPE, text: metrics::text(status) },
         _ => return None,
     };

@@ -495,6 +495,9 @@ pub struct Status {
     /// The program of `exec` with its arguments, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
+    /// The process id of the program that serves. None: the server is not a program, or none runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program_pid: Option<u32>,
     /// The address of the health endpoint, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<SocketAddr>,
@@ -537,10 +540,10 @@ impl Status {
         }
     }
 
-    /// Whether one of the addresses has this port.
+    /// Whether one of the addresses has this port, be it that of the health endpoint.
     pub fn has_port(&self, port: u16) -> bool {
-        let has_it = |address: &String| address.parse::<SocketAddr>().is_ok_and(|address| address.port() == port);
-        self.all_addresses().iter().any(has_it)
+        let addresses = self.all_addresses().into_iter().filter_map(|address| address.parse().ok());
+        addresses.chain(self.health).any(|address: SocketAddr| address.port() == port)
     }
 }
 

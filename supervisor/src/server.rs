@@ -97,6 +97,11 @@ pub(crate) trait Generation: fmt::Debug + Send {
         None
     }
 
+    /// The process id of the program that it is. None: it is none, or that has ended.
+    fn pid(&self) -> Option<u32> {
+        None
+    }
+
     /// What it says of itself, for people. None: nothing.
     fn says(&self) -> Option<String> {
         None

@@ -180,6 +180,8 @@ fn a_supervisor_that_hangs_is_exit_code_6() {
     }
     // It is there all the same, and the only one that can be meant.
     home.admin(&["list"]).expect(0).says("it does not answer");
+    #[cfg(target_os = "linux")]
+    home.admin(&["list"]).says(&format!("it is suspended; `kill -CONT {}` continues it", instance.process.pid));
     instance.signal(SIGCONT);
     // The stop was asked for, and is carried out now.
     assert_eq!(instance.wait(), 0);

@@ -96,6 +96,9 @@ fn check_says_for_which_servers_a_file_is_right() {
     assert_eq!(answer, json!({ "result": "valid", "for": ["command"] }));
     let http = write(&home, &json!({ "dir": "." }));
     home.admin(&["check", &http]).expect(0).says(&format!("{http}: valid for http and exec\n"));
+    // The most of these are settings of http.
+    let typo = write(&home, &json!({ "dir": ".", "max-connections": 5, "grcae": 5 }));
+    home.admin(&["check", &typo]).expect(1).says(r#"there is no setting "grcae"; did you mean "grace"?"#);
     home.admin(&["check", &http, "--for", "echo"]).expect(1).says(r#""dir" is a setting of http, not of echo"#);
 }
 

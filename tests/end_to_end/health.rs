@@ -131,6 +131,11 @@ fn three_things_are_answered_and_nothing_else() {
     assert_eq!(health.get("/ready"), (200, "ready\n".into()));
     assert_eq!(health.get("/live"), (200, "alive\n".into()));
     assert_eq!(health.get("/metrics").0, 200);
+    // As probes of others call them.
+    assert_eq!(health.get("/readyz"), (200, "ready\n".into()));
+    for path in ["/livez", "/healthz"] {
+        assert_eq!(health.get(path), (200, "alive\n".into()), "{path}");
+    }
     for path in ["/", "/stop", "/ready/", "/status", "/../ready/x", "/READY"] {
         assert_eq!(health.get(path).0, 404, "{path}");
     }
@@ -141,6 +146,10 @@ fn three_things_are_answered_and_nothing_else() {
         assert_eq!(answer.status, 405, "{method}");
         std::io::Read::read_exact(&mut client.0, &mut vec![0; length]).unwrap();
     }
+    let mut asking = health.client();
+    asking.send("OPTIONS /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let methods = asking.rest();
+    assert!(methods.starts_with("HTTP/1.1 204 ") && methods.contains("Allow: GET, HEAD, OPTIONS"), "{methods}");
     client.send("HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     let (head, length) = client.header();
     assert!(head.status == 200 && length > 1000, "{head:?}");

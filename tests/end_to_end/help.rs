@@ -29,6 +29,24 @@ fn what_was_probably_meant_is_named() {
 }
 
 #[test]
+fn commands_of_other_programs_are_answered_with_ours() {
+    let home = Home::new();
+    for (program, command, hint) in [
+        (ADMIN_CLI, "start", "supervisor exec PROGRAM"),
+        (ADMIN_CLI, "logs", "events --follow"),
+        (ADMIN_CLI, "reload", "`restart`"),
+        (ADMIN_CLI, "kill", "stop --now"),
+        (SUPERVISOR, "start", "supervisor exec PROGRAM"),
+        (SUPERVISOR, "stop", "admin-cli stop"),
+        (SUPERVISOR, "logs", "admin-cli events"),
+        (SUPERVISOR, "python3", "supervisor exec python3 ..."),
+    ] {
+        let ended = run(&home, program, &[command]).expect(2);
+        assert!(ended.err.contains(hint) && !ended.err.contains("similar"), "{command}: {ended}");
+    }
+}
+
+#[test]
 fn a_time_is_taken_as_people_write_it_and_else_the_answer_says_how() {
     let home = Home::new();
     for time in ["5", "1.5", "90s", "2m", "1h", "500ms", "1m30s", "2d", "infinity"] {

@@ -141,6 +141,43 @@ fn a_free_port_is_exit_code_3_for_port_and_0_for_free() {
 }
 
 #[test]
+fn several_ports_are_looked_at_and_freed_as_they_are_written() {
+    let home = Home::new();
+    let ports = [free_port(), free_port()];
+    let servers = ports.map(|port| python(&home, PLAIN, port));
+    let [first, second] = ports.map(|port| format!(":{port}"));
+    let looked = home.admin(&["port", &first, &second]).expect(0);
+    for port in ports {
+        looked.says(&format!("port {port} is held by python3"));
+    }
+    home.admin(&["port", &first, &free_port().to_string()]).expect(3).says(" is free: ");
+    home.admin(&["free", &first, &second, "--yes"]).expect(0);
+    ports.into_iter().for_each(assert_free);
+    for server in servers {
+        server.wait();
+    }
+}
+
+#[test]
+fn a_program_that_binds_its_own_port_is_found_by_that() {
+    let home = Home::new();
+    let (port, health) = (free_port(), free_port());
+    let serve = ["python3", "-m", "http.server", "--bind", "127.0.0.1", &port.to_string()];
+    let health_option = health.to_string();
+    let instance = home.exec(&["--ready", &format!("connect={port}"), "--health", &health_option], &serve);
+    for port in [port, health] {
+        let status = home.admin(&["--port", &port.to_string(), "status", "--json"]).expect(0).json();
+        assert_eq!(status["name"], instance.name.as_str(), "{status}");
+    }
+    let status = instance.status();
+    let pid = status["program_pid"].as_u64().unwrap();
+    let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert!(line.contains("http.server"), "{line:?}");
+    instance.admin(&["status"]).expect(0).says(&format!("(pid {pid})"));
+    home.admin(&["--port", &free_port().to_string(), "status"]).expect(3);
+}
+
+#[test]
 fn what_is_no_port_is_a_usage_error_that_says_what_is_one() {
     let home = Home::new();
     for command in ["port", "free"] {

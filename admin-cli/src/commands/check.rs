@@ -18,13 +18,17 @@ pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
     for &kind in KINDS.iter().filter(|&&kind| check.kind.as_deref().is_none_or(|only| only == kind)) {
         match check_for(&check.file, kind) {
             Ok(()) => right.push(kind),
-            // Of several the one is told that comes from what the file is most likely meant for.
-            Err(message) if problem.is_none() || cli::has_settings_of(&check.file, kind) => problem = Some(message),
-            Err(_) => {}
+            Err(message) => {
+                // The file is most likely meant for the kind that has the most of its settings.
+                let known = cli::known_settings(&check.file, kind);
+                if problem.as_ref().is_none_or(|&(most, _)| known > most) {
+                    problem = Some((known, message));
+                }
+            }
         }
     }
     match problem {
-        Some(message) if right.is_empty() => return Err(Failure::new(Exit::Failed, message)),
+        Some((_, message)) if right.is_empty() => return Err(Failure::new(Exit::Failed, message)),
         _ if json => output::data(&json!({ "result": "valid", "for": right }).to_string())?,
         _ => output::data(&format!("{file}: valid for {}", listed(&right, "and")))?,
     }

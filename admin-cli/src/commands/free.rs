@@ -15,10 +15,10 @@ use crate::args::{self, Free};
 use crate::ask::{converse, not_understood};
 use crate::describe::describe_report;
 use crate::failure::Failure;
+use crate::found;
 use crate::held::{By, Held, some};
 use crate::live::LiveLine;
 use crate::output;
-use crate::target;
 
 /// How long a socket may outlive those who had it: the kernel ends what `io_uring` still does with it in its own time.
 const OUTLIVED: Duration = Duration::from_secs(1);
@@ -34,7 +34,17 @@ struct Freed {
 }
 
 pub(crate) fn free(json: bool, free: &Free) -> Result<Exit, Failure> {
-    let port = free.port.number;
+    let mut whole = Exit::Done;
+    for &port in &free.ports.ports {
+        let exit = free_port(json, port, free)?;
+        if whole == Exit::Done {
+            whole = exit;
+        }
+    }
+    Ok(whole)
+}
+
+fn free_port(json: bool, port: u16, free: &Free) -> Result<Exit, Failure> {
     let held = Held::look(port)?;
     if held.by.is_empty() {
         let text = format!("port {port} is free already");
@@ -108,7 +118,7 @@ fn confirm(held: &Held) -> Result<(), Failure> {
 
 /// Stops a supervisor. None: it has ended meanwhile.
 fn stop(name: &InstanceName, json: bool, free: &Free) -> Result<Option<Report>, Failure> {
-    let chosen = target::named(name)?;
+    let chosen = found::named(name)?;
     let grace_ms = args::grace_of(free.grace, free.now).map(milliseconds);
     let request = Request::Stop { grace_ms, delay_ms: 0, wait: true };
     match converse(&chosen, json, request, Patience { whole: None, ..Patience::short() }) {

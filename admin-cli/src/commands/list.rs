@@ -6,11 +6,11 @@ use serde_json::json;
 
 use crate::args::List;
 use crate::failure::Failure;
+use crate::found::{self, Found};
 use crate::output;
-use crate::target::{self, Found};
 
 pub(crate) fn list(json: bool, list: &List) -> Result<Exit, Failure> {
-    let mut found = target::find()?;
+    let mut found = found::find()?;
     let mut exit = Exit::Done;
     if list.clean {
         found.retain(|found| {

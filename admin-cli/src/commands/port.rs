@@ -7,7 +7,16 @@ use crate::failure::Failure;
 use crate::held::{By, Held};
 use crate::output;
 
-pub(crate) fn port(json: bool, port: u16) -> Result<Exit, Failure> {
+pub(crate) fn port(json: bool, ports: &[u16]) -> Result<Exit, Failure> {
+    let mut all_held = true;
+    for &port in ports {
+        all_held &= show(json, port)?;
+    }
+    Ok(if all_held { Exit::Done } else { Exit::NotRunning })
+}
+
+/// Shows what holds one port. Returns whether anything does.
+fn show(json: bool, port: u16) -> Result<bool, Failure> {
     let held = Held::look(port)?;
     let is_held = !held.by.is_empty();
     if json {
@@ -19,5 +28,5 @@ pub(crate) fn port(json: bool, port: u16) -> Result<Exit, Failure> {
     } else {
         output::data(&format!("port {port} is free: nothing listens on it"))?;
     }
-    Ok(if is_held { Exit::Done } else { Exit::NotRunning })
+    Ok(is_held)
 }

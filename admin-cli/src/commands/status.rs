@@ -36,7 +36,8 @@ fn describe_status(status: &Status) -> String {
     }));
     lines.push(format!("  version      {}", status.version));
     if let Some(program) = &status.program {
-        lines.insert(2, format!("  program      {program}"));
+        let pid = status.program_pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        lines.insert(2, format!("  program      {program}{pid}"));
     }
     let addresses = status.all_addresses();
     if !addresses.is_empty() {

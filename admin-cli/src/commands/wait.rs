@@ -12,8 +12,9 @@ use serde_json::json;
 use crate::args::{Target, Until, WaitFor};
 use crate::ask::not_understood;
 use crate::failure::Failure;
+use crate::found::Chosen;
 use crate::output;
-use crate::target::{Chosen, choose};
+use crate::target::choose;
 
 /// How long to wait between two looks, at first and at most. Nothing announces a supervisor that has not started yet.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
@@ -78,7 +79,9 @@ fn look(target: &Target, seen: &mut Option<Chosen>, patience: Patience) -> Resul
         Ok(Answer::Error(refusal)) => Err(Failure::refused(&chosen.label, &refusal)),
         Ok(answer) => Err(not_understood(chosen, &answer)),
         Err(AskError::NotRunning) => Ok(Seen::Gone),
-        Err(AskError::NoResponse | AskError::Disconnected | AskError::GaveUp) => Ok(Seen::Unknown),
+        Err(AskError::NoResponse | AskError::Suspended { .. } | AskError::Disconnected | AskError::GaveUp) => {
+            Ok(Seen::Unknown)
+        }
         Err(error) => Err(Failure::asking(&chosen.label, &error)),
     }
 }

@@ -412,6 +412,11 @@ impl Generation for Child {
         Some(Failure { reason, clean: false, wrote: self.running.lines_so_far() })
     }
 
+    fn pid(&self) -> Option<u32> {
+        let observed = self.running.observed();
+        observed.program.filter(|_| observed.end.is_none())
+    }
+
     fn says(&self) -> Option<String> {
         let observed = self.running.observed();
         let Said { status, stopping } = &observed.said;

@@ -31,7 +31,7 @@ pub const KINDS: &[&str] = &["echo", "command", "http", "exec"];
 #[command(after_help = "Examples:
   supervisor http . --listen 8080       serve this directory on 127.0.0.1:8080
   supervisor echo --grace 30            give clients half a minute to disconnect
-  supervisor exec -- python3 -m http.server 8888
+  supervisor exec python3 -m http.server 8888
   admin-cli stop                        stop it from another terminal or a script")]
 pub(super) struct Cli {
     #[command(subcommand)]
@@ -147,18 +147,18 @@ pub(super) enum ServerArgs {
     #[cfg_attr(
         unix,
         command(after_help = "Examples:
-  supervisor exec -- python3 -m http.server 8888
-  supervisor exec --ready connect=8888 -- python3 -m http.server 8888
-  supervisor exec --listen 8000 --ready notify --grace 30s -- ./server
-  supervisor exec --name queue --restart always --stop-signal INT -- ./worker --fast
-  supervisor exec --stop-to leader --grace 10m -- celery -A tasks worker")
+  supervisor exec python3 -m http.server 8888
+  supervisor exec --ready connect=8888 python3 -m http.server 8888
+  supervisor exec --listen 8000 --ready notify --grace 30s ./server
+  supervisor exec --name queue --restart always --stop-signal INT ./worker --fast
+  supervisor exec --stop-to leader --grace 10m celery -A tasks worker")
     )]
     #[cfg_attr(
         windows,
         command(after_help = "Examples:
-  supervisor exec -- python -m http.server 8888
-  supervisor exec --ready connect=8888 -- python -m http.server 8888
-  supervisor exec --name queue --restart always --grace 30s -- worker.exe --fast")
+  supervisor exec python -m http.server 8888
+  supervisor exec --ready connect=8888 python -m http.server 8888
+  supervisor exec --name queue --restart always --grace 30s worker.exe --fast")
     )]
     Exec {
         /// Address whose socket the program inherits, by the protocol of sd_listen_fds(3): a port, an address and a
@@ -209,8 +209,8 @@ pub(super) enum ServerArgs {
         env_file: Option<PathBuf>,
         #[command(flatten)]
         options: Options,
-        /// The program and its arguments
-        #[arg(last = true, required_unless_present = "config", value_name = "PROGRAM")]
+        /// The program, and its arguments: everything behind it is its own
+        #[arg(trailing_var_arg = true, required_unless_present = "config", value_name = "PROGRAM")]
         program: Vec<OsString>,
     },
 }

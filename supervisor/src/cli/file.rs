@@ -47,11 +47,11 @@ impl ConfigFile {
         arguments.map_err(|problem| ConfigError(format!("{}: {problem}", self.named)))
     }
 
-    /// Whether all its settings are those of this kind of server, whatever their values are.
-    pub(super) fn has_settings_of(&self, cli: &Command, kind: &str) -> bool {
+    /// How many of its settings are those of this kind of server, whatever their values are.
+    pub(super) fn known_settings(&self, cli: &Command, kind: &str) -> usize {
         let settings = read(&self.path).and_then(|bytes| understand(&bytes)).unwrap_or_default();
         let server = cli.find_subcommand(kind);
-        settings.iter().all(|(name, _)| server.is_some_and(|server| definition(server, name).is_some()))
+        settings.iter().filter(|(name, _)| server.is_some_and(|server| definition(server, name).is_some())).count()
     }
 }
 
@@ -148,7 +148,7 @@ pub(super) fn translate(
     let mut arguments = Arguments::default();
     for (name, value) in settings {
         let definition = definition(server, name).ok_or_else(|| unknown(name, cli, server))?;
-        if definition.is_last_set() {
+        if definition.is_trailing_var_arg_set() {
             arguments.program = program(name, value)?;
             continue;
         }
@@ -186,7 +186,7 @@ fn program(name: &str, value: &Value) -> Result<Vec<OsString>, String> {
 
 /// A program for what needs one on the command line, in a place where any is right.
 pub(super) fn not_in_a_file(server: &Command) -> Vec<OsString> {
-    let has_program = server.get_arguments().any(Arg::is_last_set);
+    let has_program = server.get_arguments().any(Arg::is_trailing_var_arg_set);
     if has_program { vec!["--".into(), "program".into()] } else { Vec::new() }
 }
 

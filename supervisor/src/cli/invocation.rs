@@ -13,6 +13,7 @@ use super::directory;
 use super::error::ConfigError;
 use super::file::{Arguments, ConfigFile, not_in_a_file};
 use super::generate::Generate;
+use super::hint::hint_or_exec;
 #[cfg(windows)]
 use crate::instance::InstanceName;
 use crate::log::Log;
@@ -41,7 +42,7 @@ impl Asked {
     /// # Errors
     /// When it is wrong, or asks for help or the version: [`clap::Error::exit`] says that, and ends the process.
     pub fn parse(arguments: Vec<OsString>) -> Result<Asked, clap::Error> {
-        Ok(match Cli::try_parse_from(&arguments)?.command {
+        Ok(match Cli::try_parse_from(&arguments).map_err(hint_or_exec)?.command {
             Command::Server(server) => Asked::Serve(Invocation::new(arguments, server)),
             #[cfg(windows)]
             Command::Service(ServiceCommand::Run { server }) => {
@@ -147,8 +148,7 @@ impl Invocation {
             (true, _) => program.clear(),
             (false, false) => program.insert(0, "--".into()),
             (false, true) if self.kind == "exec" => {
-                let problem =
-                    r#"it has no "program", and neither has the command line (supervisor exec ... -- PROGRAM)"#;
+                let problem = r#"it has no "program", and neither has the command line (supervisor exec ... PROGRAM)"#;
                 return Err(ConfigError(format!("{}: {problem}", file.named)));
             }
             (false, true) => {}
@@ -180,7 +180,7 @@ pub fn check(file: &Path, kind: &str) -> Result<Config, ConfigError> {
     Invocation::parse(line).map_err(|error| ConfigError::clap(&error))?.read()
 }
 
-/// Whether all settings in a file are those of a kind of server, whatever their values are.
-pub fn has_settings_of(file: &Path, kind: &str) -> bool {
-    ConfigFile::new(file, &directory::of_the_start()).has_settings_of(&ServerCli::command(), kind)
+/// How many of the settings in a file are those of a kind of server, whatever their values are.
+pub fn known_settings(file: &Path, kind: &str) -> usize {
+    ConfigFile::new(file, &directory::of_the_start()).known_settings(&ServerCli::command(), kind)
 }

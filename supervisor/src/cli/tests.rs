@@ -354,6 +354,24 @@ fn what_is_wrong_in_a_list_is_shown_alone() {
 }
 
 #[test]
+fn what_stands_behind_the_program_is_its_own_with_or_without_hyphens_before_it() {
+    let program = |line: &[&str]| {
+        let line = ["supervisor", "exec", "--name", "x"].iter().chain(line).map(Into::into).collect();
+        let config = Invocation::parse(line).unwrap().read().unwrap();
+        let Server::Exec { program, .. } = config.server else { panic!("{config:?}") };
+        assert_eq!(config.name.to_string(), "x");
+        [&[program.program], &program.args[..]].concat()
+    };
+    let serve = ["python3", "-m", "http.server", "--name", "y", "--", "-x"];
+    assert_eq!(program(&serve), serve);
+    assert_eq!(program(&[&["--"], &serve[..]].concat()), serve);
+    // One whose name begins with a hyphen.
+    assert_eq!(program(&["--", "-x", "--name", "y"]), ["-x", "--name", "y"]);
+    let mistaken = ["supervisor", "exec", "--nmae", "x", "python3"].map(Into::into).to_vec();
+    assert!(Invocation::parse(mistaken).unwrap_err().to_string().contains("'--name'"));
+}
+
+#[test]
 fn a_setting_that_is_there_twice_is_refused() {
     says("echo", r#"{"grace": 5, "name": "x", "grace": 5}"#, r#"web.json: "grace" is there twice; keep one"#);
 }

@@ -162,6 +162,7 @@ impl<'a> Snapshot<'a> {
             address: identity.addresses.iter().find_map(Address::tcp),
             addresses: identity.addresses.iter().map(Address::to_string).collect(),
             program: identity.program.clone(),
+            program_pid: state.current().and_then(|current| current.generation.pid()),
             health: identity.health,
             uptime_ms: ms_since(identity.started),
             generation: state.current().map_or(record.generations, |current| current.number),

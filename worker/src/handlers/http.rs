@@ -238,6 +238,8 @@ impl Http {
     fn answer(&self, head: &Head<'_, '_>, terms: Terms) -> Result<Answer, Status> {
         match head.method {
             Method::Get | Method::Head => {}
+            // `*` is all paths.
+            Method::Options => return Ok(Answer::methods(terms)),
             Method::Known => return Err(Status::MethodNotAllowed),
             Method::Unknown => return Err(Status::NotImplemented),
         }

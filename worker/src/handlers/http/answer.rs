@@ -9,6 +9,9 @@ use super::small_file::SmallFile;
 use super::status::Status;
 use crate::connection::Connection;
 
+/// The methods that are answered.
+const METHODS: &str = "GET, HEAD, OPTIONS";
+
 /// An answer that is ready to be sent.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -32,6 +35,13 @@ impl Answer {
     /// Without a body.
     pub(super) fn without_body(header: Header) -> Answer {
         Answer::with_bytes(header, &[])
+    }
+
+    /// What can be asked for: the same at each path.
+    pub(super) fn methods(terms: Terms) -> Answer {
+        let mut header = Header::new(Status::NoContent, terms);
+        header.field("Allow", METHODS);
+        Answer::without_body(header)
     }
 
     /// With a body from memory.
@@ -64,7 +74,7 @@ impl Answer {
     pub(super) fn refusal(status: Status, terms: Terms) -> Answer {
         let mut header = Header::new(status, terms);
         match status {
-            Status::MethodNotAllowed => header.field("Allow", "GET, HEAD"),
+            Status::MethodNotAllowed => header.field("Allow", METHODS),
             Status::ServiceUnavailable => header.field("Retry-After", 1),
             _ => {}
         }

@@ -40,6 +40,7 @@ pub(super) struct Head<'fields, 'bytes> {
 pub(super) enum Method {
     Get,
     Head,
+    Options,
     /// A method that exists, but that files do not have.
     Known,
     Unknown,
@@ -126,7 +127,8 @@ impl Method {
         match name {
             "GET" => Method::Get,
             "HEAD" => Method::Head,
-            "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" | "TRACE" | "CONNECT" => Method::Known,
+            "OPTIONS" => Method::Options,
+            "POST" | "PUT" | "DELETE" | "PATCH" | "TRACE" | "CONNECT" => Method::Known,
             _ => Method::Unknown,
         }
     }

@@ -4,6 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Ok = 200,
+    NoContent = 204,
     PartialContent = 206,
     MovedPermanently = 301,
     NotModified = 304,
@@ -28,6 +29,7 @@ impl Status {
     pub(super) fn line(self) -> &'static str {
         match self {
             Status::Ok => "HTTP/1.1 200 OK\r\n",
+            Status::NoContent => "HTTP/1.1 204 No Content\r\n",
             Status::PartialContent => "HTTP/1.1 206 Partial Content\r\n",
             Status::MovedPermanently => "HTTP/1.1 301 Moved Permanently\r\n",
             Status::NotModified => "HTTP/1.1 304 Not Modified\r\n",

@@ -33,7 +33,14 @@ fn other_methods_are_refused_by_name() {
     let mut client = site.connect();
     client.send("DELETE / HTTP/1.1\r\nHost: a\r\n\r\n");
     let reply = client.reply();
-    assert_eq!((reply.status(), reply.field("Allow")), (405, Some("GET, HEAD")));
+    assert_eq!((reply.status(), reply.field("Allow")), (405, Some("GET, HEAD, OPTIONS")));
+    // Of one path or of all.
+    for target in ["/", "/none", "*"] {
+        client.send(format!("OPTIONS {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let reply = client.reply_to_head();
+        assert_eq!((reply.status(), reply.field("Allow")), (204, Some("GET, HEAD, OPTIONS")), "{target}");
+        assert_eq!(reply.field("Content-Length"), None, "{target}");
+    }
     client.send("BREW / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(client.reply().status(), 501);
 }

@@ -1,0 +1,84 @@
+//! The supervisors of this user.
+
+use std::thread;
+use std::time::Duration;
+
+use mastercontrol::Exit;
+use mastercontrol::client::{self, AskError, Patience};
+use mastercontrol::instance::{self, InstanceName, InstancePaths};
+use mastercontrol::protocol::{Answer, Request, Status};
+use mastercontrol::text;
+
+use crate::failure::Failure;
+use crate::output;
+
+/// How long each of several supervisors may take to say what it is.
+const LOOK: Patience = Patience { first: Duration::from_secs(2), whole: Some(Duration::from_secs(2)) };
+
+/// A supervisor to talk to.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) paths: InstancePaths,
+    /// What it is called in messages.
+    pub(crate) label: String,
+}
+
+/// An instance that has a socket.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) name: InstanceName,
+    /// What it said of itself.
+    pub(crate) status: Result<Status, AskError>,
+}
+
+/// All instances of this user that have a socket, in the order of their names.
+pub(crate) fn find() -> Result<Vec<Found>, Failure> {
+    let names = instance::list().map_err(|error| Failure::system(&error))?;
+    let places = names.iter().map(|name| named(name).map(|chosen| chosen.paths)).collect::<Result<Vec<_>, _>>()?;
+    // At the same time: one that hangs keeps nobody waiting for the others.
+    let looks: Vec<_> = places.into_iter().map(|paths| thread::spawn(move || look(&paths))).collect();
+    let looked = looks.into_iter().map(|look| look.join().unwrap_or(Err(AskError::Disconnected)));
+    Ok(names.into_iter().zip(looked).map(|(name, status)| Found { name, status }).collect())
+}
+
+fn look(paths: &InstancePaths) -> Result<Status, AskError> {
+    match client::ask(paths, Request::Status {}, LOOK, |_| {})? {
+        Answer::Status(status) => Ok(*status),
+        Answer::Error(refusal) => Err(AskError::Refused(refusal)),
+        other => Err(AskError::UnexpectedResponse(serde_json::json!(other).to_string())),
+    }
+}
+
+pub(crate) fn named(name: &InstanceName) -> Result<Chosen, Failure> {
+    let paths = InstancePaths::of(name).map_err(|message| Failure::new(Exit::Failed, message))?;
+    Ok(Chosen { paths, label: name.to_string() })
+}
+
+impl Found {
+    /// Removes what it has left, and says so. It is dead.
+    pub(crate) fn clean(&self) -> Result<(), Failure> {
+        let Found { name, .. } = self;
+        match named(name)?.paths.clean() {
+            Ok(true) => output::message(&format!("removed the stale socket of {name}")),
+            Ok(false) => output::message(&format!("{name} is just starting, so nothing of it is removed")),
+            Err(error) => {
+                let Failure { exit, .. } = Failure::system(&error);
+                let reason = text::Reason(&error);
+                return Err(Failure::new(exit, format!("cannot remove the stale socket of {name}: {reason}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Name, kind, address, process and state.
+    pub(crate) fn row(&self) -> [String; 5] {
+        let unknown = |state: String| [self.name.to_string(), "-".into(), "-".into(), "-".into(), state];
+        match &self.status {
+            Ok(status @ Status { kind, pid, state, .. }) => {
+                [self.name.to_string(), kind.clone(), text::place(status), pid.to_string(), state.to_string()]
+            }
+            Err(AskError::NotRunning) => unknown("dead".into()),
+            Err(error) => unknown(error.to_string()),
+        }
+    }
+}
