@@ -1,76 +1,67 @@
-//! The parts of a relay in front of any program, which passes the bytes of its clients on to the generation that serves
-//! now.
+//! A port in front of any program: the relay passes the bytes of its clients on to the generation that serves now.
+//!
+//! It has threads of its own, one event loop a core. A client's connection and the one to the program that belongs to it
+//! are a *pair*, and one loop owns both, so nothing is locked on the path of a byte. Nothing in a loop waits for anything:
+//! it reads and sends what can be read and sent at once. What others ask of it comes through a mailbox.
 
-#[allow(dead_code, unused_imports, reason = "the loop that passes the bytes on is not written yet")]
+mod accept;
+mod bytes;
+mod connect;
+mod course;
+mod event_loop;
+#[allow(dead_code, unused_imports, reason = "the course that uses it is not written yet")]
 mod http;
+mod hub;
+mod options;
+mod pair;
+#[allow(dead_code, reason = "the course that uses it is not written yet")]
+mod parting;
+#[allow(dead_code, reason = "the course that uses it is not written yet")]
+mod pending;
+mod reach;
+#[allow(dead_code, reason = "the course that uses it is not written yet")]
+mod side;
+mod slab;
+mod tally;
+#[allow(dead_code, reason = "the course that uses it is not written yet")]
+mod target;
+mod timers;
+#[allow(dead_code, reason = "the course that uses it is not written yet")]
+mod tools;
 
 pub use http::Forwarded;
+pub use options::{Options, Protocol, RelayCounts};
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZero;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::event::Event;
-use crate::generation::Ids;
-use crate::report::{Closed, ConnectionInfo, Counts, DrainReport};
+use crate::report::{Closed, ConnectionInfo, Counts, DrainReport, Outcome};
+use accept::Taken;
+use event_loop::EventLoop;
+use hub::{Command, Door, Hub};
+use target::Target;
 
-/// What is known of the bytes that are passed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// Nothing: they are bytes. A connection stays with the generation that it was made to.
-    Tcp,
-    /// HTTP/1.0 and 1.1. Between two messages a connection moves to the generation that serves now.
-    Http(Forwarded),
-}
+/// How many clients are still taken from the accept queue when the port is closed: as many as can have waited there,
+/// which is what Linux allows unless told otherwise.
+const QUEUE: usize = 4096;
 
-/// How a [`Relay`] serves its clients.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// What is known of the bytes.
-    pub protocol: Protocol,
-    /// How many clients are connected at once, those included that are held. Further ones are refused.
-    pub max_connections: usize,
-    /// How long a client is held while no generation serves.
-    pub wait: Duration,
-    /// How long the program may take to begin its answer to an HTTP request. None: as long as it wants.
-    pub answer_within: Option<Duration>,
-    /// Where the numbers of its connections come from.
-    pub ids: Ids,
-}
-
-/// What became of the requests, and how many clients wait. Requests are counted with `http` only.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RelayCounts {
-    /// Clients and requests that are held now, since no generation serves.
-    pub held: usize,
-    /// The program's answers with a status of 200 to 299, or 101.
-    pub succeeded: u64,
-    /// The program's answers with a status of 300 to 399.
-    pub redirected: u64,
-    /// The program's answers with a status of 400 to 499.
-    pub client_errors: u64,
-    /// The program's answers with a status of 500 to 599.
-    pub server_errors: u64,
-    /// Requests that were refused because of what they are: 400, 431, 501, 505, or 408 for one that never ended.
-    pub rejected: u64,
-    /// Requests that the program was given and did not answer: 502.
-    pub bad_gateway: u64,
-    /// Requests that no generation served in time, or because there were too many clients: 503.
-    pub unavailable: u64,
-    /// Requests that the program did not answer in time: 504.
-    pub gateway_timeout: u64,
-    /// Clients without a request that were held and that no generation served in time.
-    pub given_up: u64,
-    /// Connections to the program that could not be made, or that failed in the middle of an answer.
-    pub upstream_failures: u64,
-    /// Requests that were sent once more, because the program closed a connection that it had kept alive.
-    pub retries: u64,
-}
+/// How long a connection that was closed by force gets to be gone.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A port whose clients are served by programs that know nothing of it. Dropping it closes everything.
 pub struct Relay {
     address: SocketAddr,
+    hub: Arc<Hub>,
+    threads: Vec<JoinHandle<()>>,
+    targets: Mutex<Vec<Weak<Target>>>,
 }
 
 impl Relay {
@@ -83,8 +74,19 @@ impl Relay {
         options: Options,
         observer: impl Fn(&Event<'_>) + Send + Sync + 'static,
     ) -> io::Result<Relay> {
-        drop((options, observer));
-        Ok(Relay { address: listener.local_addr()? })
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        // Those that are accepted inherit it.
+        rustix::net::sockopt::set_tcp_nodelay(&listener, true)?;
+        let loops = thread::available_parallelism().map_or(1, NonZero::get).max(2);
+        let hub = Arc::new(Hub::new(Arc::new(listener), options, Box::new(observer), loops)?);
+        let mut relay = Relay { address, hub: hub.clone(), threads: Vec::new(), targets: Mutex::default() };
+        for number in 0..loops {
+            let event_loop = EventLoop::new(hub.clone(), number)?;
+            let thread = thread::Builder::new().name(format!("relay-{}", number + 1));
+            relay.threads.push(thread.spawn(move || event_loop.run())?);
+        }
+        Ok(relay)
     }
 
     /// The address that it listens on.
@@ -94,28 +96,75 @@ impl Relay {
 
     /// A generation of the program, which listens on this address. It gets no client before [`Upstream::serve`].
     pub fn upstream(&self, address: SocketAddr) -> Upstream {
-        Upstream { address }
+        let target = Arc::new(Target::new(address));
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        targets.retain(|target| target.strong_count() > 0);
+        targets.push(Arc::downgrade(&target));
+        Upstream { target, hub: self.hub.clone() }
     }
 
     /// No generation serves: clients are held from now on.
-    pub fn hold(&self) {}
+    pub fn hold(&self) {
+        self.hub.change(|door| door.serving = None);
+    }
 
     /// What became of the requests so far.
     pub fn counts(&self) -> RelayCounts {
-        RelayCounts::default()
+        self.hub.counts()
     }
 
     /// How long the request, or the client, that waited longest was held since [`Relay::reset_longest_wait`].
     pub fn longest_wait(&self) -> Duration {
-        Duration::ZERO
+        self.hub.longest_wait()
     }
 
     /// Forgets what waited so far.
-    pub fn reset_longest_wait(&self) {}
+    pub fn reset_longest_wait(&self) {
+        self.hub.reset_longest_wait();
+    }
 
     /// Accepts nothing any more: closes the listener, and answers what waits in its queue and what is held (`http`: 503,
-    /// `tcp`: closed).
-    pub fn close(&self) {}
+    /// `tcp`: closed). With `http`, a generation that serves still answers what waits in the queue.
+    pub fn close(&self) {
+        close(&self.hub);
+    }
+}
+
+/// Closes the port, unless that is done.
+fn close(hub: &Hub) {
+    let Some((listener, serving)) = hub.change(|door| Some((door.listener.take()?, door.serving.clone()))) else {
+        return;
+    };
+    // When no loop accepts any more, the queue is ours.
+    hub.wait_until_seen();
+    for number in 0..QUEUE {
+        match accept::take(&listener) {
+            // It has been told nothing, and could not be told anything later.
+            Taken::Client(accepted) if hub.options.protocol == Protocol::Tcp => drop(accepted),
+            Taken::Client(mut accepted) => {
+                accepted.target = serving.clone().filter(|target| target.enter(true));
+                let mailbox = &hub.mailboxes[number % hub.mailboxes.len()];
+                hub.connections.fetch_add(1, Ordering::Relaxed);
+                mailbox.load.fetch_add(1, Ordering::Relaxed);
+                mailbox.send(Command::Adopt(accepted));
+            }
+            Taken::Vanished => {}
+            Taken::None | Taken::Failed(_) => break,
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        close(&self.hub);
+        self.hub.tell(|| Command::Quit);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // What it was doing is over in either case.
+        }
+        for target in self.targets.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade) {
+            target.abandon();
+        }
+    }
 }
 
 impl fmt::Debug for Relay {
@@ -127,58 +176,100 @@ impl fmt::Debug for Relay {
 /// One generation of the program behind a [`Relay`].
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    address: SocketAddr,
+    target: Arc<Target>,
+    hub: Arc<Hub>,
 }
 
 impl Upstream {
     /// The address that the program listens on.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.target.address
     }
 
     /// From now on it gets the clients, at first those that are held. Connections of others that are between two
-    /// messages move here.
-    pub fn serve(&self) {}
+    /// messages move here. If it had been replaced, that is over: nothing of it is closed at the deadline.
+    pub fn serve(&self) {
+        self.hub.change(|door| {
+            self.target.serve();
+            door.draining.retain(|target| target.number != self.target.number);
+            door.serving = Some(self.target.clone());
+        });
+    }
 
     /// Another one serves. Connections move there when they are between two messages; the others may last until the
     /// deadline.
     pub fn retire_by(&self, deadline: Instant) {
-        let _ = deadline;
+        self.drain(|target| target.retire(deadline));
     }
 
     /// The port closes, too: idle connections are closed, busy ones end with their message, at the deadline all of them.
     pub fn stop_by(&self, deadline: Instant) {
-        let _ = deadline;
+        close(&self.hub);
+        self.drain(|target| target.stop(deadline));
     }
 
     /// Moves the deadline of a drain, nearer or farther. Returns whether there is one.
     pub fn move_deadline(&self, deadline: Instant) -> bool {
-        let _ = deadline;
-        false
+        self.hub.change(|_| self.target.move_deadline(deadline))
     }
 
     /// The program has ended. Idle connections wait for the next generation, a request under way is answered with 502.
-    pub fn lost(&self) {}
+    ///
+    /// What is left of it may last as long as the clients need to read what the program had sent; a deadline for that is
+    /// set by [`Upstream::retire_by`].
+    pub fn lost(&self) {
+        self.drain(Target::lose);
+    }
+
+    fn drain(&self, begin: impl FnOnce(&Target)) {
+        let number = self.target.number;
+        self.hub.change(|door: &mut Door| {
+            // First, so that no loop gives it a client when it takes none any more.
+            door.serving.take_if(|serving| serving.number == number);
+            begin(&self.target);
+            door.draining.retain(|target| target.number != number && !target.is_empty());
+            door.draining.push(self.target.clone());
+        });
+    }
 
     /// How many connections it has and had.
     pub fn counts(&self) -> Counts {
-        Counts::default()
+        self.target.counts()
     }
 
     /// The connections that it has now, oldest first.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        Vec::new()
+        let (to, from) = mpsc::channel();
+        self.hub.tell(|| Command::List(self.target.number, to.clone()));
+        drop(to);
+        let mut connections: Vec<ConnectionInfo> = from.iter().collect();
+        connections.sort_unstable_by_key(|connection| connection.id);
+        connections
     }
 
     /// Ends one connection: between two messages, or by force when the grace period is over. Waits for that. None: there
     /// is no such connection.
     pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
-        let _ = (id, grace);
-        None
+        let (found, is_found) = mpsc::channel();
+        let (ended, end) = mpsc::channel();
+        let target = self.target.number;
+        self.hub.tell(|| Command::Leave { id, target, found: found.clone(), ended: ended.clone() });
+        drop((found, ended));
+        let connection = is_found.recv().ok()?;
+        let outcome = match end.recv_timeout(grace) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Disconnected) => Outcome::Forced, // The relay has ended.
+            Err(RecvTimeoutError::Timeout) => {
+                self.hub.tell(|| Command::Force(id));
+                end.recv_timeout(PATIENCE).unwrap_or(Outcome::Forced)
+            }
+        };
+        Some(Closed { connection, outcome, stuck: false })
     }
 
-    /// After [`Upstream::retire_by`] or [`Upstream::stop_by`]: waits until the last connection has ended.
+    /// After [`Upstream::retire_by`], [`Upstream::stop_by`] or [`Upstream::lost`]: waits until the last connection has
+    /// ended. Each that waits gets the report.
     pub fn wait(self) -> DrainReport {
-        DrainReport::default()
+        self.target.wait()
     }
 }

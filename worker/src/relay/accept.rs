@@ -1,0 +1,102 @@
+//! From the accept queue to a pair.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+
+use super::hub::{Accepted, Hub, Mailbox};
+use super::pair::{Bytes, Course, Link, Pair, Parting, REFUSED};
+use super::pending::Pending;
+use super::side::Side;
+use super::slab::Key;
+use super::tools::Tools;
+use crate::event::Event;
+use crate::report::Outcome;
+
+/// How many more connections a loop may have than the one with fewest, before it gives new ones away: that costs a wakeup.
+const LEAD: usize = 4;
+
+/// What the accept queue has given.
+pub(super) enum Taken {
+    Client(Accepted),
+    /// Nothing waits there.
+    None,
+    /// One that was gone before it was accepted.
+    Vanished,
+    /// The system is out of descriptors or memory, or the listener is none any more.
+    Failed(io::Error),
+}
+
+pub(super) fn take(listener: &TcpListener) -> Taken {
+    match acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        Ok((socket, peer)) => match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
+            Some(peer) => Taken::Client(Accepted { socket, peer, target: None }),
+            None => Taken::Vanished,
+        },
+        Err(Errno::AGAIN) => Taken::None,
+        Err(
+            Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::CONNRESET
+            | Errno::TIMEDOUT
+            | Errno::HOSTUNREACH
+            | Errno::NETUNREACH
+            | Errno::NETDOWN
+            | Errno::PROTO,
+        ) => Taken::Vanished,
+        Err(error) => Taken::Failed(error.into()),
+    }
+}
+
+/// Counts a client, and says which other loop gets it. None: this one keeps it.
+pub(super) fn least_loaded(hub: &Hub, number: usize) -> Option<&Mailbox> {
+    let load = |mailbox: &Mailbox| mailbox.load.load(Ordering::Relaxed);
+    let own = &hub.mailboxes[number];
+    let least = hub.mailboxes.iter().min_by_key(|mailbox| load(mailbox)).unwrap_or(own);
+    let gives = load(own) > load(least) + LEAD;
+    let taker = if gives { least } else { own };
+    taker.load.fetch_add(1, Ordering::Relaxed);
+    gives.then_some(least)
+}
+
+/// A client that is served.
+pub(super) fn admit(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair> {
+    let (id, peer) = (tools.hub.options.ids.next(), accepted.peer);
+    tools.hub.say(&Event::Connected { id, peer });
+    pair(accepted, key, id, Course::Bytes(Bytes::default()))
+}
+
+/// A client that is one too many.
+pub(super) fn turn_away(accepted: Accepted, key: Key) -> Box<Pair> {
+    pair(accepted, key, REFUSED, Course::Parting(Parting { outcome: Outcome::Closed, until: None }))
+}
+
+fn pair(accepted: Accepted, key: Key, id: u64, course: Course) -> Box<Pair> {
+    let Accepted { socket, peer, target } = accepted;
+    Box::new(Pair {
+        key,
+        id,
+        peer,
+        accepted: Instant::now(),
+        client: Side::new(socket),
+        link: Link::Absent,
+        counted: target.is_some(),
+        target,
+        course,
+        to_client: Pending::default(),
+        to_program: Pending::default(),
+        received: 0,
+        sent: 0,
+        held_since: None,
+        attempts: None,
+        due: None,
+        scheduled: None,
+        resets_client: false,
+        again: false,
+        leaving: None,
+    })
+}

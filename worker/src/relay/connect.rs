@@ -1,0 +1,77 @@
+//! A connection to the program.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
+
+/// How many other source addresses are tried when one has no free port left.
+const SOURCES: u32 = 16;
+
+/// A connection that has been asked for.
+pub(super) enum Asked {
+    Made(OwnedFd),
+    /// It is reported when there is room to send, or when it has failed.
+    UnderWay(OwnedFd),
+}
+
+/// Begins to connect.
+///
+/// # Errors
+/// What the system says at once: that the program does not listen, or that no descriptor is left.
+pub(super) fn begin(to: SocketAddr) -> Result<Asked, Errno> {
+    let socket = open(to)?;
+    match connect(&socket, &to) {
+        Err(Errno::ADDRNOTAVAIL) if is_loopback_v4(to) => from_another_source(to),
+        asked => judge(socket, to, asked),
+    }
+}
+
+/// On one machine the other side has answered before the call returns, though that says "in progress". To ask again costs
+/// less than to be told.
+fn judge(socket: OwnedFd, to: SocketAddr, asked: Result<(), Errno>) -> Result<Asked, Errno> {
+    match asked {
+        Ok(()) => Ok(Asked::Made(socket)),
+        Err(Errno::INPROGRESS) => match connect(&socket, &to) {
+            Ok(()) | Err(Errno::ISCONN) => Ok(Asked::Made(socket)),
+            Err(Errno::ALREADY | Errno::INPROGRESS) => Ok(Asked::UnderWay(socket)),
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+fn open(to: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    Ok(socket)
+}
+
+fn is_loopback_v4(address: SocketAddr) -> bool {
+    matches!(address.ip(), IpAddr::V4(address) if address.is_loopback())
+}
+
+/// All ports of our address are taken, most of them by connections that have ended just now. All of 127.0.0.0/8 is this
+/// machine, and each address of it has ports of its own.
+fn from_another_source(to: SocketAddr) -> Result<Asked, Errno> {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..SOURCES {
+        let number = LAST.fetch_add(1, Ordering::Relaxed) % 250;
+        // From 127.0.0.2 on.
+        let source = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + 1 + number);
+        let socket = open(to)?;
+        match bind(&socket, &SocketAddrV4::new(source, 0)).and_then(|()| connect(&socket, &to)) {
+            Err(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE) => {}
+            asked => return judge(socket, to, asked),
+        }
+    }
+    Err(Errno::ADDRNOTAVAIL)
+}
+
+/// Whether it may work a moment later, as no descriptor, port or memory is left just now.
+pub(super) fn is_exhaustion(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
+}

@@ -1,0 +1,341 @@
+//! The thread of a loop: its events, its timers, and what it is asked to do.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpListener;
+use std::ops::ControlFlow;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event as Reported, EventData, EventFlags};
+
+use super::accept::{self, Taken};
+use super::course;
+use super::hub::{Accepted, Command, Hub};
+use super::pair::Pair;
+use super::slab::{Key, Slab};
+use super::timers::Timers;
+use super::tools::Tools;
+use crate::event::{Event, panic_message};
+use crate::report::Outcome;
+
+/// How many events are taken at once.
+const EVENTS: usize = 128;
+
+/// How many clients are accepted before others get a turn.
+const BATCH: usize = 32;
+
+/// How long to wait before trying again when the system is out of descriptors, unless a connection ends before.
+const EXHAUSTED_WAIT: Duration = Duration::from_secs(1);
+
+/// How many clients that were refused may stay to read why, in each loop.
+const REFUSALS: usize = 8;
+
+/// Names of what is no connection.
+const LISTENER: u64 = u64::MAX;
+const MAILBOX: u64 = u64::MAX - 1;
+
+pub(super) struct EventLoop {
+    tools: Tools,
+    pairs: Slab<Pair>,
+    timers: Timers,
+    /// Those that had more to do when others got their turn.
+    ready: VecDeque<Key>,
+    listener: Option<Arc<TcpListener>>,
+    listening: Listening,
+    refusals: usize,
+    has_quit: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listening {
+    Yes,
+    /// The system was out of descriptors.
+    Again(Instant),
+    Closed,
+}
+
+impl EventLoop {
+    /// # Errors
+    /// What the system does not give.
+    pub(super) fn new(hub: Arc<Hub>, number: usize) -> io::Result<EventLoop> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &hub.mailboxes[number].wake, EventData::new_u64(MAILBOX), EventFlags::IN)?;
+        let mut tools = Tools::new(hub, number, epoll);
+        let listener = tools.door().listener.clone();
+        let mut this = EventLoop {
+            tools,
+            pairs: Slab::new(),
+            timers: Timers::default(),
+            ready: VecDeque::new(),
+            listener,
+            listening: Listening::Closed,
+            refusals: 0,
+            has_quit: false,
+        };
+        this.listen()?;
+        Ok(this)
+    }
+
+    pub(super) fn run(mut self) {
+        let nothing = Reported { flags: EventFlags::empty(), data: EventData::new_u64(0) };
+        let mut events = [nothing; EVENTS];
+        while !self.has_quit {
+            let timeout = self.timeout();
+            let taken = match epoll::wait(&self.tools.epoll, &mut events, timeout.as_ref()) {
+                Ok(taken) => taken,
+                Err(rustix::io::Errno::INTR) => 0,
+                Err(_) => break, // The epoll itself is broken, which no system does.
+            };
+            self.tools.now = Instant::now();
+            for event in &events[..taken] {
+                let (flags, data) = (event.flags, event.data.u64());
+                match data {
+                    LISTENER => self.accept(),
+                    MAILBOX => self.obey(),
+                    name => {
+                        let (key, is_link) = Key::from(name);
+                        self.work_on(key, |pair| {
+                            if let Some(side) = pair.side(is_link) {
+                                side.hear(flags);
+                            }
+                        });
+                    }
+                }
+            }
+            for _ in 0..self.ready.len() {
+                if let Some(key) = self.ready.pop_front() {
+                    self.work_on(key, |_| {});
+                }
+            }
+            self.look_at_clock();
+        }
+        self.tools.hub.mailboxes[self.tools.number].close();
+        for key in self.pairs.keys() {
+            self.force(key);
+        }
+    }
+
+    /// How long nothing will have to be done. None: until something happens.
+    fn timeout(&mut self) -> Option<Timespec> {
+        if !self.ready.is_empty() {
+            return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
+        }
+        let listening = match self.listening {
+            Listening::Again(at) => Some(at),
+            Listening::Yes | Listening::Closed => None,
+        };
+        let now = self.tools.now;
+        // At those that are over, its connections were closed already.
+        let deadlines = self.tools.door().draining.iter().filter_map(|target| target.deadline());
+        let drains = deadlines.filter(|deadline| now < *deadline).min();
+        let first = [self.timers.first(), listening, drains].into_iter().flatten().min()?;
+        let wait = first.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        // A day is as good as for ever.
+        Timespec::try_from(wait.min(Duration::from_secs(86_400))).ok()
+    }
+
+    fn look_at_clock(&mut self) {
+        for key in self.timers.due(self.tools.now) {
+            self.work_on(key, |pair| pair.scheduled = None);
+        }
+        if matches!(self.listening, Listening::Again(at) if at <= self.tools.now) {
+            let _ = self.listen(); // It says itself when to try again.
+        }
+        let now = self.tools.now;
+        let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if self.tools.door().draining.iter().any(|target| is_over(target.deadline())) {
+            let mut late = Vec::new();
+            for pair in self.pairs.iter() {
+                if pair.target.as_ref().is_some_and(|target| is_over(target.deadline())) {
+                    late.push(pair.key);
+                }
+            }
+            for key in late {
+                self.force(key);
+            }
+        }
+    }
+
+    /// Does for one connection all that can be done now, once it was told what has happened to it.
+    fn work_on(&mut self, key: Key, tell: impl FnOnce(&mut Pair)) {
+        let Some(mut pair) = self.pairs.take(key) else { return };
+        tell(&mut pair);
+        let tools = &mut self.tools;
+        let step = panic::catch_unwind(AssertUnwindSafe(|| course::run(&mut pair, tools)));
+        let step = step.unwrap_or_else(|panic| {
+            let (id, peer, message) = (pair.id, pair.peer, panic_message(&*panic));
+            self.tools.hub.say(&Event::Panicked { id, peer, message });
+            ControlFlow::Break(Outcome::Closed)
+        });
+        match step {
+            ControlFlow::Break(outcome) => self.end(pair, outcome),
+            ControlFlow::Continue(()) if pair.watch(&self.tools).is_err() => self.end(pair, Outcome::Closed),
+            ControlFlow::Continue(()) => {
+                if pair.again {
+                    self.ready.push_back(key);
+                }
+                let due = pair.due;
+                self.timers.set(key, &mut pair.scheduled, due);
+                self.pairs.put(key, pair);
+            }
+        }
+    }
+
+    fn force(&mut self, key: Key) {
+        if let Some(mut pair) = self.pairs.take(key) {
+            pair.resets_client = true;
+            pair.reset_link();
+            self.end(pair, Outcome::Forced);
+        }
+    }
+
+    /// The connection is over.
+    fn end(&mut self, mut pair: Box<Pair>, outcome: Outcome) {
+        let hub = self.tools.hub.clone();
+        self.timers.forget(pair.key, &mut pair.scheduled);
+        self.pairs.release(pair.key);
+        pair.end_hold(&self.tools);
+        let info = pair.info();
+        let is_refused = pair.is_refused();
+        let Pair { client, link, target, leaving, resets_client, .. } = *pair;
+        if resets_client {
+            client.reset();
+        } else {
+            drop(client);
+        }
+        drop(link);
+        if is_refused {
+            self.refusals -= 1;
+        } else {
+            hub.connections.fetch_sub(1, Ordering::Relaxed);
+            hub.mailboxes[self.tools.number].load.fetch_sub(1, Ordering::Relaxed);
+            hub.say(&Event::Ended { connection: &info, outcome, error: None });
+        }
+        for ended in leaving.into_iter().flatten() {
+            let _ = ended.send(outcome); // It may not be waited for any more.
+        }
+        if let Some(target) = target {
+            target.ended(outcome, || info);
+        }
+        if matches!(self.listening, Listening::Again(_)) {
+            let _ = self.listen();
+        }
+    }
+
+    /// Has clients reported.
+    fn listen(&mut self) -> io::Result<()> {
+        let Some(listener) = &self.listener else { return Ok(()) };
+        // One of the loops is woken, not all of them.
+        let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
+        let added = epoll::add(&self.tools.epoll, &**listener, EventData::new_u64(LISTENER), flags);
+        self.listening = match added {
+            Ok(()) => Listening::Yes,
+            Err(_) => Listening::Again(self.tools.now + EXHAUSTED_WAIT),
+        };
+        Ok(added?)
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..BATCH {
+            let Some(listener) = &self.listener else { return };
+            match accept::take(listener) {
+                Taken::Client(accepted) => self.deal(accepted),
+                Taken::None => return,
+                Taken::Vanished => {}
+                Taken::Failed(error) => {
+                    self.tools.hub.report_exhausted(&error);
+                    let _ = epoll::delete(&self.tools.epoll, &**listener);
+                    self.listening = Listening::Again(self.tools.now + EXHAUSTED_WAIT);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Keeps a client, or gives it to the loop that has fewest.
+    fn deal(&mut self, accepted: Accepted) {
+        let hub = self.tools.hub.clone();
+        if hub.connections.fetch_add(1, Ordering::Relaxed) >= hub.options.max_connections {
+            hub.connections.fetch_sub(1, Ordering::Relaxed);
+            return self.refuse(accepted);
+        }
+        match accept::least_loaded(&hub, self.tools.number) {
+            None => self.adopt(accepted),
+            Some(other) => other.send(Command::Adopt(accepted)),
+        }
+    }
+
+    fn adopt(&mut self, accepted: Accepted) {
+        let key = self.pairs.reserve();
+        let pair = accept::admit(accepted, key, &self.tools);
+        self.pairs.put(key, pair);
+        self.work_on(key, |_| {});
+    }
+
+    fn refuse(&mut self, accepted: Accepted) {
+        let peer = accepted.peer;
+        if let Some(target) = self.tools.serving() {
+            target.count_refused();
+        }
+        self.tools.hub.say(&Event::Refused { peer });
+        if self.refusals < REFUSALS {
+            self.refusals += 1;
+            let key = self.pairs.reserve();
+            let pair = accept::turn_away(accepted, key);
+            self.pairs.put(key, pair);
+            self.work_on(key, |_| {});
+        }
+    }
+
+    fn obey(&mut self) {
+        let hub = self.tools.hub.clone();
+        for command in hub.mailboxes[self.tools.number].take() {
+            match command {
+                Command::Adopt(accepted) => self.adopt(accepted),
+                Command::Look(seen) => {
+                    self.look();
+                    drop(seen);
+                }
+                Command::List(target, to) => {
+                    for pair in self.pairs.iter().filter(|pair| pair.belongs_to(target)) {
+                        let _ = to.send(pair.info()); // It may not be waited for any more.
+                    }
+                }
+                Command::Leave { id, target, found, ended } => {
+                    let found_one = self.pairs.iter().find(|pair| pair.id == id && pair.belongs_to(target));
+                    if let Some((key, info)) = found_one.map(|pair| (pair.key, pair.info())) {
+                        let _ = found.send(info);
+                        self.work_on(key, |pair| pair.leaving.get_or_insert_default().push(ended));
+                    }
+                }
+                Command::Force(id) => {
+                    let key = self.pairs.iter().find(|pair| pair.id == id).map(|pair| pair.key);
+                    if let Some(key) = key {
+                        self.force(key);
+                    }
+                }
+                Command::Quit => self.has_quit = true,
+            }
+        }
+    }
+
+    /// The door has changed: a generation has begun or ended to serve, or the listener was closed.
+    fn look(&mut self) {
+        if self.tools.door().listener.is_none()
+            && let Some(listener) = self.listener.take()
+        {
+            // Another thread may hold the same socket for a while, which would keep it registered.
+            if self.listening == Listening::Yes {
+                let _ = epoll::delete(&self.tools.epoll, &*listener);
+            }
+            self.listening = Listening::Closed;
+        }
+        for key in self.pairs.keys() {
+            self.work_on(key, |_| {});
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! What the loops of a relay share: the listener, the generation that serves, and the way to reach a loop.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::options::{Options, RelayCounts};
+use super::tally::Tally;
+use super::target::Target;
+use crate::event::{Event, Observer};
+use crate::report::{ConnectionInfo, Outcome};
+
+/// While the system stays exhausted, that is reported once in this time.
+const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
+
+pub(super) struct Hub {
+    pub(super) options: Options,
+    observer: Box<Observer>,
+    /// Changes with each change of the door, so that a loop need not lock it to see that there was none.
+    epoch: AtomicU64,
+    door: Mutex<Door>,
+    /// Those that were accepted and not refused.
+    pub(super) connections: AtomicUsize,
+    held: AtomicUsize,
+    /// In microseconds.
+    longest_wait: AtomicU64,
+    pub(super) mailboxes: Box<[Mailbox]>,
+    exhausted: Mutex<Option<Instant>>,
+}
+
+/// Where clients come in, and where they go.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Door {
+    /// None: it has been closed.
+    pub(super) listener: Option<Arc<TcpListener>>,
+    /// The generation that gets the clients. None: they are held, or refused if the door is closed.
+    pub(super) serving: Option<Arc<Target>>,
+    /// Those whose connections have a deadline, or may get one.
+    pub(super) draining: Vec<Arc<Target>>,
+}
+
+/// What a loop is asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Serve a client that another thread has accepted.
+    Adopt(Accepted),
+    /// The door has changed. Whoever holds the other end sees that it is done when this is dropped.
+    Look(Option<Sender<()>>),
+    /// Describe all connections of this generation.
+    List(u64, Sender<ConnectionInfo>),
+    /// Let a connection go, if there is one of this number: at its next message boundary.
+    Leave {
+        id: u64,
+        target: u64,
+        found: Sender<ConnectionInfo>,
+        ended: Sender<Outcome>,
+    },
+    /// End a connection.
+    Force(u64),
+    Quit,
+}
+
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) socket: OwnedFd,
+    pub(super) peer: SocketAddr,
+    /// The generation that has taken it already, since the door was closing.
+    pub(super) target: Option<Arc<Target>>,
+}
+
+/// The way to reach a loop.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    /// None: the loop has ended.
+    queue: Mutex<Option<Vec<Command>>>,
+    pub(super) wake: OwnedFd,
+    /// How many connections its loop has, or is about to get.
+    pub(super) load: AtomicUsize,
+    pub(super) tally: Tally,
+}
+
+impl Mailbox {
+    fn new() -> io::Result<Mailbox> {
+        Ok(Mailbox {
+            queue: Mutex::new(Some(Vec::new())),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            load: AtomicUsize::new(0),
+            tally: Tally::default(),
+        })
+    }
+
+    pub(super) fn send(&self, command: Command) {
+        let mut queue = lock(&self.queue);
+        // To a loop that has ended nothing is said; what the command holds is dropped, which answers it.
+        let Some(commands) = queue.as_mut() else { return };
+        commands.push(command);
+        if commands.len() == 1 {
+            // It fails only if it is readable already.
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        }
+    }
+
+    pub(super) fn take(&self) -> Vec<Command> {
+        let mut queue = lock(&self.queue);
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]); // Nothing to read means that it is silent already.
+        queue.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The loop has ended.
+    pub(super) fn close(&self) {
+        drop(lock(&self.queue).take());
+    }
+}
+
+impl Hub {
+    pub(super) fn new(
+        listener: Arc<TcpListener>,
+        options: Options,
+        observer: Box<Observer>,
+        loops: usize,
+    ) -> io::Result<Hub> {
+        let mailboxes = (0..loops).map(|_| Mailbox::new()).collect::<io::Result<_>>()?;
+        Ok(Hub {
+            options,
+            observer,
+            epoch: AtomicU64::new(0),
+            door: Mutex::new(Door { listener: Some(listener), ..Door::default() }),
+            connections: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            longest_wait: AtomicU64::new(0),
+            mailboxes,
+            exhausted: Mutex::new(None),
+        })
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The door as it is now, and its epoch.
+    pub(super) fn door(&self) -> (Door, u64) {
+        let door = lock(&self.door);
+        (door.clone(), self.epoch())
+    }
+
+    /// Changes the door, and has all loops look at it. Returns what the change returns.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Door) -> T) -> T {
+        let mut door = lock(&self.door);
+        let result = change(&mut door);
+        self.epoch.fetch_add(1, Ordering::Release);
+        drop(door);
+        self.tell(|| Command::Look(None));
+        result
+    }
+
+    /// Waits until all loops have seen the door as it is now. They wait for nothing, so that does not take long.
+    pub(super) fn wait_until_seen(&self) {
+        let (seen, all) = mpsc::channel();
+        self.tell(|| Command::Look(Some(seen.clone())));
+        drop(seen);
+        let _ = all.recv(); // Nothing is ever sent: it ends when the last loop has dropped its end.
+    }
+
+    pub(super) fn tell(&self, command: impl Fn() -> Command) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(command());
+        }
+    }
+
+    /// Reports an event. If the observer panics, that costs its own report and nothing else.
+    pub(super) fn say(&self, event: &Event<'_>) {
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| (self.observer)(event)));
+    }
+
+    pub(super) fn report_exhausted(&self, error: &io::Error) {
+        let mut said = lock(&self.exhausted);
+        if said.is_none_or(|said| said.elapsed() >= EXHAUSTED_QUIET) {
+            *said = Some(Instant::now());
+            drop(said);
+            self.say(&Event::Exhausted { error });
+        }
+    }
+
+    pub(super) fn begin_hold(&self) {
+        self.held.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end_hold(&self, took: Duration) {
+        self.held.fetch_sub(1, Ordering::Relaxed);
+        self.longest_wait.fetch_max(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn longest_wait(&self) -> Duration {
+        Duration::from_micros(self.longest_wait.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn reset_longest_wait(&self) {
+        self.longest_wait.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn counts(&self) -> RelayCounts {
+        let mut counts = RelayCounts { held: self.held.load(Ordering::Relaxed), ..RelayCounts::default() };
+        for mailbox in &self.mailboxes {
+            mailbox.tally.add_to(&mut counts);
+        }
+        counts
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Hub").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks changes in single steps: a panic elsewhere cannot leave it half written.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,170 @@
+//! A client's connection and the one to the program that belongs to it. One thread owns both.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::pending::Pending;
+use super::side::Side;
+use super::slab::Key;
+use super::target::Target;
+use super::tools::Tools;
+use crate::report::{Activity, ConnectionInfo, Outcome};
+
+/// The number of clients that were refused.
+pub(super) const REFUSED: u64 = 0;
+
+pub(super) struct Pair {
+    pub(super) key: Key,
+    pub(super) id: u64,
+    pub(super) peer: SocketAddr,
+    pub(super) accepted: Instant,
+    pub(super) client: Side,
+    pub(super) link: Link,
+    /// The generation that it belongs to. None: it waits for one, or it is refused.
+    pub(super) target: Option<Arc<Target>>,
+    /// Whether a generation has counted it as a new one.
+    pub(super) counted: bool,
+    pub(super) course: Course,
+    pub(super) to_client: Pending,
+    pub(super) to_program: Pending,
+    pub(super) received: u64,
+    pub(super) sent: u64,
+    /// Since when it waits for a generation that serves.
+    pub(super) held_since: Option<Instant>,
+    /// The attempts to connect to the program that have failed.
+    pub(super) attempts: Option<Attempts>,
+    /// When it is looked at though nothing happens. Found anew each time it is worked on.
+    pub(super) due: Option<Instant>,
+    /// When the timer comes to it, which may be earlier.
+    pub(super) scheduled: Option<Instant>,
+    /// At its end the client has to see that it is no regular one.
+    pub(super) resets_client: bool,
+    /// There is more to do, but others get a turn first.
+    pub(super) again: bool,
+    /// It has been asked to end, by those who wait for that.
+    pub(super) leaving: Option<Vec<Sender<Outcome>>>,
+}
+
+/// The connection to the program.
+pub(super) enum Link {
+    Absent,
+    Connecting { side: Side, until: Instant },
+    Open(Side),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempts {
+    pub(super) since: Instant,
+    pub(super) next: Instant,
+}
+
+/// What is done with the bytes.
+pub(super) enum Course {
+    /// They are passed on.
+    Bytes(Bytes),
+    /// The client gets what is left for it, and has to close.
+    Parting(Parting),
+}
+
+/// Bytes in both directions, about which nothing is known.
+#[derive(Debug, Default)]
+pub(super) struct Bytes {
+    /// How it will have ended, since one side has.
+    pub(super) outcome: Option<Outcome>,
+}
+
+/// What the client still sends is thrown away until it closes: a socket that is closed with unread input is reset, and
+/// that can destroy what the client has not read yet.
+#[derive(Debug)]
+pub(super) struct Parting {
+    pub(super) outcome: Outcome,
+    /// None: the client has not been sent all.
+    pub(super) until: Option<Instant>,
+}
+
+impl Pair {
+    /// Whether it was refused: it is no connection of any generation, and is not counted.
+    pub(super) fn is_refused(&self) -> bool {
+        self.id == REFUSED
+    }
+
+    pub(super) fn belongs_to(&self, target: u64) -> bool {
+        self.target.as_ref().is_some_and(|own| own.number == target)
+    }
+
+    /// Has it looked at by then.
+    pub(super) fn wake_by(&mut self, at: Instant) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    pub(super) fn side(&mut self, is_link: bool) -> Option<&mut Side> {
+        match (is_link, &mut self.link) {
+            (false, _) => Some(&mut self.client),
+            (true, Link::Open(side) | Link::Connecting { side, .. }) => Some(side),
+            (true, Link::Absent) => None,
+        }
+    }
+
+    /// Has the events of both sockets reported.
+    ///
+    /// # Errors
+    /// When the system lacks memory.
+    pub(super) fn watch(&mut self, tools: &Tools) -> Result<(), Errno> {
+        let key = self.key;
+        self.client.watch(&tools.epoll, key.with(false))?;
+        match &mut self.link {
+            Link::Open(side) | Link::Connecting { side, .. } => side.watch(&tools.epoll, key.with(true)),
+            Link::Absent => Ok(()),
+        }
+    }
+
+    pub(super) fn activity(&self) -> Activity {
+        match &self.course {
+            Course::Bytes(_) => Activity::Busy,
+            Course::Parting(_) => Activity::Draining,
+        }
+    }
+
+    pub(super) fn info(&self) -> ConnectionInfo {
+        ConnectionInfo {
+            id: self.id,
+            peer: self.peer,
+            age: self.accepted.elapsed(),
+            activity: self.activity(),
+            received: self.received,
+            sent: self.sent,
+        }
+    }
+
+    pub(super) fn end_hold(&mut self, tools: &Tools) {
+        if let Some(since) = self.held_since.take() {
+            tools.hub.end_hold(since.elapsed());
+        }
+    }
+
+    /// It belongs to no generation any more.
+    pub(super) fn detach(&mut self) {
+        if let Some(target) = self.target.take() {
+            target.leave();
+        }
+    }
+
+    pub(super) fn take_link(&mut self) -> Option<Side> {
+        match std::mem::replace(&mut self.link, Link::Absent) {
+            Link::Open(side) | Link::Connecting { side, .. } => Some(side),
+            Link::Absent => None,
+        }
+    }
+
+    /// The program has to see that this is no regular end.
+    pub(super) fn reset_link(&mut self) {
+        if let Some(link) = self.take_link() {
+            link.reset();
+        }
+        self.to_program.clear();
+    }
+}

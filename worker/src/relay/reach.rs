@@ -1,0 +1,166 @@
+//! How a pair gets its connection to the program: which generation it belongs to, and what happens while there is none.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::connect::{self, Asked};
+use super::pair::{Attempts, Link, Pair};
+use super::side::Side;
+use super::tally::Fate;
+use super::tools::Tools;
+
+/// How long the program may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it is asked again when it does not listen. It may have ended just now, which others find out and say.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The shortest time between two attempts.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Whether there is a connection to the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reached {
+    Open,
+    /// It is being made, or no generation serves.
+    Later,
+    /// The program does not accept it.
+    Unreachable,
+    /// No generation serves, for too long or for ever.
+    Unserved,
+}
+
+/// Connects to the generation that serves now, unless there is a connection.
+pub(super) fn reach(pair: &mut Pair, tools: &mut Tools) -> Reached {
+    match std::mem::replace(&mut pair.link, Link::Absent) {
+        Link::Open(side) => {
+            pair.link = Link::Open(side);
+            Reached::Open
+        }
+        Link::Connecting { side, until } => settle(pair, tools, side, until),
+        Link::Absent => begin(pair, tools),
+    }
+}
+
+fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
+    if !attach(pair, tools) {
+        return hold(pair, tools);
+    }
+    pair.end_hold(tools);
+    if let Some(attempts) = pair.attempts
+        && tools.now < attempts.next
+    {
+        pair.wake_by(attempts.next);
+        return Reached::Later;
+    }
+    let Some(target) = &pair.target else { return Reached::Unserved };
+    match connect::begin(target.address) {
+        Ok(Asked::Made(socket)) => opened(pair, link(socket, true)),
+        Ok(Asked::UnderWay(socket)) => {
+            let until = tools.now + CONNECT_TIMEOUT;
+            pair.link = Link::Connecting { side: link(socket, false), until };
+            pair.wake_by(until);
+            Reached::Later
+        }
+        Err(error) => failed(pair, tools, error),
+    }
+}
+
+/// Looks what has become of an attempt. Its socket becomes writable with the event that says so.
+fn settle(pair: &mut Pair, tools: &mut Tools, side: Side, until: Instant) -> Reached {
+    if side.writable {
+        return match side.failure() {
+            None => opened(pair, side),
+            Some(error) => failed(pair, tools, error),
+        };
+    }
+    if pair.target.as_ref().is_some_and(|target| target.is_lost()) {
+        return begin(pair, tools);
+    }
+    if until <= tools.now {
+        return unreachable(pair, tools);
+    }
+    pair.link = Link::Connecting { side, until };
+    pair.wake_by(until);
+    Reached::Later
+}
+
+fn link(socket: OwnedFd, writable: bool) -> Side {
+    let mut side = Side::new(socket);
+    side.readable = false; // To register it tells whether there is something.
+    side.writable = writable;
+    side
+}
+
+fn opened(pair: &mut Pair, side: Side) -> Reached {
+    pair.link = Link::Open(side);
+    pair.attempts = None;
+    Reached::Open
+}
+
+/// Nothing has been sent, so it can be tried again.
+fn failed(pair: &mut Pair, tools: &mut Tools, error: Errno) -> Reached {
+    let limit = if connect::is_exhaustion(error) {
+        tools.hub.report_exhausted(&error.into());
+        tools.hub.options.wait
+    } else {
+        PATIENCE
+    };
+    let since = pair.attempts.map_or(tools.now, |attempts| attempts.since);
+    let tried = tools.now.saturating_duration_since(since);
+    if tried >= limit {
+        return unreachable(pair, tools);
+    }
+    let next = tools.now + (tried / 2).max(PAUSE);
+    pair.attempts = Some(Attempts { since, next });
+    pair.wake_by(next);
+    Reached::Later
+}
+
+fn unreachable(pair: &mut Pair, tools: &Tools) -> Reached {
+    pair.attempts = None;
+    tools.count(Fate::UpstreamFailure);
+    Reached::Unreachable
+}
+
+/// Has it belong to the generation that serves now. Returns false if there is none.
+pub(super) fn attach(pair: &mut Pair, tools: &mut Tools) -> bool {
+    if let Some(target) = &pair.target
+        && target.is_stopping()
+    {
+        return !target.is_lost();
+    }
+    loop {
+        let Some(serving) = tools.serving() else { return false };
+        if pair.target.as_ref().is_some_and(|target| target.number == serving.number) {
+            return true;
+        }
+        let serving = serving.clone();
+        // It may have been replaced in this instant; then another one serves now.
+        if serving.enter(!pair.counted) {
+            pair.detach();
+            pair.counted = true;
+            pair.target = Some(serving);
+            return true;
+        }
+    }
+}
+
+fn hold(pair: &mut Pair, tools: &mut Tools) -> Reached {
+    pair.attempts = None;
+    if tools.door().listener.is_none() {
+        return Reached::Unserved;
+    }
+    let since = *pair.held_since.get_or_insert_with(|| {
+        tools.hub.begin_hold();
+        tools.now
+    });
+    let until = since + tools.hub.options.wait;
+    if until <= tools.now {
+        return Reached::Unserved;
+    }
+    pair.wake_by(until);
+    Reached::Later
+}

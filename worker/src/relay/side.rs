@@ -1,0 +1,184 @@
+//! One socket of a pair. It is registered once, edge-triggered, and remembers what it was told until that is used up.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
+
+#[derive(Debug)]
+pub(super) struct Side {
+    socket: OwnedFd,
+    watched: Watched,
+    /// There may be something to read.
+    pub(super) readable: bool,
+    /// A read that fills only a part of the buffer does not mean that nothing is left: the end is behind it, or bytes
+    /// that are out of band are.
+    thorough: bool,
+    /// It was reset, or is closed in both directions, as an event has said.
+    gone: bool,
+    /// There may be room for something to send.
+    pub(super) writable: bool,
+    /// Nothing comes any more.
+    pub(super) heard_all: bool,
+    /// Nothing can be sent any more: its half is closed, or it is broken.
+    pub(super) said_all: bool,
+    /// It was reset, or failed.
+    pub(super) broken: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    No,
+    ForInput,
+    ForBoth,
+}
+
+/// What a read has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Read {
+    Bytes(usize),
+    Nothing,
+    End,
+    Broken,
+}
+
+impl Side {
+    /// A socket that does not block and is not registered.
+    pub(super) fn new(socket: OwnedFd) -> Side {
+        Side {
+            socket,
+            watched: Watched::No,
+            readable: true,
+            thorough: false,
+            gone: false,
+            writable: true,
+            heard_all: false,
+            said_all: false,
+            broken: false,
+        }
+    }
+
+    /// Has its events reported by this name, if they are not yet; `room` is whether room to send is awaited.
+    ///
+    /// # Errors
+    /// When the system lacks memory.
+    pub(super) fn watch(&mut self, epoll: &OwnedFd, name: u64) -> Result<(), Errno> {
+        let awaits_room = !self.writable && !self.said_all;
+        let (wanted, room) = if awaits_room || self.watched == Watched::ForBoth {
+            (Watched::ForBoth, EventFlags::OUT)
+        } else {
+            (Watched::ForInput, EventFlags::empty())
+        };
+        if wanted == self.watched {
+            return Ok(());
+        }
+        let flags = EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET | room;
+        let data = EventData::new_u64(name);
+        match self.watched {
+            Watched::No => epoll::add(epoll, &self.socket, data, flags)?,
+            Watched::ForInput | Watched::ForBoth => epoll::modify(epoll, &self.socket, data, flags)?,
+        }
+        self.watched = wanted;
+        Ok(())
+    }
+
+    /// Remembers what an event says.
+    pub(super) fn hear(&mut self, flags: EventFlags) {
+        let last = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR | EventFlags::PRI;
+        if flags.intersects(EventFlags::IN | last) {
+            self.readable = true;
+        }
+        self.thorough |= flags.intersects(last);
+        self.gone |= flags.intersects(EventFlags::HUP | EventFlags::ERR);
+        if flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR) {
+            self.writable = true;
+        }
+    }
+
+    /// Whether an event has said that it was reset, or closed in both directions. There may be bytes before that.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Read {
+        let length = buffer.len();
+        loop {
+            match recv(&self.socket, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => {
+                    self.readable = false;
+                    self.heard_all = true;
+                    return if self.broken { Read::Broken } else { Read::End };
+                }
+                Ok((_, read)) => {
+                    self.readable = read == length || self.thorough;
+                    return Read::Bytes(read);
+                }
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    return Read::Nothing;
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => {
+                    self.readable = false;
+                    self.fail();
+                    self.heard_all = true;
+                    return Read::Broken;
+                }
+            }
+        }
+    }
+
+    /// Sends what it takes without waiting; what cannot be sent any more counts as sent. `more` follows at once.
+    pub(super) fn write(&mut self, bytes: &[u8], more: bool) -> usize {
+        let more = if more { SendFlags::MORE } else { SendFlags::empty() };
+        let mut sent = 0;
+        while sent < bytes.len() && self.writable && !self.said_all {
+            match send(&self.socket, &bytes[sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more) {
+                Ok(length) => sent += length,
+                Err(Errno::AGAIN) => self.writable = false,
+                Err(Errno::INTR) => {}
+                Err(_) => self.fail(),
+            }
+        }
+        if self.said_all { bytes.len() } else { sent }
+    }
+
+    fn fail(&mut self) {
+        self.broken = true;
+        self.said_all = true;
+        // What it had received before can still be read, and then its end.
+        self.thorough = true;
+        self.readable = !self.heard_all;
+    }
+
+    /// The other side will read its end behind what was sent.
+    pub(super) fn half_close(&mut self) {
+        if !self.said_all {
+            self.said_all = true;
+            let _ = shutdown(&self.socket, Shutdown::Write); // It fails only where the other side is gone already.
+        }
+    }
+
+    /// The error that an attempt to connect has ended with. None: it is connected, or still under way.
+    pub(super) fn failure(&self) -> Option<Errno> {
+        sockopt::socket_error(&self.socket).unwrap_or_else(Err).err()
+    }
+
+    /// Closes it, and the other side is told that this is no regular end. What was not sent is lost.
+    pub(super) fn reset(self) {
+        let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
+    }
+
+    /// Closes it when nothing is under way. The other side reads its end, and nothing of the connection stays behind:
+    /// the system would keep one that we have closed first for a minute, and with it its port.
+    pub(super) fn close_idle(mut self) {
+        if self.heard_all && !self.broken {
+            return; // The other side has closed first, and keeps it.
+        }
+        // The end arrives first, and whoever has read an end does not see the reset that follows.
+        self.half_close();
+        self.reset();
+    }
+}

@@ -1,0 +1,201 @@
+//! One generation of the program: where it listens, its connections, and its drain.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::report::{ConnectionInfo, Counts, DrainReport, Outcome};
+
+#[derive(Debug)]
+pub(super) struct Target {
+    /// No other one of this process has it.
+    pub(super) number: u64,
+    pub(super) address: SocketAddr,
+    /// Beside the lock, because it is asked at each message: the port closes, and messages are the last ones.
+    stopping: AtomicBool,
+    /// Beside the lock for the same reason: connections between two messages belong to another one now.
+    moves: AtomicBool,
+    /// The program has ended.
+    lost: AtomicBool,
+    live: Mutex<Live>,
+    /// Signalled when the drain may be over.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    counts: Counts,
+    drain: Option<Drain>,
+    /// Those that were closed by force during the drain, as they were then.
+    forced: Vec<ConnectionInfo>,
+    /// The relay has ended.
+    abandoned: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Drain {
+    began: Instant,
+    /// None: its program has ended, and nothing was said of those that still read what it had sent.
+    deadline: Option<Instant>,
+    /// What was counted before it began.
+    before: Counts,
+}
+
+impl Target {
+    pub(super) fn new(address: SocketAddr) -> Target {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        Target {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed) + 1,
+            address,
+            stopping: AtomicBool::new(false),
+            moves: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            live: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_moving(&self) -> bool {
+        self.moves.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// It gets clients from now on, even if it was draining.
+    pub(super) fn serve(&self) {
+        let mut live = self.lock();
+        live.drain = None;
+        for flag in [&self.stopping, &self.moves, &self.lost] {
+            flag.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Another one gets the clients. If it drains already, the deadline moves.
+    pub(super) fn retire(&self, deadline: Instant) {
+        self.moves.store(true, Ordering::SeqCst);
+        self.drain(Some(deadline));
+    }
+
+    /// The port closes, too.
+    pub(super) fn stop(&self, deadline: Instant) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.drain(Some(deadline));
+    }
+
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::SeqCst);
+        self.moves.store(true, Ordering::SeqCst);
+        self.drain(None);
+    }
+
+    fn drain(&self, deadline: Option<Instant>) {
+        let mut live = self.lock();
+        let counts = live.counts;
+        let drain = live.drain.get_or_insert_with(|| Drain { began: Instant::now(), deadline: None, before: counts });
+        drain.deadline = deadline.or(drain.deadline);
+        drop(live);
+        self.changed.notify_all();
+    }
+
+    /// Returns whether there is a deadline.
+    pub(super) fn move_deadline(&self, to: Instant) -> bool {
+        let mut live = self.lock();
+        let deadline = live.drain.as_mut().and_then(|drain| drain.deadline.as_mut());
+        deadline.map(|deadline| *deadline = to).is_some()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.lock().drain.and_then(|drain| drain.deadline)
+    }
+
+    /// Takes a connection, one that was accepted just now or another one's. Returns false if it gets none any more.
+    pub(super) fn enter(&self, is_new: bool) -> bool {
+        let mut live = self.lock();
+        let is_open = live.drain.is_none();
+        if is_open {
+            live.counts.now += 1;
+            live.counts.total += u64::from(is_new);
+        }
+        is_open
+    }
+
+    /// A connection has moved to another one, or waits for that.
+    pub(super) fn leave(&self) {
+        let mut live = self.lock();
+        live.counts.now -= 1;
+        self.wake(&live);
+    }
+
+    /// A connection has ended.
+    pub(super) fn ended(&self, outcome: Outcome, as_it_was: impl FnOnce() -> ConnectionInfo) {
+        let mut live = self.lock();
+        live.counts.now -= 1;
+        let drains = live.drain.is_some();
+        match outcome {
+            Outcome::Disconnected => live.counts.disconnected += usize::from(drains),
+            Outcome::Closed => live.counts.closed += usize::from(drains),
+            Outcome::Forced => {
+                live.counts.forced += 1;
+                if drains {
+                    live.forced.push(as_it_was());
+                }
+            }
+        }
+        self.wake(&live);
+    }
+
+    pub(super) fn count_notified(&self) {
+        self.lock().counts.notified += 1;
+    }
+
+    pub(super) fn count_refused(&self) {
+        self.lock().counts.refused += 1;
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.lock().counts
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().counts.now == 0
+    }
+
+    /// Waits until it has been asked to let its connections go, and the last one is gone.
+    pub(super) fn wait(&self) -> DrainReport {
+        let is_busy = |live: &mut Live| !live.abandoned && (live.drain.is_none() || live.counts.now > 0);
+        let live = self.changed.wait_while(self.lock(), is_busy).unwrap_or_else(PoisonError::into_inner);
+        let before = live.drain.map_or(live.counts, |drain| drain.before);
+        DrainReport {
+            notified: live.counts.notified - before.notified,
+            disconnected: live.counts.disconnected - before.disconnected,
+            closed: live.counts.closed - before.closed,
+            forced: live.forced.clone(),
+            stuck: Vec::new(),
+            took: live.drain.map_or(Duration::ZERO, |drain| drain.began.elapsed()),
+        }
+    }
+
+    /// The relay has ended, and with it all connections.
+    pub(super) fn abandon(&self) {
+        self.lock().abandoned = true;
+        self.changed.notify_all();
+    }
+
+    fn wake(&self, live: &Live) {
+        if live.counts.now == 0 && live.drain.is_some() {
+            self.changed.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Live> {
+        // Its fields change in single steps: a panic elsewhere cannot leave them half written.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

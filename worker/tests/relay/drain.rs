@@ -1,0 +1,177 @@
+//! One generation takes another one's place; a stop; one connection is ended.
+
+use std::io::{self, Write};
+use std::thread;
+use std::time::Duration;
+
+use mastercontrol_worker::{Activity, Outcome};
+
+use crate::support::{Front, HUGE, LIMIT, Program, never, soon};
+
+#[test]
+fn new_clients_get_the_new_generation_and_old_ones_keep_theirs() {
+    let (old, new) = (Program::named("old"), Program::named("new"));
+    let (front, upstream) = Front::before(&old);
+    let mut before = front.client();
+    before.expect("old");
+    let next = front.serve(&new);
+    front.client().expect("new");
+    upstream.retire_by(never());
+    before.send("still there");
+    before.expect("still there");
+    let waiting = thread::spawn({
+        let upstream = upstream.clone();
+        move || upstream.wait()
+    });
+    drop(before);
+    let report = waiting.join().unwrap();
+    assert_eq!((report.disconnected, report.closed, report.forced.len()), (1, 0, 0));
+    assert!(report.took < LIMIT);
+    // Each that waits gets the report.
+    assert_eq!(upstream.wait().disconnected, 1);
+    assert_eq!(next.counts().total, 1);
+}
+
+#[test]
+fn a_generation_without_clients_is_gone_at_once() {
+    let (front, upstream) = Front::before(&Program::echo());
+    front.serve(&Program::echo());
+    upstream.retire_by(never());
+    assert_eq!(upstream.wait().disconnected, 0);
+}
+
+#[test]
+fn at_the_deadline_connections_are_closed_by_force() {
+    let (program, connections) = Program::by_hand();
+    let (front, upstream) = Front::before(&program);
+    let (mut client, mut server) = (front.client(), connections.recv().unwrap());
+    client.send("hello");
+    server.expect("hello");
+    upstream.retire_by(soon());
+    let report = upstream.wait();
+    assert_eq!(report.forced.len(), 1);
+    assert_eq!((report.forced[0].received, report.forced[0].activity), (5, Activity::Busy));
+    client.expect_reset();
+    server.expect_reset();
+}
+
+#[test]
+fn a_deadline_can_be_moved_nearer_and_farther() {
+    let program = Program::echo();
+    let (front, upstream) = Front::before(&program);
+    let mut client = front.client();
+    client.send("hello");
+    client.expect("hello");
+    assert!(!upstream.move_deadline(never()));
+    let deadline = soon();
+    upstream.retire_by(deadline);
+    assert!(upstream.move_deadline(never()));
+    thread::sleep(Duration::from_millis(100));
+    client.send("hello");
+    client.expect("hello");
+    assert!(upstream.move_deadline(soon()));
+    client.expect_end();
+    assert_eq!(upstream.wait().forced.len(), 1);
+}
+
+#[test]
+fn a_stop_waits_for_clients_and_accepts_no_new_ones() {
+    let program = Program::echo();
+    let (front, upstream) = Front::before(&program);
+    let mut client = front.client();
+    client.send("hello");
+    client.expect("hello");
+    upstream.stop_by(never());
+    let refused = std::net::TcpStream::connect(front.relay.address()).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    client.send("again");
+    client.expect("again");
+    client.finish();
+    client.expect_last("");
+    assert_eq!(upstream.wait().disconnected, 1);
+}
+
+#[test]
+fn a_generation_can_serve_again_after_it_was_replaced() {
+    let (old, new) = (Program::named("old"), Program::named("new"));
+    let (front, upstream) = Front::before(&old);
+    let mut before = front.client();
+    before.expect("old");
+    let next = front.serve(&new);
+    upstream.retire_by(soon());
+    upstream.serve();
+    upstream.serve();
+    next.retire_by(never());
+    assert_eq!(next.wait().forced.len(), 0);
+    thread::sleep(Duration::from_millis(100));
+    before.send("still there");
+    before.expect("still there");
+    front.client().expect("old");
+}
+
+#[test]
+fn one_connection_is_closed_and_the_others_are_left_alone() {
+    let program = Program::echo();
+    let (front, upstream) = Front::before(&program);
+    let mut clients = [front.client(), front.client()];
+    for client in &mut clients {
+        client.send("hello");
+        client.expect("hello");
+    }
+    let id = upstream.connections()[0].id;
+    assert!(upstream.close(id + 100, HUGE).is_none());
+    let closed = upstream.close(id, Duration::from_millis(20)).unwrap();
+    assert_eq!((closed.connection.id, closed.outcome), (id, Outcome::Forced));
+    assert!(upstream.close(id, HUGE).is_none());
+    assert_eq!(upstream.counts().now, 1);
+    let [mut first, mut second] = clients;
+    first.expect_end();
+    second.send("hello");
+    second.expect("hello");
+}
+
+#[test]
+fn a_relay_that_is_dropped_ends_all_that_wait_for_it() {
+    let program = Program::echo();
+    let (front, upstream) = Front::before(&program);
+    let mut client = front.client();
+    client.send("hello");
+    client.expect("hello");
+    let waiting = thread::spawn({
+        let upstream = upstream.clone();
+        move || upstream.wait()
+    });
+    drop(front);
+    client.expect_end();
+    waiting.join().unwrap();
+    assert!(upstream.connections().is_empty());
+    assert!(upstream.close(1, HUGE).is_none());
+}
+
+#[test]
+fn no_client_is_lost_while_generations_replace_each_other() {
+    let program = || Program::start(|stream| io::copy(&mut stream.try_clone()?, stream).map(drop));
+    let front = Front::tcp();
+    let mut upstream = front.serve(&program());
+    let address = front.relay.address();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            thread::spawn(move || {
+                for number in 0..500 {
+                    let mut stream = std::net::TcpStream::connect(address).unwrap();
+                    let text = format!("message {number}");
+                    stream.write_all(text.as_bytes()).unwrap();
+                    stream.shutdown(std::net::Shutdown::Write).unwrap();
+                    assert_eq!(io::read_to_string(stream).unwrap(), text);
+                }
+            })
+        })
+        .collect();
+    while !clients.iter().all(thread::JoinHandle::is_finished) {
+        let program = program();
+        let next = front.serve(&program);
+        upstream.retire_by(never());
+        assert_eq!(std::mem::replace(&mut upstream, next).wait().forced.len(), 0);
+    }
+    clients.into_iter().for_each(|client| client.join().unwrap());
+}

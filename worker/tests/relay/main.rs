@@ -1,0 +1,14 @@
+//! The promises of the relay, kept over real sockets: clients and programs are threads of the test.
+
+#![allow(clippy::unwrap_used)]
+#![cfg(target_os = "linux")]
+
+// What the tests are written with.
+mod support;
+
+// Bytes in both directions.
+mod bytes;
+// Clients wait while no generation serves.
+mod hold;
+// One generation takes another one's place; a stop; one connection is ended.
+mod drain;

@@ -1,0 +1,235 @@
+//! A relay under a watchdog, the programs behind it, and their clients.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mastercontrol_worker::Ids;
+use mastercontrol_worker::relay::{Options, Protocol, Relay, Upstream};
+
+/// How long anything may take that should happen at once, on a machine that is busy with something else.
+pub const LIMIT: Duration = Duration::from_secs(45);
+
+/// A time that no test can wait for.
+pub const HUGE: Duration = Duration::from_secs(600);
+
+/// Ends the whole run, and says which test it was, if a test takes too long: a hanging test says nothing by itself.
+struct Watchdog {
+    _alive: Sender<()>,
+}
+
+impl Watchdog {
+    fn start() -> Watchdog {
+        let (alive, ended) = mpsc::channel::<()>();
+        let test = thread::current().name().unwrap_or("?").to_owned();
+        thread::spawn(move || {
+            if ended.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
+                let _ = writeln!(io::stderr(), "watchdog: {test} hangs");
+                std::process::abort();
+            }
+        });
+        Watchdog { _alive: alive }
+    }
+}
+
+/// Waits until a condition holds.
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < end, "never came true: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A time that is over soon.
+pub fn soon() -> Instant {
+    Instant::now() + Duration::from_millis(50)
+}
+
+pub fn never() -> Instant {
+    Instant::now() + HUGE
+}
+
+pub struct Front {
+    pub relay: Relay,
+    events: Arc<Mutex<Vec<String>>>,
+    _watchdog: Watchdog,
+}
+
+pub fn options(protocol: Protocol) -> Options {
+    Options { protocol, max_connections: 1000, wait: HUGE, answer_within: None, ids: Ids::default() }
+}
+
+impl Front {
+    pub fn tcp() -> Front {
+        Front::start(options(Protocol::Tcp))
+    }
+
+    pub fn start(options: Options) -> Front {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let events: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log = events.clone();
+        let relay = Relay::start(listener, options, move |event| log.lock().unwrap().push(format!("{event:?}")));
+        Front { relay: relay.unwrap(), events, _watchdog: Watchdog::start() }
+    }
+
+    /// A relay that passes bytes on to this program.
+    pub fn before(program: &Program) -> (Front, Upstream) {
+        let front = Front::tcp();
+        let upstream = front.serve(program);
+        (front, upstream)
+    }
+
+    pub fn serve(&self, program: &Program) -> Upstream {
+        let upstream = self.relay.upstream(program.address);
+        upstream.serve();
+        upstream
+    }
+
+    pub fn client(&self) -> Client {
+        Client(TcpStream::connect(self.relay.address()).unwrap()).with_limit()
+    }
+
+    pub fn said(&self, what: &str) -> usize {
+        self.events.lock().unwrap().iter().filter(|event| event.starts_with(what)).count()
+    }
+}
+
+/// A program that knows nothing of the relay: a thread a connection.
+pub struct Program {
+    pub address: SocketAddr,
+    listener: TcpListener,
+    connections: Arc<AtomicUsize>,
+    errors: Arc<Mutex<Vec<io::Error>>>,
+}
+
+impl Program {
+    pub fn start(serve: impl Fn(&mut TcpStream) -> io::Result<()> + Send + Sync + Clone + 'static) -> Program {
+        Program::on(TcpListener::bind("127.0.0.1:0").unwrap(), serve)
+    }
+
+    pub fn on(
+        listener: TcpListener,
+        serve: impl Fn(&mut TcpStream) -> io::Result<()> + Send + Sync + Clone + 'static,
+    ) -> Program {
+        let address = listener.local_addr().unwrap();
+        let program = Program {
+            address,
+            listener: listener.try_clone().unwrap(),
+            connections: Arc::default(),
+            errors: Arc::default(),
+        };
+        let (connections, errors) = (program.connections.clone(), program.errors.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                connections.fetch_add(1, Ordering::SeqCst);
+                let (serve, errors) = (serve.clone(), errors.clone());
+                thread::spawn(move || {
+                    if let Err(error) = serve(&mut stream) {
+                        errors.lock().unwrap().push(error);
+                    }
+                });
+            }
+        });
+        program
+    }
+
+    /// One that returns what it gets.
+    pub fn echo() -> Program {
+        Program::start(|stream| io::copy(&mut stream.try_clone()?, stream).map(drop))
+    }
+
+    /// One that says its name at once, and then returns what it gets.
+    pub fn named(name: &'static str) -> Program {
+        Program::start(move |stream| {
+            stream.write_all(name.as_bytes())?;
+            io::copy(&mut stream.try_clone()?, stream).map(drop)
+        })
+    }
+
+    /// One whose connections are served by the test itself.
+    pub fn by_hand() -> (Program, Receiver<Client>) {
+        let (give, take) = mpsc::channel();
+        let program = Program::start(move |stream| {
+            let _ = give.send(Client(stream.try_clone()?).with_limit());
+            Ok(())
+        });
+        (program, take)
+    }
+
+    /// How many connections were made to it.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// What its connections have failed with.
+    pub fn errors(&self) -> Vec<String> {
+        self.errors.lock().unwrap().iter().map(ToString::to_string).collect()
+    }
+
+    /// It does not listen any more. Its connections stay.
+    pub fn close(self) {
+        rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both).unwrap();
+        eventually("it does not listen", || TcpStream::connect(self.address).is_err());
+    }
+}
+
+/// One end of a connection, with deadlines.
+pub struct Client(pub TcpStream);
+
+impl Client {
+    fn with_limit(self) -> Client {
+        self.0.set_read_timeout(Some(LIMIT)).unwrap();
+        self.0.set_write_timeout(Some(LIMIT)).unwrap();
+        self
+    }
+
+    pub fn send(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).unwrap();
+    }
+
+    pub fn expect(&mut self, text: &str) {
+        let mut received = vec![0; text.len()];
+        self.0.read_exact(&mut received).unwrap();
+        assert_eq!(String::from_utf8_lossy(&received), text);
+    }
+
+    /// The other side has closed regularly, and has sent nothing more than this.
+    pub fn expect_last(&mut self, text: &str) {
+        let mut received = Vec::new();
+        self.0.read_to_end(&mut received).unwrap();
+        assert_eq!(String::from_utf8_lossy(&received), text);
+    }
+
+    pub fn expect_reset(&mut self) {
+        let error = self.0.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+
+    /// The connection has ended in one way or another.
+    pub fn expect_end(&mut self) {
+        match self.0.read(&mut [0]) {
+            Ok(length) => assert_eq!(length, 0),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+    }
+
+    pub fn expect_silence(&mut self) {
+        self.0.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        assert_eq!(self.0.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        self.0.set_read_timeout(Some(LIMIT)).unwrap();
+    }
+
+    pub fn finish(&self) {
+        self.0.shutdown(Shutdown::Write).unwrap();
+    }
+
+    pub fn reset(self) {
+        rustix::net::sockopt::set_socket_linger(&self.0, Some(Duration::ZERO)).unwrap();
+    }
+}
