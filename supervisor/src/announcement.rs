@@ -12,9 +12,12 @@ use crate::log::Level;
 #[derive(Debug)]
 pub(crate) struct Announcement {
     pub(crate) log: Journal,
+    pub(crate) kind: String,
     pub(crate) addresses: Vec<Address>,
     pub(crate) whence: &'static str,
     pub(crate) socket: Option<PathBuf>,
+    /// Whether its path was chosen, and is not the one that belongs to the name, where `admin-cli` looks.
+    pub(crate) socket_chosen: bool,
     pub(crate) health: Option<SocketAddr>,
     pub(crate) enter: bool,
     pub(crate) started: mpsc::Sender<()>,
@@ -25,11 +28,17 @@ impl Announcement {
         let Announcement { addresses, whence, .. } = self;
         let pid = std::process::id();
         let socket = self.socket.map(|path| path.display().to_string());
-        let admin = socket.as_ref().map(|path| format!(", admin socket {path}")).unwrap_or_default();
+        let admin = socket
+            .as_ref()
+            .filter(|_| self.socket_chosen)
+            .map(|path| format!(", admin socket {path}"))
+            .unwrap_or_default();
         let health = self.health.map(|address| format!(", health on {address}")).unwrap_or_default();
         let enter = if self.enter { ", press Enter to stop" } else { "" };
         let doing = match &addresses[..] {
             [] => "running".into(),
+            // To click on.
+            [Address::Tcp(address)] if self.kind == "http" => format!("listening on http://{address}/"),
             addresses => format!("listening on {}", listen::in_words(addresses)),
         };
         let message = format!("{doing} (pid {pid}{whence}){admin}{health}{enter}");

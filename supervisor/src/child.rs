@@ -33,6 +33,7 @@ pub use check::{Check, CheckKind};
 pub use guardian::{hidden_stage, supervisor_side::Socket};
 pub use probe::{Probe, Url};
 pub(crate) use program::ProgramFactory;
+pub(crate) use program::last_output;
 pub use program::{CannotStart, EndedEarly, Program};
 pub use ready::Ready;
 pub use stop_signals::{StopSignals, StopTo};

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value};
 
-use crate::log::Log;
+use crate::log::{Log, Place};
 use crate::protocol::{Entry, Level, MAX_LINE};
 use crate::sync::lock;
 use crate::text::Count;
@@ -64,8 +64,8 @@ struct Shared {
     ended: Condvar,
     /// Gets the lines of the log while `kept` is locked: so they have the order of the entries.
     writer: Arc<Writer>,
-    /// Whether they are written to stderr.
-    on_stderr: bool,
+    /// Where they are written.
+    place: Place,
 }
 
 /// The last entries, and who reads them.
@@ -127,7 +127,7 @@ impl Journal {
                 kept: Mutex::new(kept),
                 news: Condvar::new(),
                 ended: Condvar::new(),
-                on_stderr: sink.is_stderr(),
+                place: sink.place(),
                 writer: Arc::new(Writer::new(sink, move || {
                     if let Some(shared) = shared.upgrade() {
                         shared.say_what_was_lost();
@@ -182,7 +182,10 @@ impl Journal {
 
     /// What writes to stderr for others, too.
     pub(crate) fn stderr(&self) -> Arc<Writer> {
-        if self.shared.on_stderr { self.shared.writer.clone() } else { Arc::new(Writer::new(Sink::stderr(), || {})) }
+        match self.shared.place {
+            Place::Stderr(_) => self.shared.writer.clone(),
+            Place::File => Arc::new(Writer::new(Sink::stderr(), || {})),
+        }
     }
 
     /// Reads what has happened so far.
@@ -215,7 +218,7 @@ impl Shared {
         let Draft { level, event, message, fields } = draft;
         let entry = Entry { seq: kept.last + 1, time: now(), level, event, message, fields };
         let json = json(&entry);
-        if let Some(line) = log.line(&entry, &json) {
+        if let Some(line) = log.line(&entry, &json, self.place) {
             self.writer.line(&line);
         }
         kept.push(json.into());

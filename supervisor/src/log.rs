@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use crate::protocol::Entry;
-use crate::text;
+use crate::text::{self, Clock};
 
 pub use crate::protocol::Level;
 
@@ -14,6 +14,13 @@ enum Form {
     Silent,
     Text,
     Json,
+}
+
+/// Where the log is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Stderr(Clock),
+    File,
 }
 
 /// How events are logged: on stderr, or nowhere.
@@ -52,11 +59,15 @@ impl Log {
         }
     }
 
-    /// An entry as a line of the log. `json` is what it is in JSON. None: nothing is logged.
-    pub(crate) fn line<'a>(self, entry: &Entry, json: &'a str) -> Option<Cow<'a, str>> {
+    /// An entry in the log. `json` is what it is in JSON. None: nothing is logged.
+    pub(crate) fn line<'a>(self, entry: &Entry, json: &'a str, to: Place) -> Option<Cow<'a, str>> {
         match self.form {
             Form::Silent => None,
-            Form::Text => Some(format!("{}\n", text::entry(entry)).into()),
+            Form::Text => Some(match to {
+                // What a program writes stands there already.
+                Place::Stderr(clock) => format!("{}\n", text::line(entry, clock)).into(),
+                Place::File => format!("{}\n", text::entry(entry, Clock::Utc)).into(),
+            }),
             Form::Json => Some(json.into()),
         }
     }

@@ -20,7 +20,7 @@ use serde_json::json;
 use worker::deadline_after;
 
 use crate::announcement::Announcement;
-use crate::child::EndedEarly;
+use crate::child::{EndedEarly, last_output};
 use crate::error::Error;
 use crate::event::{Event, Trigger};
 use crate::host::Manager;
@@ -44,7 +44,7 @@ use state::{
 pub(crate) use status::Identity;
 use status::{Record, Snapshot};
 pub(crate) use stop::End;
-use stop::{COUNTDOWN, Draining, Why};
+use stop::{Countdown, Draining, Why};
 
 /// How long a generation that is checked may take to answer, at most and at least.
 const CHECK_LIMIT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
@@ -190,9 +190,8 @@ impl Master {
                 Input::NextFailed(Failure { reason, clean, wrote })
             }
             Event::Exited { reason, wrote, .. } => {
-                let wrote = LastWords(&wrote);
-                let message = format!("a generation failed that was draining already: {reason}{wrote}");
-                self.identity.log.line(Level::Warning, "old_failed", message, []);
+                let message = format!("a generation failed that was draining already: {reason}");
+                self.identity.log.line(Level::Warning, "old_failed", message, [("last_output", json!(wrote))]);
                 return state;
             }
             Event::Unhealthy { build, reason, .. } if is_current(build) => Input::Unhealthy(reason),
@@ -416,7 +415,7 @@ impl Master {
         self.drains.retire(current, &restart.by, grace, now);
         self.report_drain(generation, &restart, now);
         restart.down_since = Some(now);
-        State::Emptying(Emptying { generation, restart, countdown: now + COUNTDOWN })
+        State::Emptying(Emptying { generation, restart, countdown: Countdown::new(now) })
     }
 
     /// The restart policy would start the next generation at this time.
@@ -492,7 +491,7 @@ impl Master {
         self.drains.retire(old, &restart.by, grace, now);
         restart.report(Progress::Serving { generation: current.number });
         self.report_drain(replaced, &restart, now);
-        State::Retiring(Retiring { current, replaced, restart, countdown: now + COUNTDOWN })
+        State::Retiring(Retiring { current, replaced, restart, countdown: Countdown::new(now) })
     }
 
     fn serve_again(&mut self, rebuilding: Rebuilding, build: u64, built: Built, now: Instant) -> State {
@@ -592,20 +591,23 @@ impl Master {
         state
     }
 
-    fn count_down_emptying(&self, emptying: Emptying, now: Instant) -> State {
-        self.count_down_old(emptying.generation, &emptying.restart, now);
-        State::Emptying(Emptying { countdown: now + COUNTDOWN, ..emptying })
+    fn count_down_emptying(&self, mut emptying: Emptying, now: Instant) -> State {
+        self.count_down_old(emptying.generation, &emptying.restart, &mut emptying.countdown, now);
+        State::Emptying(emptying)
     }
 
-    fn count_down_retiring(&self, retiring: Retiring, now: Instant) -> State {
-        self.count_down_old(retiring.replaced, &retiring.restart, now);
-        State::Retiring(Retiring { countdown: now + COUNTDOWN, ..retiring })
+    fn count_down_retiring(&self, mut retiring: Retiring, now: Instant) -> State {
+        self.count_down_old(retiring.replaced, &retiring.restart, &mut retiring.countdown, now);
+        State::Retiring(retiring)
     }
 
-    fn count_down_old(&self, generation: u64, restart: &Restart, now: Instant) {
+    fn count_down_old(&self, generation: u64, restart: &Restart, countdown: &mut Countdown, now: Instant) {
+        let is_logged = countdown.step(now);
         if let Some(old) = self.drains.of(generation) {
             let drain = old.drain(now);
-            self.drains.log_countdown(&drain);
+            if is_logged {
+                self.drains.log_countdown(&drain);
+            }
             restart.report(Progress::Draining(drain));
         }
     }
@@ -626,8 +628,9 @@ impl Master {
     /// There is no next generation. The current one serves on.
     fn not_replaced(&mut self, current: Live, restart: Restart, reason: &BuildError, now: Instant) -> State {
         let message = format!("restart failed, generation {} keeps serving: {reason}", current.number);
-        self.identity.log.line(Level::Error, "restart_failed", &message, []);
-        restart.failed(message);
+        let wrote = last_output(reason);
+        self.identity.log.line(Level::Error, "restart_failed", &message, [("last_output", json!(wrote))]);
+        restart.failed(format!("{message}{}", LastWords(wrote)));
         self.next(current, now)
     }
 
@@ -636,17 +639,16 @@ impl Master {
         let Proving { current, next, restart, settings: _, until: _ } = proving;
         let Failure { reason, clean: _, wrote } = failure;
         let message = format!(
-            "restart failed, generation {} keeps serving: generation {} was withdrawn: {reason}{}",
-            current.number,
-            next.number,
-            LastWords(&wrote)
+            "restart failed, generation {} keeps serving: generation {} was withdrawn: {reason}",
+            current.number, next.number
         );
-        self.identity.log.line(Level::Error, "restart_failed", &message, [("withdrawn", next.number.into())]);
+        let fields = [("withdrawn", next.number.into()), ("last_output", json!(wrote))];
+        self.identity.log.line(Level::Error, "restart_failed", &message, fields);
         let deadline = deadline_after(now, self.settings.grace);
         // It may not have ended.
         next.generation.stop_by(deadline);
         self.drains.push(next, "its failure".into(), deadline, now);
-        restart.failed(message);
+        restart.failed(format!("{message}{}", LastWords(&wrote)));
         self.next(current, now)
     }
 
@@ -660,8 +662,9 @@ impl Master {
         let failure = match clean {
             Some(end) => Failure { reason: end.to_string(), clean: true, wrote: Vec::new() },
             None => {
-                self.identity.log.line(Level::Error, "restart_failed", &message, []);
-                Failure { reason: format!("it could not be started: {reason}"), clean: false, wrote: Vec::new() }
+                let wrote = last_output(reason).to_vec();
+                self.identity.log.line(Level::Error, "restart_failed", &message, [("last_output", json!(wrote))]);
+                Failure { reason: format!("it could not be started: {reason}"), clean: false, wrote }
             }
         };
         let crash = |ran| restart::Ended { failed: !failure.clean, ran, crashed: true };
@@ -677,7 +680,8 @@ impl Master {
             Err(until) => self.wait(until, now),
         };
         if let Some(restart) = rebuilding.cause.into_restart() {
-            restart.failed(format!("restart failed, {}: {reason}", nothing_runs(&state, now)));
+            let (nothing_runs, wrote) = (nothing_runs(&state, now), LastWords(last_output(reason)));
+            restart.failed(format!("restart failed, {nothing_runs}: {reason}{wrote}"));
         }
         state
     }

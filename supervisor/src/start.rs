@@ -169,9 +169,11 @@ fn start<L>(
     let (started, ready) = mpsc::channel();
     let announcement = Announcement {
         log: log.clone(),
+        kind: options.kind.clone(),
         addresses: addresses.clone(),
         whence,
         socket: triggers.socket.clone(),
+        socket_chosen: options.socket.is_some(),
         health,
         enter: triggers.enter,
         started,

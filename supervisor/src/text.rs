@@ -4,16 +4,53 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use chrono::{DateTime, Local};
+use serde_json::Value;
+
 use crate::protocol::{Activity, Change, Connection, Delay, Drain, Entry, Level, Outcome, Report, State, Status};
 
-/// An entry of the journal, as it stands in the log.
-pub fn entry(entry: &Entry) -> String {
+/// How a time is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// In UTC by RFC 3339: for files, and for other programs.
+    Utc,
+    /// The local date and time, for people.
+    Local,
+    /// The local time, for people who are there when it happens.
+    LocalTime,
+}
+
+impl Clock {
+    /// The time of an entry.
+    fn show(self, time: &str) -> String {
+        let format = match self {
+            Clock::Utc => return time.to_owned(),
+            Clock::Local => "%F %T",
+            Clock::LocalTime => "%T",
+        };
+        match DateTime::parse_from_rfc3339(time) {
+            Ok(time) => time.with_timezone(&Local).format(format).to_string(),
+            // It came from elsewhere.
+            Err(_) => time.to_owned(),
+        }
+    }
+}
+
+/// An entry of the journal for those who do not see what the program writes: with its last output.
+pub fn entry(entry: &Entry, clock: Clock) -> String {
+    let wrote = entry.fields.get("last_output").and_then(Value::as_array).into_iter().flatten();
+    let wrote: String = wrote.filter_map(Value::as_str).map(|line| format!("\n  | {line}")).collect();
+    line(entry, clock) + &wrote
+}
+
+/// An entry of the journal in one line.
+pub fn line(entry: &Entry, clock: Clock) -> String {
     let weight = match entry.level {
         Level::Detail | Level::Info => "",
         Level::Warning => "warning: ",
         Level::Error => "error: ",
     };
-    format!("{} {weight}{}", entry.time, entry.message)
+    format!("{} {weight}{}", clock.show(&entry.time), entry.message)
 }
 
 /// How many are still connected, and for how long they may be. Without any, as with a program, of whose clients nobody
@@ -191,7 +228,7 @@ pub fn listed<S: AsRef<str>>(words: &[S], between: &str) -> String {
     }
 }
 
-/// The last lines of a program, after the reason why it ended.
+/// The last lines of a program, below the reason why it ended.
 #[derive(Debug, Clone, Copy)]
 pub struct LastWords<'a>(pub &'a [String]);
 
@@ -199,7 +236,10 @@ impl fmt::Display for LastWords<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             [] => Ok(()),
-            lines => write!(formatter, "; its last output: {}", lines.join(" | ")),
+            lines => {
+                formatter.write_str("\nThe last output of the program:")?;
+                lines.iter().try_for_each(|line| write!(formatter, "\n  | {line}"))
+            }
         }
     }
 }
@@ -329,7 +369,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// What a status with these fields says of its readiness.
-    fn readiness_with(fields: serde_json::Value) -> String {
+    fn readiness_with(fields: Value) -> String {
         let mut status = serde_json::json!({
             "name": "x", "kind": "echo", "state": "serving", "pid": 1, "uptime_ms": 1, "version": "1",
             "connections": { "now": 0, "total": 0, "refused": 0 },
@@ -357,6 +397,22 @@ mod tests {
         ] {
             assert_eq!(readiness_with(fields.clone()), text, "{fields}");
         }
+    }
+
+    #[test]
+    fn the_last_output_stands_below_its_event_and_times_are_local_for_people() {
+        let fields = serde_json::json!({
+            "seq": 1, "time": "2026-01-31T12:00:00.000Z", "level": "error", "event": "crashed",
+            "message": "it crashed", "last_output": ["one", "two"],
+        });
+        let crash: Entry = serde_json::from_value(fields).unwrap();
+        assert_eq!(entry(&crash, Clock::Utc), "2026-01-31T12:00:00.000Z error: it crashed\n  | one\n  | two");
+        let shown = line(&crash, Clock::LocalTime);
+        let time = DateTime::parse_from_rfc3339(&crash.time).unwrap().with_timezone(&Local).format("%H:%M:%S");
+        assert_eq!(shown, format!("{time} error: it crashed"));
+        assert!(line(&crash, Clock::Local).ends_with(&shown));
+        // That of a newer supervisor is shown as it is.
+        assert_eq!(line(&Entry { time: "soon".into(), ..crash }, Clock::Local), "soon error: it crashed");
     }
 
     #[test]

@@ -16,6 +16,25 @@ fn the_log_says_that_enter_stops_only_where_somebody_can_press_it() {
     assert!(!instance.err.wait_for("listening").contains("Enter"));
 }
 
+/// A pipe has the whole time in UTC.
+#[test]
+fn on_a_terminal_the_first_line_fits_and_has_a_link() {
+    let home = Home::new();
+    let shell = Shell::start(&home);
+    let (line, _) = shell.supervisor("http");
+    let (line, _into_a_file) = line.split_once(" 2>").unwrap();
+    shell.begin(line);
+    eventually("it is ready", || shell.pty.screen().contains("press Enter to stop"));
+    let screen = shell.pty.screen();
+    let first = screen.lines().find(|line| line.contains("press Enter")).unwrap();
+    // Nothing ends the line that the shell has typed but a line feed.
+    assert!(first.trim_end().len() <= 80 && first.contains("listening on http://127.0.0.1:"), "{first:?}");
+    let time = first.split_once(" listening").unwrap().0;
+    assert!(time.len() == 8 && time.split(':').count() == 3, "{first}");
+    shell.pty.press(ENTER);
+    eventually("it stops", || shell.pty.screen().contains("stopped in"));
+}
+
 #[test]
 fn a_second_enter_closes_the_rest_at_once() {
     let home = Home::new();
@@ -283,6 +302,8 @@ fn a_log_that_is_written_to_the_terminal_in_the_background_does_not_suspend_it()
     shell.begin(&format!("{line} &"));
     eventually("it writes to the terminal", || shell.pty.screen().contains("listening on 127"));
     home.admin(&["--name", home.name(), "ping"]).expect(0);
+    // What is typed there is for the shell.
+    assert!(!shell.pty.screen().contains("press Enter"), "{}", shell.pty.screen());
     home.admin(&["--name", home.name(), "stop"]).expect(0);
     eventually("it writes to the terminal", || shell.pty.screen().contains("stopped in"));
 }

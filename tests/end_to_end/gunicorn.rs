@@ -88,7 +88,10 @@ fn a_broken_version_for_gunicorn_leaves_the_old_one_serving_and_the_next_one_is_
     assert_eq!(answer(&instance), "one");
     fs::write(home.directory().join("application.py"), "def app(environ:\n").unwrap();
     let restart = instance.admin(&["restart"]).expect(1);
-    restart.says("generation 1 keeps serving").says("before it was ready; its last output: ").says("SyntaxError");
+    restart
+        .says("generation 1 keeps serving")
+        .says("before it was ready\nThe last output of the program:\n")
+        .says("SyntaxError");
     assert_eq!(answer(&instance), "one");
     application(&home, "two");
     instance.admin(&["restart"]).expect(0).says("generation 2 is ready: ");

@@ -37,6 +37,12 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// The address that a supervisor says it listens on, in its first line.
+pub fn announced(line: &str) -> Option<SocketAddr> {
+    let place = line.split("listening on ").nth(1)?.split([' ', ',']).next()?;
+    place.trim_start_matches("http://").trim_end_matches('/').parse().ok()
+}
+
 /// A port that nobody else takes meanwhile: below those that the system gives to clients, and each only once.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -310,8 +316,8 @@ impl Home {
         let name = name.map_or(self.name().to_owned(), |name| name.to_str().unwrap().to_owned());
         let process = self.spawn(command);
         let line = process.err.wait_for("listening on ");
-        let address = line.split("listening on ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
-        Instance { address: address.parse().unwrap(), process, name, home: self.clone(), released: false }
+        let address = announced(&line).unwrap();
+        Instance { address, process, name, home: self.clone(), released: false }
     }
 
     /// `supervisor exec` with the test's name, these options and this program.
@@ -333,8 +339,7 @@ impl Home {
         let process = self.spawn(command);
         // The program writes to the same stderr, and may say there where it listens.
         let line = process.err.wait_for(&format!(" (pid {}", process.pid));
-        let address = line.split("listening on ").nth(1).and_then(|rest| rest.split([' ', ',']).next());
-        let address = address.and_then(|address| address.parse().ok()).unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
+        let address = announced(&line).unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
         let name = self.name().to_owned();
         Instance { address, process, name, home: self.clone(), released: false }
     }

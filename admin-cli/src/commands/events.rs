@@ -1,12 +1,12 @@
 //! `events`
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 
 use mastercontrol::Exit;
 use mastercontrol::client::{self, AskError, Patience};
 use mastercontrol::protocol::{Answer, Progress, Request, Response};
-use mastercontrol::text;
+use mastercontrol::text::{self, Clock};
 
 use crate::args::{Events, Target};
 use crate::failure::Failure;
@@ -44,13 +44,18 @@ pub(crate) fn events(target: &Target, json: bool, events: &Events) -> Result<Exi
     }
 }
 
+/// People read local times, and programs those in UTC.
+fn clock() -> Clock {
+    if io::stdout().is_terminal() { Clock::Local } else { Clock::Utc }
+}
+
 fn show(response: &Response, json: bool, whom: &str, events: &Events) -> io::Result<()> {
     match response {
         // It is told as each failure is.
         Response::Answer(Answer::Error(_)) => {}
         // As it was received.
         response if json => return output::try_data(&serde_json::to_string(response)?),
-        Response::Entry(entry) => return output::try_data(&format!("{} {}", entry.seq, text::entry(entry))),
+        Response::Entry(entry) => return output::try_data(&format!("{} {}", entry.seq, text::entry(entry, clock()))),
         Response::Progress(Progress::Journal { began, next, missed }) => {
             if events.since.is_some_and(|since| since >= *next) {
                 output::message(&format!("{whom} was started again at {began}, and counts its events from 1"));

@@ -12,7 +12,6 @@ use super::ready::Ready;
 use super::stop_signals::StopSignals;
 use crate::server::{BuildError, ProgramEnd};
 use crate::settings::Settings;
-use crate::text::LastWords;
 
 /// The shell's exit code for a program that is not found.
 pub(super) const NOT_FOUND: u8 = 127;
@@ -104,11 +103,33 @@ impl EndedEarly {
 
 impl fmt::Display for EndedEarly {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} before it was ready{}{}", self.end, Obstacle(&self.obstacle), LastWords(&self.wrote))
+        write!(formatter, "{} before it was ready{}", self.end, Obstacle(&self.obstacle))
     }
 }
 
 impl Error for EndedEarly {}
+
+/// A program that was not ready in time, or not for another reason, and was ended.
+#[derive(Debug)]
+pub(super) struct NeverReady {
+    pub(super) why: BuildError,
+    pub(super) wrote: Vec<String>,
+}
+
+impl fmt::Display for NeverReady {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.why.fmt(formatter)
+    }
+}
+
+impl Error for NeverReady {}
+
+/// The last lines that the program wrote to stderr that could not be started. Its stderr has them already; they are for
+/// those who see nothing of that.
+pub(crate) fn last_output(error: &BuildError) -> &[String] {
+    let early = error.downcast_ref::<EndedEarly>().map(|early| &early.wrote);
+    early.or_else(|| error.downcast_ref::<NeverReady>().map(|never| &never.wrote)).map_or(&[], Vec::as_slice)
+}
 
 /// What kept a program from getting ready, after what became of it.
 pub(super) struct Obstacle<'a>(pub(super) &'a Option<String>);

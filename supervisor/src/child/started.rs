@@ -10,12 +10,12 @@ use super::evidence::Evidence;
 use super::family_sockets::FamilySockets;
 use super::probe::{Outcome, Probe};
 use super::process::{Running, Step};
-use super::program::{CannotStart, EndedEarly, Obstacle, Program};
+use super::program::{CannotStart, EndedEarly, NeverReady, Obstacle, Program};
 use super::ready::Ready;
 use crate::holder::holder_of;
 use crate::listen::Address;
 use crate::server::BuildError;
-use crate::text::{LastWords, Seconds};
+use crate::text::Seconds;
 
 /// How long a program that is not ready yet may take for an answer. A stop has to wait for that.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -172,7 +172,7 @@ impl Started {
                 let clean = early.end.is_success(&program.success);
                 Box::new(EndedEarly { clean, obstacle, wrote, ..*early })
             }
-            Err(why) => format!("{why}{}", LastWords(&wrote)).into(),
+            Err(why) => Box::new(NeverReady { why, wrote }),
         }
     }
 }

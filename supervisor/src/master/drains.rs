@@ -10,7 +10,7 @@ use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{self, Answer, Change, Drain, ErrorCode, MAX_NAMED, Progress};
 use crate::server::{Ended, Failure, Generation, Watcher};
-use crate::text::{self, Count, LastWords, Seconds, milliseconds};
+use crate::text::{self, Count, Seconds, milliseconds};
 use crate::watchdog::OVERRUN;
 use crate::wire;
 
@@ -146,7 +146,7 @@ impl Drains {
     /// This one has failed, and lets its clients go.
     pub(super) fn crash(&mut self, live: Live, failure: &Failure, grace: Duration, now: Instant) {
         let (level, event) = if failure.clean { (Level::Info, "ended") } else { (Level::Error, "crashed") };
-        let message = format!("generation {} {event}: {}{}", live.number, failure.reason, LastWords(&failure.wrote));
+        let message = format!("generation {} {event}: {}", live.number, failure.reason);
         let fields = [
             ("generation", live.number.into()),
             ("reason", failure.reason.as_str().into()),

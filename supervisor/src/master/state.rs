@@ -11,7 +11,7 @@ use crate::settings::Settings;
 use super::drains::{Gone, Live};
 use super::requests::StopRequest;
 use super::restarts::Restart;
-use super::stop::Draining;
+use super::stop::{Countdown, Draining};
 
 /// What the server is doing.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ pub(super) struct Proving {
 pub(super) struct Emptying {
     pub(super) generation: u64,
     pub(super) restart: Restart,
-    pub(super) countdown: Instant,
+    pub(super) countdown: Countdown,
 }
 
 #[derive(Debug)]
@@ -91,7 +91,7 @@ pub(super) struct Retiring {
     pub(super) current: Live,
     pub(super) replaced: u64,
     pub(super) restart: Restart,
-    pub(super) countdown: Instant,
+    pub(super) countdown: Countdown,
 }
 
 #[derive(Debug)]
@@ -160,10 +160,10 @@ impl State {
             | State::Preparing(Preparing { since, .. })
             | State::Rebuilding(Rebuilding { since, .. }) => Some(deadline_after(*since, build_limit)),
             State::Emptying(Emptying { countdown, .. }) | State::Retiring(Retiring { countdown, .. }) => {
-                Some(*countdown)
+                Some(countdown.next)
             }
             State::Waiting(Waiting { until }) | State::Proving(Proving { until, .. }) => Some(*until),
-            State::Draining(draining) => Some(draining.countdown),
+            State::Draining(draining) => Some(draining.countdown.next),
         }
     }
 

@@ -20,6 +20,38 @@ use super::requests::{self, Command, StopRequest};
 /// How often those who wait for a drain hear how it goes.
 pub(super) const COUNTDOWN: Duration = Duration::from_secs(1);
 
+/// How long at most a drain goes without a line in the log.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// When those who wait for a drain hear how it goes: each second. In the log that would be a line a second for as long as
+/// the drain lasts, so there the pauses double.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Countdown {
+    pub(super) next: Instant,
+    /// When it is logged next, and how long after that again.
+    log: Instant,
+    pause: Duration,
+}
+
+impl Countdown {
+    /// It begins a second from now, and not at once: most clients disconnect before.
+    pub(super) fn new(now: Instant) -> Countdown {
+        Countdown { next: now + COUNTDOWN, log: now, pause: COUNTDOWN }
+    }
+
+    /// The next one comes a second from now. Returns whether this one is logged, too.
+    pub(super) fn step(&mut self, now: Instant) -> bool {
+        self.next = now + COUNTDOWN;
+        let is_logged = self.log <= now;
+        if is_logged {
+            // As exact as the steps are.
+            self.log = now + self.pause - COUNTDOWN / 2;
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+        is_logged
+    }
+}
+
 /// A plain request to stop within this time after the first one is the same decision, which has arrived twice: a service
 /// manager sends a SIGHUP along with its signal, and `timeout` signals its child and then the group.
 const TOGETHER: Duration = Duration::from_millis(500);
@@ -32,8 +64,7 @@ pub(super) struct Draining {
     /// When it was requested first. None: it was not.
     requested: Option<Instant>,
     pub(super) deadline: Instant,
-    /// When the next countdown line is due.
-    pub(super) countdown: Instant,
+    pub(super) countdown: Countdown,
     /// What became of generations that are gone.
     ended: Ended,
     waiting: Vec<Reply>,
@@ -76,8 +107,7 @@ impl Draining {
             }
             Why::Failed(_) => None,
         };
-        // The countdown begins a second from now, and not at once: most clients disconnect before.
-        let (countdown, ended, waiting) = (now + COUNTDOWN, Ended::default(), Vec::new());
+        let (countdown, ended, waiting) = (Countdown::new(now), Ended::default(), Vec::new());
         Draining { why, began: now, requested, deadline, countdown, ended, waiting, watchdog }
     }
 
@@ -141,9 +171,11 @@ impl Draining {
     }
 
     pub(super) fn count_down(&mut self, drains: &Drains, now: Instant) {
-        self.countdown = now + COUNTDOWN;
+        let is_logged = self.countdown.step(now);
         let drain = self.report(drains, now);
-        drains.log_countdown(&drain);
+        if is_logged {
+            drains.log_countdown(&drain);
+        }
     }
 
     /// Reports to those who wait how it goes, and drops those that have disconnected.
@@ -220,5 +252,26 @@ impl End {
         for reply in self.waiting.drain(..) {
             reply.answer(answer.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_long_drain_hears_of_it_each_second_and_the_log_each_minute() {
+        let began = Instant::now();
+        let mut countdown = Countdown::new(began);
+        // Each a little late, as ticks are.
+        let logged: Vec<u64> = (1..=600)
+            .filter(|&second| {
+                let now = countdown.next + Duration::from_millis(1);
+                assert_eq!(now.duration_since(began).as_secs(), second);
+                countdown.step(now)
+            })
+            .collect();
+        assert_eq!(logged[..6], [1, 2, 4, 8, 16, 32]);
+        assert!(logged.len() < 20 && logged.windows(2).all(|pair| pair[1] - pair[0] <= 60), "{logged:?}");
     }
 }

@@ -9,7 +9,7 @@ use crate::settings::Console;
 /// Listens to stdin on a thread named `console`, if that is for us. Nobody joins that thread: a read of stdin cannot be
 /// ended.
 ///
-/// Returns whether somebody can press Enter there.
+/// Returns whether Enter can be pressed there now.
 pub(crate) fn start(console: Console, events: EventSender) -> io::Result<bool> {
     let is_terminal = io::stdin().is_terminal();
     // A file or a pipe may be the input of whoever started this process: the rest of a script, or a list.
@@ -20,7 +20,19 @@ pub(crate) fn start(console: Console, events: EventSender) -> io::Result<bool> {
             let _ = if is_terminal { listen_to_terminal(enter) } else { listen(enter) };
         })?;
     }
-    Ok(is_terminal)
+    Ok(is_terminal && is_in_foreground())
+}
+
+/// Whether what is typed on the terminal comes to this process, and not to the shell that has started it with `&`.
+#[cfg(unix)]
+fn is_in_foreground() -> bool {
+    use nix::unistd::{getpgrp, tcgetpgrp};
+    tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+#[cfg(windows)]
+fn is_in_foreground() -> bool {
+    true
 }
 
 /// Calls `enter` for each line feed on stdin, until it returns false or stdin ends.

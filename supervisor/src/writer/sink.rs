@@ -1,8 +1,11 @@
 //! Where the [writer](super::Writer) writes: stderr, or a file.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+
+use crate::log::Place;
+use crate::text::Clock;
 
 /// Where lines are written.
 #[derive(Debug)]
@@ -27,8 +30,12 @@ impl Sink {
         Sink { to: To::File(file), torn: false }
     }
 
-    pub(crate) fn is_stderr(&self) -> bool {
-        matches!(self.to, To::Stderr(_))
+    pub(crate) fn place(&self) -> Place {
+        match self.to {
+            To::Stderr(_) if io::stderr().is_terminal() => Place::Stderr(Clock::LocalTime),
+            To::Stderr(_) => Place::Stderr(Clock::Utc),
+            To::File(_) => Place::File,
+        }
     }
 
     /// As if a write had failed.

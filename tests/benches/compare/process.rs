@@ -64,7 +64,8 @@ impl Running {
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let ready = log.by_ref().map(Result::unwrap).find(|line| line.contains("listening on ")).unwrap();
-        let address = ready.split("listening on ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        let address = ready.split("listening on ").nth(1).unwrap().split(' ').next().unwrap();
+        let address = address.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
         std::thread::spawn(move || log.for_each(drop));
         Running { child, address, _directory: Some(directory) }
     }
