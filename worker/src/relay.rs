@@ -5,28 +5,26 @@
 //! it reads and sends what can be read and sent at once. What others ask of it comes through a mailbox.
 
 mod accept;
+mod answers;
 mod bytes;
 mod connect;
 mod course;
 mod event_loop;
-#[allow(dead_code, unused_imports, reason = "the course that uses it is not written yet")]
 mod http;
 mod hub;
+mod message;
 mod options;
 mod pair;
-#[allow(dead_code, reason = "the course that uses it is not written yet")]
 mod parting;
-#[allow(dead_code, reason = "the course that uses it is not written yet")]
 mod pending;
 mod reach;
-#[allow(dead_code, reason = "the course that uses it is not written yet")]
+mod refusal;
+mod requests;
 mod side;
 mod slab;
 mod tally;
-#[allow(dead_code, reason = "the course that uses it is not written yet")]
 mod target;
 mod timers;
-#[allow(dead_code, reason = "the course that uses it is not written yet")]
 mod tools;
 
 pub use http::Forwarded;

@@ -9,8 +9,11 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::hub::{Accepted, Hub, Mailbox};
+use super::message::Exchange;
+use super::options::Protocol;
 use super::pair::{Bytes, Course, Link, Pair, Parting, REFUSED};
 use super::pending::Pending;
+use super::refusal::{Why, refuse};
 use super::side::Side;
 use super::slab::Key;
 use super::tools::Tools;
@@ -67,12 +70,21 @@ pub(super) fn least_loaded(hub: &Hub, number: usize) -> Option<&Mailbox> {
 pub(super) fn admit(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair> {
     let (id, peer) = (tools.hub.options.ids.next(), accepted.peer);
     tools.hub.say(&Event::Connected { id, peer });
-    pair(accepted, key, id, Course::Bytes(Bytes::default()))
+    let course = match tools.hub.options.protocol {
+        Protocol::Tcp => Course::Bytes(Bytes::default()),
+        Protocol::Http(_) => Course::Messages(Exchange::default()),
+    };
+    pair(accepted, key, id, course)
 }
 
-/// A client that is one too many.
-pub(super) fn turn_away(accepted: Accepted, key: Key) -> Box<Pair> {
-    pair(accepted, key, REFUSED, Course::Parting(Parting { outcome: Outcome::Closed, until: None }))
+/// A client that is one too many, and is told so where there is a way to say it.
+pub(super) fn turn_away(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair> {
+    let parting = Course::Parting(Parting { outcome: Outcome::Closed, until: None });
+    let mut pair = pair(accepted, key, REFUSED, parting);
+    if let Protocol::Http(_) = tools.hub.options.protocol {
+        refuse(&mut pair, tools, Why::TooMany);
+    }
+    pair
 }
 
 fn pair(accepted: Accepted, key: Key, id: u64, course: Course) -> Box<Pair> {

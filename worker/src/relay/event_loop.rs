@@ -169,6 +169,7 @@ impl EventLoop {
         let step = step.unwrap_or_else(|panic| {
             let (id, peer, message) = (pair.id, pair.peer, panic_message(&*panic));
             self.tools.hub.say(&Event::Panicked { id, peer, message });
+            self.tools.restore();
             ControlFlow::Break(Outcome::Closed)
         });
         match step {
@@ -282,12 +283,14 @@ impl EventLoop {
             target.count_refused();
         }
         self.tools.hub.say(&Event::Refused { peer });
+        let key = self.pairs.reserve();
+        let pair = accept::turn_away(accepted, key, &self.tools);
         if self.refusals < REFUSALS {
             self.refusals += 1;
-            let key = self.pairs.reserve();
-            let pair = accept::turn_away(accepted, key);
             self.pairs.put(key, pair);
             self.work_on(key, |_| {});
+        } else {
+            self.pairs.release(key);
         }
     }
 

@@ -12,11 +12,12 @@ mod opening;
 mod request;
 mod target;
 
-pub(crate) use answer::{Answer, Doubt, Kind, answer};
-pub(crate) use body::{BadBody, Body, BodyReader};
+pub(crate) use answer::{Answer, Kind, answer};
+pub(crate) use body::{BadBody, BodyReader};
+pub(crate) use fields::MAX_HEAD;
 pub use forwarded::Forwarded;
 pub(crate) use opening::is_opaque_from_the_start;
-pub(crate) use request::{Refused, Request, empty_lines, request};
+pub(crate) use request::{Method, Request, empty_lines, request};
 
 #[cfg(test)]
 mod tests;

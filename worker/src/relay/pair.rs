@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
+use super::message::{Answering, Exchange, Stage, UnderWay};
 use super::pending::Pending;
-use super::side::Side;
+use super::side::{Read, Side};
 use super::slab::Key;
 use super::target::Target;
 use super::tools::Tools;
@@ -64,6 +65,8 @@ pub(super) struct Attempts {
 
 /// What is done with the bytes.
 pub(super) enum Course {
+    /// Messages are told apart.
+    Messages(Exchange),
     /// They are passed on.
     Bytes(Bytes),
     /// The client gets what is left for it, and has to close.
@@ -124,7 +127,12 @@ impl Pair {
 
     pub(super) fn activity(&self) -> Activity {
         match &self.course {
-            Course::Bytes(_) => Activity::Busy,
+            Course::Messages(Exchange { stage: Stage::Between, input, .. })
+                if input.is_empty() && self.to_client.is_empty() =>
+            {
+                Activity::Idle
+            }
+            Course::Messages(_) | Course::Bytes(_) => Activity::Busy,
             Course::Parting(_) => Activity::Draining,
         }
     }
@@ -166,5 +174,67 @@ impl Pair {
             link.reset();
         }
         self.to_program.clear();
+    }
+
+    /// It has done its part, and nothing is lost when it closes.
+    pub(super) fn close_link(&mut self) {
+        if let Some(link) = self.take_link() {
+            link.close_idle();
+        }
+        self.to_program.clear();
+    }
+
+    /// Between two messages nothing can come but the end. A connection of which something has come is of no use.
+    pub(super) fn drop_spent_link(&mut self) {
+        if matches!(&self.link, Link::Open(side) if side.readable) {
+            self.look_at_link();
+        }
+    }
+
+    /// The same, without an event that says so.
+    pub(super) fn look_at_link(&mut self) {
+        let Link::Open(side) = &mut self.link else { return };
+        match side.read(&mut [0]) {
+            Read::Nothing => {}
+            Read::End => self.close_link(),
+            Read::Bytes(_) | Read::Broken => self.reset_link(),
+        }
+    }
+
+    pub(super) fn under_way(&mut self) -> Option<&mut UnderWay> {
+        match &mut self.course {
+            Course::Messages(Exchange { stage: Stage::UnderWay(way), .. }) => Some(way),
+            Course::Messages(_) | Course::Bytes(_) | Course::Parting(_) => None,
+        }
+    }
+
+    /// Whether the client has got something of the final answer.
+    pub(super) fn has_begun_to_answer(&mut self) -> bool {
+        self.under_way().is_some_and(|way| !matches!(way.answer, Answering::Head(_)))
+    }
+
+    /// Whether the connection ends with the message that is under way.
+    pub(super) fn is_last_message(&self) -> bool {
+        self.leaving.is_some() || self.target.as_ref().is_some_and(|target| target.is_stopping())
+    }
+
+    /// Whether the client has got all, and all that it has sent was read.
+    pub(super) fn has_said_and_heard_all(&self) -> bool {
+        let is_read = matches!(&self.course, Course::Messages(exchange) if exchange.input.is_empty());
+        is_read && self.to_client.is_empty() && !self.client.readable
+    }
+
+    /// Sends to the client.
+    pub(super) fn send(&mut self, bytes: &[u8], more: bool) {
+        self.sent += bytes.len() as u64;
+        self.to_client.send(bytes, more, &mut self.client);
+    }
+
+    /// From now on nothing is known of its bytes.
+    pub(super) fn become_opaque(&mut self) {
+        let before = std::mem::replace(&mut self.course, Course::Bytes(Bytes::default()));
+        if let Course::Messages(exchange) = before {
+            self.to_program.push(exchange.input.bytes());
+        }
     }
 }

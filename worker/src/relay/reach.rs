@@ -148,8 +148,27 @@ pub(super) fn attach(pair: &mut Pair, tools: &mut Tools) -> bool {
     }
 }
 
+/// Between two messages it belongs to the generation that serves now, or waits for the next one.
+pub(super) fn move_on(pair: &mut Pair, tools: &mut Tools) {
+    let before = pair.target.as_ref().map(|target| target.number);
+    if !attach(pair, tools) {
+        detach_if_moving(pair);
+    }
+    if before != pair.target.as_ref().map(|target| target.number) {
+        pair.close_link();
+    }
+}
+
+/// One that has been replaced does not wait for the next one.
+fn detach_if_moving(pair: &mut Pair) {
+    if pair.target.as_ref().is_some_and(|target| target.is_moving()) {
+        pair.detach();
+    }
+}
+
 fn hold(pair: &mut Pair, tools: &mut Tools) -> Reached {
     pair.attempts = None;
+    detach_if_moving(pair);
     if tools.door().listener.is_none() {
         return Reached::Unserved;
     }

@@ -11,6 +11,9 @@ use super::target::Target;
 /// How much is read at once, in bytes.
 const SCRATCH: usize = 64 * 1024;
 
+/// How many buffers are kept to be used again.
+const SPARE: usize = 64;
+
 pub(super) struct Tools {
     pub(super) hub: Arc<Hub>,
     /// The place of this loop among the mailboxes.
@@ -20,6 +23,8 @@ pub(super) struct Tools {
     pub(super) scratch: Box<[u8]>,
     /// The head of the message that is passed on now.
     pub(super) head: Vec<u8>,
+    /// Empty buffers for copies of heads.
+    spare: Vec<Vec<u8>>,
     /// When the events that are worked on were reported.
     pub(super) now: Instant,
     door: Door,
@@ -30,7 +35,7 @@ impl Tools {
     pub(super) fn new(hub: Arc<Hub>, number: usize, epoll: OwnedFd) -> Tools {
         let (door, epoch) = hub.door();
         let scratch = vec![0; SCRATCH].into();
-        Tools { hub, number, epoll, scratch, head: Vec::new(), now: Instant::now(), door, epoch }
+        Tools { hub, number, epoll, scratch, head: Vec::new(), spare: Vec::new(), now: Instant::now(), door, epoch }
     }
 
     /// The door as it is now.
@@ -52,5 +57,25 @@ impl Tools {
 
     pub(super) fn count(&self, fate: Fate) {
         self.tally().count(fate);
+    }
+
+    /// Work was broken off, and what it had borrowed was lost.
+    pub(super) fn restore(&mut self) {
+        if self.scratch.is_empty() {
+            self.scratch = vec![0; SCRATCH].into();
+        }
+    }
+
+    pub(super) fn copy_of_head(&mut self) -> Vec<u8> {
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.extend_from_slice(&self.head);
+        copy
+    }
+
+    pub(super) fn recycle(&mut self, mut copy: Vec<u8>) {
+        if self.spare.len() < SPARE {
+            copy.clear();
+            self.spare.push(copy);
+        }
     }
 }

@@ -12,3 +12,10 @@ mod bytes;
 mod hold;
 // One generation takes another one's place; a stop; one connection is ended.
 mod drain;
+
+// Messages are told apart: each goes to the generation that serves.
+mod messages;
+// What a relay answers itself, and when it ends a connection.
+mod refusals;
+// Connections that are kept through a replacement, a crash, a stop.
+mod kept;

@@ -1,6 +1,6 @@
 //! A relay under a watchdog, the programs behind it, and their clients.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mastercontrol_worker::Ids;
-use mastercontrol_worker::relay::{Options, Protocol, Relay, Upstream};
+use mastercontrol_worker::relay::{Forwarded, Options, Protocol, Relay, Upstream};
 
 /// How long anything may take that should happen at once, on a machine that is busy with something else.
 pub const LIMIT: Duration = Duration::from_secs(45);
@@ -67,6 +67,10 @@ pub fn options(protocol: Protocol) -> Options {
 impl Front {
     pub fn tcp() -> Front {
         Front::start(options(Protocol::Tcp))
+    }
+
+    pub fn http() -> Front {
+        Front::start(options(Protocol::Http(Forwarded::Off)))
     }
 
     pub fn start(options: Options) -> Front {
@@ -152,6 +156,19 @@ impl Program {
         })
     }
 
+    /// One that keeps its connections alive, and answers with its name, the path that was asked for and the body.
+    pub fn http(name: &'static str) -> Program {
+        Program::start(move |stream| {
+            let mut reader = BufReader::new(stream.try_clone()?);
+            while let Some((head, body)) = read_request(&mut reader)? {
+                let path = head.split(' ').nth(1).unwrap_or_default();
+                let text = format!("{name} {path} {}", String::from_utf8_lossy(&body));
+                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())?;
+            }
+            Ok(())
+        })
+    }
+
     /// One whose connections are served by the test itself.
     pub fn by_hand() -> (Program, Receiver<Client>) {
         let (give, take) = mpsc::channel();
@@ -179,6 +196,20 @@ impl Program {
     }
 }
 
+/// A request as a program reads it: its head, and its body if it has a length. None: the client has closed.
+pub fn read_request(reader: &mut impl BufRead) -> io::Result<Option<(String, Vec<u8>)>> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head)? == 0 {
+            return if head.is_empty() { Ok(None) } else { Err(ErrorKind::UnexpectedEof.into()) };
+        }
+    }
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    reader.read_exact(&mut body)?;
+    Ok(Some((head, body)))
+}
+
 /// One end of a connection, with deadlines.
 pub struct Client(pub TcpStream);
 
@@ -204,6 +235,40 @@ impl Client {
         let mut received = Vec::new();
         self.0.read_to_end(&mut received).unwrap();
         assert_eq!(String::from_utf8_lossy(&received), text);
+    }
+
+    pub fn get(&mut self, path: &str) {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    }
+
+    /// The next answer: its head and its body, which has a length.
+    pub fn answer(&mut self) -> (String, String) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            let length = self.0.read(&mut byte).unwrap();
+            assert_eq!(length, 1, "the connection ends after {:?}", String::from_utf8_lossy(&head));
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+        self.0.read_exact(&mut body).unwrap();
+        (head, String::from_utf8(body).unwrap())
+    }
+
+    pub fn expect_answer(&mut self, body: &str) {
+        let (head, received) = self.answer();
+        assert_eq!(received, body, "{head}");
+    }
+
+    /// An answer of the relay itself, and the end of the connection.
+    pub fn expect_refusal(&mut self, status: u16) {
+        let (head, body) = self.answer();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
+        assert!(body.lines().count() == 1 && body.ends_with('\n'), "{body:?}");
+        self.expect_last("");
     }
 
     pub fn expect_reset(&mut self) {

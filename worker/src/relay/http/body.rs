@@ -131,6 +131,11 @@ impl BodyReader {
         }
     }
 
+    /// Whether it ends when the program closes.
+    pub(crate) fn is_until_close(&self) -> bool {
+        self.state == State::UntilClose
+    }
+
     /// Whether the body has come to its end.
     pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done

@@ -6,7 +6,7 @@ use std::ops::Range;
 use httparse::Header;
 
 /// The longest head that is taken, in bytes, with the empty lines before it.
-pub(super) const MAX_HEAD: usize = 64 * 1024;
+pub(crate) const MAX_HEAD: usize = 64 * 1024;
 
 /// The most fields that are taken.
 pub(super) const MAX_FIELDS: usize = 128;

@@ -12,8 +12,10 @@ mod smuggling;
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::answer::Doubt;
+use super::body::Body;
 use super::fields::MAX_FIELDS;
-use super::request::Method;
+use super::request::Refused;
 use super::*;
 
 /// The client of all tests.

@@ -1,0 +1,243 @@
+//! From the client to the program: the next request is found, and passed on with its body.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::http::{BadBody, BodyReader, MAX_HEAD, Request, empty_lines, is_opaque_from_the_start, request};
+use super::message::{Answering, Exchange, Next, Stage, UnderWay};
+use super::options::Protocol;
+use super::pair::{Course, Link, Pair};
+use super::pending::Pending;
+use super::reach::{Reached, move_on, reach};
+use super::refusal::{Why, refuse};
+use super::side::Read;
+use super::tools::Tools;
+use crate::generation::FIRST_MESSAGE_WAIT;
+use crate::report::Outcome;
+
+/// How long a client may take to send a head, from its first byte.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+
+/// From how many bytes on a part of a head is looked at again only if a line has ended: one that comes byte by byte must
+/// not be parsed with each of them.
+const SHORT: usize = 64;
+
+/// How often a body is read before others get a turn.
+const ROUNDS: usize = 8;
+
+/// Between two messages: finds the next request, if it is there.
+pub(super) fn next(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, Next> {
+    if !pair.to_client.flush(&mut pair.client) {
+        return ControlFlow::Continue(Next::Wait);
+    }
+    pair.drop_spent_link();
+    move_on(pair, tools);
+    loop {
+        let Course::Messages(exchange) = &mut pair.course else { return ControlFlow::Continue(Next::Go) };
+        if std::mem::take(&mut exchange.is_unseen) {
+            let bytes = exchange.input.take();
+            if let Some(next) = begin(pair, tools, &bytes)? {
+                return ControlFlow::Continue(next);
+            }
+            continue;
+        }
+        if !pair.client.readable {
+            break;
+        }
+        let mut scratch = std::mem::take(&mut tools.scratch);
+        let begun = match pair.client.read(&mut scratch) {
+            Read::Bytes(length) => {
+                pair.received += length as u64;
+                received(pair, tools, &scratch[..length])
+            }
+            Read::Nothing => ControlFlow::Continue(None),
+            Read::End | Read::Broken => ControlFlow::Break(Outcome::Disconnected),
+        };
+        tools.scratch = scratch;
+        if let Some(next) = begun? {
+            return ControlFlow::Continue(next);
+        }
+    }
+    wait(pair, tools)
+}
+
+/// There is no whole request.
+fn wait(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, Next> {
+    let Course::Messages(exchange) = &pair.course else { return ControlFlow::Continue(Next::Go) };
+    if let Some(until) = exchange.head_until {
+        if until <= tools.now {
+            refuse(pair, tools, Why::TooSlow);
+            return ControlFlow::Continue(Next::Go);
+        }
+        pair.wake_by(until);
+        return ControlFlow::Continue(Next::Wait);
+    }
+    let is_stopping = match &pair.target {
+        Some(target) => target.is_stopping(),
+        None => tools.door().listener.is_none(),
+    };
+    // The first message of a client that has connected just before is most likely on its way.
+    let first_until = pair.accepted + FIRST_MESSAGE_WAIT;
+    if is_stopping && !exchange.has_served && tools.now < first_until {
+        pair.wake_by(first_until);
+    } else if is_stopping || pair.leaving.is_some() {
+        return ControlFlow::Break(Outcome::Closed);
+    }
+    ControlFlow::Continue(Next::Wait)
+}
+
+fn received(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcome, Option<Next>> {
+    let Course::Messages(exchange) = &mut pair.course else { return ControlFlow::Continue(None) };
+    if exchange.input.is_empty() {
+        return begin(pair, tools, bytes);
+    }
+    exchange.input.push(bytes);
+    exchange.is_unseen = may_be_complete(&exchange.input, bytes);
+    ControlFlow::Continue(None)
+}
+
+/// Whether a head that was not complete may be so, or too long, with these bytes at its end.
+pub(super) fn may_be_complete(all: &Pending, last: &[u8]) -> bool {
+    let length = all.bytes().len();
+    length <= SHORT || length >= MAX_HEAD || last.contains(&b'\n')
+}
+
+/// Begins with the request that these bytes begin with. None: it is not complete.
+fn begin(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcome, Option<Next>> {
+    let Course::Messages(exchange) = &mut pair.course else { return ControlFlow::Continue(None) };
+    let bytes = &bytes[empty_lines(bytes)..];
+    if bytes.is_empty() {
+        exchange.head_until = None;
+        return ControlFlow::Continue(None);
+    }
+    let is_opaque = if exchange.has_served { Some(false) } else { is_opaque_from_the_start(bytes) };
+    if is_opaque == Some(true) {
+        exchange.input.push(bytes);
+        pair.become_opaque();
+        return ControlFlow::Continue(Some(Next::Go));
+    }
+    tools.head.clear();
+    let Protocol::Http(forwarded) = tools.hub.options.protocol else { return ControlFlow::Continue(None) };
+    let found = if is_opaque.is_none() { Ok(None) } else { request(bytes, pair.peer.ip(), forwarded, &mut tools.head) };
+    match found {
+        Ok(Some(request)) => start(pair, tools, request, bytes).map_continue(Some),
+        Ok(None) => {
+            exchange.input.push(bytes);
+            exchange.head_until.get_or_insert(tools.now + HEAD_LIMIT);
+            ControlFlow::Continue(None)
+        }
+        Err(refused) => {
+            refuse(pair, tools, Why::Refused { status: refused.status, reason: refused.reason });
+            ControlFlow::Continue(Some(Next::Go))
+        }
+    }
+}
+
+/// Sends a request whose head, as it is to be sent, is in `tools`. These bytes begin with the head as it was received.
+fn start(pair: &mut Pair, tools: &mut Tools, request: Request, bytes: &[u8]) -> ControlFlow<Outcome, Next> {
+    let rest = &bytes[request.head_length..];
+    let mut body = BodyReader::of_request(request.body);
+    let Ok(length) = body.advance(rest) else {
+        refuse(pair, tools, Why::Refused { status: 400, reason: BAD_BODY });
+        return ControlFlow::Continue(Next::Go);
+    };
+    tools.head.extend_from_slice(&rest[..length]);
+    let mut is_reused = matches!(pair.link, Link::Open(_));
+    if is_reused && !request.may_be_repeated() {
+        // It would be lost if the program has closed the connection just now.
+        pair.look_at_link();
+        is_reused = matches!(pair.link, Link::Open(_));
+    }
+    let copy = (is_reused && request.may_be_repeated()).then(|| tools.copy_of_head());
+    let Course::Messages(exchange) = &mut pair.course else { return ControlFlow::Continue(Next::Go) };
+    exchange.input.push(&rest[length..]);
+    exchange.is_unseen = length < rest.len();
+    exchange.head_until = None;
+    exchange.has_served = true;
+    exchange.stage = Stage::UnderWay(UnderWay {
+        request,
+        body,
+        is_sent: is_reused,
+        copy,
+        answer: Answering::Head(Pending::default()),
+        answer_until: None,
+    });
+    let reached = reach(pair, tools);
+    match &mut pair.link {
+        Link::Open(link) => pair.to_program.send(&tools.head, false, link),
+        Link::Connecting { .. } | Link::Absent => pair.to_program.push(&tools.head),
+    }
+    go_on(pair, tools, reached)
+}
+
+const BAD_BODY: &str = "its body is not what its head says";
+
+/// A request is under way, and there may be a connection to the program.
+pub(super) fn go_on(pair: &mut Pair, tools: &mut Tools, reached: Reached) -> ControlFlow<Outcome, Next> {
+    let Course::Messages(Exchange { stage: Stage::UnderWay(way), .. }) = &mut pair.course else {
+        return ControlFlow::Continue(Next::Go);
+    };
+    match reached {
+        Reached::Open => {
+            way.is_sent = true;
+            return ControlFlow::Continue(Next::Go);
+        }
+        Reached::Later if pair.client.is_gone() => return ControlFlow::Break(Outcome::Disconnected),
+        Reached::Later => return ControlFlow::Continue(Next::Wait),
+        Reached::Unserved => refuse(pair, tools, Why::Unserved),
+        Reached::Unreachable => refuse(pair, tools, Why::Unreachable),
+    }
+    ControlFlow::Continue(Next::Go)
+}
+
+/// Passes on what there is of the request's body.
+pub(super) fn pass_body(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, Next> {
+    for _ in 0..ROUNDS {
+        let Pair { client, link: Link::Open(link), to_program, course: Course::Messages(exchange), .. } = pair else {
+            return ControlFlow::Continue(Next::Wait);
+        };
+        let Stage::UnderWay(way) = &mut exchange.stage else { return ControlFlow::Continue(Next::Go) };
+        if !to_program.flush(link) || way.body.is_done() {
+            return ControlFlow::Continue(Next::Wait);
+        }
+        if client.heard_all {
+            // The program sees it as we do: the request ends in the middle.
+            link.half_close();
+            return ControlFlow::Continue(Next::Wait);
+        }
+        if !client.readable {
+            return ControlFlow::Continue(Next::Wait);
+        }
+        match client.read(&mut tools.scratch) {
+            Read::Bytes(length) => {
+                pair.received += length as u64;
+                let bytes = &tools.scratch[..length];
+                match way.body.advance(bytes) {
+                    Ok(taken) => {
+                        to_program.send(&bytes[..taken], false, link);
+                        exchange.input.push(&bytes[taken..]);
+                        exchange.is_unseen = taken < length;
+                    }
+                    Err(BadBody) => return bad_body(pair, tools),
+                }
+            }
+            Read::Nothing | Read::End => {}
+            Read::Broken => {
+                pair.reset_link();
+                return ControlFlow::Break(Outcome::Disconnected);
+            }
+        }
+    }
+    pair.again = true;
+    ControlFlow::Continue(Next::Wait)
+}
+
+fn bad_body(pair: &mut Pair, tools: &Tools) -> ControlFlow<Outcome, Next> {
+    if pair.has_begun_to_answer() {
+        pair.reset_link();
+        pair.resets_client = true;
+        return ControlFlow::Break(Outcome::Closed);
+    }
+    refuse(pair, tools, Why::Refused { status: 400, reason: BAD_BODY });
+    ControlFlow::Continue(Next::Go)
+}

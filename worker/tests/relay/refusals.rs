@@ -1,0 +1,172 @@
+//! What a relay answers itself, and when it ends a connection.
+
+use std::time::Duration;
+
+use mastercontrol_worker::relay::{Forwarded, Protocol};
+
+use crate::support::{Front, Program, eventually, options};
+
+#[test]
+fn what_is_no_request_is_refused_and_reaches_no_program() {
+    let program = Program::http("a");
+    let front = Front::http();
+    let _upstream = front.serve(&program);
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", "x".repeat(70_000));
+    for (request, status) in [
+        ("hello\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\nHost: a\n\n", 400),
+        ("GET / HTTP/2.7\r\nHost: a\r\n\r\n", 505),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (&long, 431),
+    ] {
+        let mut client = front.client();
+        client.send(request);
+        client.expect_refusal(status);
+    }
+    assert_eq!((front.relay.counts().rejected, program.connections()), (8, 0));
+}
+
+#[test]
+fn a_bad_end_of_a_body_does_not_reach_the_program() {
+    let (program, connections) = Program::by_hand();
+    let front = Front::http();
+    let _upstream = front.serve(&program);
+    let mut client = front.client();
+    let begin = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    client.send(begin);
+    let mut server = connections.recv().unwrap();
+    server.expect(begin);
+    client.send("0\n\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.expect_refusal(400);
+    server.expect_reset();
+}
+
+#[test]
+fn a_request_that_the_program_does_not_answer_gets_502() {
+    let (program, connections) = Program::by_hand();
+    let front = Front::http();
+    let upstream = front.serve(&program);
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    for part in ["", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 100 Continue\r\n\r\n"] {
+        let mut client = front.client();
+        client.send(request);
+        let mut server = connections.recv().unwrap();
+        server.expect(request);
+        server.send(part);
+        if part.ends_with("\r\n\r\n") {
+            client.expect(part);
+        }
+        drop(server);
+        client.expect_refusal(502);
+    }
+    // Nothing behind the head of an answer to HEAD, or it would be taken for another answer.
+    let mut client = front.client();
+    client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let server = connections.recv().unwrap();
+    drop(server);
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut client.0, &mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+    let counts = front.relay.counts();
+    assert_eq!((counts.bad_gateway, counts.upstream_failures, counts.retries), (4, 4, 0));
+    drop(client);
+    eventually("all are over", || upstream.counts().now == 0);
+}
+
+#[test]
+fn a_program_that_does_not_listen_gives_502() {
+    let program = Program::http("a");
+    let front = Front::http();
+    let _upstream = front.serve(&program);
+    program.close();
+    let mut client = front.client();
+    client.get("/");
+    client.expect_refusal(502);
+}
+
+#[test]
+fn an_answer_that_is_cut_off_is_not_made_complete() {
+    let (program, connections) = Program::by_hand();
+    let front = Front::http();
+    let _upstream = front.serve(&program);
+    for part in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\na part",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\na part\r\n",
+    ] {
+        let mut client = front.client();
+        client.get("/");
+        let mut server = connections.recv().unwrap();
+        server.expect("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        server.send(part);
+        drop(server);
+        client.expect(part);
+        client.expect_end();
+    }
+    eventually("it is counted", || front.relay.counts().upstream_failures == 2);
+}
+
+#[test]
+fn a_program_that_takes_too_long_to_answer_gives_504() {
+    let (program, connections) = Program::by_hand();
+    let mut options = options(Protocol::Http(Forwarded::Off));
+    options.answer_within = Some(Duration::from_millis(100));
+    let front = Front::start(options);
+    let _upstream = front.serve(&program);
+    let mut client = front.client();
+    client.get("/");
+    let mut server = connections.recv().unwrap();
+    client.expect_refusal(504);
+    server.expect("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    server.expect_reset();
+    assert_eq!(front.relay.counts().gateway_timeout, 1);
+    // An answer that has begun may take its time, and so may a request.
+    let mut client = front.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab");
+    let mut server = connections.recv().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    client.send("cd");
+    server.expect("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabcd");
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab");
+    std::thread::sleep(Duration::from_millis(200));
+    server.send("cd");
+    client.expect("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabcd");
+}
+
+#[test]
+fn a_request_that_no_generation_serves_in_time_gets_503() {
+    let mut options = options(Protocol::Http(Forwarded::Off));
+    options.wait = Duration::from_millis(50);
+    let front = Front::start(options);
+    let mut idle = front.client();
+    let mut client = front.client();
+    client.get("/");
+    client.expect_refusal(503);
+    assert_eq!((front.relay.counts().unavailable, front.relay.counts().held), (1, 0));
+    // One that has asked for nothing waits for nothing.
+    idle.expect_silence();
+    let program = Program::http("a");
+    let _upstream = front.serve(&program);
+    idle.get("/");
+    idle.expect_answer("a / ");
+}
+
+#[test]
+fn the_one_client_too_many_gets_503() {
+    let program = Program::http("a");
+    let mut options = options(Protocol::Http(Forwarded::Off));
+    options.max_connections = 1;
+    let front = Front::start(options);
+    let upstream = front.serve(&program);
+    let mut client = front.client();
+    client.get("/");
+    client.expect_answer("a / ");
+    let mut one_too_many = front.client();
+    one_too_many.get("/");
+    one_too_many.expect_refusal(503);
+    client.get("/again");
+    client.expect_answer("a /again ");
+    assert_eq!((upstream.counts().refused, front.said("Refused")), (1, 1));
+}
