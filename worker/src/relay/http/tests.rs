@@ -15,7 +15,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::answer::Doubt;
 use super::body::Body;
 use super::fields::MAX_FIELDS;
-use super::request::Refused;
 use super::*;
 
 /// The client of all tests.
