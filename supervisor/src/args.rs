@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mastercontrol::cli::{self, Asked, Config, ConfigError, HandlerKind, Invocation, Server};
+use mastercontrol::cli::{self, Asked, Config, ConfigError, Front, HandlerKind, Invocation, Server};
 use mastercontrol::host;
 #[cfg(windows)]
 use mastercontrol::host::windows_service;
@@ -99,10 +99,19 @@ fn serve(
     let first = config.clone();
     let invocation = invocation.clone();
     match (passed, &config.server) {
-        (None, Server::Exec { program, listen }) => {
+        (None, Server::Exec { program, front }) => {
             let supervisor = Supervisor::program(move |settings| program_now(&invocation, address, &first, settings));
             let supervisor = configure(supervisor.shown_as(&program.to_string()), &config, &journal, triggers);
-            wait(supervisor.start(listen), &config, &journal)
+            match front {
+                Front::Sockets(listen) => wait(supervisor.start(listen), &config, &journal),
+                #[cfg(target_os = "linux")]
+                Front::Relay(listen, relay) => {
+                    cli::raise_descriptor_limit();
+                    wait(supervisor.start_relayed(*listen, relay), &config, &journal)
+                }
+                #[cfg(not(target_os = "linux"))]
+                Front::Relay(..) => failed("not_started", "only Linux has a relay", Exit::Failed),
+            }
         }
         (Some(_), Server::Exec { .. }) => {
             let message = "the service manager passed a socket, and exec takes none: let it start the program itself";

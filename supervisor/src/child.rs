@@ -16,18 +16,24 @@ mod family_sockets;
 pub(crate) mod guardian;
 mod output;
 mod preflight;
+#[cfg(target_os = "linux")]
+mod private_port;
 mod probe;
 mod process;
 mod program;
 #[cfg(target_os = "linux")]
 mod queue;
 mod ready;
+#[cfg(target_os = "linux")]
+mod relayed;
+#[cfg(target_os = "linux")]
+mod relaying;
 mod started;
 mod stop_signals;
 #[cfg(windows)]
 mod windows;
 
-pub(crate) use builder::Children;
+pub(crate) use builder::{Children, Front};
 pub use check::{Check, CheckKind};
 #[cfg(unix)]
 pub use guardian::{hidden_stage, supervisor_side::Socket};
@@ -36,6 +42,8 @@ pub(crate) use program::ProgramFactory;
 pub(crate) use program::last_output;
 pub use program::{CannotStart, EndedEarly, Program};
 pub use ready::Ready;
+#[cfg(target_os = "linux")]
+pub(crate) use relaying::Relaying;
 pub use stop_signals::{StopSignals, StopTo};
 #[cfg(windows)]
 pub use windows::Socket;

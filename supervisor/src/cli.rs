@@ -5,8 +5,6 @@
 
 mod config;
 mod definition;
-#[cfg(unix)]
-mod descriptors;
 mod directory;
 mod env_file;
 mod error;
@@ -20,10 +18,10 @@ pub mod service;
 mod tests;
 mod values;
 
-pub use config::{Config, HandlerKind, OwnServer, Server};
-pub use definition::KINDS;
 #[cfg(unix)]
-pub use descriptors::raise_descriptor_limit;
+pub use crate::descriptors::raise_descriptor_limit;
+pub use config::{Config, Front, HandlerKind, OwnServer, Server};
+pub use definition::KINDS;
 pub use error::ConfigError;
 pub use hint::{Hints, hint};
 pub use invocation::{Asked, Invocation, check, command, known_settings};

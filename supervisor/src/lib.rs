@@ -25,6 +25,8 @@ mod builder;
 #[cfg(test)]
 mod corpus;
 mod deadline;
+#[cfg(unix)]
+mod descriptors;
 mod error;
 mod event;
 mod exit;
@@ -70,7 +72,9 @@ pub use log::{Level, Log};
 pub use report::Report;
 pub use restart::{RestartMode, RestartPolicy};
 pub use server::{BuildError, ProgramEnd};
-pub use settings::{AdminSocket, Console, DEFAULT_GRACE, OnHup, Part, Settings};
+pub use settings::{
+    AdminSocket, Console, DEFAULT_GRACE, Forwarded, OnHup, Part, RelayOptions, RelayProtocol, Settings,
+};
 pub use start::Listen;
 pub use version::{VERSION, version};
 pub use worker;

@@ -81,7 +81,7 @@ impl Master {
     ) -> Master {
         Master {
             record: Record::new(identity.started),
-            drains: Drains::new(identity.log.clone()),
+            drains: Drains::new(builder.after_deadline(), identity.log.clone()),
             queue: Queue::new(identity.log.clone()),
             identity,
             builder,
@@ -472,6 +472,7 @@ impl Master {
         let message = format!("generation {number} serves beside generation {old} for {}", Seconds(overlap));
         let fields = [("generation", number.into()), ("overlap_ms", milliseconds(overlap).into())];
         self.identity.log.line(Level::Info, "overlapping", message, fields);
+        next.generation.serve_on_trial();
         State::Proving(Proving { current, next, settings, restart, until: deadline_after(now, overlap) })
     }
 
@@ -542,8 +543,9 @@ impl Master {
 
     /// It came too late, and its end has to be awaited.
     fn discard(&mut self, draining: Draining, build: u64, built: Built, now: Instant) -> State {
-        let (number, generation) = (self.record.generations + 1, built.generation);
-        let live = Live { build, number, generation, since: now, changes: None, program: None };
+        let Built { generation, program, .. } = built;
+        let number = self.record.generations + 1;
+        let live = Live { build, number, generation, since: now, changes: None, program };
         self.drains.discard(live, draining.why.to_string(), draining.deadline, now);
         State::Draining(draining)
     }
@@ -645,8 +647,9 @@ impl Master {
         let fields = [("withdrawn", next.number.into()), ("last_output", json!(wrote))];
         self.identity.log.line(Level::Error, "restart_failed", &message, fields);
         let deadline = deadline_after(now, self.settings.grace);
+        current.generation.serve_again();
         // It may not have ended.
-        next.generation.stop_by(deadline);
+        next.generation.retire_by(deadline);
         self.drains.push(next, "its failure".into(), deadline, now);
         restart.failed(format!("{message}{}", LastWords(&wrote)));
         self.next(current, now)
@@ -904,7 +907,7 @@ impl Master {
 
     fn look<'a>(&'a self, state: &'a State, now: Instant) -> Snapshot<'a> {
         let Master { identity, record, drains, readiness, .. } = self;
-        Snapshot { identity, record, state, drains, readiness, build_limit: self.builder.limit(), now }
+        Snapshot { identity, record, state, drains, readiness, builder: self.builder.as_ref(), now }
     }
 
     /// Tells the service manager what has changed, if there is one.

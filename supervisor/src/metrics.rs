@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use crate::protocol::{State, Status};
+use crate::protocol::{Relay, Requests, State, Status};
 
 /// The media type of [`text`].
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -48,7 +48,47 @@ pub fn text(status: &Status) -> String {
         );
         metrics.counter("connections_forced", "Connections that were closed by force.", counts.forced);
     }
+    if let Some(relay) = &status.relay {
+        relayed(&mut metrics, relay);
+    }
     metrics.0
+}
+
+/// What a relay counts.
+fn relayed(metrics: &mut Metrics, relay: &Relay) {
+    metrics.gauge("relay_held", "Clients and requests that wait for a program.", relay.held);
+    let longest = Seconds(relay.longest_wait_ms);
+    metrics.gauge("relay_longest_wait_seconds", "The longest wait since the last restart began.", longest);
+    let failures = "Connections to the program that could not be made, or that failed in the middle of an answer.";
+    metrics.counter("relay_upstream_failures", failures, relay.upstream_failures);
+    metrics.counter("relay_given_up", "Clients without a request that no program served in time.", relay.given_up);
+    let Some(requests) = relay.requests else { return };
+    let Requests {
+        succeeded,
+        redirected,
+        client_errors,
+        server_errors,
+        rejected,
+        bad_gateway,
+        unavailable,
+        gateway_timeout,
+        retries,
+    } = requests;
+    metrics.begin("requests_total", "counter", "Requests by who answered them, and how.");
+    for (by, class, number) in [
+        ("program", "2xx", succeeded),
+        ("program", "3xx", redirected),
+        ("program", "4xx", client_errors),
+        ("program", "5xx", server_errors),
+        ("relay", "4xx", rejected),
+        ("relay", "502", bad_gateway),
+        ("relay", "503", unavailable),
+        ("relay", "504", gateway_timeout),
+    ] {
+        metrics.sample("requests_total", &[("by", by), ("status", class)], number);
+    }
+    let again = "Requests that were sent once more, because the program closed a connection that it had kept alive.";
+    metrics.counter("requests_retried", again, retries);
 }
 
 /// Metrics one below the other. Each name gets the prefix that all have.
@@ -144,6 +184,26 @@ mod tests {
                 "connections_forced_total 6",
             ]
         );
+    }
+
+    #[test]
+    fn what_a_relay_counts_is_there_and_of_requests_only_if_it_knows_them() {
+        let requests = Requests { succeeded: 9, bad_gateway: 2, ..Requests::default() };
+        let relay = Relay { held: 3, longest_wait_ms: 1500, upstream_failures: 4, ..Relay::default() };
+        let relayed = |requests| {
+            let relay = Some(Relay { requests, ..relay.clone() });
+            samples(&Status { relay, ..status("x", State::Serving) }).split_off(20)
+        };
+        let connections = [
+            "relay_held 3",
+            "relay_longest_wait_seconds 1.500",
+            "relay_upstream_failures_total 4",
+            "relay_given_up_total 0",
+        ];
+        assert_eq!(relayed(None), connections);
+        let all = relayed(Some(requests));
+        assert!(all.contains(&r#"requests_total{by="program",status="2xx"} 9"#.to_owned()), "{all:?}");
+        assert!(all.contains(&r#"requests_total{by="relay",status="502"} 2"#.to_owned()), "{all:?}");
     }
 
     #[test]

@@ -515,6 +515,9 @@ pub struct Status {
     /// How many connections there are and were, in all generations. Omitted: only the program knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<Counts>,
+    /// What stands between the clients and the program. Omitted: there is no relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<Relay>,
     /// The drain in progress: of the whole server during a stop, otherwise of an old generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
@@ -576,6 +579,52 @@ pub struct Counts {
     /// Closed by force.
     #[serde(default)]
     pub forced: usize,
+}
+
+/// A relay, which passes the connections of clients on to a program.
+///
+/// `{"protocol":"http","upstream":"127.0.0.1:21873","held":0,"longest_wait_ms":212,…}`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// What it knows of the bytes: `http` or `tcp`.
+    pub protocol: String,
+    /// Where the program listens that serves. Omitted: none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<SocketAddr>,
+    /// How many clients and requests wait for a program.
+    pub held: usize,
+    /// How long the one that waited longest had to, since the last restart began, in milliseconds.
+    pub longest_wait_ms: u64,
+    /// Connections to the program that could not be made, or that failed in the middle of an answer.
+    pub upstream_failures: u64,
+    /// Clients without a request that were held, and that no program served in time.
+    pub given_up: u64,
+    /// What became of the requests. Omitted: the relay does not know requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Requests>,
+}
+
+/// How many requests were answered, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    /// By the program with a status of 200 to 299, or with 101.
+    pub succeeded: u64,
+    /// By the program with a status of 300 to 399.
+    pub redirected: u64,
+    /// By the program with a status of 400 to 499.
+    pub client_errors: u64,
+    /// By the program with a status of 500 to 599.
+    pub server_errors: u64,
+    /// By the relay, because of what they are: 400, 408, 431, 501, 505.
+    pub rejected: u64,
+    /// By the relay with 502: the program did not answer.
+    pub bad_gateway: u64,
+    /// By the relay with 503: no program served in time, or there were too many clients.
+    pub unavailable: u64,
+    /// By the relay with 504: the program did not answer in time.
+    pub gateway_timeout: u64,
+    /// Sent to the program once more, because it had closed a connection that it had kept alive.
+    pub retries: u64,
 }
 
 /// A scheduled stop.

@@ -5,10 +5,13 @@ pub(crate) mod handlers;
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use worker::{Closed, ConnectionInfo, Counts, DrainReport, ServerError};
 
+use crate::protocol;
 use crate::settings::Settings;
 use crate::text::Reason;
 
@@ -37,6 +40,16 @@ pub(crate) trait Builder: fmt::Debug + Send {
     /// Whether what is being built has to be waited for before the supervisor ends.
     fn awaits_builds(&self) -> bool {
         false
+    }
+
+    /// How long after the deadline of its drain a generation may take to end, without being overdue.
+    fn after_deadline(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// What relays the clients to the programs, if something does.
+    fn relay(&self) -> Option<protocol::Relay> {
+        None
     }
 
     /// No generation is built any more, and the listening socket is closed: by the generation that serves, if that has
@@ -75,6 +88,13 @@ pub(crate) trait Generation: fmt::Debug + Send {
     /// From now on it gets the clients, in place of the one that got them before.
     fn serve(&self);
 
+    /// From now on it gets the clients, to prove itself, while the one before is still there. Where both accept from one
+    /// socket, it gets its share anyway.
+    fn serve_on_trial(&self) {}
+
+    /// It gets the clients again: the one that had to prove itself beside it is withdrawn.
+    fn serve_again(&self) {}
+
     /// Lets its clients go until the deadline, since another one takes its place.
     fn retire_by(&self, deadline: Instant);
 
@@ -86,6 +106,11 @@ pub(crate) trait Generation: fmt::Debug + Send {
 
     /// Its clients. None: they are a program's, and only that knows them.
     fn clients(&self) -> Option<&dyn Clients>;
+
+    /// Where the program listens to which its connections are relayed. None: they are not.
+    fn upstream(&self) -> Option<SocketAddr> {
+        None
+    }
 
     /// What has shown that it is ready, for people. None: nothing had to.
     fn evidence(&self) -> Option<String> {
@@ -142,6 +167,29 @@ pub(crate) trait Clients {
     /// # Errors
     /// What the system does not give.
     fn close(&self, id: u64, grace: Duration, done: Closer) -> io::Result<Option<ConnectionInfo>>;
+}
+
+/// Begins to end one of these connections by `close`, which waits for that; `done` hears how it went. None: there is no
+/// such connection.
+///
+/// # Errors
+/// When the system gives no thread.
+pub(crate) fn close_on_a_thread(
+    connections: Vec<ConnectionInfo>,
+    id: u64,
+    close: impl FnOnce() -> Option<Closed> + Send + 'static,
+    done: Closer,
+) -> io::Result<Option<ConnectionInfo>> {
+    let Some(connection) = connections.into_iter().find(|connection| connection.id == id) else {
+        return Ok(None);
+    };
+    let was = connection.clone();
+    thread::Builder::new().name("close".into()).spawn(move || {
+        // If it has disconnected meanwhile, that is what was wanted.
+        let gone = || Closed { connection: was, outcome: worker::Outcome::Disconnected, stuck: false };
+        done(&close().unwrap_or_else(gone));
+    })?;
+    Ok(Some(connection))
 }
 
 /// Lists the connections of a generation, from any thread.

@@ -65,3 +65,40 @@ pub struct Settings {
     /// What the generation is made of, for people: none, unless a factory says so.
     pub parts: Vec<Part>,
 }
+
+/// What stands between the clients of a program and the program, which listens on a port of its own: for Linux.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayOptions {
+    /// What is known of the bytes.
+    pub protocol: RelayProtocol,
+    /// How long clients are held while no generation serves.
+    pub wait: Duration,
+    /// How many clients are connected at once, those included that are held.
+    pub max_connections: usize,
+}
+
+/// What is known of the bytes that are relayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayProtocol {
+    /// Nothing. A connection belongs to the generation that it was made to.
+    Tcp,
+    /// HTTP/1.0 and 1.1. Between two messages a connection moves to the generation that serves.
+    Http {
+        /// What becomes of `X-Forwarded-For` and `X-Forwarded-Proto`.
+        forwarded: Forwarded,
+        /// How long the program may take to begin its answer to a request. None: as long as it wants.
+        answer_within: Option<Duration>,
+    },
+}
+
+/// What a relay does with the header fields by which a program learns of the client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Forwarded {
+    /// It appends the client's address to what the client sent.
+    #[default]
+    Append,
+    /// It replaces what the client sent.
+    Replace,
+    /// Nothing.
+    Off,
+}

@@ -12,7 +12,9 @@ use worker::Port;
 
 use crate::announcement::Announcement;
 use crate::builder::{Handlers, Options, Programs, Supervisor};
-use crate::child::{self, Children};
+#[cfg(target_os = "linux")]
+use crate::child::Relaying;
+use crate::child::{self, Children, Front};
 use crate::client::{self, Patience};
 use crate::error::Error;
 use crate::event::{Event, EventSender};
@@ -29,6 +31,8 @@ use crate::protocol::{Answer, Request};
 use crate::report::Report;
 use crate::server::Builder;
 use crate::server::handlers::HandlerBuilder;
+#[cfg(target_os = "linux")]
+use crate::settings::RelayOptions;
 use crate::settings::{AdminSocket, Settings};
 use crate::text;
 use crate::triggers::admin::{Admin, LAST_ANSWERS};
@@ -89,7 +93,7 @@ impl Supervisor<Handlers> {
         };
         let address = listener.local_addr().map_err(lacking("the listener"))?;
         let bound = Bound { listens_on: address, addresses: vec![Address::Tcp(address)], files: (), whence };
-        start(options, bound, claimed, PassOn::Nothing, |settings, events, log| {
+        start(options, bound, claimed, Supervised::Handlers, |settings, events, log| {
             let port = if shared { Port::start_shared(listener) } else { Port::start(listener) };
             let port = port.map_err(lacking("the port"))?;
             Ok(Box::new(HandlerBuilder::new(factory, port, settings, log, events)))
@@ -120,22 +124,61 @@ impl Supervisor<Programs> {
             bound_to.push(one.address);
         }
         let bound = Bound { listens_on: bound_to.clone(), addresses: bound_to, files, whence: "" };
-        start(options, bound, claimed, PassOn::Signals, |settings, events, log| {
+        start(options, bound, claimed, Supervised::Program, |settings, events, log| {
             let lacking = lacking("the program's guardian");
-            let children = Children::new(factory, sockets, settings, log, events).map_err(lacking)?;
+            let children = Children::new(factory, Front::Sockets(sockets), settings, log, events).map_err(lacking)?;
             #[cfg(unix)]
+            children.reap_orphans().map_err(lacking)?;
+            Ok(Box::new(children))
+        })
+    }
+
+    /// Binds the address and starts the program, to which the clients of that address are relayed. Each generation gets
+    /// a port of its own (`PORT` in its environment, `{port}` in its arguments), so the program needs to know nothing of
+    /// sockets from others, and no connection is lost when it is replaced. The rest is as with [`Supervisor::start`].
+    ///
+    /// A stop may take five seconds longer than the grace period: the program is asked to end when the last connection
+    /// has ended, or at the deadline, and is killed five seconds after that.
+    ///
+    /// # Errors
+    /// As with [`Supervisor::start`].
+    #[cfg(target_os = "linux")]
+    pub fn start_relayed(self, address: SocketAddr, relay: &RelayOptions) -> Result<Handle<SocketAddr>, Error> {
+        let Supervisor { source: Programs(factory), options } = self;
+        let claimed = claim(&options)?;
+        let listener = bind(&Address::Tcp(address), || listen::bind_tcp(address))?;
+        let address = listener.local_addr().map_err(lacking("the listener"))?;
+        let bound = Bound { listens_on: address, addresses: vec![Address::Tcp(address)], files: (), whence: "" };
+        start(options, bound, claimed, Supervised::RelayedProgram, |settings, events, log| {
+            let relaying =
+                Relaying::start(listener, relay, log.clone(), events.clone()).map_err(lacking("the relay"))?;
+            let lacking = lacking("the program's guardian");
+            let children = Children::new(factory, Front::Relay(relaying), settings, log, events).map_err(lacking)?;
             children.reap_orphans().map_err(lacking)?;
             Ok(Box::new(children))
         })
     }
 }
 
-/// What becomes of signals that ask nothing of the supervisor.
+/// What is supervised, as far as that makes a difference here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PassOn {
-    Nothing,
-    /// They are for the program.
-    Signals,
+enum Supervised {
+    Handlers,
+    /// It gets the signals that ask nothing of the supervisor, and only it knows its connections.
+    Program,
+    /// It gets the signals, and its connections are ours.
+    #[cfg(target_os = "linux")]
+    RelayedProgram,
+}
+
+impl Supervised {
+    fn has_program(self) -> bool {
+        self != Supervised::Handlers
+    }
+
+    fn has_clients(self) -> bool {
+        self != Supervised::Program
+    }
 }
 
 /// `builder` makes what makes the generations.
@@ -143,7 +186,7 @@ fn start<L>(
     options: Options,
     bound: Bound<L, impl Send + 'static>,
     claimed: Option<Claimed>,
-    pass_on: PassOn,
+    supervised: Supervised,
     builder: impl FnOnce(Settings, EventSender, Journal) -> Result<Box<dyn Builder>, Error>,
 ) -> Result<Handle<L>, Error> {
     let Bound { listens_on, addresses, files, whence } = bound;
@@ -158,7 +201,7 @@ fn start<L>(
     }
     let builder = builder(options.settings.clone(), events.clone(), log.clone())?;
     // From here on somebody may ask for the end, also while the server is not ready yet.
-    let triggers = Triggers::start(&options, &events, pass_on, health, claimed)?;
+    let triggers = Triggers::start(&options, &events, supervised, health, claimed)?;
     let health = triggers.health.as_ref().map(Health::address);
     let manager = if options.service_manager { Manager::from_environment(log.clone()) } else { Manager::none() };
     #[cfg(windows)]
@@ -183,6 +226,7 @@ fn start<L>(
         kind: options.kind,
         addresses,
         program: options.shown,
+        has_clients: supervised.has_clients(),
         health,
         log,
         started: Instant::now(),
@@ -256,12 +300,12 @@ impl Triggers {
     fn start(
         options: &Options,
         events: &EventSender,
-        pass_on: PassOn,
+        supervised: Supervised,
         health: Option<TcpListener>,
         claimed: Option<Claimed>,
     ) -> Result<Triggers, Error> {
         let log = &options.journal;
-        let signals = || Signals::start(events.clone(), options.on_hup, pass_on == PassOn::Signals);
+        let signals = || Signals::start(events.clone(), options.on_hup, supervised.has_program());
         let signals = options.signals.then(signals).transpose().map_err(lacking("the signal handlers"))?;
         let enter = options.console.map(|console| console::start(console, events.clone())).transpose();
         let enter = enter.map_err(lacking("the console thread"))?.unwrap_or(false);

@@ -180,6 +180,10 @@ pub fn summary(report: &Report) -> String {
         took => Seconds(Duration::from_millis(took)).to_string(),
     };
     let Report { notified, disconnected, closed, forced, .. } = report;
+    let clients = match (*notified, *disconnected, *closed, *forced) {
+        (0, 0, 0, 0) => String::new(),
+        _ => format!(": {notified} notified, {disconnected} disconnected, {closed} closed, {forced} forced"),
+    };
     if let Some(program) = &report.program {
         let program = ["it was ", "it "].into_iter().find_map(|prefix| program.strip_prefix(prefix)).unwrap_or(program);
         let end = match program.strip_prefix("killed by ") {
@@ -187,20 +191,15 @@ pub fn summary(report: &Report) -> String {
             Some(_) | None => program.to_owned(),
         };
         return match report.killed {
-            0 => format!("stopped in {took} ({end})"),
-            killed => format!("stopped in {took} ({end}, {} had to be killed)", Count(killed, "process")),
+            0 => format!("stopped in {took}{clients} ({end})"),
+            killed => format!("stopped in {took}{clients} ({end}, {} had to be killed)", Count(killed, "process")),
         };
     }
     let stuck = match report.stuck {
         0 => String::new(),
         stuck => format!(", {} could not be ended", Count(stuck, "handler")),
     };
-    if (*notified, *disconnected, *closed, *forced) == (0, 0, 0, 0) {
-        return format!("stopped in {took}");
-    }
-    format!(
-        "stopped in {took}: {notified} notified, {disconnected} disconnected, {closed} closed, {forced} forced{stuck}"
-    )
+    format!("stopped in {took}{clients}{stuck}")
 }
 
 /// A number of things, in the singular or plural.
@@ -461,7 +460,12 @@ mod tests {
                 "by": "x", "notified": 0, "disconnected": 0, "closed": 0, "forced": 0, "stuck": 0, "took_ms": 2,
                 "connections": [], "program": program, "killed": killed,
             });
-            assert_eq!(summary(&serde_json::from_value(report).unwrap()), format!("stopped in 2 ms ({text})"));
+            let mut report = serde_json::from_value(report).unwrap();
+            assert_eq!(summary(&report), format!("stopped in 2 ms ({text})"));
+            // The clients of one behind a relay are known.
+            report.closed = 3;
+            let clients = "0 notified, 0 disconnected, 3 closed, 0 forced";
+            assert_eq!(summary(&report), format!("stopped in 2 ms: {clients} ({text})"));
         }
     }
 

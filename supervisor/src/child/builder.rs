@@ -18,26 +18,42 @@ use worker::panic_message;
 
 use super::check::{self, Shown};
 use super::family_sockets::FamilySockets;
+#[cfg(target_os = "linux")]
+use super::family_sockets::is_listened_on;
 
 #[cfg(unix)]
 use super::guardian::supervisor_side::{Host, Socket};
+#[cfg(target_os = "linux")]
+use super::private_port;
 use super::probe::{self, Outcome, Probe};
 #[cfg(unix)]
 use super::process::Step;
 use super::process::{Child, Running};
+#[cfg(target_os = "linux")]
+use super::program::EndedEarly;
 use super::program::{Program, ProgramFactory};
 #[cfg(target_os = "linux")]
 use super::queue::Watch;
 #[cfg(unix)]
 use super::ready::Ready;
+#[cfg(target_os = "linux")]
+use super::relayed::{Connections, KILLED_AFTER, Relayed};
+#[cfg(target_os = "linux")]
+use super::relaying::Relaying;
+#[cfg(target_os = "linux")]
+use super::started::LostPort;
 use super::started::Started;
 #[cfg(windows)]
 use super::windows::{Host, Socket};
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
+#[cfg(target_os = "linux")]
+use crate::log::Level;
+#[cfg(target_os = "linux")]
+use crate::protocol;
 #[cfg(unix)]
 use crate::server::ProgramEnd;
-use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, lacking};
+use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, Generation, lacking};
 use crate::settings::Settings;
 use crate::sync::lock;
 #[cfg(unix)]
@@ -47,6 +63,17 @@ use crate::text::milliseconds;
 /// How long to wait for the end of what the last program has left behind: its guardian gives that a second.
 const LAST: Duration = Duration::from_secs(5);
 
+/// Where the clients of programs come from.
+#[derive(Debug)]
+pub(crate) enum Front {
+    /// From these sockets, which each program gets: the next one can start while the last one runs. Without any, each
+    /// program binds its address itself, and two of them do not overlap.
+    Sockets(Vec<Socket>),
+    /// From a relay. Each program has a port of its own.
+    #[cfg(target_os = "linux")]
+    Relay(Relaying),
+}
+
 /// Starts programs, each on a thread named `builder`, since that waits until the program is ready.
 #[derive(Clone)]
 pub(crate) struct Children {
@@ -55,6 +82,8 @@ pub(crate) struct Children {
     log: Journal,
     sockets: Arc<Mutex<Sockets>>,
     overlaps: bool,
+    #[cfg(target_os = "linux")]
+    relaying: Option<Arc<Relaying>>,
     pub(super) host: Host,
     pub(super) events: EventSender,
     /// How long the last program that was to be started may take to be ready, in milliseconds.
@@ -85,24 +114,43 @@ impl Sockets {
     }
 }
 
+/// A generation, and what is known of its program.
+type Made = (Box<dyn Generation>, Arc<Running>);
+
+/// How many private ports are tried if other processes take them.
+#[cfg(target_os = "linux")]
+const TRIES: usize = 5;
+
 impl Children {
-    /// Programs that get these sockets, on which the next one can start while the last one runs. Without any, they do
-    /// not overlap.
+    /// Programs whose clients come from there.
     ///
     /// # Errors
     /// What the system says.
     pub(crate) fn new(
         factory: ProgramFactory,
-        sockets: Vec<Socket>,
+        front: Front,
         settings: Settings,
         log: Journal,
         events: EventSender,
     ) -> io::Result<Children> {
+        #[cfg(target_os = "linux")]
+        let (sockets, relaying) = match front {
+            Front::Sockets(sockets) => (sockets, None),
+            Front::Relay(relaying) => (Vec::new(), Some(Arc::new(relaying))),
+        };
+        #[cfg(not(target_os = "linux"))]
+        let Front::Sockets(sockets) = front;
+        #[cfg(target_os = "linux")]
+        let overlaps = !sockets.is_empty() || relaying.is_some();
+        #[cfg(not(target_os = "linux"))]
+        let overlaps = !sockets.is_empty();
         Ok(Children {
             factory: Arc::new(Mutex::new(factory)),
             settings,
             log,
-            overlaps: !sockets.is_empty(),
+            overlaps,
+            #[cfg(target_os = "linux")]
+            relaying,
             sockets: Arc::new(Mutex::new(Sockets { sockets: Some(sockets), programs: Vec::new() })),
             host: Host::new()?,
             events,
@@ -134,11 +182,26 @@ impl Children {
         let Prepared { program, mut settings, build: _ } = prepared.map_or_else(|| self.look(build), Ok)?;
         self.ready_within.store(milliseconds(program.ready_within), Ordering::Relaxed);
         settings.parts.extend(program.parts());
-        let started = self.start(build, &program, self.log.with(settings.log))?;
-        let ask = |probe: &Probe, limit| self.ask(&program, &started.sockets, probe, limit);
-        let ready = started.wait_until_ready(&program, build, ask).and_then(|evidence| {
+        let (overlap, shown) = (program.overlap, Some(program.to_string()));
+        let log = self.log.with(settings.log);
+        #[cfg(target_os = "linux")]
+        let made = match &self.relaying {
+            None => self.make_unrelayed(build, &program, log),
+            Some(relaying) => self.make_relayed(build, &program, &settings, log, relaying),
+        };
+        #[cfg(not(target_os = "linux"))]
+        let made = self.make_unrelayed(build, &program, log);
+        let (generation, running) = made?;
+        Ok((Built { generation, settings, overlap, program: shown }, running))
+    }
+
+    /// A program that gets its clients from our sockets, or by itself.
+    fn make_unrelayed(&self, build: u64, program: &Program, log: Journal) -> Result<Made, BuildError> {
+        let started = self.start(build, program, log)?;
+        let ask = |probe: &Probe, limit| self.ask(program, &started.sockets, probe, limit);
+        let ready = started.wait_until_ready(program, build, None, ask).and_then(|evidence| {
             started.running.is_ready(program.may_have_ended(build))?;
-            self.check(build, &program, &started)?;
+            self.check(build, program, &started)?;
             #[cfg(target_os = "linux")]
             self.watch(&started)?;
             Ok(evidence)
@@ -146,11 +209,55 @@ impl Children {
         match ready {
             Ok(evidence) => {
                 let child = Child::new(started.running.clone(), evidence, self.events.clone());
-                let (generation, shown) = (Box::new(child), Some(program.to_string()));
-                let built = Built { generation, settings, overlap: program.overlap, program: shown };
-                Ok((built, started.running))
+                Ok((Box::new(child), started.running))
             }
-            Err(error) => Err(started.give_up(&program, error)),
+            Err(error) => Err(started.give_up(program, error)),
+        }
+    }
+
+    /// A program that gets its clients from a relay, on a port of its own. If another process takes that port before it can,
+    /// it gets another one.
+    #[cfg(target_os = "linux")]
+    fn make_relayed(
+        &self,
+        build: u64,
+        template: &Program,
+        settings: &Settings,
+        log: Journal,
+        relaying: &Relaying,
+    ) -> Result<Made, BuildError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let port = private_port::choose().map_err(|error| lacking("a private port", &error))?;
+            let program = template.at_port(port);
+            let started = self.start(build, &program, log.clone())?;
+            let ask = |probe: &Probe, limit| self.ask(&program, &started.sockets, probe, limit);
+            let ready = started.wait_until_ready(&program, build, Some(port), ask).and_then(|evidence| {
+                let address = started.wait_until_it_listens(&program, port)?;
+                let connections = Connections::new(started.running.clone(), relaying.upstream(address), settings.grace);
+                let connections = connections.map_err(|error| lacking("a thread to drain it", &error))?;
+                let generation = Relayed::new(
+                    Child::new(started.running.clone(), evidence, self.events.clone()),
+                    connections.clone(),
+                );
+                started.running.is_ready_with(&connections)?;
+                self.check(build, &program, &started)?;
+                Ok(generation)
+            });
+            let error = match ready {
+                Ok(generation) => return Ok((Box::new(generation), started.running)),
+                Err(error) => error,
+            };
+            let (lost, early) = (error.is::<LostPort>(), error.is::<EndedEarly>());
+            let error = started.give_up(&program, error);
+            // It may have ended because it could not bind the port.
+            if tries == TRIES || !(lost || early && is_listened_on(port)) {
+                return Err(error);
+            }
+            let message =
+                format!("another process took the private port {port} before the program; trying another one");
+            log.line(Level::Warning, "port_lost", message, [("port", port.into())]);
         }
     }
 
@@ -211,6 +318,8 @@ impl Children {
     fn ask(&self, program: &Program, sockets: &FamilySockets, probe: &Probe, limit: Duration) -> Outcome {
         match probe {
             Probe::Connect(address) => probe::connect(address, sockets),
+            Probe::Port(port) => probe::connect_to_port(*port, sockets),
+            Probe::PrivatePort => Outcome::Failed("only a program behind a relay has a private port".into()),
             Probe::Http(url) => probe::http(url, sockets, limit),
             #[cfg(unix)]
             Probe::Exec(command) => match self.run(program, command, limit) {
@@ -281,6 +390,10 @@ impl Children {
 
 impl Builder for Children {
     fn build(&mut self, build: u64) {
+        #[cfg(target_os = "linux")]
+        if let Some(relaying) = &self.relaying {
+            relaying.begin();
+        }
         let children = self.clone();
         let thread = thread::Builder::new().name("builder".into()).spawn(move || {
             let events = &children.events;
@@ -325,6 +438,16 @@ impl Builder for Children {
         self.overlaps
     }
 
+    #[cfg(target_os = "linux")]
+    fn after_deadline(&self) -> Duration {
+        if self.relaying.is_some() { KILLED_AFTER } else { Duration::ZERO }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn relay(&self) -> Option<protocol::Relay> {
+        self.relaying.as_ref().map(|relaying| relaying.status())
+    }
+
     fn close(&mut self) {
         let mut sockets = self.sockets();
         sockets.sockets.take();
@@ -332,6 +455,10 @@ impl Builder for Children {
             running.stop_building();
             #[cfg(target_os = "linux")]
             running.unwatch();
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(relaying) = &self.relaying {
+            relaying.close();
         }
     }
 }

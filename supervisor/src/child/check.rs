@@ -31,6 +31,18 @@ pub enum CheckKind {
     Probe(Probe),
 }
 
+impl CheckKind {
+    /// The same for a program with this private port.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    pub(super) fn at_port(&self, port: u16) -> CheckKind {
+        match self {
+            CheckKind::Probe(probe) => CheckKind::Probe(probe.at_port(port)),
+            #[cfg(unix)]
+            CheckKind::Notify => CheckKind::Notify,
+        }
+    }
+}
+
 /// As the command line has it.
 impl fmt::Display for CheckKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use worker::deadline_after;
 
-use super::builder::Children;
+use super::builder::{Children, Front};
 use super::guardian::supervisor_side::Socket;
 use super::program::Program;
 use crate::event::{Event, EventSender};
@@ -54,7 +54,7 @@ impl Driven {
         let factory = Box::new(move |_: &mut Settings| Ok(program.clone()));
         let mut children = {
             let log = Journal::new(Log::silent());
-            Children::new(factory, sockets, settings, log, EventSender::new(sender, None))?
+            Children::new(factory, Front::Sockets(sockets), settings, log, EventSender::new(sender, None))?
         };
         children.host.own = own.into();
         Ok(Driven { children, events })

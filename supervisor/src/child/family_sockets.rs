@@ -87,7 +87,7 @@ impl fmt::Display for Listener {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::waiting_at;
+pub(super) use linux::{is_listened_on, waiting_at};
 
 #[cfg(not(target_os = "linux"))]
 impl FamilySockets {
@@ -101,6 +101,16 @@ impl FamilySockets {
         None
     }
 
+    /// Where the program listens on this port. None: nowhere, or that cannot be known.
+    pub(super) fn at_port(&self, _port: u16) -> Option<SocketAddr> {
+        None
+    }
+
+    /// Whether another process listens on this port, and the program does not. It is not known to.
+    pub(super) fn have_lost(&self, _port: u16) -> bool {
+        false
+    }
+
     /// Which process has accepted this connection. Only the program can: on this system a socket is not passed.
     pub(super) fn accepted_by(&self, _client: &TcpStream) -> AcceptedBy {
         AcceptedBy::TheProgram
@@ -112,7 +122,7 @@ mod linux {
     use std::collections::HashSet;
     use std::fs::{self, File};
     use std::io::{self, BufRead, BufReader};
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
     use std::path::Path;
 
     use procfs::FromBufReadSI;
@@ -148,6 +158,23 @@ mod linux {
             };
             let is_known = !descendants(self.root).into_iter().any(is_hidden) || holder_of(address).is_some();
             is_known.then_some(false)
+        }
+
+        /// Where it can be connected to on this port of the loopback interface. None: nowhere, or that cannot be known.
+        pub(in crate::child) fn at_port(&self, port: u16) -> Option<SocketAddr> {
+            let has_port = |_: &u64, listener: &Listener| matches!(listener, Listener::Tcp(at) if at.port() == port);
+            match self.find(has_port)? {
+                Listener::Tcp(at) => Some(connectable(at)),
+                Listener::Unix(_) => None,
+            }
+        }
+
+        /// Whether another process listens on this port, and the program does not.
+        pub(in crate::child) fn have_lost(&self, port: u16) -> bool {
+            // Before the program is looked at: it may begin to listen meanwhile.
+            let is_held = is_listened_on(port);
+            let loopback = Address::Tcp((Ipv4Addr::LOCALHOST, port).into());
+            is_held && self.at_port(port).is_none() && self.listen_at(&loopback) == Some(false)
         }
 
         /// Which process has accepted this connection. A program that got no socket from us shares none.
@@ -188,6 +215,20 @@ mod linux {
         }
     }
 
+    /// The address by which a listener of this machine can be connected to from here.
+    fn connectable(at: SocketAddr) -> SocketAddr {
+        let ip = match at.ip().to_canonical() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+            // It takes both unless it was told otherwise, and where there is no IPv6, a machine may have no such address.
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() => {
+                Ipv4Addr::LOCALHOST.into()
+            }
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        (ip, at.port()).into()
+    }
+
     /// The sockets that a process has open.
     fn sockets_of(pid: u32) -> io::Result<HashSet<u64>> {
         let entries = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
@@ -196,6 +237,12 @@ mod linux {
             target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
         };
         Ok(entries.filter_map(|entry| socket(&entry.path())).collect())
+    }
+
+    /// Whether any process listens on this port, on any address.
+    pub(in crate::child) fn is_listened_on(port: u16) -> bool {
+        let has_port = |(_, listener): &(u64, Listener)| matches!(listener, Listener::Tcp(at) if at.port() == port);
+        listeners(std::process::id()).iter().any(has_port)
     }
 
     /// The clients whose connections to this address wait to be accepted.
@@ -312,6 +359,22 @@ mod linux {
             assert!(
                 own.is_at(&Address::Unix("/run/a.sock".into())) && !own.is_at(&Address::Unix("/run/b.sock".into()))
             );
+        }
+
+        #[test]
+        fn a_listener_is_connected_to_by_the_loopback_interface() {
+            for (at, by) in [
+                ("127.0.0.1:80", "127.0.0.1:80"),
+                ("0.0.0.0:80", "127.0.0.1:80"),
+                ("[::ffff:0.0.0.0]:80", "127.0.0.1:80"),
+                ("[::1]:80", "[::1]:80"),
+                ("192.0.2.1:80", "192.0.2.1:80"),
+            ] {
+                assert_eq!(connectable(at.parse().unwrap()), by.parse().unwrap(), "{at}");
+            }
+            // Of all families.
+            let Ok(listener) = TcpListener::bind("[::]:0") else { return };
+            TcpStream::connect(connectable(listener.local_addr().unwrap())).unwrap();
         }
 
         #[test]

@@ -12,7 +12,7 @@ mod family;
 mod guard;
 mod launcher;
 mod line;
-mod notify;
+pub(super) mod notify;
 #[cfg(target_os = "linux")]
 pub(super) mod proc;
 mod processes;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +21,10 @@ use crate::text::{Reason, Seconds};
 pub enum Probe {
     /// It takes connections at this address. Where the system tells (Linux), an answer of another process does not count.
     Connect(Address),
+    /// It takes connections on its private port, whichever that is: one behind a relay has one.
+    PrivatePort,
+    /// It takes connections on this port of the loopback interface, by IPv4 or IPv6.
+    Port(u16),
     /// It answers a GET of this with a status of 2xx. The same holds for its answer.
     Http(Url),
     /// This command of the shell ends with code 0.
@@ -33,6 +37,8 @@ impl fmt::Display for Probe {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Probe::Connect(address) => write!(formatter, "connect={address}"),
+            Probe::PrivatePort => write!(formatter, "connect"),
+            Probe::Port(port) => write!(formatter, "connect={port}"),
             Probe::Http(url) => write!(formatter, "http={url}"),
             #[cfg(unix)]
             Probe::Exec(command) => write!(formatter, "exec={command}"),
@@ -41,15 +47,49 @@ impl fmt::Display for Probe {
 }
 
 impl Probe {
+    /// The same for a program with this private port.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    pub(super) fn at_port(&self, port: u16) -> Probe {
+        match self {
+            Probe::PrivatePort => Probe::Port(port),
+            Probe::Http(Url { authority, path }) => {
+                Probe::Http(Url { authority: with_port(authority, port), path: with_port(path, port) })
+            }
+            #[cfg(unix)]
+            Probe::Exec(command) => Probe::Exec(with_port(command, port)),
+            Probe::Connect(_) | Probe::Port(_) => self.clone(),
+        }
+    }
+
+    /// Whether it is about a private port.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+    pub(crate) fn needs_private_port(&self) -> bool {
+        match self {
+            Probe::PrivatePort => true,
+            Probe::Http(url) => url.authority.ends_with(":{port}"),
+            Probe::Connect(_) | Probe::Port(_) => false,
+            #[cfg(unix)]
+            Probe::Exec(_) => false,
+        }
+    }
+
     /// Where the answer is to come from. None: that is not known.
     pub(super) fn address(&self) -> Option<Address> {
         match self {
             Probe::Connect(address) => Some(address.clone()),
+            Probe::PrivatePort => None,
+            Probe::Port(port) => Some(Address::Tcp((Ipv4Addr::LOCALHOST, *port).into())),
             Probe::Http(url) => url.addresses().ok()?.next().map(Address::Tcp),
             #[cfg(unix)]
             Probe::Exec(_) => None,
         }
     }
+}
+
+/// A text in which the private port has its place.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub(super) fn with_port(text: &str, port: u16) -> String {
+    text.replace("{port}", &port.to_string())
 }
 
 /// What became of a probe.
@@ -84,7 +124,10 @@ impl FromStr for Url {
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let port = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(_, port)| port);
         let is_wrong = |letter: char| !letter.is_ascii_graphic() || letter == '@';
-        if authority.is_empty() || text.chars().any(is_wrong) || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        if authority.is_empty()
+            || text.chars().any(is_wrong)
+            || port.is_some_and(|port| port != "{port}" && port.parse::<u16>().is_err())
+        {
             return Err(words.into());
         }
         let slash = if path.starts_with('/') { "" } else { "/" };
@@ -112,6 +155,12 @@ pub(super) fn connect(address: &Address, program: &FamilySockets) -> Outcome {
         Some(true) | None if takes_connections(address) => Outcome::Answered(format!("it answers on {address}")),
         Some(true) | None => Outcome::Failed(format!("it takes no connection on {address}")),
     }
+}
+
+/// The same on this port of the loopback interface.
+pub(super) fn connect_to_port(port: u16, program: &FamilySockets) -> Outcome {
+    let address = program.at_port(port).unwrap_or_else(|| (Ipv4Addr::LOCALHOST, port).into());
+    connect(&Address::Tcp(address), program)
 }
 
 /// Whether something does.
@@ -293,6 +342,7 @@ mod tests {
             ("http://localhost", "http://localhost/"),
             ("http://[::1]:80?a=b", "http://[::1]:80/?a=b"),
             ("http://[::1]/#part", "http://[::1]/"),
+            ("http://localhost:{port}/a", "http://localhost:{port}/a"),
         ] {
             assert_eq!(text.parse::<Url>().unwrap().to_string(), shown);
         }

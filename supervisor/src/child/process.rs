@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::ServerError;
+use worker::{DrainReport, ServerError};
 
 use super::check::{Beat, CheckKind};
 use super::evidence::Evidence;
@@ -15,6 +15,8 @@ use super::output::Output;
 use super::program::{CannotStart, EndedEarly};
 #[cfg(target_os = "linux")]
 use super::queue::Watch;
+#[cfg(target_os = "linux")]
+use super::relayed::Connections;
 use crate::event::{Event, EventSender};
 use crate::server::{Availability, BuildError, Clients, Ended, Failure, Generation, ProgramEnd};
 
@@ -75,6 +77,11 @@ struct Observed {
     unproved: Option<String>,
     #[cfg(target_os = "linux")]
     queues: Option<Watch>,
+    /// Its connections, until it ends, if they are relayed.
+    #[cfg(target_os = "linux")]
+    connections: Option<Arc<Connections>>,
+    /// What became of its connections. None: they are relayed, and have not ended.
+    drained: Option<DrainReport>,
 }
 
 /// What a program has said of itself.
@@ -118,6 +125,9 @@ impl Running {
             unproved: None,
             #[cfg(target_os = "linux")]
             queues: None,
+            #[cfg(target_os = "linux")]
+            connections: None,
+            drained: Some(DrainReport::default()),
         };
         let running =
             Arc::new(Running { build, control, output, observed: Mutex::new(observed), gone: Condvar::new() });
@@ -194,6 +204,25 @@ impl Running {
     pub(super) fn has_ended(&self, end: ProgramEnd) {
         let wrote = self.last_words(end);
         self.observed().ended(self.build, end, wrote);
+        self.lose_connections();
+    }
+
+    /// Its connections hear that it has ended, which leads back here.
+    #[cfg(target_os = "linux")]
+    fn lose_connections(&self) {
+        let connections = self.observed().connections.take();
+        connections.into_iter().for_each(|connections| connections.program_has_ended());
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn lose_connections(&self) {}
+
+    /// Its connections have ended, of which this became.
+    #[cfg(target_os = "linux")]
+    pub(super) fn has_drained(&self, report: DrainReport) {
+        let mut observed = self.observed();
+        observed.drained = Some(report);
+        observed.finish(self.build);
     }
 
     /// The last lines that it wrote to stderr, if that is of interest. Not while it is observed: this may take a moment.
@@ -227,12 +256,15 @@ impl Running {
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn guardian_lost(&self, killed: usize) {
         let wrote = self.last_words(ProgramEnd::Unguarded);
-        let mut observed = self.observed();
-        observed.killed = killed;
-        if observed.end.is_none() {
-            observed.killed += usize::from(observed.program.is_some());
-            observed.ended(self.build, ProgramEnd::Unguarded, wrote);
+        {
+            let mut observed = self.observed();
+            observed.killed = killed;
+            if observed.end.is_none() {
+                observed.killed += usize::from(observed.program.is_some());
+                observed.ended(self.build, ProgramEnd::Unguarded, wrote);
+            }
         }
+        self.lose_connections();
     }
 
     /// Its process id, if it has started.
@@ -258,10 +290,11 @@ impl Running {
         // They have to be closed when master control hears that the program is gone.
         #[cfg(target_os = "linux")]
         self.unwatch();
+        self.lose_connections();
         let mut observed = self.observed();
         observed.gone = true;
         observed.tell_builder(Step::Gone);
-        observed.tell(Event::Finished { build: self.build });
+        observed.finish(self.build);
         self.gone.notify_all();
     }
 
@@ -271,23 +304,29 @@ impl Running {
     /// # Errors
     /// When it has ended already.
     pub(super) fn is_ready(&self, may_have_ended: bool) -> Result<(), BuildError> {
-        let mut observed = self.observed();
-        match observed.end {
-            Some(end) if !observed.asked && !may_have_ended => Err(EndedEarly::of(end)),
-            end => {
-                observed.listener = Listener::Later(Vec::new());
-                if let Some(end) = end {
-                    let wrote = std::mem::take(&mut observed.wrote);
-                    observed.fail(self.build, end, wrote);
-                }
-                if observed.gone {
-                    observed.tell(Event::Finished { build: self.build });
-                }
-                Ok(())
-            }
-        }
+        self.observed().is_ready(self.build, may_have_ended)
     }
 
+    /// The same of one whose connections are these.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    #[cfg(target_os = "linux")]
+    pub(super) fn is_ready_with(&self, connections: &Arc<Connections>) -> Result<(), BuildError> {
+        {
+            let mut observed = self.observed();
+            // Its end is not complete without theirs.
+            observed.drained = None;
+            observed.is_ready(self.build, false)?;
+            observed.connections = Some(connections.clone());
+            if observed.end.is_none() {
+                return Ok(());
+            }
+        }
+        // It had to end anyway.
+        self.lose_connections();
+        Ok(())
+    }
     /// Master control knows that it is there, and hears all from now on, and what has happened meanwhile.
     pub(super) fn start_reporting(&self, events: &EventSender) {
         let mut observed = self.observed();
@@ -306,6 +345,18 @@ impl Running {
         self.control.kill();
     }
 
+    /// Whether the program itself has ended.
+    #[cfg(target_os = "linux")]
+    pub(super) fn is_over(&self) -> bool {
+        self.observed().end.is_some()
+    }
+
+    /// Asks it to end, and kills it at this time. That is no failure.
+    pub(super) fn stop_by(&self, kill_at: Instant) {
+        self.observed().ask();
+        self.control.stop(kill_at.saturating_duration_since(Instant::now()));
+    }
+
     /// Takes it from its builder if it is not ready yet: all programs have to end, and master control knows by when.
     pub(super) fn stop_building(&self) {
         let mut observed = self.observed();
@@ -322,6 +373,28 @@ impl Running {
 }
 
 impl Observed {
+    fn is_ready(&mut self, build: u64, may_have_ended: bool) -> Result<(), BuildError> {
+        match self.end {
+            Some(end) if !self.asked && !may_have_ended => Err(EndedEarly::of(end)),
+            end => {
+                self.listener = Listener::Later(Vec::new());
+                if let Some(end) = end {
+                    let wrote = std::mem::take(&mut self.wrote);
+                    self.fail(build, end, wrote);
+                }
+                self.finish(build);
+                Ok(())
+            }
+        }
+    }
+
+    /// If nothing of it is left, and its connections have ended, that is its end.
+    fn finish(&mut self, build: u64) {
+        if self.gone && self.drained.is_some() {
+            self.tell(Event::Finished { build });
+        }
+    }
+
     /// From now on its end is no failure.
     fn ask(&mut self) {
         self.asked = true;
@@ -377,6 +450,14 @@ impl Child {
     pub(super) fn new(running: Arc<Running>, evidence: Evidence, events: EventSender) -> Child {
         Child { running, evidence, events }
     }
+
+    /// What became of it.
+    #[expect(clippy::unnecessary_wraps, reason = "as master control hears it")]
+    pub(super) fn ended(&self) -> Result<Ended, ServerError> {
+        let mut observed = self.running.observed();
+        let drain = observed.drained.take().unwrap_or_default();
+        Ok(Ended { drain, program: observed.end, killed: observed.killed })
+    }
 }
 
 impl Generation for Child {
@@ -389,8 +470,7 @@ impl Generation for Child {
     }
 
     fn stop_by(&self, deadline: Instant) {
-        self.running.observed().ask();
-        self.running.control.stop(deadline.saturating_duration_since(Instant::now()));
+        self.running.stop_by(deadline);
     }
 
     /// The signal is sent once.
@@ -447,8 +527,7 @@ impl Generation for Child {
     }
 
     fn end(self: Box<Self>) -> Result<Ended, ServerError> {
-        let observed = self.running.observed();
-        Ok(Ended { program: observed.end, killed: observed.killed, ..Ended::default() })
+        self.ended()
     }
 }
 

@@ -1,12 +1,16 @@
 //! What to run, and why it did not run.
 
 use std::error::Error;
+#[cfg(target_os = "linux")]
+use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::check::Check;
+#[cfg(target_os = "linux")]
+use super::probe::with_port;
 use super::ready::Ready;
 #[cfg(unix)]
 use super::stop_signals::StopSignals;
@@ -50,11 +54,33 @@ pub struct Program {
 }
 
 impl Program {
+    /// The same with this private port: in its arguments, its variables, and what shows that it is ready and works.
+    #[cfg(target_os = "linux")]
+    pub(super) fn at_port(&self, port: u16) -> Program {
+        // What it gets by its own variables counts more than the usual address, but not more than the port.
+        let host = ("HOST".to_owned(), "127.0.0.1".to_owned());
+        let own = self.environment.iter().map(|(name, value)| (name.clone(), with_port(value, port)));
+        let environment = [host].into_iter().chain(own).chain([("PORT".to_owned(), port.to_string())]).collect();
+        Program {
+            args: self.args.iter().map(|argument| argument_with_port(argument, port)).collect(),
+            environment,
+            ready: self.ready.at_port(port),
+            check: self.check.as_ref().map(|check| Check { how: check.how.at_port(port), ..check.clone() }),
+            ..self.clone()
+        }
+    }
+
     /// Whether an exit before readiness counts like one just after it. That is so for the first program, whose end is
     /// passed on, unless a readiness condition was given.
     pub(super) fn may_have_ended(&self, build: u64) -> bool {
         self.ready == Ready::Auto && build == 1
     }
+}
+
+/// An argument in which the private port has its place. One that is no text has none.
+#[cfg(target_os = "linux")]
+fn argument_with_port(argument: &OsStr, port: u16) -> OsString {
+    argument.to_str().map_or_else(|| argument.to_owned(), |text| with_port(text, port).into())
 }
 
 impl fmt::Display for Program {
@@ -137,5 +163,59 @@ pub(super) struct Obstacle<'a>(pub(super) &'a Option<String>);
 impl fmt::Display for Obstacle<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|obstacle| write!(formatter, ": {obstacle}"))
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::child::check::CheckKind;
+    use crate::child::probe::Probe;
+
+    #[test]
+    fn the_private_port_is_in_arguments_variables_and_conditions() {
+        let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let template = Program {
+            program: "server".into(),
+            args: ["--port", "{port}", "--url=http://127.0.0.1:{port}/{port}", "{PORT}"].map(Into::into).into(),
+            directory: None,
+            environment: vec![variable("BIND", "0.0.0.0:{port}"), variable("HOST", "::"), variable("PORT", "80")],
+            stop: StopSignals::one(15),
+            success: Vec::new(),
+            ready: Ready::Auto,
+            ready_within: Duration::from_secs(1),
+            overlap: Duration::ZERO,
+            check: Some(Check {
+                how: CheckKind::Probe(Probe::Exec("curl localhost:{port}".into())),
+                every: Duration::from_secs(1),
+                timeout: Duration::from_secs(1),
+                failures: 1,
+            }),
+        };
+        let program = template.at_port(21873);
+        assert_eq!(program.args, ["--port", "21873", "--url=http://127.0.0.1:21873/21873", "{PORT}"]);
+        assert_eq!(
+            program.environment,
+            [
+                variable("HOST", "127.0.0.1"),
+                variable("BIND", "0.0.0.0:21873"),
+                variable("HOST", "::"),
+                variable("PORT", "80"),
+                variable("PORT", "21873"),
+            ]
+        );
+        assert_eq!(program.ready, Ready::Port(21873));
+        assert_eq!(program.check.unwrap().how, CheckKind::Probe(Probe::Exec("curl localhost:21873".into())));
+        for (ready, at_port) in [
+            (Ready::Probe(Probe::PrivatePort), Ready::Probe(Probe::Port(1))),
+            (
+                Ready::Probe(Probe::Http("http://127.0.0.1:{port}/health".parse().unwrap())),
+                Ready::Probe(Probe::Http("http://127.0.0.1:1/health".parse().unwrap())),
+            ),
+            (Ready::Notify, Ready::Notify),
+        ] {
+            assert_eq!(ready.at_port(1), at_port);
+        }
     }
 }

@@ -15,6 +15,8 @@ pub enum Ready {
     /// It says `READY=1` on the socket that `NOTIFY_SOCKET` names.
     #[cfg(unix)]
     Notify,
+    /// It listens on this port (Linux).
+    Port(u16),
     /// It answers this.
     Probe(Probe),
 }
@@ -23,19 +25,31 @@ pub enum Ready {
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
 /// How long to wait before the first look whether a program is ready, and between two at most. Nothing announces that.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+pub(super) const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 /// The same where a look is a process of its own.
 #[cfg(unix)]
 const COMMANDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 impl Ready {
+    /// The same for a program with this private port.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    pub(super) fn at_port(&self, port: u16) -> Ready {
+        match self {
+            Ready::Auto => Ready::Port(port),
+            Ready::Probe(probe) => Ready::Probe(probe.at_port(port)),
+            Ready::After(_) | Ready::Port(_) => self.clone(),
+            #[cfg(unix)]
+            Ready::Notify => self.clone(),
+        }
+    }
+
     /// How long it has to run to be ready without another sign of that. None: that never suffices.
     pub(super) fn enough(&self) -> Option<Duration> {
         match self {
             Ready::Auto => Some(LONG_ENOUGH),
             Ready::After(time) => Some(*time),
-            Ready::Probe(_) => None,
+            Ready::Port(_) | Ready::Probe(_) => None,
             #[cfg(unix)]
             Ready::Notify => None,
         }
@@ -46,7 +60,7 @@ impl Ready {
         match self {
             #[cfg(unix)]
             Ready::Probe(Probe::Exec(_)) => Some(COMMANDS),
-            Ready::Auto | Ready::Probe(_) => Some(LOOKS),
+            Ready::Auto | Ready::Port(_) | Ready::Probe(_) => Some(LOOKS),
             Ready::After(_) => None,
             #[cfg(unix)]
             Ready::Notify => None,

@@ -1,5 +1,9 @@
 //! A program that has been started: until it is ready, or given up.
 
+use std::error::Error;
+use std::fmt;
+#[cfg(target_os = "linux")]
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -11,6 +15,8 @@ use super::family_sockets::FamilySockets;
 use super::probe::{Outcome, Probe};
 use super::process::{Running, Step};
 use super::program::{CannotStart, EndedEarly, NeverReady, Obstacle, Program};
+#[cfg(target_os = "linux")]
+use super::ready::LOOKS;
 use super::ready::Ready;
 use crate::holder::holder_of;
 use crate::listen::Address;
@@ -51,6 +57,18 @@ impl Looks {
     }
 }
 
+/// Another process listens on a private port. The program may get another one.
+#[derive(Debug)]
+pub(super) struct LostPort(u16);
+
+impl fmt::Display for LostPort {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "another process listens on its private port {}", self.0)
+    }
+}
+
+impl Error for LostPort {}
+
 /// A program that may not be ready yet.
 #[derive(Debug)]
 pub(super) struct Started {
@@ -60,7 +78,8 @@ pub(super) struct Started {
 }
 
 impl Started {
-    /// What has shown that it is ready, or that it has to end already. `ask` probes it.
+    /// What has shown that it is ready, or that it has to end already. `ask` probes it. It is given up when another process
+    /// listens on its private port.
     ///
     /// # Errors
     /// Why it is not.
@@ -68,6 +87,7 @@ impl Started {
         &self,
         program: &Program,
         build: u64,
+        private_port: Option<u16>,
         ask: impl Fn(&Probe, Duration) -> Outcome,
     ) -> Result<Evidence, BuildError> {
         let limit = deadline_after(Instant::now(), program.ready_within);
@@ -96,6 +116,11 @@ impl Started {
                 continue;
             }
             if let Some(looks) = looks.as_mut().filter(|looks| looks.is_due()) {
+                if let Some(port) = private_port
+                    && self.sockets.have_lost(port)
+                {
+                    return Err(Box::new(LostPort(port)));
+                }
                 match self.look(&program.ready, &ask) {
                     Some(Ok(evidence)) => return Ok(evidence),
                     Some(Err(reason)) => failure = Some(reason),
@@ -119,7 +144,7 @@ impl Started {
                 let limit = match probe {
                     #[cfg(unix)]
                     Probe::Exec(_) => COMMAND,
-                    Probe::Connect(_) | Probe::Http(_) => ANSWER,
+                    Probe::Connect(_) | Probe::Port(_) | Probe::PrivatePort | Probe::Http(_) => ANSWER,
                 };
                 match ask(probe, limit) {
                     Outcome::Answered(how) => Some(Ok(Evidence::Answered(how))),
@@ -127,10 +152,55 @@ impl Started {
                     Outcome::OfAnother => None,
                 }
             }
+            Ready::Port(port) => match self.sockets.at_port(*port) {
+                Some(address) => Some(Ok(Evidence::Listens(address.to_string()))),
+                None => Some(Err(self.does_not_listen(*port))),
+            },
             Ready::After(_) => None,
             #[cfg(unix)]
             Ready::Notify => None,
         }
+    }
+
+    /// Waits until it is seen to listen on its private port. Returns where that can be connected to, also if it has to end
+    /// already.
+    ///
+    /// # Errors
+    /// If it does not.
+    #[cfg(target_os = "linux")]
+    pub(super) fn wait_until_it_listens(&self, program: &Program, port: u16) -> Result<SocketAddr, BuildError> {
+        let limit = deadline_after(Instant::now(), program.ready_within);
+        let mut looks = Looks::new(LOOKS);
+        loop {
+            if let Some(address) = self.sockets.at_port(port) {
+                return Ok(address);
+            }
+            if self.sockets.have_lost(port) {
+                return Err(Box::new(LostPort(port)));
+            }
+            if limit <= Instant::now() {
+                let why = Some(self.does_not_listen(port));
+                return Err(
+                    format!("it was not ready within {}{}", Seconds(program.ready_within), Obstacle(&why)).into()
+                );
+            }
+            looks.done();
+            match self.steps.recv_timeout(looks.next.saturating_duration_since(Instant::now())) {
+                Ok(Step::Stopping) => return Ok((Ipv4Addr::LOCALHOST, port).into()),
+                Ok(Step::Ended(end)) => return Err(EndedEarly::of(end)),
+                Ok(Step::CannotStart(why)) => return Err(Box::new(why)),
+                Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => return Err("it ended".into()),
+                Ok(Step::Started | Step::Ready) | Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn does_not_listen(&self, port: u16) -> String {
+        let elsewhere = self.sockets.own().map(|address| format!(", but on {address}")).unwrap_or_default();
+        format!(
+            "it does not listen on its private port {port}{elsewhere}; that port is in PORT, and {{port}} on its \
+                 command line"
+        )
     }
 
     fn late(&self, program: &Program, failure: Option<String>) -> BuildError {

@@ -8,14 +8,14 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use super::definition::{Connections, Options, ServerArgs, ServerCli};
+use super::definition::{Connections, Options, Relaying, ServerArgs, ServerCli};
 use super::directory;
 use super::env_file;
 use super::error::ConfigError;
 use super::file::{definitions, setting};
 #[cfg(unix)]
 use super::values::Signals;
-use super::values::{Form, word};
+use super::values::{Form, RelayKind, default_max_relayed, word};
 use crate::child::{CheckKind, Probe, Program, Ready};
 #[cfg(unix)]
 use crate::child::{StopSignals, StopTo};
@@ -23,7 +23,11 @@ use crate::instance::InstanceName;
 use crate::listen::{Address, ProgramSocket, in_words};
 use crate::log::Log;
 use crate::restart::RestartPolicy;
-use crate::settings::{AdminSocket, Console, OnHup, Part};
+use crate::settings::{AdminSocket, Console, OnHup, Part, RelayOptions, RelayProtocol};
+use crate::text::Seconds;
+
+/// How long a relay holds clients, unless told otherwise.
+const WAIT: Duration = Duration::from_secs(30);
 
 /// What is served, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,9 +38,18 @@ pub enum Server {
     Exec {
         /// What to run, and how.
         program: Box<Program>,
-        /// The sockets that it gets.
-        listen: Vec<ProgramSocket>,
+        /// Where its clients come from.
+        front: Front,
     },
+}
+
+/// Where the clients of a program come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Front {
+    /// From the sockets that it gets, or from those that it makes.
+    Sockets(Vec<ProgramSocket>),
+    /// From a relay that listens there.
+    Relay(SocketAddr, RelayOptions),
 }
 
 /// A server of our own.
@@ -83,8 +96,9 @@ impl Server {
     fn listen(&self) -> String {
         match self {
             Server::Own(own) => own.listen.to_string(),
-            Server::Exec { listen, .. } if listen.is_empty() => "nothing".into(),
-            Server::Exec { listen, .. } => in_words(listen),
+            Server::Exec { front: Front::Sockets(listen), .. } if listen.is_empty() => "nothing".into(),
+            Server::Exec { front: Front::Sockets(listen), .. } => in_words(listen),
+            Server::Exec { front: Front::Relay(listen, _), .. } => listen.to_string(),
         }
     }
 
@@ -92,13 +106,37 @@ impl Server {
     fn socket_mode(&self) -> String {
         match self {
             #[cfg(unix)]
-            Server::Exec { listen, .. } => {
-                format!("{:o}", listen.first().map_or(crate::listen::DEFAULT_MODE, |listen| listen.mode))
+            Server::Exec { front, .. } => {
+                let first = match front {
+                    Front::Sockets(listen) => listen.first(),
+                    Front::Relay(..) => None,
+                };
+                format!("{:o}", first.map_or(crate::listen::DEFAULT_MODE, |listen| listen.mode))
             }
             #[cfg(windows)]
             Server::Exec { .. } => String::new(),
             Server::Own(_) => String::new(),
         }
+    }
+
+    /// What its relay does, for people.
+    fn relay(&self) -> [(&'static str, String); 5] {
+        let names = ["relay", "forwarded", "wait", "answer-within", "max-connections"];
+        let values = match self {
+            Server::Exec { front: Front::Relay(_, RelayOptions { protocol, wait, max_connections }), .. } => {
+                let (protocol, forwarded, answer_within) = match protocol {
+                    RelayProtocol::Tcp => ("tcp", String::new(), None),
+                    RelayProtocol::Http { forwarded, answer_within } => ("http", word(*forwarded), *answer_within),
+                };
+                let answer_within = answer_within.map_or_else(|| "off".into(), |time| Seconds(time).to_string());
+                [protocol.into(), forwarded, Seconds(*wait).to_string(), answer_within, max_connections.to_string()]
+            }
+            Server::Exec { front: Front::Sockets(_), .. } | Server::Own(_) => {
+                ["none".into(), String::new(), String::new(), String::new(), String::new()]
+            }
+        };
+        let mut values = values.into_iter();
+        names.map(|name| (name, values.next().unwrap_or_default()))
     }
 
     /// The name of its instance, unless told otherwise.
@@ -129,6 +167,8 @@ impl Server {
             #[cfg_attr(windows, allow(unused_variables, unused_mut))]
             ServerArgs::Exec {
                 mut listen,
+                relay,
+                relaying,
                 socket_mode,
                 stop_signal,
                 stop_to,
@@ -166,7 +206,14 @@ impl Server {
                     overlap,
                     check: checks.check(),
                 };
-                (Server::Exec { program: Box::new(program), listen }, options)
+                let front = match (relay, &listen[..]) {
+                    (Some(relay), [ProgramSocket { address: Address::Tcp(address), .. }]) => {
+                        Front::Relay(*address, relaying.options(relay))
+                    }
+                    // What else there is with a relay has been refused.
+                    (_, _) => Front::Sockets(listen),
+                };
+                (Server::Exec { program: Box::new(program), front }, options)
             }
         }
     }
@@ -218,7 +265,19 @@ impl Config {
         let mut grace = None;
         let server = ServerCli::from_arg_matches(&said).map_err(wrong)?.server;
         let mut environment = Vec::new();
-        if let ServerArgs::Exec { listen, socket_mode, stop_signal, ready, overlap, checks, env_file, .. } = &server {
+        if let ServerArgs::Exec {
+            listen,
+            relay,
+            relaying,
+            socket_mode,
+            stop_signal,
+            ready,
+            overlap,
+            checks,
+            env_file,
+            ..
+        } = &server
+        {
             grace = stop_signal.as_ref().and_then(|signals| signals.whole);
             if grace.is_some() && grace_said {
                 return Err(ConfigError(
@@ -228,6 +287,7 @@ impl Config {
                 ));
             }
             check_addresses(listen, *socket_mode, ready.as_ref(), checks.check.as_ref())?;
+            check_relay(*relay, relaying, listen, ready.as_ref(), checks.check.as_ref())?;
             if listen.is_empty() && !overlap.is_zero() {
                 return Err(ConfigError(
                     "\"overlap\" needs \"listen\": without it the old program has to end before the new one starts"
@@ -300,13 +360,13 @@ impl Config {
     }
 
     /// What stays as it is until the process ends.
-    fn fixed(&self) -> [(&'static str, String); 10] {
+    fn fixed(&self) -> Vec<(&'static str, String)> {
         let socket = match &self.socket {
             Some(path) => format!("{path:?}"),
             None => "what belongs to the name".into(),
         };
         let form = if self.log.verbose(false) == Log::json() { Form::Json } else { Form::Text };
-        [
+        let mut fixed = vec![
             ("server", self.server.kind().into()),
             ("listen", self.server.listen()),
             ("name", self.name.to_string()),
@@ -317,7 +377,9 @@ impl Config {
             ("on-hup", word(self.on_hup)),
             ("console", word(self.console)),
             ("socket-mode", self.server.socket_mode()),
-        ]
+        ];
+        fixed.extend(self.server.relay());
+        fixed
     }
 }
 
@@ -345,6 +407,68 @@ fn parts(said: &ArgMatches) -> Vec<Part> {
             Part { name: setting(definition).to_owned(), value: values.join(" "), secret: false }
         })
         .collect()
+}
+
+impl Relaying {
+    fn options(self, kind: RelayKind) -> RelayOptions {
+        let Relaying { forwarded, wait, answer_within, max_connections } = self;
+        RelayOptions {
+            protocol: match kind {
+                RelayKind::Tcp => RelayProtocol::Tcp,
+                RelayKind::Http => RelayProtocol::Http { forwarded: forwarded.unwrap_or_default(), answer_within },
+            },
+            wait: wait.unwrap_or(WAIT),
+            max_connections: max_connections.unwrap_or_else(default_max_relayed),
+        }
+    }
+}
+
+/// What needs a relay, and what a relay needs.
+fn check_relay(
+    relay: Option<RelayKind>,
+    relaying: &Relaying,
+    listen: &[ProgramSocket],
+    ready: Option<&Ready>,
+    check: Option<&CheckKind>,
+) -> Result<(), ConfigError> {
+    let refuse = |message: String| Err(ConfigError(message));
+    let Relaying { forwarded, wait, answer_within, max_connections } = relaying;
+    let of_http = [("forwarded", forwarded.is_some()), ("answer-within", answer_within.is_some())];
+    let of_all = [("wait", wait.is_some()), ("max-connections", max_connections.is_some())];
+    let said = |options: &[(&'static str, bool)]| options.iter().find(|(_, said)| *said).map(|(name, _)| *name);
+    let Some(relay) = relay else {
+        let private = [
+            ("ready", matches!(ready, Some(Ready::Probe(probe)) if probe.needs_private_port())),
+            ("check", matches!(check, Some(CheckKind::Probe(probe)) if probe.needs_private_port())),
+        ];
+        return match (said(&of_http).or(said(&of_all)), said(&private)) {
+            (Some(name), _) => {
+                refuse(format!("{name:?} needs \"relay\": without it the program serves its clients itself"))
+            }
+            (None, Some(name)) => refuse(format!(
+                "{name:?} has no address, and only \"relay\" gives the program a private port: say connect=8000 or \
+                 http=http://127.0.0.1:8000/path"
+            )),
+            (None, None) => Ok(()),
+        };
+    };
+    if let (RelayKind::Tcp, Some(name)) = (relay, said(&of_http)) {
+        return refuse(format!(
+            "{name:?} is for \"relay\": \"http\"; with \"tcp\" the bytes are passed on as they are"
+        ));
+    }
+    match listen {
+        [] => refuse("\"relay\" needs \"listen\": the address on which clients connect".into()),
+        [ProgramSocket { address: Address::Tcp(_), name: None, .. }] => Ok(()),
+        [ProgramSocket { name: Some(name), .. }] => refuse(format!(
+            "\"listen\" has the name {name}, but with \"relay\" the program gets no socket; leave the name out"
+        )),
+        #[cfg(unix)]
+        [socket @ ProgramSocket { address: Address::Unix(_), .. }] => {
+            refuse(format!("\"relay\" has TCP clients only, and \"listen\" is {socket}; say a port"))
+        }
+        [_, _, ..] => refuse("\"relay\" has one address, and \"listen\" has several; keep one".into()),
+    }
 }
 
 /// What cannot go together in what a program is given.

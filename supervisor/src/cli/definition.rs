@@ -11,14 +11,15 @@ use super::generate::Generate;
 #[cfg(windows)]
 use super::values::parse_on_hup;
 use super::values::{
-    Form, Signals, default_max_connections, parse_address, parse_check, parse_failures, parse_interval, parse_mode,
-    parse_number, parse_passed, parse_ready, parse_stop_signals, parse_stop_to,
+    Form, RelayKind, Signals, default_max_connections, default_max_relayed, parse_address, parse_check, parse_failures,
+    parse_interval, parse_mode, parse_number, parse_passed, parse_ready, parse_relay, parse_stop_signals,
+    parse_stop_to,
 };
 use crate::child::{Check, CheckKind, Ready, StopTo};
 use crate::instance::InstanceName;
 use crate::listen::ProgramSocket;
 use crate::restart::RestartMode;
-use crate::settings::{AdminSocket, Console, OnHup};
+use crate::settings::{AdminSocket, Console, Forwarded, OnHup};
 use crate::text::parse_seconds;
 use crate::version::version;
 
@@ -150,6 +151,7 @@ pub(super) enum ServerArgs {
   supervisor exec python3 -m http.server 8888
   supervisor exec --ready connect=8888 python3 -m http.server 8888
   supervisor exec --listen 8000 --ready notify --grace 30s ./server
+  supervisor exec --listen 8080 --relay http node server.js
   supervisor exec --name queue --restart always --stop-signal INT ./worker --fast
   supervisor exec --stop-to leader --grace 10m celery -A tasks worker")
     )]
@@ -165,6 +167,13 @@ pub(super) enum ServerArgs {
         /// port, or the path of a Unix socket (/run/app.sock), optionally with a name (web=8000); may be repeated
         #[arg(short, long, value_name = "ADDR", value_parser = parse_passed, hide = cfg!(windows))]
         listen: Vec<ProgramSocket>,
+        /// Keep the port, and pass its connections on to the program, which listens on a private port (PORT in its
+        /// environment, {port} in its arguments): HTTP/1, where kept-alive connections survive a restart, or any bytes
+        /// (Linux, with one --listen)
+        #[arg(long, value_name = "PROTOCOL", value_parser = parse_relay, hide = cfg!(not(target_os = "linux")))]
+        relay: Option<RelayKind>,
+        #[command(flatten)]
+        relaying: Relaying,
         /// Mode of these Unix sockets, which decides who may connect [default: 666, all users]
         #[arg(long, value_name = "MODE", value_parser = parse_mode, hide = cfg!(windows))]
         socket_mode: Option<u32>,
@@ -181,8 +190,9 @@ pub(super) enum ServerArgs {
         #[cfg_attr(
             unix,
             doc = "When the program counts as ready: it says so (notify), it answers (connect=ADDR, http=URL), a command \
-                   succeeds (exec=COMMAND), or after a time (2s) [default: when it listens on a socket of its own (Linux), \
-                   or after 1s]"
+                   succeeds (exec=COMMAND), or after a time (2s); with --relay, connect and http=/PATH mean its private port \
+                   [default: when it listens on a socket of its own (Linux), or after 1s; with --relay, when it listens on \
+                   its private port]"
         )]
         #[cfg_attr(
             windows,
@@ -213,6 +223,28 @@ pub(super) enum ServerArgs {
         #[arg(trailing_var_arg = true, required_unless_present = "config", value_name = "PROGRAM")]
         program: Vec<OsString>,
     },
+}
+
+/// What only a relay has.
+#[derive(Debug, Args)]
+pub(super) struct Relaying {
+    /// What becomes of X-Forwarded-For and X-Forwarded-Proto (with --relay http) [default: append]
+    #[arg(long, value_name = "HOW", hide = cfg!(not(target_os = "linux")))]
+    pub(super) forwarded: Option<Forwarded>,
+    /// How long clients are held while no program serves, after a crash for example (with --relay) [default: 30]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds, hide = cfg!(not(target_os = "linux")))]
+    pub(super) wait: Option<Duration>,
+    /// How long the program may take to begin its answer to a request (with --relay http) [default: as long as it wants]
+    #[arg(long, value_name = "TIME", value_parser = parse_interval, hide = cfg!(not(target_os = "linux")))]
+    pub(super) answer_within: Option<Duration>,
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = parse_number::<usize>,
+        hide = cfg!(not(target_os = "linux")),
+        help = format!("How many connections are relayed or held at once (with --relay) [default: {}]", default_max_relayed())
+    )]
+    pub(super) max_connections: Option<usize>,
 }
 
 /// What only a program has: our own servers are looked at from inside.

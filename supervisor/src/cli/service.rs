@@ -46,7 +46,7 @@ fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), Str
     paths.extend(config.socket.as_deref().map(|socket| ("the admin socket", socket)));
     match &config.server {
         Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) => paths.push(("the directory", dir)),
-        Server::Exec { program, listen: _ } => {
+        Server::Exec { program, front: _ } => {
             paths.push(("the program", Path::new(&program.program)));
             let directory = program.directory.as_deref().filter(|directory| !directory.as_os_str().is_empty());
             paths.extend(directory.map(|directory| ("the directory", directory)));
@@ -74,7 +74,7 @@ fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), Str
         Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) => {
             Http::new(dir).map(drop).map_err(|error| error.to_string())
         }
-        Server::Exec { program, listen: _ } if !Path::new(&program.program).is_file() => {
+        Server::Exec { program, front: _ } if !Path::new(&program.program).is_file() => {
             Err(format!("there is no program {}", program.program.display()))
         }
         Server::Exec { .. } | Server::Own(_) => Ok(()),

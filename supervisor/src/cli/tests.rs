@@ -9,6 +9,8 @@ use clap::{CommandFactory, Parser};
 use proptest::prelude::*;
 use serde_json::Value;
 
+#[cfg(unix)]
+use super::config::Front;
 use super::config::{Config, HandlerKind, OwnServer, Server};
 use super::definition::{Cli, KINDS, ServerCli};
 use super::directory::of_the_start;
@@ -320,7 +322,7 @@ fn what_may_be_given_more_than_once_may_be_a_list() {
     ] {
         fs::write(directory.file(), format!(r#"{{"listen": {listen}}}"#)).unwrap();
         match check(&directory.file(), "exec").unwrap().server {
-            Server::Exec { listen, .. } => assert_eq!(in_words(&listen), expected),
+            Server::Exec { front: Front::Sockets(listen), .. } => assert_eq!(in_words(&listen), expected),
             other => panic!("{other:?}"),
         }
     }
@@ -351,6 +353,98 @@ fn what_is_wrong_in_a_list_is_shown_alone() {
         let message = check(&directory.file(), "exec").unwrap_err().to_string();
         assert!(message.ends_with(&problem), "{message}");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_relay_has_the_address_and_the_program_a_private_port() {
+    use crate::child::{Probe, Ready};
+    use crate::settings::{Forwarded, RelayOptions, RelayProtocol};
+    let directory = Directory::new("relay");
+    let exec = |text: &str| {
+        fs::write(directory.file(), text).unwrap();
+        match check(&directory.file(), "exec").unwrap().server {
+            Server::Exec { front: Front::Relay(address, options), program } => (address, options, program),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (address, options, program) = exec(r#"{"listen": 8080, "relay": "http", "ready": "connect"}"#);
+    assert_eq!(address, ([127, 0, 0, 1], 8080).into());
+    let http = |forwarded, answer_within| RelayProtocol::Http { forwarded, answer_within };
+    assert_eq!((options.protocol, options.wait), (http(Forwarded::Append, None), Duration::from_secs(30)));
+    assert_eq!(program.ready, Ready::Probe(Probe::PrivatePort));
+    let (_, options, program) = exec(
+        r#"{"listen": "0.0.0.0:80", "relay": "http", "forwarded": "replace", "wait": "1m", "answer-within": 9,
+            "max-connections": 7, "ready": "http=/health", "check": "http=http://localhost:{port}/"}"#,
+    );
+    let protocol = http(Forwarded::Replace, Some(Duration::from_secs(9)));
+    assert_eq!(options, RelayOptions { protocol, wait: Duration::from_secs(60), max_connections: 7 });
+    assert_eq!(program.ready, Ready::Probe(Probe::Http("http://127.0.0.1:{port}/health".parse().unwrap())));
+    let (_, options, _) = exec(r#"{"listen": 5432, "relay": "tcp", "wait": 0, "ready": "connect=[::1]:{port}"}"#);
+    assert_eq!((options.protocol, options.wait), (RelayProtocol::Tcp, Duration::ZERO));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_relay_cannot_do_is_refused_with_what_to_say_instead() {
+    let directory = Directory::new("relay-refused");
+    let without = "without it the program serves its clients itself";
+    let private = "has no address, and only \"relay\" gives the program a private port: say connect=8000 or \
+                   http=http://127.0.0.1:8000/path";
+    for (text, problem) in [
+        (r#""relay": "udp""#, r#""relay" is "udp": say http or tcp"#.to_owned()),
+        (r#""relay": "http""#, r#""relay" needs "listen": the address on which clients connect"#.into()),
+        (
+            r#""relay": "tcp", "listen": [80, 81]"#,
+            r#""relay" has one address, and "listen" has several; keep one"#.into(),
+        ),
+        (
+            r#""relay": "tcp", "listen": "/run/a.sock""#,
+            r#""relay" has TCP clients only, and "listen" is /run/a.sock; say a port"#.into(),
+        ),
+        (
+            r#""relay": "tcp", "listen": "web=80""#,
+            r#""listen" has the name web, but with "relay" the program gets no socket; leave the name out"#.into(),
+        ),
+        (
+            r#""relay": "tcp", "listen": 80, "forwarded": "off""#,
+            r#""forwarded" is for "relay": "http"; with "tcp" the bytes are passed on as they are"#.into(),
+        ),
+        (
+            r#""relay": "tcp", "listen": 80, "answer-within": 5"#,
+            r#""answer-within" is for "relay": "http"; with "tcp" the bytes are passed on as they are"#.into(),
+        ),
+        (r#""listen": 80, "forwarded": "off""#, format!(r#""forwarded" needs "relay": {without}"#)),
+        (r#""listen": 80, "wait": 5"#, format!(r#""wait" needs "relay": {without}"#)),
+        (r#""max-connections": 5"#, format!(r#""max-connections" needs "relay": {without}"#)),
+        (r#""listen": 80, "ready": "connect""#, format!(r#""ready" {private}"#)),
+        (r#""check": "http=/health""#, format!(r#""check" {private}"#)),
+    ] {
+        fs::write(directory.file(), format!("{{{text}}}")).unwrap();
+        let message = check(&directory.file(), "exec").unwrap_err().to_string();
+        assert!(message.ends_with(&problem), "{text}: {message}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_restart_changes_nothing_of_a_relay() {
+    let with = |options: &[&str]| {
+        let all: Vec<_> = ["exec", "--listen=80"].iter().chain(options).chain(&["--", "x"]).copied().collect();
+        line(&all)
+    };
+    let old = with(&["--relay=http"]);
+    for (options, change) in [
+        (&["--relay=tcp"][..], r#""relay" from http to tcp"#),
+        (&[], r#""relay" from http to none"#),
+        (&["--relay=http", "--forwarded=off"], r#""forwarded" from append to off"#),
+        (&["--relay=http", "--wait=5"], r#""wait" from 30 s to 5 s"#),
+        (&["--relay=http", "--answer-within=5"], r#""answer-within" from off to 5 s"#),
+    ] {
+        let error = old.check_change(&with(options)).unwrap_err().to_string();
+        assert!(error.contains(change), "{error}");
+    }
+    old.check_change(&with(&["--relay=http", "--grace=7", "--ready=connect"])).unwrap();
 }
 
 #[test]
@@ -483,8 +577,8 @@ fn understand(text: &[u8], kind: &'static str) -> Result<Config, String> {
     let rest = not_in_a_file(ServerCli::command().find_subcommand(kind).unwrap());
     let line: Vec<OsString> =
         ["supervisor".into(), kind.into()].into_iter().chain(arguments.options).chain(rest).collect();
-    // Each argument was valid, so all are together.
-    Ok(Config::parse(line, Path::new("/start")).unwrap())
+    // Each argument was valid, so what is wrong is what some of them are together.
+    Config::parse(line, Path::new("/start")).map_err(|error| error.to_string())
 }
 
 fn has_a_colon(value: &Value) -> bool {

@@ -12,14 +12,14 @@ use std::time::Duration;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-#[cfg(unix)]
-use super::descriptors;
 use crate::child::{CheckKind, Probe, Ready, StopTo};
+#[cfg(unix)]
+use crate::descriptors;
 #[cfg(unix)]
 use crate::instance::MAX_SOCKET_PATH;
 use crate::listen::{Address, ProgramSocket};
 use crate::restart::RestartMode;
-use crate::settings::{AdminSocket, Console, OnHup};
+use crate::settings::{AdminSocket, Console, Forwarded, OnHup};
 use crate::text::{listed, parse_seconds};
 
 /// How long the name of a socket may be, by sd_listen_fds(3).
@@ -89,23 +89,67 @@ impl ValueEnum for AdminSocket {
     }
 }
 
+/// What a relay knows of the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RelayKind {
+    Http,
+    Tcp,
+}
+
+/// Other systems do not tell which process listens where, and have no epoll.
+pub(super) fn parse_relay(text: &str) -> Result<RelayKind, String> {
+    match text {
+        _ if cfg!(not(target_os = "linux")) => {
+            Err("only Linux has a relay: use a proxy such as HAProxy or Caddy".into())
+        }
+        "http" => Ok(RelayKind::Http),
+        "tcp" => Ok(RelayKind::Tcp),
+        _ => Err("say http or tcp".into()),
+    }
+}
+
+impl ValueEnum for Forwarded {
+    fn value_variants<'a>() -> &'a [Forwarded] {
+        &[Forwarded::Append, Forwarded::Replace, Forwarded::Off]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            Forwarded::Append => "append",
+            Forwarded::Replace => "replace",
+            Forwarded::Off => "off",
+        }))
+    }
+}
+
 /// The word for a value, as the settings have it.
 pub(super) fn word(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
+/// How many connections there are at most, unless told otherwise.
+const MOST: usize = 10_000;
+
 /// 10,000, or fewer if the system gives fewer descriptors: some are kept for files, admin clients and refusals.
 #[cfg(unix)]
-pub(super) fn default_max_connections() -> usize {
-    const MOST: usize = 10_000;
+fn most_with(descriptors_each: usize) -> usize {
     const KEPT: usize = 100;
-    descriptors::most().map_or(MOST, |most| (most - KEPT.min(most / 2)).clamp(1, MOST))
+    descriptors::most().map_or(MOST, |most| ((most - KEPT.min(most / 2)) / descriptors_each).clamp(1, MOST))
 }
 
 /// Windows has no such limit on handles.
 #[cfg(windows)]
+fn most_with(_descriptors_each: usize) -> usize {
+    MOST
+}
+
 pub(super) fn default_max_connections() -> usize {
-    10_000
+    most_with(1)
+}
+
+/// Each has a connection to the program, too.
+pub(super) fn default_max_relayed() -> usize {
+    most_with(2)
 }
 
 /// An address whose socket a program gets, with or without a name for that.
@@ -320,11 +364,15 @@ const PROBES: &[&str] = &["notify", "connect=8000", "http=http://127.0.0.1:8000/
 #[cfg(windows)]
 const PROBES: &[&str] = &["connect=8000", "http=http://127.0.0.1:8000/health"];
 
-/// Something that a program answers. None: it is none of these.
+/// Something that a program answers. None: it is none of these. Without an address it is the private port.
 fn parse_probe(text: &str) -> Option<Result<Probe, String>> {
-    let (kind, what) = text.split_once('=')?;
+    let Some((kind, what)) = text.split_once('=') else {
+        return (text == "connect").then_some(Ok(Probe::PrivatePort));
+    };
     match kind {
+        "connect" if what == "{port}" || what.ends_with(":{port}") => Some(Ok(Probe::PrivatePort)),
         "connect" => Some(parse_any_address(what).map(Probe::Connect)),
+        "http" if what.starts_with('/') => Some(format!("http://127.0.0.1:{{port}}{what}").parse().map(Probe::Http)),
         "http" => Some(what.parse().map(Probe::Http)),
         #[cfg(unix)]
         "exec" if !what.trim().is_empty() => Some(Ok(Probe::Exec(what.into()))),

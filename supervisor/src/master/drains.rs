@@ -57,6 +57,8 @@ pub(super) struct Drains {
     old: Vec<Old>,
     /// Counted in generations that are gone.
     past: Counts,
+    /// How long after its deadline a generation may take to end, without being overdue.
+    after_deadline: Duration,
     log: Journal,
 }
 
@@ -103,18 +105,24 @@ impl Old {
         drain_of(self.live.connections(), Some(self.live.number), self.by.clone(), self.deadline, now)
     }
 
-    /// When something has to be done about it.
-    fn overdue_at(&self) -> Option<Instant> {
+    /// When something has to be done about it, if it may take this long after its deadline.
+    fn overdue_at(&self, after_deadline: Duration) -> Option<Instant> {
         match self.overrun {
-            Overrun::GiveUp | Overrun::LeaveBehind => Some(self.deadline + OVERRUN),
+            Overrun::GiveUp => Some(self.deadline + after_deadline + OVERRUN),
+            Overrun::LeaveBehind => Some(self.deadline + OVERRUN),
             Overrun::Watchdog => None,
         }
     }
 }
 
 impl Drains {
-    pub(super) fn new(log: Journal) -> Drains {
-        Drains { old: Vec::new(), past: Counts::default(), log }
+    pub(super) fn new(after_deadline: Duration, log: Journal) -> Drains {
+        Drains { old: Vec::new(), past: Counts::default(), after_deadline, log }
+    }
+
+    /// When a generation is gone at the latest whose drain has this deadline, unless something hangs.
+    pub(super) fn gone_by(&self, deadline: Instant) -> Instant {
+        deadline + self.after_deadline
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -222,7 +230,7 @@ impl Drains {
 
     /// When something has to be done about one that overruns its deadline.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.old.iter().filter_map(Old::overdue_at).min()
+        self.old.iter().filter_map(|old| old.overdue_at(self.after_deadline)).min()
     }
 
     /// This one reports that it is finished.
@@ -238,14 +246,15 @@ impl Drains {
 
     /// Gives up what hangs of those that have overrun their deadline. One that does not end by that is left behind.
     pub(super) fn give_up_overdue(&mut self, now: Instant) -> Option<Gone> {
-        let is_overdue = |old: &Old| old.overdue_at().is_some_and(|at| at <= now);
+        let after_deadline = self.after_deadline;
+        let is_overdue = |old: &Old| old.overdue_at(after_deadline).is_some_and(|at| at <= now);
         for old in self.old.iter_mut().filter(|old| old.overrun == Overrun::GiveUp && is_overdue(old)) {
             old.live.generation.give_up("it has overrun its deadline");
             (old.overrun, old.deadline) = (Overrun::LeaveBehind, now);
         }
         let Old { live, by, .. } = self.remove(is_overdue)?;
         add(&mut self.past, Counts { now: 0, ..live.counts() });
-        let connections = live.generation.clients().map(|clients| clients.connections());
+        let connections = watcher(&live).map(|connections| connections());
         let stuck = connections.clone().unwrap_or_default();
         let drain = DrainReport { forced: stuck.clone(), stuck, ..DrainReport::default() };
         let ended = Ended { drain, ..Ended::default() };
@@ -381,8 +390,10 @@ fn drain_of(
     Drain { generation, by, open, remaining_ms, connections }
 }
 
+/// Lists the connections that may hang. Of a program it is a process that does.
 fn watcher(live: &Live) -> Option<Watcher> {
-    live.generation.clients().map(|clients| clients.watcher())
+    let clients = live.generation.clients().filter(|_| live.program.is_none());
+    clients.map(|clients| clients.watcher())
 }
 
 /// What hangs of generations that do not end, by their connections where these are known.

@@ -1,7 +1,7 @@
 //! What others are told of the state: status, readiness, the service manager's view.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use worker::deadline_after;
 
@@ -9,7 +9,7 @@ use crate::host::{Phase, View};
 use crate::journal::Journal;
 use crate::listen::{self, Address};
 use crate::protocol::{self, Answer, ErrorCode, MAX_NAMED, Progress, Refusal, Status};
-use crate::server::Failure;
+use crate::server::{Builder, Failure};
 use crate::text::milliseconds;
 use crate::version::VERSION;
 use crate::wire;
@@ -32,6 +32,8 @@ pub(crate) struct Identity {
     pub(crate) addresses: Vec<Address>,
     /// The program that is the server, for people. None: it is one of handlers.
     pub(crate) program: Option<String>,
+    /// Whether its connections are known. Those that a program accepts itself are known to that alone.
+    pub(crate) has_clients: bool,
     /// The address of the health endpoint.
     pub(crate) health: Option<SocketAddr>,
     pub(crate) log: Journal,
@@ -94,8 +96,7 @@ pub(super) struct Snapshot<'a> {
     pub(super) state: &'a State,
     pub(super) drains: &'a Drains,
     pub(super) readiness: &'a Readiness,
-    /// How long a build may take.
-    pub(super) build_limit: Duration,
+    pub(super) builder: &'a dyn Builder,
     pub(super) now: Instant,
 }
 
@@ -135,7 +136,7 @@ impl<'a> Snapshot<'a> {
     }
 
     pub(super) fn status(self) -> Status {
-        let Snapshot { identity, record, state, drains, readiness, build_limit: _, now } = self;
+        let Snapshot { identity, record, state, drains, readiness, builder: _, now } = self;
         let ms_since = |at: Instant| milliseconds(now.saturating_duration_since(at));
         let drain = match state {
             State::Draining(draining) => Some(draining.drain(drains, now)),
@@ -168,7 +169,8 @@ impl<'a> Snapshot<'a> {
             generation: state.current().map_or(record.generations, |current| current.number),
             restarts: record.restarts,
             crashes: record.crashes,
-            connections: identity.has_clients().then(|| wire::counts(drains.counts(state.current()))),
+            connections: identity.has_clients.then(|| wire::counts(drains.counts(state.current()))),
+            relay: self.relay(),
             drain,
             last_end: record.last_end.as_ref().map(|end| protocol::LastEnd {
                 generation: end.generation,
@@ -180,6 +182,11 @@ impl<'a> Snapshot<'a> {
             next_try_ms: self.next_try().map(|at| milliseconds(at.saturating_duration_since(now))),
             version: VERSION.into(),
         }
+    }
+
+    fn relay(self) -> Option<protocol::Relay> {
+        let upstream = self.state.current().and_then(|current| current.generation.upstream());
+        Some(protocol::Relay { upstream, ..self.builder.relay()? })
     }
 
     /// When the server is started again, if it is not there.
@@ -207,7 +214,7 @@ impl<'a> Snapshot<'a> {
             Some(_) => Phase::Restarting { build },
             None => Phase::Ready,
         };
-        let drained_by = |generation: u64| self.drains.of(generation).map(|old| old.deadline);
+        let drained_by = |generation: u64| self.drains.of(generation).map(|old| self.drains.gone_by(old.deadline));
         let (phase, status, deadline) = match self.state {
             State::Starting(Starting { since }) => {
                 (Phase::Starting, self.not_serving("starting"), Some(self.built_by(*since)))
@@ -240,7 +247,7 @@ impl<'a> Snapshot<'a> {
                     Why::Requested(by) => format!("{by}: stopping"),
                     Why::Failed(error) => format!("stopping: {error}"),
                 };
-                (Phase::Stopping, status, Some(draining.deadline))
+                (Phase::Stopping, status, Some(self.drains.gone_by(draining.deadline)))
             }
         };
         View { phase, status, deadline }
@@ -248,7 +255,7 @@ impl<'a> Snapshot<'a> {
 
     /// When what is being built since then has to be ready.
     fn built_by(self, since: Instant) -> Instant {
-        deadline_after(since, self.build_limit)
+        deadline_after(since, self.builder.limit())
     }
 
     fn serving(self, current: &Live) -> String {
@@ -263,11 +270,6 @@ impl<'a> Snapshot<'a> {
 }
 
 impl Identity {
-    /// Whether connections are known. Those of a program are only known to that.
-    fn has_clients(&self) -> bool {
-        self.program.is_none()
-    }
-
     /// Whether the server is a program.
     pub(super) fn has_program(&self) -> bool {
         self.program.is_some()
@@ -276,7 +278,7 @@ impl Identity {
     /// Why nothing is known of connections, if that is so.
     pub(super) fn no_clients(&self) -> Option<Refusal> {
         let message = "connections are not available: exec cannot see the program's connections".into();
-        self.program.is_some().then_some(Refusal { code: ErrorCode::NoConnection, message })
+        (!self.has_clients).then_some(Refusal { code: ErrorCode::NoConnection, message })
     }
 
     /// Where it serves, for people.

@@ -97,7 +97,7 @@ impl Draining {
     ) -> Draining {
         let deadline = deadline_after(now, grace);
         if let Some(watchdog) = &watchdog {
-            watchdog.watch_stop(deadline, drains.what_hangs());
+            watchdog.watch_stop(drains.gone_by(deadline), drains.what_hangs());
         }
         let open = drains.stop_by(deadline);
         let requested = match &why {
@@ -149,7 +149,7 @@ impl Draining {
     pub(super) fn move_deadline(&mut self, by: &Trigger, grace: Duration, drains: &mut Drains, now: Instant) {
         self.deadline = deadline_after(now, grace);
         if let Some(watchdog) = &self.watchdog {
-            watchdog.deadline_moved(self.deadline);
+            watchdog.deadline_moved(drains.gone_by(self.deadline));
         }
         let open = drains.stop_by(self.deadline);
         drains.log_moved(by, grace, open);

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::{
-    Closed, ConnectionInfo, Counts, Failure, Handle, Handler, Ids, Port, ServerError, Stopper, panic_message,
-};
+use worker::{ConnectionInfo, Counts, Failure, Handle, Handler, Ids, Port, ServerError, Stopper, panic_message};
 
-use super::{Availability, BuildError, Builder, Built, Clients, Closer, Ended, Generation, Watcher, lacking};
+use super::{
+    Availability, BuildError, Builder, Built, Clients, Closer, Ended, Generation, Watcher, close_on_a_thread, lacking,
+};
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Level;
@@ -239,16 +239,8 @@ impl Clients for Stopper {
     }
 
     fn close(&self, id: u64, grace: Duration, done: Closer) -> io::Result<Option<ConnectionInfo>> {
-        let Some(connection) = self.connections().into_iter().find(|connection| connection.id == id) else {
-            return Ok(None);
-        };
-        let (stopper, was) = (self.clone(), connection.clone());
-        thread::Builder::new().name("close".into()).spawn(move || {
-            // If it has disconnected meanwhile, that is what was wanted.
-            let gone = || Closed { connection: was, outcome: worker::Outcome::Disconnected, stuck: false };
-            done(&stopper.close(id, grace).unwrap_or_else(gone));
-        })?;
-        Ok(Some(connection))
+        let stopper = self.clone();
+        close_on_a_thread(self.connections(), id, move || stopper.close(id, grace), done)
     }
 }
 
@@ -265,6 +257,13 @@ fn observe(log: &Journal, events: &EventSender, build: u64, event: &worker::Even
             tell(Event::Exited { build, reason: failure.to_string(), clean: false, wrote: Vec::new() });
         }
         worker::Event::Finished => tell(Event::Finished { build }),
+        event => log_event(log, event),
+    }
+}
+
+/// Logs what happens to connections.
+pub(crate) fn log_event(log: &Journal, event: &worker::Event<'_>) {
+    match event {
         worker::Event::Exhausted { error } => {
             let message = format!("cannot take a connection: {}; waiting until there is room again", Reason(error));
             log.line(Level::Warning, "exhausted", message, []);

@@ -17,6 +17,7 @@ use signal_hook::flag;
 use super::stage::{self, Stage};
 use crate::child::preflight;
 use crate::child::program::{CannotStart, NOT_RUN};
+use crate::descriptors;
 use crate::text::Reason;
 
 /// Becomes the program, or says on stdin why not. That is closed when it has become the program.
@@ -37,6 +38,9 @@ pub(super) fn run(stage: &Stage) -> ExitCode {
 /// Why it has not become the program.
 fn refusal(stage: &Stage) -> (u8, String) {
     let program = stage.program.display();
+    if let Some(soft) = env::var(stage::DESCRIPTORS).ok().and_then(|soft| soft.parse().ok()) {
+        descriptors::begin_with(soft);
+    }
     if let Err(error) = prepare() {
         return (NOT_RUN, format!("{program}: cannot be started: {}", Reason(&error)));
     }
@@ -44,7 +48,10 @@ fn refusal(stage: &Stage) -> (u8, String) {
     command.args(&stage.args).stdin(Stdio::null());
     let variables = env::var(stage::ENVIRONMENT).unwrap_or_default();
     let variables: Vec<(String, String)> = serde_json::from_str(&variables).unwrap_or_default();
-    command.env_remove(stage::ENVIRONMENT).envs(variables.iter().map(|(name, value)| (name, value)));
+    command
+        .env_remove(stage::ENVIRONMENT)
+        .env_remove(stage::DESCRIPTORS)
+        .envs(variables.iter().map(|(name, value)| (name, value)));
     if !stage.directory.is_empty() {
         if let Err(error) = env::set_current_dir(&stage.directory) {
             let directory = Path::new(&stage.directory).display();

@@ -250,7 +250,7 @@ fn is_ours(directory: &Path) -> bool {
     fs::symlink_metadata(directory).is_ok_and(|directory| directory.is_dir() && directory.uid() == geteuid().as_raw())
 }
 
-pub(super) fn random() -> u64 {
+pub(in crate::child) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

@@ -23,6 +23,9 @@ pub(super) const MARK: &str = "MASTERCONTROL_GENERATION";
 /// for the program alone. (A command line could be read by everybody.)
 pub(super) const ENVIRONMENT: &str = "MASTERCONTROL_ENVIRONMENT";
 
+/// The variable that has the program's soft limit of descriptors, if that is another one than the supervisor's.
+pub(super) const DESCRIPTORS: &str = "MASTERCONTROL_DESCRIPTORS";
+
 /// The first descriptor that is passed on.
 pub(super) const FIRST: i32 = 3;
 

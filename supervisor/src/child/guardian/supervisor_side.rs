@@ -30,6 +30,7 @@ use crate::child::program::{CannotStart, Program};
 use crate::child::ready::Ready;
 use crate::child::started::Started;
 use crate::child::stop_signals::StopSignals;
+use crate::descriptors;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::server::{BuildError, SignalName, lacking};
@@ -106,6 +107,9 @@ impl Host {
         let mark = format!("{:016x}", notify::random());
         command.env(stage::MARK, &mark);
         command.env(stage::ENVIRONMENT, json!(program.environment).to_string());
+        if let Some(soft) = descriptors::of_programs() {
+            command.env(stage::DESCRIPTORS, soft.to_string());
+        }
         if let Some(notify) = &notify {
             command.env(notify::NOTIFY_SOCKET, notify.path());
         }

@@ -107,6 +107,7 @@ impl Drive {
             kind: "test".into(),
             addresses: vec![Address::Tcp(([127, 0, 0, 1], 1).into())],
             program: None,
+            has_clients: true,
             health: None,
             log: Journal::new(Log::silent()),
             started: now,

@@ -1,0 +1,227 @@
+//! A program behind a relay: it is asked to end when its connections have.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use worker::relay::Upstream;
+use worker::{Closed, ConnectionInfo, Counts, ServerError, deadline_after};
+
+use super::process::{Child, Running};
+use crate::server::{Availability, Clients, Closer, Ended, Failure, Generation, Watcher, close_on_a_thread};
+
+/// How long after the deadline of its drain a program is killed that has not ended.
+pub(super) const KILLED_AFTER: Duration = Duration::from_secs(5);
+
+/// A program behind a relay that is ready.
+#[derive(Debug)]
+pub(super) struct Relayed {
+    child: Child,
+    connections: Arc<Connections>,
+}
+
+/// The connections of a program, from its readiness to the end of its drain. A thread named `drain` waits for that.
+#[derive(Debug)]
+pub(super) struct Connections {
+    running: Arc<Running>,
+    upstream: Upstream,
+    /// How long its clients get when the program ends by itself: some of them read an answer that is there already.
+    grace: Duration,
+    course: Mutex<Course>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Serving,
+    /// They drain, and the program is killed at this time.
+    Draining {
+        kill_at: Instant,
+    },
+    /// They have ended, and the program has been asked to end until this time.
+    Asked {
+        kill_at: Instant,
+    },
+}
+
+impl Connections {
+    /// Those of a program that is ready.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(super) fn new(running: Arc<Running>, upstream: Upstream, grace: Duration) -> io::Result<Arc<Connections>> {
+        let (course, changed) = (Mutex::new(Course::Serving), Condvar::new());
+        let connections = Arc::new(Connections { running, upstream, grace, course, changed });
+        let waits = connections.clone();
+        thread::Builder::new().name("drain".into()).spawn(move || waits.drain())?;
+        Ok(connections)
+    }
+
+    /// Waits until a drain has begun, and for its end. Then the program has to end, too.
+    fn drain(&self) {
+        let serves = |course: &mut Course| *course == Course::Serving;
+        drop(self.changed.wait_while(self.course(), serves).unwrap_or_else(PoisonError::into_inner));
+        let report = self.upstream.clone().wait();
+        {
+            let mut course = self.course();
+            if let Course::Draining { kill_at } = *course {
+                *course = Course::Asked { kill_at };
+                self.ask(kill_at);
+            }
+        }
+        self.running.has_drained(report);
+    }
+
+    /// The program has ended. If nothing was asked of it, that is the beginning of its drain.
+    pub(super) fn program_has_ended(&self) {
+        self.upstream.lost();
+        let mut course = self.course();
+        if *course == Course::Serving {
+            let deadline = deadline_after(Instant::now(), self.grace);
+            self.upstream.retire_by(deadline);
+            self.begin(&mut course, deadline);
+        }
+    }
+
+    fn begin(&self, course: &mut Course, deadline: Instant) {
+        // Without a grace period it is to end at once.
+        let kill_at = if deadline <= Instant::now() { deadline } else { deadline + KILLED_AFTER };
+        match course {
+            Course::Serving | Course::Draining { .. } => *course = Course::Draining { kill_at },
+            Course::Asked { .. } => {
+                *course = Course::Asked { kill_at };
+                // The signal is sent once.
+                self.ask(kill_at);
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// The program is to end. What one that has ended by itself leaves behind is killed without that, and sooner.
+    fn ask(&self, kill_at: Instant) {
+        if !self.running.is_over() {
+            self.running.stop_by(kill_at);
+        }
+    }
+
+    fn course(&self) -> MutexGuard<'_, Course> {
+        // Each change is an assignment that cannot panic.
+        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Relayed {
+    pub(super) fn new(child: Child, connections: Arc<Connections>) -> Relayed {
+        Relayed { child, connections }
+    }
+}
+
+impl Generation for Relayed {
+    fn serve(&self) {
+        self.connections.upstream.serve();
+    }
+
+    fn serve_on_trial(&self) {
+        self.serve();
+    }
+
+    fn serve_again(&self) {
+        self.serve();
+    }
+
+    fn retire_by(&self, deadline: Instant) {
+        let mut course = self.connections.course();
+        self.connections.upstream.retire_by(deadline);
+        self.connections.begin(&mut course, deadline);
+    }
+
+    fn stop_by(&self, deadline: Instant) {
+        let mut course = self.connections.course();
+        self.connections.upstream.stop_by(deadline);
+        self.connections.begin(&mut course, deadline);
+    }
+
+    fn move_deadline(&self, deadline: Instant) {
+        let mut course = self.connections.course();
+        self.connections.upstream.move_deadline(deadline);
+        self.connections.begin(&mut course, deadline);
+    }
+
+    fn clients(&self) -> Option<&dyn Clients> {
+        Some(self)
+    }
+
+    fn upstream(&self) -> Option<SocketAddr> {
+        Some(self.connections.upstream.address())
+    }
+
+    fn evidence(&self) -> Option<String> {
+        self.child.evidence()
+    }
+
+    fn unproved(&self) -> Option<Failure> {
+        self.child.unproved()
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.child.pid()
+    }
+
+    fn says(&self) -> Option<String> {
+        self.child.says()
+    }
+
+    fn check(&self, limit: Duration) {
+        self.child.check(limit);
+    }
+
+    fn available(&self, done: Availability) {
+        self.child.available(done);
+    }
+
+    fn give_up(&mut self, why: &str) {
+        self.child.give_up(why);
+    }
+
+    fn signal(&self, signal: i32) {
+        self.child.signal(signal);
+    }
+
+    fn end(self: Box<Self>) -> Result<Ended, ServerError> {
+        self.child.ended()
+    }
+}
+
+impl Clients for Relayed {
+    fn counts(&self) -> Counts {
+        self.connections.upstream.counts()
+    }
+
+    fn connections(&self) -> Vec<ConnectionInfo> {
+        self.connections.upstream.connections()
+    }
+
+    fn watcher(&self) -> Watcher {
+        let upstream = self.connections.upstream.clone();
+        Box::new(move || upstream.connections())
+    }
+
+    fn close(&self, id: u64, grace: Duration, done: Closer) -> io::Result<Option<ConnectionInfo>> {
+        let upstream = self.connections.upstream.clone();
+        let close = move || -> Option<Closed> { upstream.close(id, grace) };
+        close_on_a_thread(self.connections(), id, close, done)
+    }
+}
+
+/// One that is dropped before its end has to end at once: the child sees to the program.
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        let mut course = self.connections.course();
+        if *course == Course::Serving {
+            let now = Instant::now();
+            self.connections.upstream.stop_by(now);
+            self.connections.begin(&mut course, now);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The relay of a supervisor, as what builds programs knows it.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use worker::Failure;
+use worker::relay::{self, Relay, Upstream};
+
+use crate::event::{Event, EventSender};
+use crate::journal::Journal;
+use crate::protocol;
+use crate::server::handlers::log_event;
+use crate::settings::{Forwarded, RelayOptions, RelayProtocol};
+use crate::text::milliseconds;
+
+/// The port in front of programs.
+#[derive(Debug)]
+pub(crate) struct Relaying {
+    relay: Relay,
+    protocol: RelayProtocol,
+}
+
+impl Relaying {
+    /// Accepts clients from now on, and holds them.
+    ///
+    /// # Errors
+    /// What the system does not give.
+    pub(crate) fn start(
+        listener: TcpListener,
+        options: &RelayOptions,
+        log: Journal,
+        events: EventSender,
+    ) -> io::Result<Relaying> {
+        let RelayOptions { protocol, wait, max_connections } = *options;
+        let (of_worker, answer_within) = match protocol {
+            RelayProtocol::Tcp => (relay::Protocol::Tcp, None),
+            RelayProtocol::Http { forwarded, answer_within } => {
+                let forwarded = match forwarded {
+                    Forwarded::Append => relay::Forwarded::Append,
+                    Forwarded::Replace => relay::Forwarded::Replace,
+                    Forwarded::Off => relay::Forwarded::Off,
+                };
+                (relay::Protocol::Http(forwarded), answer_within)
+            }
+        };
+        let ids = worker::Ids::default();
+        let options = relay::Options { protocol: of_worker, max_connections, wait, answer_within, ids };
+        let observer = move |event: &worker::Event<'_>| match event {
+            worker::Event::Failed { failure: failure @ Failure::Accept(_) } => {
+                // Without master control nothing is to be done about it.
+                let _ = events.send(Event::PortFailed { reason: failure.to_string() });
+            }
+            event => log_event(&log, event),
+        };
+        Ok(Relaying { relay: Relay::start(listener, options, observer)?, protocol })
+    }
+
+    /// A program that listens there.
+    pub(super) fn upstream(&self, address: SocketAddr) -> Upstream {
+        self.relay.upstream(address)
+    }
+
+    /// A restart, or a start, begins.
+    pub(super) fn begin(&self) {
+        self.relay.reset_longest_wait();
+    }
+
+    /// Nothing is relayed any more beside the connections that drain.
+    pub(super) fn close(&self) {
+        self.relay.close();
+    }
+
+    /// For others.
+    pub(super) fn status(&self) -> protocol::Relay {
+        let relay::RelayCounts {
+            held,
+            succeeded,
+            redirected,
+            client_errors,
+            server_errors,
+            rejected,
+            bad_gateway,
+            unavailable,
+            gateway_timeout,
+            given_up,
+            upstream_failures,
+            retries,
+        } = self.relay.counts();
+        let requests = protocol::Requests {
+            succeeded,
+            redirected,
+            client_errors,
+            server_errors,
+            rejected,
+            bad_gateway,
+            unavailable,
+            gateway_timeout,
+            retries,
+        };
+        let (protocol, requests) = match self.protocol {
+            RelayProtocol::Tcp => ("tcp", None),
+            RelayProtocol::Http { .. } => ("http", Some(requests)),
+        };
+        protocol::Relay {
+            protocol: protocol.into(),
+            upstream: None,
+            held,
+            longest_wait_ms: milliseconds(self.relay.longest_wait()),
+            upstream_failures,
+            given_up,
+            requests,
+        }
+    }
+}
