@@ -405,8 +405,8 @@ impl Master {
     fn empty(&mut self, preparing: Preparing, now: Instant) -> State {
         let Preparing { current, mut restart, since: _ } = preparing;
         let message = format!(
-            "an outage begins: generation {} has to end before the next one starts, because without --listen the two \
-             cannot share an address",
+            "an outage begins: generation {} has to end before the next one starts, because without --listen or \
+             --relay the two cannot share an address",
             current.number
         );
         self.identity.log.line(Level::Info, "outage", message, [("generation", current.number.into())]);

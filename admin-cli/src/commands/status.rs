@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use mastercontrol::Exit;
 use mastercontrol::client::Patience;
-use mastercontrol::protocol::{Answer, Counts, LastEnd, Request, Status};
-use mastercontrol::text::{Age, Count, listed, status_line};
+use mastercontrol::protocol::{Answer, Counts, LastEnd, Relay, Request, Requests, Status};
+use mastercontrol::text::{Age, Count, Seconds, listed, status_line};
 
 use crate::args::{self, Target};
 use crate::ask::ask;
@@ -34,6 +34,10 @@ fn describe_status(status: &Status) -> String {
     lines.extend(connections.map(|Counts { now, total, refused, forced, .. }| {
         format!("  connections  {now} now, {total} in all, {refused} refused, {forced} forced")
     }));
+    if let Some(relay) = &status.relay {
+        lines.push(format!("  relay        {}", describe_relay(relay)));
+        lines.extend(relay.requests.as_ref().map(|requests| format!("  requests     {}", describe_requests(requests))));
+    }
     lines.push(format!("  version      {}", status.version));
     if let Some(program) = &status.program {
         let pid = status.program_pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
@@ -69,4 +73,37 @@ fn describe_status(status: &Status) -> String {
         lines.push(format!("  next try     in {}", ago(next_try_ms)));
     }
     lines.join("\n")
+}
+
+fn describe_relay(relay: &Relay) -> String {
+    let Relay { protocol, upstream, held, longest_wait_ms, upstream_failures, given_up, requests: _ } = relay;
+    let to = upstream.map_or_else(|| "no program serves".into(), |upstream| format!("to {upstream}"));
+    let longest = Seconds(Duration::from_millis(*longest_wait_ms));
+    let mut text = format!("{protocol}, {to}, {held} waiting, longest wait {longest} since the last restart began");
+    if *upstream_failures > 0 {
+        text += &format!(", {}", Count(usize::try_from(*upstream_failures).unwrap_or(usize::MAX), "upstream failure"));
+    }
+    if *given_up > 0 {
+        text += &format!(", {given_up} given up");
+    }
+    text
+}
+
+/// How many were answered, by the program and instead of it.
+fn describe_requests(requests: &Requests) -> String {
+    let Requests {
+        succeeded,
+        redirected,
+        client_errors,
+        server_errors,
+        rejected,
+        bad_gateway,
+        unavailable,
+        gateway_timeout,
+        retries,
+    } = requests;
+    format!(
+        "program: {succeeded} 2xx, {redirected} 3xx, {client_errors} 4xx, {server_errors} 5xx; relay: {rejected} 4xx, \
+         {bad_gateway} 502, {unavailable} 503, {gateway_timeout} 504; {retries} retried"
+    )
 }

@@ -77,7 +77,10 @@ impl Queues {
             let still = waiting_at(address);
             if !waiting.is_disjoint(&still) {
                 let port = address.port();
-                let message = format!("no process accepts from {port}: does the program take passed sockets?");
+                let message = format!(
+                    "no process accepts from {port}: does the program take passed sockets? If it binds a port itself, add \
+                     --relay http or --relay tcp, and let it bind the port in PORT"
+                );
                 let fields = [("address", address.to_string().into()), ("waiting", still.len().into())];
                 self.log.line(Level::Warning, "not_accepted", message, fields);
                 return;

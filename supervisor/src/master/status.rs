@@ -277,7 +277,7 @@ impl Identity {
 
     /// Why nothing is known of connections, if that is so.
     pub(super) fn no_clients(&self) -> Option<Refusal> {
-        let message = "connections are not available: exec cannot see the program's connections".into();
+        let message = "connections are not available: exec cannot see the program's connections without --relay".into();
         (!self.has_clients).then_some(Refusal { code: ErrorCode::NoConnection, message })
     }
 
