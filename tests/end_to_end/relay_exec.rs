@@ -1,0 +1,402 @@
+//! Programs behind `supervisor exec --relay`: each binds a port itself and knows nothing of sockets from others.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use load::{Load, Mode, Report};
+use nix::sys::signal::Signal;
+
+use crate::exec::{assert_nothing_runs, file, sh};
+use crate::support::{Client, HUGE, Home, Instance, eventually, free_port};
+
+/// Binds the address in HOST and PORT. Answers with the text in the file `text`, or with its port, and notes each signal to
+/// end in the file `signals`. `/hold` is answered when the file `release` is there, `/die` with its exit. A connection is
+/// kept alive.
+const SERVER: &str = r#"
+import http.server, os, signal, sys, threading, time
+assert "LISTEN_FDS" not in os.environ and "MASTERCONTROL_DESCRIPTORS" not in os.environ, dict(os.environ)
+os.chdir(os.path.dirname(os.path.abspath(sys.argv[1])))
+port = int(os.environ["PORT"])
+text = open("text").read() if os.path.exists("text") else str(port)
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        if self.path == "/die":
+            os._exit(3)
+        if self.path == "/hold":
+            open("held", "w").close()
+            while not os.path.exists("release"):
+                time.sleep(0.01)
+        body = (self.headers.get("X-Forwarded-For", "") if self.path == "/for" else text).encode()
+        self.send_response(503 if text == "broken" else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+def end(*_):
+    with open("signals", "a") as signals:
+        signals.write(f"{port}\n")
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+Server((os.environ["HOST"], port), Handler).serve_forever()
+"#;
+
+fn script(home: &Home) -> String {
+    file(home, "server.py", SERVER)
+}
+
+/// Starts the server behind a relay of this protocol.
+fn start(home: &Home, protocol: &str, options: &[&str]) -> Instance {
+    let (script, port) = (script(home), free_port().to_string());
+    let options = [&["--listen", &port, "--relay", protocol], options].concat();
+    home.exec(&options, &["python3", &script, &script])
+}
+
+fn path(home: &Home, name: &str) -> PathBuf {
+    home.directory().join(name)
+}
+
+fn write(home: &Home, name: &str, text: &str) {
+    fs::write(path(home, name), text).unwrap();
+}
+
+/// Waits until the program works on `/hold`.
+fn wait_until_held(home: &Home) {
+    eventually("the program has the request", || path(home, "held").exists());
+    fs::remove_file(path(home, "held")).unwrap();
+}
+
+/// What the server answers on a connection of its own.
+#[track_caller]
+fn answer(instance: &Instance) -> String {
+    body(&mut instance.client(), "/")
+}
+
+#[track_caller]
+fn body(client: &mut Client, path: &str) -> String {
+    let answer = client.get(path);
+    assert_eq!(answer.status, 200, "{path}");
+    String::from_utf8(answer.body).unwrap()
+}
+
+#[track_caller]
+fn assert_stops(home: &Home, instance: &Instance) {
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0, "{}", instance.err.so_far());
+    assert_nothing_runs(home);
+    instance.assert_port_is_free();
+}
+
+/// The load goes on with this many more answers, or something is lost.
+fn some_more(load: &load::Running, more: u64) {
+    let next = load.answered() + more;
+    eventually("the load goes on", || load.answered() >= next || load.lost() > 0);
+}
+
+/// Restarts while requests for the same text come.
+fn restarts_under_load(protocol: &str, mode: Mode) -> Report {
+    let home = Home::new();
+    write(&home, "text", "hello");
+    let instance = start(&home, protocol, &["--grace", HUGE]);
+    let load = Load::new(instance.address, "/", "hello", mode).connections(8).begin();
+    for generation in 2..=6 {
+        some_more(&load, 200);
+        let restarted = instance.admin(&["restart", "--json"]).expect(0).json();
+        assert_eq!(restarted["generation"], generation, "{restarted}");
+        assert_eq!(restarted["report"]["program"], "it exited with code 0", "{restarted}");
+    }
+    some_more(&load, 200);
+    let report = load.end();
+    assert_eq!(report.lost(), 0, "{report}\n{}", instance.err.so_far());
+    assert_stops(&home, &instance);
+    report
+}
+
+#[test]
+fn restarts_of_a_program_that_binds_its_port_itself_lose_no_request() {
+    restarts_under_load("tcp", Mode::OnePerConnection);
+}
+
+#[test]
+fn two_generations_run_side_by_side_on_ports_of_their_own() {
+    let home = Home::new();
+    let instance = start(&home, "tcp", &["--grace", HUGE]);
+    let mut old = instance.client();
+    let first = body(&mut old, "/");
+    let restart = instance.admin_begins(&["restart", "--json"]);
+    instance.err.wait_for("generation 1 draining: 1 client, ");
+    let second = answer(&instance);
+    assert_ne!(first, second);
+    // The old one still has its client, and nobody has asked it to end.
+    assert_eq!(body(&mut old, "/"), first);
+    assert!(!path(&home, "signals").exists());
+    let status = instance.status();
+    assert_eq!(status["relay"]["upstream"], format!("127.0.0.1:{second}"), "{status}");
+    drop(old);
+    let restarted = restart.end().expect(0).json();
+    assert_eq!(restarted["report"]["disconnected"], 1, "{restarted}");
+    assert_eq!(fs::read_to_string(path(&home, "signals")).unwrap(), format!("{first}\n"));
+    assert_stops(&home, &instance);
+}
+
+#[test]
+fn the_private_port_is_in_arguments_variables_and_conditions() {
+    let home = Home::new();
+    let (script, port) = (script(&home), free_port().to_string());
+    let variables = file(&home, "variables", "ADDRESS=here:{port}\nHOST=localhost\nPORT=80\n");
+    let line = r#"test "$2" = "--at=$PORT" && test "$ADDRESS" = "here:$PORT" && test "$HOST" = localhost && exec python3 "$1" "$1""#;
+    let command = ["sh", "-c", line, "sh", &script, "--at={port}"];
+    let check = r#"exec=test "$PORT" = {port}"#;
+    let options =
+        ["--listen", &port, "--relay", "tcp", "--env-file", &variables, "--ready", "http=/", "--check", check];
+    let instance = home.exec(&options, &command);
+    let private = answer(&instance);
+    assert_eq!(instance.status()["evidence"], format!("it answers http://127.0.0.1:{private}/ with 200 OK"));
+    assert_stops(&home, &instance);
+}
+
+#[test]
+fn a_program_whose_port_another_process_takes_gets_another_one() {
+    let home = Home::new();
+    let (script, port) = (script(&home), free_port().to_string());
+    // The first time, another process is faster.
+    let thief = r#"
+import os, socket, subprocess, sys, time
+if not os.path.exists("stolen"):
+    open("stolen", "w").write(os.environ["PORT"])
+    while not os.path.exists("taken"):
+        time.sleep(0.01)
+if sys.argv[2] == "waits" and open("stolen").read() == os.environ["PORT"]:
+    time.sleep(1000)
+os.execvp("python3", ["python3", sys.argv[1], sys.argv[1]])
+"#;
+    for how in ["exits", "waits"] {
+        let _ = fs::remove_file(path(&home, "stolen"));
+        let _ = fs::remove_file(path(&home, "taken"));
+        let thief = file(&home, "thief.py", thief);
+        let mut command = home.exec_command(&["--listen", &port, "--relay", "tcp"], &["python3", &thief, &script, how]);
+        command.current_dir(home.directory());
+        let starting = home.spawn(command);
+        let mut stolen = String::new();
+        eventually("the program has its port", || {
+            stolen = fs::read_to_string(path(&home, "stolen")).unwrap_or_default();
+            !stolen.is_empty()
+        });
+        let holder = TcpListener::bind(("127.0.0.1", stolen.parse().unwrap())).unwrap();
+        write(&home, "taken", "");
+        starting.err.wait_for(&format!("another process took the private port {stolen} "));
+        let line = starting.err.wait_for("listening on 127.0.0.1:");
+        assert!(line.contains(&port), "{line}");
+        assert_ne!(body(&mut Client::connect(([127, 0, 0, 1], port.parse().unwrap()).into()), "/"), stolen);
+        drop(holder);
+        starting.signal(Signal::SIGTERM);
+        assert_eq!(starting.wait(), 0, "{}", starting.err.so_far());
+    }
+}
+
+#[test]
+fn a_program_that_listens_elsewhere_is_not_ready_and_the_message_says_where_it_does() {
+    let home = Home::new();
+    let (port, elsewhere) = (free_port().to_string(), free_port().to_string());
+    let options = ["--listen", &port, "--relay", "tcp", "--ready-within", "1"];
+    let line = ["python3", "-m", "http.server", &elsewhere, "--bind", "127.0.0.1"];
+    let ended = home.run(home.exec_command(&options, &line)).expect(1);
+    ended.says("it does not listen on its private port ").says(&format!(", but on 127.0.0.1:{elsewhere};"));
+    // Whatever else would show that it is ready.
+    let options = [&options[..], &["--ready", "200ms"]].concat();
+    let ended = home.run(home.exec_command(&options, &line)).expect(1);
+    ended.says("it was not ready within 1 s: it does not listen on its private port ");
+}
+
+#[test]
+fn a_new_version_that_does_not_get_ready_leaves_the_old_one_serving() {
+    let home = Home::new();
+    let instance = start(&home, "tcp", &["--ready", "http=/", "--ready-within", "1"]);
+    let before = answer(&instance);
+    write(&home, "text", "broken");
+    instance
+        .admin(&["restart"])
+        .expect(1)
+        .says("generation 1 keeps serving: it was not ready within 1 s: it answers 503");
+    assert_eq!(answer(&instance), before);
+    assert_stops(&home, &instance);
+}
+
+#[test]
+fn clients_are_held_while_a_crashed_program_is_replaced() {
+    let home = Home::new();
+    let instance = start(&home, "tcp", &[]);
+    let first = answer(&instance);
+    let mut killer = instance.client();
+    killer.send("GET /die HTTP/1.1\r\nHost: x\r\n\r\n");
+    instance.err.wait_for("generation 1 crashed: it exited with code 3");
+    // Whenever it connects, it is served by the next one.
+    let second = answer(&instance);
+    assert_ne!(first, second);
+    assert_eq!(killer.try_rest().unwrap_or_default(), "");
+    let status = instance.status();
+    assert_eq!((&status["generation"], &status["crashes"]), (&2.into(), &1.into()), "{status}");
+    assert_stops(&home, &instance);
+}
+
+#[test]
+fn a_client_that_was_held_for_too_long_is_closed() {
+    let home = Home::new();
+    write(&home, "text", "hello");
+    let instance = start(&home, "tcp", &["--wait", "100ms", "--restart", "always"]);
+    // What follows it never gets ready.
+    let script = script(&home);
+    fs::write(&script, "import time; time.sleep(1000)").unwrap();
+    let mut killer = instance.client();
+    killer.send("GET /die HTTP/1.1\r\nHost: x\r\n\r\n");
+    instance.err.wait_for("generation 1 crashed");
+    let mut held = instance.client();
+    held.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(held.try_rest().unwrap_or_default(), "");
+    eventually("it is counted", || instance.status()["relay"]["given_up"] == 1);
+    assert_stops(&home, &instance);
+}
+
+#[test]
+fn a_stop_waits_for_the_last_connection_before_the_program_hears_of_it() {
+    let home = Home::new();
+    let instance = start(&home, "tcp", &["--grace", HUGE]);
+    let mut client = instance.client();
+    client.send("GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_until_held(&home);
+    let stop = instance.admin_begins(&["stop", "--json"]);
+    instance.err.wait_for("stopping, 1 client, ");
+    assert!(Client::try_connect(instance.address).is_err(), "it still listens");
+    assert!(!path(&home, "signals").exists());
+    write(&home, "release", "");
+    assert_eq!(client.answer().status, 200);
+    drop(client);
+    let stopped = stop.end().expect(0).json();
+    assert_eq!(stopped["report"]["program"], "it exited with code 0", "{stopped}");
+    assert_eq!(instance.wait(), 0);
+    assert!(path(&home, "signals").exists());
+    assert_nothing_runs(&home);
+}
+
+#[test]
+fn at_the_deadline_connections_are_forced_and_a_program_that_does_not_end_is_killed() {
+    let home = Home::new();
+    let port = free_port().to_string();
+    let deaf = r#"import os, signal, socket
+signal.signal(signal.SIGTERM, lambda *_: open("signaled", "w").close())
+listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
+clients = []
+while True:
+    clients.append(listener.accept())
+    clients[-1][0].sendall(b"hello")
+"#;
+    let deaf = file(&home, "deaf.py", deaf);
+    let mut command =
+        home.exec_command(&["--listen", &port, "--relay", "tcp", "--grace", "200ms"], &["python3", &deaf]);
+    command.current_dir(home.directory());
+    let instance = home.exec_by(command);
+    let mut client = instance.client();
+    client.expect("hello");
+    let stopped = instance.admin(&["stop", "--json"]).expect(5).json();
+    let report = &stopped["report"];
+    assert_eq!((&report["forced"], &report["program"]), (&1.into(), &"it was killed by SIGKILL".into()), "{stopped}");
+    // It had five seconds to end, which is no overrun.
+    assert!(report["took_ms"].as_u64().unwrap() >= 5000, "{stopped}");
+    assert!(path(&home, "signaled").exists());
+    assert_eq!(instance.wait(), 0, "{}", instance.err.so_far());
+    assert_nothing_runs(&home);
+}
+
+#[test]
+fn without_a_grace_period_all_ends_at_once() {
+    let home = Home::new();
+    let instance = start(&home, "tcp", &["--grace", HUGE]);
+    let mut client = instance.client();
+    body(&mut client, "/");
+    instance.admin_begins(&["stop"]);
+    instance.err.wait_for("stopping, 1 client, ");
+    let stopped = instance.admin(&["stop", "--now", "--json"]).expect(5).json();
+    assert_eq!(stopped["report"]["forced"], 1, "{stopped}");
+    assert_eq!(instance.wait(), 0);
+    assert_nothing_runs(&home);
+}
+
+#[test]
+fn its_connections_are_listed_closed_and_counted() {
+    let home = Home::new();
+    let health = free_port();
+    let instance = start(&home, "tcp", &["--grace", HUGE, "--health", &health.to_string()]);
+    let mut client = instance.client();
+    let private = body(&mut client, "/");
+    let here = client.0.local_addr().unwrap().to_string();
+    let listed = instance.admin(&["connections"]).expect(0);
+    listed.says(&here);
+    let json = instance.admin(&["connections", "--json"]).expect(0);
+    assert!(json.out.contains(r#""generation":1"#), "{json}");
+    let status = instance.status();
+    let (relay, connections) = (&status["relay"], &status["connections"]);
+    assert_eq!((&relay["protocol"], &relay["held"]), (&"tcp".into(), &0.into()), "{status}");
+    assert_eq!(relay["upstream"], format!("127.0.0.1:{private}"), "{status}");
+    assert_eq!((&connections["now"], &connections["total"]), (&1.into(), &1.into()), "{status}");
+    instance.admin(&["status"]).expect(0).says(&format!("relay        tcp, to 127.0.0.1:{private}, 0 waiting, "));
+    let metrics = Client::connect(([127, 0, 0, 1], health).into()).get("/metrics");
+    let metrics = String::from_utf8(metrics.body).unwrap();
+    for sample in ["mastercontrol_connections 1\n", "mastercontrol_relay_held 0\n"] {
+        assert!(metrics.contains(sample), "{metrics}");
+    }
+    let close = instance.admin(&["close", "1", "--now"]);
+    assert!([0, 5].contains(&close.code), "{close}");
+    assert_eq!(client.try_rest().unwrap_or_default(), "");
+    eventually("it is gone", || instance.status()["connections"]["now"] == 0);
+    assert_stops(&home, &instance);
+}
+
+#[test]
+fn a_new_program_on_probation_gets_the_clients_and_gives_them_back_if_it_fails() {
+    let home = Home::new();
+    let instance = start(&home, "tcp", &["--overlap", HUGE]);
+    let first = answer(&instance);
+    let restart = instance.admin_begins(&["restart"]);
+    instance.err.wait_for("generation 2 serves beside generation 1 ");
+    let second = answer(&instance);
+    assert_ne!(first, second);
+    let mut killer = instance.client();
+    killer.send("GET /die HTTP/1.1\r\nHost: x\r\n\r\n");
+    restart.end().expect(1).says("generation 1 keeps serving: generation 2 was withdrawn");
+    assert_eq!(answer(&instance), first);
+    assert_stops(&home, &instance);
+}
+
+#[test]
+fn a_program_begins_with_the_limit_of_descriptors_that_the_supervisor_began_with() {
+    let home = Home::new();
+    let port = free_port().to_string();
+    let program = sh(r#"ulimit -n > limit; exec python3 -m http.server "$PORT" --bind 127.0.0.1"#);
+    let line = ["exec", "--name", home.name(), "--listen", &port, "--relay", "tcp", "--"];
+    let line = [&line[..], &program].concat();
+    let mut command = home.supervisor_by(&["sh", "-c", "ulimit -Sn 100; exec \"$0\" \"$@\""], &line);
+    command.current_dir(home.directory()).stderr(Stdio::piped());
+    let instance = home.exec_by(command);
+    assert_eq!(fs::read_to_string(path(&home, "limit")).unwrap(), "100\n");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", instance.pid)).unwrap();
+    let own = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert!(!own.contains(" 100 "), "{own}");
+    assert_stops(&home, &instance);
+}
+
+#[test]
+fn what_a_relay_cannot_do_is_refused_at_the_start() {
+    let home = Home::new();
+    let refused = |options: &[&str], says: &str| {
+        home.run(home.exec_command(options, &["true"])).expect(1).says(says);
+    };
+    refused(&["--relay", "tcp"], "\"relay\" needs \"listen\"");
+    refused(&["--ready", "connect"], "\"ready\" has no address, and only \"relay\" gives the program a private port");
+    let ended = home.run(home.exec_command(&["--listen", "8000", "--relay", "udp"], &["true"])).expect(2);
+    ended.says("say http or tcp");
+}
