@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::io;
+#[cfg(target_os = "linux")]
+use std::net::Ipv4Addr;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(unix)]
@@ -17,6 +19,8 @@ use worker::deadline_after;
 use worker::panic_message;
 
 use super::check::{self, Shown};
+#[cfg(target_os = "linux")]
+use super::evidence::Evidence;
 use super::family_sockets::FamilySockets;
 #[cfg(target_os = "linux")]
 use super::family_sockets::is_listened_on;
@@ -234,7 +238,11 @@ impl Children {
             let started = self.start(build, &program, log.clone())?;
             let ask = |probe: &Probe, limit| self.ask(&program, &started.sockets, probe, limit);
             let ready = started.wait_until_ready(&program, build, Some(port), ask).and_then(|evidence| {
-                let address = started.wait_until_it_listens(&program, port)?;
+                let address = match evidence {
+                    // It is to be stopped.
+                    Evidence::Started => (Ipv4Addr::LOCALHOST, port).into(),
+                    _ => started.wait_until_it_listens(&program, port)?,
+                };
                 let connections = Connections::new(started.running.clone(), relaying.upstream(address), settings.grace);
                 let connections = connections.map_err(|error| lacking("a thread to drain it", &error))?;
                 let generation = Relayed::new(

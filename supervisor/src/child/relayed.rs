@@ -220,7 +220,8 @@ impl Drop for Relayed {
         let mut course = self.connections.course();
         if *course == Course::Serving {
             let now = Instant::now();
-            self.connections.upstream.stop_by(now);
+            // Not `stop_by`, which closes the port for the others, too.
+            self.connections.upstream.retire_by(now);
             self.connections.begin(&mut course, now);
         }
     }
