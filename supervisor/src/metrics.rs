@@ -59,8 +59,11 @@ fn relayed(metrics: &mut Metrics, relay: &Relay) {
     metrics.gauge("relay_held", "Clients and requests that wait for a program.", relay.held);
     let longest = Seconds(relay.longest_wait_ms);
     metrics.gauge("relay_longest_wait_seconds", "The longest wait since the last restart began.", longest);
-    let failures = "Connections to the program that could not be made, or that failed in the middle of an answer.";
-    metrics.counter("relay_upstream_failures", failures, relay.upstream_failures);
+    metrics.counter(
+        "relay_upstream_failures",
+        "Connections to the program that could not be made, or that failed in the middle of an answer.",
+        relay.upstream_failures,
+    );
     metrics.counter("relay_given_up", "Clients without a request that no program served in time.", relay.given_up);
     let Some(requests) = relay.requests else { return };
     let Requests {
@@ -87,8 +90,11 @@ fn relayed(metrics: &mut Metrics, relay: &Relay) {
     ] {
         metrics.sample("requests_total", &[("by", by), ("status", class)], number);
     }
-    let again = "Requests that were sent once more, because the program closed a connection that it had kept alive.";
-    metrics.counter("requests_retried", again, retries);
+    metrics.counter(
+        "requests_retried",
+        "Requests that were sent once more, because the program closed a connection that it had kept alive.",
+        retries,
+    );
 }
 
 /// Metrics one below the other. Each name gets the prefix that all have.

@@ -58,6 +58,7 @@ const EVENTS: &[(&str, &str)] = &[
     ("overlapping", "The new program serves beside the old one (`--overlap`)."),
     ("overrun", "A stop overran its deadline. The process exits."),
     ("reader_let_go", "A client that followed the events read nothing, and was disconnected."),
+    ("port_lost", "Another process took the private port of a program before the program could (with `--relay`)."),
     ("ready", "New clients may be sent here."),
     ("refused", "A client was refused: too many connections (with `--verbose`)."),
     ("request", "An HTTP request was answered (with `--verbose`)."),

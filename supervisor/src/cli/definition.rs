@@ -11,9 +11,8 @@ use super::generate::Generate;
 #[cfg(windows)]
 use super::values::parse_on_hup;
 use super::values::{
-    Form, RelayKind, Signals, default_max_connections, default_max_relayed, parse_address, parse_check, parse_failures,
-    parse_interval, parse_mode, parse_number, parse_passed, parse_ready, parse_relay, parse_stop_signals,
-    parse_stop_to,
+    Form, RelayKind, Signals, default_max_connections, parse_address, parse_check, parse_failures, parse_interval,
+    parse_mode, parse_number, parse_passed, parse_ready, parse_relay, parse_stop_signals, parse_stop_to,
 };
 use crate::child::{Check, CheckKind, Ready, StopTo};
 use crate::instance::InstanceName;
@@ -237,13 +236,9 @@ pub(super) struct Relaying {
     /// How long the program may take to begin its answer to a request (with --relay http) [default: as long as it wants]
     #[arg(long, value_name = "TIME", value_parser = parse_interval, hide = cfg!(not(target_os = "linux")))]
     pub(super) answer_within: Option<Duration>,
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = parse_number::<usize>,
-        hide = cfg!(not(target_os = "linux")),
-        help = format!("How many connections are relayed or held at once (with --relay) [default: {}]", default_max_relayed())
-    )]
+    /// How many connections are relayed or held at once (with --relay) [default: 10000, or half as many as the process may
+    /// have descriptors]
+    #[arg(long, value_name = "N", value_parser = parse_number::<usize>, hide = cfg!(not(target_os = "linux")))]
     pub(super) max_connections: Option<usize>,
 }
 
