@@ -249,7 +249,7 @@ impl Children {
                     Child::new(started.running.clone(), evidence, self.events.clone()),
                     connections.clone(),
                 );
-                started.running.is_ready_with(&connections)?;
+                started.running.is_ready_with(move || connections.program_has_ended())?;
                 self.check(build, &program, &started)?;
                 Ok(generation)
             });

@@ -15,8 +15,6 @@ use super::output::Output;
 use super::program::{CannotStart, EndedEarly};
 #[cfg(target_os = "linux")]
 use super::queue::Watch;
-#[cfg(target_os = "linux")]
-use super::relayed::Connections;
 use crate::event::{Event, EventSender};
 use crate::server::{Availability, BuildError, Clients, Ended, Failure, Generation, ProgramEnd};
 
@@ -77,11 +75,19 @@ struct Observed {
     unproved: Option<String>,
     #[cfg(target_os = "linux")]
     queues: Option<Watch>,
-    /// Its connections, until it ends, if they are relayed.
-    #[cfg(target_os = "linux")]
-    connections: Option<Arc<Connections>>,
+    /// What its connections do about its end, if they are relayed.
+    connections: Option<AtItsEnd>,
     /// What became of its connections. None: they are relayed, and have not ended.
     drained: Option<DrainReport>,
+}
+
+/// Done once, when the program has ended.
+struct AtItsEnd(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for AtItsEnd {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("AtItsEnd")
+    }
 }
 
 /// What a program has said of itself.
@@ -125,7 +131,6 @@ impl Running {
             unproved: None,
             #[cfg(target_os = "linux")]
             queues: None,
-            #[cfg(target_os = "linux")]
             connections: None,
             drained: Some(DrainReport::default()),
         };
@@ -208,14 +213,10 @@ impl Running {
     }
 
     /// Its connections hear that it has ended, which leads back here.
-    #[cfg(target_os = "linux")]
     fn lose_connections(&self) {
         let connections = self.observed().connections.take();
-        connections.into_iter().for_each(|connections| connections.program_has_ended());
+        connections.into_iter().for_each(|AtItsEnd(lose)| lose());
     }
-
-    #[cfg(not(target_os = "linux"))]
-    fn lose_connections(&self) {}
 
     /// Its connections have ended, of which this became.
     #[cfg(target_os = "linux")]
@@ -307,18 +308,18 @@ impl Running {
         self.observed().is_ready(self.build, may_have_ended)
     }
 
-    /// The same of one whose connections are these.
+    /// The same of one whose connections are relayed, which do this at its end.
     ///
     /// # Errors
     /// When it has ended already.
     #[cfg(target_os = "linux")]
-    pub(super) fn is_ready_with(&self, connections: &Arc<Connections>) -> Result<(), BuildError> {
+    pub(super) fn is_ready_with(&self, lose: impl FnOnce() + Send + 'static) -> Result<(), BuildError> {
         {
             let mut observed = self.observed();
             // Its end is not complete without theirs.
             observed.drained = None;
             observed.is_ready(self.build, false)?;
-            observed.connections = Some(connections.clone());
+            observed.connections = Some(AtItsEnd(Box::new(lose)));
             if observed.end.is_none() {
                 return Ok(());
             }
