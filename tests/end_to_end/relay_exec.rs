@@ -34,6 +34,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+    do_POST = do_GET
     def log_message(self, *_):
         pass
 class Server(http.server.ThreadingHTTPServer):
@@ -120,6 +121,56 @@ fn restarts_under_load(protocol: &str, mode: Mode) -> Report {
 #[test]
 fn restarts_of_a_program_that_binds_its_port_itself_lose_no_request() {
     restarts_under_load("tcp", Mode::OnePerConnection);
+}
+
+#[test]
+fn requests_on_kept_alive_connections_survive_restarts() {
+    let report = restarts_under_load("http", Mode::KeptAlive);
+    assert_eq!((report.connections, report.notified, report.found_closed), (8, 0, 0), "{report}");
+    restarts_under_load("http", Mode::OnePerConnection);
+}
+
+#[test]
+fn a_kept_alive_connection_moves_to_the_next_generation_and_a_restart_does_not_wait_for_it() {
+    let home = Home::new();
+    let instance = start(&home, "http", &["--grace", HUGE]);
+    let mut client = instance.client();
+    let first = body(&mut client, "/");
+    instance.admin(&["restart"]).expect(0);
+    let second = body(&mut client, "/");
+    assert_ne!(first, second);
+    assert_eq!(fs::read_to_string(path(&home, "signals")).unwrap(), format!("{first}\n"));
+    let here = client.0.local_addr().unwrap().to_string();
+    let listed = instance.admin(&["connections", "--json"]).expect(0);
+    assert!(listed.out.contains(&here) && listed.out.contains(r#""activity":"idle""#), "{listed}");
+    let status = instance.status();
+    assert_eq!(status["relay"]["requests"]["succeeded"], 2, "{status}");
+    assert_eq!(body(&mut client, "/for"), "127.0.0.1");
+    drop(client);
+    assert_stops(&home, &instance);
+}
+
+#[test]
+fn a_crash_costs_the_request_under_way_and_no_other_one() {
+    let home = Home::new();
+    let instance = start(&home, "http", &[]);
+    let mut idle = instance.client();
+    let first = body(&mut idle, "/");
+    let mut busy = instance.client();
+    busy.send("POST /hold HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+    wait_until_held(&home);
+    let mut killer = instance.client();
+    killer.send("POST /die HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(killer.answer().status, 502);
+    assert_eq!(busy.answer().status, 502);
+    instance.err.wait_for("generation 1 crashed: it exited with code 3");
+    let second = body(&mut idle, "/");
+    assert_ne!(first, second);
+    assert_eq!(answer(&instance), second);
+    let status = instance.status();
+    assert!(status["relay"]["requests"]["bad_gateway"].as_u64().unwrap() >= 1, "{status}");
+    drop((idle, busy, killer));
+    assert_stops(&home, &instance);
 }
 
 #[test]
