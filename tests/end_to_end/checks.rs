@@ -150,6 +150,8 @@ fn a_program_that_hangs_is_replaced_new_one_first_and_one_that_is_slow_is_not() 
     assert!(!log_says(&instance, "unhealthy"), "{}", instance.err.so_far());
     file(&home, "hang", &first);
     eventually("another one serves", || instance.status()["generation"] == 2);
+    // Until then the old one may take a client along.
+    instance.err.wait_for("generation 1 stopped in");
     assert_ne!(pid_that_answers(&instance), first);
     let log = instance.err.so_far();
     let reason = format!("generation 1 does not work: check {check} failed 3 times in a row: no answer within 3 s");

@@ -1,5 +1,7 @@
 //! Generations, and the drains of those that serve no longer.
 
+use std::convert::Infallible;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -347,22 +349,26 @@ pub(super) fn close<'a>(
 ) {
     let closing = generations.find_map(|live| {
         let (log, reply) = (log.clone(), reply.clone());
+        let (announced, announcement) = mpsc::channel::<Infallible>();
         let done = move |closed: &worker::Closed| {
+            // It may be over before it has been announced. This is a thread of its own.
+            let _ = announcement.recv();
             let outcome = wire::outcome(closed);
             let fields = [("id", id.into()), ("outcome", json!(outcome))];
             log.line(Level::Info, "connection_closed", text::describe_closed(id, &outcome), fields);
             reply.answer(Answer::Closed { id, outcome });
         };
         let closing = live.generation.clients()?.close(id, grace, Box::new(done)).transpose()?;
-        Some(closing.map(|connection| wire::connection(&connection, Some(live.number), false)))
+        Some(closing.map(|connection| (wire::connection(&connection, Some(live.number), false), announced)))
     });
     match closing {
-        Some(Ok(connection)) => {
+        Some(Ok((connection, announced))) => {
             let when = if grace.is_zero() { "now".to_owned() } else { format!("within {}", Seconds(grace)) };
             let message = format!("{by}: closing connection {id} from {} {when}", connection.peer);
             let fields = [("by", by.to_string().into()), ("id", id.into())];
             log.line(Level::Info, "closing_connection", message, fields);
             reply.report(Progress::Closing { connection });
+            drop(announced);
         }
         Some(Err(error)) => {
             let message = format!("the system does not give a thread for that: {}", text::Reason(&error));
