@@ -129,7 +129,7 @@ const LOSSES: [Loss; 4] = [
             limit_descriptors(instance, "3:");
             fs::remove_file(home.socket()).unwrap();
         },
-        end: |_, instance| limit_descriptors(instance, "1000:"),
+        end: |_, instance| limit_descriptors(instance, "200:"),
     },
 ];
 

@@ -60,14 +60,15 @@ const PORTS: u16 = 440;
 
 /// The first port of this run, and the file that it has locked: other runs at the same time have others.
 fn share_of_the_ports() -> (u16, fs::File) {
-    let mut free = (10_000..32_000).step_by(PORTS.into()).filter_map(|first| {
+    // Below those from which the relay chooses the private ports of programs.
+    let mut free = (10_000..19_500).step_by(PORTS.into()).filter_map(|first| {
         let path = std::env::temp_dir().join(format!("mastercontrol-tests-{first}.lock"));
         // Another user's cannot be opened.
         let file = fs::File::create(path).ok()?;
         file.try_lock().ok()?;
         Some((first, file))
     });
-    free.next().expect("fifty runs at the same time are enough")
+    free.next().expect("twenty runs at the same time are enough")
 }
 
 /// Writes a program that is a script. A process of its own does: what this one has open for writing is open for a

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
+use crate::generation::Generation;
 use crate::handover;
 use crate::port::Shared;
 use crate::registry::{Entry, Held};
@@ -132,7 +133,7 @@ impl Connection {
         let next = if has_begun {
             // Its bytes have been taken from the client: a stop that begins in this moment comes after it.
             true
-        } else if self.last || handover::must_leave(&self.port, &self.entry, &self.held) {
+        } else if self.last || self.must_leave() {
             self.has_last_message()
         } else if self.start == self.end {
             self.has_message()
@@ -146,6 +147,15 @@ impl Connection {
         // Only now: a message that comes during a drain is the last one, however long it was awaited.
         self.last = self.is_draining();
         next
+    }
+
+    /// One that has just been served may be about to send its next message.
+    fn must_leave(&self) -> bool {
+        let awaits_next = |generation: &Generation| {
+            self.served > 0 && generation.awaits_next(Instant::now()).is_some_and(|until| Instant::now() < until)
+        };
+        handover::must_leave(&self.port, &self.entry, &self.held)
+            && (self.entry.leave.load(Ordering::SeqCst) || !awaits_next(&self.held.generation))
     }
 
     fn has_message(&mut self) -> bool {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, Failure, Observer};
@@ -18,6 +18,14 @@ use crate::report::{ConnectionInfo, Counts, Outcome};
 /// It is long enough for a packet that was lost, if the client is near: systems send it again after a fifth of a
 /// second. It is short enough for a stop that waits in vain, since some clients connect and then are silent.
 pub const FIRST_MESSAGE_WAIT: Duration = Duration::from_millis(250);
+
+/// How long a stop waits for the next message of a client whose last one came within [`ACTIVE`] before: it may be on its
+/// way, and is answered as the last one. Where there is no [notice](crate::Handler::notice), and never beyond the stop's
+/// deadline.
+pub const NEXT_MESSAGE_WAIT: Duration = Duration::from_millis(250);
+
+/// A client that has been idle for longer when a stop begins is not expected to send anything in that moment.
+pub(crate) const ACTIVE: Duration = Duration::from_secs(1);
 
 /// Numbers for connections, from 1. Servers that share them never give one number twice.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +53,10 @@ pub(crate) struct Generation {
     draining: AtomicBool,
     /// Set when connections have to leave at their next message boundary.
     leave: AtomicBool,
+    /// When that was asked for first, by a stop.
+    stopping: OnceLock<Instant>,
+    /// Set when the deadline has come: no message is awaited any more.
+    overdue: AtomicBool,
     /// Beside the lock, because a connection counts it while it is being served.
     notified: AtomicUsize,
     live: Mutex<Live>,
@@ -108,6 +120,8 @@ impl Generation {
             replaced: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             leave: AtomicBool::new(false),
+            stopping: OnceLock::new(),
+            overdue: AtomicBool::new(false),
             notified: AtomicUsize::new(0),
             live: Mutex::default(),
             changed: Condvar::new(),
@@ -122,6 +136,7 @@ impl Generation {
     /// Its clients have until then to disconnect. If it stops already, the deadline moves.
     pub(crate) fn stop(&self, deadline: Instant) {
         // All set before anything is woken: a thread that wakes finds everything as it is going to be.
+        self.stopping.get_or_init(Instant::now);
         self.leave.store(true, Ordering::SeqCst);
         self.draining.store(true, Ordering::SeqCst);
         self.begin(deadline, true);
@@ -139,6 +154,7 @@ impl Generation {
 
     /// At the deadline nothing may stay that was allowed to be idle until then.
     pub(crate) fn leave_now(&self) {
+        self.overdue.store(true, Ordering::SeqCst);
         self.leave.store(true, Ordering::SeqCst);
     }
 
@@ -182,6 +198,15 @@ impl Generation {
     /// Whether a message that a connection receives now is its last, if it cannot move.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Until when a stop waits for the next message of a client that was active at this time. None: it does not.
+    pub(crate) fn awaits_next(&self, active: Instant) -> Option<Instant> {
+        let began = *self.stopping.get()?;
+        let is_awaited = self.notice.is_none()
+            && began.saturating_duration_since(active) < ACTIVE
+            && !self.overdue.load(Ordering::SeqCst);
+        is_awaited.then(|| began + NEXT_MESSAGE_WAIT)
     }
 
     /// Whether all have to leave.

@@ -15,7 +15,8 @@ pub(crate) fn can_move(port: &Shared, entry: &Entry, held: &Held) -> bool {
 
 /// Whether it has to leave at the boundary that it has reached.
 pub(crate) fn must_leave(port: &Shared, entry: &Entry, held: &Held) -> bool {
-    entry.leave.load(Ordering::SeqCst) || entry.must_leave(&held.generation) && !can_move(port, entry, held)
+    entry.leave.load(Ordering::SeqCst)
+        || entry.must_leave(&held.generation, held.idle_since()) && !can_move(port, entry, held)
 }
 
 /// Moves to the generation that serves now. Returns false if there is none.

@@ -12,17 +12,19 @@ use crate::report::Outcome;
 use crate::socket;
 
 /// Lets every idle connection go that has to, or that another generation can serve. The busy ones find out at their next
-/// message boundary. Returns when a first message is awaited no longer: the time to come again. None: none is.
+/// message boundary. Returns when no message is awaited any longer: the time to come again. None: none is.
 pub(crate) fn release(port: &Arc<Shared>, generation: &Generation) -> Option<Instant> {
     let mut again: Option<Instant> = None;
     for entry in port.registry.of(generation) {
         if handover::move_waiting(port, &entry) || !generation.is_leaving() {
             continue;
         }
-        if entry.must_leave(generation) {
+        // One that is busy is active now.
+        let active = entry.slot.look(|held| held.idle_since()).unwrap_or_else(|| Some(Instant::now()));
+        if entry.must_leave(generation, active) {
             release_one(port, &entry);
         } else {
-            again = again.max(entry.awaits_first(generation));
+            again = again.max(entry.awaits(generation, active));
         }
     }
     again

@@ -59,8 +59,9 @@
 //! client closes (`farewell`): to close a socket with unread input would reset it, and a reset can destroy the notice
 //! before the client has read it.
 //!
-//! A protocol without a notice (HTTP) owes an idle client nothing, so its connection is closed, unless it was accepted
-//! just before: then its first message is most likely on its way, and is awaited for [`FIRST_MESSAGE_WAIT`].
+//! A protocol without a notice (HTTP) owes an idle client nothing, so its connection is closed, unless a message is most
+//! likely on its way: the first one of a connection that was accepted just before is awaited for [`FIRST_MESSAGE_WAIT`],
+//! the next one of a client that was active within the last second for [`NEXT_MESSAGE_WAIT`].
 
 mod accept;
 #[cfg_attr(windows, allow(clippy::missing_const_for_thread_local, reason = "it is const; the macro hides that there"))]
@@ -86,7 +87,7 @@ mod socket;
 
 pub use connection::Connection;
 pub use event::{Event, Failure, ServerError, panic_message};
-pub use generation::{FIRST_MESSAGE_WAIT, Ids};
+pub use generation::{FIRST_MESSAGE_WAIT, Ids, NEXT_MESSAGE_WAIT};
 pub use handler::{Handler, Session, Sessions};
 pub use port::Port;
 pub use report::{Activity, Closed, ConnectionInfo, Counts, DrainReport, Outcome};

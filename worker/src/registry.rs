@@ -106,16 +106,21 @@ impl Held {
 }
 
 impl Entry {
-    /// Whether its generation lets no connection stay, and this one is not awaited.
-    pub(crate) fn must_leave(&self, generation: &Generation) -> bool {
-        generation.is_leaving() && self.awaits_first(generation).is_none_or(|until| until <= Instant::now())
+    /// Whether its generation lets no connection stay, and no message of this one is awaited. It was `active` then, as far
+    /// as that is known.
+    pub(crate) fn must_leave(&self, generation: &Generation, active: Option<Instant>) -> bool {
+        generation.is_leaving() && self.awaits(generation, active).is_none_or(|until| until <= Instant::now())
     }
 
-    /// Until when a stop waits for the first message of this client. None: the client has sent something already, or
-    /// gets a notice, by which it hears at once that it has to come back, whatever it was about to send.
-    pub(crate) fn awaits_first(&self, generation: &Generation) -> Option<Instant> {
-        let is_awaited = generation.notice.is_none() && self.received.load(Ordering::Relaxed) == 0;
-        is_awaited.then(|| self.since + FIRST_MESSAGE_WAIT)
+    /// Until when a stop waits for a message of this client: its first one, or the next one of a client that was just
+    /// active. None: it does not, or the client gets a notice, by which it hears at once that it has to come back,
+    /// whatever it was about to send.
+    pub(crate) fn awaits(&self, generation: &Generation, active: Option<Instant>) -> Option<Instant> {
+        if self.received.load(Ordering::Relaxed) == 0 {
+            generation.notice.is_none().then(|| self.since + FIRST_MESSAGE_WAIT)
+        } else {
+            generation.awaits_next(active?)
+        }
     }
 
     /// Runs a call that may wait for the client. None: the connection was closed by force meanwhile.

@@ -1,6 +1,8 @@
 //! Connections: limits, drains, refusals.
 
 use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 #[test]
 fn a_client_that_closes_its_side_is_still_answered() {
@@ -134,11 +136,56 @@ fn an_idle_connection_does_not_hold_up_a_stop() {
     assert!(client.is_closed());
 }
 
+#[test]
+fn a_stop_answers_the_next_request_of_an_active_client_as_its_last_one() {
+    let mut site = Directory::new().file("a", "x").serve();
+    let mut client = site.connect();
+    let request = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+    client.send(request);
+    assert_eq!(client.reply().field("Connection"), None);
+    let server = site.server.take().unwrap();
+    server.stopper().stop(PATIENCE);
+    // The port is closed before idle connections are.
+    wait_until(|| TcpStream::connect(server.stopper().address()).is_err());
+    client.send(request);
+    let reply = client.reply();
+    assert_eq!((reply.text(), reply.field("Connection")), ("x", Some("close")));
+    drop(client);
+    assert!(server.join().unwrap().forced.is_empty());
+}
+
+#[test]
+fn a_stop_under_load_cuts_no_request_of_a_client_that_was_not_told_to_close() {
+    let mut site = Directory::new().file("a", "x").serve();
+    let answered = AtomicUsize::new(0);
+    let mut clients: Vec<_> = (0..8).map(|_| site.connect()).collect();
+    let server = site.server.take().unwrap();
+    thread::scope(|scope| {
+        for client in &mut clients {
+            let answered = &answered;
+            scope.spawn(move || {
+                loop {
+                    client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+                    let reply = client.reply();
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    if reply.field("Connection") == Some("close") {
+                        return;
+                    }
+                }
+            });
+        }
+        wait_until(|| answered.load(Ordering::Relaxed) > 100);
+        server.stopper().stop(PATIENCE);
+    });
+    let report = server.join().unwrap();
+    assert!(report.forced.is_empty(), "{report:?}");
+}
+
 fn wait_until(condition: impl Fn() -> bool) {
     let began = Instant::now();
     while !condition() {
         assert!(began.elapsed() < PATIENCE, "waited in vain");
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
