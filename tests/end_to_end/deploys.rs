@@ -405,7 +405,9 @@ while True:
 fn an_outage_is_not_reported_shorter_than_clients_see_it() {
     let home = Home::new();
     let (server, port) = (file(&home, "slow.py", SLOW), free_port());
-    let instance = home.exec(&[], &["python3", &server, &port.to_string()]);
+    // Else one that begins late would count as ready after a second.
+    let ready = format!("connect={port}");
+    let instance = home.exec(&["--ready", &ready], &["python3", &server, &port.to_string()]);
     let is_over = AtomicBool::new(false);
     let (restarted, seen) = thread::scope(|scope| {
         // From the first client that is refused to the last one: the outage is not shorter.
@@ -428,7 +430,7 @@ fn an_outage_is_not_reported_shorter_than_clients_see_it() {
     });
     let reported = Duration::from_millis(restarted["down_ms"].as_u64().unwrap() + 1);
     assert!(reported >= seen, "{reported:?} reported, {seen:?} seen");
-    assert_eq!(restarted["evidence"], format!("it listens on 127.0.0.1:{port}"));
+    assert_eq!(restarted["evidence"], format!("it answers on 127.0.0.1:{port}"));
 }
 
 #[test]
