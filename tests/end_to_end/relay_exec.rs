@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -9,7 +10,8 @@ use load::{Load, Mode, Report};
 use nix::sys::signal::Signal;
 
 use crate::exec::{assert_nothing_runs, file, sh};
-use crate::support::{Client, HUGE, Home, Instance, eventually, free_port};
+use crate::readme::{project, shell};
+use crate::support::{Client, HUGE, Home, Instance, eventually, free_port, is_installed};
 
 /// Binds the address in HOST and PORT. Answers with the text in the file `text`, or with its port, and notes each signal to
 /// end in the file `signals`. `/hold` is answered when the file `release` is there, `/die` with its exit. A connection is
@@ -453,4 +455,41 @@ fn what_a_relay_cannot_do_is_refused_at_the_start() {
     refused(&["--ready", "connect"], "\"ready\" has no address, and only \"relay\" gives the program a private port");
     let ended = home.run(home.exec_command(&["--listen", "8000", "--relay", "udp"], &["true"])).expect(2);
     ended.says("say http or tcp");
+}
+
+#[test]
+fn the_deploy_script_replaces_a_server_in_node_and_one_in_python() {
+    for (program, server) in [("node", "server.js"), ("python3", "server.py")] {
+        if !is_installed(program) {
+            eprintln!("skipped: {program} is not installed");
+            continue;
+        }
+        let home = Home::new();
+        let root = home.directory().join("shop");
+        let text = fs::read_to_string(project().join("examples/relay").join(server)).unwrap();
+        for (release, text) in [("1", &*text), ("2", &*text), ("3", "it is broken")] {
+            let release = root.join("releases").join(release);
+            fs::create_dir_all(&release).unwrap();
+            fs::write(release.join(server), text).unwrap();
+        }
+        symlink("releases/1", root.join("current")).unwrap();
+        let (current, port) = (root.join("current"), free_port().to_string());
+        let options = ["--listen", &port, "--relay", "http", "--dir", current.to_str().unwrap(), "--ready", "http=/"];
+        let instance = home.exec(&options, &[program, server]);
+        let deploy = |release: &str| {
+            let script = format!("examples/relay/deploy.sh {} {} {release}", home.name(), root.display());
+            let mut deploy = shell(&home, &script);
+            deploy.stdout(Stdio::piped()).stderr(Stdio::piped());
+            home.run(deploy)
+        };
+        let mut client = instance.client();
+        assert_eq!(body(&mut client, "/"), "1\n");
+        deploy("2").expect(0);
+        assert_eq!(body(&mut client, "/"), "2\n", "{program}");
+        deploy("3").expect(1).says("3 was not taken over, releases/2 serves on");
+        assert_eq!(fs::read_link(&current).unwrap().to_str(), Some("releases/2"));
+        assert_eq!(body(&mut client, "/"), "2\n", "{program}");
+        drop(client);
+        assert_stops(&home, &instance);
+    }
 }

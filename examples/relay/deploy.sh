@@ -1,0 +1,35 @@
+#!/bin/sh
+# Deploys a release of a program that binds a port itself: Node, Python or any other. The supervisor keeps the port, so no
+# request is lost, and a release that does not get ready does not take over.
+#
+#   deploy.sh NAME ROOT RELEASE
+#   deploy.sh shop /srv/shop 2026-01-31
+#
+# ROOT/releases/RELEASE is the release, and ROOT/current a symbolic link to the one that serves. The supervisor was started
+# like this, and looks up the link again at each start of the program:
+#
+#   supervisor exec --name shop --listen 8080 --relay http --dir /srv/shop/current --ready http=/ -- node server.js
+#
+# Exit codes: 0 the release serves; else it does not, and the one before serves on.
+set -eu
+name=${1:?usage: deploy.sh NAME ROOT RELEASE}
+root=${2:?usage: deploy.sh NAME ROOT RELEASE}
+release=${3:?usage: deploy.sh NAME ROOT RELEASE}
+
+before=$(readlink "$root/current")
+# A link is replaced in one step only by a rename.
+switch() {
+    ln -sfn "$1" "$root/current.next"
+    mv -T "$root/current.next" "$root/current"
+}
+
+[ -d "$root/releases/$release" ] || { echo "deploy: there is no $root/releases/$release" >&2; exit 1; }
+switch "releases/$release"
+code=0
+admin-cli --name "$name" restart || code=$?
+if [ "$code" -ne 0 ]; then
+    # The next start, after a crash for example, is one of the release that works.
+    switch "$before"
+    echo "deploy: $release was not taken over, $before serves on" >&2
+fi
+exit "$code"
