@@ -552,7 +552,7 @@ impl Master {
 
     fn restarted(&mut self, current: Live, restart: Restart, replaced: Option<(u64, Report)>, now: Instant) -> State {
         self.record.restarts += 1;
-        if let Some(outage) = restart.outage(now) {
+        if let Some(outage) = restart.outage(&current, now) {
             let message = format!("the outage is over: it lasted at most {}", Seconds(outage));
             self.identity.log.line(Level::Info, "outage_over", message, [("down_ms", milliseconds(outage).into())]);
         }

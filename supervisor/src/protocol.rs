@@ -356,7 +356,7 @@ pub enum Answer {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         evidence: Option<String>,
         /// How long the outage lasted at most, in milliseconds: from the request to stop until the next program was
-        /// known to be ready. Omitted: there was none.
+        /// known to be ready. Omitted: there was none, or nothing shows that the next program takes connections.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         down_ms: Option<u64>,
     },

@@ -117,6 +117,11 @@ pub(crate) trait Generation: fmt::Debug + Send {
         None
     }
 
+    /// Whether that shows that it takes connections, and not merely that it runs.
+    fn is_known_to_serve(&self) -> bool {
+        true
+    }
+
     /// Why it has not proved itself although it is ready. None: it has, or does not have to.
     fn unproved(&self) -> Option<Failure> {
         None

@@ -685,12 +685,18 @@ fn without_sockets_of_ours_a_restart_is_a_stop_and_a_start_and_says_for_how_long
     let instance = http_server(&home, &["--grace", HUGE]);
     let restarted = instance.admin(&["restart", "--json"]).expect(0).json();
     assert_eq!((&restarted["generation"], &restarted["replaced"]), (&2.into(), &1.into()), "{restarted}");
-    assert!(restarted["down_ms"].is_u64(), "{restarted}");
+    // On a busy machine it may count as ready before it listens, and when the outage ends is not known then.
+    let is_known = !restarted["evidence"].as_str().unwrap().starts_with("it has run");
+    assert_eq!(restarted["down_ms"].is_u64(), is_known, "{restarted}");
     assert_eq!(restarted["report"]["program"], "it was killed by SIGTERM", "{restarted}");
     eventually_answers(&instance);
     let restarted = instance.admin(&["restart"]).expect(0);
     restarted.says("restarted: generation 3 is ready: ").says("generation 2 stopped in ");
-    restarted.says("the outage lasted at most ");
+    assert_eq!(
+        restarted.out.contains("the outage lasted at most "),
+        !restarted.out.contains("it has run"),
+        "{restarted}"
+    );
     eventually_answers(&instance);
     assert_eq!(instance.status()["generation"], 3);
     instance.admin(&["stop"]).expect(0);

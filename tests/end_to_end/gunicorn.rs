@@ -12,7 +12,7 @@ use crate::exec::{assert_nothing_runs, file};
 use crate::support::{HUGE, Home, Instance, can_run, eventually, free_port};
 
 /// None: there is none, which is said.
-fn gunicorn() -> Option<PathBuf> {
+pub fn gunicorn() -> Option<PathBuf> {
     let told = std::env::var_os("MASTERCONTROL_TEST_GUNICORN").map(PathBuf::from);
     let program = told.clone().unwrap_or_else(|| "gunicorn".into());
     let can = can_run(&[program.to_str().unwrap(), "--version"]);

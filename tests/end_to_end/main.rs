@@ -67,6 +67,8 @@ mod reference; // The generated pages of the book are what the definitions say.
 #[cfg(target_os = "linux")]
 mod relay_exec; // Programs that bind a port themselves, behind a relay.
 #[cfg(target_os = "linux")]
+mod relay_servers; // Servers that others have written, as they are, behind a relay.
+#[cfg(target_os = "linux")]
 mod replace; // A server under exec is replaced by a new build of itself while clients are connected.
 #[cfg(target_os = "linux")]
 mod robustness; // Deleted sockets, broken requests, silent clients.

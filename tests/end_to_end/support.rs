@@ -410,7 +410,9 @@ fn watch(children: Children) -> Sender<()> {
     let (alive, ended) = mpsc::channel::<()>();
     let test = thread::current().name().unwrap_or("?").to_owned();
     thread::spawn(move || {
-        if ended.recv_timeout(WATCHDOG) == Err(RecvTimeoutError::Timeout) {
+        // More rounds than usual take longer.
+        let rounds = std::env::var("RESTARTS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
+        if ended.recv_timeout(WATCHDOG * rounds) == Err(RecvTimeoutError::Timeout) {
             eprintln!("watchdog: {test} takes too long, its programs are killed");
             kill_all(&children);
             if ended.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {

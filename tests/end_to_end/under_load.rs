@@ -25,7 +25,7 @@ const BETWEEN: u64 = if cfg!(windows) { 200 } else { 2500 };
 const HESITATION: Duration = Duration::from_millis(50);
 
 /// More of them, for a longer look than the suite has time for.
-fn restarts(usually: u64) -> u64 {
+pub fn restarts(usually: u64) -> u64 {
     std::env::var("RESTARTS").map_or(usually, |restarts| restarts.parse().unwrap())
 }
 

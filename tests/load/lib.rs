@@ -455,8 +455,12 @@ impl Header {
     /// As much of a header as is of interest here. None: it is none, or does not say how long its body is.
     fn parse(header: &[u8]) -> Option<Header> {
         let mut lines = header.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
-        let status = lines.next()?.strip_prefix(b"HTTP/1.1 ")?;
-        let (mut length, mut close) = (None, false);
+        let (version, status) = lines.next()?.split_at_checked(b"HTTP/1.1 ".len())?;
+        // Of old servers only those keep a connection that say so, and these are not for the load.
+        let (mut length, mut close) = (None, version == b"HTTP/1.0 ");
+        if !close && version != b"HTTP/1.1 " {
+            return None;
+        }
         for line in lines {
             if let Some(value) = value(line, b"content-length:") {
                 length = Some(std::str::from_utf8(value).ok()?.parse().ok()?);

@@ -20,6 +20,16 @@ pub(super) enum Evidence {
     Answered(String),
 }
 
+impl Evidence {
+    /// Whether it shows that the program takes connections, and not merely that it runs.
+    pub(super) fn shows_service(&self) -> bool {
+        match self {
+            Evidence::Started | Evidence::Ran(_) => false,
+            Evidence::Listens(_) | Evidence::Notified | Evidence::Answered(_) => true,
+        }
+    }
+}
+
 /// As it follows `ready: `.
 impl fmt::Display for Evidence {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

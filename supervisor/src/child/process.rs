@@ -487,6 +487,10 @@ impl Generation for Child {
         Some(self.evidence.to_string())
     }
 
+    fn is_known_to_serve(&self) -> bool {
+        self.evidence.shows_service()
+    }
+
     fn unproved(&self) -> Option<Failure> {
         let check = self.running.observed().unproved.clone()?;
         let reason = format!("check {check} has had no good answer from it");

@@ -160,6 +160,10 @@ impl Generation for Relayed {
         self.child.evidence()
     }
 
+    fn is_known_to_serve(&self) -> bool {
+        self.child.is_known_to_serve()
+    }
+
     fn unproved(&self) -> Option<Failure> {
         self.child.unproved()
     }

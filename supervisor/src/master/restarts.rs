@@ -47,7 +47,7 @@ impl Restart {
     /// The new generation serves, and the one that it replaced is gone.
     pub(super) fn done(self, current: &Live, replaced: Option<(u64, Report)>, now: Instant) {
         let (replaced, report) = replaced.unzip();
-        let down_ms = self.outage(now).map(milliseconds);
+        let down_ms = self.outage(current, now).map(milliseconds);
         if let Some(reply) = self.reply {
             let (generation, changes, evidence) =
                 (current.number, current.changes.clone(), current.generation.evidence());
@@ -55,9 +55,11 @@ impl Restart {
         }
     }
 
-    /// How long the outage was at most that it has been for the clients, if it was one.
-    pub(super) fn outage(&self, now: Instant) -> Option<Duration> {
-        self.down_since.map(|since| now.saturating_duration_since(since))
+    /// How long the outage was at most that it has been for the clients, if it was one, and its end is known.
+    pub(super) fn outage(&self, current: &Live, now: Instant) -> Option<Duration> {
+        self.down_since
+            .filter(|_| current.generation.is_known_to_serve())
+            .map(|since| now.saturating_duration_since(since))
     }
 
     pub(super) fn failed(self, message: String) {

@@ -1,0 +1,218 @@
+//! Servers that others have written, as they are, behind `supervisor exec --relay http`: replaced under load, each loses
+//! nothing.
+//!
+//! `RESTARTS` is how often each is replaced.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use load::{Load, Mode};
+
+use crate::exec::{assert_nothing_runs, file};
+use crate::gunicorn::gunicorn;
+use crate::support::{Client, HUGE, Home, Instance, can_run, eventually, free_port};
+use crate::under_load::restarts;
+
+/// How many connections ask at the same time, of each kind.
+const CONNECTIONS: usize = 16;
+
+/// Starts a server behind a relay, in the test's directory.
+fn start(home: &Home, line: &[&str]) -> Instance {
+    let port = free_port().to_string();
+    let options = ["--listen", &port, "--relay", "http", "--ready-within", HUGE, "--grace", HUGE];
+    let mut command = home.exec_command(&options, line);
+    command.current_dir(home.directory()).env("PYTHONDONTWRITEBYTECODE", "1");
+    home.exec_by(command)
+}
+
+/// Restarts again and again, each time after some more answers.
+fn restart_under_load(instance: &Instance, answered: impl Fn() -> usize, is_lost: impl Fn() -> bool) {
+    let some_more = || {
+        let next = answered() + 20 * CONNECTIONS;
+        eventually("the load goes on", || answered() >= next || is_lost());
+    };
+    for restart in 0..restarts(3) {
+        some_more();
+        let restarted = instance.admin(&["restart", "--json"]).expect(0).json();
+        assert_eq!(restarted["generation"], restart + 2, "{restarted}");
+    }
+    some_more();
+}
+
+fn stop(home: &Home, instance: &Instance) {
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0, "{}", instance.err.so_far());
+    assert_nothing_runs(home);
+}
+
+/// A file server, which answers each request alike.
+fn file_server_loses_nothing(line: &[&str], keeps: bool) {
+    let home = Home::new();
+    fs::write(home.directory().join("hello"), "hello").unwrap();
+    let instance = start(&home, line);
+    let loads = [Mode::OnePerConnection, Mode::KeptAlive]
+        .map(|mode| Load::new(instance.address, "/hello", "hello", mode).begin());
+    restart_under_load(
+        &instance,
+        || loads.iter().map(|load| load.answered() as usize).min().unwrap(),
+        || loads.iter().any(|load| load.lost() > 0),
+    );
+    let [one, kept] = loads.map(load::Running::end);
+    assert_eq!((one.lost(), kept.lost()), (0, 0), "{one}\n{kept}\n{}", instance.err.so_far());
+    if keeps {
+        assert_eq!((kept.connections, kept.notified, kept.found_closed), (CONNECTIONS as u64, 0, 0), "{kept}");
+    }
+    stop(&home, &instance);
+}
+
+/// Its answers end with the connection.
+#[test]
+fn the_file_server_of_python_is_replaced_without_a_loss() {
+    file_server_loses_nothing(&["sh", "-c", "exec python3 -m http.server --bind $HOST $PORT"], false);
+}
+
+#[test]
+fn connections_that_the_file_server_of_python_keeps_survive_its_restarts() {
+    let line = "exec python3 -m http.server --protocol HTTP/1.1 --bind $HOST $PORT";
+    if can_run(&["python3", "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]) {
+        file_server_loses_nothing(&["sh", "-c", line], true);
+    }
+}
+
+/// Asks on one connection after the other, or on one that is kept, for numbers of its own. Each answer has the number that
+/// was asked for, and the process that answers: one that has been replaced does not come back.
+struct Counting<'a> {
+    address: SocketAddr,
+    keeps: bool,
+    is_over: &'a AtomicBool,
+    answered: &'a AtomicUsize,
+    processes: &'a Mutex<HashSet<String>>,
+}
+
+impl Counting<'_> {
+    /// Returns how many connections it had.
+    fn run(self, first: usize) -> usize {
+        let (mut connections, mut last) = (0, String::new());
+        let mut kept = None;
+        let mut gone = HashSet::new();
+        for number in (first..).step_by(1_000) {
+            if self.is_over.load(Ordering::Relaxed) {
+                break;
+            }
+            let mut client: Client = kept.take().unwrap_or_else(|| {
+                connections += 1;
+                Client::connect(self.address)
+            });
+            let answer = client.get(&format!("/{number}"));
+            let body = String::from_utf8(answer.body).unwrap();
+            let (process, asked) = body.split_once(' ').unwrap_or_else(|| panic!("{body}"));
+            assert_eq!((answer.status, asked), (200, format!("/{number}").as_str()), "{body}");
+            if process != last {
+                self.processes.lock().unwrap().insert(process.to_owned());
+                assert!(gone.insert(process.to_owned()), "{process} answers again");
+                last = process.to_owned();
+            }
+            self.answered.fetch_add(1, Ordering::Relaxed);
+            kept = Some(client).filter(|_| self.keeps && !answer.is_last);
+        }
+        connections
+    }
+}
+
+/// A server of which each generation is one process.
+fn counting_server_loses_nothing(home: &Home, line: &[&str], keeps: bool) {
+    let instance = start(home, line);
+    let (is_over, answered) = (AtomicBool::new(false), [AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let processes = Mutex::default();
+    thread::scope(|scope| {
+        let client = |number: usize| {
+            let keeps = number.is_multiple_of(2);
+            let answered = &answered[usize::from(keeps)];
+            let counting =
+                Counting { address: instance.address, keeps, is_over: &is_over, answered, processes: &processes };
+            (keeps, scope.spawn(move || counting.run(number)))
+        };
+        let clients: Vec<_> = (0..2 * CONNECTIONS).map(client).collect();
+        restart_under_load(
+            &instance,
+            || answered.iter().map(|answered| answered.load(Ordering::Relaxed)).min().unwrap(),
+            || clients.iter().any(|(_, client)| client.is_finished()),
+        );
+        is_over.store(true, Ordering::Relaxed);
+        for (is_kept, client) in clients {
+            let connections = client.join().unwrap();
+            assert!(!keeps || !is_kept || connections == 1, "a connection that was to be kept became {connections}");
+        }
+    });
+    assert_eq!(processes.into_inner().unwrap().len() as u64, restarts(3) + 1);
+    stop(home, &instance);
+}
+
+const NODE: &str = r"
+const server = require('http').createServer((request, response) => response.end(`${process.pid} ${request.url}`));
+server.listen(process.env.PORT, process.env.HOST);
+";
+
+#[test]
+fn a_node_server_is_replaced_without_a_loss_and_its_kept_connections_survive() {
+    if !can_run(&["node", "--version"]) {
+        return;
+    }
+    let home = Home::new();
+    let script = file(&home, "server.js", NODE);
+    counting_server_loses_nothing(&home, &["node", &script], true);
+}
+
+const APPLICATION: &str = r#"
+import os
+def app(environ, start_response):
+    body = f"{os.getpid()} {environ['PATH_INFO']}".encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"#;
+
+/// It closes each connection after its answer.
+#[test]
+fn gunicorn_that_gets_no_socket_is_replaced_without_a_loss() {
+    let Some(gunicorn) = gunicorn() else { return };
+    let home = Home::new();
+    file(&home, "application.py", APPLICATION);
+    let line = [gunicorn.to_str().unwrap(), "--workers", "1", "--bind", "127.0.0.1:{port}", "application:app"];
+    counting_server_loses_nothing(&home, &line, false);
+}
+
+const JAVA: &str = r#"
+import com.sun.net.httpserver.HttpServer;
+import java.net.InetSocketAddress;
+import java.util.concurrent.Executors;
+
+class Server {
+    public static void main(String[] arguments) throws Exception {
+        var address = new InetSocketAddress(System.getenv("HOST"), Integer.parseInt(System.getenv("PORT")));
+        var server = HttpServer.create(address, 100);
+        server.setExecutor(Executors.newFixedThreadPool(4));
+        server.createContext("/", exchange -> {
+            var body = (ProcessHandle.current().pid() + " " + exchange.getRequestURI()).getBytes();
+            exchange.sendResponseHeaders(200, body.length);
+            try (var out = exchange.getResponseBody()) {
+                out.write(body);
+            }
+        });
+        server.start();
+    }
+}
+"#;
+
+#[test]
+fn a_java_server_is_replaced_without_a_loss_and_its_kept_connections_survive() {
+    if !can_run(&["java", "--version"]) {
+        return;
+    }
+    let home = Home::new();
+    let source = file(&home, "Server.java", JAVA);
+    counting_server_loses_nothing(&home, &["java", &source], true);
+}
