@@ -43,6 +43,7 @@ pub struct Load {
     connections: usize,
     patience: Duration,
     hesitation: Duration,
+    pace: Duration,
 }
 
 impl Load {
@@ -50,8 +51,9 @@ impl Load {
     pub fn new(address: SocketAddr, path: &str, body: impl Into<Vec<u8>>, mode: Mode) -> Load {
         let close = if mode == Mode::OnePerConnection { "Connection: close\r\n" } else { "" };
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{close}\r\n").into_bytes();
-        let (body, hesitation) = (body.into(), Duration::ZERO);
-        Load { address, mode, request, body, connections: 16, patience: PATIENCE, hesitation }
+        let body = body.into();
+        let (hesitation, pace) = (Duration::ZERO, Duration::ZERO);
+        Load { address, mode, request, body, connections: 16, patience: PATIENCE, hesitation, pace }
     }
 
     /// How many connections there are at the same time, 16 by default.
@@ -69,6 +71,13 @@ impl Load {
     /// How long a connection that was made waits before its first request, not at all by default.
     pub fn hesitation(mut self, hesitation: Duration) -> Load {
         self.hesitation = hesitation;
+        self
+    }
+
+    /// The least time from the beginning of a connection's request to that of its next one, none by default. With a pace
+    /// that the server can follow, the number of lost requests says how long it was away.
+    pub fn pace(mut self, pace: Duration) -> Load {
+        self.pace = pace;
         self
     }
 
@@ -321,6 +330,7 @@ impl Client {
                 self.stream = None;
                 thread::sleep(PAUSE);
             }
+            thread::sleep(self.shared.load.pace.saturating_sub(began.elapsed()));
         }
         self.report
     }

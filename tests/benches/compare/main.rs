@@ -1,8 +1,8 @@
 //! Measures beside peers in the same run, since machines differ and are noisy: read the ratios, not the figures.
 //!
 //! ```text
-//! cargo bench -p mastercontrol-e2e                # everything, about fifteen minutes
-//! cargo bench -p mastercontrol-e2e -- stop idle   # only these: stop, term, memory, idle, echo, http, restart, events, status
+//! cargo bench -p mastercontrol-e2e                # everything, about twenty minutes
+//! cargo bench -p mastercontrol-e2e -- stop idle   # only these: stop, term, memory, idle, echo, http, restart, events, status, comparison
 //! ```
 //!
 //! Peers that are not installed (nginx, lighttpd, runit; wrk for HTTP) are left out; tokio is compiled in. On Debian:
@@ -13,6 +13,8 @@
 
 #[cfg(unix)]
 mod clients;
+#[cfg(unix)]
+mod comparison;
 #[cfg(unix)]
 mod echo;
 #[cfg(unix)]
@@ -57,7 +59,7 @@ fn main() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     // Cargo passes `--bench`, too.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let sections: [(&str, fn()); 9] = [
+    let sections: [(&str, fn()); 10] = [
         ("stop", stop::run),
         ("term", term::run),
         ("memory", memory::run),
@@ -67,6 +69,7 @@ fn main() {
         ("restart", restart::run),
         ("events", events::run),
         ("status", status::run),
+        ("comparison", comparison::run),
     ];
     for (name, run) in sections {
         if wanted.is_empty() || wanted.iter().any(|section| section == name) {
