@@ -63,6 +63,8 @@ mod process; // What proc(5) tells: threads, descriptors, wake-ups.
 #[cfg(target_os = "linux")]
 mod pty; // A pseudo-terminal for the tests.
 #[cfg(target_os = "linux")]
+mod recipes; // The recipes of the book: Node, uvicorn and puma on the socket of --listen.
+#[cfg(target_os = "linux")]
 mod reference; // The generated pages of the book are what the definitions say.
 #[cfg(target_os = "linux")]
 mod relay_exec; // Programs that bind a port themselves, behind a relay.

@@ -91,6 +91,8 @@ fn on_free_ports(script: &str) -> String {
 fn run_in_a_directory_of_its_own(home: &Home, script: &str) -> Ended {
     let directory = home.directory().join("work");
     fs::create_dir(&directory).unwrap();
+    // The reader's own program.
+    fs::copy(project().join("examples/server.js"), directory.join("server.js")).unwrap();
     let mut command = shell(home, script);
     command.current_dir(directory).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let process = home.spawn(command);
@@ -103,12 +105,14 @@ fn every_command_of_every_page_does_what_the_page_says() {
     let mut tried = 0;
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
-        let missing = ["curl", "nc", "python3"].into_iter().find(|tool| text.contains(tool) && !is_installed(tool));
+        let Some(script) = script_of(&text) else { continue };
+        let missing = ["curl", "nc", "node", "python3"]
+            .into_iter()
+            .find(|tool| script.contains(&format!("{tool} ")) && !is_installed(tool));
         if let Some(tool) = missing {
             eprintln!("skipped: {}: {tool} is not installed", page.display());
             continue;
         }
-        let Some(script) = script_of(&text) else { continue };
         let home = Home::new();
         let ended = run_in_a_directory_of_its_own(&home, &script);
         assert_eq!(ended.code, 0, "{}\n{ended}", page.display());

@@ -2,7 +2,8 @@
 //!
 //! The load is the same for all: 16 connections with 400 requests a second, each of which takes the program 20 ms. Four
 //! deploys of a version that works are counted together, and then one of a version that exits at its start. The program
-//! is the same wherever the peer runs any program: Node's HTTP server, which ends as it should on SIGTERM and SIGINT.
+//! is the same wherever the peer runs any program: Node's HTTP server, which on SIGTERM and SIGINT answers what it has
+//! begun, as `examples/server.js` does.
 //! gunicorn and puma have their own application, which does the same.
 //!
 //! Peers are looked for in `target/peers`, then in `PATH`; one that is not installed is left out:
@@ -45,7 +46,7 @@ const VERSION: &str = "version";
 const BROKEN: &str = "broken";
 
 const NODE: &str = r#"
-const fs = require('fs'), http = require('http');
+const fs = require('fs'), http = require('http'), net = require('net');
 const version = fs.readFileSync('version', 'utf8');
 if (version === 'broken') { console.error('no database'); process.exit(1); }
 let ending = false;
@@ -60,7 +61,11 @@ const { LISTEN_FDS, FD, PORT } = process.env;
 const where = LISTEN_FDS ? { fd: 3 } : FD ? { fd: Number(FD) } : { port: Number(PORT), host: '127.0.0.1' };
 server.listen(where, () => process.send && process.send('ready'));
 for (const signal of ['SIGTERM', 'SIGINT']) {
-  process.on(signal, () => { ending = true; server.close(() => process.exit(0)); });
+  process.on(signal, () => {
+    ending = true;
+    net.Server.prototype.close.call(server, () => process.exit(0));
+    setTimeout(() => server.closeIdleConnections(), 1000);
+  });
 }
 "#;
 

@@ -1,0 +1,90 @@
+//! The recipes of `docs/src/replace-a-program.md`: servers that others have written use the socket of `--listen` as the
+//! page says, and what becomes of their clients when they are replaced under load.
+//!
+//! Each is looked for in `target/peers/bin` and in `PATH`. What is not installed is skipped, which is said.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use load::{Load, Mode, Report};
+
+use crate::exec::{assert_nothing_runs, file};
+use crate::readme::project;
+use crate::support::{HUGE, Home, can_run, eventually, free_port};
+
+const BODY: &str = "hello\n";
+
+/// Slow enough that old and new program both get connections.
+const PACE: Duration = Duration::from_millis(5);
+
+/// None: it is not installed.
+fn find(program: &str) -> Option<PathBuf> {
+    let own = project().join("target/peers/bin").join(program);
+    let program = if own.exists() { own } else { program.into() };
+    can_run(&[program.to_str().unwrap(), "--version"]).then_some(program)
+}
+
+/// Replaces a program under load, again and again: what became of the requests.
+fn restarts_under_load(home: &Home, program: &Path, arguments: &[&str], port: u16, modes: &[Mode]) -> Vec<Report> {
+    let url = format!("http=http://127.0.0.1:{port}/");
+    let options = ["--listen", &port.to_string(), "--grace", HUGE, "--ready", &url];
+    let line: Vec<_> = std::iter::once(program.to_str().unwrap()).chain(arguments.iter().copied()).collect();
+    let mut command = home.exec_command(&options, &line);
+    command.current_dir(home.directory());
+    let instance = home.exec_by(command);
+    let under_load = |mode: &Mode| {
+        let load = Load::new(instance.address, "/", BODY, *mode).connections(8).pace(PACE).begin();
+        for _ in 0..3 {
+            let next = load.answered() + 100;
+            eventually("the load goes on", || load.answered() >= next);
+            instance.admin(&["restart"]).expect(0).says("is ready");
+        }
+        load.end()
+    };
+    let reports = modes.iter().map(under_load).collect();
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    assert_nothing_runs(home);
+    reports
+}
+
+#[test]
+fn node_listens_on_descriptor_3_and_restarts_lose_no_request() {
+    let Some(node) = find("node") else { return };
+    let home = Home::new();
+    let server = project().join("examples/server.js");
+    let modes = [Mode::OnePerConnection, Mode::KeptAlive];
+    for report in restarts_under_load(&home, &node, &[server.to_str().unwrap()], free_port(), &modes) {
+        assert_eq!(report.lost(), 0, "{report}");
+    }
+}
+
+/// It resets connections that it has accepted and not read yet, so more than this cannot be promised.
+#[test]
+fn uvicorn_takes_descriptor_3_and_restarts_refuse_no_connection() {
+    let Some(uvicorn) = find("uvicorn") else { return };
+    let home = Home::new();
+    let text = "async def app(scope, receive, send):
+    assert scope['type'] == 'http'
+    headers = [(b'content-length', b'6')]
+    await send({'type': 'http.response.start', 'status': 200, 'headers': headers})
+    await send({'type': 'http.response.body', 'body': b'hello\\n'})
+";
+    file(&home, "application.py", text);
+    let arguments = ["--fd", "3", "--lifespan", "off", "--log-level", "warning", "application:app"];
+    let reports = restarts_under_load(&home, &uvicorn, &arguments, free_port(), &[Mode::OnePerConnection]);
+    assert!(reports[0].refused == 0 && reports[0].answered > 300, "{}", reports[0]);
+}
+
+#[test]
+fn puma_takes_the_socket_of_the_address_that_it_binds_and_restarts_lose_no_request() {
+    let Some(puma) = find("puma") else { return };
+    let home = Home::new();
+    let text = "run lambda { |_| [200, { 'Content-Length' => '6' }, [\"hello\\n\"]] }\n";
+    file(&home, "config.ru", text);
+    let port = free_port();
+    let bind = format!("tcp://127.0.0.1:{port}");
+    let arguments = ["--bind", &bind, "config.ru"];
+    let reports = restarts_under_load(&home, &puma, &arguments, port, &[Mode::OnePerConnection]);
+    assert_eq!(reports[0].lost(), 0, "{}", reports[0]);
+}
