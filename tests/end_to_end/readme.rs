@@ -200,6 +200,39 @@ fn the_table_of_contents_has_each_page_of_the_book_once() {
 }
 
 #[test]
+fn every_message_that_is_explained_is_one_of_the_programs() {
+    fn read(directory: &Path, sources: &mut String) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read(&path, sources);
+            } else {
+                // A text that goes on in the next line of the source is one line for its reader.
+                let text = fs::read_to_string(path).unwrap();
+                let parts: Vec<_> = text.split("\\\n").map(str::trim_start).collect();
+                sources.push_str(&parts.concat());
+            }
+        }
+    }
+    let mut sources = String::new();
+    for package in ["supervisor", "admin-cli"] {
+        read(&project().join(package).join("src"), &mut sources);
+    }
+    let page = fs::read_to_string(project().join("docs/src/troubleshooting.md")).unwrap();
+    let mut tried = 0;
+    for heading in page.lines().filter(|line| line.starts_with("### ")) {
+        for message in heading.split('`').skip(1).step_by(2) {
+            let parts = message.split('…').map(|part| part.trim_matches([' ', '(', ')']));
+            for part in parts.filter(|part| part.len() > 3) {
+                assert!(sources.contains(part), "no program says {part:?}: {heading}");
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 30, "only {tried} parts of messages");
+}
+
+#[test]
 fn the_restart_script_replaces_one_that_runs_and_starts_one_that_does_not() {
     let home = Home::new();
     let listen = format!("127.0.0.1:{}", free_port());

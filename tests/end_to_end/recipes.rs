@@ -1,7 +1,7 @@
 //! The recipes of `docs/src/replace-a-program.md`: servers that others have written use the socket of `--listen` as the
 //! page says, and what becomes of their clients when they are replaced under load.
 //!
-//! Each is looked for in `target/peers/bin` and in `PATH`. What is not installed is skipped, which is said.
+//! axum is built in; each of the others is looked for in `target/peers/bin` and in `PATH`. What is not installed is skipped, which is said.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,4 +87,14 @@ fn puma_takes_the_socket_of_the_address_that_it_binds_and_restarts_lose_no_reque
     let arguments = ["--bind", &bind, "config.ru"];
     let reports = restarts_under_load(&home, &puma, &arguments, port, &[Mode::OnePerConnection]);
     assert_eq!(reports[0].lost(), 0, "{}", reports[0]);
+}
+
+#[test]
+fn the_axum_server_of_the_book_is_replaced_without_a_loss() {
+    let home = Home::new();
+    let server = Path::new(env!("CARGO_BIN_EXE_axum-server"));
+    let modes = [Mode::OnePerConnection, Mode::KeptAlive];
+    for report in restarts_under_load(&home, server, &[], free_port(), &modes) {
+        assert_eq!(report.lost(), 0, "{report}");
+    }
 }

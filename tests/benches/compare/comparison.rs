@@ -388,10 +388,24 @@ impl Backends {
         command_without_output(command).spawn().unwrap()
     }
 
-    fn set(&self, index: usize, state: &str) {
+    fn command(&self, command: &str) -> String {
         let mut socket = UnixStream::connect(self.directory.join("h.sock")).unwrap();
-        writeln!(socket, "set server app/s{index} state {state}").unwrap();
-        let _ = socket.read_to_string(&mut String::new());
+        writeln!(socket, "{command}").unwrap();
+        let mut answer = String::new();
+        let _ = socket.read_to_string(&mut answer);
+        answer
+    }
+
+    fn set(&self, index: usize, state: &str) {
+        self.command(&format!("set server app/s{index} state {state}"));
+    }
+
+    /// Whether HAProxy's checks have found it: the sixth field is its state, and 2 is running.
+    fn is_up(&self, index: usize) -> bool {
+        let name = format!("s{index}");
+        let servers = self.command("show servers state app");
+        let mut fields = servers.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        fields.any(|fields| fields.get(3) == Some(&&*name) && fields.get(5) == Some(&"2"))
     }
 
     /// As a careful script would: one after the other, and none if the one before did not come back.
@@ -408,6 +422,9 @@ impl Backends {
                 thread::sleep(Duration::from_millis(10));
             }
             self.set(index, "ready");
+            while !self.is_up(index) {
+                thread::sleep(Duration::from_millis(10));
+            }
         }
         true
     }
