@@ -84,3 +84,8 @@ pub use worker::Handler;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/src/library.md")]
 struct Book;
+
+/// So does that of the package's page.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -92,3 +92,8 @@ pub use handler::{Handler, Session, Sessions};
 pub use port::Port;
 pub use report::{Activity, Closed, ConnectionInfo, Counts, DrainReport, Outcome};
 pub use server::{Handle, MAX_CONNECTIONS, Server, Stopper, deadline_after};
+
+/// The code of the package's page compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -157,8 +157,9 @@ struct Peer {
 
 type Start = fn(&Site) -> Option<Peer>;
 
-const PEERS: [(&str, Start); 11] = [
+const PEERS: [(&str, Start); 12] = [
     ("`supervisor exec --listen`, `admin-cli restart`", ours),
+    ("`supervisor exec --relay http`, `admin-cli restart`", ours_with_a_relay),
     ("systemd, `systemctl restart`", systemd),
     ("systemd with a socket unit, `systemctl restart`", systemd_with_a_socket),
     ("supervisord, `supervisorctl restart`", supervisord),
@@ -254,11 +255,19 @@ fn succeeds(mut command: Command) -> Option<bool> {
 }
 
 fn ours(site: &Site) -> Option<Peer> {
+    // The program says nothing when it is ready. What it listens on is not its own, so an answer has to show it.
+    ours_by(site, &["--ready", &format!("http=http://127.0.0.1:{}/version", site.port)])
+}
+
+fn ours_with_a_relay(site: &Site) -> Option<Peer> {
+    ours_by(site, &["--relay", "http"])
+}
+
+fn ours_by(site: &Site, options: &[&str]) -> Option<Peer> {
     let node = find("node")?;
     let mut command = site.command(Path::new(SUPERVISOR));
     command.args(["exec", "--name", "app", "--listen", &site.port.to_string(), "--grace", "10"]);
-    // The program says nothing when it is ready. What it listens on is not its own, so an answer has to show it.
-    command.args(["--ready", &format!("http=http://127.0.0.1:{}/version", site.port), "--"]).arg(node).arg("server.js");
+    command.args(options).arg("--").arg(node).arg("server.js");
     let running = Running::peer(&mut command, site.port)?;
     let directory = site.path("run");
     let deploy = move || {
