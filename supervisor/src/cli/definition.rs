@@ -25,14 +25,14 @@ use crate::version::version;
 /// The kinds of servers, as the command line names them.
 pub const KINDS: &[&str] = &["echo", "command", "http", "exec"];
 
-/// Run a server, and notify every client before it stops: on Enter, a signal, or `admin-cli stop`.
+/// Supervise a socket server: keep it running, and stop, restart or replace it without losing a request.
 #[derive(Debug, Parser)]
 #[command(name = "supervisor", version = version(), arg_required_else_help = true, args_override_self = true)]
 #[command(after_help = "Examples:
-  supervisor http . --listen 8080       serve this directory on 127.0.0.1:8080
-  supervisor echo --grace 30            give clients half a minute to disconnect
   supervisor exec python3 -m http.server 8888
-  admin-cli stop                        stop it from another terminal or a script")]
+  supervisor http . --listen 8080       serve this directory on 127.0.0.1:8080
+  admin-cli restart                     replace it, from another terminal or a script
+  admin-cli stop                        stop it")]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -92,6 +92,7 @@ pub(super) struct ServerCli {
 #[allow(clippy::large_enum_variant, reason = "there is only one at a time")]
 pub(super) enum ServerArgs {
     /// Send back whatever a client sends; SHUTDOWN to every client on stop
+    #[command(display_order = 2)]
     #[command(after_help = "Examples:
   supervisor echo --listen 7000
   supervisor echo --name lobby --grace 1m30s     give clients a minute and a half")]
@@ -105,6 +106,7 @@ pub(super) enum ServerArgs {
         options: Options,
     },
     /// Answer one command per line: SONG, QUOTE, POEM, HAIKU, HELP, QUIT
+    #[command(display_order = 3)]
     #[command(after_help = "Examples:
   supervisor command --listen 0.0.0.0:31310      for other machines, too
   supervisor command --max-connections 100 --verbose")]
@@ -118,6 +120,7 @@ pub(super) enum ServerArgs {
         options: Options,
     },
     /// Serve the files of a directory over HTTP
+    #[command(display_order = 1)]
     #[cfg_attr(
         unix,
         command(after_help = "Examples:
@@ -144,6 +147,7 @@ pub(super) enum ServerArgs {
         options: Options,
     },
     /// Supervise any program: start, restart, replace and stop it
+    #[command(display_order = 0)]
     #[cfg_attr(
         unix,
         command(after_help = "Examples:
