@@ -546,6 +546,22 @@ fn a_stop_that_is_made_shorter_kills() {
     assert!(killed >= 1);
 }
 
+/// The guardian hears of both at once.
+#[test]
+fn a_stop_right_behind_a_kill_does_not_take_it_back() {
+    let directory = Directory::new();
+    let ready = directory.path("ready").display().to_string();
+    let driven = driven(sh(&format!("echo $PPID > {ready}; exec sleep 1000")), Vec::new());
+    let mut one = driven.build_here(1).unwrap();
+    let guardian = directory.lines("ready", 1)[0].parse().unwrap();
+    kill(guardian, "STOP");
+    one.give_up("it hangs");
+    one.stop(HUGE);
+    kill(guardian, "CONT");
+    assert_eq!(finished(&driven), 1);
+    assert_eq!(one.end().0, Some(ProgramEnd::Signaled(KILL)));
+}
+
 #[test]
 fn what_is_given_up_fails_for_that_reason() {
     let driven = driven(program("sleep", &["1000"]), Vec::new());

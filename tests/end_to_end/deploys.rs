@@ -540,6 +540,8 @@ fn deploys_under_load_lose_no_request_and_what_answers_after_a_restart_is_the_cu
         let answers: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
         assert!(answers >= CLIENTS, "{answers}");
     });
+    // What was withdrawn may take a client along until it has ended.
+    instance.err.wait_for(&format!("generation {} stopped in", DEPLOYS + 3));
     assert_eq!(ask(instance.address).unwrap(), *names.last().unwrap());
 }
 

@@ -298,8 +298,14 @@ impl Guardian {
             };
             match word {
                 Ok(Word::Stop(_)) if killing => {}
+                // At once: a word that comes right behind this one does not take it back.
+                Ok(Word::Stop(Duration::ZERO)) => {
+                    (asked, killing) = (true, true);
+                    self.kill();
+                    deadline = Some(Instant::now() + KILL_AGAIN);
+                }
                 Ok(Word::Stop(within)) => {
-                    if !asked && !ended && !within.is_zero() {
+                    if !asked && !ended {
                         self.ask();
                     }
                     asked = true;

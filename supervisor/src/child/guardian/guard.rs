@@ -277,6 +277,8 @@ impl Guardian {
     }
 
     fn stop(&mut self, signals: &StopSignals, within: Duration) {
+        // An order that comes right behind this one does not take it back.
+        self.killing |= within.is_zero();
         // No time that a clock could count: never.
         let by = |now: Instant| now.checked_add(within);
         if self.asked.is_some() {
