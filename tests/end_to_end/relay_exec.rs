@@ -292,7 +292,8 @@ fn clients_are_held_while_a_crashed_program_is_replaced() {
     let second = answer(&instance);
     assert_ne!(first, second);
     assert_eq!(killer.try_rest().unwrap_or_default(), "");
-    drop(killer);
+    // It has not closed its side.
+    instance.err.wait_for("generation 1 stopped in ");
     let status = instance.status();
     assert_eq!((&status["generation"], &status["crashes"]), (&2.into(), &1.into()), "{status}");
     assert_stops(&home, &instance);

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::pair::{Bytes, Course, Link, Pair};
+use super::parting;
 use super::pending::Pending;
 use super::reach::{Reached, reach};
 use super::side::{Read, Side};
@@ -38,6 +39,13 @@ pub(super) fn run(pair: &mut Pair, tools: &mut Tools) -> Step {
     ];
     pair.again = more.contains(&true);
     let ended = end(client, link, to_client, state);
+    let has_all = link.heard_all && !link.broken && to_client.is_empty();
+    if ended.is_continue() && has_all && pair.target.as_ref().is_some_and(|target| target.is_lost()) {
+        // The program has ended, and not only its half: what the client still sends is for none.
+        let outcome = state.outcome.unwrap_or(Outcome::Closed);
+        parting::begin(pair, outcome);
+        return parting::run(pair, tools);
+    }
     if let Step::Break(_) = ended {
         let (client_broken, link_broken) = (client.broken, link.broken);
         if client_broken {
