@@ -340,6 +340,31 @@ fn a_stop_waits_for_the_last_connection_before_the_program_hears_of_it() {
 }
 
 #[test]
+fn a_program_hears_that_its_drain_begins_if_it_wants_to() {
+    let home = Home::new();
+    let script = script(&home);
+    // SIGUSR1 is no end for this one.
+    let text = SERVER.replace(
+        "signal.signal(signal.SIGTERM",
+        "signal.signal(signal.SIGUSR1, lambda *_: open(\"drains\", \"w\").close())\nsignal.signal(signal.SIGTERM",
+    );
+    fs::write(&script, text).unwrap();
+    let port = free_port().to_string();
+    let options = ["--listen", &port, "--relay", "tcp", "--drain-signal", "USR1", "--grace", HUGE];
+    let instance = home.exec(&options, &["python3", &script, &script]);
+    let mut client = instance.client();
+    body(&mut client, "/");
+    let restart = instance.admin_begins(&["restart"]);
+    eventually("it hears of its drain", || path(&home, "drains").exists());
+    assert!(!path(&home, "signals").exists());
+    body(&mut client, "/");
+    drop(client);
+    restart.end().expect(0);
+    assert!(path(&home, "signals").exists());
+    assert_stops(&home, &instance);
+}
+
+#[test]
 fn at_the_deadline_connections_are_forced_and_a_program_that_does_not_end_is_killed() {
     let home = Home::new();
     let port = free_port().to_string();

@@ -243,7 +243,8 @@ impl Children {
                     Evidence::Started => (Ipv4Addr::LOCALHOST, port).into(),
                     _ => started.wait_until_it_listens(&program, port)?,
                 };
-                let connections = Connections::new(started.running.clone(), relaying.upstream(address), settings.grace);
+                let (running, upstream) = (started.running.clone(), relaying.upstream(address));
+                let connections = Connections::new(running, upstream, settings.grace, relaying.drain_signal);
                 let connections = connections.map_err(|error| lacking("a thread to drain it", &error))?;
                 let generation = Relayed::new(
                     Child::new(started.running.clone(), evidence, self.events.clone()),
@@ -254,7 +255,10 @@ impl Children {
                 Ok(generation)
             });
             let error = match ready {
-                Ok(generation) => return Ok((Box::new(generation), started.running)),
+                Ok(generation) => {
+                    relaying.log_to(log);
+                    return Ok((Box::new(generation), started.running));
+                }
                 Err(error) => error,
             };
             let (lost, early) = (error.is::<LostPort>(), error.is::<EndedEarly>());

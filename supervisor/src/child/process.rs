@@ -352,6 +352,11 @@ impl Running {
         self.observed().end.is_some()
     }
 
+    /// Sends a signal to it.
+    pub(super) fn signal(&self, signal: i32) {
+        self.control.signal(signal);
+    }
+
     /// Asks it to end, and kills it at this time. That is no failure.
     pub(super) fn stop_by(&self, kill_at: Instant) {
         self.observed().ask();
@@ -528,7 +533,7 @@ impl Generation for Child {
     }
 
     fn signal(&self, signal: i32) {
-        self.running.control.signal(signal);
+        self.running.signal(signal);
     }
 
     fn end(self: Box<Self>) -> Result<Ended, ServerError> {

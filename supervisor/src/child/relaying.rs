@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use worker::Failure;
 use worker::relay::{self, Relay, Upstream};
@@ -18,6 +19,10 @@ use crate::text::milliseconds;
 pub(crate) struct Relaying {
     relay: Relay,
     protocol: RelayProtocol,
+    /// What a program gets when its drain begins.
+    pub(super) drain_signal: Option<i32>,
+    /// Where the events of connections are logged.
+    log: Arc<RwLock<Journal>>,
 }
 
 impl Relaying {
@@ -31,7 +36,7 @@ impl Relaying {
         log: Journal,
         events: EventSender,
     ) -> io::Result<Relaying> {
-        let RelayOptions { protocol, wait, max_connections } = *options;
+        let RelayOptions { protocol, wait, max_connections, drain_signal } = *options;
         let (of_worker, answer_within) = match protocol {
             RelayProtocol::Tcp => (relay::Protocol::Tcp, None),
             RelayProtocol::Http { forwarded, answer_within } => {
@@ -45,14 +50,21 @@ impl Relaying {
         };
         let ids = worker::Ids::default();
         let options = relay::Options { protocol: of_worker, max_connections, wait, answer_within, ids };
+        let log = Arc::new(RwLock::new(log));
+        let of_now = log.clone();
         let observer = move |event: &worker::Event<'_>| match event {
             worker::Event::Failed { failure: failure @ Failure::Accept(_) } => {
                 // Without master control nothing is to be done about it.
                 let _ = events.send(Event::PortFailed { reason: failure.to_string() });
             }
-            event => log_event(&log, event),
+            event => log_event(&of_now.read().unwrap_or_else(PoisonError::into_inner), event),
         };
-        Ok(Relaying { relay: Relay::start(listener, options, observer)?, protocol })
+        Ok(Relaying { relay: Relay::start(listener, options, observer)?, protocol, drain_signal, log })
+    }
+
+    /// From now on the events of connections are logged there: a restart may change how much is.
+    pub(super) fn log_to(&self, log: Journal) {
+        *self.log.write().unwrap_or_else(PoisonError::into_inner) = log;
     }
 
     /// A program that listens there.

@@ -23,6 +23,7 @@ use crate::instance::InstanceName;
 use crate::listen::{Address, ProgramSocket, in_words};
 use crate::log::Log;
 use crate::restart::RestartPolicy;
+use crate::server::SignalName;
 use crate::settings::{AdminSocket, Console, OnHup, Part, RelayOptions, RelayProtocol};
 use crate::text::Seconds;
 
@@ -120,19 +121,22 @@ impl Server {
     }
 
     /// What its relay does, for people.
-    fn relay(&self) -> [(&'static str, String); 5] {
-        let names = ["relay", "forwarded", "wait", "answer-within", "max-connections"];
+    fn relay(&self) -> [(&'static str, String); 6] {
+        let names = ["relay", "forwarded", "wait", "answer-within", "max-connections", "drain-signal"];
         let values = match self {
-            Server::Exec { front: Front::Relay(_, RelayOptions { protocol, wait, max_connections }), .. } => {
+            Server::Exec { front: Front::Relay(_, relay), .. } => {
+                let RelayOptions { protocol, wait, max_connections, drain_signal } = relay;
                 let (protocol, forwarded, answer_within) = match protocol {
                     RelayProtocol::Tcp => ("tcp", String::new(), None),
                     RelayProtocol::Http { forwarded, answer_within } => ("http", word(*forwarded), *answer_within),
                 };
                 let answer_within = answer_within.map_or_else(|| "off".into(), |time| Seconds(time).to_string());
-                [protocol.into(), forwarded, Seconds(*wait).to_string(), answer_within, max_connections.to_string()]
+                let drain_signal = drain_signal.map_or_else(|| "none".into(), |signal| SignalName(signal).to_string());
+                let (wait, max_connections) = (Seconds(*wait).to_string(), max_connections.to_string());
+                [protocol.into(), forwarded, wait, answer_within, max_connections, drain_signal]
             }
             Server::Exec { front: Front::Sockets(_), .. } | Server::Own(_) => {
-                ["none".into(), String::new(), String::new(), String::new(), String::new()]
+                ["none".into(), String::new(), String::new(), String::new(), String::new(), String::new()]
             }
         };
         let mut values = values.into_iter();
@@ -411,7 +415,7 @@ fn parts(said: &ArgMatches) -> Vec<Part> {
 
 impl Relaying {
     fn options(self, kind: RelayKind) -> RelayOptions {
-        let Relaying { forwarded, wait, answer_within, max_connections } = self;
+        let Relaying { forwarded, wait, answer_within, drain_signal, max_connections } = self;
         RelayOptions {
             protocol: match kind {
                 RelayKind::Tcp => RelayProtocol::Tcp,
@@ -419,6 +423,7 @@ impl Relaying {
             },
             wait: wait.unwrap_or(WAIT),
             max_connections: max_connections.unwrap_or_else(default_max_relayed),
+            drain_signal,
         }
     }
 }
@@ -432,9 +437,13 @@ fn check_relay(
     check: Option<&CheckKind>,
 ) -> Result<(), ConfigError> {
     let refuse = |message: String| Err(ConfigError(message));
-    let Relaying { forwarded, wait, answer_within, max_connections } = relaying;
+    let Relaying { forwarded, wait, answer_within, drain_signal, max_connections } = relaying;
     let of_http = [("forwarded", forwarded.is_some()), ("answer-within", answer_within.is_some())];
-    let of_all = [("wait", wait.is_some()), ("max-connections", max_connections.is_some())];
+    let of_all = [
+        ("wait", wait.is_some()),
+        ("max-connections", max_connections.is_some()),
+        ("drain-signal", drain_signal.is_some()),
+    ];
     let said = |options: &[(&'static str, bool)]| options.iter().find(|(_, said)| *said).map(|(name, _)| *name);
     let Some(relay) = relay else {
         let private = [

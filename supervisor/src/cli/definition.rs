@@ -12,7 +12,7 @@ use super::generate::Generate;
 use super::values::parse_on_hup;
 use super::values::{
     Form, RelayKind, Signals, default_max_connections, parse_address, parse_check, parse_failures, parse_interval,
-    parse_mode, parse_number, parse_passed, parse_ready, parse_relay, parse_stop_signals, parse_stop_to,
+    parse_mode, parse_number, parse_passed, parse_ready, parse_relay, parse_signal, parse_stop_signals, parse_stop_to,
 };
 use crate::child::{Check, CheckKind, Ready, StopTo};
 use crate::instance::InstanceName;
@@ -240,6 +240,10 @@ pub(super) struct Relaying {
     /// How long the program may take to begin its answer to a request (with --relay http) [default: as long as it wants]
     #[arg(long, value_name = "TIME", value_parser = parse_interval, hide = cfg!(not(target_os = "linux")))]
     pub(super) answer_within: Option<Duration>,
+    /// Signal for a program whose drain begins, before its last connection has ended and it gets --stop-signal (with
+    /// --relay)
+    #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, hide = cfg!(not(target_os = "linux")))]
+    pub(super) drain_signal: Option<i32>,
     /// How many connections are relayed or held at once (with --relay) [default: 10000, or half as many as the process may
     /// have descriptors]
     #[arg(long, value_name = "N", value_parser = parse_number::<usize>, hide = cfg!(not(target_os = "linux")))]

@@ -375,10 +375,13 @@ fn a_relay_has_the_address_and_the_program_a_private_port() {
     assert_eq!(program.ready, Ready::Probe(Probe::PrivatePort));
     let (_, options, program) = exec(
         r#"{"listen": "0.0.0.0:80", "relay": "http", "forwarded": "replace", "wait": "1m", "answer-within": 9,
-            "max-connections": 7, "ready": "http=/health", "check": "http=http://localhost:{port}/"}"#,
+            "max-connections": 7, "drain-signal": "USR1", "ready": "http=/health", "check": "http=http://localhost:{port}/"}"#,
     );
     let protocol = http(Forwarded::Replace, Some(Duration::from_secs(9)));
-    assert_eq!(options, RelayOptions { protocol, wait: Duration::from_secs(60), max_connections: 7 });
+    assert_eq!(
+        options,
+        RelayOptions { protocol, wait: Duration::from_secs(60), max_connections: 7, drain_signal: Some(10) }
+    );
     assert_eq!(program.ready, Ready::Probe(Probe::Http("http://127.0.0.1:{port}/health".parse().unwrap())));
     let (_, options, _) = exec(r#"{"listen": 5432, "relay": "tcp", "wait": 0, "ready": "connect=[::1]:{port}"}"#);
     assert_eq!((options.protocol, options.wait), (RelayProtocol::Tcp, Duration::ZERO));
@@ -439,6 +442,7 @@ fn a_restart_changes_nothing_of_a_relay() {
         (&[], r#""relay" from http to none"#),
         (&["--relay=http", "--forwarded=off"], r#""forwarded" from append to off"#),
         (&["--relay=http", "--wait=5"], r#""wait" from 30 s to 5 s"#),
+        (&["--relay=http", "--drain-signal=HUP"], r#""drain-signal" from none to SIGHUP"#),
         (&["--relay=http", "--answer-within=5"], r#""answer-within" from off to 5 s"#),
     ] {
         let error = old.check_change(&with(options)).unwrap_err().to_string();
