@@ -47,9 +47,9 @@ use event_loop::EventLoop;
 use hub::{Command, Door, Hub};
 use target::Target;
 
-/// How many clients are still taken from the accept queue when the port is closed: as many as can have waited there,
-/// which is what Linux allows unless told otherwise.
-const QUEUE: usize = 4096;
+/// How many clients may wait in the accept queue: what Linux allows unless told otherwise. As many are taken from it when
+/// the port is closed.
+const QUEUE: u16 = 4096;
 
 /// How long a connection that was closed by force gets to be gone.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -74,14 +74,18 @@ impl Relay {
     ) -> io::Result<Relay> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
-        // Those that are accepted inherit it.
+        // Its queue was made for a program that accepts now and then, and clients that find it full try again a second later.
+        rustix::net::listen(&listener, QUEUE.into())?;
+        // Those that are accepted inherit this. A client that has vanished is found out in the end.
         rustix::net::sockopt::set_tcp_nodelay(&listener, true)?;
+        rustix::net::sockopt::set_socket_keepalive(&listener, true)?;
         let loops = thread::available_parallelism().map_or(1, NonZero::get).max(2);
         let hub = Arc::new(Hub::new(Arc::new(listener), options, Box::new(observer), loops)?);
-        let mut relay = Relay { address, hub: hub.clone(), threads: Vec::new(), targets: Mutex::default() };
-        for number in 0..loops {
-            let event_loop = EventLoop::new(hub.clone(), number)?;
-            let thread = thread::Builder::new().name(format!("relay-{}", number + 1));
+        let event_loops = (0..loops).map(|number| EventLoop::new(hub.clone(), number));
+        let event_loops = event_loops.collect::<io::Result<Vec<_>>>()?;
+        let mut relay = Relay { address, hub, threads: Vec::new(), targets: Mutex::default() };
+        for event_loop in event_loops {
+            let thread = thread::Builder::new().name(format!("relay-{}", relay.threads.len() + 1));
             relay.threads.push(thread.spawn(move || event_loop.run())?);
         }
         Ok(relay)
@@ -135,7 +139,7 @@ fn close(hub: &Hub) {
     };
     // When no loop accepts any more, the queue is ours.
     hub.wait_until_seen();
-    for number in 0..QUEUE {
+    for number in 0..usize::from(QUEUE) {
         match accept::take(&listener) {
             // It has been told nothing, and could not be told anything later.
             Taken::Client(accepted) if hub.options.protocol == Protocol::Tcp => drop(accepted),

@@ -89,11 +89,13 @@ pub(super) fn turn_away(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair
 
 fn pair(accepted: Accepted, key: Key, id: u64, course: Course) -> Box<Pair> {
     let Accepted { socket, peer, target } = accepted;
+    let now = Instant::now();
     Box::new(Pair {
         key,
         id,
         peer,
-        accepted: Instant::now(),
+        accepted: now,
+        idle_since: now,
         client: Side::new(socket),
         link: Link::Absent,
         counted: target.is_some(),
@@ -105,6 +107,7 @@ fn pair(accepted: Accepted, key: Key, id: u64, course: Course) -> Box<Pair> {
         sent: 0,
         held_since: None,
         attempts: None,
+        is_starved: false,
         due: None,
         scheduled: None,
         resets_client: false,

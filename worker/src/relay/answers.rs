@@ -230,6 +230,7 @@ fn done(pair: &mut Pair, tools: &mut Tools, has_more: bool) -> ControlFlow<Outco
         pair.close_link();
     }
     if keeps_client && is_complete {
+        pair.idle_since = tools.now;
         return ControlFlow::Continue(Next::Go);
     }
     if is_complete && pair.has_said_and_heard_all() {

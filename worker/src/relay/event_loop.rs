@@ -15,12 +15,12 @@ use rustix::event::epoll::{self, CreateFlags, Event as Reported, EventData, Even
 use super::accept::{self, Taken};
 use super::course;
 use super::hub::{Accepted, Command, Hub};
-use super::pair::Pair;
+use super::pair::{Course, Pair};
 use super::slab::{Key, Slab};
 use super::timers::Timers;
 use super::tools::Tools;
 use crate::event::{Event, panic_message};
-use crate::report::Outcome;
+use crate::report::{Activity, Outcome};
 
 /// How many events are taken at once.
 const EVENTS: usize = 128;
@@ -113,7 +113,6 @@ impl EventLoop {
             }
             self.look_at_clock();
         }
-        self.tools.hub.mailboxes[self.tools.number].close();
         for key in self.pairs.keys() {
             self.force(key);
         }
@@ -200,7 +199,11 @@ impl EventLoop {
         self.timers.forget(pair.key, &mut pair.scheduled);
         self.pairs.release(pair.key);
         pair.end_hold(&self.tools);
+        pair.starve(false, &self.tools);
         let info = pair.info();
+        if let Course::Messages(_) = pair.course {
+            pair.close_link(); // It is between two messages; otherwise it was reset.
+        }
         let is_refused = pair.is_refused();
         let Pair { client, link, target, leaving, resets_client, .. } = *pair;
         if resets_client {
@@ -230,6 +233,10 @@ impl EventLoop {
     /// Has clients reported.
     fn listen(&mut self) -> io::Result<()> {
         let Some(listener) = &self.listener else { return Ok(()) };
+        if self.tools.hub.starved.load(Ordering::Relaxed) > 0 {
+            self.listening = Listening::Again(self.tools.now + EXHAUSTED_WAIT);
+            return Ok(());
+        }
         // One of the loops is woken, not all of them.
         let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
         let added = epoll::add(&self.tools.epoll, &**listener, EventData::new_u64(LISTENER), flags);
@@ -243,31 +250,52 @@ impl EventLoop {
     fn accept(&mut self) {
         for _ in 0..BATCH {
             let Some(listener) = &self.listener else { return };
+            if self.tools.hub.starved.load(Ordering::Relaxed) > 0 {
+                return self.pause();
+            }
             match accept::take(listener) {
                 Taken::Client(accepted) => self.deal(accepted),
                 Taken::None => return,
                 Taken::Vanished => {}
                 Taken::Failed(error) => {
                     self.tools.hub.report_exhausted(&error);
-                    let _ = epoll::delete(&self.tools.epoll, &**listener);
-                    self.listening = Listening::Again(self.tools.now + EXHAUSTED_WAIT);
-                    return;
+                    return self.pause();
                 }
             }
+        }
+    }
+
+    /// Accepts nothing for a while.
+    fn pause(&mut self) {
+        if let Some(listener) = &self.listener {
+            let _ = epoll::delete(&self.tools.epoll, &**listener);
+            self.listening = Listening::Again(self.tools.now + EXHAUSTED_WAIT);
         }
     }
 
     /// Keeps a client, or gives it to the loop that has fewest.
     fn deal(&mut self, accepted: Accepted) {
         let hub = self.tools.hub.clone();
-        if hub.connections.fetch_add(1, Ordering::Relaxed) >= hub.options.max_connections {
-            hub.connections.fetch_sub(1, Ordering::Relaxed);
+        let is_full = hub.connections.load(Ordering::Relaxed) >= hub.options.max_connections;
+        if is_full && !self.give_up_idlest() {
             return self.refuse(accepted);
         }
+        hub.connections.fetch_add(1, Ordering::Relaxed);
         match accept::least_loaded(&hub, self.tools.number) {
             None => self.adopt(accepted),
             Some(other) => other.send(Command::Adopt(accepted)),
         }
+    }
+
+    /// A client that wants something counts for more than one that has wanted nothing for the longest time. Returns false
+    /// if there is none of those here.
+    fn give_up_idlest(&mut self) -> bool {
+        let idle = self.pairs.iter().filter(|pair| pair.activity() == Activity::Idle && !pair.client.readable);
+        let Some(key) = idle.min_by_key(|pair| pair.idle_since).map(|pair| pair.key) else { return false };
+        if let Some(pair) = self.pairs.take(key) {
+            self.end(pair, Outcome::Closed);
+        }
+        true
     }
 
     fn adopt(&mut self, accepted: Accepted) {
@@ -340,5 +368,12 @@ impl EventLoop {
         for key in self.pairs.keys() {
             self.work_on(key, |_| {});
         }
+    }
+}
+
+impl Drop for EventLoop {
+    fn drop(&mut self) {
+        // Those that wait for an answer are not left waiting.
+        self.tools.hub.mailboxes[self.tools.number].close();
     }
 }

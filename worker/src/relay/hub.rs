@@ -30,6 +30,9 @@ pub(super) struct Hub {
     /// Those that were accepted and not refused.
     pub(super) connections: AtomicUsize,
     held: AtomicUsize,
+    /// Those that were accepted, and for which there is no descriptor to reach the program. Others are not accepted before
+    /// these are served: they would take the next descriptors, and nothing would ever be served.
+    pub(super) starved: AtomicUsize,
     /// In microseconds.
     longest_wait: AtomicU64,
     pub(super) mailboxes: Box<[Mailbox]>,
@@ -135,6 +138,7 @@ impl Hub {
             door: Mutex::new(Door { listener: Some(listener), ..Door::default() }),
             connections: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            starved: AtomicUsize::new(0),
             longest_wait: AtomicU64::new(0),
             mailboxes,
             exhausted: Mutex::new(None),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
@@ -23,6 +24,8 @@ pub(super) struct Pair {
     pub(super) id: u64,
     pub(super) peer: SocketAddr,
     pub(super) accepted: Instant,
+    /// When its last message has ended.
+    pub(super) idle_since: Instant,
     pub(super) client: Side,
     pub(super) link: Link,
     /// The generation that it belongs to. None: it waits for one, or it is refused.
@@ -38,6 +41,8 @@ pub(super) struct Pair {
     pub(super) held_since: Option<Instant>,
     /// The attempts to connect to the program that have failed.
     pub(super) attempts: Option<Attempts>,
+    /// Whether it is counted as one for which there is no descriptor.
+    pub(super) is_starved: bool,
     /// When it is looked at though nothing happens. Found anew each time it is worked on.
     pub(super) due: Option<Instant>,
     /// When the timer comes to it, which may be earlier.
@@ -151,6 +156,15 @@ impl Pair {
     pub(super) fn end_hold(&mut self, tools: &Tools) {
         if let Some(since) = self.held_since.take() {
             tools.hub.end_hold(since.elapsed());
+        }
+    }
+
+    /// Whether there is no descriptor for its connection to the program.
+    pub(super) fn starve(&mut self, is_starved: bool, tools: &Tools) {
+        match (std::mem::replace(&mut self.is_starved, is_starved), is_starved) {
+            (false, true) => _ = tools.hub.starved.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = tools.hub.starved.fetch_sub(1, Ordering::Relaxed),
+            (true, true) | (false, false) => {}
         }
     }
 

@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The shortest time between two attempts.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// The time between two attempts while the system is out of descriptors.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
 /// Whether there is a connection to the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reached {
@@ -57,7 +60,7 @@ fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
     }
     let Some(target) = &pair.target else { return Reached::Unserved };
     match connect::begin(target.address) {
-        Ok(Asked::Made(socket)) => opened(pair, link(socket, true)),
+        Ok(Asked::Made(socket)) => opened(pair, tools, link(socket, true)),
         Ok(Asked::UnderWay(socket)) => {
             let until = tools.now + CONNECT_TIMEOUT;
             pair.link = Link::Connecting { side: link(socket, false), until };
@@ -72,7 +75,7 @@ fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
 fn settle(pair: &mut Pair, tools: &mut Tools, side: Side, until: Instant) -> Reached {
     if side.writable {
         return match side.failure() {
-            None => opened(pair, side),
+            None => opened(pair, tools, side),
             Some(error) => failed(pair, tools, error),
         };
     }
@@ -94,7 +97,8 @@ fn link(socket: OwnedFd, writable: bool) -> Side {
     side
 }
 
-fn opened(pair: &mut Pair, side: Side) -> Reached {
+fn opened(pair: &mut Pair, tools: &Tools, side: Side) -> Reached {
+    pair.starve(false, tools);
     pair.link = Link::Open(side);
     pair.attempts = None;
     Reached::Open
@@ -102,24 +106,27 @@ fn opened(pair: &mut Pair, side: Side) -> Reached {
 
 /// Nothing has been sent, so it can be tried again.
 fn failed(pair: &mut Pair, tools: &mut Tools, error: Errno) -> Reached {
-    let limit = if connect::is_exhaustion(error) {
-        tools.hub.report_exhausted(&error.into());
-        tools.hub.options.wait
-    } else {
-        PATIENCE
-    };
+    let is_exhausted = connect::is_exhaustion(error);
+    pair.starve(is_exhausted, tools);
     let since = pair.attempts.map_or(tools.now, |attempts| attempts.since);
     let tried = tools.now.saturating_duration_since(since);
+    let (limit, pause) = if is_exhausted {
+        tools.hub.report_exhausted(&error.into());
+        (tools.hub.options.wait, EXHAUSTED_PAUSE)
+    } else {
+        (PATIENCE, (tried / 2).max(PAUSE))
+    };
     if tried >= limit {
         return unreachable(pair, tools);
     }
-    let next = tools.now + (tried / 2).max(PAUSE);
+    let next = tools.now + pause;
     pair.attempts = Some(Attempts { since, next });
     pair.wake_by(next);
     Reached::Later
 }
 
 fn unreachable(pair: &mut Pair, tools: &Tools) -> Reached {
+    pair.starve(false, tools);
     pair.attempts = None;
     tools.count(Fate::UpstreamFailure);
     Reached::Unreachable
@@ -168,6 +175,7 @@ fn detach_if_moving(pair: &mut Pair) {
 
 fn hold(pair: &mut Pair, tools: &mut Tools) -> Reached {
     pair.attempts = None;
+    pair.starve(false, tools);
     detach_if_moving(pair);
     if tools.door().listener.is_none() {
         return Reached::Unserved;

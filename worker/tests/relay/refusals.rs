@@ -1,10 +1,11 @@
 //! What a relay answers itself, and when it ends a connection.
 
+use std::io::Read;
 use std::time::Duration;
 
 use mastercontrol_worker::relay::{Forwarded, Protocol};
 
-use crate::support::{Front, Program, eventually, options};
+use crate::support::{Client, Front, Program, eventually, options};
 
 #[test]
 fn what_is_no_request_is_refused_and_reaches_no_program() {
@@ -68,7 +69,7 @@ fn a_request_that_the_program_does_not_answer_gets_502() {
     let server = connections.recv().unwrap();
     drop(server);
     let mut answer = String::new();
-    std::io::Read::read_to_string(&mut client.0, &mut answer).unwrap();
+    client.0.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 502 ") && answer.ends_with("\r\n\r\n"), "{answer}");
     let counts = front.relay.counts();
     assert_eq!((counts.bad_gateway, counts.upstream_failures, counts.retries), (4, 4, 0));
@@ -155,18 +156,41 @@ fn a_request_that_no_generation_serves_in_time_gets_503() {
 
 #[test]
 fn the_one_client_too_many_gets_503() {
-    let program = Program::http("a");
+    let (program, connections) = Program::by_hand();
     let mut options = options(Protocol::Http(Forwarded::Off));
     options.max_connections = 1;
     let front = Front::start(options);
     let upstream = front.serve(&program);
     let mut client = front.client();
     client.get("/");
-    client.expect_answer("a / ");
+    let mut server = connections.recv().unwrap();
     let mut one_too_many = front.client();
     one_too_many.get("/");
     one_too_many.expect_refusal(503);
-    client.get("/again");
-    client.expect_answer("a /again ");
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    client.expect_answer("ok");
     assert_eq!((upstream.counts().refused, front.said("Refused")), (1, 1));
+}
+
+#[test]
+fn an_idle_client_makes_room_for_one_that_wants_something() {
+    let program = Program::http("a");
+    let mut options = options(Protocol::Http(Forwarded::Off));
+    options.max_connections = 20;
+    let front = Front::start(options);
+    let upstream = front.serve(&program);
+    let mut clients: Vec<_> = (0..20).map(|_| front.client()).collect();
+    for client in &mut clients {
+        client.get("/");
+        client.expect_answer("a / ");
+    }
+    let mut next = front.client();
+    next.get("/");
+    next.expect_answer("a / ");
+    assert_eq!((upstream.counts().now, upstream.counts().refused), (20, 0));
+    let is_closed = |client: &mut Client| {
+        client.0.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        client.0.read(&mut [0]).is_ok_and(|length| length == 0)
+    };
+    assert_eq!(clients.iter_mut().filter_map(|client| is_closed(client).then_some(())).count(), 1);
 }
