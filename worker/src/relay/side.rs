@@ -171,14 +171,14 @@ impl Side {
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
     }
 
-    /// Closes it when nothing is under way. The other side reads its end, and nothing of the connection stays behind:
-    /// the system would keep one that we have closed first for a minute, and with it its port.
+    /// Closes it when nothing is under way. The other side reads its end. The system keeps a connection that we have closed
+    /// first for a minute, and with it its port: not this one, unless the other side is very quick.
     pub(super) fn close_idle(mut self) {
         if self.heard_all && !self.broken {
             return; // The other side has closed first, and keeps it.
         }
-        // The end arrives first, and whoever has read an end does not see the reset that follows.
+        // The end arrives first, and a program that has got an end does not see the reset that follows.
+        let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
         self.half_close();
-        self.reset();
     }
 }

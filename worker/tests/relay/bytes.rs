@@ -177,19 +177,6 @@ fn a_connection_that_has_ended_keeps_no_port_towards_the_program() {
     eventually("all have ended", || upstream.counts().now == 0);
     // The program has closed first, so the system keeps its side of these connections.
     assert!(time_waits_towards(program.address.port()) <= kept);
-    // With messages it does not matter who closes first.
-    let program = Program::http("a");
-    let kept = time_waits_towards(program.address.port());
-    let front = Front::http();
-    let upstream = front.serve(&program);
-    for _ in 0..100 {
-        let mut client = front.client();
-        client.get("/");
-        client.expect_answer("a / ");
-    }
-    eventually("all have ended", || upstream.counts().now == 0);
-    assert!(time_waits_towards(program.address.port()) <= kept);
-    assert_eq!(program.errors(), [""; 0]);
 }
 
 /// How many connections to this port of this machine have ended and keep the port of the side that has connected.
