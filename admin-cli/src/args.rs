@@ -114,6 +114,14 @@ pub(crate) enum Command {
   admin-cli close 17                        the ID column of `connections`
   admin-cli close 17 --now")]
     Close(Close),
+    /// Watch it on the terminal: state, connections, events; and close, move, restart or stop by a key
+    #[command(after_help = "Examples:
+  admin-cli top                             a list first if there are several
+  admin-cli --name web top
+
+Keys: ? shows them all. k closes one connection, + and - move the deadline of a drain, r restarts
+the server, s stops it: each is asked about first. q quits, and the supervisor keeps running.")]
+    Top,
     /// Print metrics in the Prometheus text format
     #[command(after_help = "Examples:
   admin-cli metrics

@@ -15,6 +15,7 @@ mod restart;
 mod signal;
 mod status;
 mod stop;
+mod top;
 mod wait;
 
 pub(crate) use check::check;
@@ -32,4 +33,5 @@ pub(crate) use restart::restart;
 pub(crate) use signal::signal;
 pub(crate) use status::status;
 pub(crate) use stop::stop;
+pub(crate) use top::top;
 pub(crate) use wait::wait;

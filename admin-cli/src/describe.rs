@@ -1,6 +1,6 @@
 //! Parts of answers in words, for several commands.
 
-use mastercontrol::protocol::{Delay, Drain, Report};
+use mastercontrol::protocol::{Activity, Delay, Drain, Report};
 use mastercontrol::text::{self, countdown, describe_forced, summary};
 
 pub(crate) fn describe_delay(delay: &Delay) -> String {
@@ -23,4 +23,16 @@ pub(crate) fn describe_report(report: &Report) -> String {
         lines.push(format!("  and {more} more"));
     }
     lines.join("\n")
+}
+
+/// The smaller, the longer it may hold up a drain: an idle connection has been told at once, or closed.
+pub(crate) fn holds_up(activity: &Activity) -> u8 {
+    match activity {
+        Activity::Stuck => 0,
+        Activity::Busy => 1,
+        Activity::Draining => 2,
+        Activity::Idle => 3,
+        // Of a newer supervisor.
+        Activity::Other(_) => 4,
+    }
 }

@@ -10,6 +10,7 @@ mod held;
 mod live;
 mod output;
 mod target;
+mod top;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Resume => commands::readiness(&target, json, Request::Resume {}),
         Command::Restart(restart) => commands::restart(&target, json, &restart),
         Command::Signal(signal) => commands::signal(&target, json, &signal),
+        Command::Top => commands::top(&target, json),
         Command::Wait(wait) => commands::wait(&target, json, &wait),
         Command::Events(which) => commands::events(&target, json, &which),
         Command::List(list) => commands::list(json, &list),
@@ -78,6 +80,7 @@ fn takes_no_target(command: &Command) -> Option<&'static str> {
         | Command::Resume
         | Command::Restart(_)
         | Command::Signal(_)
+        | Command::Top
         | Command::Wait(_)
         | Command::Events(_) => None,
     }

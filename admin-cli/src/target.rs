@@ -36,6 +36,17 @@ pub(crate) fn choose(target: &Target) -> Result<Chosen, Failure> {
     }
 }
 
+/// The supervisor that is meant. None: several are running, and none of them is named.
+pub(crate) fn one_or_several(target: &Target) -> Result<Option<Chosen>, Failure> {
+    if target.is_given() {
+        return choose(target).map(Some);
+    }
+    match &running()?[..] {
+        [one] => named(&one.name).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// None of these says that it has the port.
 fn nobody_has(port: u16, found: &[Found]) -> Failure {
     let unknown = found.iter().find_map(|Found { name, status }| match status {

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use mastercontrol::Exit;
 use mastercontrol::client::Patience;
-use mastercontrol::protocol::{Activity, Answer, Connection, Progress, Request};
+use mastercontrol::protocol::{Answer, Connection, Progress, Request};
 use mastercontrol::text::Age;
 use serde_json::json;
 
 use crate::args::Target;
 use crate::ask::{answer, not_understood};
+use crate::describe::holds_up;
 use crate::failure::Failure;
 use crate::output;
 use crate::target::choose;
@@ -43,16 +44,4 @@ pub(crate) fn connections(target: &Target, json: bool) -> Result<Exit, Failure> 
         lines.iter().try_for_each(|line| output::data(line))?;
     }
     Ok(Exit::Done)
-}
-
-/// The smaller, the longer it may hold up a drain: an idle connection has been told at once, or closed.
-fn holds_up(activity: &Activity) -> u8 {
-    match activity {
-        Activity::Stuck => 0,
-        Activity::Busy => 1,
-        Activity::Draining => 2,
-        Activity::Idle => 3,
-        // Of a newer supervisor.
-        Activity::Other(_) => 4,
-    }
 }
