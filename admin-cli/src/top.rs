@@ -2,6 +2,8 @@
 
 mod feeds;
 mod model;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::io::{self, IsTerminal};

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use mastercontrol::protocol::{Connection, Counts, Level, Status};
+use mastercontrol::protocol::{Activity, Connection, Counts, Level, Status};
 use mastercontrol::text::{self, Age, Clock, Count, ToGo, place};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -144,16 +144,12 @@ impl View {
             Span::styled(format!(" {}", status.name), self.bold()),
             Span::raw(format!("  {}  ", status.kind)),
             Span::styled(format!("{}, {}", status.state, text::readiness(status)), self.loud(how)),
+            Span::raw(format!("  generation {}", status.generation)),
         ];
         let program = status.program_pid.map(|pid| format!("   program {pid}")).unwrap_or_default();
         let up = ago(status.uptime_ms);
         let second = format!(" {}   pid {}{program}   up {up}", place(status), status.pid);
-        let mut third = format!(
-            " generation {}   {}   {}",
-            status.generation,
-            Count(status.restarts, "restart"),
-            Count(status.crashes, "crash")
-        );
+        let mut third = format!(" {}   {}", Count(status.restarts, "restart"), Count(status.crashes, "crash"));
         third += &match status.connections {
             Some(Counts { now, total, refused, notified: _, forced }) => {
                 format!("   {now} connected, {total} in all, {refused} refused, {forced} forced")
@@ -208,22 +204,24 @@ impl View {
                 Cell::from(it.id.to_string()),
                 Cell::from(it.peer.to_string()),
                 Cell::from(Age(Duration::from_millis(it.age_ms / 1000 * 1000)).to_string()),
-                Cell::from(it.activity.to_string()),
+                Cell::from(activity(&it.activity).to_owned()),
                 Cell::from(bytes(it.received)),
                 Cell::from(bytes(it.sent)),
                 Cell::from(generation),
                 Cell::from(to_go).style(self.colour(Color::Yellow)),
             ])
         });
+        let peers = one.connections().iter().map(|connection| connection.peer.to_string().len()).max().unwrap_or(0);
         let widths = [
             Constraint::Length(5),
-            Constraint::Fill(2),
+            Constraint::Length(u16::try_from(peers.max("PEER".len())).unwrap_or(u16::MAX)),
             Constraint::Length(8),
-            Constraint::Fill(2),
+            Constraint::Fill(1),
             Constraint::Length(6),
             Constraint::Length(6),
             Constraint::Length(3),
-            Constraint::Length(10),
+            // Only while there is something to show.
+            Constraint::Length(if one.drain().is_some() { 10 } else { 0 }),
         ];
         let head = Row::new(["ID", "PEER", "AGE", "STATE", "IN", "OUT", "GEN", "REMAINING"]).style(self.bold());
         let table = Table::new(rows, widths).header(head).highlight_symbol(">").row_highlight_style(self.selected());
@@ -278,6 +276,17 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect) {
     let text: Vec<Line<'_>> = HELP.iter().map(|&line| Line::from(line)).collect();
     frame.render_widget(Clear, area);
     frame.render_widget(Paragraph::new(text).block(Block::bordered().title(" Keys ")), area);
+}
+
+/// In one word: there is no room for more.
+fn activity(activity: &Activity) -> &str {
+    match activity {
+        Activity::Idle => "idle",
+        Activity::Busy => "busy",
+        Activity::Draining => "draining",
+        Activity::Stuck => "hangs",
+        Activity::Other(word) => word,
+    }
 }
 
 /// A bar of this width, of which this part is full.
