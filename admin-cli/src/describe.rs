@@ -36,3 +36,59 @@ pub(crate) fn holds_up(activity: &Activity) -> u8 {
         Activity::Other(_) => 4,
     }
 }
+
+/// A bar of this width, of which this part is full.
+pub(crate) fn bar(part: f64, width: usize) -> String {
+    let full = ((part.clamp(0.0, 1.0) * width as f64).ceil() as usize).min(width);
+    "█".repeat(full) + &"░".repeat(width - full)
+}
+
+/// As much of a line as fits into so many columns, in whole words. That some is missing is shown.
+pub(crate) fn shorten(line: &str, columns: usize) -> String {
+    if line.chars().count() <= columns {
+        return line.to_owned();
+    }
+    let room: String = line.chars().take(columns.saturating_sub(1)).collect();
+    // A word that would be cut in the middle is left out, unless nothing remains then.
+    let is_cut = line[room.len()..].chars().next().is_some_and(|next| next.is_alphanumeric());
+    let whole = match room.trim_end().rfind(' ') {
+        Some(end) if is_cut && !room[..end].trim().is_empty() => &room[..end],
+        Some(_) | None => &room,
+    };
+    let whole = whole.trim_end().trim_end_matches([',', ':', ';']);
+    if columns == 0 { String::new() } else { format!("{whole}…") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_too_long_ends_behind_a_word() {
+        for (columns, expected) in [
+            (80, "two clients, one left"),
+            (21, "two clients, one left"),
+            (20, "two clients, one…"),
+            (16, "two clients…"),
+            (17, "two clients, one…"),
+            (11, "two…"),
+            (12, "two clients…"),
+            (3, "tw…"),
+            (1, "…"),
+            (0, ""),
+        ] {
+            let short = shorten("two clients, one left", columns);
+            assert_eq!(short, expected, "{columns}");
+            assert!(short.chars().count() <= columns);
+        }
+        assert_eq!(shorten("äöü äöü", 5), "äöü…");
+    }
+
+    #[test]
+    fn a_bar_is_full_at_one_and_empty_at_zero() {
+        assert_eq!(
+            [0.0, 0.01, 0.5, 1.0, 2.0, f64::NAN].map(|part| bar(part, 4)),
+            ["░░░░", "█░░░", "██░░", "████", "████", "░░░░"]
+        );
+    }
+}

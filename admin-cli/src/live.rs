@@ -1,23 +1,33 @@
 //! One line on the terminal that is written over.
 
+use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
-use mastercontrol::protocol::Progress;
-use mastercontrol::text::{self, countdown, describe, describe_restart};
+use mastercontrol::protocol::{Drain, Progress};
+use mastercontrol::text::{self, Count, ToGo, describe, describe_restart};
+use ratatui::crossterm::terminal;
+
+use crate::describe::{bar, shorten};
 
 /// How many connections the live line names.
 const NAMED: usize = 2;
+
+/// How wide its bars are.
+const BAR: usize = 10;
 
 /// Shows how things go in one line that is written over, if stderr is a terminal. The line is gone when this is
 /// dropped.
 #[derive(Debug)]
 pub(crate) struct LiveLine {
     terminal: bool,
+    /// The most clients and the most time, in milliseconds, that a drain was seen to have: its bars are full then.
+    most: Cell<(usize, u64)>,
 }
 
 impl LiveLine {
     pub(crate) fn new() -> LiveLine {
-        LiveLine { terminal: io::stderr().is_terminal() }
+        LiveLine { terminal: io::stderr().is_terminal(), most: Cell::default() }
     }
 
     /// Whether anybody sees it.
@@ -31,7 +41,7 @@ impl LiveLine {
                 let named: Vec<_> = drain.connections.iter().take(NAMED).map(describe).collect();
                 let more = if drain.open > named.len() { "; …" } else { "" };
                 let named = if named.is_empty() { String::new() } else { format!(": {}", named.join("; ")) };
-                format!("{}{named}{more}", countdown(drain))
+                format!("{}{named}{more}", self.bars(drain))
             }
             Progress::Closing { connection } => format!("closing {}", describe(connection)),
             Progress::Delayed(delay) => text::delay(delay),
@@ -46,9 +56,32 @@ impl LiveLine {
         self.say(&line);
     }
 
+    /// How many clients there are and how much time remains, each with a bar.
+    fn bars(&self, drain: &Drain) -> String {
+        let most = self.most.get();
+        let (clients, time) = (most.0.max(drain.open), most.1.max(drain.remaining_ms));
+        self.most.set((clients, time));
+        let to_go = ToGo(Duration::from_millis(drain.remaining_ms));
+        let to_go = format!("{to_go} {}", bar(drain.remaining_ms as f64 / time.max(1) as f64, BAR));
+        match drain.open {
+            // As with a program, of whose clients nothing is known.
+            0 => to_go,
+            open => {
+                let whom =
+                    drain.generation.map(|generation| format!(" to generation {generation}")).unwrap_or_default();
+                let bar = bar(open as f64 / clients as f64, BAR);
+                format!("{} still connected{whom} {bar}, {to_go}", Count(open, "client"))
+            }
+        }
+    }
+
     pub(crate) fn say(&self, line: &str) {
         if self.terminal {
-            // Cut off at the edge instead of wrapped: only one line can be written over.
+            // One line alone can be written over.
+            let columns =
+                terminal::size().ok().map(|(columns, _)| columns).filter(|&columns| columns > 0).unwrap_or(80);
+            let line = shorten(line, usize::from(columns));
+            // Cut off at the edge instead of wrapped, should the terminal be narrower by now.
             let _ = write!(io::stderr().lock(), "\r\x1b[K\x1b[?7l{line}\x1b[?7h");
         }
     }

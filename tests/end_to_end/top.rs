@@ -1,10 +1,15 @@
 //! `admin-cli top` on a terminal that can be looked at: that of tmux.
 
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::SIGTERM;
 
 use crate::support::{ADMIN_CLI, HUGE, Home, eventually, is_installed};
+
+/// How long anything may take to be shown.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A terminal of 80 columns and 24 lines with a shell. It is gone afterwards.
 struct Tmux {
@@ -42,7 +47,12 @@ impl Tmux {
 
     #[track_caller]
     fn wait_for(&self, part: &str) {
-        eventually(&format!("the screen says {part:?}"), || self.screen().contains(part));
+        let (mut screen, end) = (self.screen(), Instant::now() + LIMIT);
+        while !screen.contains(part) {
+            assert!(Instant::now() < end, "it never says {part:?}:\n{screen}");
+            thread::sleep(Duration::from_millis(20));
+            screen = self.screen();
+        }
     }
 
     /// Begins `top`, with a mark on the screen that is there again afterwards.
@@ -111,9 +121,10 @@ fn top_sorts_closes_a_connection_restarts_and_gives_the_terminal_back() {
     tmux.press(&["r"]);
     tmux.wait_for(&format!("Restart the server of {}?", home.name()));
     tmux.press(&["y"]);
-    tmux.wait_for("generation 1 draining: 2 clients");
+    // With its bar: the event says that, too, and may come before.
+    tmux.wait_for(" s to go █");
     tmux.press(&["+", "y"]);
-    tmux.wait_for("the grace period ends in ");
+    tmux.wait_for("generation 1 draining, requested by ");
     second.assert_told();
     drop((second, third));
     tmux.wait_for("restarted: generation 2 is serving");
@@ -168,6 +179,31 @@ fn of_several_supervisors_top_shows_a_list_first() {
     tmux.wait_for("Supervisors of this user");
     tmux.press(&["q"]);
     tmux.assert_restored(0);
+}
+
+/// Not `top`, but on the same kind of terminal.
+#[test]
+fn stop_shows_clients_and_time_as_bars_that_fit() {
+    if !is_installed("tmux") {
+        return;
+    }
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut clients = [(); 3].map(|()| instance.client());
+    clients.iter_mut().for_each(crate::support::Client::greet);
+    let tmux = Tmux::start(&home);
+    tmux.press(&[&format!("{ADMIN_CLI} stop"), "Enter"]);
+    tmux.wait_for("3 clients still connected ██████████, ");
+    tmux.wait_for(" s to go ██████████");
+    let [first, second, third] = clients;
+    drop(first);
+    tmux.wait_for("2 clients still connected ███████░░░, ");
+    let screen = tmux.screen();
+    let line = screen.lines().find(|line| line.contains("still connected")).unwrap();
+    assert!(line.chars().count() <= 80 && line.trim_end().ends_with('…'), "{line:?}");
+    drop((second, third));
+    assert_eq!(instance.wait(), 0);
+    tmux.wait_for("stopped in ");
 }
 
 #[test]

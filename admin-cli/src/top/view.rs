@@ -12,6 +12,8 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Sparkline, Table, TableState};
 
+use crate::describe::{bar, shorten};
+
 use super::model::{Dialog, List, Model, Screen, Watching};
 
 /// From this height on there is room for the history, and for events.
@@ -50,14 +52,14 @@ impl View {
             Screen::List(list) => self.draw_list(frame, screen, list),
             Screen::One(one) => self.draw_one(frame, screen, one, now),
         }
-        frame.render_widget(self.foot(model), foot);
+        frame.render_widget(self.foot(model, foot.width.into()), foot);
         if model.dialog == Dialog::Help {
             draw_help(frame, screen);
         }
     }
 
     /// The last line: a question, what became of a command, or the keys.
-    fn foot(self, model: &Model) -> Paragraph<'static> {
+    fn foot(self, model: &Model, width: usize) -> Paragraph<'static> {
         let (text, style) = match (&model.dialog, &model.said, &model.screen) {
             (Dialog::Confirm(command), _, _) => {
                 let question = model.question(command);
@@ -73,7 +75,7 @@ impl View {
                 (" o order   k close   +/- deadline   r restart   s stop   ? help   q quit".to_owned(), self.quiet())
             }
         };
-        Paragraph::new(text).style(style)
+        Paragraph::new(shorten(&text, width)).style(style)
     }
 
     fn draw_list(self, frame: &mut Frame<'_>, area: Rect, list: &List) {
@@ -156,7 +158,8 @@ impl View {
             }
             None => "   connections are known to the program alone".into(),
         };
-        let lines = [Line::from_iter(first.into_iter().chain(trouble)), Line::from(second), Line::from(third)];
+        let shortened = |text: &str| Line::from(shorten(text, area.width.into()));
+        let lines = [Line::from_iter(first.into_iter().chain(trouble)), shortened(&second), shortened(&third)];
         frame.render_widget(Paragraph::new(lines.to_vec()), area);
     }
 
@@ -243,7 +246,8 @@ impl View {
                 Level::Warning => self.colour(Color::Yellow),
                 Level::Error => self.loud(Color::Red),
             };
-            Line::from(format!(" {}", text::line(entry, Clock::LocalTime))).style(style)
+            let line = format!(" {}", text::line(entry, Clock::LocalTime));
+            Line::from(shorten(&line, inner.width.into())).style(style)
         });
         frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), inner);
     }
@@ -287,12 +291,6 @@ fn activity(activity: &Activity) -> &str {
         Activity::Stuck => "hangs",
         Activity::Other(word) => word,
     }
-}
-
-/// A bar of this width, of which this part is full.
-fn bar(part: f64, width: usize) -> String {
-    let full = ((part.clamp(0.0, 1.0) * width as f64).ceil() as usize).min(width);
-    "█".repeat(full) + &"░".repeat(width - full)
 }
 
 /// A number of bytes in five characters at most.
