@@ -49,11 +49,12 @@ fn every_command_that_the_help_names_is_carried_out() {
     let port = instance.address.port().to_string();
     // Windows has no signals.
     let no_signal = if cfg!(unix) { (1, "there is no program to signal") } else { (2, "Windows has no signals") };
-    let lines: [(&[&str], i32, &str); 20] = [
+    let lines: [(&[&str], i32, &str); 21] = [
         (&["ping"], 0, &instance.name),
         (&["wait", "--ready"], 0, "serving"),
         (&["status"], 0, "serving, ready"),
         (&["connections"], 0, "idle"),
+        (&["top"], 2, "needs a terminal"),
         (&["metrics"], 0, "mastercontrol_ready 1"),
         (&["events"], 0, "listening on"),
         (&["list"], 0, &instance.name),
