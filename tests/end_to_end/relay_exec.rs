@@ -394,6 +394,22 @@ while True:
 }
 
 #[test]
+fn the_deadline_of_an_old_generation_can_be_moved() {
+    let home = Home::new();
+    let instance = start(&home, "tcp", &["--grace", HUGE]);
+    let mut client = instance.client();
+    body(&mut client, "/");
+    let restart = instance.admin_begins(&["restart", "--json"]);
+    instance.err.wait_for("generation 1 draining: 1 client, ");
+    instance.admin(&["grace", "100ms"]).expect(0);
+    let restarted = restart.end().expect(5).json();
+    let report = &restarted["report"];
+    // The program is asked to end, and has time for that.
+    assert_eq!((&report["forced"], &report["program"]), (&1.into(), &"it exited with code 0".into()), "{restarted}");
+    assert_stops(&home, &instance);
+}
+
+#[test]
 fn without_a_grace_period_all_ends_at_once() {
     let home = Home::new();
     let instance = start(&home, "tcp", &["--grace", HUGE]);

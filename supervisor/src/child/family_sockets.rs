@@ -162,11 +162,16 @@ mod linux {
 
         /// Where it can be connected to on this port of the loopback interface. None: nowhere, or that cannot be known.
         pub(in crate::child) fn at_port(&self, port: u16) -> Option<SocketAddr> {
-            let has_port = |_: &u64, listener: &Listener| matches!(listener, Listener::Tcp(at) if at.port() == port);
-            match self.find(has_port)? {
-                Listener::Tcp(at) => Some(connectable(at)),
-                Listener::Unix(_) => None,
+            let at_port = |listener: &Listener| match listener {
+                Listener::Tcp(at) if at.port() == port => Some(*at),
+                Listener::Tcp(_) | Listener::Unix(_) => None,
+            };
+            if let Some(own) = self.find(|_, listener| at_port(listener).is_some()) {
+                return at_port(&own).map(connectable);
             }
+            // If one of its processes cannot be looked into, and none of another is seen to listen there, it is that one.
+            let at = listeners(std::process::id()).iter().find_map(|(_, listener)| at_port(listener))?;
+            self.listen_at(&Address::Tcp(at)).is_none().then(|| connectable(at))
         }
 
         /// Whether another process listens on this port, and the program does not.
