@@ -70,17 +70,16 @@ pub(crate) fn holder_of(address: &Address) -> Option<String> {
 /// For how long it makes sense to wait until nobody listens there any more: zero unless all that do are about to end.
 #[cfg(target_os = "linux")]
 pub(crate) fn time_to_end(address: &Address) -> Duration {
-    // What a supervisor that was killed has started is killed in its turn.
-    const LEFT_BEHIND: Duration = Duration::from_secs(5);
-    // A process that ends shows its sockets no more, and has them for a moment.
-    const UNSEEN: Duration = Duration::from_secs(1);
+    // What a supervisor that was killed has started is killed in its turn. On a busy machine that takes a while.
+    const ENDING: Duration = Duration::from_secs(5);
     let own = User(nix::unistd::geteuid().as_raw());
     let time = |(process, user): (Option<Process>, Option<User>)| match process {
-        Some(process) if linux::is_left_behind(process.pid) => LEFT_BEHIND,
-        None if user.is_none_or(|user| user == own) => UNSEEN,
+        Some(process) if linux::is_left_behind(process.pid) => ENDING,
+        // A process that ends shows its sockets no more, and has them for a moment.
+        None if user.is_none_or(|user| user == own) => ENDING,
         Some(_) | None => Duration::ZERO,
     };
-    in_the_way(address).map_or(Duration::ZERO, |holders| holders.into_iter().map(time).min().unwrap_or(UNSEEN))
+    in_the_way(address).map_or(Duration::ZERO, |holders| holders.into_iter().map(time).min().unwrap_or(ENDING))
 }
 
 /// Those who listen where `address` needs to, and who made their sockets, as far as the system tells.
