@@ -146,6 +146,7 @@ fn configure<S>(supervisor: Supervisor<S>, config: &Config, journal: &Journal, t
         .name(config.name.clone())
         // Until the first generation is built: the stop of one that is never ready has it, too.
         .grace(config.grace)
+        .delay(config.delay)
         .journal(journal.clone())
         .on_hup(config.on_hup)
         .last_resort()
@@ -207,7 +208,8 @@ fn settings_now(
 ) -> Result<Config, ConfigError> {
     let config = read(invocation, passed)?;
     first.check_change(&config)?;
-    (settings.grace, settings.restart, settings.log) = (config.grace, config.restart, config.log);
+    (settings.grace, settings.delay) = (config.grace, config.delay);
+    (settings.restart, settings.log) = (config.restart, config.log);
     settings.parts.clone_from(&config.parts);
     Ok(config)
 }

@@ -129,6 +129,7 @@ impl<S> Supervisor<S> {
         let options = Options {
             settings: Settings {
                 grace: DEFAULT_GRACE,
+                delay: Duration::ZERO,
                 max_connections: worker::MAX_CONNECTIONS,
                 restart: RestartPolicy::default(),
                 check_every: None,
@@ -168,6 +169,13 @@ impl<S> Supervisor<S> {
     /// How long clients get to leave, unless a trigger says otherwise: [`DEFAULT_GRACE`] at the start.
     pub fn grace(mut self, grace: Duration) -> Supervisor<S> {
         self.options.settings.grace = grace;
+        self
+    }
+
+    /// How long a stop waits before it begins, unless a trigger says otherwise: not at all at the start. Meanwhile it is
+    /// not ready and still accepts, so that load balancers notice. A second request to stop skips the wait.
+    pub fn delay(mut self, delay: Duration) -> Supervisor<S> {
+        self.options.settings.delay = delay;
         self
     }
 

@@ -44,7 +44,7 @@ use state::{
 pub(crate) use status::Identity;
 use status::{Record, Snapshot};
 pub(crate) use stop::End;
-use stop::{Countdown, Draining, Why};
+use stop::{Countdown, Draining, TOGETHER, Why};
 
 /// How long a generation that is checked may take to answer, at most and at least.
 const CHECK_LIMIT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
@@ -132,6 +132,7 @@ impl Master {
     fn handle(&mut self, state: State, event: Event, now: Instant) -> ControlFlow<End, State> {
         self.manager.beat(now);
         let state = self.on_event(state, event, now);
+        self.builder.set_in_rotation(self.readiness.is_ready());
         self.record.note(&state, now);
         self.tell_manager(&state, now);
         match state {
@@ -155,11 +156,10 @@ impl Master {
     fn on_event(&mut self, mut state: State, event: Event, now: Instant) -> State {
         let is_current = |build| state.current().is_some_and(|current| current.build == build);
         let input = match event {
-            Event::Stop { by, grace } => Input::Stop(StopRequest { by, grace, reply: None }),
+            Event::Stop { by, grace } => self.now_or_later(&state, StopRequest { by, grace, reply: None }, None, now),
             Event::Restart { by, grace } => Input::Restart(Restart::new(by, grace, None)),
             Event::Request { request, by, reply } => match requests::decode(request, by, reply) {
-                Some(Command::Stop(stop)) => Input::Stop(stop),
-                Some(Command::StopLater(stop, delay)) => Input::StopLater(stop, delay),
+                Some(Command::Stop(stop, delay)) => self.now_or_later(&state, stop, delay, now),
                 Some(Command::Restart(restart)) => Input::Restart(restart),
                 Some(Command::Ask { what, by, reply }) => {
                     self.answer(&mut state, what, &by, reply, now);
@@ -216,6 +216,31 @@ impl Master {
             Event::Tick => return self.on_tick(state, now),
         };
         self.step(state, input, now)
+    }
+
+    /// Whether a stop begins at once, or when the delay has passed that it or the settings ask for. A second request skips
+    /// the wait.
+    fn now_or_later(&self, state: &State, stop: StopRequest, delay: Option<Duration>, now: Instant) -> Input {
+        let of_settings = || match state {
+            // Nobody is served whose load balancer could notice.
+            State::Starting(_) | State::Rebuilding(_) | State::Emptying(_) | State::Waiting(_) | State::Draining(_) => {
+                Duration::ZERO
+            }
+            State::Serving(_) | State::Replacing(_) | State::Preparing(_) | State::Proving(_) | State::Retiring(_) => {
+                match self.readiness.scheduled_since() {
+                    None => self.settings.delay,
+                    // Signals that come together are one request.
+                    Some(since) if stop.is_plain() && now.saturating_duration_since(since) < TOGETHER => {
+                        self.settings.delay
+                    }
+                    Some(_) => Duration::ZERO,
+                }
+            }
+        };
+        match delay.unwrap_or_else(of_settings) {
+            Duration::ZERO => Input::Stop(stop),
+            delay => Input::StopLater(stop, delay),
+        }
     }
 
     fn on_tick(&mut self, mut state: State, now: Instant) -> State {
@@ -373,7 +398,10 @@ impl Master {
 
     fn schedule(&mut self, state: State, stop: StopRequest, delay: Duration, now: Instant) -> State {
         let grace = stop.grace.unwrap_or(self.settings.grace);
-        let deadline = deadline_after(now, grace.saturating_add(delay));
+        // Where the system ends the process soon, there has to be time for both.
+        let limit = stop.by.limit().unwrap_or(Duration::MAX);
+        let delay = delay.min(limit / 2);
+        let deadline = deadline_after(now, grace.saturating_add(delay).min(limit));
         self.readiness.schedule(stop, delay, deadline, &self.identity.log, now);
         state
     }

@@ -106,9 +106,10 @@ pub enum Request {
         /// supervisor's own grace period.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_ms: Option<u64>,
-        /// How long the stop is postponed, in milliseconds.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        delay_ms: u64,
+        /// How long the stop is postponed, in milliseconds; 0 begins at once. Omitted: as long as the supervisor's own
+        /// settings say, or not at all if a stop is postponed already.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        delay_ms: Option<u64>,
         /// With false, the answer is [`Answer::Stopping`], or with a delay [`Answer::Delayed`], at once.
         #[serde(default = "yes")]
         wait: bool,
@@ -879,7 +880,7 @@ mod tests {
         assert_eq!(parse_request(br#"{"v":1,"request":"ping"}"#).unwrap(), Request::Ping {});
         assert_eq!(
             parse_request(br#"{"v":1,"request":"stop","grace_ms":5000}"#).unwrap(),
-            Request::Stop { grace_ms: Some(5000), delay_ms: 0, wait: true }
+            Request::Stop { grace_ms: Some(5000), delay_ms: None, wait: true }
         );
     }
 
@@ -1015,10 +1016,10 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read_again(grace_ms: Option<u64>, delay_ms: u64, wait: bool) {
+        fn what_is_written_is_read_again(grace_ms: Option<u64>, delay_ms: Option<u64>, wait: bool) {
             let restart = Request::Restart { grace_ms, wait };
             let stop = Request::Stop { grace_ms, delay_ms, wait };
-            let grace = Request::Grace { grace_ms: delay_ms };
+            let grace = Request::Grace { grace_ms: delay_ms.unwrap_or_default() };
             let events = Request::Events { since: grace_ms, follow: wait };
             let others = [Request::Ping {}, Request::Status {}, Request::Connections {}];
             for request in others.into_iter().chain([stop, restart, grace, events]) {

@@ -53,6 +53,9 @@ pub struct Part {
 pub struct Settings {
     /// How long clients get to leave, unless a trigger says otherwise.
     pub grace: Duration,
+    /// How long a stop waits before it begins, unless it says otherwise: not ready, and still accepting, so that load
+    /// balancers notice.
+    pub delay: Duration,
     /// How many connections are served at once, see [`worker::Server::max_connections`].
     pub max_connections: usize,
     /// When the server is started again after it has ended by itself.

@@ -496,9 +496,9 @@ fn the_kubernetes_manifest_is_yaml_and_its_times_fit_into_each_other() {
     assert_eq!(pod["metadata"]["labels"], documents[1]["spec"]["selector"]);
     let container = &pod["spec"]["containers"][0];
     let seconds = |value: &Value| value.as_str().unwrap().parse::<u64>().unwrap();
-    let pre_stop = &container["lifecycle"]["preStop"]["exec"]["command"];
-    assert_eq!((pre_stop[0].as_str(), container["args"][0].as_str()), (Some("sleep"), Some("--grace")));
-    let needed = seconds(&pre_stop[1]) + seconds(&container["args"][1]) + 1;
+    let arguments = &container["args"];
+    assert_eq!((arguments[0].as_str(), arguments[2].as_str()), (Some("--delay"), Some("--grace")));
+    let needed = seconds(&arguments[1]) + seconds(&arguments[3]) + 1;
     let patience = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
     assert!(needed < patience, "{needed} s, but only {patience} s");
     // The probes go where the image has the health endpoint.

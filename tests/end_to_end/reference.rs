@@ -26,7 +26,7 @@ const EVENTS: &[(&str, &str)] = &[
     ("connection_closed", "The connection of `admin-cli close` has ended."),
     ("crashed", "The server ended with a failure, without being asked to."),
     ("deadline_moved", "The deadline of a drain was moved, by `admin-cli grace`."),
-    ("delayed", "A stop was scheduled, by `admin-cli stop --delay`."),
+    ("delayed", "A stop was scheduled, by `--delay` of the supervisor or of `admin-cli stop`."),
     ("draining", "A drain is in progress."),
     (
         "ended",

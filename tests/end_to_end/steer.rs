@@ -99,6 +99,63 @@ fn one_that_is_not_ready_serves_all_the_same_until_it_is_ready_again() {
 }
 
 #[test]
+fn kept_connections_end_with_an_answer_while_the_server_is_not_ready() {
+    let home = Home::new();
+    let files = home.directory().join("files");
+    fs::create_dir(&files).unwrap();
+    fs::write(files.join("a"), "a").unwrap();
+    let instance = home.start(&["http", files.to_str().unwrap()]);
+    let mut client = instance.client();
+    assert!(!client.get("/a").is_last);
+    instance.admin(&["drain"]).expect(0);
+    eventually("clients are asked to come again", || instance.client().get("/a").is_last);
+    let last = client.get("/a");
+    assert!(last.is_last && last.status == 200);
+    assert_eq!(client.rest(), "");
+    instance.admin(&["resume"]).expect(0);
+    eventually("connections are kept again", || !instance.client().get("/a").is_last);
+}
+
+#[cfg(unix)]
+#[test]
+fn sigterm_takes_the_server_out_of_rotation_first_and_the_stop_loses_no_request() {
+    use load::{Load, Mode};
+    let home = Home::new();
+    let (files, health) = (home.directory().join("files"), free_port());
+    fs::create_dir(&files).unwrap();
+    fs::write(files.join("a"), "a").unwrap();
+    let port = health.to_string();
+    let instance = home.start(&["http", files.to_str().unwrap(), "--delay", "3", "--health", &port]);
+    let load = Load::new(instance.address, "/a", "a", Mode::KeptAlive).connections(8).begin();
+    eventually("the load goes on", || load.answered() > 100);
+    instance.signal(nix::sys::signal::Signal::SIGTERM);
+    let ready = || Client::connect(([127, 0, 0, 1], health).into()).get("/ready").status;
+    eventually("it is not ready", || ready() == 503);
+    assert_eq!(instance.client().get("/a").status, 200);
+    let next = load.answered() + 100;
+    eventually("the load still goes on", || load.answered() > next || load.lost() > 0);
+    // As a load balancer does that has noticed.
+    let report = load.end();
+    assert!(report.lost() == 0 && report.notified > 0, "{report}");
+    assert_eq!(instance.wait(), 0);
+    instance.err.wait_for(": stopping in 3 s, not ready for new clients");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_signal_does_not_wait_for_the_delay() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--delay", HUGE]);
+    instance.signal(nix::sys::signal::Signal::SIGTERM);
+    eventually("it is scheduled", || instance.status()["ready"] == false);
+    eventually("it ends", || {
+        instance.signal(nix::sys::signal::Signal::SIGTERM);
+        instance.err.so_far().contains("stopped in")
+    });
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
 fn a_stop_with_a_delay_serves_until_then_and_can_be_cancelled() {
     let home = Home::new();
     let instance = home.start(&["echo"]);

@@ -192,6 +192,12 @@ impl Connection {
             || self.held.generation.is_draining() && !handover::can_move(&self.port, &self.entry, &self.held)
     }
 
+    /// Whether the client shall connect anew for its next message, because this connection ends, or because the port is
+    /// [out of rotation](crate::Port::set_in_rotation). A handler whose protocol can say so in an answer says it now.
+    pub fn is_last_answer(&self) -> bool {
+        self.is_draining() || !self.port.in_rotation.load(Ordering::Relaxed)
+    }
+
     /// The client's address.
     pub fn peer(&self) -> SocketAddr {
         self.entry.peer

@@ -62,6 +62,7 @@ impl Port {
             door: Mutex::new(Door { listener: Some(listener.clone()), ..Door::default() }),
             passed: Condvar::new(),
             lacks_room: AtomicBool::new(false),
+            in_rotation: AtomicBool::new(true),
             is_shared,
             address,
         });
@@ -74,6 +75,12 @@ impl Port {
     /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.shared.address
+    }
+
+    /// Whether clients shall come here, which is so at the start. If not, a handler whose protocol can say so asks each
+    /// client to [connect anew](crate::Connection::is_last_answer); nothing else changes.
+    pub fn set_in_rotation(&self, in_rotation: bool) {
+        self.shared.in_rotation.store(in_rotation, Ordering::SeqCst);
     }
 
     /// Accepts nothing any more, and closes the listener, unless it is shared. Connections are left as they are.
@@ -106,6 +113,8 @@ pub(crate) struct Shared {
     passed: Condvar,
     /// Nothing is accepted until a connection ends.
     lacks_room: AtomicBool,
+    /// Clients shall come here.
+    pub(crate) in_rotation: AtomicBool,
     /// Whether others accept from the listener, too.
     pub(crate) is_shared: bool,
     address: SocketAddr,

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 
 pub(crate) fn stop(target: &Target, json: bool, stop: &Stop) -> Result<Exit, Failure> {
     let grace_ms = grace_of(stop.grace, stop.now).map(milliseconds);
-    let delay_ms = stop.delay.map_or(0, milliseconds);
+    let delay_ms = stop.delay.map(milliseconds);
     let request = Request::Stop { grace_ms, delay_ms, wait: !stop.wait.no_wait };
     ask(target, json, request, patience(&stop.wait), |answer| match answer {
         Answer::Stopping(drain) => Some(in_progress(describe_drain(drain), &stop.wait)),

@@ -45,6 +45,7 @@ impl Driven {
         let (sender, events) = mpsc::channel();
         let settings = Settings {
             grace: Duration::ZERO,
+            delay: Duration::ZERO,
             max_connections: 0,
             restart: RestartPolicy::default(),
             check_every: None,

@@ -236,6 +236,8 @@ pub struct Config {
     pub name: InstanceName,
     /// How long clients get to leave.
     pub grace: Duration,
+    /// How long a stop waits before it begins.
+    pub delay: Duration,
     /// Whether there is an admin socket.
     pub admin: AdminSocket,
     /// The admin socket's path, if it is not the one that belongs to the name.
@@ -314,6 +316,7 @@ impl Config {
             log: options.log(),
             server,
             grace: grace.unwrap_or(options.grace),
+            delay: options.delay,
             admin: options.admin,
             socket: options.socket,
             health: options.health,

@@ -305,6 +305,10 @@ pub(super) struct Options {
     /// How long clients get to disconnect on a stop
     #[arg(short, long, value_name = "TIME", default_value = "5", value_parser = parse_seconds)]
     pub(super) grace: Duration,
+    /// How long a stop waits before it begins: not ready but still accepting, until load balancers have noticed; a second
+    /// request to stop skips the wait
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_seconds)]
+    pub(super) delay: Duration,
     /// When to start the server again after it has exited
     #[arg(long, value_name = "MODE", default_value = "on-failure")]
     pub(super) restart: RestartMode,

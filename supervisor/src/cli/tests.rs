@@ -252,7 +252,7 @@ fn no_value_is_taken_for_an_argument() {
     says("http", r#"{"help": true}"#, &format!(r#"web.json: there is no setting "help"; http has {ALL}"#));
 }
 
-const ALL: &str = "admin, check-every, console, dir, grace, health, listen, log, max-connections, max-restarts, name, on-hup, \
+const ALL: &str = "admin, check-every, console, delay, dir, grace, health, listen, log, max-connections, max-restarts, name, on-hup, \
                    period, restart, socket and verbose";
 
 #[test]

@@ -26,6 +26,7 @@ pub(super) enum Readiness {
 /// A scheduled stop.
 #[derive(Debug)]
 pub(super) struct ScheduledStop {
+    since: Instant,
     at: Instant,
     by: Trigger,
     /// The end of the grace period.
@@ -47,6 +48,17 @@ impl Readiness {
 
     pub(super) fn delay(&self, now: Instant) -> Option<Delay> {
         self.scheduled().map(|stop| stop.delay(now))
+    }
+
+    /// Since when a stop is scheduled.
+    pub(super) fn scheduled_since(&self) -> Option<Instant> {
+        self.scheduled().map(|stop| stop.since)
+    }
+
+    /// By when a scheduled stop is to be over for which a service manager may wait. On Unix it asks by a signal.
+    pub(super) fn awaited_by_manager(&self) -> Option<Instant> {
+        let is_awaited = |by: &Trigger| matches!(by, Trigger::ServiceManager(_) | Trigger::Signal { .. });
+        self.scheduled().filter(|stop| is_awaited(&stop.by)).map(|stop| stop.deadline)
     }
 
     /// By when a scheduled stop is to be over.
@@ -96,7 +108,7 @@ impl Readiness {
         let StopRequest { by, grace: _, reply } = stop;
         let asked = by.to_string();
         let at = deadline_after(now, delay);
-        let stop = ScheduledStop { at, by, deadline, countdown: now + COUNTDOWN, waiting: Vec::new() };
+        let stop = ScheduledStop { since: now, at, by, deadline, countdown: now + COUNTDOWN, waiting: Vec::new() };
         let mut stop = match std::mem::replace(self, Readiness::NotReady) {
             Readiness::Scheduled(other) => other.merge(stop),
             Readiness::Ready | Readiness::NotReady => stop,
@@ -152,7 +164,8 @@ impl ScheduledStop {
     fn merge(mut self, later: ScheduledStop) -> ScheduledStop {
         let deadline = self.deadline.min(later.deadline);
         let waiting = std::mem::take(&mut self.waiting);
+        let since = self.since;
         let earlier = if self.at <= later.at { self } else { later };
-        ScheduledStop { deadline, waiting, ..earlier }
+        ScheduledStop { since, deadline, waiting, ..earlier }
     }
 }

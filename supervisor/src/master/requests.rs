@@ -12,9 +12,8 @@ use super::restarts::Restart;
 /// What a client of the admin socket asks for.
 #[derive(Debug)]
 pub(super) enum Command {
-    Stop(StopRequest),
-    /// The stop begins when this time has passed.
-    StopLater(StopRequest, Duration),
+    /// The stop begins when this time has passed. None: as the settings say.
+    Stop(StopRequest, Option<Duration>),
     Restart(Restart),
     /// The rest is answered at once.
     Ask {
@@ -48,11 +47,9 @@ pub(super) fn decode(request: Request, by: Trigger, to: Sender<Response>) -> Opt
     let reply = |wait| Reply::new(to, wait);
     let ask = match request {
         Request::Stop { grace_ms, delay_ms, wait } => {
-            let stop = StopRequest { by, grace: grace_ms.map(Duration::from_millis), reply: Some(reply(wait)) };
-            return Some(match Duration::from_millis(delay_ms) {
-                Duration::ZERO => Command::Stop(stop),
-                delay => Command::StopLater(stop, delay),
-            });
+            let grace = grace_ms.map(Duration::from_millis);
+            let stop = StopRequest { by, grace, reply: Some(reply(wait)) };
+            return Some(Command::Stop(stop, delay_ms.map(Duration::from_millis)));
         }
         Request::Restart { grace_ms, wait } => {
             let grace = grace_ms.map(Duration::from_millis);
@@ -101,11 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_without_a_delay_is_a_stop_now() {
-        let stop = |delay_ms| decoded(Request::Stop { grace_ms: Some(1500), delay_ms, wait: true }).unwrap();
-        let Command::Stop(now) = stop(0) else { panic!("it is scheduled") };
-        assert_eq!(now.grace, Some(Duration::from_millis(1500)));
-        assert!(matches!(stop(20), Command::StopLater(_, delay) if delay == Duration::from_millis(20)));
+    fn a_stop_has_its_own_times_or_those_of_the_settings() {
+        for (grace_ms, delay_ms) in [(Some(1500), Some(0)), (None, Some(20)), (None, None)] {
+            let Some(Command::Stop(stop, delay)) = decoded(Request::Stop { grace_ms, delay_ms, wait: true }) else {
+                panic!("it is no stop")
+            };
+            assert_eq!((stop.grace, delay), (grace_ms.map(Duration::from_millis), delay_ms.map(Duration::from_millis)));
+        }
     }
 
     #[test]

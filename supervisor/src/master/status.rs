@@ -250,7 +250,10 @@ impl<'a> Snapshot<'a> {
                 (Phase::Stopping, status, Some(self.drains.gone_by(draining.deadline)))
             }
         };
-        View { phase, status, deadline }
+        // A stop may be postponed that the manager has asked for: it has to wait for longer.
+        let awaited = self.readiness.awaited_by_manager();
+        let phase = if cfg!(windows) && awaited.is_some() { Phase::Stopping } else { phase };
+        View { phase, status, deadline: deadline.max(awaited) }
     }
 
     /// When what is being built since then has to be ready.

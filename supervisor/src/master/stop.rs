@@ -54,7 +54,7 @@ impl Countdown {
 
 /// A plain request to stop within this time after the first one is the same decision, which has arrived twice: a service
 /// manager sends a SIGHUP along with its signal, and `timeout` signals its child and then the group.
-const TOGETHER: Duration = Duration::from_millis(500);
+pub(super) const TOGETHER: Duration = Duration::from_millis(500);
 
 /// A stop under way.
 #[derive(Debug)]
@@ -222,7 +222,7 @@ impl End {
         for event in events.try_iter() {
             match event {
                 Event::Request { request, by, reply } => match requests::decode(request, by, reply) {
-                    Some(Command::Stop(stop) | Command::StopLater(stop, _)) => self.waiting.extend(stop.reply),
+                    Some(Command::Stop(stop, _)) => self.waiting.extend(stop.reply),
                     Some(Command::Restart(restart)) => restart.cancel(),
                     // It hears nothing, which is an answer, too.
                     Some(Command::Ask { .. }) | None => {}

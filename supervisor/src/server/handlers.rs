@@ -114,6 +114,12 @@ impl Builder for HandlerBuilder {
         true
     }
 
+    fn set_in_rotation(&self, in_rotation: bool) {
+        if let Some(port) = &*lock(&self.port) {
+            port.set_in_rotation(in_rotation);
+        }
+    }
+
     fn close(&mut self) {
         lock(&self.port).take();
     }

@@ -185,7 +185,7 @@ impl Http {
     fn receive(&self, client: &mut Connection) -> io::Result<Option<(usize, Answer)>> {
         let mut deadline = None;
         loop {
-            if let Some(answered) = self.answer_to(client.buffered(), client.is_draining()) {
+            if let Some(answered) = self.answer_to(client.buffered(), client.is_last_answer()) {
                 return Ok(Some(answered));
             }
             if deadline.is_none() {
@@ -205,12 +205,12 @@ impl Http {
     }
 
     /// The length of the first request in the received bytes, and its answer. None if it is not complete.
-    fn answer_to(&self, received: &[u8], draining: bool) -> Option<(usize, Answer)> {
+    fn answer_to(&self, received: &[u8], is_last: bool) -> Option<(usize, Answer)> {
         let mut fields: Fields<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let head = match Head::parse(received, &mut fields) {
             Ok(head) => head?,
             Err(Status::VersionNotSupported) if let Some(same) = request::as_http_1_1(received) => {
-                return self.answer_to(&same, draining);
+                return self.answer_to(&same, is_last);
             }
             Err(status) => return Some((received.len(), refusal(status))),
         };
@@ -224,7 +224,7 @@ impl Http {
             return None;
         }
         // Of requests that were sent together, only the last one announces the end of the connection.
-        let last = draining && received.len() == length;
+        let last = is_last && received.len() == length;
         let after = match () {
             // A client that did not ask to close may be sending its next request at this moment.
             () if !is_read || last && head.keep_alive => After::Abandon,

@@ -15,7 +15,7 @@ fn restart() -> Step {
 }
 
 fn stop(grace_ms: Option<u64>, delay_ms: u64) -> Step {
-    Step::Ask(Request::Stop { grace_ms, delay_ms, wait: true })
+    Step::Ask(Request::Stop { grace_ms, delay_ms: Some(delay_ms), wait: true })
 }
 
 fn grace(grace_ms: u64) -> Step {
@@ -365,6 +365,41 @@ fn a_build_that_fails_after_a_crash_is_tried_again_until_that_is_too_often() {
     assert_eq!(tries, 10);
     let error = drive.end.unwrap().result.unwrap_err();
     assert!(matches!(error, Error::CrashedTooOften { times: 11, .. }), "{error}");
+}
+
+#[test]
+fn each_stop_waits_as_the_settings_say_and_a_second_request_skips_that() {
+    let mut drive = Drive::new();
+    drive.master.settings.delay = Duration::from_secs(3);
+    drive.settle();
+    drive.take(Step::Stop(signal("SIGTERM")));
+    // It comes along with the first one.
+    drive.take(Step::Stop(signal("SIGHUP")));
+    drive.wait(Duration::from_secs(2));
+    assert!(is_serving(&drive, 1) && !drive.master.readiness.is_ready());
+    drive.take(Step::Stop(signal("SIGTERM")));
+    drive.wait(Duration::ZERO);
+    drive.settle();
+    assert!(drive.end.is_some());
+    drive.finish();
+}
+
+#[test]
+fn a_stop_begins_when_its_delay_has_passed_and_at_once_where_nothing_serves() {
+    let mut drive = Drive::new();
+    drive.master.settings.delay = Duration::from_secs(3);
+    drive.settle();
+    drive.take(Step::Stop(signal("SIGTERM")));
+    drive.wait(Duration::from_secs(3));
+    drive.settle();
+    assert!(drive.end.is_some());
+    drive.finish();
+    let mut drive = Drive::starting(None, true);
+    drive.master.settings.delay = Duration::from_secs(3);
+    drive.take(Step::Stop(signal("SIGTERM")));
+    assert!(matches!(drive.state, Some(State::Draining(_)) | None), "{:?}", drive.state);
+    drive.settle();
+    drive.finish();
 }
 
 /// The second generation serves beside the first one for ten seconds.

@@ -314,6 +314,7 @@ impl Drive {
 
     /// Believes what the service manager is told, and looks whether that is how it is.
     fn hear_the_manager(&mut self) {
+        let is_awaited = self.master.readiness.awaited_by_manager().is_some();
         for message in self.said.try_iter() {
             for line in message.lines() {
                 let known = &self.known;
@@ -321,7 +322,7 @@ impl Drive {
                     ("READY", "1") if [Known::Nothing, Known::Reloading].contains(known) => Known::Ready,
                     ("RELOADING", "1") if *known == Known::Ready => Known::Reloading,
                     ("STOPPING", "1") if *known != Known::Stopping => Known::Stopping,
-                    ("EXTEND_TIMEOUT_USEC", _) if *known != Known::Ready => continue,
+                    ("EXTEND_TIMEOUT_USEC", _) if *known != Known::Ready || is_awaited => continue,
                     ("MONOTONIC_USEC", _) if *known == Known::Reloading => continue,
                     ("STATUS" | "WATCHDOG", _) => continue,
                     _ => panic!("{line} to one that knows {known:?}"),
@@ -347,7 +348,7 @@ impl Drive {
 
     /// Stops it, and sees to it that each client has been answered, and was answered what it asked for.
     pub(super) fn finish(mut self) {
-        self.ask(Request::Stop { grace_ms: Some(0), delay_ms: 0, wait: true });
+        self.ask(Request::Stop { grace_ms: Some(0), delay_ms: None, wait: true });
         for _ in 0..200 {
             self.take(Step::Deliver);
         }
@@ -404,6 +405,7 @@ fn check(status: &Status) {
 fn settings(check_every: Option<Duration>) -> Settings {
     Settings {
         grace: Duration::from_secs(2),
+        delay: Duration::ZERO,
         max_connections: 1,
         restart: RestartPolicy { mode: RestartMode::OnFailure, ..RestartPolicy::default() },
         check_every,
