@@ -1,6 +1,8 @@
-//! A supervisor for a socket server: it starts the server, keeps it up, and ends it well.
+//! Supervises a socket server: keeps it running, and stops, restarts or replaces it without losing a request.
 //!
-//! Give it a [`Handler`] and say where the order to stop may come from:
+//! This is the library. The package's program `supervisor` does the same for any program from the command line.
+//!
+//! Give it a [`Handler`], and name the triggers that may stop or restart the server:
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -18,7 +20,25 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Without triggers only code stops it, with [`Handle::control`].
+//! # A tour
+//!
+//! 1. **Your protocol** is a [`Handler`] of the package [`worker`]: `serve` answers one message, and `notice` is what
+//!    clients are sent when the server goes away.
+//! 2. **[`Supervisor`]** is the builder. [`new`](Supervisor::new) takes one handler, [`with_factory`](Supervisor::with_factory)
+//!    builds a fresh one for each generation, and [`program`](Supervisor::program) supervises a child process instead.
+//! 3. **Triggers** are off until you turn them on: the [console](Supervisor::console), [signals](Supervisor::signals), the
+//!    [admin socket](Supervisor::admin) and the [service manager](Supervisor::service_manager). Code can always stop or restart
+//!    the server, from any thread, with the [`Control`] of [`Handle::control`].
+//! 4. **[`start`](Supervisor::start)** binds the address and returns a [`Handle`] once the server is ready. From then on a crash
+//!    is answered by the [`RestartPolicy`].
+//! 5. **[`Handle::wait`]** returns at the end, with a [`Report`] of what became of the clients. [`Report::exit`] is the exit
+//!    code for a program of your own.
+//!
+//! To control a supervisor from Rust, connect with [`client`] and send it the requests of [`protocol`].
+//!
+//! # Features
+//!
+//! `cli` (on by default) is the command line of the program `supervisor`. Turn it off if you use the library alone.
 
 mod announcement;
 mod builder;

@@ -19,7 +19,7 @@ use crate::report::{ConnectionInfo, Counts, Outcome};
 /// second. It is short enough for a stop that waits in vain, since some clients connect and then are silent.
 pub const FIRST_MESSAGE_WAIT: Duration = Duration::from_millis(250);
 
-/// How long a stop waits for the next message of a client whose last one came within [`ACTIVE`] before: it may be on its
+/// How long a stop waits for the next message of a client whose last one came within a second before: it may be on its
 /// way, and is answered as the last one. Where there is no [notice](crate::Handler::notice), and never beyond the stop's
 /// deadline.
 pub const NEXT_MESSAGE_WAIT: Duration = Duration::from_millis(250);

@@ -1,11 +1,11 @@
-//! A threaded TCP server that can be told to quit.
+//! A threaded TCP server that stops without surprising its clients.
 //!
 //! # Guarantees
 //!
-//! 1. A stop takes as long as the clients need, never longer than the grace period: it ends the moment the last
-//!    client has left, and at the deadline the rest is closed by force.
-//! 2. Every connected client is told, at a message boundary, before its connection closes. That includes the
-//!    clients that wait in the accept queue when the stop begins.
+//! 1. A stop takes as long as the clients need, and never longer than the grace period. It ends when the last client
+//!    disconnects; at the deadline the remaining connections are closed by force.
+//! 2. Every client is notified between messages before its connection closes, including those that wait in the accept
+//!    queue when the stop begins.
 //! 3. Waiting costs nothing: on Unix no thread wakes up while nothing happens.
 //!
 //! # How to use it
@@ -40,24 +40,33 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # A tour
+//!
+//! - [`Handler`] is your protocol. [`Connection`] is one client as the handler sees it: a buffered stream that knows where
+//!   messages begin. If a client has state of its own between messages, implement [`Sessions`] instead.
+//! - [`Server`] has the limits. [`Server::start`] serves on a listener of its own and returns a [`Handle`]; its [`Stopper`]
+//!   stops the server from any thread, a handler's own included.
+//! - [`Port`] is a listener that outlives a server, so that another server can take its place without refusing a client.
+//! - [`DrainReport`] says what became of each connection at a stop: disconnected, closed or forced.
+//! - [`handlers`] has three protocols to use or to copy: echo, a line protocol, and files over HTTP (feature `http`).
+//!
 //! # How it works
 //!
-//! Three owners, by how long they live. The [`Port`] owns the listener and accepts. A generation ([`Server`], then
-//! [`Handle`]) owns the handler and the limits; replacing one by another is one assignment in the port. A connection
+//! There are three owners, by lifetime. The [`Port`] owns the listener and accepts. A generation ([`Server`], then
+//! [`Handle`]) owns the handler and the limits; replacing one with another is one assignment in the port. A connection
 //! belongs to one place at a time: the thread that serves a message, or its slot in the registry while it waits for its
-//! client (`slot`). Whatever wants a waiting connection takes it from there: the engine because its client has sent
-//! something, or the drain because it has to leave. Taking it is all that has to be agreed upon, so a notice cannot fall
-//! into an answer, and exactly one thread notifies a client.
+//! client (`slot`). The engine takes a waiting connection from there when its client has sent something, and the drain when
+//! it has to end. Only one of them can take it, so a notice never falls into an answer, and exactly one thread notifies a
+//! client.
 //!
-//! A connection is *idle* exactly while it waits for the first byte of its next message, else it is *busy*. It has no
-//! thread while it is idle on Linux with the feature `epoll`, and no buffer on any system. Half a message holds a
-//! thread.
+//! A connection is *idle* while it waits for the first byte of its next message, and *busy* otherwise. An idle connection
+//! has no buffer, and on Linux with the feature `epoll` no thread. Half a message holds a thread.
 //!
 //! A stop sets a flag, empties the accept queue and closes the listener (unless it is [shared](Port::start_shared)), and
 //! then takes all idle connections and notifies their clients. A busy connection finds the flag at its next boundary.
-//! After the notice the connection is half-closed, and what the client still sends is read and thrown away until the
-//! client closes (`farewell`): to close a socket with unread input would reset it, and a reset can destroy the notice
-//! before the client has read it.
+//! After the notice the connection is half-closed, and further input is read and discarded until the client closes
+//! (`farewell`): closing a socket with unread input would reset it, and a reset can destroy the notice before the client
+//! has read it.
 //!
 //! A protocol without a notice (HTTP) owes an idle client nothing, so its connection is closed, unless a message is most
 //! likely on its way: the first one of a connection that was accepted just before is awaited for [`FIRST_MESSAGE_WAIT`],
