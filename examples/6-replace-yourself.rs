@@ -1,13 +1,13 @@
-//! A server that `supervisor exec` replaces by its next version: it takes the socket that it is passed, says when it is
-//! ready, and lets its clients go when it is told to end.
+//! A server that `supervisor exec` replaces with its next version: it uses the socket that it inherits, reports when it is
+//! ready, and drains its clients on SIGTERM.
 //!
 //! ```text
 //! cargo build -p examples --example 6-replace-yourself
 //! supervisor exec --name shop --listen 127.0.0.1:7777 --ready notify -- target/debug/examples/6-replace-yourself
 //! ```
 //!
-//! Then change it, build it again, and `admin-cli --name shop restart`: whoever is connected gets the notice, whoever
-//! comes gets the new version, and nobody is refused.
+//! Then change it, build it again, and `admin-cli --name shop restart`: connected clients get the
+//! notice, new ones get the new version, and none is refused.
 
 use std::error::Error;
 use std::io::{self, BufRead, Write};
@@ -17,10 +17,10 @@ use std::time::Duration;
 use mastercontrol::worker::Connection;
 use mastercontrol::{Handler, Listen, Supervisor, host};
 
-/// What tells one build from another.
+/// Distinguishes one build from another.
 const VERSION: &str = concat!(env!("CARGO_CRATE_NAME"), " ", env!("CARGO_PKG_VERSION"));
 
-/// Says its version with each line that it sends back.
+/// Sends each line back, with its version in front.
 struct Versioned;
 
 impl Handler for Versioned {

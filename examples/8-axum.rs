@@ -1,4 +1,4 @@
-//! An axum server that `supervisor exec` replaces by its next version: it uses the socket that it inherits, and on SIGTERM
+//! An axum server that `supervisor exec` replaces with its next version: it uses the socket that it inherits, and on SIGTERM
 //! it answers what it has begun.
 //!
 //! ```text

@@ -244,7 +244,7 @@ impl<S> Supervisor<S> {
     }
 
     /// Ends the whole process when a stop overruns its deadline by a second ([`crate::Exit::Overrun`]), or when master
-    /// control hangs or panics ([`crate::Exit::OutOfControl`]): nobody could command it any more.
+    /// control hangs or panics ([`crate::Exit::OutOfControl`]): it could not be controlled any more.
     pub fn last_resort(mut self) -> Supervisor<S> {
         self.options.last_resort = true;
         self

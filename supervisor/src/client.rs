@@ -37,7 +37,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Why a supervisor did not answer.
 #[derive(Debug)]
 pub enum AskError {
-    /// Nobody listens there.
+    /// Nothing listens there.
     NotRunning,
     /// The system does not let this user in.
     NotPermitted(io::Error),
@@ -48,7 +48,7 @@ pub enum AskError {
         /// The process id.
         pid: u32,
     },
-    /// It did not come to an end in time; it goes on.
+    /// It did not end in time, and is still in progress.
     GaveUp,
     /// It refuses, and says why.
     Refused(Refusal),

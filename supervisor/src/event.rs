@@ -13,13 +13,13 @@ use crate::watchdog::Watchdog;
 /// the build that it came from.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Somebody wants the server to stop.
+    /// A request to stop the server.
     Stop {
         by: Trigger,
         /// How long clients get to leave. None: the supervisor's own grace period.
         grace: Option<Duration>,
     },
-    /// Somebody wants a new generation of the server.
+    /// A request for a new generation of the server.
     Restart {
         by: Trigger,
         /// How long the clients of the old one get to leave. None: the supervisor's own grace period.
@@ -167,7 +167,7 @@ impl ConsoleEvent {
 /// What the service manager of Windows can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceControl {
-    /// Somebody wants the service to stop.
+    /// A request to stop the service.
     Stop,
     /// The system is about to shut down.
     Shutdown,

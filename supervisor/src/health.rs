@@ -1,4 +1,4 @@
-//! The health endpoint: HTTP requests about how it goes, answered by master control. Nobody can command anything here.
+//! The health endpoint: HTTP requests about the state, answered by master control. It accepts no commands.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

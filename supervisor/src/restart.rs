@@ -75,7 +75,7 @@ pub(crate) struct Ended {
     pub(crate) failed: bool,
     /// How long it was ready. Zero if it never was.
     pub(crate) ran: Duration,
-    /// Whether it is a crash. A restart that failed is none: whoever tries a new version uses up no tries.
+    /// Whether it is a crash. A failed restart is none: trying a new version uses up no tries.
     pub(crate) crashed: bool,
 }
 

@@ -218,7 +218,7 @@ pub(crate) struct Failure {
 pub(crate) struct Ended {
     /// What became of its connections, as far as it knows them.
     pub(crate) drain: DrainReport,
-    /// How its program ended. None: it has none, or nobody knows.
+    /// How its program ended. None: it has none, or it is not known.
     pub(crate) program: Option<ProgramEnd>,
     /// How many of its processes had to be killed.
     pub(crate) killed: usize,

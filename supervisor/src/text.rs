@@ -158,7 +158,7 @@ pub fn describe(connection: &Connection) -> String {
     format!("connection {} from {}, {}", connection.id, connection.peer, connection.activity)
 }
 
-/// How a connection ended that somebody wanted closed.
+/// How a connection ended that was to be closed on request.
 pub fn describe_closed(id: u64, outcome: &Outcome) -> String {
     let how = match outcome {
         Outcome::Disconnected => "disconnected",

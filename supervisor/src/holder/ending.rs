@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::find::Process;
 
-/// Hears for whom a wait goes on, and for how long at most.
+/// Hears which processes are still waited for, and for how long at most.
 pub type Show<'a> = &'a dyn Fn(&[&Process], Duration);
 
 /// A process that was asked to end.

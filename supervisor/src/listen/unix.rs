@@ -29,7 +29,7 @@ pub(crate) struct Bound {
 
 impl Bound {
     /// # Errors
-    /// What the system says. [`ErrorKind::AddrInUse`]: somebody listens there.
+    /// What the system says. [`ErrorKind::AddrInUse`]: a server listens there.
     pub(crate) fn new(listen: &ProgramSocket) -> io::Result<Bound> {
         let name = listen.name.clone();
         match &listen.address {

@@ -25,7 +25,7 @@ const MAX_LOOKS: usize = 16;
 /// Makes the handler of a generation, and may change its settings.
 pub(crate) type Factory = Box<dyn FnMut(&mut Settings) -> Result<Arc<dyn Handler>, BuildError> + Send>;
 
-/// Builds generations on a thread named `builder`, since nobody knows what the factory does.
+/// Builds generations on a thread named `builder`, because the factory may do anything.
 #[derive(Clone)]
 pub(crate) struct HandlerBuilder {
     factory: Arc<Mutex<Factory>>,
@@ -49,7 +49,7 @@ impl HandlerBuilder {
         HandlerBuilder { factory, port, settings, log, ids: Ids::default(), events }
     }
 
-    /// Has the factory make a server. Nobody knows what that does.
+    /// Has the factory build a server. It may do anything.
     fn make(&self, build: u64) -> Result<(worker::Server, Settings), BuildError> {
         let mut settings = self.settings.clone();
         let mut factory = match self.factory.try_lock() {
