@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use mastercontrol::cli::generate::Generate;
 use mastercontrol::cli::{Hints, KINDS, parse_signal};
 use mastercontrol::instance::InstanceName;
@@ -209,8 +209,24 @@ Exit code 0: it is held. 3: it is free, or one of several is.")]
 
 Exit code 0: the port is free. 4: not permitted to end its holder. 5: it is free, but by force.")]
     Free(Free),
+    /// Print what completions offer of what runs
+    #[command(hide = true)]
+    #[command(after_help = "Examples:
+  admin-cli offer names")]
+    Offer {
+        /// What to print
+        what: Offered,
+    },
     #[command(flatten)]
     Generate(Generate),
+}
+
+/// What runs, for completions.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Offered {
+    Names,
+    Ports,
+    Connections,
 }
 
 /// How to show it.

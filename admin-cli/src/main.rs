@@ -3,6 +3,7 @@
 mod args;
 mod ask;
 mod commands;
+mod completions;
 mod describe;
 mod failure;
 mod found;
@@ -20,6 +21,7 @@ use mastercontrol::cli::hint;
 use mastercontrol::protocol::Request;
 
 use args::{Cli, Command, HINTS, Ports, Target};
+use completions::with_running;
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -55,8 +57,9 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Check(check) => commands::check(json, &check),
         Command::Port(Ports { ports }) => commands::port(json, &ports),
         Command::Free(free) => commands::free(json, &free),
+        Command::Offer { what } => commands::offer(what),
         Command::Generate(wanted) => {
-            let done = wanted.write(Cli::command()).map(|()| Exit::Done);
+            let done = wanted.write(Cli::command(), with_running).map(|()| Exit::Done);
             done.map_err(|message| Failure::new(Exit::Failed, message))
         }
     }
@@ -68,6 +71,7 @@ fn takes_no_target(command: &Command) -> Option<&'static str> {
         Command::List(_) => Some("list shows all; it takes no target"),
         Command::Check(_) => Some("check reads a file and asks no supervisor; it takes no target"),
         Command::Port(_) | Command::Free(_) => Some("port and free look for whoever holds a port; they take no target"),
+        Command::Offer { .. } => Some("this is for completions; it takes no target"),
         Command::Generate(_) => Some("this asks no supervisor; it takes no target"),
         Command::Ping
         | Command::Status(_)

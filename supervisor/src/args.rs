@@ -24,7 +24,7 @@ pub(crate) fn run(asked: Asked, passed: Result<Option<host::Passed>, host::Passe
             journal.flush();
             code
         }
-        Asked::Generate(wanted) => match wanted.write(cli::command()) {
+        Asked::Generate(wanted) => match wanted.write(cli::command(), |_, script| script) {
             Ok(()) => Exit::Done as i32,
             Err(message) => failed("not_written", message, Exit::Failed),
         },

@@ -189,6 +189,50 @@ mod generated {
         assert_eq!(offers(ADMIN_CLI, "admin-cli stop --no"), ["--no-wait", "--now"]);
     }
 
+    /// The shell finds the program by its name.
+    #[test]
+    fn names_ports_and_connections_of_what_runs_are_completed() {
+        let home = Home::new();
+        let instance = home.start(&["echo"]);
+        let mut client = instance.client();
+        client.greet();
+        let programs = home.directory().join("programs");
+        fs::create_dir(&programs).unwrap();
+        std::os::unix::fs::symlink(ADMIN_CLI, programs.join("admin-cli")).unwrap();
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+        let bash = r#"source <(admin-cli completions bash)
+            [[ $(complete -p "$1") =~ -F\ ([^ ]+) ]] || exit 1
+            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+            "${BASH_REMATCH[1]}" "$1" "${!#}" "${COMP_WORDS[COMP_CWORD - 1]}"
+            printf '%s\n' "${COMPREPLY[@]}""#;
+        let fish = "admin-cli completions fish | source; complete --do-complete \"$argv\"";
+        let port = instance.address.port().to_string();
+        for (words, offered) in [
+            (["--name", ""], home.name()),
+            (["--port", ""], port.as_str()),
+            (["port", ""], &port),
+            (["free", ""], &port),
+            (["close", ""], "1"),
+        ] {
+            let offers = |shell: &[&str]| {
+                let mut command = home.program(shell[0]);
+                command.args(&shell[1..]).arg("admin-cli").args(words).env("PATH", &path);
+                let ended = home.run(command).expect(0);
+                assert_eq!(ended.err, "", "{words:?}");
+                ended.out
+            };
+            assert_eq!(offers(&["bash", "-c", bash, "-"]).lines().collect::<Vec<_>>(), [offered], "{words:?}");
+            if is_installed("fish") {
+                let offers = offers(&["fish", "-c", fish]);
+                assert!(offers.lines().any(|line| line.split('\t').next() == Some(offered)), "{words:?}: {offers}");
+            }
+        }
+        let zsh = run(&home, ADMIN_CLI, &["completions", "zsh"]).expect(0).out;
+        for what in ["names", "ports", "connections"] {
+            assert!(zsh.contains(&format!(":{{_admin_cli_running {what}}}")), "{what}: {zsh}");
+        }
+    }
+
     #[test]
     fn zsh_takes_the_completions() {
         if !is_installed("zsh") {

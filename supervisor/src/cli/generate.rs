@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::Resettable;
 use clap::{Command, Subcommand};
-use clap_complete::Shell;
+pub use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
@@ -40,20 +40,21 @@ The same with `supervisor`, which has completions of its own.")]
 }
 
 impl Generate {
-    /// Writes it for the program with this definition.
+    /// Writes it for the program with this definition. `complete` adds to the completions what the definition does not
+    /// know.
     ///
     /// # Errors
     /// A message for people when it cannot be written.
-    pub fn write(self, program: Command) -> Result<(), String> {
+    pub fn write(self, program: Command, complete: fn(Shell, String) -> String) -> Result<(), String> {
         match self {
-            Generate::Completions { shell } => print_completions(shell, program),
+            Generate::Completions { shell } => print_completions(shell, program, complete),
             Generate::Manual { dir } => write_pages(&dir, program)
                 .map_err(|error| format!("cannot write the man pages into {}: {}", dir.display(), Reason(&error))),
         }
     }
 }
 
-fn print_completions(shell: Shell, mut program: Command) -> Result<(), String> {
+fn print_completions(shell: Shell, mut program: Command, complete: fn(Shell, String) -> String) -> Result<(), String> {
     let name = program.get_name().to_owned();
     // Not straight to stdout: what cannot be written there would be a panic.
     let mut script = Vec::new();
@@ -64,8 +65,9 @@ fn print_completions(shell: Shell, mut program: Command) -> Result<(), String> {
         let (called, looked_for) = (name.replace('-', "__subcmd__"), name.replace('-', "__"));
         script = String::from_utf8_lossy(&script).replace(&called, &looked_for).into_bytes();
     }
+    let script = complete(shell, String::from_utf8_lossy(&script).into_owned());
     let mut out = io::stdout().lock();
-    match out.write_all(&script).and_then(|()| out.flush()) {
+    match out.write_all(script.as_bytes()).and_then(|()| out.flush()) {
         // Who stops reading has enough.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(format!("cannot write the completions: {}", Reason(&error)))
@@ -79,7 +81,7 @@ fn write_pages(dir: &Path, program: Command) -> io::Result<()> {
     let mut program = program.disable_help_subcommand(true);
     program.build();
     let source = format!("{} {}", program.get_name(), version());
-    for command in program.get_subcommands().chain([&program]) {
+    for command in program.get_subcommands().filter(|command| !command.is_hide_set()).chain([&program]) {
         // What stands behind the options becomes sections of its own, as it is for the pages of other programs.
         let man = Man::new(command.clone().after_help(Resettable::Reset)).source(&source);
         let mut page = Vec::new();
