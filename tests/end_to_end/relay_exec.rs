@@ -424,6 +424,20 @@ fn without_a_grace_period_all_ends_at_once() {
 }
 
 #[test]
+fn kept_connections_end_with_an_answer_while_it_is_not_ready() {
+    let home = Home::new();
+    let instance = start(&home, "http", &["--grace", HUGE]);
+    let mut client = instance.client();
+    assert!(!client.get("/").is_last);
+    instance.admin(&["drain"]).expect(0);
+    eventually("clients are asked to come again", || instance.client().get("/").is_last);
+    assert!(client.get("/").is_last);
+    assert_eq!(client.rest(), "");
+    instance.admin(&["resume"]).expect(0);
+    eventually("connections are kept again", || !instance.client().get("/").is_last);
+}
+
+#[test]
 fn its_connections_are_listed_closed_and_counted() {
     let home = Home::new();
     let health = free_port();

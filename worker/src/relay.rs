@@ -110,6 +110,12 @@ impl Relay {
         self.hub.change(|door| door.serving = None);
     }
 
+    /// Whether clients shall come here, which is so at the start. If not, answers (`http`) end their connections, so that
+    /// clients connect anew; nothing else changes.
+    pub fn set_in_rotation(&self, in_rotation: bool) {
+        self.hub.set_in_rotation(in_rotation);
+    }
+
     /// What became of the requests so far.
     pub fn counts(&self) -> RelayCounts {
         self.hub.counts()

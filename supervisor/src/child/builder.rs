@@ -460,6 +460,13 @@ impl Builder for Children {
         self.relaying.as_ref().map(|relaying| relaying.status())
     }
 
+    #[cfg(target_os = "linux")]
+    fn set_in_rotation(&self, in_rotation: bool) {
+        if let Some(relaying) = &self.relaying {
+            relaying.set_in_rotation(in_rotation);
+        }
+    }
+
     fn close(&mut self) {
         let mut sockets = self.sockets();
         sockets.sockets.take();

@@ -77,6 +77,10 @@ impl Relaying {
         self.relay.reset_longest_wait();
     }
 
+    pub(super) fn set_in_rotation(&self, in_rotation: bool) {
+        self.relay.set_in_rotation(in_rotation);
+    }
+
     /// Nothing is relayed any more beside the connections that drain.
     pub(super) fn close(&self) {
         self.relay.close();

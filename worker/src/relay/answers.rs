@@ -115,7 +115,7 @@ fn pass(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcome
 
 /// These bytes begin with the head of an answer: one or several that are interim, and then the final one.
 fn heads(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcome, Next> {
-    let closes = pair.is_last_message();
+    let closes = pair.is_last_message() || !tools.hub.is_in_rotation();
     let mut rest = bytes;
     loop {
         let Some(way) = pair.under_way() else { return ControlFlow::Continue(Next::Go) };
@@ -166,7 +166,9 @@ fn first_of_body(
     head_length: usize,
     closes: bool,
 ) -> ControlFlow<Outcome, Next> {
-    if closes && let Some(target) = &pair.target {
+    if pair.is_last_message()
+        && let Some(target) = &pair.target
+    {
         target.count_notified();
     }
     let Some(UnderWay { answer: Answering::Body { reader, .. }, .. }) = pair.under_way() else {

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +26,8 @@ pub(super) struct Hub {
     observer: Box<Observer>,
     /// Changes with each change of the door, so that a loop need not lock it to see that there was none.
     epoch: AtomicU64,
+    /// Clients shall come here.
+    in_rotation: AtomicBool,
     door: Mutex<Door>,
     /// Those that were accepted and not refused.
     pub(super) connections: AtomicUsize,
@@ -135,6 +137,7 @@ impl Hub {
             options,
             observer,
             epoch: AtomicU64::new(0),
+            in_rotation: AtomicBool::new(true),
             door: Mutex::new(Door { listener: Some(listener), ..Door::default() }),
             connections: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
@@ -147,6 +150,14 @@ impl Hub {
 
     pub(super) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_in_rotation(&self) -> bool {
+        self.in_rotation.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_in_rotation(&self, in_rotation: bool) {
+        self.in_rotation.store(in_rotation, Ordering::Relaxed);
     }
 
     /// The door as it is now, and its epoch.
