@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 
@@ -23,7 +24,7 @@ PORT = 8080
 CLIENTS = 16
 PACE = 0.04
 BODY = b"hello\n"
-COLUMNS, ROWS = 88, 14
+COLUMNS, ROWS = 88, 15
 LINE, CHARACTER, MARGIN = 18, 7.8, 14
 REST = 4  # How long the last picture stays.
 
@@ -95,9 +96,9 @@ def type_line(text):
 
 
 def tidy(line):
-    """A line as a terminal of this width shows it, without its time."""
+    """A line that fits the picture, without its time."""
     line = re.sub(r"^\S+Z ", "", line).replace(str(directory), "~")
-    return [line[start : start + COLUMNS] for start in range(0, len(line), COLUMNS)]
+    return textwrap.wrap(line, COLUMNS, drop_whitespace=False)
 
 
 def run(command):
@@ -114,10 +115,10 @@ def run(command):
 
 
 began = time.monotonic()
-options = ["--name", "shop", "--dir", "current", "--listen", str(PORT)]
-type_line(" ".join(["supervisor exec", *options, "-- node server.js &"]))
+options = ["--listen", str(PORT), "--relay", "http", "--dir", "current"]
+type_line(" ".join(["supervisor exec", *options, "node server.js &"]))
 with open(directory / "log", "w") as log:
-    supervisor = subprocess.Popen(["supervisor", "exec", *options, "--", "node", "server.js"],
+    supervisor = subprocess.Popen(["supervisor", "exec", *options, "node", "server.js"],
                                   cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 try:
     subprocess.run(["admin-cli", "wait", "--ready"], env=environment, check=True, stdout=subprocess.DEVNULL)
