@@ -24,7 +24,7 @@ PORT = 8080
 CLIENTS = 16
 PACE = 0.04
 BODY = b"hello\n"
-COLUMNS, ROWS = 88, 15
+COLUMNS, ROWS = 88, 17
 LINE, CHARACTER, MARGIN = 18, 7.8, 14
 REST = 4  # How long the last picture stays.
 
