@@ -93,5 +93,5 @@ with tempfile.TemporaryDirectory() as directory:
             file.write(svg(shown))
     finally:
         subprocess.run([*tmux, "kill-server"], stderr=subprocess.DEVNULL)
-        supervisor.kill()
+        subprocess.run(["admin-cli", "--name", "lobby", "stop", "--now"], stdout=subprocess.DEVNULL)
         supervisor.wait()
