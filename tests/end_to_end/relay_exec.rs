@@ -283,7 +283,7 @@ fn a_new_version_that_does_not_get_ready_leaves_the_old_one_serving() {
 #[test]
 fn clients_are_held_while_a_crashed_program_is_replaced() {
     let home = Home::new();
-    let instance = start(&home, "tcp", &[]);
+    let instance = start(&home, "tcp", &["--grace", HUGE]);
     let first = answer(&instance);
     let mut killer = instance.client();
     killer.send("GET /die HTTP/1.1\r\nHost: x\r\n\r\n");
