@@ -57,7 +57,13 @@ impl Readiness {
 
     /// By when a scheduled stop is to be over for which a service manager may wait. On Unix it asks by a signal.
     pub(super) fn awaited_by_manager(&self) -> Option<Instant> {
-        let is_awaited = |by: &Trigger| matches!(by, Trigger::ServiceManager(_) | Trigger::Signal { .. });
+        let is_awaited = |by: &Trigger| match by {
+            Trigger::ServiceManager(_) => true,
+            Trigger::Signal { .. } => cfg!(unix),
+            Trigger::Console | Trigger::ConsoleEvent(_) | Trigger::Admin { .. } | Trigger::Code | Trigger::Check => {
+                false
+            }
+        };
         self.scheduled().filter(|stop| is_awaited(&stop.by)).map(|stop| stop.deadline)
     }
 
