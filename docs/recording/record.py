@@ -122,7 +122,9 @@ with open(directory / "log", "w") as log:
                                   cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 try:
     subprocess.run(["admin-cli", "wait", "--ready"], env=environment, check=True, stdout=subprocess.DEVNULL)
-    listening = next(line for line in (directory / "log").read_text().splitlines() if "listening on" in line)
+    while "listening on" not in (written := (directory / "log").read_text()):
+        time.sleep(0.01)
+    listening = next(line for line in written.splitlines() if "listening on" in line)
     show(tidy(listening.split(", ")[0])[0])
     clients = [threading.Thread(target=client) for _ in range(CLIENTS)]
     for each in clients:
