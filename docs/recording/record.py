@@ -169,7 +169,7 @@ places = {}
 for index, (moment, lines, good, bad) in enumerate(frames):
     end = frames[index + 1][0] if index + 1 < len(frames) else length
     texts = [(row, text, kind) for row, (text, kind) in enumerate(lines)]
-    texts.append((ROWS + 1, f"400 requests per second   answered {good:6,}   lost {bad}", "load" if bad == 0 else "loss"))
+    texts.append((ROWS + 1, f"load from {CLIENTS} clients   answered {good:6,}   lost {bad}", "load" if bad == 0 else "loss"))
     for place in texts:
         spans = places.setdefault(place, [])
         if spans and abs(spans[-1][1] - moment) < 1e-9:
