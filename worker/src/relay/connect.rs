@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, socket_with, sockopt};
 
 /// How many other source addresses are tried when one has no free port left.
 const SOURCES: u32 = 16;
@@ -33,14 +33,21 @@ pub(super) fn begin(to: SocketAddr) -> Result<Asked, Errno> {
 /// less than to be told.
 fn judge(socket: OwnedFd, to: SocketAddr, asked: Result<(), Errno>) -> Result<Asked, Errno> {
     match asked {
-        Ok(()) => Ok(Asked::Made(socket)),
+        Ok(()) => made(socket, to),
         Err(Errno::INPROGRESS) => match connect(&socket, &to) {
-            Ok(()) | Err(Errno::ISCONN) => Ok(Asked::Made(socket)),
+            Ok(()) | Err(Errno::ISCONN) => made(socket, to),
             Err(Errno::ALREADY | Errno::INPROGRESS) => Ok(Asked::UnderWay(socket)),
             Err(error) => Err(error),
         },
         Err(error) => Err(error),
     }
+}
+
+/// Where nothing listens on a port, the system may choose that very port for our side, and a socket that is connected to
+/// itself would answer with what it is asked.
+fn made(socket: OwnedFd, to: SocketAddr) -> Result<Asked, Errno> {
+    let own = getsockname(&socket)?;
+    if SocketAddr::try_from(own).is_ok_and(|own| own == to) { Err(Errno::CONNREFUSED) } else { Ok(Asked::Made(socket)) }
 }
 
 fn open(to: SocketAddr) -> Result<OwnedFd, Errno> {

@@ -15,11 +15,12 @@ use rustix::event::epoll::{self, CreateFlags, Event as Reported, EventData, Even
 use super::accept::{self, Taken};
 use super::course;
 use super::hub::{Accepted, Command, Hub};
-use super::pair::{Course, Pair};
+use super::pair::{Course, Link, Pair};
 use super::slab::{Key, Slab};
 use super::timers::Timers;
 use super::tools::Tools;
 use crate::event::{Event, panic_message};
+use crate::generation::FIRST_MESSAGE_WAIT;
 use crate::report::{Activity, Outcome};
 
 /// How many events are taken at once.
@@ -175,6 +176,14 @@ impl EventLoop {
             ControlFlow::Break(outcome) => self.end(pair, outcome),
             ControlFlow::Continue(()) if pair.watch(&self.tools).is_err() => self.end(pair, Outcome::Closed),
             ControlFlow::Continue(()) => {
+                if pair.is_starved {
+                    if self.make_room() {
+                        pair.attempts = None;
+                        pair.again = true;
+                    } else {
+                        self.tools.hub.tell(|| Command::MakeRoom);
+                    }
+                }
                 if pair.again {
                     self.ready.push_back(key);
                 }
@@ -258,6 +267,9 @@ impl EventLoop {
                 Taken::None => return,
                 Taken::Vanished => {}
                 Taken::Failed(error) => {
+                    if self.make_room() {
+                        continue;
+                    }
                     self.tools.hub.report_exhausted(&error);
                     return self.pause();
                 }
@@ -287,10 +299,27 @@ impl EventLoop {
         }
     }
 
+    /// Gives back a descriptor: that of a connection to the program that nothing is done with, of which its client knows
+    /// nothing, or else that of a client. Returns false if there is none of either here.
+    fn make_room(&mut self) -> bool {
+        let is_idle = |pair: &&Pair| pair.activity() == Activity::Idle && matches!(pair.link, Link::Open(_));
+        let Some(key) = self.pairs.iter().find(is_idle).map(|pair| pair.key) else { return self.give_up_idlest() };
+        if let Some(mut pair) = self.pairs.take(key) {
+            pair.close_link();
+            self.pairs.put(key, pair);
+        }
+        true
+    }
+
     /// A client that wants something counts for more than one that has wanted nothing for the longest time. Returns false
     /// if there is none of those here.
     fn give_up_idlest(&mut self) -> bool {
-        let idle = self.pairs.iter().filter(|pair| pair.activity() == Activity::Idle && !pair.client.readable);
+        let first_since = self.tools.now.checked_sub(FIRST_MESSAGE_WAIT);
+        // The first message of one that has connected just now is most likely on its way.
+        let is_new =
+            |pair: &Pair| pair.idle_since == pair.accepted && first_since.is_none_or(|since| since < pair.accepted);
+        let is_idle = |pair: &Pair| pair.activity() == Activity::Idle && !pair.client.readable;
+        let idle = self.pairs.iter().filter(|pair| is_idle(pair) && !is_new(pair));
         let Some(key) = idle.min_by_key(|pair| pair.idle_since).map(|pair| pair.key) else { return false };
         if let Some(pair) = self.pairs.take(key) {
             self.end(pair, Outcome::Closed);
@@ -349,6 +378,7 @@ impl EventLoop {
                         self.force(key);
                     }
                 }
+                Command::MakeRoom => _ = self.make_room(),
                 Command::Quit => self.has_quit = true,
             }
         }

@@ -70,6 +70,8 @@ pub(super) enum Command {
     },
     /// End a connection.
     Force(u64),
+    /// Give back a descriptor, if one is used for nothing.
+    MakeRoom,
     Quit,
 }
 

@@ -11,11 +11,9 @@ use super::side::Side;
 use super::tally::Fate;
 use super::tools::Tools;
 
-/// How long the program may take to accept a connection.
+/// How long the program may take to accept a connection. One that does not listen may have ended just now, which others
+/// find out and say: it is asked again so long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long it is asked again when it does not listen. It may have ended just now, which others find out and say.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The shortest time between two attempts.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -114,7 +112,7 @@ fn failed(pair: &mut Pair, tools: &mut Tools, error: Errno) -> Reached {
         tools.hub.report_exhausted(&error.into());
         (tools.hub.options.wait, EXHAUSTED_PAUSE)
     } else {
-        (PATIENCE, (tried / 2).max(PAUSE))
+        (CONNECT_TIMEOUT, (tried / 4).max(PAUSE))
     };
     if tried >= limit {
         return unreachable(pair, tools);

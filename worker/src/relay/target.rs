@@ -72,6 +72,7 @@ impl Target {
     pub(super) fn serve(&self) {
         let mut live = self.lock();
         live.drain = None;
+        live.forced.clear();
         for flag in [&self.stopping, &self.moves, &self.lost] {
             flag.store(false, Ordering::SeqCst);
         }
@@ -111,8 +112,10 @@ impl Target {
         deadline.map(|deadline| *deadline = to).is_some()
     }
 
+    /// When its connections are closed by force. None: there is no deadline, or no connection.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.lock().drain.and_then(|drain| drain.deadline)
+        let live = self.lock();
+        live.drain.filter(|_| live.counts.now > 0).and_then(|drain| drain.deadline)
     }
 
     /// Takes a connection, one that was accepted just now or another one's. Returns false if it gets none any more.

@@ -16,8 +16,8 @@ use crate::support::{Front, Program, eventually, options};
 fn bytes_arrive_as_they_were_sent_in_both_directions_at_once() {
     let program = Program::echo();
     let (front, _upstream) = Front::before(&program);
-    let config = ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() };
-    let chunks = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200_000), 0..6);
+    let config = ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() };
+    let chunks = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300_000), 0..6);
     proptest!(config, |(chunks in chunks)| {
         let mut client = front.client();
         let mut sender = client.0.try_clone().unwrap();
@@ -195,7 +195,7 @@ fn a_client_is_connected_when_its_program_listens_again_a_moment_later() {
     let program = Program::echo();
     let (front, _upstream) = Front::before(&program);
     let address = program.address;
-    program.close();
+    let _port = program.close();
     let mut client = front.client();
     client.send("hello");
     thread::sleep(Duration::from_millis(50));
@@ -208,7 +208,7 @@ fn a_client_is_connected_when_its_program_listens_again_a_moment_later() {
 fn a_client_whose_program_does_not_listen_is_let_go_and_counted() {
     let program = Program::echo();
     let (front, upstream) = Front::before(&program);
-    program.close();
+    let _port = program.close();
     front.client().expect_end();
     eventually("it is over", || upstream.counts().now == 0);
     assert_eq!(front.relay.counts().upstream_failures, 1);

@@ -63,7 +63,7 @@ fn clients_wait_for_the_next_generation_when_the_program_has_ended() {
     let (program, connections) = Program::by_hand();
     let (front, upstream) = Front::before(&program);
     let (mut client, server) = (front.client(), connections.recv().unwrap());
-    program.close();
+    let _port = program.close();
     upstream.lost();
     let mut next = front.client();
     next.send("hello");

@@ -180,7 +180,7 @@ fn a_crash_costs_the_request_under_way_and_no_other_one() {
     busy.get("/crash");
     let server = connections.recv().unwrap();
     // The program is gone, and what was asked for then is not lost.
-    program.close();
+    let _port = program.close();
     let mut meanwhile = front.client();
     meanwhile.get("/meanwhile");
     server.reset();
@@ -336,7 +336,7 @@ fn connections_survive_many_replacements_under_load() {
         upstream.retire_by(never());
         let report = std::mem::replace(&mut upstream, next).wait();
         assert_eq!(report.forced.len(), 0);
-        std::mem::replace(&mut program, new).close();
+        drop(std::mem::replace(&mut program, new).close());
     }
     over.store(true, Ordering::SeqCst);
     let answered: u64 = clients.into_iter().map(|client| client.join().unwrap()).sum();

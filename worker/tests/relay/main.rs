@@ -19,3 +19,6 @@ mod messages;
 mod refusals;
 // Connections that are kept through a replacement, a crash, a stop.
 mod kept;
+
+// No descriptors left.
+mod limits;

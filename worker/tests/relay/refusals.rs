@@ -82,7 +82,7 @@ fn a_program_that_does_not_listen_gives_502() {
     let program = Program::http("a");
     let front = Front::http();
     let _upstream = front.serve(&program);
-    program.close();
+    let _port = program.close();
     let mut client = front.client();
     client.get("/");
     client.expect_refusal(502);

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use mastercontrol_worker::Ids;
 use mastercontrol_worker::relay::{Forwarded, Options, Protocol, Relay, Upstream};
+use rustix::net::{AddressFamily, SocketType};
 
 /// How long anything may take that should happen at once, on a machine that is busy with something else.
 pub const LIMIT: Duration = Duration::from_secs(45);
@@ -95,7 +97,7 @@ impl Front {
     }
 
     pub fn client(&self) -> Client {
-        Client(TcpStream::connect(self.relay.address()).unwrap()).with_limit()
+        Client::to(TcpStream::connect(self.relay.address()).unwrap())
     }
 
     pub fn said(&self, what: &str) -> usize {
@@ -173,7 +175,7 @@ impl Program {
     pub fn by_hand() -> (Program, Receiver<Client>) {
         let (give, take) = mpsc::channel();
         let program = Program::start(move |stream| {
-            let _ = give.send(Client(stream.try_clone()?).with_limit());
+            let _ = give.send(Client::to(stream.try_clone()?));
             Ok(())
         });
         (program, take)
@@ -189,10 +191,14 @@ impl Program {
         self.errors.lock().unwrap().iter().map(ToString::to_string).collect()
     }
 
-    /// It does not listen any more. Its connections stay.
-    pub fn close(self) {
+    /// It does not listen any more. Its connections stay. Nothing else gets its port while what is returned is there.
+    pub fn close(self) -> OwnedFd {
         rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both).unwrap();
+        let reserved = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        rustix::net::sockopt::set_socket_reuseaddr(&reserved, true).unwrap();
+        rustix::net::bind(&reserved, &self.address).unwrap();
         eventually("it does not listen", || TcpStream::connect(self.address).is_err());
+        reserved
     }
 }
 
@@ -214,6 +220,10 @@ pub fn read_request(reader: &mut impl BufRead) -> io::Result<Option<(String, Vec
 pub struct Client(pub TcpStream);
 
 impl Client {
+    pub fn to(stream: TcpStream) -> Client {
+        Client(stream).with_limit()
+    }
+
     fn with_limit(self) -> Client {
         self.0.set_read_timeout(Some(LIMIT)).unwrap();
         self.0.set_write_timeout(Some(LIMIT)).unwrap();
