@@ -35,7 +35,7 @@ pub(crate) struct Found {
 pub(crate) fn find() -> Result<Vec<Found>, Failure> {
     let names = instance::list().map_err(|error| Failure::system(&error))?;
     let places = names.iter().map(|name| named(name).map(|chosen| chosen.paths)).collect::<Result<Vec<_>, _>>()?;
-    // At the same time: one that hangs keeps nobody waiting for the others.
+    // At the same time: one that hangs does not delay the others.
     let looks: Vec<_> = places.into_iter().map(|paths| thread::spawn(move || look(&paths))).collect();
     let looked = looks.into_iter().map(|look| look.join().unwrap_or(Err(AskError::Disconnected)));
     Ok(names.into_iter().zip(looked).map(|(name, status)| Found { name, status }).collect())

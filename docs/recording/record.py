@@ -79,7 +79,7 @@ def frame():
 
 
 def watch(seconds):
-    """The load goes on: its counts are to be seen."""
+    """The load continues, and its counts are shown."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(0.25)

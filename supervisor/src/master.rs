@@ -222,7 +222,7 @@ impl Master {
     /// the wait.
     fn now_or_later(&self, state: &State, stop: StopRequest, delay: Option<Duration>, now: Instant) -> Input {
         let of_settings = || match state {
-            // Nobody is served whose load balancer could notice.
+            // No client is served whose load balancer could notice.
             State::Starting(_) | State::Rebuilding(_) | State::Emptying(_) | State::Waiting(_) | State::Draining(_) => {
                 Duration::ZERO
             }

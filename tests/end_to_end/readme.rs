@@ -207,7 +207,7 @@ fn every_message_that_is_explained_is_one_of_the_programs() {
             if path.is_dir() {
                 read(&path, sources);
             } else {
-                // A text that goes on in the next line of the source is one line for its reader.
+                // A text that continues in the next line of the source is one line for its reader.
                 let text = fs::read_to_string(path).unwrap();
                 let parts: Vec<_> = text.split("\\\n").map(str::trim_start).collect();
                 sources.push_str(&parts.concat());

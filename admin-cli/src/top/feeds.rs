@@ -85,7 +85,7 @@ impl Feed {
     }
 }
 
-/// A thread that nobody waits for. If the system gives none, the screen says for how long there has been no answer.
+/// A thread that is not waited for. If the system gives none, the screen says for how long there has been no answer.
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) {
     let _ = thread::Builder::new().name(name.into()).spawn(run);
 }

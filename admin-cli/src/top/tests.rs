@@ -243,7 +243,7 @@ fn events_of_one_that_was_started_again_replace_those_before() {
     let mut model = watching(several(), &json!({}));
     model.update(Input::Begun("one".into()));
     model.update(event(1, "first"));
-    // It asks again after a while, and goes on.
+    // It asks again after a while, and continues.
     model.update(Input::Begun("one".into()));
     model.update(event(2, "second"));
     assert_eq!(one(&model).events.len(), 2);

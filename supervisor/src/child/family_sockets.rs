@@ -224,7 +224,7 @@ mod linux {
     fn connectable(at: SocketAddr) -> SocketAddr {
         let ip = match at.ip().to_canonical() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-            // It takes both unless it was told otherwise, and where there is no IPv6, a machine may have no such address.
+            // It accepts both families by default. Without IPv6 a machine may have no such address.
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) if UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() => {
                 Ipv4Addr::LOCALHOST.into()
             }

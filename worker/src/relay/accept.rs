@@ -77,7 +77,7 @@ pub(super) fn admit(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair> {
     pair(accepted, key, id, course)
 }
 
-/// A client that is one too many, and is told so where there is a way to say it.
+/// A client beyond the limit. It gets a refusal where the protocol has one.
 pub(super) fn turn_away(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair> {
     let parting = Course::Parting(Parting { outcome: Outcome::Closed, until: None });
     let mut pair = pair(accepted, key, REFUSED, parting);

@@ -160,7 +160,7 @@ impl EventLoop {
         }
     }
 
-    /// Does for one connection all that can be done now, once it was told what has happened to it.
+    /// Does all that can be done now for a connection that knows what has happened to it.
     fn work_on(&mut self, key: Key, tell: impl FnOnce(&mut Pair)) {
         let Some(mut pair) = self.pairs.take(key) else { return };
         tell(&mut pair);

@@ -57,7 +57,7 @@ pub(super) struct Door {
 pub(super) enum Command {
     /// Serve a client that another thread has accepted.
     Adopt(Accepted),
-    /// The door has changed. Whoever holds the other end sees that it is done when this is dropped.
+    /// The door has changed. Dropping the sender reports that the loop has seen it.
     Look(Option<Sender<()>>),
     /// Describe all connections of this generation.
     List(u64, Sender<ConnectionInfo>),

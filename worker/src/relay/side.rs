@@ -1,4 +1,4 @@
-//! One socket of a pair. It is registered once, edge-triggered, and remembers what it was told until that is used up.
+//! One socket of a pair. It is registered once, edge-triggered, and remembers what was reported until that is used up.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -166,7 +166,7 @@ impl Side {
         sockopt::socket_error(&self.socket).unwrap_or_else(Err).err()
     }
 
-    /// Closes it, and the other side is told that this is no regular end. What was not sent is lost.
+    /// Resets it: the other side sees that this is no regular end. What was not sent is lost.
     pub(super) fn reset(self) {
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
     }
