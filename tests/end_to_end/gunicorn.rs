@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use load::{Load, Mode};
 
 use crate::exec::{assert_nothing_runs, file};
-use crate::support::{HUGE, Home, Instance, can_run, eventually, free_port};
+use crate::support::{HUGE, Home, Instance, can_run, free_port, some_more};
 
 /// None: there is none, which is said.
 pub fn gunicorn() -> Option<PathBuf> {
@@ -57,21 +57,13 @@ fn restarts_of_gunicorn_under_load_lose_no_request() {
     application(&home, "hello");
     let instance = start(&home, &gunicorn);
     let load = Load::new(instance.address, "/", "hello", Mode::OnePerConnection).begin();
-    let mut answered = 0;
-    let mut goes_on = || {
-        let next = answered + 300;
-        eventually("the load goes on", || {
-            answered = load.answered();
-            answered >= next || load.lost() > 0
-        });
-    };
     for generation in 2..=9 {
-        goes_on();
+        some_more(&load, 300);
         let restarted = instance.admin(&["restart", "--json"]).expect(0).json();
         assert_eq!(restarted["generation"], generation, "{restarted}");
         assert_eq!(restarted["report"]["program"], "it exited with code 0", "{restarted}");
     }
-    goes_on();
+    some_more(&load, 300);
     let report = load.end();
     assert_eq!(report.lost(), 0, "{report}\n{}", instance.err.so_far());
     instance.admin(&["stop"]).expect(0);

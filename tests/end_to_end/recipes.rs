@@ -10,7 +10,7 @@ use load::{Load, Mode, Report};
 
 use crate::exec::{assert_nothing_runs, file};
 use crate::readme::project;
-use crate::support::{HUGE, Home, can_run, eventually, free_port};
+use crate::support::{HUGE, Home, can_run, free_port, some_more};
 
 const BODY: &str = "hello\n";
 
@@ -35,8 +35,7 @@ fn restarts_under_load(home: &Home, program: &Path, arguments: &[&str], port: u1
     let under_load = |mode: &Mode| {
         let load = Load::new(instance.address, "/", BODY, *mode).connections(8).pace(PACE).begin();
         for _ in 0..3 {
-            let next = load.answered() + 100;
-            eventually("the load goes on", || load.answered() >= next);
+            some_more(&load, 100);
             instance.admin(&["restart"]).expect(0).says("is ready");
         }
         load.end()

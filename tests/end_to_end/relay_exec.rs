@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::exec::{assert_nothing_runs, file, sh};
 use crate::readme::{project, shell};
-use crate::support::{Client, HUGE, Home, Instance, eventually, free_port, is_installed};
+use crate::support::{Client, HUGE, Home, Instance, eventually, free_port, is_installed, some_more};
 
 /// Binds the address in HOST and PORT. Answers with the text in the file `text`, or with its port, and notes each signal to
 /// end in the file `signals`. `/hold` is answered when the file `release` is there, `/die` with its exit. A connection is
@@ -93,12 +93,6 @@ fn assert_stops(home: &Home, instance: &Instance) {
     assert_eq!(instance.wait(), 0, "{}", instance.err.so_far());
     assert_nothing_runs(home);
     instance.assert_port_is_free();
-}
-
-/// The load goes on with this many more answers, or something is lost.
-fn some_more(load: &load::Running, more: u64) {
-    let next = load.answered() + more;
-    eventually("the load goes on", || load.answered() >= next || load.lost() > 0);
 }
 
 /// Restarts while requests for the same text come.
@@ -185,7 +179,7 @@ fn two_generations_run_side_by_side_on_ports_of_their_own() {
     instance.err.wait_for("generation 1 draining: 1 client, ");
     let second = answer(&instance);
     assert_ne!(first, second);
-    // The old one still has its client, and nobody has asked it to end.
+    // The old one still has its client, and has not been asked to end.
     assert_eq!(body(&mut old, "/"), first);
     assert!(!path(&home, "signals").exists());
     let status = instance.status();

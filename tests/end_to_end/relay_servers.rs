@@ -33,7 +33,7 @@ fn start(home: &Home, line: &[&str]) -> Instance {
 fn restart_under_load(instance: &Instance, answered: impl Fn() -> usize, is_lost: impl Fn() -> bool) {
     let some_more = || {
         let next = answered() + 20 * CONNECTIONS;
-        eventually("the load goes on", || answered() >= next || is_lost());
+        eventually("the load continues", || answered() >= next || is_lost());
     };
     for restart in 0..restarts(3) {
         some_more();

@@ -37,6 +37,12 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until the load has got this many more answers, or has lost a request.
+pub fn some_more(load: &load::Running, more: u64) {
+    let next = load.answered() + more;
+    eventually("the load continues", || load.answered() >= next || load.lost() > 0);
+}
+
 /// The address that a supervisor says it listens on, in its first line.
 pub fn announced(line: &str) -> Option<SocketAddr> {
     let place = line.split("listening on ").nth(1)?.split([' ', ',']).next()?;

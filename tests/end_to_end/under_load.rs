@@ -13,7 +13,7 @@ use load::{Load, Mode, Report};
 use mastercontrol::worker::FIRST_MESSAGE_WAIT;
 use serde_json::Value;
 
-use crate::support::{Client, HUGE, Home, Instance, LIMIT, eventually};
+use crate::support::{Client, HUGE, Home, Instance, LIMIT, eventually, some_more};
 #[cfg(target_os = "linux")]
 use crate::support::{SUPERVISOR, free_port};
 
@@ -46,23 +46,15 @@ fn one_k() -> String {
 fn restart_under_load(instance: &Instance, mode: Mode) -> (Report, Vec<Value>) {
     let restarts = restarts(8);
     let load = Load::new(instance.address, "/1k", one_k(), mode).begin();
-    let mut answered = 0;
-    let mut goes_on = || {
-        let next = answered + BETWEEN;
-        eventually("the load goes on", || {
-            answered = load.answered();
-            answered >= next || load.lost() > 0
-        });
-    };
     let mut said = Vec::new();
     for generation in (2..).take(restarts.try_into().unwrap()) {
-        goes_on();
+        some_more(&load, BETWEEN);
         let restarted = instance.admin(&["restart", "--json"]).expect(0).json();
         assert_eq!(restarted["generation"], generation, "{restarted}");
         assert_eq!(restarted["report"]["forced"], 0, "{restarted}");
         said.push(restarted);
     }
-    goes_on();
+    some_more(&load, BETWEEN);
     let report = load.end();
     assert_eq!(report.lost(), 0, "{report}\n{}", instance.err.so_far());
     let status = instance.status();

@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
-use crate::generation::Generation;
 use crate::handover;
 use crate::port::Shared;
 use crate::registry::{Entry, Held};
@@ -149,13 +148,10 @@ impl Connection {
         next
     }
 
-    /// One that has just been served may be about to send its next message.
     fn must_leave(&self) -> bool {
-        let awaits_next = |generation: &Generation| {
-            self.served > 0 && generation.awaits_next(Instant::now()).is_some_and(|until| Instant::now() < until)
-        };
-        handover::must_leave(&self.port, &self.entry, &self.held)
-            && (self.entry.leave.load(Ordering::SeqCst) || !awaits_next(&self.held.generation))
+        // One that has just been served may be about to send its next message.
+        let active = if self.served > 0 { Some(Instant::now()) } else { self.held.idle_since() };
+        handover::must_leave(&self.port, &self.entry, &self.held, active)
     }
 
     fn has_message(&mut self) -> bool {

@@ -61,7 +61,7 @@ fn attend(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, mut why: Why) 
         if held.farewell.is_some() {
             return take_leave(port, entry, held, why);
         }
-        if handover::must_leave(port, entry, &held) && held.generation.notice.is_some() {
+        if handover::must_leave(port, entry, &held, held.idle_since()) && held.generation.notice.is_some() {
             return notify(port, entry, held);
         }
         let mut connection = Connection::open(port.clone(), entry.clone(), held);
@@ -74,7 +74,7 @@ fn attend(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, mut why: Why) 
                     // Nothing is there after all.
                     let waits = connection.put_away();
                     let idle_for_too_long = why == Why::Due && waits.due.is_some();
-                    if idle_for_too_long || handover::must_leave(port, entry, &waits) {
+                    if idle_for_too_long || handover::must_leave(port, entry, &waits, waits.idle_since()) {
                         return close(port, entry, waits, Outcome::Closed, None);
                     }
                     let Some(back) = park(port, entry, waits, Awaits::Input) else { return };
@@ -103,7 +103,8 @@ fn park(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, awaits: Awaits) 
     held.watch.room = awaits == Awaits::Room;
     held.due = held.idle_timeout.and_then(|limit| Instant::now().checked_add(limit));
     let leaves = |held: &Held| {
-        held.farewell.is_none() && (handover::must_leave(port, entry, held) || handover::can_move(port, entry, held))
+        held.farewell.is_none()
+            && (handover::must_leave(port, entry, held, held.idle_since()) || handover::can_move(port, entry, held))
     };
     loop {
         match entry.slot.park(held, leaves, |held| held.arm(&port.engine, entry.key)) {
@@ -115,7 +116,9 @@ fn park(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, awaits: Awaits) 
             }
             Parked::Leaves(back) => {
                 held = back;
-                if handover::must_leave(port, entry, &held) || !handover::move_on(port, entry, &mut held) {
+                if handover::must_leave(port, entry, &held, held.idle_since())
+                    || !handover::move_on(port, entry, &mut held)
+                {
                     return Some(held);
                 }
             }

@@ -1,6 +1,7 @@
 //! A connection moves to the generation that has replaced its own, if it carries nothing over and there is no notice.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use crate::port::Shared;
 use crate::registry::{Entry, Held, Service};
@@ -13,10 +14,9 @@ pub(crate) fn can_move(port: &Shared, entry: &Entry, held: &Held) -> bool {
         && port.successor(&held.generation).is_some()
 }
 
-/// Whether it has to leave at the boundary that it has reached.
-pub(crate) fn must_leave(port: &Shared, entry: &Entry, held: &Held) -> bool {
-    entry.leave.load(Ordering::SeqCst)
-        || entry.must_leave(&held.generation, held.idle_since()) && !can_move(port, entry, held)
+/// Whether it has to leave at the boundary that it has reached. It was `active` then, as far as that is known.
+pub(crate) fn must_leave(port: &Shared, entry: &Entry, held: &Held, active: Option<Instant>) -> bool {
+    entry.leave.load(Ordering::SeqCst) || entry.must_leave(&held.generation, active) && !can_move(port, entry, held)
 }
 
 /// Moves to the generation that serves now. Returns false if there is none.

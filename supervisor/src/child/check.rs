@@ -114,10 +114,13 @@ fn ask_again_and_again(
     heard: impl Fn(Shown),
 ) {
     let mut in_a_row = 0;
-    // The last one of these failures has to be before the end of the probation.
-    let often = (probation / check.failures.saturating_add(1)).min(check.every);
-    let mut every = if probation.is_zero() { check.every } else { often };
-    let mut next = if probation.is_zero() { Instant::now() + every } else { Instant::now() };
+    let now = Instant::now();
+    let (mut every, mut next) = if probation.is_zero() {
+        (check.every, now + check.every)
+    } else {
+        // The last failure has to come before the end of the probation.
+        ((probation / check.failures.saturating_add(1)).min(check.every), now)
+    };
     loop {
         match beats.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(_) => continue,

@@ -175,16 +175,6 @@ fn takes_connections(address: &Address) -> bool {
     }
 }
 
-/// Asks again while other generations of the program are faster.
-fn until_of_program(end: Instant, mut ask: impl FnMut() -> Outcome) -> Outcome {
-    loop {
-        match ask() {
-            Outcome::OfAnother if Instant::now() + AGAIN < end => thread::sleep(AGAIN),
-            outcome => return outcome,
-        }
-    }
-}
-
 /// Waits until a process has accepted the connection, or does so only when the client sends something.
 fn wait_until_accepted(client: &TcpStream, program: &FamilySockets, end: Instant) -> AcceptedBy {
     let mut pause = LOOKS.0;
@@ -207,15 +197,19 @@ pub(super) fn http(url: &Url, program: &FamilySockets, limit: Duration) -> Outco
         io::ErrorKind::ConnectionRefused => Outcome::Failed(format!("nothing listens on {}", url.authority)),
         _ => Outcome::Failed(Reason(&error).to_string()),
     };
-    until_of_program(end, || {
+    loop {
         let answer = connect_http(url, end).and_then(|(client, address)| {
             if program.listen_at(&Address::Tcp(address)) == Some(false) {
                 return Ok(Outcome::Failed(format!("it does not listen on {address}")));
             }
             request(url, client, program, end)
         });
-        answer.unwrap_or_else(failed)
-    })
+        match answer.unwrap_or_else(failed) {
+            // The other one may be faster this time.
+            Outcome::OfAnother if Instant::now() + AGAIN < end => thread::sleep(AGAIN),
+            outcome => return outcome,
+        }
+    }
 }
 
 /// How long to wait until another connection is made when one has gone to another generation. Nothing announces when this

@@ -5,6 +5,8 @@
 
 // What the tests are written with.
 mod support;
+#[path = "../worker/watchdog.rs"]
+mod watchdog;
 
 // Bytes in both directions.
 mod bytes;

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,39 +13,8 @@ use mastercontrol_worker::Ids;
 use mastercontrol_worker::relay::{Forwarded, Options, Protocol, Relay, Upstream};
 use rustix::net::{AddressFamily, SocketType};
 
-/// How long anything may take that should happen at once, on a machine that is busy with something else.
-pub const LIMIT: Duration = Duration::from_secs(45);
-
-/// A time that no test can wait for.
-pub const HUGE: Duration = Duration::from_secs(600);
-
-/// Ends the whole run, and says which test it was, if a test takes too long: a hanging test says nothing by itself.
-struct Watchdog {
-    _alive: Sender<()>,
-}
-
-impl Watchdog {
-    fn start() -> Watchdog {
-        let (alive, ended) = mpsc::channel::<()>();
-        let test = thread::current().name().unwrap_or("?").to_owned();
-        thread::spawn(move || {
-            if ended.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
-                let _ = writeln!(io::stderr(), "watchdog: {test} hangs");
-                std::process::abort();
-            }
-        });
-        Watchdog { _alive: alive }
-    }
-}
-
-/// Waits until a condition holds.
-pub fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !condition() {
-        assert!(Instant::now() < end, "never came true: {what}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
+use crate::watchdog::Watchdog;
+pub use crate::watchdog::{HUGE, LIMIT, eventually};
 
 /// A time that is over soon.
 pub fn soon() -> Instant {

@@ -4,6 +4,7 @@
 
 // What the tests are written with.
 mod support;
+mod watchdog;
 
 // When a stop ends, and from where it can be asked for.
 mod stop;
