@@ -144,7 +144,7 @@ the server, s stops it: each is asked about first. q quits, and the supervisor k
   admin-cli drain
   admin-cli drain --all")]
     Drain,
-    /// Report that it is ready again, and cancel a scheduled stop
+    /// Report that it is ready again: undo a drain or a scheduled stop, whichever is in force
     #[command(after_help = "Examples:
   admin-cli resume
   admin-cli --name web resume")]

@@ -28,6 +28,7 @@ mod ready;
 mod relayed;
 #[cfg(target_os = "linux")]
 mod relaying;
+mod rotation;
 mod started;
 mod stop_signals;
 #[cfg(windows)]
@@ -44,6 +45,7 @@ pub use program::{CannotStart, EndedEarly, Program};
 pub use ready::Ready;
 #[cfg(target_os = "linux")]
 pub(crate) use relaying::Relaying;
+pub use rotation::RotationSignals;
 pub use stop_signals::{StopSignals, StopTo};
 #[cfg(windows)]
 pub use windows::Socket;

@@ -132,7 +132,7 @@ impl Master {
     fn handle(&mut self, state: State, event: Event, now: Instant) -> ControlFlow<End, State> {
         self.manager.beat(now);
         let state = self.on_event(state, event, now);
-        self.builder.set_in_rotation(self.readiness.is_ready());
+        self.tell_rotation(&state);
         self.record.note(&state, now);
         self.tell_manager(&state, now);
         match state {
@@ -144,6 +144,15 @@ impl Master {
                 ControlFlow::Break(end)
             }
             state => ControlFlow::Continue(state),
+        }
+    }
+
+    /// Those that serve hear whether they are in rotation.
+    fn tell_rotation(&self, state: &State) {
+        let is_ready = self.readiness.is_ready();
+        self.builder.set_in_rotation(is_ready);
+        for live in state.current().into_iter().chain(state.next()) {
+            live.generation.set_in_rotation(is_ready);
         }
     }
 
@@ -873,15 +882,15 @@ impl Master {
             Ask::Signal(signal) => self.send_signal(state, signal, by, reply),
             Ask::NotReady => {
                 self.readiness.revoke(by, &self.identity.log);
-                reply.answer(Answer::Readiness { ready: false });
+                reply.answer(Answer::Readiness { ready: false, undone: Vec::new() });
             }
             Ask::Ready => match state {
                 State::Draining(_) => {
                     reply.refuse(ErrorCode::Stopping, "the stop has begun already, and cannot be cancelled".into());
                 }
                 state => {
-                    self.readiness.restore(by, &self.identity.log);
-                    reply.answer(Answer::Readiness { ready: self.look(state, now).is_ready() });
+                    let undone = self.readiness.restore(by, &self.identity.log).into_iter().collect();
+                    reply.answer(Answer::Readiness { ready: self.look(state, now).is_ready(), undone });
                 }
             },
         }

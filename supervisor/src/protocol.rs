@@ -82,8 +82,8 @@ pub enum Request {
     ///
     /// `{"v":1,"request":"drain"}`
     Drain {},
-    /// Cancels a drain request and a scheduled stop. Answered with [`Answer::Readiness`], or with
-    /// [`ErrorCode::Stopping`] when a stop has begun.
+    /// Undoes a drain request and a scheduled stop, whichever is in force. Answered with [`Answer::Readiness`], or
+    /// with [`ErrorCode::Stopping`] when a stop has begun.
     ///
     /// `{"v":1,"request":"resume"}`
     Resume {},
@@ -304,10 +304,13 @@ pub enum Answer {
     },
     /// Whether new clients may be sent here.
     ///
-    /// `{"result":"readiness","ready":false}`
+    /// `{"result":"readiness","ready":true,"undone":["stop"]}`
     Readiness {
         /// They may.
         ready: bool,
+        /// What `resume` has undone. Omitted: nothing.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        undone: Vec<Undone>,
     },
     /// The signal has been sent to the program.
     ///
@@ -372,6 +375,19 @@ pub enum Answer {
     ///
     /// `{"result":"error","code":"bad_request","message":"…"}`
     Error(Refusal),
+}
+
+/// What `resume` undoes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Undone {
+    /// A drain request.
+    Drain,
+    /// A scheduled stop.
+    Stop,
+    /// One of a newer version, as it calls it.
+    #[serde(untagged)]
+    Other(String),
 }
 
 /// A difference between a generation and the one before. With neither value it has changed and is not shown, as with the

@@ -147,6 +147,9 @@ pub(crate) trait Generation: fmt::Debug + Send {
     /// Begins to look whether it has something to serve; `done` hears that. A disk may be asked, so it may take long.
     fn available(&self, done: Availability);
 
+    /// Whether clients shall come to it: a program may be told.
+    fn set_in_rotation(&self, _in_rotation: bool) {}
+
     /// Gives up what hangs of it, for this reason: it fails, and lets its clients go without that.
     fn give_up(&mut self, why: &str);
 

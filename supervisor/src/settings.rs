@@ -78,8 +78,6 @@ pub struct RelayOptions {
     pub wait: Duration,
     /// How many clients are connected at once, those included that are held.
     pub max_connections: usize,
-    /// What a program gets when its drain begins, long before the signal to end: it takes no new work then.
-    pub drain_signal: Option<i32>,
 }
 
 /// What is known of the bytes that are relayed.

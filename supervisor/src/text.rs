@@ -7,7 +7,9 @@ use std::time::Duration;
 use chrono::{DateTime, Local};
 use serde_json::Value;
 
-use crate::protocol::{Activity, Change, Connection, Delay, Drain, Entry, Level, Outcome, Report, State, Status};
+use crate::protocol::{
+    Activity, Change, Connection, Delay, Drain, Entry, Level, Outcome, Report, State, Status, Undone,
+};
 
 /// How a time is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +142,15 @@ pub fn describe_restart(ahead: usize) -> String {
     match ahead {
         0 => "restarting".into(),
         ahead => format!("waiting for {}", Count(ahead, "other restart")),
+    }
+}
+
+/// What `resume` has undone.
+pub fn undone(undone: &Undone) -> String {
+    match undone {
+        Undone::Drain => "the drain is cancelled".into(),
+        Undone::Stop => "the stop is cancelled".into(),
+        Undone::Other(word) => format!("the {word} is cancelled"),
     }
 }
 

@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mastercontrol::child::driven::{Driven, Heard, One};
-use mastercontrol::child::{CannotStart, Probe, Program, Ready, Socket, StopSignals};
+use mastercontrol::child::{CannotStart, Probe, Program, Ready, RotationSignals, Socket, StopSignals};
 use mastercontrol::{Address, ProgramEnd};
 
 const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor");
@@ -463,6 +463,7 @@ fn program(program: &str, args: &[&str]) -> Program {
         directory: None,
         environment: Vec::new(),
         stop: StopSignals::one(TERM),
+        rotation: RotationSignals::default(),
         success: Vec::new(),
         ready: Ready::Auto,
         ready_within: LIMIT,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mastercontrol::ProgramEnd;
 use mastercontrol::child::driven::{Driven, Heard};
-use mastercontrol::child::{Program, Ready, StopSignals};
+use mastercontrol::child::{Program, Ready, RotationSignals, StopSignals};
 
 const LIMIT: Duration = Duration::from_secs(45);
 
@@ -37,6 +37,7 @@ fn no_orphan_is_left_and_none_stays_a_zombie() {
         directory: None,
         environment: Vec::new(),
         stop: StopSignals::one(15),
+        rotation: RotationSignals::default(),
         success: Vec::new(),
         ready: Ready::Auto,
         ready_within: LIMIT,

@@ -75,6 +75,8 @@ mod replace; // A server under exec is replaced by a new build of itself while c
 #[cfg(target_os = "linux")]
 mod robustness; // Deleted sockets, broken requests, silent clients.
 #[cfg(target_os = "linux")]
+mod rotation; // Out of rotation and back: signals for the program, and what resume undoes.
+#[cfg(target_os = "linux")]
 mod sockets; // Unix sockets for programs, and several addresses.
 #[cfg(target_os = "linux")]
 mod stopping; // How a program is asked to end, and how long it has.

@@ -244,7 +244,7 @@ impl Children {
                     _ => started.wait_until_it_listens(&program, port)?,
                 };
                 let (running, upstream) = (started.running.clone(), relaying.upstream(address));
-                let connections = Connections::new(running, upstream, settings.grace, relaying.drain_signal);
+                let connections = Connections::new(running, upstream, settings.grace);
                 let connections = connections.map_err(|error| lacking("a thread to drain it", &error))?;
                 let generation = Relayed::new(
                     Child::new(started.running.clone(), evidence, self.events.clone()),

@@ -12,9 +12,10 @@ use worker::{DrainReport, ServerError};
 use super::check::{Beat, CheckKind};
 use super::evidence::Evidence;
 use super::output::Output;
-use super::program::{CannotStart, EndedEarly};
+use super::program::{CannotStart, EndedEarly, Program};
 #[cfg(target_os = "linux")]
 use super::queue::Watch;
+use super::rotation::Rotation;
 use crate::event::{Event, EventSender};
 use crate::server::{Availability, BuildError, Clients, Ended, Failure, Generation, ProgramEnd};
 
@@ -48,6 +49,7 @@ pub(super) struct Running {
     control: Box<dyn Control>,
     /// What it writes to stderr.
     output: Output,
+    rotation: Rotation,
     observed: Mutex<Observed>,
     /// Nothing of it is left.
     gone: Condvar,
@@ -110,7 +112,7 @@ impl Running {
     /// `guard` tells what happens to it, and returns when nothing of it is left.
     pub(super) fn start(
         build: u64,
-        success: Vec<i32>,
+        program: &Program,
         control: Box<dyn Control>,
         output: Output,
         steps: Sender<Step>,
@@ -118,7 +120,7 @@ impl Running {
     ) -> io::Result<Arc<Running>> {
         let observed = Observed {
             listener: Listener::Builder(steps),
-            success,
+            success: program.success.clone(),
             asked: false,
             given_up: None,
             program: None,
@@ -134,8 +136,8 @@ impl Running {
             connections: None,
             drained: Some(DrainReport::default()),
         };
-        let running =
-            Arc::new(Running { build, control, output, observed: Mutex::new(observed), gone: Condvar::new() });
+        let (rotation, observed) = (Rotation::new(program.rotation), Mutex::new(observed));
+        let running = Arc::new(Running { build, control, output, rotation, observed, gone: Condvar::new() });
         let writer = running.clone();
         thread::Builder::new().name("child".into()).spawn(move || {
             guard(&writer);
@@ -357,6 +359,11 @@ impl Running {
         self.control.signal(signal);
     }
 
+    /// It is out of rotation from now on, or back.
+    pub(super) fn set_in_rotation(&self, in_rotation: bool) {
+        self.rotation.set(in_rotation, |signal| self.signal(signal));
+    }
+
     /// Asks it to end, and kills it at this time. That is no failure.
     pub(super) fn stop_by(&self, kill_at: Instant) {
         self.observed().ask();
@@ -525,6 +532,10 @@ impl Generation for Child {
     /// Only the program knows that.
     fn available(&self, done: Availability) {
         done(Ok(()));
+    }
+
+    fn set_in_rotation(&self, in_rotation: bool) {
+        self.running.set_in_rotation(in_rotation);
     }
 
     fn give_up(&mut self, why: &str) {

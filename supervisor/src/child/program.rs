@@ -12,6 +12,7 @@ use super::check::Check;
 #[cfg(target_os = "linux")]
 use super::probe::with_port;
 use super::ready::Ready;
+use super::rotation::RotationSignals;
 #[cfg(unix)]
 use super::stop_signals::StopSignals;
 use crate::server::{BuildError, ProgramEnd};
@@ -40,6 +41,8 @@ pub struct Program {
     /// What asks it to end.
     #[cfg(unix)]
     pub stop: StopSignals,
+    /// What tells it that it is taken out of rotation, and that it is back.
+    pub rotation: RotationSignals,
     /// The exit codes, beside 0, that are no failure. One above 128 is that of a signal, too, as a shell tells it.
     pub success: Vec<i32>,
     /// What shows that it is ready.
@@ -182,6 +185,7 @@ mod tests {
             directory: None,
             environment: vec![variable("BIND", "0.0.0.0:{port}"), variable("HOST", "::"), variable("PORT", "80")],
             stop: StopSignals::one(15),
+            rotation: RotationSignals::default(),
             success: Vec::new(),
             ready: Ready::Auto,
             ready_within: Duration::from_secs(1),

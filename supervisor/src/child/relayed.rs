@@ -28,8 +28,6 @@ pub(super) struct Connections {
     upstream: Upstream,
     /// How long its clients get when the program ends by itself: some of them read an answer that is there already.
     grace: Duration,
-    /// What the program gets when its drain begins.
-    drain_signal: Option<i32>,
     course: Mutex<Course>,
     changed: Condvar,
 }
@@ -52,14 +50,9 @@ impl Connections {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(super) fn new(
-        running: Arc<Running>,
-        upstream: Upstream,
-        grace: Duration,
-        drain_signal: Option<i32>,
-    ) -> io::Result<Arc<Connections>> {
+    pub(super) fn new(running: Arc<Running>, upstream: Upstream, grace: Duration) -> io::Result<Arc<Connections>> {
         let (course, changed) = (Mutex::new(Course::Serving), Condvar::new());
-        let connections = Arc::new(Connections { running, upstream, grace, drain_signal, course, changed });
+        let connections = Arc::new(Connections { running, upstream, grace, course, changed });
         let waits = connections.clone();
         thread::Builder::new().name("drain".into()).spawn(move || waits.drain())?;
         Ok(connections)
@@ -94,8 +87,8 @@ impl Connections {
     fn begin(&self, course: &mut Course, deadline: Instant) {
         // Without a grace period it is to end at once.
         let kill_at = if deadline <= Instant::now() { deadline } else { deadline + KILLED_AFTER };
-        if let (Course::Serving, Some(signal)) = (&*course, self.drain_signal) {
-            self.running.signal(signal);
+        if *course == Course::Serving {
+            self.running.set_in_rotation(false);
         }
         match course {
             Course::Serving | Course::Draining { .. } => *course = Course::Draining { kill_at },
@@ -192,6 +185,10 @@ impl Generation for Relayed {
 
     fn available(&self, done: Availability) {
         self.child.available(done);
+    }
+
+    fn set_in_rotation(&self, in_rotation: bool) {
+        self.child.set_in_rotation(in_rotation);
     }
 
     fn give_up(&mut self, why: &str) {

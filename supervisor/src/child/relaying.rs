@@ -19,8 +19,6 @@ use crate::text::milliseconds;
 pub(crate) struct Relaying {
     relay: Relay,
     protocol: RelayProtocol,
-    /// What a program gets when its drain begins.
-    pub(super) drain_signal: Option<i32>,
     /// Where the events of connections are logged.
     log: Arc<RwLock<Journal>>,
 }
@@ -36,7 +34,7 @@ impl Relaying {
         log: Journal,
         events: EventSender,
     ) -> io::Result<Relaying> {
-        let RelayOptions { protocol, wait, max_connections, drain_signal } = *options;
+        let RelayOptions { protocol, wait, max_connections } = *options;
         let (of_worker, answer_within) = match protocol {
             RelayProtocol::Tcp => (relay::Protocol::Tcp, None),
             RelayProtocol::Http { forwarded, answer_within } => {
@@ -59,7 +57,7 @@ impl Relaying {
             }
             event => log_event(&of_now.read().unwrap_or_else(PoisonError::into_inner), event),
         };
-        Ok(Relaying { relay: Relay::start(listener, options, observer)?, protocol, drain_signal, log })
+        Ok(Relaying { relay: Relay::start(listener, options, observer)?, protocol, log })
     }
 
     /// From now on the events of connections are logged there: a restart may change how much is.

@@ -213,7 +213,7 @@ impl Host {
             .map_err(lacking("a thread to guard it"))?;
         let (steps, received) = mpsc::channel();
         let sockets = FamilySockets::new(child.0.id(), HashSet::new());
-        let running = Running::start(build, program.success.clone(), control, output, steps, move |running| {
+        let running = Running::start(build, program, control, output, steps, move |running| {
             let pid = child.0.id();
             running.has_started(pid);
             let status = child.0.wait().ok();

@@ -16,14 +16,13 @@ use super::file::{definitions, setting};
 #[cfg(unix)]
 use super::values::Signals;
 use super::values::{Form, RelayKind, default_max_relayed, word};
-use crate::child::{CheckKind, Probe, Program, Ready};
+use crate::child::{CheckKind, Probe, Program, Ready, RotationSignals};
 #[cfg(unix)]
 use crate::child::{StopSignals, StopTo};
 use crate::instance::InstanceName;
 use crate::listen::{Address, ProgramSocket, in_words};
 use crate::log::Log;
 use crate::restart::RestartPolicy;
-use crate::server::SignalName;
 use crate::settings::{AdminSocket, Console, OnHup, Part, RelayOptions, RelayProtocol};
 use crate::text::Seconds;
 
@@ -121,22 +120,21 @@ impl Server {
     }
 
     /// What its relay does, for people.
-    fn relay(&self) -> [(&'static str, String); 6] {
-        let names = ["relay", "forwarded", "wait", "answer-within", "max-connections", "drain-signal"];
+    fn relay(&self) -> [(&'static str, String); 5] {
+        let names = ["relay", "forwarded", "wait", "answer-within", "max-connections"];
         let values = match self {
             Server::Exec { front: Front::Relay(_, relay), .. } => {
-                let RelayOptions { protocol, wait, max_connections, drain_signal } = relay;
+                let RelayOptions { protocol, wait, max_connections } = relay;
                 let (protocol, forwarded, answer_within) = match protocol {
                     RelayProtocol::Tcp => ("tcp", String::new(), None),
                     RelayProtocol::Http { forwarded, answer_within } => ("http", word(*forwarded), *answer_within),
                 };
                 let answer_within = answer_within.map_or_else(|| "off".into(), |time| Seconds(time).to_string());
-                let drain_signal = drain_signal.map_or_else(|| "none".into(), |signal| SignalName(signal).to_string());
                 let (wait, max_connections) = (Seconds(*wait).to_string(), max_connections.to_string());
-                [protocol.into(), forwarded, wait, answer_within, max_connections, drain_signal]
+                [protocol.into(), forwarded, wait, answer_within, max_connections]
             }
             Server::Exec { front: Front::Sockets(_), .. } | Server::Own(_) => {
-                ["none".into(), String::new(), String::new(), String::new(), String::new(), String::new()]
+                ["none".into(), String::new(), String::new(), String::new(), String::new()]
             }
         };
         let mut values = values.into_iter();
@@ -176,6 +174,8 @@ impl Server {
                 socket_mode,
                 stop_signal,
                 stop_to,
+                drain_signal: drain,
+                resume_signal: resume,
                 success_exit,
                 ready,
                 ready_within,
@@ -204,6 +204,7 @@ impl Server {
                             None => StopSignals { to, ..StopSignals::one(nix::sys::signal::Signal::SIGTERM as i32) },
                         }
                     },
+                    rotation: RotationSignals { drain, resume },
                     success: success_exit,
                     ready: ready.unwrap_or(Ready::Auto),
                     ready_within,
@@ -277,6 +278,8 @@ impl Config {
             relaying,
             socket_mode,
             stop_signal,
+            drain_signal,
+            resume_signal,
             ready,
             overlap,
             checks,
@@ -299,6 +302,22 @@ impl Config {
                     "\"overlap\" needs \"listen\": without it the old program has to end before the new one starts"
                         .into(),
                 ));
+            }
+            match (drain_signal, resume_signal) {
+                (None, Some(_)) => {
+                    return Err(ConfigError(
+                        "\"resume-signal\" needs \"drain-signal\": a program that does not hear that it is taken out of \
+                         rotation need not hear that it is back"
+                            .into(),
+                    ));
+                }
+                (Some(drain), Some(resume)) if drain == resume => {
+                    return Err(ConfigError(
+                        "\"drain-signal\" and \"resume-signal\" are the same signal; choose another one for either"
+                            .into(),
+                    ));
+                }
+                (None | Some(_), None) | (Some(_), Some(_)) => {}
             }
             if let Some(file) = env_file {
                 environment = env_file::variables(&directory::join(directory, file))?;
@@ -418,7 +437,7 @@ fn parts(said: &ArgMatches) -> Vec<Part> {
 
 impl Relaying {
     fn options(self, kind: RelayKind) -> RelayOptions {
-        let Relaying { forwarded, wait, answer_within, drain_signal, max_connections } = self;
+        let Relaying { forwarded, wait, answer_within, max_connections } = self;
         RelayOptions {
             protocol: match kind {
                 RelayKind::Tcp => RelayProtocol::Tcp,
@@ -426,7 +445,6 @@ impl Relaying {
             },
             wait: wait.unwrap_or(WAIT),
             max_connections: max_connections.unwrap_or_else(default_max_relayed),
-            drain_signal,
         }
     }
 }
@@ -440,13 +458,9 @@ fn check_relay(
     check: Option<&CheckKind>,
 ) -> Result<(), ConfigError> {
     let refuse = |message: String| Err(ConfigError(message));
-    let Relaying { forwarded, wait, answer_within, drain_signal, max_connections } = relaying;
+    let Relaying { forwarded, wait, answer_within, max_connections } = relaying;
     let of_http = [("forwarded", forwarded.is_some()), ("answer-within", answer_within.is_some())];
-    let of_all = [
-        ("wait", wait.is_some()),
-        ("max-connections", max_connections.is_some()),
-        ("drain-signal", drain_signal.is_some()),
-    ];
+    let of_all = [("wait", wait.is_some()), ("max-connections", max_connections.is_some())];
     let said = |options: &[(&'static str, bool)]| options.iter().find(|(_, said)| *said).map(|(name, _)| *name);
     let Some(relay) = relay else {
         let private = [

@@ -187,6 +187,13 @@ pub(super) enum ServerArgs {
         /// Who gets it: the program's process alone, or its whole group [default: group]
         #[arg(long, value_name = "WHO", value_parser = parse_stop_to, hide = cfg!(windows))]
         stop_to: Option<StopTo>,
+        /// Signal for a program that is taken out of rotation, by `admin-cli drain` or a delayed stop; with --relay also
+        /// when its drain begins, before its last connection has ended and it gets --stop-signal
+        #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, hide = cfg!(windows))]
+        drain_signal: Option<i32>,
+        /// Signal for a program that is back in rotation, after `admin-cli resume` (with --drain-signal)
+        #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, hide = cfg!(windows))]
+        resume_signal: Option<i32>,
         /// Exit codes of the program that are no failure, beside 0 (143, 130)
         #[arg(long, value_name = "CODE", value_delimiter = ',', value_parser = parse_number::<i32>)]
         success_exit: Vec<i32>,
@@ -240,10 +247,6 @@ pub(super) struct Relaying {
     /// How long the program may take to begin its answer to a request (with --relay http) [default: as long as it wants]
     #[arg(long, value_name = "TIME", value_parser = parse_interval, hide = cfg!(not(target_os = "linux")))]
     pub(super) answer_within: Option<Duration>,
-    /// Signal for a program whose drain begins, before its last connection has ended and it gets --stop-signal (with
-    /// --relay)
-    #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, hide = cfg!(not(target_os = "linux")))]
-    pub(super) drain_signal: Option<i32>,
     /// How many connections are relayed or held at once (with --relay) [default: 10000, or half as many as the process may
     /// have descriptors]
     #[arg(long, value_name = "N", value_parser = parse_number::<usize>, hide = cfg!(not(target_os = "linux")))]

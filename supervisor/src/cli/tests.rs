@@ -375,13 +375,10 @@ fn a_relay_has_the_address_and_the_program_a_private_port() {
     assert_eq!(program.ready, Ready::Probe(Probe::PrivatePort));
     let (_, options, program) = exec(
         r#"{"listen": "0.0.0.0:80", "relay": "http", "forwarded": "replace", "wait": "1m", "answer-within": 9,
-            "max-connections": 7, "drain-signal": "USR1", "ready": "http=/health", "check": "http=http://localhost:{port}/"}"#,
+            "max-connections": 7, "ready": "http=/health", "check": "http=http://localhost:{port}/"}"#,
     );
     let protocol = http(Forwarded::Replace, Some(Duration::from_secs(9)));
-    assert_eq!(
-        options,
-        RelayOptions { protocol, wait: Duration::from_secs(60), max_connections: 7, drain_signal: Some(10) }
-    );
+    assert_eq!(options, RelayOptions { protocol, wait: Duration::from_secs(60), max_connections: 7 });
     assert_eq!(program.ready, Ready::Probe(Probe::Http("http://127.0.0.1:{port}/health".parse().unwrap())));
     let (_, options, _) = exec(r#"{"listen": 5432, "relay": "tcp", "wait": 0, "ready": "connect=[::1]:{port}"}"#);
     assert_eq!((options.protocol, options.wait), (RelayProtocol::Tcp, Duration::ZERO));
@@ -442,7 +439,6 @@ fn a_restart_changes_nothing_of_a_relay() {
         (&[], r#""relay" from http to none"#),
         (&["--relay=http", "--forwarded=off"], r#""forwarded" from append to off"#),
         (&["--relay=http", "--wait=5"], r#""wait" from 30 s to 5 s"#),
-        (&["--relay=http", "--drain-signal=HUP"], r#""drain-signal" from none to SIGHUP"#),
         (&["--relay=http", "--answer-within=5"], r#""answer-within" from off to 5 s"#),
     ] {
         let error = old.check_change(&with(options)).unwrap_err().to_string();
@@ -642,4 +638,20 @@ fn each_file_that_is_kept_is_understood_or_refused_with_a_message() {
     for (name, text) in corpus::kept("config") {
         is_understood_or_refused_with_a_message(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_program_can_hear_that_it_is_out_of_rotation_and_that_it_is_back() {
+    let program = |options: &[&str]| {
+        let line = ["supervisor", "exec"].iter().chain(options).chain(&["--", "x"]).map(Into::into).collect();
+        let config = Invocation::parse(line).unwrap().read().map_err(|error| error.to_string())?;
+        let Server::Exec { program, .. } = config.server else { panic!("{config:?}") };
+        Ok::<_, String>((program.rotation.drain, program.rotation.resume))
+    };
+    assert_eq!(program(&[]), Ok((None, None)));
+    assert_eq!(program(&["--drain-signal=USR1"]), Ok((Some(10), None)));
+    assert_eq!(program(&["--drain-signal=USR1", "--resume-signal=USR2"]), Ok((Some(10), Some(12))));
+    assert!(program(&["--resume-signal=USR2"]).unwrap_err().contains(r#""resume-signal" needs "drain-signal""#));
+    assert!(program(&["--drain-signal=12", "--resume-signal=USR2"]).unwrap_err().contains("the same signal"));
 }

@@ -7,8 +7,8 @@ use worker::deadline_after;
 use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::protocol::{Answer, Delay, ErrorCode, Progress};
-use crate::text::{Seconds, milliseconds};
+use crate::protocol::{Answer, Delay, ErrorCode, Progress, Undone};
+use crate::text::{self, Seconds, milliseconds};
 
 use super::reply::Reply;
 use super::requests::StopRequest;
@@ -88,18 +88,19 @@ impl Readiness {
         }
     }
 
-    /// New clients may be sent here again. That cancels a scheduled stop.
-    pub(super) fn restore(&mut self, by: &Trigger, log: &Journal) {
-        let (what, waiting) = match std::mem::replace(self, Readiness::Ready) {
-            Readiness::Ready => return,
-            Readiness::NotReady => ("", Vec::new()),
-            Readiness::Scheduled(stop) => ("the stop is cancelled, ", stop.waiting),
+    /// New clients may be sent here again. That cancels a scheduled stop. Returns what it has undone.
+    pub(super) fn restore(&mut self, by: &Trigger, log: &Journal) -> Option<Undone> {
+        let (undone, waiting) = match std::mem::replace(self, Readiness::Ready) {
+            Readiness::Ready => return None,
+            Readiness::NotReady => (Undone::Drain, Vec::new()),
+            Readiness::Scheduled(stop) => (Undone::Stop, stop.waiting),
         };
-        let message = format!("{by}: {what}ready for new clients again");
+        let message = format!("{by}: {}, ready for new clients again", text::undone(&undone));
         log.line(Level::Info, "ready", message, [("by", by.to_string().into())]);
         for reply in waiting {
             reply.refuse(ErrorCode::Cancelled, format!("{by} cancelled the stop"));
         }
+        Some(undone)
     }
 
     /// Schedules a stop that is to be over by this deadline. Of several the earliest counts, and the nearest deadline.

@@ -127,7 +127,7 @@ impl Host {
         let (steps, received) = mpsc::channel();
         let root = guardian.id();
         let sockets = FamilySockets::new(root, passed);
-        let running = Running::start(build, program.success.clone(), control, output, steps, move |running| {
+        let running = Running::start(build, program, control, output, steps, move |running| {
             let told = follow(running, root, socket, notify.as_ref(), &log);
             family.wait(guardian);
             if !told {

@@ -104,7 +104,7 @@ fn a_scheduled_stop_begins_when_it_is_due_unless_it_is_cancelled() {
     drive.wait(Duration::from_secs(4));
     assert!(matches!(drive.state, Some(State::Serving(_))));
     drive.take(Step::Ask(Request::Resume {}));
-    assert_eq!(drive.answers(), ["Cancelled", "Readiness { ready: true }"]);
+    assert_eq!(drive.answers(), ["Cancelled", "Readiness { ready: true, undone: [Stop] }"]);
     drive.take(delayed());
     // The earliest counts.
     drive.take(stop(None, 100_000));

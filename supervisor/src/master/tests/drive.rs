@@ -372,7 +372,7 @@ impl Drive {
                 Request::Close { .. } => matches!(answer, Answer::Error(_)),
                 Request::Grace { .. } => matches!(answer, Answer::Moved { .. } | Answer::Error(_)),
                 Request::Signal { .. } => matches!(answer, Answer::Error(_)),
-                Request::Drain {} => matches!(answer, Answer::Readiness { ready: false }),
+                Request::Drain {} => matches!(answer, Answer::Readiness { ready: false, .. }),
                 Request::Resume {} => matches!(answer, Answer::Readiness { .. } | Answer::Error(_)),
                 Request::Stop { wait: true, .. } => matches!(answer, Answer::Stopped { .. } | Answer::Error(_)),
                 Request::Stop { wait: false, .. } => matches!(answer, Answer::Stopping(_) | Answer::Delayed(_)),
