@@ -1,10 +1,12 @@
 //! The command line of `admin-cli`.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use load::Url;
 use mastercontrol::cli::generate::Generate;
 use mastercontrol::cli::{Hints, KINDS, parse_signal};
 use mastercontrol::instance::InstanceName;
@@ -48,7 +50,7 @@ Exit codes:
   1  failed                6  no answer
   2  usage                 7  gave up waiting; the request is in progress
   3  not running           8  done, but a handler could not be ended
-  4  not permitted")]
+  4  not permitted        11  done, but --verify has lost a request")]
 pub(crate) struct Cli {
     /// Write the answer as JSON
     #[arg(long, global = true)]
@@ -132,7 +134,14 @@ the server, s stops it: each is asked about first. q quits, and the supervisor k
   admin-cli stop
   admin-cli stop --grace 1m30s              give clients a minute and a half
   admin-cli --name web stop --now
-  admin-cli stop --grace 10m --timeout 5    wait five seconds at most")]
+  admin-cli stop --grace 10m --timeout 5    wait five seconds at most
+  admin-cli stop --delay 5 --verify http://balancer/
+
+--verify is for a server behind a load balancer, whose URL it is. Half of the connections are kept
+alive, half are for one request each. A request is lost if it is refused, reset, not answered within
+30 s, or answered in part or with another status than before; then the exit code is 11. A request
+on a kept connection that the server closed without reading it is sent again, as HTTP clients do.
+If any is lost before the stop, nothing is stopped.")]
     Stop(Stop),
     /// Move the deadline of the drain in progress: this long from now
     #[command(after_help = "Examples:
@@ -153,7 +162,14 @@ the server, s stops it: each is asked about first. q quits, and the supervisor k
     #[command(after_help = "Examples:
   admin-cli restart
   admin-cli --name web restart --grace 30s
-  admin-cli restart --no-wait               return at once")]
+  admin-cli restart --no-wait               return at once
+  admin-cli restart --verify http://localhost:8000/
+
+--verify: half of the connections are kept alive, half are for one request each. A request is lost
+if it is refused, reset, not answered within 30 s, or answered in part or with another status than
+before; then the exit code is 11. A request on a kept connection that the server closed without
+reading it is sent again, as HTTP clients do. If any is lost before the restart, nothing is
+restarted.")]
     Restart(Restart),
     /// Send a signal to the program of `supervisor exec`
     #[command(after_help = "Examples:
@@ -272,6 +288,8 @@ pub(crate) struct Stop {
     pub(crate) delay: Option<Duration>,
     #[command(flatten)]
     pub(crate) wait: Wait,
+    #[command(flatten)]
+    pub(crate) verify: Verify,
 }
 
 /// How long.
@@ -290,6 +308,22 @@ pub(crate) struct Restart {
     pub(crate) grace: Option<Duration>,
     #[command(flatten)]
     pub(crate) wait: Wait,
+    #[command(flatten)]
+    pub(crate) verify: Verify,
+}
+
+/// Requests that are sent meanwhile.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Send requests to this URL before, during and after, and report what became of each
+    #[arg(long = "verify", value_name = "URL", conflicts_with = "no_wait")]
+    pub(crate) url: Option<Url>,
+    /// How many connections --verify uses at the same time
+    #[arg(long, value_name = "N", default_value = "8", value_parser = parse_connections, requires = "url")]
+    pub(crate) connections: usize,
+    /// How many requests --verify sends per second [default: as many as are answered]
+    #[arg(long, value_name = "N", requires = "url")]
+    pub(crate) rate: Option<NonZeroU32>,
 }
 
 /// How long to wait for the end of what was asked for.
@@ -385,6 +419,12 @@ pub(crate) struct Free {
 /// The grace period that was asked for with --grace or --now. None: with neither.
 pub(crate) fn grace_of(grace: Option<Duration>, now: bool) -> Option<Duration> {
     if now { Some(Duration::ZERO) } else { grace }
+}
+
+fn parse_connections(text: &str) -> Result<usize, String> {
+    // Both kinds, and no more threads than any system gives.
+    let connections = text.parse().ok().filter(|connections| (2..=1000).contains(connections));
+    connections.ok_or_else(|| "a number of connections is from 2 to 1000".into())
 }
 
 fn parse_port(text: &str) -> Result<u16, String> {

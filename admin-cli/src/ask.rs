@@ -26,6 +26,22 @@ pub(crate) fn in_progress(text: String, wait: &Wait) -> (String, Exit) {
     (format!("{text}\nnot waiting for the end: the supervisor is out of threads"), Exit::GaveUp)
 }
 
+/// Which supervisors are asked.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    One(Chosen),
+    All { supervisors: Vec<Chosen>, keep_going: bool },
+}
+
+impl Asked {
+    pub(crate) fn by(target: &Target) -> Result<Asked, Failure> {
+        Ok(match target.all {
+            false => Asked::One(choose(target)?),
+            true => Asked::All { supervisors: target::all()?, keep_going: target.keep_going },
+        })
+    }
+}
+
 /// Asks, and writes the answer as `show` puts it, or as JSON. `show` returns None for an answer to another question.
 pub(crate) fn ask(
     target: &Target,
@@ -34,16 +50,30 @@ pub(crate) fn ask(
     patience: Patience,
     show: impl Fn(&Answer) -> Option<(String, Exit)>,
 ) -> Result<Exit, Failure> {
-    if !target.all {
-        let (answer, text, exit) = ask_one(&choose(target)?, json, request, patience, show)?;
-        // As it was received, in the order of the specification.
-        output::data(&if json { serde_json::to_string(&answer).unwrap_or_default() } else { text })?;
-        return Ok(exit);
-    }
+    ask_those(&Asked::by(target)?, json, request, patience, show)
+}
+
+/// The same, of supervisors that have been found.
+pub(crate) fn ask_those(
+    asked: &Asked,
+    json: bool,
+    request: Request,
+    patience: Patience,
+    show: impl Fn(&Answer) -> Option<(String, Exit)>,
+) -> Result<Exit, Failure> {
+    let (supervisors, keep_going) = match asked {
+        Asked::One(chosen) => {
+            let (answer, text, exit) = ask_one(chosen, json, request, patience, show)?;
+            // As it was received, in the order of the specification.
+            output::data(&if json { serde_json::to_string(&answer).unwrap_or_default() } else { text })?;
+            return Ok(exit);
+        }
+        Asked::All { supervisors, keep_going } => (supervisors, *keep_going),
+    };
     let names_itself = matches!(request, Request::Ping {} | Request::Status {});
     let mut whole = Exit::Done;
-    for chosen in target::all()? {
-        let exit = match ask_one(&chosen, json, request.clone(), patience, &show) {
+    for chosen in supervisors {
+        let exit = match ask_one(chosen, json, request.clone(), patience, &show) {
             Ok((answer, text, exit)) => {
                 let name = &chosen.label;
                 output::data(&match json {
@@ -55,7 +85,7 @@ pub(crate) fn ask(
             }
             Err(failure) => {
                 let exit = failure.tell_of(&chosen.label, json);
-                if !target.keep_going {
+                if !keep_going {
                     return Ok(exit);
                 }
                 exit

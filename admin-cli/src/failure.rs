@@ -24,6 +24,11 @@ impl Failure {
         Failure { exit, message: message.into(), code: None }
     }
 
+    /// Requests were lost before what they were to verify, which was not begun.
+    pub(crate) fn unanswered(message: String) -> Failure {
+        Failure { code: Some("unanswered"), ..Failure::new(Exit::Failed, message) }
+    }
+
     /// What the system does not do, in words for people.
     pub(crate) fn system(error: &io::Error) -> Failure {
         let exit = match error.kind() {
@@ -96,9 +101,13 @@ impl Failure {
 
     fn json(&self) -> Value {
         let code = self.code.unwrap_or(match self.exit {
-            Exit::Done | Exit::Failed | Exit::Forced | Exit::Overrun | Exit::CrashedTooOften | Exit::OutOfControl => {
-                "failed"
-            }
+            Exit::Done
+            | Exit::Failed
+            | Exit::Forced
+            | Exit::Overrun
+            | Exit::CrashedTooOften
+            | Exit::OutOfControl
+            | Exit::Lost => "failed",
             Exit::Usage => "usage",
             Exit::NotRunning => "not_running",
             Exit::NotPermitted => "not_permitted",

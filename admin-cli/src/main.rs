@@ -12,6 +12,7 @@ mod live;
 mod output;
 mod target;
 mod top;
+mod verify;
 
 use std::process::ExitCode;
 

@@ -38,6 +38,8 @@ pub enum Exit {
     /// `supervisor`: the supervisor itself hung or panicked. It exits rather than leave a server that accepts no
     /// commands.
     OutOfControl = 10,
+    /// `admin-cli`: done, but a request of `--verify` was lost.
+    Lost = 11,
 }
 
 /// The code for a stop.

@@ -22,7 +22,7 @@ pub fn gunicorn() -> Option<PathBuf> {
 }
 
 /// An application that answers with this text.
-fn application(home: &Home, says: &str) {
+pub fn application(home: &Home, says: &str) {
     let text = format!(
         "def app(environ, start_response):
     body = b\"{says}\"
@@ -34,7 +34,7 @@ fn application(home: &Home, says: &str) {
 }
 
 /// It loads the application before it says that it is ready.
-fn start(home: &Home, gunicorn: &Path) -> Instance {
+pub fn start(home: &Home, gunicorn: &Path) -> Instance {
     let port = free_port().to_string();
     let options = ["--listen", &port, "--grace", HUGE, "--ready", "notify"];
     let line = [gunicorn.to_str().unwrap(), "--preload", "--workers", "2", "application:app"];

@@ -18,8 +18,9 @@ mod recover; // A server that crashes is started again, until that is too often.
 mod restart; // What a restart is for clients and for admin-cli.
 mod start; // What stands in the way of a start: names, ports, directories.
 mod steer; // What an operator sees of a drain, and can change in it.
-mod under_load;
-mod waiting; // For a supervisor that is ready, has restarted, or is gone. // Restarts and stops while clients come and go: none of them loses anything.
+mod under_load; // Restarts and stops while clients come and go: none of them loses anything.
+mod verify; // --verify: requests meanwhile, and the fate of each.
+mod waiting; // For a supervisor that is ready, has restarted, or is gone.
 
 #[cfg(unix)]
 mod clients; // curl, nc and Python as clients.

@@ -7,13 +7,15 @@ use mastercontrol::protocol::{Answer, Request};
 use mastercontrol::text::{Seconds, change as describe_change, describe_restart, milliseconds};
 
 use crate::args::{Restart, Target};
-use crate::ask::{ask, in_progress, patience};
+use crate::ask::{Asked, ask_those, in_progress, patience};
 use crate::describe::describe_report;
 use crate::failure::Failure;
+use crate::verify::verified;
 
 pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<Exit, Failure> {
     let request = Request::Restart { grace_ms: restart.grace.map(milliseconds), wait: !restart.wait.no_wait };
-    ask(target, json, request, patience(&restart.wait), |answer| match answer {
+    let asked = Asked::by(target)?;
+    let show = |answer: &Answer| match answer {
         Answer::Restarting { ahead } => Some(in_progress(describe_restart(*ahead), &restart.wait)),
         Answer::Restarted { generation, replaced, report, changes, evidence, down_ms } => {
             let state = evidence.as_ref().map_or_else(|| "serving".into(), |evidence| format!("ready: {evidence}"));
@@ -34,5 +36,6 @@ pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<
             Some((text, report.as_ref().map_or(Exit::Done, Exit::from)))
         }
         _ => None,
-    })
+    };
+    verified(&restart.verify, json, "restart", || ask_those(&asked, json, request, patience(&restart.wait), show))
 }

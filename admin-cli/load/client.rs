@@ -1,0 +1,264 @@
+//! One connection of a load, and those that follow it.
+
+use std::io::{self, BufReader, ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::answer::{self, Answer, Fate};
+use crate::report::Report;
+use crate::{Expected, Mode, PAUSE};
+
+/// How long a reset may take after the end of a connection on which a request was sent: longer than most round trips.
+const RESET_WITHIN: Duration = Duration::from_millis(200);
+
+/// What a load does.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) mode: Mode,
+    pub(crate) request: Vec<u8>,
+    pub(crate) expected: Expected,
+    pub(crate) connections: usize,
+    pub(crate) patience: Duration,
+    pub(crate) hesitation: Duration,
+    pub(crate) pace: Duration,
+    pub(crate) resend: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) plan: Plan,
+    pub(crate) done: AtomicBool,
+    pub(crate) began: Instant,
+}
+
+impl Shared {
+    pub(crate) fn new(plan: Plan) -> Shared {
+        Shared { plan, done: AtomicBool::new(false), began: Instant::now() }
+    }
+}
+
+/// A count that is alone in its cache line, so that it costs its thread nothing.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// For its only writer.
+    fn add_one(&self) {
+        self.0.store(self.get() + 1, Ordering::Relaxed);
+    }
+}
+
+pub(crate) struct Client {
+    shared: Arc<Shared>,
+    connection: Option<Connection>,
+    /// For headers. It is used again for the next one.
+    buffer: Vec<u8>,
+    report: Report,
+}
+
+struct Connection {
+    stream: BufReader<TcpStream>,
+    /// Whether it has been used for a request before.
+    used: bool,
+}
+
+/// The system has no port for one more connection.
+struct NoPort;
+
+/// What became of one attempt at a request.
+enum Attempt {
+    Answered(Answer),
+    Lost(Fate),
+    /// It was sent on a kept connection, and the server closed that without reading it.
+    Unread(Fate),
+}
+
+impl Client {
+    pub(crate) fn new(shared: Arc<Shared>) -> Client {
+        Client { shared, connection: None, buffer: Vec::new(), report: Report::default() }
+    }
+
+    pub(crate) fn once(mut self) -> (Fate, Option<u16>) {
+        match self.request() {
+            Ok(Attempt::Answered(answer)) => (fate(answer), Some(answer.status)),
+            Ok(Attempt::Lost(fate) | Attempt::Unread(fate)) => (fate, None),
+            Err(NoPort) => (Fate::Failed(ErrorKind::AddrNotAvailable), None),
+        }
+    }
+
+    /// Sends requests, and begins after this time.
+    pub(crate) fn run(mut self, after: Duration, answered: &Count, lost: &Count) -> Report {
+        self.wait(after);
+        while !self.shared.done.load(Ordering::Relaxed) {
+            let began = Instant::now();
+            let fate = match self.request() {
+                Ok(Attempt::Answered(answer)) => fate(answer),
+                Ok(Attempt::Lost(fate) | Attempt::Unread(fate)) => fate,
+                Err(NoPort) => {
+                    self.report.no_port += 1;
+                    thread::sleep(PAUSE);
+                    continue;
+                }
+            };
+            self.report.count(fate, began.elapsed(), self.shared.began.elapsed());
+            if fate == Fate::Answered {
+                answered.add_one();
+            } else {
+                lost.add_one();
+                self.connection = None;
+                thread::sleep(PAUSE);
+            }
+            self.wait(self.shared.plan.pace.saturating_sub(began.elapsed()));
+        }
+        self.report
+    }
+
+    /// Waits, but not longer than the load lasts.
+    fn wait(&self, time: Duration) {
+        /// How soon its end is noticed.
+        const STEP: Duration = Duration::from_millis(50);
+        let until = Instant::now() + time;
+        while let Some(remaining) = until.checked_duration_since(Instant::now())
+            && !remaining.is_zero()
+            && !self.shared.done.load(Ordering::Relaxed)
+        {
+            thread::sleep(remaining.min(STEP));
+        }
+    }
+
+    fn request(&mut self) -> Result<Attempt, NoPort> {
+        let attempt = self.attempt()?;
+        if !matches!(attempt, Attempt::Unread(_)) {
+            return Ok(attempt);
+        }
+        self.report.sent_again += 1;
+        // No longer a used one, so that there is no third attempt.
+        self.connection = None;
+        self.attempt()
+    }
+
+    fn attempt(&mut self) -> Result<Attempt, NoPort> {
+        if self.connection.as_ref().is_some_and(Connection::is_closed) {
+            self.report.found_closed += 1;
+            self.connection = None;
+        }
+        if self.connection.is_none() {
+            match connect(&self.shared.plan) {
+                Err(error) if error.kind() == ErrorKind::AddrNotAvailable => return Err(NoPort),
+                Err(error) => return Ok(Attempt::Lost(error.into())),
+                Ok(stream) => self.connection = Some(Connection { stream: BufReader::new(stream), used: false }),
+            }
+            self.report.connections += 1;
+            if !self.shared.plan.hesitation.is_zero() {
+                thread::sleep(self.shared.plan.hesitation);
+            }
+        }
+        let plan = &self.shared.plan;
+        let Some(connection) = &mut self.connection else { return Ok(Attempt::Lost(Fate::Empty)) };
+        let was_used = std::mem::replace(&mut connection.used, true);
+        if let Err(fate) = connection.send(&plan.request) {
+            let unread = plan.resend && was_used && connection.is_unread(fate);
+            return Ok(if unread { Attempt::Unread(fate) } else { Attempt::Lost(fate) });
+        }
+        Ok(match connection.receive(plan, &mut self.buffer) {
+            Ok(answer) => {
+                if plan.mode == Mode::OnePerConnection {
+                    self.connection = None;
+                } else if answer.is_last {
+                    self.report.notified += 1;
+                    self.connection = None;
+                }
+                Attempt::Answered(answer)
+            }
+            Err(fate) => Attempt::Lost(fate),
+        })
+    }
+}
+
+fn fate(answer: Answer) -> Fate {
+    if answer.is_right { Fate::Answered } else { Fate::Wrong }
+}
+
+/// Connects to the first address that takes it.
+fn connect(plan: &Plan) -> io::Result<TcpStream> {
+    let mut failed = io::Error::from(ErrorKind::NotFound);
+    for address in &plan.addresses {
+        match TcpStream::connect_timeout(address, plan.patience) {
+            Ok(stream) => {
+                stream.set_read_timeout(Some(plan.patience))?;
+                stream.set_write_timeout(Some(plan.patience))?;
+                return Ok(stream);
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+impl Connection {
+    /// Sends a request, and waits for the first byte of its answer.
+    fn send(&mut self, request: &[u8]) -> Result<(), Fate> {
+        self.stream.get_ref().write_all(request)?;
+        if answer::fill(&mut self.stream)?.is_empty() { Err(Fate::Empty) } else { Ok(()) }
+    }
+
+    fn receive(&mut self, plan: &Plan, buffer: &mut Vec<u8>) -> Result<Answer, Fate> {
+        let mut answer = answer::read(&mut self.stream, &plan.expected, buffer)?;
+        answer.is_right &= self.stream.buffer().is_empty();
+        if plan.mode == Mode::OnePerConnection && answer.is_right {
+            // Up to the end of file: a reset instead could have destroyed the answer.
+            answer.is_right &= answer::fill(&mut self.stream)?.is_empty();
+        }
+        Ok(answer)
+    }
+
+    /// Whether the server has closed a connection on which nothing is under way.
+    fn is_closed(&self) -> bool {
+        let stream = self.stream.get_ref();
+        let looked = stream.set_nonblocking(true).and_then(|()| {
+            let looked = stream.peek(&mut [0]);
+            stream.set_nonblocking(false)?;
+            looked
+        });
+        match looked {
+            // Something that was not asked for: it will be taken for the next answer, and be a wrong one.
+            Ok(1..) => false,
+            Ok(0) => true,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Whether a request that got no byte of an answer was not read by the server. A system that resets a connection says
+    /// so: it does that when a process closes a socket from which it has not read everything, and for what arrives later.
+    fn is_unread(&self, fate: Fate) -> bool {
+        match fate {
+            Fate::Failed(kind) => is_reset(kind),
+            // Closed before the request arrived: the reset follows within a round trip. Nothing announces it on a
+            // connection that has ended, so it is looked for.
+            Fate::Empty => {
+                let until = Instant::now() + RESET_WITHIN;
+                loop {
+                    match self.stream.get_ref().take_error() {
+                        Ok(None) if Instant::now() < until => thread::sleep(PAUSE),
+                        Ok(error) => return error.is_some(),
+                        Err(_) => return false,
+                    }
+                }
+            }
+            Fate::Answered | Fate::Wrong | Fate::Cut => false,
+        }
+    }
+}
+
+pub(crate) fn is_reset(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe)
+}
