@@ -200,6 +200,19 @@ fn the_table_of_contents_has_each_page_of_the_book_once() {
 }
 
 #[test]
+fn each_readme_names_the_oldest_compiler_of_its_package() {
+    for directory in [".", "worker", "supervisor", "admin-cli"] {
+        let directory = project().join(directory);
+        let manifest = fs::read_to_string(directory.join("Cargo.toml")).unwrap();
+        let own =
+            manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).map(|own| own.trim_matches('"'));
+        let named = format!("Rust {} or newer", own.unwrap_or(env!("CARGO_PKG_RUST_VERSION")));
+        let readme = fs::read_to_string(directory.join("README.md")).unwrap();
+        assert!(readme.contains(&named), "{}: it does not say \"{named}\"", directory.display());
+    }
+}
+
+#[test]
 fn every_message_that_is_explained_is_one_of_the_programs() {
     fn read(directory: &Path, sources: &mut String) {
         for entry in fs::read_dir(directory).unwrap() {

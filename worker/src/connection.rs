@@ -230,10 +230,10 @@ impl Connection {
     /// What the socket says, [`ErrorKind::TimedOut`] when the read deadline has passed, and
     /// [`ErrorKind::ConnectionAborted`] when the connection was closed by force.
     pub fn read_more(&mut self) -> io::Result<usize> {
-        if Engine::POLLS
-            && let Some(length) = self.receive_at_once()?
-        {
-            return Ok(length);
+        if Engine::POLLS {
+            if let Some(length) = self.receive_at_once()? {
+                return Ok(length);
+            }
         }
         self.make_room();
         self.port.engine.unwatch(&self.held.socket, &mut self.held.watch);

@@ -98,9 +98,8 @@ fn drain(port: &Arc<Shared>, generation: &Arc<Generation>) -> DrainReport {
 
 fn wait_until_empty(generation: &Generation, until: Instant) -> MutexGuard<'_, Live> {
     let mut live = generation.lock();
-    while let Some(remaining) = until.checked_duration_since(Instant::now())
-        && live.counts.now > 0
-    {
+    while live.counts.now > 0 {
+        let Some(remaining) = until.checked_duration_since(Instant::now()) else { break };
         live = generation.wait(live, For::TheLast, remaining);
     }
     live

@@ -141,9 +141,8 @@ impl Engine {
         if watch.registered != (Registered::For { room: watch.room }) {
             self.0.register(key, socket, watch);
         }
-        if let Some(due) = due
-            && watch.scheduled.is_none_or(|scheduled| due < scheduled)
-        {
+        let is_earlier = |due: &Instant| watch.scheduled.is_none_or(|scheduled| *due < scheduled);
+        if let Some(due) = due.filter(is_earlier) {
             self.0.schedule(key, watch.scheduled.replace(due), Some(due));
         }
     }
@@ -154,9 +153,8 @@ impl Engine {
     }
 
     pub(crate) fn unwatch(&self, socket: &TcpStream, watch: &mut Watch) {
-        if let Registered::For { .. } = watch.registered
-            && epoll::modify(&self.0.epoll, socket, data(QUEUE), EventFlags::ET).is_ok()
-        {
+        let is_watched = matches!(watch.registered, Registered::For { .. });
+        if is_watched && epoll::modify(&self.0.epoll, socket, data(QUEUE), EventFlags::ET).is_ok() {
             watch.registered = Registered::Silent;
         }
     }
@@ -216,9 +214,8 @@ impl Engine {
     /// Gives the listener up. Returns clients that have been accepted and not reported: none here.
     pub(crate) fn unlisten(&self) -> Vec<(TcpStream, SocketAddr)> {
         let mut listening = lock(&self.0.listener);
-        if let Some(listener) = listening.listener.take()
-            && listening.registered
-        {
+        let listener = listening.listener.take();
+        if let Some(listener) = listener.filter(|_| listening.registered) {
             // Others may have the same socket, which would keep it registered.
             let _ = epoll::delete(&self.0.epoll, &*listener);
         }
@@ -304,9 +301,7 @@ impl Shared {
         let mut dues = lock(&self.dues);
         let now = Instant::now();
         let mut due = Vec::new();
-        while let Some((at, key)) = dues.at.first().copied()
-            && at <= now
-        {
+        while let Some((_, key)) = dues.at.first().copied().filter(|(at, _)| *at <= now) {
             dues.at.pop_first();
             due.push(key);
         }

@@ -292,10 +292,8 @@ impl Shared {
                 in_hand = Some(listener.accept());
                 lock(&self.door).accepting = false;
                 // Another process may want the listener not to wait; this thread does.
-                if let Some(Err(error)) = &in_hand
-                    && error.kind() == ErrorKind::WouldBlock
-                    && listener.set_nonblocking(false).is_ok()
-                {
+                let found_none = matches!(&in_hand, Some(Err(error)) if error.kind() == ErrorKind::WouldBlock);
+                if found_none && listener.set_nonblocking(false).is_ok() {
                     in_hand = None;
                     lock(&self.door).armed = true;
                     continue;
@@ -324,10 +322,10 @@ impl Shared {
         let mut door = lock(&self.door);
         loop {
             if door.closing || door.acceptor != number {
-                if let Some(Ok((stream, peer))) = in_hand.take()
-                    && !door.knocks.iter().any(|knock| is_same(*knock, peer))
-                {
-                    door.late.push((stream, peer));
+                if let Some(Ok((stream, peer))) = in_hand.take() {
+                    if !door.knocks.iter().any(|knock| is_same(*knock, peer)) {
+                        door.late.push((stream, peer));
+                    }
                 }
                 door.spare = None;
                 return None;

@@ -28,6 +28,7 @@ use std::io::{self, BufRead, ErrorKind};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::str;
 use std::time::{Duration, Instant};
 
 use crate::connection::Connection;
@@ -209,10 +210,13 @@ impl Http {
         let mut fields: Fields<'_> = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let head = match Head::parse(received, &mut fields) {
             Ok(head) => head?,
-            Err(Status::VersionNotSupported) if let Some(same) = request::as_http_1_1(received) => {
-                return self.answer_to(&same, is_last);
+            Err(status) => {
+                let same = (status == Status::VersionNotSupported).then(|| request::as_http_1_1(received)).flatten();
+                return match same {
+                    Some(same) => self.answer_to(&same, is_last),
+                    None => Some((received.len(), refusal(status))),
+                };
             }
-            Err(status) => return Some((received.len(), refusal(status))),
         };
         let (length, is_read) = match head.body {
             Body::Bytes(0) => (head.length, true),

@@ -64,10 +64,8 @@ fn await_answer(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, Next
     let limit = tools.hub.options.answer_within;
     let Some(way) = pair.under_way() else { return ControlFlow::Continue(Next::Go) };
     // A request that is not complete cannot be answered yet.
-    if let Some(limit) = limit
-        && matches!(way.answer, Answering::Head(_))
-        && way.body.is_done()
-    {
+    let is_due = matches!(way.answer, Answering::Head(_)) && way.body.is_done();
+    if let Some(limit) = limit.filter(|_| is_due) {
         let until = *way.answer_until.get_or_insert(tools.now + limit);
         if until <= tools.now {
             tools.count(Fate::UpstreamFailure);
@@ -166,10 +164,10 @@ fn first_of_body(
     head_length: usize,
     closes: bool,
 ) -> ControlFlow<Outcome, Next> {
-    if pair.is_last_message()
-        && let Some(target) = &pair.target
-    {
-        target.count_notified();
+    if pair.is_last_message() {
+        if let Some(target) = &pair.target {
+            target.count_notified();
+        }
     }
     let Some(UnderWay { answer: Answering::Body { reader, .. }, .. }) = pair.under_way() else {
         return ControlFlow::Continue(Next::Go);

@@ -386,14 +386,14 @@ impl EventLoop {
 
     /// The door has changed: a generation has begun or ended to serve, or the listener was closed.
     fn look(&mut self) {
-        if self.tools.door().listener.is_none()
-            && let Some(listener) = self.listener.take()
-        {
-            // Another thread may hold the same socket for a while, which would keep it registered.
-            if self.listening == Listening::Yes {
-                let _ = epoll::delete(&self.tools.epoll, &*listener);
+        if self.tools.door().listener.is_none() {
+            if let Some(listener) = self.listener.take() {
+                // Another thread may hold the same socket for a while, which would keep it registered.
+                if self.listening == Listening::Yes {
+                    let _ = epoll::delete(&self.tools.epoll, &*listener);
+                }
+                self.listening = Listening::Closed;
             }
-            self.listening = Listening::Closed;
         }
         for key in self.pairs.keys() {
             self.work_on(key, |_| {});

@@ -50,10 +50,8 @@ fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
         return hold(pair, tools);
     }
     pair.end_hold(tools);
-    if let Some(attempts) = pair.attempts
-        && tools.now < attempts.next
-    {
-        pair.wake_by(attempts.next);
+    if let Some(next) = pair.attempts.map(|attempts| attempts.next).filter(|next| tools.now < *next) {
+        pair.wake_by(next);
         return Reached::Later;
     }
     let Some(target) = &pair.target else { return Reached::Unserved };
@@ -132,9 +130,7 @@ fn unreachable(pair: &mut Pair, tools: &Tools) -> Reached {
 
 /// Has it belong to the generation that serves now. Returns false if there is none.
 pub(super) fn attach(pair: &mut Pair, tools: &mut Tools) -> bool {
-    if let Some(target) = &pair.target
-        && target.is_stopping()
-    {
+    if let Some(target) = pair.target.as_ref().filter(|target| target.is_stopping()) {
         return !target.is_lost();
     }
     loop {

@@ -33,9 +33,7 @@ impl Timers {
     /// Those that are due.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Key> {
         let mut due = Vec::new();
-        while let Some(&(at, key)) = self.0.first()
-            && at <= now
-        {
+        while let Some((_, key)) = self.0.first().copied().filter(|(at, _)| *at <= now) {
             self.0.pop_first();
             due.push(key);
         }

@@ -82,10 +82,10 @@ impl Crew {
     }
 
     pub(super) fn wake_sentinel(&self) {
-        if self.asleep.load(Ordering::SeqCst)
-            && let Some(sentinel) = self.sentinel.get()
-        {
-            sentinel.unpark();
+        if self.asleep.load(Ordering::SeqCst) {
+            if let Some(sentinel) = self.sentinel.get() {
+                sentinel.unpark();
+            }
         }
     }
 

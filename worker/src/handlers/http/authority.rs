@@ -1,6 +1,7 @@
 //! The host that a request is meant for, and its port: the field `Host`, or a part of an absolute target.
 
 use std::net::Ipv6Addr;
+use std::str;
 
 /// Whether this is a host with or without a port, and nothing else.
 ///

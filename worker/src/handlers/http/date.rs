@@ -1,5 +1,6 @@
 //! The time of an answer, and times as HTTP writes them.
 
+use std::str;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use httpdate::{HttpDate, parse_http_date};

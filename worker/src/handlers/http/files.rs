@@ -175,7 +175,7 @@ fn open(root: &Dir, path: &Path) -> io::Result<Opened> {
     use rustix::path::DecInt;
 
     let mut options = OpenOptions::new();
-    options.read(true).custom_flags(OFlags::PATH.bits().cast_signed());
+    options.read(true).custom_flags(OFlags::PATH.bits() as i32);
     let found = root.open_with(path, &options)?.into_std();
     let metadata = found.metadata()?;
     if metadata.is_dir() {

@@ -1,6 +1,7 @@
 //! The media type of a file.
 
 use std::fmt;
+use std::str;
 
 /// Follows from the extension of the file's name. The text of a text is UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

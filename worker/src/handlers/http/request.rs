@@ -1,6 +1,7 @@
 //! The head of a request: its limits, its framing, and the fields that matter here.
 
 use std::mem::MaybeUninit;
+use std::str;
 
 use httparse::{Error, Header, ParserConfig};
 

@@ -101,7 +101,7 @@ pub(super) fn as_path(bytes: &[u8]) -> Option<&Path> {
 /// Bytes as a path. None if no file can have such a name here.
 #[cfg(not(unix))]
 pub(super) fn as_path(bytes: &[u8]) -> Option<&Path> {
-    str::from_utf8(bytes).ok().map(Path::new)
+    std::str::from_utf8(bytes).ok().map(Path::new)
 }
 
 /// Leaves out `http://host` if the target begins so. What remains begins with a slash, or has no path.
