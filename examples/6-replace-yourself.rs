@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mastercontrol::worker::Connection;
-use mastercontrol::{Handler, Listen, Supervisor, host};
+use mastercontrol::{Address, Handler, Listen, Supervisor, host};
 
 /// Distinguishes one build from another.
 const VERSION: &str = concat!(env!("CARGO_CRATE_NAME"), " ", env!("CARGO_PKG_VERSION"));
@@ -47,8 +47,11 @@ fn supervisor() -> Supervisor {
 /// Takes the socket and serves. (Public, since a test builds its next version from this file, too.)
 pub fn main() -> Result<ExitCode, Box<dyn Error>> {
     // First of all: nothing else may have taken its number, and no other thread may look at the environment.
-    let socket = host::passed()?.ok_or("no socket was passed: start this by `supervisor exec --listen ADDR`")?;
-    let report = supervisor().start(Listen::Inherited(socket))?.wait()?;
+    let passed = host::passed()?;
+    let [Address::Tcp(address)] = passed.addresses()[..] else {
+        return Err("no TCP socket was passed, or several: start this by `supervisor exec --listen PORT`".into());
+    };
+    let report = supervisor().passed(passed).start(Listen::Bind(address))?.wait()?;
     Ok(report.exit().into())
 }
 

@@ -14,7 +14,7 @@ pub(crate) struct Announcement {
     pub(crate) log: Journal,
     pub(crate) kind: String,
     pub(crate) addresses: Vec<Address>,
-    pub(crate) whence: &'static str,
+    pub(crate) whence: String,
     pub(crate) socket: Option<PathBuf>,
     /// Whether its path was chosen, and is not the one that belongs to the name, where `admin-cli` looks.
     pub(crate) socket_chosen: bool,

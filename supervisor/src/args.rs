@@ -2,21 +2,20 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mastercontrol::cli::{self, Asked, Config, ConfigError, Front, HandlerKind, Invocation, Server};
-use mastercontrol::host;
 #[cfg(windows)]
 use mastercontrol::host::windows_service;
+use mastercontrol::host::{Passed, PassedError};
 use mastercontrol::text::Seconds;
 use mastercontrol::worker::handlers::{Commands, Echo, Http, Logged};
 use mastercontrol::{
-    BuildError, Exit, Handle, Handler, Journal, Level, Listen, Log, RestartMode, Settings, Supervisor,
+    Address, BuildError, Exit, Handle, Handler, Journal, Level, Listen, Log, RestartMode, Settings, Supervisor,
 };
 
 /// Does what the command line asks for. Returns the exit code.
-pub(crate) fn run(asked: Asked, passed: Result<Option<host::Passed>, host::PassedError>) -> i32 {
+pub(crate) fn run(asked: Asked, passed: Result<Passed, PassedError>) -> i32 {
     match asked {
         Asked::Serve(invocation) => {
             let journal = Journal::new(invocation.log());
@@ -51,7 +50,7 @@ fn run_service(invocation: Invocation) -> i32 {
     let journal = Journal::new(invocation.log());
     let program = move |service: windows_service::Service| {
         let journal = service.journal(invocation.log());
-        let code = serve(&invocation, Ok(None), &journal, Triggers::Service(service));
+        let code = serve(&invocation, Ok(Passed::default()), &journal, Triggers::Service(service));
         journal.flush();
         code
     };
@@ -76,12 +75,7 @@ fn say(done: Result<String, windows_service::ServiceError>) -> i32 {
 }
 
 /// Runs the server, which its triggers stop. Returns the exit code.
-fn serve(
-    invocation: &Invocation,
-    passed: Result<Option<host::Passed>, host::PassedError>,
-    journal: &Journal,
-    triggers: Triggers,
-) -> i32 {
+fn serve(invocation: &Invocation, passed: Result<Passed, PassedError>, journal: &Journal, triggers: Triggers) -> i32 {
     let not_started = |error: &dyn Error| {
         journal.line(Level::Error, "not_started", error, []);
         Exit::Failed as i32
@@ -90,18 +84,20 @@ fn serve(
         Ok(passed) => passed,
         Err(error) => return not_started(&error),
     };
-    let address = passed.as_ref().map(host::Passed::address);
-    let config = match read(invocation, address) {
+    let addresses = passed.addresses();
+    let config = match invocation.read_with(&addresses) {
         Ok(config) => config,
         Err(error) => return not_started(&error),
     };
     let journal = journal.with(config.log);
     let first = config.clone();
     let invocation = invocation.clone();
-    match (passed, &config.server) {
-        (None, Server::Exec { program, front }) => {
-            let supervisor = Supervisor::program(move |settings| program_now(&invocation, address, &first, settings));
-            let supervisor = configure(supervisor.shown_as(&program.to_string()), &config, &journal, triggers);
+    match &config.server {
+        Server::Exec { program, front } => {
+            let supervisor =
+                Supervisor::program(move |settings| program_now(&invocation, &addresses, &first, settings));
+            let supervisor = supervisor.shown_as(&program.to_string()).passed(passed);
+            let supervisor = configure(supervisor, &config, &journal, triggers);
             match front {
                 Front::Sockets(listen) => wait(supervisor.start(listen), &config, &journal),
                 #[cfg(target_os = "linux")]
@@ -113,19 +109,15 @@ fn serve(
                 Front::Relay(..) => failed("not_started", "only Linux has a relay", Exit::Failed),
             }
         }
-        (Some(_), Server::Exec { .. }) => {
-            let message = "the service manager passed a socket, and exec takes none: let it start the program itself";
-            journal.line(Level::Error, "not_started", message, []);
-            Exit::Failed as i32
-        }
-        (passed, Server::Own(own)) => {
+        Server::Own(own) => {
             #[cfg(unix)]
             cli::raise_descriptor_limit();
-            let listen = passed.map_or(Listen::Bind(own.listen), Listen::Inherited);
             let of_requests = journal.clone();
-            let supervisor =
-                Supervisor::with_factory(move |settings| build(&invocation, address, &first, &of_requests, settings));
-            wait(configure(supervisor, &config, &journal, triggers).start(listen), &config, &journal)
+            let supervisor = Supervisor::with_factory(move |settings| {
+                build(&invocation, &addresses, &first, &of_requests, settings)
+            });
+            let supervisor = configure(supervisor.passed(passed), &config, &journal, triggers);
+            wait(supervisor.start(Listen::Bind(own.listen)), &config, &journal)
         }
     }
 }
@@ -199,14 +191,14 @@ fn code(error: &mastercontrol::Error, mode: RestartMode, success: &[i32]) -> i32
     }
 }
 
-/// The settings that the command line and the file give a generation now.
+/// The settings that the command line and the file give a generation now. Sockets on these addresses were passed.
 fn settings_now(
     invocation: &Invocation,
-    passed: Option<SocketAddr>,
+    passed: &[Address],
     first: &Config,
     settings: &mut Settings,
 ) -> Result<Config, ConfigError> {
-    let config = read(invocation, passed)?;
+    let config = invocation.read_with(passed)?;
     first.check_change(&config)?;
     (settings.grace, settings.delay) = (config.grace, config.delay);
     (settings.restart, settings.log) = (config.restart, config.log);
@@ -216,7 +208,7 @@ fn settings_now(
 
 fn program_now(
     invocation: &Invocation,
-    passed: Option<SocketAddr>,
+    passed: &[Address],
     first: &Config,
     settings: &mut Settings,
 ) -> Result<mastercontrol::child::Program, BuildError> {
@@ -226,19 +218,10 @@ fn program_now(
     }
 }
 
-/// What the command line and the file say now, with the address of the socket that was passed to this process.
-fn read(invocation: &Invocation, passed: Option<SocketAddr>) -> Result<Config, ConfigError> {
-    let config = invocation.read()?;
-    match passed {
-        Some(address) => config.listen_on(address),
-        None => Ok(config),
-    }
-}
-
 /// Builds a generation of the server from what the command line and the file say now.
 fn build(
     invocation: &Invocation,
-    passed: Option<SocketAddr>,
+    passed: &[Address],
     first: &Config,
     journal: &Journal,
     settings: &mut Settings,

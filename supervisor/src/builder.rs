@@ -8,6 +8,7 @@ use std::time::Duration;
 use worker::Handler;
 
 use crate::child::{Program, ProgramFactory};
+use crate::host::Passed;
 #[cfg(windows)]
 use crate::host::windows_service::Service;
 use crate::instance::InstanceName;
@@ -68,6 +69,7 @@ pub(crate) struct Options {
     pub(crate) health: Option<SocketAddr>,
     pub(crate) last_resort: bool,
     pub(crate) service_manager: bool,
+    pub(crate) passed: Passed,
     #[cfg(windows)]
     pub(crate) service: Option<Service>,
     /// The program, for people.
@@ -147,6 +149,7 @@ impl<S> Supervisor<S> {
             health: None,
             last_resort: false,
             service_manager: false,
+            passed: Passed::default(),
             #[cfg(windows)]
             service: None,
             shown: None,
@@ -254,6 +257,14 @@ impl<S> Supervisor<S> {
     /// stopped, how long a stop may take, and that master control is alive (`WATCHDOG_USEC`).
     pub fn service_manager(mut self) -> Supervisor<S> {
         self.options.service_manager = true;
+        self
+    }
+
+    /// The sockets that the service manager passed to this process. A server listens on the one that has its address, and
+    /// a program gets all of them, in front of its others. A stop leaves them as they are, with the clients in their
+    /// queues.
+    pub fn passed(mut self, passed: Passed) -> Supervisor<S> {
+        self.options.passed = passed;
         self
     }
 

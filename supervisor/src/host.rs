@@ -1,8 +1,10 @@
-//! The host's service manager: the socket that it passes to this process, and what it is told.
+//! The host's service manager: the sockets that it passes to this process, and what it is told.
 //!
 //! One such as systemd is told by datagrams, that of Windows by reports, both of the same view of master control.
 
 mod manager;
+mod passed;
+pub(crate) mod pidfd;
 mod reports;
 mod systemd;
 mod view;
@@ -10,7 +12,8 @@ mod view;
 pub mod windows_service;
 
 pub(crate) use manager::Manager;
+pub use passed::{Passed, PassedError, passed};
 #[cfg(test)]
 pub(crate) use systemd::Notify;
-pub use systemd::{Passed, PassedError, VARIABLES, passed};
+pub use systemd::VARIABLES;
 pub(crate) use view::{Phase, View};

@@ -21,7 +21,7 @@ use crate::event::{Event, EventSender};
 use crate::handle::{Control, Course, Handle, join};
 use crate::health::Health;
 use crate::holder;
-use crate::host::{Manager, Passed};
+use crate::host::Manager;
 use crate::instance::{InstanceLock, InstanceLockError, InstanceName, InstancePaths};
 use crate::journal::Journal;
 use crate::listen::{self, Address, ProgramSocket};
@@ -43,15 +43,13 @@ use crate::watchdog::{self, Watchdog};
 /// Where the clients of a server come from.
 #[derive(Debug)]
 pub enum Listen {
-    /// An address that is bound for it.
+    /// An address that is bound for it, unless the service manager has passed a socket on it ([`Supervisor::passed`]).
     Bind(SocketAddr),
     /// A listener that is bound already, and that this supervisor has for itself.
     Listener(TcpListener),
     /// A listener from which others accept, too, or will, see [`worker::Port::start_shared`]: a stop leaves it, and
     /// the clients that wait in its queue, to them.
     Shared(TcpListener),
-    /// The socket that the service manager passed to this process, which shares it.
-    Inherited(Passed),
 }
 
 /// How often to look whether an address is free that was not. Nothing announces that.
@@ -71,7 +69,7 @@ struct Bound<L, F> {
     /// Dropped when nothing listens any more, and nobody has heard of that yet.
     files: F,
     /// Where the listener comes from, for people, if that is not a matter of course.
-    whence: &'static str,
+    whence: String,
 }
 
 impl Supervisor<Handlers> {
@@ -82,17 +80,14 @@ impl Supervisor<Handlers> {
     /// When the address cannot be bound, the name is taken, the server cannot be built, or something else that is
     /// needed cannot be had. Nothing is left behind then; a listener is closed.
     pub fn start(self, listen: Listen) -> Result<Handle, Error> {
-        let Supervisor { source: Handlers(factory), options } = self;
+        let Supervisor { source: Handlers(factory), mut options } = self;
         // The name first: of two that are started with the same name, the second hears that, and not of a taken port.
         let claimed = claim(&options)?;
-        let (listener, shared, whence) = match listen {
-            Listen::Bind(address) => (bind(&Address::Tcp(address), || listen::bind_tcp(address))?, false, ""),
-            Listen::Listener(listener) => (listener, false, ""),
-            Listen::Shared(listener) => (listener, true, ""),
-            Listen::Inherited(passed) => (passed.listener, true, ", socket passed by the service manager"),
+        let (listener, shared, bound) = match listen {
+            Listen::Bind(address) => options.bind_one(address)?,
+            Listen::Listener(listener) => options.bound(listener, false, 0)?,
+            Listen::Shared(listener) => options.bound(listener, true, 0)?,
         };
-        let address = listener.local_addr().map_err(lacking("the listener"))?;
-        let bound = Bound { listens_on: address, addresses: vec![Address::Tcp(address)], files: (), whence };
         start(options, bound, claimed, Supervised::Handlers, |settings, events, log| {
             let port = if shared { Port::start_shared(listener) } else { Port::start(listener) };
             let port = port.map_err(lacking("the port"))?;
@@ -112,10 +107,13 @@ impl Supervisor<Programs> {
     /// When an address cannot be bound, the name is taken, the program cannot be started or is not ready in time, or
     /// something else that is needed cannot be had: on Windows that is any socket. Nothing is left behind then.
     pub fn start(self, sockets: &[ProgramSocket]) -> Result<Handle<Vec<Address>>, Error> {
-        let Supervisor { source: Programs(factory), options } = self;
+        let Supervisor { source: Programs(factory), mut options } = self;
         let claimed = claim(&options)?;
-        let bind = |socket: &ProgramSocket| bind(&socket.address, || listen::Bound::new(socket));
-        let bound: Vec<listen::Bound> = sockets.iter().map(bind).collect::<Result<_, _>>()?;
+        let mut bound = options.passed.take();
+        let passed = bound.len();
+        for socket in sockets {
+            bound.push(bind(&socket.address, || listen::Bound::new(socket))?);
+        }
         let names = listen::names(&bound);
         let (mut sockets, mut files, mut bound_to) = (Vec::new(), Vec::new(), Vec::new());
         for (one, name) in bound.into_iter().zip(names) {
@@ -123,7 +121,8 @@ impl Supervisor<Programs> {
             files.extend(one.file);
             bound_to.push(one.address);
         }
-        let bound = Bound { listens_on: bound_to.clone(), addresses: bound_to, files, whence: "" };
+        let whence = whence(passed, bound_to.len());
+        let bound = Bound { listens_on: bound_to.clone(), addresses: bound_to, files, whence };
         start(options, bound, claimed, Supervised::Program, |settings, events, log| {
             let lacking = lacking("the program's guardian");
             let children = Children::new(factory, Front::Sockets(sockets), settings, log, events).map_err(lacking)?;
@@ -144,19 +143,53 @@ impl Supervisor<Programs> {
     /// As with [`Supervisor::start`].
     #[cfg(target_os = "linux")]
     pub fn start_relayed(self, address: SocketAddr, relay: &RelayOptions) -> Result<Handle<SocketAddr>, Error> {
-        let Supervisor { source: Programs(factory), options } = self;
+        let Supervisor { source: Programs(factory), mut options } = self;
         let claimed = claim(&options)?;
-        let listener = bind(&Address::Tcp(address), || listen::bind_tcp(address))?;
-        let address = listener.local_addr().map_err(lacking("the listener"))?;
-        let bound = Bound { listens_on: address, addresses: vec![Address::Tcp(address)], files: (), whence: "" };
+        let (listener, shared, bound) = options.bind_one(address)?;
         start(options, bound, claimed, Supervised::RelayedProgram, |settings, events, log| {
-            let relaying =
-                Relaying::start(listener, relay, log.clone(), events.clone()).map_err(lacking("the relay"))?;
+            let relaying = Relaying::start(listener, shared, relay, log.clone(), events.clone());
+            let relaying = relaying.map_err(lacking("the relay"))?;
             let lacking = lacking("the program's guardian");
             let children = Children::new(factory, Front::Relay(relaying), settings, log, events).map_err(lacking)?;
             children.reap_orphans().map_err(lacking)?;
             Ok(Box::new(children))
         })
+    }
+}
+
+impl Options {
+    /// The listener of a server that has one, and whether it is shared: the one that was passed, or one that is bound now.
+    fn bind_one(&mut self, address: SocketAddr) -> Result<(TcpListener, bool, Bound<SocketAddr, ()>), Error> {
+        match self.passed.take_tcp(address) {
+            Some(listener) => self.bound(listener, true, 1),
+            None => self.bound(bind(&Address::Tcp(address), || listen::bind_tcp(address))?, false, 0),
+        }
+    }
+
+    /// The server has this listener, and no other one. So many were passed.
+    fn bound(
+        &mut self,
+        listener: TcpListener,
+        shared: bool,
+        passed: usize,
+    ) -> Result<(TcpListener, bool, Bound<SocketAddr, ()>), Error> {
+        let address = listener.local_addr().map_err(lacking("the listener"))?;
+        if let Some(other) = self.passed.addresses().first() {
+            let message = format!("it is on {other}, and the server listens on {address} alone");
+            return Err(lacking("on a socket that the service manager passed")(io::Error::other(message)));
+        }
+        let addresses = vec![Address::Tcp(address)];
+        Ok((listener, shared, Bound { listens_on: address, addresses, files: (), whence: whence(passed, 1) }))
+    }
+}
+
+/// Where listeners come from, for people, if that is not a matter of course: so many were passed.
+fn whence(passed: usize, all: usize) -> String {
+    match (passed, all) {
+        (0, _) => String::new(),
+        (1, 1) => ", socket passed by the service manager".into(),
+        (passed, all) if passed == all => ", sockets passed by the service manager".into(),
+        (passed, all) => format!(", {passed} of {all} sockets passed by the service manager"),
     }
 }
 

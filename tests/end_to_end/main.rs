@@ -58,6 +58,8 @@ mod kills; // Random kill -9 and suspensions of programs, guardians and supervis
 #[cfg(target_os = "linux")]
 mod log; // A log that nobody reads, or not fast enough.
 #[cfg(target_os = "linux")]
+mod passed; // Sockets that a service manager passes, for programs too.
+#[cfg(target_os = "linux")]
 mod port; // Who holds a port, and the end of whoever it is.
 #[cfg(target_os = "linux")]
 mod process; // What proc(5) tells: threads, descriptors, wake-ups.

@@ -294,7 +294,7 @@ fn passing_by(home: &Home, by: &str, socket: impl Into<OwnedFd>, numbers: &[u32]
     command
 }
 
-fn listener() -> TcpListener {
+pub fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
@@ -360,14 +360,17 @@ fn sockets_that_cannot_be_served_on_are_refused_with_the_reason() {
         ended.says(reason);
         assert_eq!(ended.err.lines().count(), 1, "{ended}");
     };
-    let not_tcp = "what the service manager passed is not a listening TCP socket";
-    refused(listener().into(), &[3, 4], &["echo"], "the service manager passed 2 sockets, and one server has one");
-    refused(UdpSocket::bind("127.0.0.1:0").unwrap().into(), &[3], &["echo"], not_tcp);
-    refused(UnixListener::bind(home.directory().join("unix")).unwrap().into(), &[3], &["echo"], not_tcp);
+    let which = "descriptor 3, which the service manager passed, is";
+    refused(listener().into(), &[3, 4], &["echo"], "the service manager passed 2 sockets (");
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap().into();
+    refused(datagrams, &[3], &["echo"], &format!("{which} a datagram socket"));
+    let unix = UnixListener::bind(home.directory().join("unix")).unwrap().into();
+    refused(unix, &[3], &["echo"], "passed a Unix socket");
     let listener = listener();
     let address = listener.local_addr().unwrap();
-    refused(TcpStream::connect(address).unwrap().into(), &[3], &["echo"], not_tcp);
-    refused(fs::File::open("/dev/null").unwrap().into(), &[3], &["echo"], not_tcp);
+    let connection = TcpStream::connect(address).unwrap().into();
+    refused(connection, &[3], &["echo"], &format!("{which} a connection"));
+    refused(fs::File::open("/dev/null").unwrap().into(), &[3], &["echo"], &format!("{which} no TCP or Unix socket"));
     let other = format!("127.0.0.1:{}", free_port());
     let reason = format!("\"listen\" is {other}, but the service manager passed a socket on {address}");
     refused(listener.try_clone().unwrap().into(), &[3], &["echo", "--listen", &other], &reason);

@@ -401,6 +401,6 @@ fn our_own_server_does_not_take_a_unix_socket_that_is_passed_to_it() {
     let program = [SUPERVISOR, "echo", "--admin", "off"];
     let path = path(&home);
     let options = ["--listen", text(&path), "--restart", "never"];
-    home.run(home.exec_command(&options, &program)).expect(1).says("not a listening TCP socket");
+    home.run(home.exec_command(&options, &program)).expect(1).says("this server needs a TCP socket");
     assert_is_gone(&home);
 }

@@ -40,7 +40,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::event::Event;
+use crate::event::{Event, Observer};
 use crate::report::{Closed, ConnectionInfo, Counts, DrainReport, Outcome};
 use accept::Taken;
 use event_loop::EventLoop;
@@ -72,6 +72,23 @@ impl Relay {
         options: Options,
         observer: impl Fn(&Event<'_>) + Send + Sync + 'static,
     ) -> io::Result<Relay> {
+        Relay::new(listener, false, options, Box::new(observer))
+    }
+
+    /// The same with a listener from which others accept, too, or will, see [`Port::start_shared`](crate::Port::start_shared).
+    /// When the relay closes, what waits in the queue is left to them.
+    ///
+    /// # Errors
+    /// When the listener has no address, or the system gives no thread or descriptor.
+    pub fn start_shared(
+        listener: TcpListener,
+        options: Options,
+        observer: impl Fn(&Event<'_>) + Send + Sync + 'static,
+    ) -> io::Result<Relay> {
+        Relay::new(listener, true, options, Box::new(observer))
+    }
+
+    fn new(listener: TcpListener, is_shared: bool, options: Options, observer: Box<Observer>) -> io::Result<Relay> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         // Its queue was made for a program that accepts now and then, and clients that find it full try again a second later.
@@ -80,7 +97,7 @@ impl Relay {
         rustix::net::sockopt::set_tcp_nodelay(&listener, true)?;
         rustix::net::sockopt::set_socket_keepalive(&listener, true)?;
         let loops = thread::available_parallelism().map_or(1, NonZero::get).max(2);
-        let hub = Arc::new(Hub::new(Arc::new(listener), options, Box::new(observer), loops)?);
+        let hub = Arc::new(Hub::new(Arc::new(listener), is_shared, options, observer, loops)?);
         let event_loops = (0..loops).map(|number| EventLoop::new(hub.clone(), number));
         let event_loops = event_loops.collect::<io::Result<Vec<_>>>()?;
         let mut relay = Relay { address, hub, threads: Vec::new(), targets: Mutex::default() };
@@ -131,8 +148,8 @@ impl Relay {
         self.hub.reset_longest_wait();
     }
 
-    /// Accepts nothing any more: closes the listener, and answers what waits in its queue and what is held (`http`: 503,
-    /// `tcp`: closed). With `http`, a generation that serves still answers what waits in the queue.
+    /// Accepts nothing any more: closes the listener, and answers what waits in its queue, unless that is shared, and what is
+    /// held (`http`: 503, `tcp`: closed). With `http`, a generation that serves still answers what waits in the queue.
     pub fn close(&self) {
         close(&self.hub);
     }
@@ -143,6 +160,9 @@ fn close(hub: &Hub) {
     let Some((listener, serving)) = hub.change(|door| Some((door.listener.take()?, door.serving.clone()))) else {
         return;
     };
+    if hub.is_shared {
+        return;
+    }
     // When no loop accepts any more, the queue is ours.
     hub.wait_until_seen();
     for number in 0..usize::from(QUEUE) {

@@ -24,12 +24,13 @@ pub(crate) struct Relaying {
 }
 
 impl Relaying {
-    /// Accepts clients from now on, and holds them.
+    /// Accepts clients from now on, and holds them. From a shared listener others accept, too, or will.
     ///
     /// # Errors
     /// What the system does not give.
     pub(crate) fn start(
         listener: TcpListener,
+        shared: bool,
         options: &RelayOptions,
         log: Journal,
         events: EventSender,
@@ -57,7 +58,11 @@ impl Relaying {
             }
             event => log_event(&of_now.read().unwrap_or_else(PoisonError::into_inner), event),
         };
-        Ok(Relaying { relay: Relay::start(listener, options, observer)?, protocol, log })
+        let relay = match shared {
+            true => Relay::start_shared(listener, options, observer)?,
+            false => Relay::start(listener, options, observer)?,
+        };
+        Ok(Relaying { relay, protocol, log })
     }
 
     /// From now on the events of connections are logged there: a restart may change how much is.

@@ -1,6 +1,7 @@
 //! All settings, with the defaults for what was not said.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -81,6 +82,39 @@ pub enum HandlerKind {
     },
 }
 
+impl OwnServer {
+    /// A socket that the service manager passed is bound already, so its address is the one that counts.
+    fn listen_on(&mut self, passed: &[Address]) -> Result<(), ConfigError> {
+        match passed {
+            [] => Ok(()),
+            [Address::Tcp(passed)] if self.listen_said && self.listen != *passed => Err(another(&self.listen, passed)),
+            [Address::Tcp(passed)] => {
+                self.listen = *passed;
+                Ok(())
+            }
+            #[cfg(unix)]
+            [Address::Unix(path)] => Err(ConfigError(format!(
+                "the service manager passed a Unix socket ({}), and this server needs a TCP socket; in a .socket unit write \
+                 ListenStream= with a port",
+                path.display()
+            ))),
+            [_, _, ..] => Err(ConfigError(format!(
+                "the service manager passed {} sockets ({}), and one server has one",
+                passed.len(),
+                in_words(passed)
+            ))),
+        }
+    }
+}
+
+/// Another address is configured than the one of the only socket.
+fn another(listen: &dyn fmt::Display, passed: &SocketAddr) -> ConfigError {
+    ConfigError(format!(
+        "\"listen\" is {listen}, but the service manager passed a socket on {passed}: leave --listen out, or say the same \
+         in both places"
+    ))
+}
+
 impl Server {
     /// Its name on the command line, one of [`KINDS`](super::KINDS).
     pub fn kind(&self) -> &'static str {
@@ -152,7 +186,7 @@ impl Server {
     }
 
     /// Relative paths are meant from this directory.
-    fn new(arguments: ServerArgs, listen_said: bool, directory: &Path) -> (Server, Options) {
+    fn new(arguments: ServerArgs, listen_said: bool, directory: &Path, passed: &[Address]) -> (Server, Options) {
         let own = |handler, listen, connections: Connections| {
             let Connections { max_connections, check_every } = connections;
             Server::Own(OwnServer { handler, listen, listen_said, max_connections, check_every })
@@ -211,12 +245,13 @@ impl Server {
                     overlap,
                     check: checks.check(),
                 };
-                let front = match (relay, &listen[..]) {
-                    (Some(relay), [ProgramSocket { address: Address::Tcp(address), .. }]) => {
+                let front = match (relay, passed, &listen[..]) {
+                    (Some(relay), [Address::Tcp(address)], _)
+                    | (Some(relay), [], [ProgramSocket { address: Address::Tcp(address), .. }]) => {
                         Front::Relay(*address, relaying.options(relay))
                     }
                     // What else there is with a relay has been refused.
-                    (_, _) => Front::Sockets(listen),
+                    (_, _, _) => Front::Sockets(listen),
                 };
                 (Server::Exec { program: Box::new(program), front }, options)
             }
@@ -256,10 +291,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// Relative paths are meant from this directory.
+    /// Relative paths are meant from this directory. The service manager passed sockets on these addresses.
     pub(super) fn parse(
         arguments: impl IntoIterator<Item: Into<OsString> + Clone>,
         directory: &Path,
+        passed: &[Address],
     ) -> Result<Config, ConfigError> {
         let wrong = |error| ConfigError::clap(&error);
         let said = ServerCli::command().try_get_matches_from(arguments).map_err(wrong)?;
@@ -295,9 +331,9 @@ impl Config {
                         .into(),
                 ));
             }
-            check_addresses(listen, *socket_mode, ready.as_ref(), checks.check.as_ref())?;
-            check_relay(*relay, relaying, listen, ready.as_ref(), checks.check.as_ref())?;
-            if listen.is_empty() && !overlap.is_zero() {
+            check_addresses(listen, passed, relay.is_some(), *socket_mode, ready.as_ref(), checks.check.as_ref())?;
+            check_relay(*relay, relaying, listen, passed, ready.as_ref(), checks.check.as_ref())?;
+            if listen.is_empty() && passed.is_empty() && !overlap.is_zero() {
                 return Err(ConfigError(
                     "\"overlap\" needs \"listen\": without it the old program has to end before the new one starts"
                         .into(),
@@ -323,9 +359,10 @@ impl Config {
                 environment = env_file::variables(&directory::join(directory, file))?;
             }
         }
-        let (mut server, options) = Server::new(server, listen_said, directory);
-        if let Server::Exec { program, .. } = &mut server {
-            program.environment = environment;
+        let (mut server, options) = Server::new(server, listen_said, directory, passed);
+        match &mut server {
+            Server::Exec { program, .. } => program.environment = environment,
+            Server::Own(own) => own.listen_on(passed)?,
         }
         Ok(Config {
             parts: parts(&said),
@@ -347,25 +384,6 @@ impl Config {
             on_hup: options.on_hup,
             console: options.console,
         })
-    }
-
-    /// These settings for a server on a socket that was passed to this process. It is bound already, so its address is
-    /// the one that counts. A program has its own, and is not concerned.
-    ///
-    /// # Errors
-    /// When another one was said.
-    pub fn listen_on(mut self, passed: SocketAddr) -> Result<Config, ConfigError> {
-        if let Server::Own(own) = &mut self.server {
-            if own.listen_said && own.listen != passed {
-                return Err(ConfigError(format!(
-                    "\"listen\" is {}, but the service manager passed a socket on {passed}: leave --listen out, or say \
-                     the same in both places",
-                    own.listen
-                )));
-            }
-            own.listen = passed;
-        }
-        Ok(self)
     }
 
     /// Whether a restart can lead from these settings to the new ones. It keeps the process, its listener, its name and
@@ -454,6 +472,7 @@ fn check_relay(
     relay: Option<RelayKind>,
     relaying: &Relaying,
     listen: &[ProgramSocket],
+    passed: &[Address],
     ready: Option<&Ready>,
     check: Option<&CheckKind>,
 ) -> Result<(), ConfigError> {
@@ -483,7 +502,27 @@ fn check_relay(
             "{name:?} is for \"relay\": \"http\"; with \"tcp\" the bytes are passed on as they are"
         ));
     }
+    match (passed, listen) {
+        ([], _) | ([Address::Tcp(_)], []) => {}
+        ([Address::Tcp(passed)], [listen]) if listen.address == Address::Tcp(*passed) => {}
+        ([Address::Tcp(passed)], listen) => return Err(another(&in_words(listen), passed)),
+        #[cfg(unix)]
+        ([Address::Unix(path)], _) => {
+            return refuse(format!(
+                "\"relay\" has TCP clients only, and the service manager passed a Unix socket ({}); in a .socket unit \
+                 write ListenStream= with a port",
+                path.display()
+            ));
+        }
+        ([_, _, ..], _) => {
+            return refuse(format!(
+                "\"relay\" has one address, and the service manager passed several sockets ({}); keep one",
+                in_words(passed)
+            ));
+        }
+    }
     match listen {
+        [] if !passed.is_empty() => Ok(()),
         [] => refuse("\"relay\" needs \"listen\": the address on which clients connect".into()),
         [ProgramSocket { address: Address::Tcp(_), name: None, .. }] => Ok(()),
         [ProgramSocket { name: Some(name), .. }] => refuse(format!(
@@ -500,6 +539,8 @@ fn check_relay(
 /// What cannot go together in what a program is given.
 fn check_addresses(
     listen: &[ProgramSocket],
+    passed: &[Address],
+    relayed: bool,
     mode: Option<u32>,
     ready: Option<&Ready>,
     check: Option<&CheckKind>,
@@ -514,6 +555,12 @@ fn check_addresses(
             && others.iter().any(|other| other.name.as_ref() == Some(name))
         {
             return Err(ConfigError(format!("\"listen\" has the name {name} twice; choose another one")));
+        }
+        if !relayed && passed.contains(address) {
+            return Err(ConfigError(format!(
+                "\"listen\" has {address}, and the service manager passes a socket on it: leave it out of \"listen\", since \
+                 the program gets the sockets that are passed in any case"
+            )));
         }
         rest = others;
     }
@@ -532,7 +579,7 @@ fn check_addresses(
         [("--ready", ready, "http=URL, --ready notify or a time"), ("--check", check, "http=URL or --check notify")]
     {
         if let Some(Probe::Connect(address)) = probe
-            && listen.iter().any(|listen| listen.address == *address)
+            && (listen.iter().any(|listen| listen.address == *address) || passed.contains(address))
         {
             return Err(ConfigError(format!(
                 "{option} connect={address} cannot work with --listen {address}: the supervisor itself holds that \

@@ -16,6 +16,7 @@ use super::generate::Generate;
 use super::hint::hint_or_exec;
 #[cfg(windows)]
 use crate::instance::InstanceName;
+use crate::listen::Address;
 use crate::log::Log;
 
 /// What a command line asks for.
@@ -126,7 +127,15 @@ impl Invocation {
     /// # Errors
     /// When the file cannot be read or is wrong.
     pub fn read(&self) -> Result<Config, ConfigError> {
-        self.read_in(&self.directory)
+        self.read_with(&[])
+    }
+
+    /// The same for a process to which the service manager has passed sockets on these addresses.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is wrong, or something else is said about the addresses.
+    pub fn read_with(&self, passed: &[Address]) -> Result<Config, ConfigError> {
+        self.read_in(&self.directory, passed)
     }
 
     /// The same with its paths as they were said.
@@ -135,11 +144,11 @@ impl Invocation {
     /// When the file cannot be read or is wrong.
     #[cfg(windows)]
     pub(super) fn as_said(&self) -> Result<Config, ConfigError> {
-        self.read_in(Path::new(""))
+        self.read_in(Path::new(""), &[])
     }
 
-    fn read_in(&self, directory: &Path) -> Result<Config, ConfigError> {
-        let Some(file) = &self.file else { return Config::parse(&self.arguments, directory) };
+    fn read_in(&self, directory: &Path, passed: &[Address]) -> Result<Config, ConfigError> {
+        let Some(file) = &self.file else { return Config::parse(&self.arguments, directory, passed) };
         let Arguments { mut options, mut program } = file.arguments(&ServerCli::command(), self.kind, self.has_dir)?;
         if self.has_listen {
             options.retain(|option| !option.as_encoded_bytes().starts_with(b"--listen="));
@@ -156,7 +165,7 @@ impl Invocation {
         // No argument stands between the program and the kind of its server.
         let (before, after) = self.arguments.split_at(self.arguments.len().min(2));
         let together: Vec<_> = before.iter().chain(&options).chain(after).chain(&program).collect();
-        Config::parse(together, directory)
+        Config::parse(together, directory, passed)
     }
 }
 

@@ -19,6 +19,7 @@ use super::invocation::Invocation;
 #[cfg(unix)]
 use super::invocation::check;
 use crate::corpus;
+use crate::listen::Address;
 #[cfg(unix)]
 use crate::listen::in_words;
 use crate::log::Log;
@@ -75,7 +76,7 @@ fn says(kind: &str, text: impl AsRef<[u8]>, message: &str) {
 }
 
 fn line(arguments: &[&str]) -> Config {
-    Config::parse(std::iter::once("supervisor").chain(arguments.iter().copied()), &of_the_start()).unwrap()
+    Config::parse(std::iter::once("supervisor").chain(arguments.iter().copied()), &of_the_start(), &[]).unwrap()
 }
 
 #[track_caller]
@@ -179,8 +180,10 @@ fn what_is_not_said_has_its_default() {
 fn the_address_of_a_socket_that_was_passed_counts_unless_another_one_was_said() {
     let directory = Directory::new("passed");
     let passed: SocketAddr = ([127, 0, 0, 1], 7000).into();
-    let listen =
-        |text, arguments: &[&str]| directory.read(text, arguments).listen_on(passed).map(|config| own(&config).listen);
+    let listen = |text, arguments: &[&str]| {
+        let read = directory.invocation(text, arguments).read_with(&[Address::Tcp(passed)]);
+        read.map(|config| own(&config).listen)
+    };
     assert_eq!(listen("{}", &["http"]), Ok(passed));
     assert_eq!(listen(r#"{"listen": 7000}"#, &["http"]), Ok(passed));
     assert_eq!(listen("{}", &["http", "--listen", "127.0.0.1:7000"]), Ok(passed));
@@ -578,7 +581,7 @@ fn understand(text: &[u8], kind: &'static str) -> Result<Config, String> {
     let line: Vec<OsString> =
         ["supervisor".into(), kind.into()].into_iter().chain(arguments.options).chain(rest).collect();
     // Each argument was valid, so what is wrong is what some of them are together.
-    Config::parse(line, Path::new("/start")).map_err(|error| error.to_string())
+    Config::parse(line, Path::new("/start"), &[]).map_err(|error| error.to_string())
 }
 
 fn has_a_colon(value: &Value) -> bool {

@@ -1,64 +1,29 @@
-//! A service manager such as systemd: the socket that it passes to this process, and what it is told.
+//! What a service manager such as systemd is told.
 //!
-//! It says by environment variables what it passes and what it wants to hear: sd_listen_fds(3), sd_notify(3) and
-//! sd_watchdog_enabled(3) are the specification. What it is told is one datagram each time; one that cannot be sent, or
-//! not without waiting, is tried again when something happens, and holds up nobody.
+//! It says by environment variables what it wants to hear: sd_notify(3) and sd_watchdog_enabled(3) are the specification.
+//! What it is told is one datagram each time; one that cannot be sent, or not without waiting, is tried again when
+//! something happens, and holds up nothing.
 
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
+use super::pidfd;
 use super::view::{MARGIN, Phase, View};
 
 /// What the service manager says to this process, and to nobody else: a program that this one starts must not get it
 /// ([`std::process::Command::env_remove`]).
-pub const VARIABLES: [&str; 6] =
-    ["LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+pub const VARIABLES: [&str; 7] =
+    ["LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", pidfd::VARIABLE, "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
 /// The shortest time between two signs of life. Who asks for more is up to no good.
 const SHORTEST_BEAT: Duration = Duration::from_millis(1);
 
 /// The longest status, in characters. Systemd ignores whole messages that are longer than 4096 bytes.
 const LONGEST_STATUS: usize = 400;
-
-/// A listening TCP socket that the service manager passed to this process. It may keep it, and pass it to the next one.
-#[derive(Debug)]
-pub struct Passed {
-    pub(crate) listener: TcpListener,
-    address: SocketAddr,
-}
-
-impl Passed {
-    /// The address that the socket is bound to.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-/// What the service manager passed cannot be served on.
-#[derive(Debug)]
-pub struct PassedError(String);
-
-impl fmt::Display for PassedError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for PassedError {}
-
-/// Takes the socket that the service manager passed to this process, if it did. To be called at the start of a program,
-/// before it has other threads or files: the socket is taken out of the environment, too.
-///
-/// # Errors
-/// When it passed several sockets, or something else than a listening TCP socket.
-pub fn passed() -> Result<Option<Passed>, PassedError> {
-    system::passed()
-}
 
 /// Sends a datagram, without waiting.
 pub(crate) type Line = Box<dyn FnMut(&str) -> io::Result<()> + Send>;
@@ -161,38 +126,11 @@ fn watchdog_limit(variable: impl Fn(&str) -> Option<String>) -> Option<Duration>
 
 #[cfg(unix)]
 mod system {
-    use super::{Line, Passed, PassedError, io};
-    use listenfd::ListenFd;
-    use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
+    use super::{Line, io};
     use nix::time::{ClockId, clock_gettime};
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
-
-    pub(super) fn passed() -> Result<Option<Passed>, PassedError> {
-        let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u32>().ok());
-        // Asked here as well: the crate takes sockets without a process id, too.
-        if number("LISTEN_PID") != Some(std::process::id()) {
-            return Ok(None);
-        }
-        match number("LISTEN_FDS") {
-            None | Some(0) => return Ok(None),
-            Some(1) => {}
-            Some(several) => {
-                let message = format!("the service manager passed {several} sockets, and one server has one");
-                return Err(PassedError(message));
-            }
-        }
-        let listener = ListenFd::from_env().take_tcp_listener(0).ok().flatten();
-        let listener = listener.filter(|listener| getsockopt(listener, AcceptConn) == Ok(true));
-        listener.and_then(|listener| Some(Passed { address: listener.local_addr().ok()?, listener })).map(Some).ok_or_else(
-            || {
-                let message = "what the service manager passed is not a listening TCP socket; in a .socket unit that is \
-                               ListenStream= with a port, and no Accept=yes";
-                PassedError(message.into())
-            },
-        )
-    }
 
     pub(super) fn line(socket: &OsStr) -> io::Result<Line> {
         let address = address(socket)?;
@@ -222,11 +160,7 @@ mod system {
 /// On Windows no service manager speaks this way: see `windows_service.rs`.
 #[cfg(windows)]
 mod system {
-    use super::{Line, Passed, PassedError, io};
-
-    pub(super) fn passed() -> Result<Option<Passed>, PassedError> {
-        Ok(None)
-    }
+    use super::{Line, io};
 
     pub(super) fn line(_socket: &std::ffi::OsStr) -> io::Result<Line> {
         Err(io::ErrorKind::Unsupported.into())

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
@@ -28,6 +29,11 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
+    /// Of a TCP socket.
+    pub(crate) fn into_tcp(self) -> Option<TcpListener> {
+        self.address.tcp().map(|_| self.socket.into())
+    }
+
     /// # Errors
     /// What the system says. [`ErrorKind::AddrInUse`]: a server listens there.
     pub(crate) fn new(listen: &ProgramSocket) -> io::Result<Bound> {

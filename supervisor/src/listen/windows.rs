@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
+use std::net::TcpListener;
 
 use super::address::{Address, ProgramSocket};
 
@@ -16,6 +17,10 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
+    pub(crate) fn into_tcp(self) -> Option<TcpListener> {
+        match self.socket {}
+    }
+
     /// # Errors
     /// Always.
     pub(crate) fn new(_listen: &ProgramSocket) -> io::Result<Bound> {

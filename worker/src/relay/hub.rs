@@ -23,6 +23,8 @@ const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
 
 pub(super) struct Hub {
     pub(super) options: Options,
+    /// Whether others accept from the listener, too.
+    pub(super) is_shared: bool,
     observer: Box<Observer>,
     /// Changes with each change of the door, so that a loop need not lock it to see that there was none.
     epoch: AtomicU64,
@@ -130,6 +132,7 @@ impl Mailbox {
 impl Hub {
     pub(super) fn new(
         listener: Arc<TcpListener>,
+        is_shared: bool,
         options: Options,
         observer: Box<Observer>,
         loops: usize,
@@ -137,6 +140,7 @@ impl Hub {
         let mailboxes = (0..loops).map(|_| Mailbox::new()).collect::<io::Result<_>>()?;
         Ok(Hub {
             options,
+            is_shared,
             observer,
             epoch: AtomicU64::new(0),
             in_rotation: AtomicBool::new(true),

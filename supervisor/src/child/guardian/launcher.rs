@@ -18,6 +18,7 @@ use super::stage::{self, Stage};
 use crate::child::preflight;
 use crate::child::program::{CannotStart, NOT_RUN};
 use crate::descriptors;
+use crate::host::pidfd;
 use crate::text::Reason;
 
 /// Becomes the program, or says on stdin why not. That is closed when it has become the program.
@@ -65,6 +66,9 @@ fn refusal(stage: &Stage) -> (u8, String) {
             .env("LISTEN_PID", std::process::id().to_string())
             .env("LISTEN_FDS", stage.sockets.to_string())
             .env("LISTEN_FDNAMES", &stage.names);
+        if let Some(id) = pidfd::own_id() {
+            command.env(pidfd::VARIABLE, id.to_string());
+        }
     }
     let error = command.exec();
     match preflight::find(&stage.program, Path::new(""), &variables) {

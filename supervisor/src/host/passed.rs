@@ -1,0 +1,174 @@
+//! The sockets that a service manager passes to this process: sd_listen_fds(3) is the specification.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
+
+use crate::listen::{Address, Bound};
+
+/// The listening sockets that the service manager passed to this process. It may keep them, and pass them to the next one.
+#[derive(Debug, Default)]
+pub struct Passed {
+    sockets: Vec<Bound>,
+}
+
+impl Passed {
+    /// The addresses that they are bound to.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.sockets.iter().map(|socket| socket.address.clone()).collect()
+    }
+
+    /// The TCP socket on this address.
+    pub(crate) fn take_tcp(&mut self, address: SocketAddr) -> Option<TcpListener> {
+        let position = self.sockets.iter().position(|socket| socket.address.tcp() == Some(address))?;
+        self.sockets.drain(position..=position).find_map(Bound::into_tcp)
+    }
+
+    /// All of them, in the manager's order.
+    pub(crate) fn take(&mut self) -> Vec<Bound> {
+        std::mem::take(&mut self.sockets)
+    }
+}
+
+/// What the service manager passed cannot be served on.
+#[derive(Debug)]
+pub struct PassedError(String);
+
+impl fmt::Display for PassedError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for PassedError {}
+
+/// Takes the sockets that the service manager passed to this process. To be called at the start of a program, before it has
+/// other threads or files: the sockets are taken out of the environment, too.
+///
+/// # Errors
+/// When what it passed is not what it says, or something else than listening TCP and Unix sockets.
+pub fn passed() -> Result<Passed, PassedError> {
+    system::passed()
+}
+
+#[cfg(unix)]
+mod system {
+    use std::ffi::OsString;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::SocketAddr;
+    use std::path::{Path, PathBuf};
+
+    use listenfd::ListenFd;
+    use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
+
+    use super::{Address, Bound, Passed, PassedError};
+    use crate::host::pidfd;
+
+    /// The first descriptor that is passed.
+    const FIRST: usize = 3;
+
+    /// As many as a program gets, see `child/guardian/stage.rs`.
+    const MOST: usize = 999;
+
+    pub(super) fn passed() -> Result<Passed, PassedError> {
+        let variable = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
+        let is_own = |name, own: Option<u64>| {
+            variable(name).is_none_or(|said| own.is_none_or(|own| said.to_str() == Some(&own.to_string())))
+        };
+        // Asked here as well: the crate takes sockets without a process id, too.
+        let is_meant = variable("LISTEN_PID").is_some()
+            && is_own("LISTEN_PID", Some(std::process::id().into()))
+            && is_own(pidfd::VARIABLE, pidfd::own_id());
+        let Some(count) = variable("LISTEN_FDS").filter(|_| is_meant) else { return Ok(Passed::default()) };
+        let count = count_of(&count)?;
+        let names = names(variable("LISTEN_FDNAMES"), count)?;
+        // The crate could not tell a closed descriptor from one that is no socket.
+        if let Some(closed) = (FIRST..FIRST + count).find(|number| is_closed(*number)) {
+            let message = format!(
+                "the service manager says that it passed {} (LISTEN_FDS={count}), but descriptor {closed} is not open: \
+                 start the supervisor without a program in between that closes it",
+                if count == 1 { "a socket".into() } else { format!("{count} sockets") }
+            );
+            return Err(PassedError(message));
+        }
+        let mut all = ListenFd::from_env();
+        let sockets = names.into_iter().enumerate();
+        let sockets = sockets.map(|(index, name)| take(&mut all, index, name)).collect::<Result<_, _>>()?;
+        Ok(Passed { sockets })
+    }
+
+    fn count_of(said: &OsString) -> Result<usize, PassedError> {
+        let count = said.to_str().and_then(|said| said.parse().ok()).filter(|count| *count <= MOST);
+        count.ok_or_else(|| {
+            PassedError(format!(
+                "LISTEN_FDS is {said:?}: it has to be the number of sockets that the service manager passed, from 0 to \
+                 {MOST}; remove the variable if there are none"
+            ))
+        })
+    }
+
+    /// None: it has not got one.
+    fn names(said: Option<OsString>, count: usize) -> Result<Vec<Option<String>>, PassedError> {
+        let Some(said) = said.filter(|_| count > 0) else { return Ok(vec![None; count]) };
+        let said = said.to_string_lossy().into_owned();
+        let names: Vec<_> = said.split(':').map(|name| Some(name.to_owned())).collect();
+        if names.len() == count {
+            return Ok(names);
+        }
+        let message = format!(
+            "LISTEN_FDNAMES has {} ({said}), and LISTEN_FDS is {count}: each socket that the service manager passes has \
+             one name",
+            if names.len() == 1 { "one name".into() } else { format!("{} names", names.len()) }
+        );
+        Err(PassedError(message))
+    }
+
+    fn is_closed(number: usize) -> bool {
+        let all = Path::new("/dev/fd");
+        all.exists() && all.join(number.to_string()).symlink_metadata().is_err()
+    }
+
+    fn take(all: &mut ListenFd, index: usize, name: Option<String>) -> Result<Bound, PassedError> {
+        let number = FIRST + index;
+        let which = name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+        let refuse = |problem: &str| {
+            Err(PassedError(format!("descriptor {number}{which}, which the service manager passed, is {problem}")))
+        };
+        let (address, socket) = if let Ok(Some(listener)) = all.take_tcp_listener(index) {
+            (listener.local_addr().map(Address::Tcp), OwnedFd::from(listener))
+        } else if let Ok(Some(listener)) = all.take_unix_listener(index) {
+            (listener.local_addr().map(|address| Address::Unix(path(&address))), OwnedFd::from(listener))
+        } else if matches!(all.take_udp_socket(index), Ok(Some(_)))
+            || matches!(all.take_unix_datagram(index), Ok(Some(_)))
+        {
+            return refuse("a datagram socket; in a .socket unit write ListenStream= instead of ListenDatagram=");
+        } else {
+            return refuse("no TCP or Unix socket; in a .socket unit write ListenStream=");
+        };
+        if getsockopt(&socket, AcceptConn) != Ok(true) {
+            return refuse("a connection and no listening socket; in a .socket unit leave out Accept=yes");
+        }
+        match address {
+            Ok(address) => Ok(Bound { address, name, socket, file: None }),
+            Err(_) => refuse("a socket without an address"),
+        }
+    }
+
+    /// As systemd writes it: an abstract name begins with @.
+    fn path(address: &SocketAddr) -> PathBuf {
+        #[cfg(target_os = "linux")]
+        if let Some(name) = std::os::linux::net::SocketAddrExt::as_abstract_name(address) {
+            return format!("@{}", String::from_utf8_lossy(name)).into();
+        }
+        address.as_pathname().map(Path::to_owned).unwrap_or_default()
+    }
+}
+
+/// On Windows no service manager passes sockets.
+#[cfg(windows)]
+mod system {
+    use super::{Passed, PassedError};
+
+    pub(super) fn passed() -> Result<Passed, PassedError> {
+        Ok(Passed::default())
+    }
+}
