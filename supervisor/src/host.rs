@@ -6,6 +6,7 @@ mod manager;
 mod passed;
 pub(crate) mod pidfd;
 mod reports;
+mod store;
 mod systemd;
 mod view;
 #[cfg(windows)]

@@ -58,6 +58,9 @@ const LOOK: Duration = Duration::from_millis(10);
 /// How long a lock may outlive the supervisor that had it.
 const FORKED: Duration = Duration::from_millis(500);
 
+/// How long a service manager may take to close what it had kept at an address.
+const FORGOTTEN: Duration = Duration::from_secs(2);
+
 /// An instance's name, taken: no other one has its paths.
 type Claimed = (InstancePaths, InstanceLock);
 
@@ -83,12 +86,13 @@ impl Supervisor<Handlers> {
         let Supervisor { source: Handlers(factory), mut options } = self;
         // The name first: of two that are started with the same name, the second hears that, and not of a taken port.
         let claimed = claim(&options)?;
+        let mut manager = options.manager();
         let (listener, shared, bound) = match listen {
-            Listen::Bind(address) => options.bind_one(address)?,
-            Listen::Listener(listener) => options.bound(listener, false, 0)?,
-            Listen::Shared(listener) => options.bound(listener, true, 0)?,
+            Listen::Bind(address) => options.bind_one(address, &mut manager)?,
+            Listen::Listener(listener) => options.bound(listener, false, String::new())?,
+            Listen::Shared(listener) => options.bound(listener, true, String::new())?,
         };
-        start(options, bound, claimed, Supervised::Handlers, |settings, events, log| {
+        start(options, bound, manager, claimed, Supervised::Handlers, |settings, events, log| {
             let port = if shared { Port::start_shared(listener) } else { Port::start(listener) };
             let port = port.map_err(lacking("the port"))?;
             Ok(Box::new(HandlerBuilder::new(factory, port, settings, log, events)))
@@ -109,10 +113,19 @@ impl Supervisor<Programs> {
     pub fn start(self, sockets: &[ProgramSocket]) -> Result<Handle<Vec<Address>>, Error> {
         let Supervisor { source: Programs(factory), mut options } = self;
         let claimed = claim(&options)?;
+        let mut manager = options.manager();
+        let addresses: Vec<_> = sockets.iter().map(|socket| socket.address.clone()).collect();
+        let (found, patience) = options.find_kept(&addresses, &mut manager);
         let mut bound = options.passed.take();
-        let passed = bound.len();
-        for socket in sockets {
-            bound.push(bind(&socket.address, || listen::Bound::new(socket))?);
+        let (passed, kept) = (bound.len(), found.iter().flatten().count());
+        for (socket, found) in sockets.iter().zip(&found) {
+            let again = || found.as_ref().map_or_else(|| listen::Bound::new(socket), |found| found.again(socket));
+            let mut one = bind(&socket.address, patience, again)?;
+            let is_kept = manager.keep(found.is_some(), || one.try_clone()).map_err(lacking("a listening socket"))?;
+            if let Some(file) = one.file.as_mut().filter(|_| is_kept) {
+                file.keep();
+            }
+            bound.push(one);
         }
         let names = listen::names(&bound);
         let (mut sockets, mut files, mut bound_to) = (Vec::new(), Vec::new(), Vec::new());
@@ -121,9 +134,9 @@ impl Supervisor<Programs> {
             files.extend(one.file);
             bound_to.push(one.address);
         }
-        let whence = whence(passed, bound_to.len());
+        let whence = whence(passed, kept, bound_to.len());
         let bound = Bound { listens_on: bound_to.clone(), addresses: bound_to, files, whence };
-        start(options, bound, claimed, Supervised::Program, |settings, events, log| {
+        start(options, bound, manager, claimed, Supervised::Program, |settings, events, log| {
             let lacking = lacking("the program's guardian");
             let children = Children::new(factory, Front::Sockets(sockets), settings, log, events).map_err(lacking)?;
             #[cfg(unix)]
@@ -145,8 +158,9 @@ impl Supervisor<Programs> {
     pub fn start_relayed(self, address: SocketAddr, relay: &RelayOptions) -> Result<Handle<SocketAddr>, Error> {
         let Supervisor { source: Programs(factory), mut options } = self;
         let claimed = claim(&options)?;
-        let (listener, shared, bound) = options.bind_one(address)?;
-        start(options, bound, claimed, Supervised::RelayedProgram, |settings, events, log| {
+        let mut manager = options.manager();
+        let (listener, shared, bound) = options.bind_one(address, &mut manager)?;
+        start(options, bound, manager, claimed, Supervised::RelayedProgram, |settings, events, log| {
             let relaying = Relaying::start(listener, shared, relay, log.clone(), events.clone());
             let relaying = relaying.map_err(lacking("the relay"))?;
             let lacking = lacking("the program's guardian");
@@ -158,20 +172,52 @@ impl Supervisor<Programs> {
 }
 
 impl Options {
-    /// The listener of a server that has one, and whether it is shared: the one that was passed, or one that is bound now.
-    fn bind_one(&mut self, address: SocketAddr) -> Result<(TcpListener, bool, Bound<SocketAddr, ()>), Error> {
-        match self.passed.take_tcp(address) {
-            Some(listener) => self.bound(listener, true, 1),
-            None => self.bound(bind(&Address::Tcp(address), || listen::bind_tcp(address))?, false, 0),
-        }
+    /// The service manager that is to be told, if there is one.
+    fn manager(&self) -> Manager {
+        if self.service_manager { Manager::from_environment(self.journal.clone()) } else { Manager::none() }
     }
 
-    /// The server has this listener, and no other one. So many were passed.
+    /// What the service manager has kept for each of these addresses. It forgets the rest. The time is how long one of them
+    /// may be taken until then.
+    fn find_kept(&mut self, addresses: &[Address], manager: &mut Manager) -> (Vec<Option<listen::Bound>>, Duration) {
+        let (found, rest) = self.passed.take_kept(addresses);
+        for kept in &rest {
+            let why = kept.why_not(addresses);
+            let message = format!("closed a listener that the service manager had kept: {why}");
+            self.journal.line(Level::Info, "listener_closed", message, []);
+            manager.forget(kept);
+        }
+        (found, if rest.is_empty() { Duration::ZERO } else { FORGOTTEN })
+    }
+
+    /// The listener of a server that has one, and whether it is shared: the one that was passed or kept, or one that is bound
+    /// now.
+    fn bind_one(
+        &mut self,
+        address: SocketAddr,
+        manager: &mut Manager,
+    ) -> Result<(TcpListener, bool, Bound<SocketAddr, ()>), Error> {
+        if let Some(listener) = self.passed.take_tcp(address) {
+            self.find_kept(&[], manager);
+            return self.bound(listener, true, whence(1, 0, 1));
+        }
+        let (mut found, patience) = self.find_kept(&[Address::Tcp(address)], manager);
+        let kept = found.pop().flatten().and_then(listen::Bound::into_tcp);
+        let is_kept = kept.is_some();
+        let listener = match kept {
+            Some(listener) => listener,
+            None => bind(&Address::Tcp(address), patience, || listen::bind_tcp(address))?,
+        };
+        let shared = manager.keep(is_kept, || listen::Bound::of_tcp(&listener)).map_err(lacking("the listener"))?;
+        self.bound(listener, shared, whence(0, is_kept.into(), 1))
+    }
+
+    /// The server has this listener, and no other one.
     fn bound(
         &mut self,
         listener: TcpListener,
         shared: bool,
-        passed: usize,
+        whence: String,
     ) -> Result<(TcpListener, bool, Bound<SocketAddr, ()>), Error> {
         let address = listener.local_addr().map_err(lacking("the listener"))?;
         if let Some(other) = self.passed.addresses().first() {
@@ -179,18 +225,19 @@ impl Options {
             return Err(lacking("on a socket that the service manager passed")(io::Error::other(message)));
         }
         let addresses = vec![Address::Tcp(address)];
-        Ok((listener, shared, Bound { listens_on: address, addresses, files: (), whence: whence(passed, 1) }))
+        Ok((listener, shared, Bound { listens_on: address, addresses, files: (), whence }))
     }
 }
 
-/// Where listeners come from, for people, if that is not a matter of course: so many were passed.
-fn whence(passed: usize, all: usize) -> String {
-    match (passed, all) {
+/// Where listeners come from, for people, if that is not a matter of course: so many were passed, and so many kept.
+fn whence(passed: usize, kept: usize, all: usize) -> String {
+    let some = |number: usize, how: &str| match (number, all) {
         (0, _) => String::new(),
-        (1, 1) => ", socket passed by the service manager".into(),
-        (passed, all) if passed == all => ", sockets passed by the service manager".into(),
-        (passed, all) => format!(", {passed} of {all} sockets passed by the service manager"),
-    }
+        (1, 1) => format!(", socket {how} by the service manager"),
+        (number, all) if number == all => format!(", sockets {how} by the service manager"),
+        (number, all) => format!(", {number} of {all} sockets {how} by the service manager"),
+    };
+    some(passed, "passed") + &some(kept, "kept")
 }
 
 /// What is supervised, as far as that makes a difference here.
@@ -218,6 +265,7 @@ impl Supervised {
 fn start<L>(
     options: Options,
     bound: Bound<L, impl Send + 'static>,
+    manager: Manager,
     claimed: Option<Claimed>,
     supervised: Supervised,
     builder: impl FnOnce(Settings, EventSender, Journal) -> Result<Box<dyn Builder>, Error>,
@@ -236,7 +284,6 @@ fn start<L>(
     // From here on somebody may ask for the end, also while the server is not ready yet.
     let triggers = Triggers::start(&options, &events, supervised, health, claimed)?;
     let health = triggers.health.as_ref().map(Health::address);
-    let manager = if options.service_manager { Manager::from_environment(log.clone()) } else { Manager::none() };
     #[cfg(windows)]
     let manager = match options.service {
         Some(service) => Manager::of_service(service.commands(events.clone()), log.clone()),
@@ -401,15 +448,16 @@ fn take_lock(
     }
 }
 
-/// Binds an address. Where something listens that is about to end, it is waited for: whoever starts a supervisor right
+/// Binds an address. Where something listens that is about to end, or within the patience, it is waited for: whoever starts a supervisor right
 /// after another one was killed finds what that had started.
-fn bind<T>(address: &Address, bind: impl Fn() -> io::Result<T>) -> Result<T, Error> {
+fn bind<T>(address: &Address, patience: Duration, bind: impl Fn() -> io::Result<T>) -> Result<T, Error> {
     let began = Instant::now();
     loop {
         match bind() {
             Ok(bound) => return Ok(bound),
             Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < holder::time_to_end(address) =>
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && began.elapsed() < holder::time_to_end(address).max(patience) =>
             {
                 thread::sleep(LOOK);
             }
@@ -426,7 +474,7 @@ fn bind_health(health: SocketAddr, server: &[Address]) -> Result<TcpListener, Er
         let source = io::Error::new(io::ErrorKind::AddrInUse, message);
         return Err(Error::Start { what: "the health endpoint", source });
     }
-    bind(&address, || listen::bind_tcp(health))
+    bind(&address, Duration::ZERO, || listen::bind_tcp(health))
 }
 
 /// What the instance at this place says of itself.

@@ -84,6 +84,8 @@ mod sockets; // Unix sockets for programs, and several addresses.
 #[cfg(target_os = "linux")]
 mod stopping; // How a program is asked to end, and how long it has.
 #[cfg(target_os = "linux")]
+mod store; // Listeners that a service manager keeps for the next supervisor.
+#[cfg(target_os = "linux")]
 mod top; // admin-cli top, on a terminal that can be looked at.
 #[cfg(target_os = "linux")]
 mod transparent; // As if exec were not there: each exit code, each signal that ends a program, each that is passed on.

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// A service manager that only listens.
-pub struct Manager(UnixDatagram);
+pub struct Manager(pub UnixDatagram);
 
 impl Manager {
     pub fn new(home: &Home) -> Manager {
@@ -245,7 +245,7 @@ fn a_manager_that_is_gone_or_cannot_be_reached_is_said_once_and_stops_nothing() 
 }
 
 /// Fills a manager's queue, however long it is, until nobody can send to it any more.
-fn fill(manager: &Path) {
+pub fn fill(manager: &Path) {
     loop {
         // One sender alone may have its own buffer full first.
         let sender = UnixDatagram::unbound().unwrap();
@@ -448,7 +448,9 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     let home = Home::new();
     let mut command = home.program("systemd-analyze");
     command.args(["verify", "--man=no"]);
-    for unit in ["mastercontrol-http.service", "mastercontrol-http.socket"] {
+    for unit in
+        ["mastercontrol-http.service", "mastercontrol-http.socket", "mastercontrol@.service", "mastercontrol@.socket"]
+    {
         // It looks whether the programs are there.
         let text = fs::read_to_string(deploy(unit)).unwrap();
         let text = text.replace("/usr/local/bin/supervisor", SUPERVISOR).replace("/usr/local/bin/admin-cli", ADMIN_CLI);

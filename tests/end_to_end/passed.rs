@@ -15,7 +15,7 @@ use crate::manager::listener;
 use crate::support::{Client, HUGE, Home, Instance, LIMIT, eventually, free_port};
 
 /// Answers each client with the name of the socket on which it came, and its own process id.
-const SERVER: &str = r#"
+pub const SERVER: &str = r#"
 import os, select, signal, socket
 names = os.environ["LISTEN_FDNAMES"].split(":")
 assert len(names) == int(os.environ["LISTEN_FDS"]) and os.environ["LISTEN_PID"] == str(os.getpid()), dict(os.environ)
@@ -62,7 +62,7 @@ fn by_shell(home: &Home, first: &str, command: &Command, sockets: impl ToString)
 }
 
 /// What the program says to a client: the name of the socket, and its process id.
-fn said(mut client: impl Read) -> (String, String) {
+pub fn said(mut client: impl Read) -> (String, String) {
     let mut said = String::new();
     client.read_to_string(&mut said).unwrap();
     let (name, pid) = said.split_once(' ').unwrap_or_else(|| panic!("the program said {said:?}"));

@@ -38,6 +38,7 @@ const EVENTS: &[(&str, &str)] = &[
     ("handler_panicked", "A handler panicked. Its connection was closed."),
     ("health_lost", "The health endpoint has failed."),
     ("left_behind", "A handler could not be ended. The process ends without it."),
+    ("listener_closed", "The service manager had kept a listener that the settings do not name. It was closed."),
     ("listening", "The supervisor is ready for requests and clients."),
     ("log_lines_lost", "Lines of the log were dropped because its reader was too slow. The events have them."),
     ("no_admin_socket", "There is no admin socket (with `--admin try`)."),
@@ -46,6 +47,10 @@ const EVENTS: &[(&str, &str)] = &[
     ("no_service_manager", "The service manager cannot be reached."),
     ("not_accepted", "Clients wait on a socket of `--listen`, and the program accepts none."),
     ("not_asked", "Windows: the program could not be asked to stop, and is killed at the deadline."),
+    (
+        "not_kept",
+        "The service manager keeps fewer listeners for the next supervisor than there are (`FileDescriptorStoreMax=`).",
+    ),
     ("not_permitted", "A client of the admin socket belongs to another user."),
     ("not_ready", "No new clients may be sent here, by `admin-cli drain`."),
     ("not_started", "The supervisor could not start. It exits."),

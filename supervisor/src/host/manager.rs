@@ -5,9 +5,11 @@ use std::io;
 use std::time::Instant;
 
 use super::reports::Reports;
+use super::store::{Errand, Kept};
 use super::systemd::Notify;
 use super::view::View;
 use crate::journal::Journal;
+use crate::listen::Bound;
 use crate::log::{Level, Log};
 use crate::text::Reason;
 
@@ -70,6 +72,33 @@ impl Manager {
         }
     }
 
+    /// Has the manager keep a listener for the next supervisor, unless it does so already, since an earlier one has asked it
+    /// to. Returns whether it is kept.
+    ///
+    /// # Errors
+    /// What there is to say when the listener cannot be given to it.
+    pub(crate) fn keep(&mut self, is_kept: bool, listener: impl FnOnce() -> io::Result<Bound>) -> io::Result<bool> {
+        let To::Notify(notify) = &mut self.to else { return Ok(is_kept) };
+        let Some(store) = notify.store() else { return Ok(is_kept) };
+        if let Err(message) = store.take_place() {
+            self.log.line(Level::Warning, "not_kept", message, []);
+            return Ok(is_kept);
+        }
+        if !is_kept {
+            notify.ask_later(Errand::keep(listener()?));
+        }
+        Ok(true)
+    }
+
+    /// Has the manager forget what it has kept for an earlier supervisor.
+    pub(crate) fn forget(&mut self, kept: &Kept) {
+        if let To::Notify(notify) = &mut self.to {
+            notify.ask_later(Errand::Forget { name: kept.name().to_owned() });
+            let asked = notify.ask();
+            self.warn_of(asked);
+        }
+    }
+
     /// When the next sign of life is due.
     pub(crate) fn next_beat(&self) -> Option<Instant> {
         match &self.to {
@@ -81,7 +110,10 @@ impl Manager {
     /// Gives a sign of life if that is due.
     pub(crate) fn beat(&mut self, now: Instant) {
         let sent = match &mut self.to {
-            To::Notify(notify) => notify.beat(now),
+            To::Notify(notify) => {
+                let asked = notify.ask();
+                notify.beat(now).and(asked)
+            }
             To::Nothing | To::Reports(_) => Ok(()),
         };
         self.warn_of(sent);
@@ -91,7 +123,10 @@ impl Manager {
     pub(crate) fn tell(&mut self, view: View, now: Instant) {
         let sent = match &mut self.to {
             To::Nothing => Ok(()),
-            To::Notify(notify) => notify.tell(view, now),
+            To::Notify(notify) => {
+                let asked = notify.ask();
+                notify.tell(view, now).and(asked)
+            }
             To::Reports(reports) => reports.tell(&view, now),
         };
         self.warn_of(sent);

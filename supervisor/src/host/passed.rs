@@ -3,12 +3,15 @@
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 
+use super::store::Kept;
 use crate::listen::{Address, Bound};
 
 /// The listening sockets that the service manager passed to this process. It may keep them, and pass them to the next one.
 #[derive(Debug, Default)]
 pub struct Passed {
     sockets: Vec<Bound>,
+    /// What it has kept for an earlier supervisor.
+    kept: Vec<Kept>,
 }
 
 impl Passed {
@@ -26,6 +29,21 @@ impl Passed {
     /// All of them, in the manager's order.
     pub(crate) fn take(&mut self) -> Vec<Bound> {
         std::mem::take(&mut self.sockets)
+    }
+
+    /// What the manager has kept for each of these addresses, and what it has kept for none.
+    pub(crate) fn take_kept(&mut self, wanted: &[Address]) -> (Vec<Option<Bound>>, Vec<Kept>) {
+        let mut kept = std::mem::take(&mut self.kept);
+        let mut found: Vec<_> = wanted.iter().map(|_| None).collect();
+        // Those that are satisfied with any port come last.
+        let is_choosy = |address: &Address| address.tcp().is_none_or(|address| address.port() != 0);
+        for choosy in [true, false] {
+            for (wanted, found) in wanted.iter().zip(&mut found).filter(|(wanted, _)| is_choosy(wanted) == choosy) {
+                let position = kept.iter().position(|kept| kept.is_at(wanted));
+                *found = position.and_then(|position| kept.remove(position).into_listener());
+            }
+        }
+        (found, kept)
     }
 }
 
@@ -60,8 +78,8 @@ mod system {
     use listenfd::ListenFd;
     use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
 
-    use super::{Address, Bound, Passed, PassedError};
-    use crate::host::pidfd;
+    use super::{Address, Bound, Kept, Passed, PassedError};
+    use crate::host::{pidfd, store};
 
     /// The first descriptor that is passed.
     const FIRST: usize = 3;
@@ -91,9 +109,17 @@ mod system {
             return Err(PassedError(message));
         }
         let mut all = ListenFd::from_env();
-        let sockets = names.into_iter().enumerate();
-        let sockets = sockets.map(|(index, name)| take(&mut all, index, name)).collect::<Result<_, _>>()?;
-        Ok(Passed { sockets })
+        let mut passed = Passed::default();
+        for (index, name) in names.into_iter().enumerate() {
+            match name {
+                Some(name) if store::is_kept(&name) => {
+                    let listener = take(&mut all, index, None).ok();
+                    passed.kept.push(Kept::new(name, listener));
+                }
+                name => passed.sockets.push(take(&mut all, index, name)?),
+            }
+        }
+        Ok(passed)
     }
 
     fn count_of(said: &OsString) -> Result<usize, PassedError> {

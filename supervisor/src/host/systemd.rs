@@ -7,17 +7,28 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
 use super::pidfd;
+use super::store::{self, Errand, Store};
 use super::view::{MARGIN, Phase, View};
+use crate::listen::Bound;
 
 /// What the service manager says to this process, and to nobody else: a program that this one starts must not get it
 /// ([`std::process::Command::env_remove`]).
-pub const VARIABLES: [&str; 7] =
-    ["LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", pidfd::VARIABLE, "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+pub const VARIABLES: [&str; 8] = [
+    store::VARIABLE,
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    pidfd::VARIABLE,
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
 
 /// The shortest time between two signs of life. Who asks for more is up to no good.
 const SHORTEST_BEAT: Duration = Duration::from_millis(1);
@@ -25,8 +36,8 @@ const SHORTEST_BEAT: Duration = Duration::from_millis(1);
 /// The longest status, in characters. Systemd ignores whole messages that are longer than 4096 bytes.
 const LONGEST_STATUS: usize = 400;
 
-/// Sends a datagram, without waiting.
-pub(crate) type Line = Box<dyn FnMut(&str) -> io::Result<()> + Send>;
+/// Sends a datagram, with a descriptor if there is one, without waiting.
+pub(crate) type Line = Box<dyn FnMut(&str, Option<&Bound>) -> io::Result<()> + Send>;
 
 /// The manager wants a sign of life each time that this time has passed.
 #[derive(Debug)]
@@ -40,6 +51,10 @@ pub(crate) struct Notify {
     line: Line,
     told: Option<View>,
     keep_alive: Option<KeepAlive>,
+    /// None: the manager keeps nothing for the next supervisor.
+    store: Option<Store>,
+    /// What it has not been asked yet.
+    errands: VecDeque<Errand>,
 }
 
 impl Notify {
@@ -47,7 +62,8 @@ impl Notify {
     pub(super) fn from_environment() -> Option<io::Result<Notify>> {
         let socket = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())?;
         let limit = watchdog_limit(|name| std::env::var(name).ok());
-        Some(system::line(&socket).map(|line| Notify::new(line, limit, Instant::now())))
+        let store = Store::from_environment();
+        Some(system::line(&socket).map(|line| Notify { store, ..Notify::new(line, limit, Instant::now()) }))
     }
 
     /// A manager at the end of this line, which ends the process when it has not heard from it for the limit.
@@ -56,7 +72,25 @@ impl Notify {
             let every = (limit / 2).max(SHORTEST_BEAT);
             KeepAlive { every, next: now + every }
         });
-        Notify { line, told: None, keep_alive }
+        Notify { line, told: None, keep_alive, store: None, errands: VecDeque::new() }
+    }
+
+    pub(super) fn store(&mut self) -> Option<&mut Store> {
+        self.store.as_mut()
+    }
+
+    /// Asks this of the manager together with what it is told next.
+    pub(super) fn ask_later(&mut self, errand: Errand) {
+        self.errands.push_back(errand);
+    }
+
+    /// Asks all that has not been asked yet. What cannot be asked is asked again with what it is told next.
+    pub(super) fn ask(&mut self) -> io::Result<()> {
+        while let Some(errand) = self.errands.front() {
+            (self.line)(&errand.message(), errand.listener())?;
+            self.errands.pop_front();
+        }
+        Ok(())
     }
 
     /// When the next sign of life is due.
@@ -70,7 +104,7 @@ impl Notify {
             return Ok(());
         };
         keep_alive.next = now + keep_alive.every;
-        (self.line)("WATCHDOG=1")
+        (self.line)("WATCHDOG=1", None)
     }
 
     /// Says what has changed. What cannot be said is said again with the next change.
@@ -102,9 +136,9 @@ impl Notify {
         // What was under way is over before a restart begins.
         let is_next =
             matches!((phase, view.phase), (Some(Phase::Starting | Phase::Restarting { .. }), Phase::Restarting { .. }));
-        let over = if is_next && phase != Some(view.phase) { (self.line)("READY=1") } else { Ok(()) };
+        let over = if is_next && phase != Some(view.phase) { (self.line)("READY=1", None) } else { Ok(()) };
         if !news.is_empty() {
-            (self.line)(&news.join("\n"))?;
+            (self.line)(&news.join("\n"), None)?;
         }
         self.told = Some(view);
         over
@@ -128,23 +162,37 @@ fn watchdog_limit(variable: impl Fn(&str) -> Option<String>) -> Option<Duration>
 mod system {
     use super::{Line, io};
     use nix::time::{ClockId, clock_gettime};
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr};
     use std::ffi::OsStr;
+    use std::io::IoSlice;
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsFd;
     use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::os::unix::net::UnixDatagram;
 
     pub(super) fn line(socket: &OsStr) -> io::Result<Line> {
         let address = address(socket)?;
         let line = UnixDatagram::unbound()?;
         line.set_nonblocking(true)?;
         // Not connected: the manager may be started anew, with a new socket in the same place.
-        Ok(Box::new(move |message| line.send_to_addr(message.as_bytes(), &address).map(drop)))
+        Ok(Box::new(move |message, listener| {
+            let descriptors = listener.map(|listener| [listener.socket.as_fd()]);
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut passed = SendAncillaryBuffer::new(&mut space);
+            if let Some(descriptors) = &descriptors {
+                passed.push(SendAncillaryMessage::ScmRights(descriptors));
+            }
+            let text = [IoSlice::new(message.as_bytes())];
+            sendmsg_addr(&line, &address, &text, &mut passed, SendFlags::NOSIGNAL)?;
+            Ok(())
+        }))
     }
 
-    fn address(socket: &OsStr) -> io::Result<SocketAddr> {
+    fn address(socket: &OsStr) -> io::Result<SocketAddrUnix> {
         match socket.as_bytes() {
             #[cfg(target_os = "linux")]
-            [b'@', name @ ..] => <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name),
-            [b'/', ..] => SocketAddr::from_pathname(socket),
+            [b'@', name @ ..] => Ok(SocketAddrUnix::new_abstract_name(name)?),
+            [b'/', ..] => Ok(SocketAddrUnix::new(socket)?),
             _ => Err(io::Error::new(io::ErrorKind::Unsupported, format!("there is no socket at {}", socket.display()))),
         }
     }

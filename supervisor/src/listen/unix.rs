@@ -16,6 +16,9 @@ use super::tcp::{bind_tcp, make_room};
 use crate::instance::{InstanceLock, InstanceLockError, remove_leftover_socket};
 use crate::text::Reason;
 
+/// What a file keeps as long as it is there, and no other one has: its device and its inode.
+pub(crate) type FileIdentity = (u64, u64);
+
 /// A socket that is bound and listens.
 #[derive(Debug)]
 pub(crate) struct Bound {
@@ -29,6 +32,36 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
+    /// A TCP socket of a server of our own.
+    pub(crate) fn of_tcp(listener: &TcpListener) -> io::Result<Bound> {
+        let address = Address::Tcp(listener.local_addr()?);
+        Ok(Bound { address, name: None, socket: listener.try_clone()?.into(), file: None })
+    }
+
+    /// Another handle of the same socket.
+    pub(crate) fn try_clone(&self) -> io::Result<Bound> {
+        let Bound { address, name, socket, file: _ } = self;
+        Ok(Bound { address: address.clone(), name: name.clone(), socket: socket.try_clone()?, file: None })
+    }
+
+    /// This socket, which has been bound by an earlier supervisor, as one that is now bound as is wanted.
+    ///
+    /// # Errors
+    /// What the system says. [`ErrorKind::AddrInUse`]: another supervisor has it.
+    pub(crate) fn again(&self, listen: &ProgramSocket) -> io::Result<Bound> {
+        let mut bound = self.try_clone()?;
+        bound.name.clone_from(&listen.name);
+        // Servers of our own have not left it so, and a program expects it.
+        rustix::io::ioctl_fionbio(&bound.socket, false)?;
+        if let Address::Unix(path) = &listen.address {
+            let claim = claim(path)?;
+            fchmodat(AT_FDCWD, path, mode_of(listen), FchmodatFlags::NoFollowSymlink)?;
+            bound.file =
+                Some(SocketFile { path: path.clone(), identity: file_identity(path), is_kept: true, _claim: claim });
+        }
+        Ok(bound)
+    }
+
     /// Of a TCP socket.
     pub(crate) fn into_tcp(self) -> Option<TcpListener> {
         self.address.tcp().map(|_| self.socket.into())
@@ -45,9 +78,7 @@ impl Bound {
                 Ok(Bound { address, name, socket: listener.into(), file: None })
             }
             Address::Unix(path) => {
-                // Its type differs from system to system.
-                let mode = Mode::from_bits_truncate(listen.mode as mode_t);
-                let (listener, file) = bind_unix(path, mode)?;
+                let (listener, file) = bind_unix(path, mode_of(listen))?;
                 Ok(Bound { address: listen.address.clone(), name, socket: listener.into(), file: Some(file) })
             }
         }
@@ -59,21 +90,35 @@ impl Bound {
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    identity: Option<(u64, u64)>,
+    identity: Option<FileIdentity>,
+    /// The socket is kept for the next supervisor, whose clients find it by this file.
+    is_kept: bool,
     _claim: InstanceLock,
+}
+
+impl SocketFile {
+    /// It is left when this is dropped, too: its socket is kept for the next supervisor.
+    pub(crate) fn keep(&mut self) {
+        self.is_kept = true;
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // What somebody else has put there meanwhile is not ours.
-        if self.identity.is_some() && identity_of(&self.path) == self.identity {
+        if !self.is_kept && self.identity.is_some() && file_identity(&self.path) == self.identity {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-fn identity_of(path: &Path) -> Option<(u64, u64)> {
+pub(crate) fn file_identity(path: &Path) -> Option<FileIdentity> {
     fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+fn mode_of(listen: &ProgramSocket) -> Mode {
+    // Its type differs from system to system.
+    Mode::from_bits_truncate(listen.mode as mode_t)
 }
 
 fn bind_unix(path: &Path, mode: Mode) -> io::Result<(UnixListener, SocketFile)> {
@@ -81,7 +126,7 @@ fn bind_unix(path: &Path, mode: Mode) -> io::Result<(UnixListener, SocketFile)> 
     remove_leftover_socket(path)?;
     let listener = UnixListener::bind(path)?;
     // From here on it is removed if something fails.
-    let file = SocketFile { path: path.to_owned(), identity: identity_of(path), _claim: claim };
+    let file = SocketFile { path: path.to_owned(), identity: file_identity(path), is_kept: false, _claim: claim };
     make_room(&listener)?;
     // Never through a link: somebody may have put one there.
     fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?;

@@ -7,16 +7,38 @@ use std::net::TcpListener;
 
 use super::address::{Address, ProgramSocket};
 
+/// The file of a socket.
+#[derive(Debug)]
+pub(crate) enum SocketFile {}
+
+impl SocketFile {
+    pub(crate) fn keep(&mut self) {
+        match *self {}
+    }
+}
+
 /// A socket that is bound and listens.
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) address: Address,
     pub(crate) name: Option<String>,
     pub(crate) socket: Infallible,
-    pub(crate) file: Option<Infallible>,
+    pub(crate) file: Option<SocketFile>,
 }
 
 impl Bound {
+    pub(crate) fn of_tcp(_listener: &TcpListener) -> io::Result<Bound> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn again(&self, _listen: &ProgramSocket) -> io::Result<Bound> {
+        match self.socket {}
+    }
+
+    pub(crate) fn try_clone(&self) -> io::Result<Bound> {
+        match self.socket {}
+    }
+
     pub(crate) fn into_tcp(self) -> Option<TcpListener> {
         match self.socket {}
     }

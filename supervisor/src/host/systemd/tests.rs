@@ -15,7 +15,7 @@ struct Heard(Arc<Mutex<(Vec<String>, bool)>>);
 impl Heard {
     fn manager(&self, limit: Option<Duration>, now: Instant) -> Manager {
         let heard = self.clone();
-        let line = move |message: &str| {
+        let line = move |message: &str, _: Option<&Bound>| {
             let (messages, is_deaf) = &mut *heard.0.lock().unwrap();
             match is_deaf {
                 true => Err(io::ErrorKind::WouldBlock.into()),

@@ -11,7 +11,7 @@ use super::world::{PretendedBuilder, PretendedHandle, Shared, lock};
 use crate::event::{Event, Trigger};
 use crate::host::{Manager, Notify};
 use crate::journal::Journal;
-use crate::listen::Address;
+use crate::listen::{Address, Bound};
 use crate::log::Log;
 use crate::protocol::{self, Answer, Progress, Request, Response, Status};
 use crate::restart::{RestartMode, RestartPolicy};
@@ -114,7 +114,8 @@ impl Drive {
         };
         let builder = PretendedBuilder::new(&world, overlaps);
         let (line, said) = mpsc::channel();
-        let line = Box::new(move |message: &str| line.send(message.to_owned()).map_err(io::Error::other));
+        let line =
+            Box::new(move |message: &str, _: Option<&Bound>| line.send(message.to_owned()).map_err(io::Error::other));
         let notify = Notify::new(line, check_every.map(|every| every * 5), now);
         let manager = Manager::of_notify(notify, identity.log.clone());
         let mut master = Master::new(identity, builder, settings(check_every), None, manager, None);

@@ -1,0 +1,153 @@
+//! Listeners that the service manager keeps for the next supervisor, see `FDSTORE=1` in sd_notify(3): clients that wait in
+//! their queues survive a restart of the service, a crash of this process, and its upgrade.
+
+use crate::listen::{Address, Bound};
+#[cfg(unix)]
+use crate::listen::{FileIdentity, file_identity};
+
+/// The variable that has the number of descriptors that the manager keeps. systemd sets it since version 254.
+pub(crate) const VARIABLE: &str = "FDSTORE";
+
+/// How many listeners the manager keeps, and how many of these it has been asked to.
+#[derive(Debug)]
+pub(super) struct Store {
+    places: usize,
+    taken: usize,
+}
+
+impl Store {
+    /// None: it keeps none.
+    pub(super) fn from_environment() -> Option<Store> {
+        let places = std::env::var(VARIABLE).ok()?.parse().ok().filter(|places| *places > 0)?;
+        Some(Store { places, taken: 0 })
+    }
+
+    /// Takes a place for one more.
+    ///
+    /// # Errors
+    /// When there is none, for people.
+    pub(super) fn take_place(&mut self) -> Result<(), String> {
+        if self.taken == self.places {
+            return Err(format!(
+                "the service manager keeps no more than {} of the listeners for the next supervisor: raise \
+                 FileDescriptorStoreMax=",
+                self.places
+            ));
+        }
+        self.taken += 1;
+        Ok(())
+    }
+}
+
+/// How the names of all listeners begin that this program has the manager keep. No other name may begin so: that of a
+/// `.socket` unit is the unit's, unless it is told otherwise.
+#[cfg(unix)]
+const PREFIX: &str = "mastercontrol-listener-";
+
+/// What the manager is asked to do.
+#[derive(Debug)]
+pub(crate) enum Errand {
+    /// To keep a listener, under this name.
+    Keep { name: String, listener: Bound },
+    /// To forget what it keeps under this name.
+    Forget { name: String },
+}
+
+impl Errand {
+    /// To keep this listener.
+    pub(super) fn keep(listener: Bound) -> Errand {
+        Errand::Keep { name: name_of(&listener), listener }
+    }
+
+    pub(super) fn listener(&self) -> Option<&Bound> {
+        match self {
+            Errand::Keep { listener, .. } => Some(listener),
+            Errand::Forget { .. } => None,
+        }
+    }
+
+    pub(super) fn message(&self) -> String {
+        match self {
+            // Nothing closes it, so nothing has to look whether it was closed.
+            Errand::Keep { name, .. } => format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"),
+            Errand::Forget { name } => format!("FDSTOREREMOVE=1\nFDNAME={name}"),
+        }
+    }
+}
+
+/// What the manager has kept for this process.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    name: String,
+    /// None: it is no listening socket.
+    listener: Option<Bound>,
+}
+
+/// Whether this is the name of something that an earlier supervisor had kept.
+#[cfg(unix)]
+pub(super) fn is_kept(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
+impl Kept {
+    #[cfg(unix)]
+    pub(super) fn new(name: String, listener: Option<Bound>) -> Kept {
+        Kept { name, listener }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether a client that connects to this address gets to this listener. (Port 0 is any port.)
+    pub(super) fn is_at(&self, wanted: &Address) -> bool {
+        let Some(listener) = &self.listener else { return false };
+        match (&listener.address, wanted) {
+            (Address::Tcp(own), Address::Tcp(wanted)) => {
+                own == wanted || (wanted.port() == 0 && own.ip() == wanted.ip())
+            }
+            // The path may lead elsewhere by now. As long as the listener is there, its file has its number for itself.
+            #[cfg(unix)]
+            (Address::Unix(own), Address::Unix(wanted)) => {
+                own == wanted && file_identity(wanted).is_some_and(|file| self.name == name_of_file(file))
+            }
+            #[cfg(unix)]
+            (Address::Tcp(_), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(_)) => false,
+        }
+    }
+
+    pub(super) fn into_listener(self) -> Option<Bound> {
+        self.listener
+    }
+
+    /// Why it is of no use to a server with these addresses, for people.
+    pub(crate) fn why_not(&self, wanted: &[Address]) -> String {
+        match &self.listener {
+            None => format!("{} is no listening socket", self.name),
+            Some(listener) if wanted.contains(&listener.address) => {
+                format!("{} leads elsewhere by now", listener.address)
+            }
+            Some(listener) => format!("\"listen\" does not name {}", listener.address),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn name_of_file(file: FileIdentity) -> String {
+    let (device, inode) = file;
+    format!("{PREFIX}unix-{device}-{inode}")
+}
+
+#[cfg(unix)]
+fn name_of(listener: &Bound) -> String {
+    match &listener.address {
+        // A name has no colon.
+        Address::Tcp(address) => format!("{PREFIX}tcp-{}", address.to_string().replace(':', "_")),
+        Address::Unix(path) => name_of_file(file_identity(path).unwrap_or_default()),
+    }
+}
+
+#[cfg(windows)]
+fn name_of(listener: &Bound) -> String {
+    match listener.socket {}
+}
