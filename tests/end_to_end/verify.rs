@@ -149,7 +149,7 @@ server.shutdown()
         let home = Home::new();
         let (script, port) = (file(&home, "server.py", DROPS_ONE), free_port().to_string());
         let options = ["--listen", &port, "--grace", HUGE];
-        let last = std::env::var("DROPS_ONE_IN").unwrap_or_else(|_| "100".into());
+        let last = std::env::var("DROPS_ONE_IN").unwrap_or_else(|_| "20".into());
         let instance = home.exec(&options, &["python3", &script, &last]);
         let restart = instance.admin(&["restart", "--json", "--verify", &url(&instance, "/")]).expect(11);
         let verification = verification(&restart);
