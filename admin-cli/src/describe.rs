@@ -1,7 +1,7 @@
 //! Parts of answers in words, for several commands.
 
 use mastercontrol::protocol::{Activity, Delay, Drain, Report};
-use mastercontrol::text::{self, countdown, describe_forced, summary};
+use mastercontrol::text::{self, countdown, describe_forced, describe_seen, summary};
 
 pub(crate) fn describe_delay(delay: &Delay) -> String {
     format!("{}, requested by {}", text::delay(delay), delay.by)
@@ -22,6 +22,7 @@ pub(crate) fn describe_report(report: &Report) -> String {
     if more > 0 {
         lines.push(format!("  and {more} more"));
     }
+    lines.extend(report.held_up_by.iter().map(|connection| format!("  held up by {}", describe_seen(connection))));
     lines.join("\n")
 }
 

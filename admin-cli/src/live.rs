@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use mastercontrol::protocol::{Drain, Progress};
-use mastercontrol::text::{self, Count, ToGo, describe, describe_restart};
+use mastercontrol::text::{self, Count, ToGo, describe, describe_restart, describe_seen};
 use ratatui::crossterm::terminal;
 
 use crate::describe::{bar, shorten};
@@ -38,14 +38,16 @@ impl LiveLine {
     pub(crate) fn show(&self, progress: &Progress) {
         let line = match progress {
             Progress::Draining(drain) => {
-                let named: Vec<_> = drain.connections.iter().take(NAMED).map(describe).collect();
+                let connections = drain.connections.iter().map(describe);
+                let connections = connections.chain(drain.program_connections.iter().map(describe_seen));
+                let named: Vec<_> = connections.take(NAMED).collect();
                 let more = if drain.open > named.len() { "; …" } else { "" };
                 let named = if named.is_empty() { String::new() } else { format!(": {}", named.join("; ")) };
                 format!("{}{named}{more}", self.bars(drain))
             }
             Progress::Closing { connection } => format!("closing {}", describe(connection)),
             Progress::Delayed(delay) => text::delay(delay),
-            Progress::Connections { .. } => return,
+            Progress::Connections { .. } | Progress::ProgramConnections { .. } => return,
             Progress::Restarting { ahead } => describe_restart(*ahead),
             Progress::Outage { generation } => {
                 format!("outage: generation {generation} ends before the next one starts")
@@ -64,7 +66,7 @@ impl LiveLine {
         let to_go = ToGo(Duration::from_millis(drain.remaining_ms));
         let to_go = format!("{to_go} {}", bar(drain.remaining_ms as f64 / time.max(1) as f64, BAR));
         match drain.open {
-            // As with a program, of whose clients nothing is known.
+            // As with a program of whose clients nothing is known.
             0 => to_go,
             open => {
                 let whom =

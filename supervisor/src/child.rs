@@ -11,9 +11,12 @@ mod check;
 #[doc(hidden)]
 pub mod driven;
 mod evidence;
+#[cfg(target_os = "linux")]
+mod family_connections;
 mod family_sockets;
 #[cfg(unix)]
 pub(crate) mod guardian;
+mod looks;
 mod output;
 mod preflight;
 #[cfg(target_os = "linux")]

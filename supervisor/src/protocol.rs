@@ -54,8 +54,8 @@ pub enum Request {
     ///
     /// `{"v":1,"request":"status"}`
     Status {},
-    /// Lists the open connections. Answered with as many [`Progress::Connections`] events as it takes, and then
-    /// [`Answer::Connections`].
+    /// Lists the open connections. Answered with as many [`Progress::Connections`] events as it takes, or
+    /// [`Progress::ProgramConnections`] for a program that accepts them itself, and then [`Answer::Connections`].
     ///
     /// `{"v":1,"request":"connections"}`
     Connections {},
@@ -177,6 +177,13 @@ pub enum Progress {
     Connections {
         /// Oldest first.
         connections: Vec<Connection>,
+    },
+    /// Some of the connections of a program that accepts them itself, up to [`MAX_NAMED`] of them.
+    ///
+    /// `{"event":"program_connections","connections":[…]}`
+    ProgramConnections {
+        /// Those with the longest queues first.
+        connections: Vec<ProgramConnection>,
     },
     /// The client of this connection is asked to disconnect.
     ///
@@ -667,6 +674,10 @@ pub struct Drain {
     pub remaining_ms: u64,
     /// The connections that are still open, oldest first, up to [`MAX_NAMED`] of them.
     pub connections: Vec<Connection>,
+    /// The same of a program that accepts its connections itself, as they were when it was last looked at. Omitted: none
+    /// was seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub program_connections: Vec<ProgramConnection>,
 }
 
 /// What became of the connections when a server, or one generation of it, stopped. Each connection is counted once: as
@@ -695,6 +706,10 @@ pub struct Report {
     pub took_ms: u64,
     /// The connections that were closed by force, up to [`MAX_NAMED`] of them, those with a stuck handler first.
     pub connections: Vec<Connection>,
+    /// The connections of a program that accepts them itself, as they were at the last look before its end, up to
+    /// [`MAX_NAMED`] of them. A drain is looked at each second. Omitted: none was seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_up_by: Vec<ProgramConnection>,
 }
 
 /// One connection.
@@ -717,6 +732,59 @@ pub struct Connection {
     /// The generation that has it. Omitted: in a report about one that is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+}
+
+/// A TCP connection of a program that accepts its connections itself, as the system shows it.
+///
+/// `{"peer":"127.0.0.1:40000","address":"127.0.0.1:8000","state":"established","pid":4243,"receive_queue":0,
+/// "send_queue":65536,"generation":1}`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramConnection {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address that it is connected to.
+    pub address: SocketAddr,
+    /// Its state.
+    pub state: ConnectionState,
+    /// A process of the program that has it open. Omitted: none has accepted it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Bytes that the program has not read yet.
+    pub receive_queue: u64,
+    /// Bytes that the client's system has not confirmed yet.
+    pub send_queue: u64,
+    /// The generation that has it. Omitted: none has accepted it yet, or it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+}
+
+/// The state of a program's connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionState {
+    /// It waits to be accepted.
+    Waiting,
+    /// Both sides may send.
+    Established,
+    /// The client has ended its side, and the program has not closed the connection.
+    CloseWait,
+    /// The program has ended its side.
+    Closing,
+    /// One of a newer version, as it calls it.
+    #[serde(untagged)]
+    Other(String),
+}
+
+impl fmt::Display for ConnectionState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            ConnectionState::Waiting => "waiting to be accepted",
+            ConnectionState::Established => "established",
+            ConnectionState::CloseWait => "closed by the client",
+            ConnectionState::Closing => "closed by the program",
+            ConnectionState::Other(word) => word,
+        })
+    }
 }
 
 /// What a connection is doing.

@@ -2,7 +2,7 @@
 
 use crate::event::Trigger;
 use crate::exit::Exit;
-use crate::protocol;
+use crate::protocol::{self, ProgramConnection};
 use crate::server::{Ended, ProgramEnd};
 use crate::wire;
 
@@ -17,6 +17,8 @@ pub struct Report {
     pub program: Option<ProgramEnd>,
     /// How many of its processes had to be killed.
     pub killed: usize,
+    /// The connections that a program, if it accepts them itself, had at the last look before its end.
+    pub held_up_by: Vec<ProgramConnection>,
 }
 
 impl Report {
@@ -26,7 +28,8 @@ impl Report {
     }
 
     pub(crate) fn wire(&self) -> protocol::Report {
-        let ended = Ended { drain: self.drain.clone(), program: self.program, killed: self.killed };
+        let Report { by: _, drain, program, killed, held_up_by } = self.clone();
+        let ended = Ended { drain, program, killed, held_up_by };
         wire::report(&self.by.to_string(), &ended)
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use worker::{Closed, ConnectionInfo, Counts, DrainReport, ServerError};
 
-use crate::protocol;
+use crate::protocol::{self, ProgramConnection};
 use crate::settings::Settings;
 use crate::text::Reason;
 
@@ -110,6 +110,17 @@ pub(crate) trait Generation: fmt::Debug + Send {
     /// Its clients. None: they are a program's, and only that knows them.
     fn clients(&self) -> Option<&dyn Clients>;
 
+    /// Looks at the connections of a program from outside, as it accepts them itself. To be called on a thread of its own:
+    /// a system may have very many of them. None: its clients are known, or the system does not show them.
+    fn look(&self) -> Option<Look> {
+        None
+    }
+
+    /// What the last look of its drain has shown.
+    fn seen(&self) -> Vec<ProgramConnection> {
+        Vec::new()
+    }
+
     /// Where the program listens to which its connections are relayed. None: they are not.
     fn upstream(&self) -> Option<SocketAddr> {
         None
@@ -203,6 +214,9 @@ pub(crate) fn close_on_a_thread(
     Ok(Some(connection))
 }
 
+/// Looks at the connections of a program.
+pub(crate) type Look = Box<dyn FnOnce() -> io::Result<Vec<ProgramConnection>> + Send>;
+
 /// Lists the connections of a generation, from any thread.
 pub(crate) type Watcher = Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync>;
 
@@ -225,12 +239,14 @@ pub(crate) struct Ended {
     pub(crate) program: Option<ProgramEnd>,
     /// How many of its processes had to be killed.
     pub(crate) killed: usize,
+    /// The connections that it had at the last look of its drain.
+    pub(crate) held_up_by: Vec<ProgramConnection>,
 }
 
 impl Ended {
     /// Of several servers. If several had a program, the last one counts.
     pub(crate) fn add(&mut self, other: Ended) {
-        let Ended { drain, program, killed } = other;
+        let Ended { drain, program, killed, held_up_by } = other;
         self.drain.notified += drain.notified;
         self.drain.disconnected += drain.disconnected;
         self.drain.closed += drain.closed;
@@ -238,6 +254,7 @@ impl Ended {
         self.drain.stuck.extend(drain.stuck);
         self.program = program.or(self.program);
         self.killed += killed;
+        self.held_up_by.extend(held_up_by);
     }
 }
 

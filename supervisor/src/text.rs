@@ -8,7 +8,7 @@ use chrono::{DateTime, Local};
 use serde_json::Value;
 
 use crate::protocol::{
-    Activity, Change, Connection, Delay, Drain, Entry, Level, Outcome, Report, State, Status, Undone,
+    Activity, Change, Connection, Delay, Drain, Entry, Level, Outcome, ProgramConnection, Report, State, Status, Undone,
 };
 
 /// How a time is shown.
@@ -167,6 +167,20 @@ pub fn describe_forced(connection: &Connection) -> String {
 /// A connection, and what it is doing.
 pub fn describe(connection: &Connection) -> String {
     format!("connection {} from {}, {}", connection.id, connection.peer, connection.activity)
+}
+
+/// A connection of a program, and what is known of it.
+pub fn describe_seen(connection: &ProgramConnection) -> String {
+    let ProgramConnection { peer, state, pid, receive_queue, send_queue, .. } = connection;
+    let process = pid.map(|pid| format!(" of process {pid}")).unwrap_or_default();
+    let mut text = format!("connection{process} from {peer}, {state}");
+    if *receive_queue > 0 {
+        text += &format!(", {} unread", Count(usize::try_from(*receive_queue).unwrap_or(usize::MAX), "byte"));
+    }
+    if *send_queue > 0 {
+        text += &format!(", {} unsent", Count(usize::try_from(*send_queue).unwrap_or(usize::MAX), "byte"));
+    }
+    text
 }
 
 /// How a connection ended that was to be closed on request.

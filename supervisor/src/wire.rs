@@ -35,7 +35,7 @@ pub(crate) fn counts(from: worker::Counts) -> Counts {
 }
 
 pub(crate) fn report(by: &str, ended: &Ended) -> protocol::Report {
-    let Ended { drain, program, killed } = ended;
+    let Ended { drain, program, killed, held_up_by } = ended;
     let is_stuck = |id: u64| drain.stuck.iter().any(|stuck| stuck.id == id);
     let stuck = drain.stuck.iter().map(|it| connection(it, None, true));
     let others = drain.forced.iter().filter(|it| !is_stuck(it.id)).map(|it| connection(it, None, false));
@@ -50,5 +50,6 @@ pub(crate) fn report(by: &str, ended: &Ended) -> protocol::Report {
         program: program.map(|end| end.to_string()),
         took_ms: milliseconds(drain.took),
         connections: stuck.chain(others).take(MAX_NAMED).collect(),
+        held_up_by: held_up_by.iter().take(MAX_NAMED).cloned().collect(),
     }
 }

@@ -35,9 +35,14 @@ pub fn application(home: &Home, says: &str) {
 
 /// It loads the application before it says that it is ready.
 pub fn start(home: &Home, gunicorn: &Path) -> Instance {
+    start_with(home, gunicorn, &[])
+}
+
+/// The same with further arguments.
+pub fn start_with(home: &Home, gunicorn: &Path, arguments: &[&str]) -> Instance {
     let port = free_port().to_string();
     let options = ["--listen", &port, "--grace", HUGE, "--ready", "notify"];
-    let line = [gunicorn.to_str().unwrap(), "--preload", "--workers", "2", "application:app"];
+    let line = [&[gunicorn.to_str().unwrap(), "--preload", "--workers", "2", "application:app"], arguments].concat();
     let mut command = home.exec_command(&options, &line);
     // What Python compiles it keeps, and takes for the newer file if that has come within the same second.
     command.current_dir(home.directory()).env("PYTHONDONTWRITEBYTECODE", "1");

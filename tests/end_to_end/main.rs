@@ -80,6 +80,8 @@ mod robustness; // Deleted sockets, broken requests, silent clients.
 #[cfg(target_os = "linux")]
 mod rotation; // Out of rotation and back: signals for the program, and what resume undoes.
 #[cfg(target_os = "linux")]
+mod seen; // The connections of programs that accept them themselves, seen from outside.
+#[cfg(target_os = "linux")]
 mod sockets; // Unix sockets for programs, and several addresses.
 #[cfg(target_os = "linux")]
 mod stopping; // How a program is asked to end, and how long it has.

@@ -36,6 +36,7 @@ const EVENTS: &[(&str, &str)] = &[
     ("forced", "A connection was closed by force at the deadline."),
     ("gave_up", "The server crashed too often. The supervisor exits."),
     ("handler_panicked", "A handler panicked. Its connection was closed."),
+    ("held_up", "A program had these clients at the last look of its drain."),
     ("health_lost", "The health endpoint has failed."),
     ("left_behind", "A handler could not be ended. The process ends without it."),
     ("listener_closed", "The service manager had kept a listener that the settings do not name. It was closed."),

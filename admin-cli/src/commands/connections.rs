@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mastercontrol::Exit;
 use mastercontrol::client::Patience;
-use mastercontrol::protocol::{Answer, Connection, Progress, Request};
+use mastercontrol::protocol::{Answer, Connection, ProgramConnection, Progress, Request};
 use mastercontrol::text::Age;
 use serde_json::json;
 
@@ -17,19 +17,33 @@ use crate::output;
 use crate::target::choose;
 
 pub(crate) fn connections(target: &Target, json: bool) -> Result<Exit, Failure> {
-    let mut all = Vec::new();
+    let (mut all, mut seen) = (Vec::new(), Vec::new());
     let chosen = choose(target)?;
-    let answer = answer(&chosen, Request::Connections {}, Patience::short(), |progress| {
-        if let Progress::Connections { connections } = progress {
-            all.extend(connections);
-        }
+    let answer = answer(&chosen, Request::Connections {}, Patience::short(), |progress| match progress {
+        Progress::Connections { connections } => all.extend(connections),
+        Progress::ProgramConnections { connections } => seen.extend(connections),
+        _ => {}
     })?;
     if !matches!(answer, Answer::Connections { .. }) {
         return Err(not_understood(&chosen, &answer));
     }
     all.sort_by_key(|connection| (holds_up(&connection.activity), Reverse(connection.age_ms)));
     if json {
-        output::data(&json!({ "result": "connections", "connections": all }).to_string())?;
+        let mut listed = json!({ "result": "connections", "connections": all });
+        if !seen.is_empty() {
+            listed["program_connections"] = json!(seen);
+        }
+        output::data(&listed.to_string())?;
+    } else if !seen.is_empty() {
+        let head = ["PEER", "ADDRESS", "PID", "STATE", "RECV-Q", "SEND-Q", "GENERATION"].map(str::to_owned);
+        let or_none = |number: Option<u64>| number.map_or_else(|| "-".into(), |number| number.to_string());
+        let row = |it: &ProgramConnection| {
+            let (received, sent) = (it.receive_queue.to_string(), it.send_queue.to_string());
+            let (pid, generation) = (or_none(it.pid.map(u64::from)), or_none(it.generation));
+            [it.peer.to_string(), it.address.to_string(), pid, it.state.to_string(), received, sent, generation]
+        };
+        let lines = output::table(std::iter::once(head).chain(seen.iter().map(row)).collect());
+        lines.iter().try_for_each(|line| output::data(line))?;
     } else if all.is_empty() {
         output::message(&format!("{} has no connections", chosen.label));
     } else {

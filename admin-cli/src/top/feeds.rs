@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mastercontrol::client::{self, AskError, Patience};
 use mastercontrol::instance::InstancePaths;
-use mastercontrol::protocol::{Answer, Connection, ErrorCode, Progress, Request, Response};
+use mastercontrol::protocol::{Answer, Connection, Progress, Request, Response};
 use mastercontrol::text::{change, describe_closed, milliseconds};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -116,6 +116,10 @@ fn look(paths: &InstancePaths) -> Result<Look, AskError> {
         Answer::Status(status) => status,
         answer => return Err(unexpected(answer)),
     };
+    if status.connections.is_none() {
+        // Its program accepts them. To look for them each second would cost it too much.
+        return Ok(Look { at: Instant::now(), status, connections: None });
+    }
     let mut connections: Vec<Connection> = Vec::new();
     let answer = client::ask(paths, Request::Connections {}, Patience::short(), |progress| {
         if let Progress::Connections { connections: more } = progress {
@@ -124,7 +128,6 @@ fn look(paths: &InstancePaths) -> Result<Look, AskError> {
     })?;
     let connections = match answer {
         Answer::Connections { .. } => Some(connections),
-        Answer::Error(refusal) if refusal.code == ErrorCode::NoConnection => None,
         answer => return Err(unexpected(answer)),
     };
     Ok(Look { at: Instant::now(), status, connections })

@@ -156,7 +156,7 @@ impl View {
             Some(Counts { now, total, refused, notified: _, forced }) => {
                 format!("   {now} connected, {total} in all, {refused} refused, {forced} forced")
             }
-            None => "   connections are known to the program alone".into(),
+            None => "   the program accepts connections itself".into(),
         };
         let shortened = |text: &str| Line::from(shorten(text, area.width.into()));
         let lines = [Line::from_iter(first.into_iter().chain(trouble)), shortened(&second), shortened(&third)];

@@ -27,6 +27,7 @@ use super::family_sockets::is_listened_on;
 
 #[cfg(unix)]
 use super::guardian::supervisor_side::{Host, Socket};
+use super::looks::Looks;
 #[cfg(target_os = "linux")]
 use super::private_port;
 use super::probe::{self, Outcome, Probe};
@@ -212,7 +213,12 @@ impl Children {
         });
         match ready {
             Ok(evidence) => {
-                let child = Child::new(started.running.clone(), evidence, self.events.clone());
+                let child = Child::new(
+                    started.running.clone(),
+                    evidence,
+                    Looks::new(started.sockets.clone()),
+                    self.events.clone(),
+                );
                 Ok((Box::new(child), started.running))
             }
             Err(error) => Err(started.give_up(program, error)),
@@ -247,7 +253,12 @@ impl Children {
                 let connections = Connections::new(running, upstream, settings.grace);
                 let connections = connections.map_err(|error| lacking("a thread to drain it", &error))?;
                 let generation = Relayed::new(
-                    Child::new(started.running.clone(), evidence, self.events.clone()),
+                    Child::new(
+                        started.running.clone(),
+                        evidence,
+                        Looks::new(started.sockets.clone()),
+                        self.events.clone(),
+                    ),
                     connections.clone(),
                 );
                 started.running.is_ready_with(move || connections.program_has_ended())?;

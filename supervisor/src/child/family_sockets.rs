@@ -29,6 +29,12 @@ impl FamilySockets {
     pub(super) fn new(root: u32, passed: HashSet<u64>) -> FamilySockets {
         FamilySockets { root, passed }
     }
+
+    /// The process above all that the program has started.
+    #[cfg(target_os = "linux")]
+    pub(super) fn root(&self) -> u32 {
+        self.root
+    }
 }
 
 /// Which process has accepted a connection to a socket that several generations of a program may share.
@@ -87,7 +93,7 @@ impl fmt::Display for Listener {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{is_listened_on, waiting_at};
+pub(super) use linux::{LISTENING, is_listened_on, sockets_of, tcp_entries, waiting_at};
 
 #[cfg(not(target_os = "linux"))]
 impl FamilySockets {
@@ -134,7 +140,7 @@ mod linux {
     use crate::listen::Address;
 
     /// The state of a TCP socket that listens, in proc_net_tcp(5).
-    const LISTENING: &str = "0A";
+    pub(in crate::child) const LISTENING: &str = "0A";
 
     /// The flag of a Unix socket that listens, in proc_net_unix(5): `SO_ACCEPTCON`.
     const LISTENS: u32 = 1 << 16;
@@ -235,7 +241,7 @@ mod linux {
     }
 
     /// The sockets that a process has open.
-    fn sockets_of(pid: u32) -> io::Result<HashSet<u64>> {
+    pub(in crate::child) fn sockets_of(pid: u32) -> io::Result<HashSet<u64>> {
         let entries = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
         let socket = |path: &Path| {
             let target = fs::read_link(path).ok()?;
@@ -271,7 +277,10 @@ mod linux {
 
     /// TCP sockets as a process sees them: the wanted lines of each table, up to the first one for which `is_wanted` says
     /// None. A table may have tens of thousands of others.
-    fn tcp_entries(process: &str, is_wanted: impl Fn(&str) -> Option<bool>) -> impl Iterator<Item = TcpNetEntry> {
+    pub(in crate::child) fn tcp_entries(
+        process: &str,
+        is_wanted: impl Fn(&str) -> Option<bool>,
+    ) -> impl Iterator<Item = TcpNetEntry> {
         // Without IPv6 there is no second table.
         ["tcp", "tcp6"].into_iter().flat_map(move |table| {
             let Ok(table) = File::open(format!("/proc/{process}/net/{table}")) else { return Vec::new() };

@@ -11,13 +11,15 @@ use worker::{DrainReport, ServerError};
 
 use super::check::{Beat, CheckKind};
 use super::evidence::Evidence;
+use super::looks::Looks;
 use super::output::Output;
 use super::program::{CannotStart, EndedEarly, Program};
 #[cfg(target_os = "linux")]
 use super::queue::Watch;
 use super::rotation::Rotation;
 use crate::event::{Event, EventSender};
-use crate::server::{Availability, BuildError, Clients, Ended, Failure, Generation, ProgramEnd};
+use crate::protocol::ProgramConnection;
+use crate::server::{Availability, BuildError, Clients, Ended, Failure, Generation, Look, ProgramEnd};
 
 /// What whoever builds a program hears of it.
 #[derive(Debug)]
@@ -456,12 +458,13 @@ impl Observed {
 pub(super) struct Child {
     running: Arc<Running>,
     evidence: Evidence,
+    looks: Looks,
     events: EventSender,
 }
 
 impl Child {
-    pub(super) fn new(running: Arc<Running>, evidence: Evidence, events: EventSender) -> Child {
-        Child { running, evidence, events }
+    pub(super) fn new(running: Arc<Running>, evidence: Evidence, looks: Looks, events: EventSender) -> Child {
+        Child { running, evidence, looks, events }
     }
 
     /// What became of it.
@@ -469,7 +472,7 @@ impl Child {
     pub(super) fn ended(&self) -> Result<Ended, ServerError> {
         let mut observed = self.running.observed();
         let drain = observed.drained.take().unwrap_or_default();
-        Ok(Ended { drain, program: observed.end, killed: observed.killed })
+        Ok(Ended { drain, program: observed.end, killed: observed.killed, held_up_by: self.looks.seen() })
     }
 }
 
@@ -484,6 +487,8 @@ impl Generation for Child {
 
     fn stop_by(&self, deadline: Instant) {
         self.running.stop_by(deadline);
+        let running = self.running.clone();
+        self.looks.begin(move |limit| running.wait_until_gone(limit));
     }
 
     /// The signal is sent once.
@@ -493,6 +498,14 @@ impl Generation for Child {
 
     fn clients(&self) -> Option<&dyn Clients> {
         None
+    }
+
+    fn look(&self) -> Option<Look> {
+        self.looks.look()
+    }
+
+    fn seen(&self) -> Vec<ProgramConnection> {
+        self.looks.seen()
     }
 
     fn evidence(&self) -> Option<String> {

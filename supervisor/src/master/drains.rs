@@ -10,7 +10,7 @@ use worker::{ConnectionInfo, Counts, DrainReport, deadline_after};
 use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::protocol::{self, Answer, Change, Drain, ErrorCode, MAX_NAMED, Progress};
+use crate::protocol::{self, Answer, Change, Drain, ErrorCode, MAX_NAMED, ProgramConnection, Progress};
 use crate::server::{Ended, Failure, Generation, Watcher};
 use crate::text::{self, Count, Seconds, milliseconds};
 use crate::watchdog::OVERRUN;
@@ -100,11 +100,17 @@ impl Live {
         let connections = self.generation.clients().map(|clients| clients.connections()).unwrap_or_default();
         connections.iter().map(|connection| wire::connection(connection, Some(self.number), false)).collect()
     }
+
+    /// The connections of its program that the last look of its drain has shown.
+    fn seen(&self) -> Vec<ProgramConnection> {
+        let of_this = |seen| ProgramConnection { generation: Some(self.number), ..seen };
+        self.generation.seen().into_iter().map(of_this).collect()
+    }
 }
 
 impl Old {
     pub(super) fn drain(&self, now: Instant) -> Drain {
-        drain_of(self.live.connections(), Some(self.live.number), self.by.clone(), self.deadline, now)
+        drain_of([&self.live], Some(self.live.number), self.by.clone(), self.deadline, now)
     }
 
     /// When something has to be done about it, if it may take this long after its deadline.
@@ -193,7 +199,7 @@ impl Drains {
 
     /// All of them as one.
     pub(super) fn drain(&self, by: String, deadline: Instant, now: Instant) -> Drain {
-        drain_of(self.live().flat_map(Live::connections).collect(), None, by, deadline, now)
+        drain_of(self.live(), None, by, deadline, now)
     }
 
     pub(super) fn each(&self, now: Instant) -> Vec<Drain> {
@@ -322,6 +328,13 @@ pub(super) fn log_report(log: &Journal, generation: Option<u64>, report: &protoc
         let fields = [("id", connection.id.into()), ("peer", connection.peer.to_string().into())];
         log.line(Level::Warning, "forced", message, fields);
     }
+    if !report.held_up_by.is_empty() {
+        let peers: Vec<_> = report.held_up_by.iter().map(|connection| connection.peer.to_string()).collect();
+        let what = generation.map_or_else(|| "the stop".into(), |generation| format!("generation {generation}"));
+        let message = format!("{what} was held up by {}", peers.join(", "));
+        let fields = [("generation", generation.into()), ("peers", json!(peers))];
+        log.line(Level::Info, "held_up", message, fields);
+    }
     let (event, what) = match generation {
         None => ("stopped", String::new()),
         Some(generation) => ("retired", format!("generation {generation} ")),
@@ -383,17 +396,23 @@ fn connected(open: Option<usize>) -> String {
     open.map(|open| format!("{}, ", Count(open, "client"))).unwrap_or_default()
 }
 
-fn drain_of(
-    mut connections: Vec<protocol::Connection>,
+fn drain_of<'a>(
+    all: impl IntoIterator<Item = &'a Live>,
     generation: Option<u64>,
     by: String,
     deadline: Instant,
     now: Instant,
 ) -> Drain {
-    let open = connections.len();
+    let (mut connections, mut program_connections) = (Vec::new(), Vec::new());
+    for live in all {
+        connections.extend(live.connections());
+        program_connections.extend(live.seen());
+    }
+    let open = connections.len() + program_connections.len();
     connections.truncate(MAX_NAMED);
+    program_connections.truncate(MAX_NAMED);
     let remaining_ms = milliseconds(deadline.saturating_duration_since(now));
-    Drain { generation, by, open, remaining_ms, connections }
+    Drain { generation, by, open, remaining_ms, connections, program_connections }
 }
 
 /// Lists the connections that may hang. Of a program it is a process that does.

@@ -1,6 +1,7 @@
 //! What others are told of the state: status, readiness, the service manager's view.
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Instant;
 
 use worker::deadline_after;
@@ -8,9 +9,11 @@ use worker::deadline_after;
 use crate::host::{Phase, View};
 use crate::journal::Journal;
 use crate::listen::{self, Address};
-use crate::protocol::{self, Answer, ErrorCode, MAX_NAMED, Progress, Refusal, Status};
-use crate::server::{Builder, Failure};
-use crate::text::milliseconds;
+use crate::protocol::{
+    self, Answer, ConnectionState, ErrorCode, MAX_NAMED, ProgramConnection, Progress, Refusal, Status,
+};
+use crate::server::{Builder, Failure, Look};
+use crate::text::{Reason, milliseconds};
 use crate::version::VERSION;
 use crate::wire;
 
@@ -121,14 +124,31 @@ impl<'a> Snapshot<'a> {
 
     /// Lists all connections that are open.
     pub(super) fn list_connections(self, reply: Reply) {
-        if let Some(refusal) = self.identity.no_clients() {
-            return reply.answer(Answer::Error(refusal));
+        if !self.identity.has_clients {
+            return self.look_at_connections(reply);
         }
         let connections: Vec<_> = self.live().flat_map(Live::connections).collect();
         for some in connections.chunks(MAX_NAMED) {
             reply.report(Progress::Connections { connections: some.to_vec() });
         }
         reply.answer(Answer::Connections { open: connections.len() });
+    }
+
+    /// Lists those of programs that accept them themselves, on a thread: the system may have very many others.
+    fn look_at_connections(self, reply: Reply) {
+        let looks: Vec<_> = self.live().map(|live| Some((live.number, live.generation.look()?))).collect();
+        let Some(looks) = looks.into_iter().collect::<Option<Vec<_>>>() else {
+            let message = "connections are not available: this system does not show those of the program".into();
+            return reply.refuse(ErrorCode::NoConnection, message);
+        };
+        let thread = thread::Builder::new().name("look".into()).spawn({
+            let reply = reply.clone();
+            move || reply_with(reply, looks)
+        });
+        if let Err(error) = thread {
+            let message = format!("the system does not give a thread for that: {}", Reason(&error));
+            reply.refuse(ErrorCode::Failed, message);
+        }
     }
 
     pub(super) fn pong(self) -> Answer {
@@ -278,9 +298,9 @@ impl Identity {
         self.program.is_some()
     }
 
-    /// Why nothing is known of connections, if that is so.
+    /// Why no connection can be closed, if that is so.
     pub(super) fn no_clients(&self) -> Option<Refusal> {
-        let message = "connections are not available: exec cannot see the program's connections without --relay".into();
+        let message = "the connection cannot be closed: without --relay only the program has it".into();
         (!self.has_clients).then_some(Refusal { code: ErrorCode::NoConnection, message })
     }
 
@@ -291,6 +311,31 @@ impl Identity {
             (addresses, _) => listen::in_words(addresses),
         }
     }
+}
+
+/// Lists what these generations have. Clients that wait for one of them to accept them are seen with each.
+fn reply_with(reply: Reply, looks: Vec<(u64, Look)>) {
+    let mut connections: Vec<ProgramConnection> = Vec::new();
+    for (number, look) in looks {
+        let seen = match look() {
+            Ok(seen) => seen,
+            Err(error) => {
+                let message = format!("connections are not available: {}", Reason(&error));
+                return reply.refuse(ErrorCode::NoConnection, message);
+            }
+        };
+        for seen in seen {
+            if seen.state != ConnectionState::Waiting {
+                connections.push(ProgramConnection { generation: Some(number), ..seen });
+            } else if !connections.iter().any(|it| (it.peer, it.address) == (seen.peer, seen.address)) {
+                connections.push(seen);
+            }
+        }
+    }
+    for some in connections.chunks(MAX_NAMED) {
+        reply.report(Progress::ProgramConnections { connections: some.to_vec() });
+    }
+    reply.answer(Answer::Connections { open: connections.len() });
 }
 
 /// What it is doing, for others.

@@ -196,8 +196,8 @@ impl Draining {
         ended.drain.took = now.saturating_duration_since(self.began);
         let result = match self.why {
             Why::Requested(by) => {
-                let Ended { drain, program, killed } = ended;
-                Ok(Report { by, drain, program, killed })
+                let Ended { drain, program, killed, held_up_by } = ended;
+                Ok(Report { by, drain, program, killed, held_up_by })
             }
             Why::Failed(Error::Ended { reason, program: None }) => Err(Error::Ended { reason, program: ended.program }),
             Why::Failed(error) => Err(error),

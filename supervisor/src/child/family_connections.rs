@@ -1,0 +1,110 @@
+//! The connections that the processes of a program have accepted, as proc(5) shows them.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use procfs::net::{TcpNetEntry, TcpState};
+
+use super::family_sockets::{FamilySockets, LISTENING, sockets_of, tcp_entries};
+use super::guardian::proc::descendants;
+use crate::protocol::{ConnectionState, ProgramConnection};
+
+/// The states of a TCP socket that is a connection, in proc_net_tcp(5): established, both of FIN_WAIT, CLOSE_WAIT,
+/// LAST_ACK and CLOSING. Those that are over, such as TIME_WAIT, have no process any more.
+const CONNECTED: [&str; 6] = ["01", "04", "05", "08", "09", "0B"];
+
+/// The processes of a program that have one view of the network. A container of its own has another one.
+struct Network {
+    /// One of them.
+    pid: u32,
+    /// Which of them has which socket open.
+    open: HashMap<u64, u32>,
+}
+
+impl FamilySockets {
+    /// The connections that clients have made to the program, those with the longest queues first: what its processes have
+    /// accepted, and what waits for that.
+    ///
+    /// # Errors
+    /// When none is seen, and a process may not be looked into.
+    pub(super) fn connections(&self) -> io::Result<Vec<ProgramConnection>> {
+        let mut networks: HashMap<PathBuf, Network> = HashMap::new();
+        let mut hidden = None;
+        for pid in descendants(self.root()) {
+            match sockets_of(pid) {
+                Ok(open) => {
+                    // One that ends meanwhile has none.
+                    let Ok(network) = fs::read_link(format!("/proc/{pid}/ns/net")) else { continue };
+                    let network = networks.entry(network).or_insert_with(|| Network { pid, open: HashMap::new() });
+                    network.open.extend(open.into_iter().map(|socket| (socket, pid)));
+                }
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => hidden = Some(pid),
+                Err(_) => {}
+            }
+        }
+        let mut connections: Vec<_> = networks.values().flat_map(Network::connections).collect();
+        if let (true, Some(pid)) = (connections.is_empty(), hidden) {
+            let message = format!("not permitted to look into process {pid} of the program");
+            return Err(io::Error::new(ErrorKind::PermissionDenied, message));
+        }
+        let queues = |it: &ProgramConnection| it.receive_queue.saturating_add(it.send_queue);
+        connections.sort_by(|one, other| queues(other).cmp(&queues(one)).then(one.peer.cmp(&other.peer)));
+        Ok(connections)
+    }
+}
+
+impl Network {
+    fn connections(&self) -> Vec<ProgramConnection> {
+        // The tables may have tens of thousands of lines, of which few are parsed.
+        let is_wanted = |line: &str| {
+            let mut fields = line.split_ascii_whitespace().skip(3);
+            let state = fields.next();
+            let socket = fields.nth(5).and_then(|socket| socket.parse().ok());
+            let is_ours = socket.is_some_and(|socket: u64| socket == 0 || self.open.contains_key(&socket));
+            Some(is_ours && state.is_some_and(|state| state == LISTENING || CONNECTED.contains(&state)))
+        };
+        let entries: Vec<_> = tcp_entries(&self.pid.to_string(), is_wanted).collect();
+        let listens = |entry: &&TcpNetEntry| entry.state == TcpState::Listen;
+        let ports: HashSet<u16> = entries.iter().filter(listens).map(|entry| entry.local_address.port()).collect();
+        let of_clients = ports_of_clients();
+        let connection = |entry: &TcpNetEntry| {
+            let port = entry.local_address.port();
+            let (state, pid) = match (&entry.state, self.open.get(&entry.inode)) {
+                (TcpState::Listen, _) => return None,
+                // In the queue it has no number yet.
+                (TcpState::Established | TcpState::CloseWait, None) if ports.contains(&port) => {
+                    (ConnectionState::Waiting, None)
+                }
+                (_, None) => return None,
+                // A connection that the program has made has a port of those that are for clients. What it has accepted has
+                // the port on which it listens, or did before it was asked to end.
+                (_, Some(_)) if !ports.contains(&port) && of_clients.contains(&port) => return None,
+                (TcpState::Established, pid) => (ConnectionState::Established, pid),
+                (TcpState::CloseWait, pid) => (ConnectionState::CloseWait, pid),
+                (_, pid) => (ConnectionState::Closing, pid),
+            };
+            let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+            Some(ProgramConnection {
+                peer: canonical(entry.remote_address),
+                address: canonical(entry.local_address),
+                state,
+                pid: pid.copied(),
+                receive_queue: entry.rx_queue.into(),
+                send_queue: entry.tx_queue.into(),
+                generation: None,
+            })
+        };
+        entries.iter().filter_map(connection).collect()
+    }
+}
+
+/// The ports that the system gives to clients.
+fn ports_of_clients() -> RangeInclusive<u16> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ports = range.split_whitespace().filter_map(|port| port.parse().ok());
+    ports.next().unwrap_or(32768)..=ports.next().unwrap_or(60999)
+}

@@ -1,0 +1,84 @@
+//! The connections of a program that accepts them itself, as they are seen from outside.
+
+use std::sync::{Arc, Mutex, Once};
+#[cfg(target_os = "linux")]
+use std::thread;
+use std::time::Duration;
+#[cfg(target_os = "linux")]
+use std::time::Instant;
+
+use super::family_sockets::FamilySockets;
+use crate::protocol::ProgramConnection;
+use crate::server::Look;
+use crate::sync::lock;
+
+/// When a drain is looked at first. Most programs have ended by then.
+#[cfg(target_os = "linux")]
+const FIRST: Duration = Duration::from_millis(200);
+
+/// How often it is looked at then.
+#[cfg(target_os = "linux")]
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A look that takes long is followed by a pause of so many times that, because the system may have very many connections.
+#[cfg(target_os = "linux")]
+const PAUSES: u32 = 20;
+
+/// Looks at the connections of one program.
+#[derive(Debug)]
+pub(super) struct Looks {
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    sockets: FamilySockets,
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    begun: Once,
+    /// What the last look of its drain has shown.
+    seen: Arc<Mutex<Vec<ProgramConnection>>>,
+}
+
+impl Looks {
+    pub(super) fn new(sockets: FamilySockets) -> Looks {
+        Looks { sockets, begun: Once::new(), seen: Arc::default() }
+    }
+
+    /// Its drain has begun: it is looked at on a thread named `looks`, each second. `is_gone` waits for its end, for this
+    /// time at most. Without a thread, nothing is seen.
+    #[cfg(target_os = "linux")]
+    pub(super) fn begin(&self, is_gone: impl Fn(Duration) -> bool + Send + 'static) {
+        self.begun.call_once(|| {
+            let (sockets, seen) = (self.sockets.clone(), self.seen.clone());
+            let looks = move || {
+                let mut pause = FIRST;
+                while !is_gone(pause) {
+                    let began = Instant::now();
+                    let accepted = sockets.connections().unwrap_or_default().into_iter().filter(|it| it.pid.is_some());
+                    *lock(&seen) = accepted.collect();
+                    pause = EVERY.max(began.elapsed() * PAUSES);
+                }
+            };
+            let _ = thread::Builder::new().name("looks".into()).spawn(looks);
+        });
+    }
+
+    /// The system does not show them.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn begin(&self, _is_gone: impl Fn(Duration) -> bool + Send + 'static) {}
+
+    /// What the last look of its drain has shown.
+    pub(super) fn seen(&self) -> Vec<ProgramConnection> {
+        lock(&self.seen).clone()
+    }
+
+    /// Looks once, on another thread.
+    #[cfg(target_os = "linux")]
+    #[expect(clippy::unnecessary_wraps, reason = "other systems do not show them")]
+    pub(super) fn look(&self) -> Option<Look> {
+        let sockets = self.sockets.clone();
+        Some(Box::new(move || sockets.connections()))
+    }
+
+    /// The system does not show them.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn look(&self) -> Option<Look> {
+        None
+    }
+}
