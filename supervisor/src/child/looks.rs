@@ -40,7 +40,7 @@ impl Looks {
         Looks { sockets, begun: Once::new(), seen: Arc::default() }
     }
 
-    /// Its drain has begun: it is looked at on a thread named `looks`, each second. `is_gone` waits for its end, for this
+    /// Its drain has begun: it is looked at on a thread named `connections`, each second. `is_gone` waits for its end, for this
     /// time at most. Without a thread, nothing is seen.
     #[cfg(target_os = "linux")]
     pub(super) fn begin(&self, is_gone: impl Fn(Duration) -> bool + Send + 'static) {
@@ -55,7 +55,7 @@ impl Looks {
                     pause = EVERY.max(began.elapsed() * PAUSES);
                 }
             };
-            let _ = thread::Builder::new().name("looks".into()).spawn(looks);
+            let _ = thread::Builder::new().name("connections".into()).spawn(looks);
         });
     }
 

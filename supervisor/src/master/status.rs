@@ -141,7 +141,7 @@ impl<'a> Snapshot<'a> {
             let message = "connections are not available: this system does not show those of the program".into();
             return reply.refuse(ErrorCode::NoConnection, message);
         };
-        let thread = thread::Builder::new().name("look".into()).spawn({
+        let thread = thread::Builder::new().name("connections".into()).spawn({
             let reply = reply.clone();
             move || reply_with(reply, looks)
         });
