@@ -144,6 +144,14 @@ struct Door {
     abandoned: bool,
 }
 
+impl Door {
+    /// Whether a generation serves here that gets more clients. One that has been asked to stop decides itself what
+    /// becomes of the queue: none may be taken from it for that one.
+    fn takes_clients(&self) -> bool {
+        self.target.as_ref().is_some_and(|target| !target.is_draining())
+    }
+}
+
 /// A listener that nothing accepts from any more.
 pub(crate) struct GivenUp {
     pub(crate) listener: Arc<TcpListener>,
@@ -244,7 +252,7 @@ impl Shared {
         if refused {
             self.lock().refusals -= 1;
         }
-        if self.lacks_room.swap(false, Ordering::SeqCst) {
+        if self.lacks_room.swap(false, Ordering::SeqCst) && self.lock().takes_clients() {
             self.engine.arm_listener(Rearm::OnClient);
         }
         self.end_if_unused();
@@ -277,8 +285,10 @@ impl Shared {
     /// The generation that gets the next client of this turn. None: the turn is over.
     pub(crate) fn target(&self, turn: u64) -> Option<Arc<Generation>> {
         let mut door = self.lock();
-        // One that has been asked to stop decides itself what becomes of the queue.
-        let target = door.target.clone().filter(|target| door.turn == Some(turn) && !target.is_draining())?;
+        if door.turn != Some(turn) || !door.takes_clients() {
+            return None;
+        }
+        let target = door.target.clone()?;
         door.admitting = Some(target.number);
         Some(target)
     }
@@ -289,7 +299,7 @@ impl Shared {
             door.turn = None;
             door.admitting = None;
             door.rounds += 1;
-            if door.target.is_some() {
+            if door.takes_clients() {
                 let next = next.unwrap_or(Rearm::OnClient);
                 self.lacks_room.store(next != Rearm::OnClient, Ordering::SeqCst);
                 self.engine.arm_listener(next);
