@@ -185,7 +185,9 @@ impl Connection {
     /// answer says it now.
     pub fn is_draining(&self) -> bool {
         self.entry.leave.load(Ordering::SeqCst)
-            || self.held.generation.is_draining() && !handover::can_move(&self.port, &self.entry, &self.held)
+            || self.held.generation.is_draining()
+                && self.held.generation.turn(self.entry.id).is_none()
+                && !handover::can_move(&self.port, &self.entry, &self.held)
     }
 
     /// Whether the client shall connect anew for its next message, because this connection ends, or because the port is

@@ -44,11 +44,12 @@ pub(crate) fn run(port: &Arc<Shared>, generation: &Arc<Generation>) -> Result<Dr
 fn drain(port: &Arc<Shared>, generation: &Arc<Generation>) -> DrainReport {
     // When the idle ones are looked at next. None: all that are left will find out by themselves that they have to leave.
     let mut next = Some(Instant::now());
-    let mut was_leaving = false;
+    let mut before = None;
     let mut live = generation.lock();
     let now = loop {
-        // A stop may follow a replacement, which had left some of them alone.
-        if !std::mem::replace(&mut was_leaving, generation.is_leaving()) && was_leaving {
+        // A stop may follow a replacement, which had left some of them alone; and with the deadline, turns move.
+        let course = Some((generation.is_leaving(), live.stop.map(|stop| stop.deadline)));
+        if std::mem::replace(&mut before, course) != course {
             next = Some(Instant::now());
         }
         if next.is_some_and(|next| next <= Instant::now()) {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::event::{Event, Failure, Observer};
 use crate::handler::Handler;
 use crate::report::{ConnectionInfo, Counts, Outcome};
+use crate::spread::Turns;
 
 /// How long a stop waits for the first message of a client that has connected just before, counted from when its
 /// connection was accepted: that message is most likely on its way. Only where there is no
@@ -55,6 +56,8 @@ pub(crate) struct Generation {
     leave: AtomicBool,
     /// When that was asked for first, by a stop.
     stopping: OnceLock<Instant>,
+    /// When connections have to leave, if not all at once.
+    turns: Turns,
     /// Set when the deadline has come: no message is awaited any more.
     overdue: AtomicBool,
     /// Beside the lock, because a connection counts it while it is being served.
@@ -121,6 +124,7 @@ impl Generation {
             draining: AtomicBool::new(false),
             leave: AtomicBool::new(false),
             stopping: OnceLock::new(),
+            turns: Turns::default(),
             overdue: AtomicBool::new(false),
             notified: AtomicUsize::new(0),
             live: Mutex::default(),
@@ -131,6 +135,12 @@ impl Generation {
     /// Reports an event. If the observer panics, that costs its own report and nothing else.
     pub(crate) fn say(&self, event: &Event<'_>) {
         let _ = panic::catch_unwind(AssertUnwindSafe(|| (self.observer)(event)));
+    }
+
+    /// These connections are let go over this time from now on, when that begins. If they are already, that takes so long
+    /// at most.
+    pub(crate) fn spread(&self, ids: impl FnOnce() -> Vec<u64>, over: Duration) {
+        self.turns.begin(ids, over, Instant::now());
     }
 
     /// Its clients have until then to disconnect. If it stops already, the deadline moves.
@@ -159,6 +169,7 @@ impl Generation {
     }
 
     fn begin(&self, deadline: Instant, closes_port: bool) {
+        self.turns.end_by(deadline, Instant::now());
         let mut live = self.lock();
         live.stop = Some(match live.stop {
             None => Stop { began: Instant::now(), deadline, closes_port, notified_before: self.notified() },
@@ -174,6 +185,7 @@ impl Generation {
 
     /// Moves the deadline of a drain. Returns whether there is one.
     pub(crate) fn move_deadline(&self, deadline: Instant) -> bool {
+        self.turns.end_by(deadline, Instant::now());
         let mut live = self.lock();
         let Some(stop) = &mut live.stop else { return false };
         stop.deadline = deadline;
@@ -200,9 +212,15 @@ impl Generation {
         self.draining.load(Ordering::SeqCst)
     }
 
+    /// When this connection has to leave, if it is to stay for a while although others leave. None: it has to now.
+    pub(crate) fn turn(&self, id: u64) -> Option<Instant> {
+        self.turns.of(id, Instant::now()).filter(|_| !self.overdue.load(Ordering::SeqCst))
+    }
+
     /// Until when a stop waits for the next message of a client that was active at this time. None: it does not.
-    pub(crate) fn awaits_next(&self, active: Instant) -> Option<Instant> {
+    pub(crate) fn awaits_next(&self, id: u64, active: Instant) -> Option<Instant> {
         let began = *self.stopping.get()?;
+        let began = self.turns.of(id, began).unwrap_or(began);
         let is_awaited = self.notice.is_none()
             && began.saturating_duration_since(active) < ACTIVE
             && !self.overdue.load(Ordering::SeqCst);

@@ -1,7 +1,7 @@
 //! Idle connections: how one is let go, because it has to leave or because its place is needed.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::course;
 use crate::generation::Generation;
@@ -11,10 +11,18 @@ use crate::registry::{Entry, Held};
 use crate::report::Outcome;
 use crate::socket;
 
+/// The shortest time between two turns of connections that are let go over a time. Those between have theirs together.
+const STEP: Duration = Duration::from_millis(10);
+
+/// How much of the time goes to looking at connections at most.
+const SHARE: u32 = 10;
+
 /// Lets every idle connection go that has to, or that another generation can serve. The busy ones find out at their next
-/// message boundary. Returns when no message is awaited any longer: the time to come again. None: none is.
+/// message boundary. Returns when it is the turn of the next one, or no message is awaited any longer: the time to come
+/// again. None: there is nothing to come for.
 pub(crate) fn release(port: &Arc<Shared>, generation: &Generation) -> Option<Instant> {
-    let mut again: Option<Instant> = None;
+    let began = Instant::now();
+    let (mut turn, mut awaited): (Option<Instant>, Option<Instant>) = (None, None);
     for entry in port.registry.of(generation) {
         if handover::move_waiting(port, &entry) || !generation.is_leaving() {
             continue;
@@ -23,11 +31,14 @@ pub(crate) fn release(port: &Arc<Shared>, generation: &Generation) -> Option<Ins
         let active = entry.slot.look(|held| held.idle_since()).unwrap_or_else(|| Some(Instant::now()));
         if entry.must_leave(generation, active) {
             release_one(port, &entry);
+        } else if let Some(own) = generation.turn(entry.id) {
+            turn = Some(turn.map_or(own, |turn| turn.min(own)));
         } else {
-            again = again.max(entry.awaits(generation, active));
+            awaited = awaited.max(entry.awaits(generation, active));
         }
     }
-    again
+    let pause = STEP.max(began.elapsed() * SHARE);
+    turn.map(|turn| turn.max(began + pause)).into_iter().chain(awaited).min()
 }
 
 /// Lets one connection go if it is idle.

@@ -93,6 +93,7 @@ mod report;
 mod server;
 mod slot;
 mod socket;
+mod spread;
 
 pub use connection::Connection;
 pub use event::{Event, Failure, ServerError, panic_message};

@@ -106,10 +106,12 @@ impl Held {
 }
 
 impl Entry {
-    /// Whether its generation lets no connection stay, and no message of this one is awaited. It was `active` then, as far
-    /// as that is known.
+    /// Whether its generation lets no connection stay, it is the turn of this one, and no message of it is awaited. It was
+    /// `active` then, as far as that is known.
     pub(crate) fn must_leave(&self, generation: &Generation, active: Option<Instant>) -> bool {
-        generation.is_leaving() && self.awaits(generation, active).is_none_or(|until| until <= Instant::now())
+        generation.is_leaving()
+            && generation.turn(self.id).is_none()
+            && self.awaits(generation, active).is_none_or(|until| until <= Instant::now())
     }
 
     /// Until when a stop waits for a message of this client: its first one, or the next one of a client that was just
@@ -119,7 +121,7 @@ impl Entry {
         if self.received.load(Ordering::Relaxed) == 0 {
             generation.notice.is_none().then(|| self.since + FIRST_MESSAGE_WAIT)
         } else {
-            generation.awaits_next(active?)
+            generation.awaits_next(self.id, active?)
         }
     }
 

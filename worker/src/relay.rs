@@ -236,6 +236,28 @@ impl Upstream {
         self.drain(|target| target.stop(deadline));
     }
 
+    /// The same as [`Upstream::retire_by`], but connections of whose bytes nothing is known are not all closed at the
+    /// deadline: evenly over the last of the time until then, oldest first.
+    pub fn retire_over(&self, spread: Duration, deadline: Instant) {
+        self.drain_over(spread, |target| target.retire(deadline));
+    }
+
+    /// The same as [`Upstream::stop_by`], but idle connections are not all closed at once: evenly over this time, oldest
+    /// first. Others as by [`Upstream::retire_over`].
+    pub fn stop_over(&self, spread: Duration, deadline: Instant) {
+        close(&self.hub);
+        self.drain_over(spread, |target| target.stop(deadline));
+    }
+
+    fn drain_over(&self, spread: Duration, begin: impl FnOnce(&Target)) {
+        // Not while the door is locked: the loops are asked.
+        let ids = if spread.is_zero() { Vec::new() } else { self.connections().into_iter().map(|it| it.id).collect() };
+        self.drain(|target| {
+            target.spread(ids, spread);
+            begin(target);
+        });
+    }
+
     /// Moves the deadline of a drain, nearer or farther. Returns whether there is one.
     pub fn move_deadline(&self, deadline: Instant) -> bool {
         self.hub.change(|_| self.target.move_deadline(deadline))

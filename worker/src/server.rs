@@ -179,6 +179,14 @@ impl Stopper {
         self.generation.stop(deadline);
     }
 
+    /// The same as [`Stopper::stop_by`], but not all clients at once are notified, or their connections closed: evenly over
+    /// this time, oldest first. So they come back one after the other where they connect anew. It should be shorter than
+    /// the grace period: at the deadline all are closed.
+    pub fn stop_over(&self, spread: Duration, deadline: Instant) {
+        self.spread(spread);
+        self.stop_by(deadline);
+    }
+
     /// Moves the deadline of a stop that is in progress, of either kind: nearer or farther, also to now. Returns whether
     /// there is one.
     pub fn move_deadline(&self, deadline: Instant) -> bool {
@@ -195,6 +203,17 @@ impl Stopper {
     /// [`Stopper::stop`] afterwards lets these go as any stop does, and moves the deadline.
     pub fn retire_by(&self, deadline: Instant) {
         self.generation.retire(deadline);
+    }
+
+    /// The same as [`Stopper::retire_by`], with the notices spread as by [`Stopper::stop_over`].
+    pub fn retire_over(&self, spread: Duration, deadline: Instant) {
+        self.spread(spread);
+        self.retire_by(deadline);
+    }
+
+    fn spread(&self, over: Duration) {
+        let ids = || self.port.registry.of(&self.generation).iter().map(|entry| entry.id).collect();
+        self.generation.spread(ids, over);
     }
 
     /// Gives up a server that hangs, for this reason: a failure like a panic. Its clients are notified without the thread

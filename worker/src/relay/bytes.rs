@@ -19,6 +19,14 @@ pub(super) type Step = ControlFlow<Outcome>;
 
 /// Does all that can be done now.
 pub(super) fn run(pair: &mut Pair, tools: &mut Tools) -> Step {
+    if let Some(at) = pair.target.as_ref().and_then(|target| target.forced_at(pair.id)) {
+        if at <= tools.now {
+            pair.resets_client = true;
+            pair.reset_link();
+            return Step::Break(Outcome::Forced);
+        }
+        pair.wake_by(at);
+    }
     match reach(pair, tools) {
         Reached::Open => {}
         // A client that was reset waits for nothing.

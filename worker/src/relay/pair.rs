@@ -229,7 +229,7 @@ impl Pair {
 
     /// Whether the connection ends with the message that is under way.
     pub(super) fn is_last_message(&self) -> bool {
-        self.leaving.is_some() || self.target.as_ref().is_some_and(|target| target.is_stopping())
+        self.leaving.is_some() || self.target.as_ref().is_some_and(|target| target.is_last_message_of(self.id))
     }
 
     /// Whether the client has got all, and all that it has sent was read.

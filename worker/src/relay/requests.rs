@@ -76,14 +76,22 @@ fn wait(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, Next> {
         Some(target) => target.is_stopping(),
         None => tools.door().listener.is_none(),
     };
+    let has_to_leave = pair.leaving.is_some() || is_stopping && !stays(pair, tools);
+    if has_to_leave { ControlFlow::Break(Outcome::Closed) } else { ControlFlow::Continue(Next::Wait) }
+}
+
+/// The port closes: whether a connection stays for now that is between two messages.
+fn stays(pair: &mut Pair, tools: &Tools) -> bool {
+    let has_served = matches!(&pair.course, Course::Messages(exchange) if exchange.has_served);
+    let active = has_served.then_some(pair.idle_since);
     // The first message of a client that has connected just before is most likely on its way.
-    let first_until = pair.accepted + FIRST_MESSAGE_WAIT;
-    if is_stopping && !exchange.has_served && tools.now < first_until {
-        pair.wake_by(first_until);
-    } else if is_stopping || pair.leaving.is_some() {
-        return ControlFlow::Break(Outcome::Closed);
-    }
-    ControlFlow::Continue(Next::Wait)
+    let first = (!has_served).then(|| pair.accepted + FIRST_MESSAGE_WAIT);
+    let next = pair.target.as_ref().and_then(|target| target.stays_until(pair.id, active));
+    let deadline = pair.target.as_ref().and_then(|target| target.deadline());
+    let until = first.max(next).map(|until| deadline.map_or(until, |deadline| until.min(deadline)));
+    let Some(until) = until.filter(|until| tools.now < *until) else { return false };
+    pair.wake_by(until);
+    true
 }
 
 fn received(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcome, Option<Next>> {

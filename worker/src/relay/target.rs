@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::generation::{ACTIVE, NEXT_MESSAGE_WAIT};
 use crate::report::{ConnectionInfo, Counts, DrainReport, Outcome};
+use crate::spread::Turns;
 
 #[derive(Debug)]
 pub(super) struct Target {
@@ -18,6 +20,8 @@ pub(super) struct Target {
     moves: AtomicBool,
     /// The program has ended.
     lost: AtomicBool,
+    /// When connections have to leave, if not all at once.
+    turns: Turns,
     live: Mutex<Live>,
     /// Signalled when the drain may be over.
     changed: Condvar,
@@ -27,6 +31,8 @@ pub(super) struct Target {
 struct Live {
     counts: Counts,
     drain: Option<Drain>,
+    /// When it was asked to stop.
+    stopping: Option<Instant>,
     /// Those that were closed by force during the drain, as they were then.
     forced: Vec<ConnectionInfo>,
     /// The relay has ended.
@@ -51,6 +57,7 @@ impl Target {
             stopping: AtomicBool::new(false),
             moves: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            turns: Turns::default(),
             live: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -71,7 +78,8 @@ impl Target {
     /// It gets clients from now on, even if it was draining.
     pub(super) fn serve(&self) {
         let mut live = self.lock();
-        live.drain = None;
+        (live.drain, live.stopping) = (None, None);
+        self.turns.clear();
         live.forced.clear();
         for flag in [&self.stopping, &self.moves, &self.lost] {
             flag.store(false, Ordering::SeqCst);
@@ -84,8 +92,15 @@ impl Target {
         self.drain(Some(deadline));
     }
 
+    /// These connections are let go over this time from now on, when that begins. If they are already, that takes so long
+    /// at most.
+    pub(super) fn spread(&self, ids: Vec<u64>, over: Duration) {
+        self.turns.begin(|| ids, over, Instant::now());
+    }
+
     /// The port closes, too.
     pub(super) fn stop(&self, deadline: Instant) {
+        self.lock().stopping.get_or_insert_with(Instant::now);
         self.stopping.store(true, Ordering::SeqCst);
         self.drain(Some(deadline));
     }
@@ -97,6 +112,9 @@ impl Target {
     }
 
     fn drain(&self, deadline: Option<Instant>) {
+        if let Some(deadline) = deadline {
+            self.turns.end_by(deadline, Instant::now());
+        }
         let mut live = self.lock();
         let counts = live.counts;
         let drain = live.drain.get_or_insert_with(|| Drain { began: Instant::now(), deadline: None, before: counts });
@@ -107,9 +125,34 @@ impl Target {
 
     /// Returns whether there is a deadline.
     pub(super) fn move_deadline(&self, to: Instant) -> bool {
+        self.turns.end_by(to, Instant::now());
         let mut live = self.lock();
         let deadline = live.drain.as_mut().and_then(|drain| drain.deadline.as_mut());
         deadline.map(|deadline| *deadline = to).is_some()
+    }
+
+    /// Whether the message that this connection is about to send, or is sending, is its last.
+    pub(super) fn is_last_message_of(&self, id: u64) -> bool {
+        self.is_stopping() && self.turns.of(id, Instant::now()).is_none()
+    }
+
+    /// It stops: until when a connection stays that is between two messages, the last of which has ended then. Its turn
+    /// may not have come, or its next message may be on its way.
+    pub(super) fn stays_until(&self, id: u64, active: Option<Instant>) -> Option<Instant> {
+        let began = self.lock().stopping?;
+        let turn = self.turns.of(id, began).unwrap_or(began);
+        let is_active = active.is_some_and(|active| turn.saturating_duration_since(active) < ACTIVE);
+        Some(if is_active { turn + NEXT_MESSAGE_WAIT } else { turn })
+    }
+
+    /// When a connection is closed by force of whose bytes nothing is known, if not with all others at the deadline: their
+    /// turns end there.
+    pub(super) fn forced_at(&self, id: u64) -> Option<Instant> {
+        if !self.is_stopping() && !self.is_moving() {
+            return None;
+        }
+        let deadline = self.lock().drain?.deadline?;
+        self.turns.ending_at(id, deadline)
     }
 
     /// When its connections are closed by force. None: there is no deadline, or no connection.

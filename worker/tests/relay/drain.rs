@@ -175,3 +175,59 @@ fn no_client_is_lost_while_generations_replace_each_other() {
     }
     clients.into_iter().for_each(|client| client.join().unwrap());
 }
+
+#[test]
+fn idle_connections_are_closed_one_after_the_other_oldest_first() {
+    let front = Front::http();
+    let upstream = front.serve(&Program::http("program"));
+    let mut clients = [front.client(), front.client()];
+    for client in &mut clients {
+        client.get("/");
+        client.expect_answer("program / ");
+    }
+    upstream.stop_over(2 * HUGE, never() + 2 * HUGE);
+    let [mut first, mut second] = clients;
+    first.expect_end();
+    second.get("/again");
+    let (head, _) = second.answer();
+    assert!(!head.contains("Connection: close"), "{head}");
+    upstream.stop_over(Duration::ZERO, never());
+    second.expect_end();
+    assert_eq!(upstream.wait().closed, 2);
+}
+
+#[test]
+fn bytes_of_which_nothing_is_known_are_cut_off_one_after_the_other_until_the_deadline() {
+    let (front, upstream) = Front::before(&Program::echo());
+    let mut clients = [front.client(), front.client()];
+    for client in &mut clients {
+        client.send("hello");
+        client.expect("hello");
+    }
+    // The first turn is the whole time before the deadline.
+    let spread = 2 * HUGE;
+    upstream.retire_over(spread, std::time::Instant::now() + spread + Duration::from_millis(50));
+    let [mut first, mut second] = clients;
+    first.expect_end();
+    second.send("again");
+    second.expect("again");
+    upstream.move_deadline(soon());
+    second.expect_end();
+    assert_eq!(upstream.wait().forced.len(), 2);
+}
+
+#[test]
+fn the_next_message_of_an_active_client_is_answered_as_the_last_one_in_a_stop() {
+    let front = Front::http();
+    let upstream = front.serve(&Program::http("program"));
+    let mut client = front.client();
+    client.get("/");
+    client.expect_answer("program / ");
+    upstream.stop_by(never());
+    // It is on its way.
+    client.get("/next");
+    let (head, body) = client.answer();
+    assert!(head.contains("Connection: close") && body == "program /next ", "{head}");
+    client.expect_end();
+    assert_eq!(upstream.wait().notified, 1);
+}

@@ -16,6 +16,8 @@ mod first;
 mod queue;
 // One server takes another one's place.
 mod replace;
+// Connections that are let go one after the other.
+mod spread;
 // The deadline: moved, forced, stuck.
 mod force;
 // One connection is ended, and the others are left alone.
