@@ -162,6 +162,7 @@ If any is lost before the stop, nothing is stopped.")]
     #[command(after_help = "Examples:
   admin-cli restart
   admin-cli --name web restart --grace 30s
+  admin-cli restart --grace 15 --spread 10  clients come back over ten seconds
   admin-cli restart --no-wait               return at once
   admin-cli restart --verify http://localhost:8000/
 
@@ -283,6 +284,10 @@ pub(crate) struct Stop {
     /// Close all connections at once: the same as --grace 0
     #[arg(long, conflicts_with = "grace")]
     pub(crate) now: bool,
+    /// Notify clients and close connections over this time, oldest first, and not all at once: at most the grace period
+    /// [default: the supervisor's own]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds, conflicts_with = "now")]
+    pub(crate) spread: Option<Duration>,
     /// Report at once that it is not ready for new clients, and stop it after this time
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) delay: Option<Duration>,
@@ -306,6 +311,10 @@ pub(crate) struct Restart {
     /// How long clients of the old server get to disconnect [default: the supervisor's own]
     #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Option<Duration>,
+    /// Notify these over this time, oldest first, and not all at once: at most the grace period [default: the
+    /// supervisor's own]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    pub(crate) spread: Option<Duration>,
     #[command(flatten)]
     pub(crate) wait: Wait,
     #[command(flatten)]

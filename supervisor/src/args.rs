@@ -139,6 +139,7 @@ fn configure<S>(supervisor: Supervisor<S>, config: &Config, journal: &Journal, t
         // Until the first generation is built: the stop of one that is never ready has it, too.
         .grace(config.grace)
         .delay(config.delay)
+        .spread(config.spread)
         .journal(journal.clone())
         .on_hup(config.on_hup)
         .last_resort()
@@ -200,7 +201,7 @@ fn settings_now(
 ) -> Result<Config, ConfigError> {
     let config = invocation.read_with(passed)?;
     first.check_change(&config)?;
-    (settings.grace, settings.delay) = (config.grace, config.delay);
+    (settings.grace, settings.delay, settings.spread) = (config.grace, config.delay, config.spread);
     (settings.restart, settings.log) = (config.restart, config.log);
     settings.parts.clone_from(&config.parts);
     Ok(config)

@@ -132,6 +132,7 @@ impl<S> Supervisor<S> {
             settings: Settings {
                 grace: DEFAULT_GRACE,
                 delay: Duration::ZERO,
+                spread: Duration::ZERO,
                 max_connections: worker::MAX_CONNECTIONS,
                 restart: RestartPolicy::default(),
                 check_every: None,
@@ -179,6 +180,13 @@ impl<S> Supervisor<S> {
     /// not ready and still accepts, so that load balancers notice. A second request to stop skips the wait.
     pub fn delay(mut self, delay: Duration) -> Supervisor<S> {
         self.options.settings.delay = delay;
+        self
+    }
+
+    /// Over which time clients are notified and connections closed in a drain, oldest first, unless a trigger says
+    /// otherwise: all at once at the start. Of a time longer than the grace period only that much counts.
+    pub fn spread(mut self, spread: Duration) -> Supervisor<S> {
+        self.options.settings.spread = spread;
         self
     }
 

@@ -6,6 +6,7 @@ mod readiness;
 mod reply;
 mod requests;
 mod restarts;
+mod spread;
 mod state;
 mod status;
 mod stop;
@@ -147,8 +148,11 @@ impl Master {
         }
     }
 
-    /// Those that serve hear whether they are in rotation.
+    /// Those that serve hear whether they are in rotation. In a stop each lets its clients go by itself.
     fn tell_rotation(&self, state: &State) {
+        if let State::Draining(_) = state {
+            return;
+        }
         let is_ready = self.readiness.is_ready();
         self.builder.set_in_rotation(is_ready);
         for live in state.current().into_iter().chain(state.next()) {
@@ -165,11 +169,25 @@ impl Master {
     fn on_event(&mut self, mut state: State, event: Event, now: Instant) -> State {
         let is_current = |build| state.current().is_some_and(|current| current.build == build);
         let input = match event {
-            Event::Stop { by, grace } => self.now_or_later(&state, StopRequest { by, grace, reply: None }, None, now),
+            Event::Stop { by, grace } => {
+                self.now_or_later(&state, StopRequest { by, grace, spread: None, reply: None }, None, now)
+            }
             Event::Restart { by, grace } => Input::Restart(Restart::new(by, grace, None)),
             Event::Request { request, by, reply } => match requests::decode(request, by, reply) {
-                Some(Command::Stop(stop, delay)) => self.now_or_later(&state, stop, delay, now),
-                Some(Command::Restart(restart)) => Input::Restart(restart),
+                Some(Command::Stop(stop, delay)) => match self.cannot_spread(stop.spread, stop.grace) {
+                    None => self.now_or_later(&state, stop, delay, now),
+                    Some(refusal) => {
+                        stop.reply.into_iter().for_each(|reply| reply.answer(Answer::Error(refusal.clone())));
+                        return state;
+                    }
+                },
+                Some(Command::Restart(restart)) => match self.cannot_spread(restart.spread, restart.grace) {
+                    None => Input::Restart(restart),
+                    Some(refusal) => {
+                        restart.refuse(refusal);
+                        return state;
+                    }
+                },
                 Some(Command::Ask { what, by, reply }) => {
                     self.answer(&mut state, what, &by, reply, now);
                     return state;
@@ -225,6 +243,10 @@ impl Master {
             Event::Tick => return self.on_tick(state, now),
         };
         self.step(state, input, now)
+    }
+
+    fn cannot_spread(&self, spread: Option<Duration>, grace: Option<Duration>) -> Option<Refusal> {
+        spread::refusal(spread, grace, &self.settings, &self.identity)
     }
 
     /// Whether a stop begins at once, or when the delay has passed that it or the settings ask for. A second request skips
@@ -361,12 +383,12 @@ impl Master {
     // A stop.
 
     fn stop(&mut self, state: State, stop: StopRequest, now: Instant) -> State {
-        let StopRequest { by, grace, reply } = stop;
+        let StopRequest { by, grace, spread, reply } = stop;
         let scheduled = self.readiness.deadline().map(|deadline| deadline.saturating_duration_since(now));
         let limits = [Some(grace.unwrap_or(self.settings.grace)), by.limit(), scheduled];
         let grace = limits.into_iter().flatten().min().unwrap_or_default();
         let (serving, restart) = state.dissolve();
-        let mut draining = self.begin_stop(serving, restart, Why::Requested(by), grace, now);
+        let mut draining = self.begin_stop(serving, restart, Why::Requested(by), (grace, spread), now);
         if let Some(reply) = reply {
             draining.attend(reply, &self.drains, now);
         }
@@ -378,14 +400,15 @@ impl Master {
         serving: Vec<Live>,
         restart: Option<Restart>,
         why: Why,
-        grace: Duration,
+        (grace, spread): (Duration, Option<Duration>),
         now: Instant,
     ) -> Draining {
+        let spread = spread::within(grace, spread, &self.settings);
         self.queue.cancel(restart);
         for live in serving {
             self.drains.push(live, why.to_string(), deadline_after(now, grace), now);
         }
-        let mut draining = Draining::begin(why, grace, &mut self.drains, self.watchdog.clone(), now);
+        let mut draining = Draining::begin(why, grace, spread, &mut self.drains, self.watchdog.clone(), now);
         // Only now: a generation that stops notifies those that wait in the accept queue.
         self.builder.close();
         for reply in self.readiness.take_waiting() {
@@ -449,7 +472,8 @@ impl Master {
         self.identity.log.line(Level::Info, "outage", message, [("generation", current.number.into())]);
         restart.report(Progress::Outage { generation: current.number });
         let (generation, grace) = (current.number, restart.grace.unwrap_or(self.settings.grace));
-        self.drains.retire(current, &restart.by, grace, now);
+        let spread = spread::within(grace, restart.spread, &self.settings);
+        self.drains.retire(current, &restart.by, grace, spread, now);
         self.report_drain(generation, &restart, now);
         restart.down_since = Some(now);
         State::Emptying(Emptying { generation, restart, countdown: Countdown::new(now) })
@@ -525,8 +549,9 @@ impl Master {
     /// The next generation takes the place of the current one.
     fn hand_over(&mut self, old: Live, next: Live, settings: Settings, restart: Restart, now: Instant) -> State {
         let (replaced, grace) = (old.number, restart.grace.unwrap_or(self.settings.grace));
+        let spread = spread::within(grace, restart.spread, &self.settings);
         let current = self.serve(next, settings);
-        self.drains.retire(old, &restart.by, grace, now);
+        self.drains.retire(old, &restart.by, grace, spread, now);
         restart.report(Progress::Serving { generation: current.number });
         self.report_drain(replaced, &restart, now);
         State::Retiring(Retiring { current, replaced, restart, countdown: Countdown::new(now) })
@@ -686,7 +711,7 @@ impl Master {
         let deadline = deadline_after(now, self.settings.grace);
         current.generation.serve_again();
         // It may not have ended.
-        next.generation.retire_by(deadline);
+        next.generation.retire_by(deadline, Duration::ZERO);
         self.drains.push(next, "its failure".into(), deadline, now);
         restart.failed(format!("{message}{}", LastWords(&wrote)));
         self.next(current, now)
@@ -819,7 +844,7 @@ impl Master {
 
     /// No generation serves any more, and none will.
     fn give_up(&mut self, serving: Vec<Live>, restart: Option<Restart>, error: Error, now: Instant) -> State {
-        State::Draining(self.begin_stop(serving, restart, Why::Failed(error), self.settings.grace, now))
+        State::Draining(self.begin_stop(serving, restart, Why::Failed(error), (self.settings.grace, None), now))
     }
 
     // A check.

@@ -106,6 +106,10 @@ pub enum Request {
         /// supervisor's own grace period.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_ms: Option<u64>,
+        /// Over which time clients are notified and connections closed, in milliseconds, oldest first: at most the grace
+        /// period. Omitted: as the supervisor's own settings say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spread_ms: Option<u64>,
         /// How long the stop is postponed, in milliseconds; 0 begins at once. Omitted: as long as the supervisor's own
         /// settings say, or not at all if a stop is postponed already.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,6 +128,10 @@ pub enum Request {
         /// grace period.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_ms: Option<u64>,
+        /// Over which time clients of the old generation are notified and connections closed, in milliseconds, oldest
+        /// first: at most the grace period. Omitted: as the supervisor's own settings say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spread_ms: Option<u64>,
         /// With false, the answer is [`Answer::Restarting`], at once.
         #[serde(default = "yes")]
         wait: bool,
@@ -964,7 +972,7 @@ mod tests {
         assert_eq!(parse_request(br#"{"v":1,"request":"ping"}"#).unwrap(), Request::Ping {});
         assert_eq!(
             parse_request(br#"{"v":1,"request":"stop","grace_ms":5000}"#).unwrap(),
-            Request::Stop { grace_ms: Some(5000), delay_ms: None, wait: true }
+            Request::Stop { grace_ms: Some(5000), spread_ms: None, delay_ms: None, wait: true }
         );
     }
 
@@ -1101,8 +1109,8 @@ mod tests {
 
         #[test]
         fn what_is_written_is_read_again(grace_ms: Option<u64>, delay_ms: Option<u64>, wait: bool) {
-            let restart = Request::Restart { grace_ms, wait };
-            let stop = Request::Stop { grace_ms, delay_ms, wait };
+            let restart = Request::Restart { grace_ms, spread_ms: delay_ms, wait };
+            let stop = Request::Stop { grace_ms, spread_ms: delay_ms, delay_ms, wait };
             let grace = Request::Grace { grace_ms: delay_ms.unwrap_or_default() };
             let events = Request::Events { since: grace_ms, follow: wait };
             let others = [Request::Ping {}, Request::Status {}, Request::Connections {}];

@@ -98,11 +98,13 @@ pub(crate) trait Generation: fmt::Debug + Send {
     /// It gets the clients again: the one that had to prove itself beside it is withdrawn.
     fn serve_again(&self) {}
 
-    /// Lets its clients go until the deadline, since another one takes its place.
-    fn retire_by(&self, deadline: Instant);
+    /// Lets its clients go until the deadline, since another one takes its place: spread over this time, as far as it knows
+    /// them.
+    fn retire_by(&self, deadline: Instant, spread: Duration);
 
-    /// Lets its clients go until the deadline, and those that wait in the queue.
-    fn stop_by(&self, deadline: Instant);
+    /// Lets its clients go until the deadline, and those that wait in the queue: spread over this time, as far as it knows
+    /// them.
+    fn stop_by(&self, deadline: Instant, spread: Duration);
 
     /// Moves the deadline until which it lets its clients go.
     fn move_deadline(&self, deadline: Instant);

@@ -56,6 +56,9 @@ pub struct Settings {
     /// How long a stop waits before it begins, unless it says otherwise: not ready, and still accepting, so that load
     /// balancers notice.
     pub delay: Duration,
+    /// Over which time clients are notified and connections closed in a drain, oldest first, unless a trigger says
+    /// otherwise: at most the grace period. Zero: all at once.
+    pub spread: Duration,
     /// How many connections are served at once, see [`worker::Server::max_connections`].
     pub max_connections: usize,
     /// When the server is started again after it has ended by itself.

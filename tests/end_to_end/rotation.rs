@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{HUGE, Home, Instance, eventually};
+use crate::support::{Client, HUGE, Home, Instance, eventually, free_port};
 
 /// Notes what it hears, and its process id, in the file `heard`.
 const PROGRAM: &str = r#"
@@ -21,6 +21,14 @@ fn start(home: &Home) -> Instance {
     let heard = heard(home);
     let options = ["--drain-signal", "USR1", "--resume-signal", "USR2", "--ready", "notify"];
     home.exec(&options, &["python3", "-c", PROGRAM, &heard])
+}
+
+/// The standard server of Python, which keeps connections alive.
+fn behind_a_relay(home: &Home, options: &[&str]) -> Instance {
+    let port = free_port().to_string();
+    let options = [&["--listen", &port, "--relay", "http"], options].concat();
+    let line = ["python3", "-m", "http.server", "{port}", "--bind", "127.0.0.1", "--protocol", "HTTP/1.1"];
+    home.exec(&options, &line)
 }
 
 fn heard(home: &Home) -> String {
@@ -72,4 +80,85 @@ fn a_program_hears_of_a_postponed_stop_and_of_its_cancellation() {
     stop.end().expect(1).says("cancelled the stop");
     wait_until_heard(&home, &instance, &[(program, "out"), (program, "back")]);
     instance.err.wait_for(": the stop is cancelled, ready for new clients again");
+}
+
+/// The server does not know that there is a stop, or a restart, as far as this client can tell.
+#[track_caller]
+fn assert_is_served(client: &mut Client) {
+    (0..3).for_each(|_| client.greet());
+}
+
+#[test]
+fn a_restart_notifies_clients_over_the_spread_oldest_first() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let mut clients: Vec<_> = (0..3).map(|_| instance.client()).collect();
+    clients.iter_mut().for_each(Client::greet);
+    let restart = instance.admin_begins(&["restart", "--spread", HUGE]);
+    clients.remove(0).assert_told();
+    instance.err.wait_for("generation 1 draining: 3 clients, grace period 600 s, spread over 600 s");
+    clients.iter_mut().for_each(assert_is_served);
+    // One that comes now belongs to the new generation.
+    assert_is_served(&mut instance.client());
+    // What is left of the time is shared anew, and all have their turn in it.
+    instance.admin(&["grace", "20"]).expect(0);
+    for mut client in clients {
+        client.assert_told();
+    }
+    restart.end().expect(0).says("3 notified, 3 disconnected");
+}
+
+#[test]
+fn every_stop_is_spread_as_the_settings_say_unless_it_says_otherwise() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE, "--spread", HUGE]);
+    let mut clients: Vec<_> = (0..2).map(|_| instance.client()).collect();
+    clients.iter_mut().for_each(Client::greet);
+    instance.signal(nix::sys::signal::Signal::SIGTERM);
+    clients.remove(0).assert_told();
+    instance.err.wait_for("SIGTERM");
+    instance.err.wait_for(", spread over 600 s");
+    assert_is_served(&mut clients[0]);
+    let stop = instance.admin_begins(&["stop", "--spread", "0"]);
+    clients.remove(0).assert_told();
+    stop.end().expect(0).says("2 notified, 2 disconnected");
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn kept_connections_behind_a_relay_are_closed_over_the_spread_too() {
+    let home = Home::new();
+    let instance = behind_a_relay(&home, &["--grace", HUGE]);
+    let mut clients: Vec<_> = (0..2).map(|_| instance.client()).collect();
+    assert!(clients.iter_mut().all(|client| !client.get("/").is_last));
+    let stop = instance.admin_begins(&["stop", "--spread", HUGE]);
+    assert_eq!(clients[0].rest(), "");
+    assert!((0..3).all(|_| !clients[1].get("/").is_last));
+    instance.admin(&["stop", "--spread", "0", "--no-wait"]).expect(0);
+    assert_eq!(clients[1].rest(), "");
+    stop.end().expect(0).says("0 notified, 0 disconnected, 2 closed");
+}
+
+#[test]
+fn a_spread_beyond_the_grace_period_is_refused_with_both_numbers() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", "30"]);
+    let both = "clients cannot be let go over 40 s within a grace period of 30 s: spread at most 30 s, or give more";
+    instance.admin(&["restart", "--spread", "40"]).expect(1).says(both);
+    instance.admin(&["stop", "--grace", "30", "--spread", "40", "--no-wait"]).expect(1).says(both);
+    assert_eq!(instance.status()["generation"], 1);
+    instance.admin(&["restart", "--grace", "40", "--spread", "40"]).expect(0);
+    let said = home.run(home.supervisor(&["echo", "--listen", "0", "--grace", "1", "--spread", "2"])).expect(1);
+    said.says(r#""spread" is 2 s, and "grace" is 1 s: say at most 1 s, or give more"#);
+}
+
+#[test]
+fn clients_that_only_a_program_knows_cannot_be_let_go_over_a_time() {
+    let home = Home::new();
+    let instance = start(&home);
+    let why = "without --relay only the program knows them";
+    instance.admin(&["restart", "--spread", "1"]).expect(1).says(why);
+    instance.admin(&["stop", "--spread", "1"]).expect(1).says(why);
+    let said = home.run(home.supervisor(&["exec", "--spread", "1", "sleep", "1000"])).expect(1);
+    said.says(r#""spread" needs "relay": without it only the program knows its clients"#);
 }

@@ -47,8 +47,8 @@ fn drain(port: &Arc<Shared>, generation: &Arc<Generation>) -> DrainReport {
     let mut before = None;
     let mut live = generation.lock();
     let now = loop {
-        // A stop may follow a replacement, which had left some of them alone; and with the deadline, turns move.
-        let course = Some((generation.is_leaving(), live.stop.map(|stop| stop.deadline)));
+        // A stop may follow a replacement, which had left some of them alone; and turns may come earlier.
+        let course = Some((generation.is_leaving(), generation.turns.end()));
         if std::mem::replace(&mut before, course) != course {
             next = Some(Instant::now());
         }

@@ -57,7 +57,7 @@ pub(crate) struct Generation {
     /// When that was asked for first, by a stop.
     stopping: OnceLock<Instant>,
     /// When connections have to leave, if not all at once.
-    turns: Turns,
+    pub(crate) turns: Turns,
     /// Set when the deadline has come: no message is awaited any more.
     overdue: AtomicBool,
     /// Beside the lock, because a connection counts it while it is being served.
@@ -135,12 +135,6 @@ impl Generation {
     /// Reports an event. If the observer panics, that costs its own report and nothing else.
     pub(crate) fn say(&self, event: &Event<'_>) {
         let _ = panic::catch_unwind(AssertUnwindSafe(|| (self.observer)(event)));
-    }
-
-    /// These connections are let go over this time from now on, when that begins. If they are already, that takes so long
-    /// at most.
-    pub(crate) fn spread(&self, ids: impl FnOnce() -> Vec<u64>, over: Duration) {
-        self.turns.begin(ids, over, Instant::now());
     }
 
     /// Its clients have until then to disconnect. If it stops already, the deadline moves.

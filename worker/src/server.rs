@@ -213,7 +213,7 @@ impl Stopper {
 
     fn spread(&self, over: Duration) {
         let ids = || self.port.registry.of(&self.generation).iter().map(|entry| entry.id).collect();
-        self.generation.spread(ids, over);
+        self.generation.turns.begin(ids, over, Instant::now());
     }
 
     /// Gives up a server that hangs, for this reason: a failure like a panic. Its clients are notified without the thread

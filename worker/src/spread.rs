@@ -44,6 +44,11 @@ impl Turns {
         spread.as_ref()?.turn(id).filter(|turn| *turn > now)
     }
 
+    /// When all have had their turn. None: there is no spread.
+    pub(crate) fn end(&self) -> Option<Instant> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.until)
+    }
+
     /// The turn of this connection if the last one comes at this time. None: there is no spread.
     #[cfg_attr(not(all(feature = "relay", target_os = "linux")), allow(dead_code))]
     pub(crate) fn ending_at(&self, id: u64, end: Instant) -> Option<Instant> {

@@ -120,7 +120,7 @@ fn confirm(held: &Held) -> Result<(), Failure> {
 fn stop(name: &InstanceName, json: bool, free: &Free) -> Result<Option<Report>, Failure> {
     let chosen = found::named(name)?;
     let grace_ms = args::grace_of(free.grace, free.now).map(milliseconds);
-    let request = Request::Stop { grace_ms, delay_ms: Some(0), wait: true };
+    let request = Request::Stop { grace_ms, spread_ms: None, delay_ms: Some(0), wait: true };
     match converse(&chosen, json, request, Patience { whole: None, ..Patience::short() }) {
         Ok(Answer::Stopped { report }) => Ok(Some(report)),
         // It is out of threads, and one that waits would take one.

@@ -13,7 +13,8 @@ use crate::failure::Failure;
 use crate::verify::verified;
 
 pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<Exit, Failure> {
-    let request = Request::Restart { grace_ms: restart.grace.map(milliseconds), wait: !restart.wait.no_wait };
+    let (grace_ms, spread_ms) = (restart.grace.map(milliseconds), restart.spread.map(milliseconds));
+    let request = Request::Restart { grace_ms, spread_ms, wait: !restart.wait.no_wait };
     let asked = Asked::by(target)?;
     let show = |answer: &Answer| match answer {
         Answer::Restarting { ahead } => Some(in_progress(describe_restart(*ahead), &restart.wait)),

@@ -12,8 +12,8 @@ use crate::verify::verified;
 
 pub(crate) fn stop(target: &Target, json: bool, stop: &Stop) -> Result<Exit, Failure> {
     let grace_ms = grace_of(stop.grace, stop.now).map(milliseconds);
-    let delay_ms = stop.delay.map(milliseconds);
-    let request = Request::Stop { grace_ms, delay_ms, wait: !stop.wait.no_wait };
+    let (spread_ms, delay_ms) = (stop.spread.map(milliseconds), stop.delay.map(milliseconds));
+    let request = Request::Stop { grace_ms, spread_ms, delay_ms, wait: !stop.wait.no_wait };
     let asked = Asked::by(target)?;
     let show = |answer: &Answer| match answer {
         Answer::Stopping(drain) => Some(in_progress(describe_drain(drain), &stop.wait)),

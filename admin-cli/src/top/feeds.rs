@@ -169,8 +169,8 @@ fn carry_out(paths: &InstancePaths, command: &Command) -> Result<String, String>
     let request = match command {
         Command::Close { id } => Request::Close { id: *id, grace_ms: None },
         Command::Grace(grace) => Request::Grace { grace_ms: milliseconds(*grace) },
-        Command::Restart => Request::Restart { grace_ms: None, wait: true },
-        Command::Stop => Request::Stop { grace_ms: None, delay_ms: None, wait: true },
+        Command::Restart => Request::Restart { grace_ms: None, spread_ms: None, wait: true },
+        Command::Stop => Request::Stop { grace_ms: None, spread_ms: None, delay_ms: None, wait: true },
     };
     let patience = Patience { whole: None, ..Patience::short() };
     match client::ask(paths, request, patience, |_| {}).map_err(|error| why(&error))? {

@@ -46,6 +46,7 @@ impl Driven {
         let settings = Settings {
             grace: Duration::ZERO,
             delay: Duration::ZERO,
+            spread: Duration::ZERO,
             max_connections: 0,
             restart: RestartPolicy::default(),
             check_every: None,
@@ -104,12 +105,12 @@ impl Driven {
 impl One {
     /// Another one takes its place.
     pub fn retire(&self, grace: Duration) {
-        self.0.retire_by(deadline_after(Instant::now(), grace));
+        self.0.retire_by(deadline_after(Instant::now(), grace), Duration::ZERO);
     }
 
     /// Stops it.
     pub fn stop(&self, grace: Duration) {
-        self.0.stop_by(deadline_after(Instant::now(), grace));
+        self.0.stop_by(deadline_after(Instant::now(), grace), Duration::ZERO);
     }
 
     /// Gives it up.

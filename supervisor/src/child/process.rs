@@ -481,11 +481,11 @@ impl Generation for Child {
     fn serve(&self) {}
 
     /// It takes connections until it heeds the signal. Until then both do.
-    fn retire_by(&self, deadline: Instant) {
-        self.stop_by(deadline);
+    fn retire_by(&self, deadline: Instant, spread: Duration) {
+        self.stop_by(deadline, spread);
     }
 
-    fn stop_by(&self, deadline: Instant) {
+    fn stop_by(&self, deadline: Instant, _spread: Duration) {
         self.running.stop_by(deadline);
         let running = self.running.clone();
         self.looks.begin(move |limit| running.wait_until_gone(limit));
@@ -493,7 +493,7 @@ impl Generation for Child {
 
     /// The signal is sent once.
     fn move_deadline(&self, deadline: Instant) {
-        self.stop_by(deadline);
+        self.running.stop_by(deadline);
     }
 
     fn clients(&self) -> Option<&dyn Clients> {

@@ -133,15 +133,15 @@ impl Generation for Relayed {
         self.serve();
     }
 
-    fn retire_by(&self, deadline: Instant) {
+    fn retire_by(&self, deadline: Instant, spread: Duration) {
         let mut course = self.connections.course();
-        self.connections.upstream.retire_by(deadline);
+        self.connections.upstream.retire_over(spread, deadline);
         self.connections.begin(&mut course, deadline);
     }
 
-    fn stop_by(&self, deadline: Instant) {
+    fn stop_by(&self, deadline: Instant, spread: Duration) {
         let mut course = self.connections.course();
-        self.connections.upstream.stop_by(deadline);
+        self.connections.upstream.stop_over(spread, deadline);
         self.connections.begin(&mut course, deadline);
     }
 

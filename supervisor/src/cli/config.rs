@@ -274,6 +274,8 @@ pub struct Config {
     pub grace: Duration,
     /// How long a stop waits before it begins.
     pub delay: Duration,
+    /// Over which time clients are let go in a drain.
+    pub spread: Duration,
     /// Whether there is an admin socket.
     pub admin: AdminSocket,
     /// The admin socket's path, if it is not the one that belongs to the name.
@@ -364,6 +366,8 @@ impl Config {
             Server::Exec { program, .. } => program.environment = environment,
             Server::Own(own) => own.listen_on(passed)?,
         }
+        let grace = grace.unwrap_or(options.grace);
+        check_spread(options.spread, grace, &server)?;
         Ok(Config {
             parts: parts(&said),
             name_said: options.name.is_some(),
@@ -371,8 +375,9 @@ impl Config {
             name: options.name.clone().or_else(|| server.name().parse().ok()).unwrap_or_default(),
             log: options.log(),
             server,
-            grace: grace.unwrap_or(options.grace),
+            grace,
             delay: options.delay,
+            spread: options.spread,
             admin: options.admin,
             socket: options.socket,
             health: options.health,
@@ -534,6 +539,20 @@ fn check_relay(
         }
         [_, _, ..] => refuse("\"relay\" has one address, and \"listen\" has several; keep one".into()),
     }
+}
+
+/// Whether clients can be let go over that time.
+fn check_spread(spread: Duration, grace: Duration, server: &Server) -> Result<(), ConfigError> {
+    if !spread.is_zero() && matches!(server, Server::Exec { front: Front::Sockets(_), .. }) {
+        return Err(ConfigError("\"spread\" needs \"relay\": without it only the program knows its clients".into()));
+    }
+    if spread > grace {
+        let (spread, grace) = (Seconds(spread), Seconds(grace));
+        return Err(ConfigError(format!(
+            "\"spread\" is {spread}, and \"grace\" is {grace}: say at most {grace}, or give more"
+        )));
+    }
+    Ok(())
 }
 
 /// What cannot go together in what a program is given.

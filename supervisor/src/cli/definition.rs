@@ -312,6 +312,10 @@ pub(super) struct Options {
     /// request to stop skips the wait
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_seconds)]
     pub(super) delay: Duration,
+    /// Over which time clients are notified and connections closed on a stop or restart, oldest first, so that they do not
+    /// all come back at once: at most --grace
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_seconds)]
+    pub(super) spread: Duration,
     /// When to start the server again after it has exited
     #[arg(long, value_name = "MODE", default_value = "on-failure")]
     pub(super) restart: RestartMode,

@@ -143,19 +143,28 @@ impl Drains {
     }
 
     /// Another generation takes the place of this one.
-    pub(super) fn retire(&mut self, live: Live, by: &Trigger, grace: Duration, now: Instant) {
+    pub(super) fn retire(&mut self, live: Live, by: &Trigger, grace: Duration, spread: Duration, now: Instant) {
         let (generation, open, deadline) = (live.number, live.open(), deadline_after(now, grace));
-        live.generation.retire_by(deadline);
+        live.generation.retire_by(deadline, spread);
         self.push(live, by.to_string(), deadline, now);
-        let message = format!("generation {generation} draining: {}grace period {}", connected(open), Seconds(grace));
-        let fields =
-            [("generation", generation.into()), ("connected", open.into()), ("grace_ms", milliseconds(grace).into())];
+        let message = format!(
+            "generation {generation} draining: {}grace period {}{}",
+            connected(open),
+            Seconds(grace),
+            over(spread)
+        );
+        let fields = [
+            ("generation", generation.into()),
+            ("connected", open.into()),
+            ("grace_ms", milliseconds(grace).into()),
+            ("spread_ms", milliseconds(spread).into()),
+        ];
         self.log.line(Level::Info, "retiring", message, fields);
     }
 
     /// This one came too late for the stop under way.
     pub(super) fn discard(&mut self, live: Live, by: String, deadline: Instant, now: Instant) {
-        live.generation.stop_by(deadline);
+        live.generation.stop_by(deadline, Duration::ZERO);
         self.old.push(Old { live, by, began: now, deadline, overrun: Overrun::Watchdog });
     }
 
@@ -221,11 +230,11 @@ impl Drains {
 
     /// The supervisor ends: all stop, those that had longer, too. Returns how many connections are open before: some
     /// are gone at once.
-    pub(super) fn stop_by(&mut self, deadline: Instant) -> Option<usize> {
+    pub(super) fn stop_by(&mut self, deadline: Instant, spread: Duration) -> Option<usize> {
         let open = self.open();
         for old in &mut self.old {
             (old.deadline, old.overrun) = (deadline, Overrun::Watchdog);
-            old.live.generation.stop_by(deadline);
+            old.live.generation.stop_by(deadline, spread);
         }
         open
     }
@@ -274,13 +283,18 @@ impl Drains {
         Some(self.old.remove(at))
     }
 
-    pub(super) fn log_stop(&self, by: &Trigger, open: Option<usize>, grace: Duration) {
+    pub(super) fn log_stop(&self, by: &Trigger, open: Option<usize>, grace: Duration, spread: Duration) {
         let most = if by.limit() == Some(grace) { ", the longest that the system leaves" } else { "" };
         let key = by.key().filter(|_| open != Some(0) && !grace.is_zero());
         let force = key.map(|key| format!("; press {key} again to force")).unwrap_or_default();
-        let message = format!("{by}: stopping, {}grace period {}{most}{force}", connected(open), Seconds(grace));
-        let fields =
-            [("by", by.to_string().into()), ("connected", open.into()), ("grace_ms", milliseconds(grace).into())];
+        let (connected, spread_ms, over) = (connected(open), milliseconds(spread), over(spread));
+        let message = format!("{by}: stopping, {connected}grace period {}{most}{over}{force}", Seconds(grace));
+        let fields = [
+            ("by", by.to_string().into()),
+            ("connected", open.into()),
+            ("grace_ms", milliseconds(grace).into()),
+            ("spread_ms", spread_ms.into()),
+        ];
         self.log.line(Level::Info, "stopping", message, fields);
     }
 
@@ -394,6 +408,11 @@ pub(super) fn close<'a>(
 /// How many clients there are, where that is known, as the beginning of a message.
 fn connected(open: Option<usize>) -> String {
     open.map(|open| format!("{}, ", Count(open, "client"))).unwrap_or_default()
+}
+
+/// Over which time clients are let go, if not at once, as a part of a message.
+fn over(spread: Duration) -> String {
+    if spread.is_zero() { String::new() } else { format!(", spread over {}", Seconds(spread)) }
 }
 
 fn drain_of<'a>(

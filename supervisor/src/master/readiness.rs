@@ -31,6 +31,8 @@ pub(super) struct ScheduledStop {
     by: Trigger,
     /// The end of the grace period.
     deadline: Instant,
+    /// Over which time clients are let go. None: as the settings say then.
+    spread: Option<Duration>,
     /// When those who wait hear again how long it takes.
     countdown: Instant,
     waiting: Vec<Reply>,
@@ -112,10 +114,13 @@ impl Readiness {
         log: &Journal,
         now: Instant,
     ) {
-        let StopRequest { by, grace: _, reply } = stop;
+        let StopRequest { by, grace: _, spread, reply } = stop;
         let asked = by.to_string();
         let at = deadline_after(now, delay);
-        let stop = ScheduledStop { since: now, at, by, deadline, countdown: now + COUNTDOWN, waiting: Vec::new() };
+        let stop = {
+            let countdown = now + COUNTDOWN;
+            ScheduledStop { since: now, at, by, deadline, spread, countdown, waiting: Vec::new() }
+        };
         let mut stop = match std::mem::replace(self, Readiness::NotReady) {
             Readiness::Scheduled(other) => other.merge(stop),
             Readiness::Ready | Readiness::NotReady => stop,
@@ -138,7 +143,7 @@ impl Readiness {
         let Readiness::Scheduled(stop) = self else { return None };
         if stop.at <= now {
             let grace = Some(stop.deadline.saturating_duration_since(now));
-            return Some(StopRequest { by: stop.by.clone(), grace, reply: None });
+            return Some(StopRequest { by: stop.by.clone(), grace, spread: stop.spread, reply: None });
         }
         if stop.countdown <= now {
             stop.countdown = now + COUNTDOWN;

@@ -46,14 +46,16 @@ pub(super) enum Ask {
 pub(super) fn decode(request: Request, by: Trigger, to: Sender<Response>) -> Option<Command> {
     let reply = |wait| Reply::new(to, wait);
     let ask = match request {
-        Request::Stop { grace_ms, delay_ms, wait } => {
+        Request::Stop { grace_ms, spread_ms, delay_ms, wait } => {
             let grace = grace_ms.map(Duration::from_millis);
-            let stop = StopRequest { by, grace, reply: Some(reply(wait)) };
+            let spread = spread_ms.map(Duration::from_millis);
+            let stop = StopRequest { by, grace, spread, reply: Some(reply(wait)) };
             return Some(Command::Stop(stop, delay_ms.map(Duration::from_millis)));
         }
-        Request::Restart { grace_ms, wait } => {
+        Request::Restart { grace_ms, spread_ms, wait } => {
             let grace = grace_ms.map(Duration::from_millis);
-            return Some(Command::Restart(Restart::new(by, grace, Some(reply(wait)))));
+            let spread = spread_ms.map(Duration::from_millis);
+            return Some(Command::Restart(Restart::new(by, grace, Some(reply(wait))).over(spread)));
         }
         Request::Ping {} => Ask::Ping,
         Request::Status {} => Ask::Status,
@@ -75,6 +77,8 @@ pub(super) struct StopRequest {
     pub(super) by: Trigger,
     /// How long clients get to disconnect. None: as the settings say.
     pub(super) grace: Option<Duration>,
+    /// Over which time they are let go. None: as the settings say.
+    pub(super) spread: Option<Duration>,
     /// None: no client waits for an answer.
     pub(super) reply: Option<Reply>,
 }
@@ -82,7 +86,7 @@ pub(super) struct StopRequest {
 impl StopRequest {
     /// Whether it demands anything beside a stop.
     pub(super) fn is_plain(&self) -> bool {
-        self.grace.is_none() && self.by.limit().is_none()
+        self.grace.is_none() && self.spread.is_none() && self.by.limit().is_none()
     }
 }
 
@@ -100,17 +104,20 @@ mod tests {
     #[test]
     fn a_stop_has_its_own_times_or_those_of_the_settings() {
         for (grace_ms, delay_ms) in [(Some(1500), Some(0)), (None, Some(20)), (None, None)] {
-            let Some(Command::Stop(stop, delay)) = decoded(Request::Stop { grace_ms, delay_ms, wait: true }) else {
+            let Some(Command::Stop(stop, delay)) =
+                decoded(Request::Stop { grace_ms, spread_ms: Some(7), delay_ms, wait: true })
+            else {
                 panic!("it is no stop")
             };
             assert_eq!((stop.grace, delay), (grace_ms.map(Duration::from_millis), delay_ms.map(Duration::from_millis)));
+            assert_eq!(stop.spread, Some(Duration::from_millis(7)));
         }
     }
 
     #[test]
     fn a_stop_is_plain_unless_it_demands_a_time() {
         use crate::event::ConsoleEvent;
-        let plain = |by, grace| StopRequest { by, grace, reply: None }.is_plain();
+        let plain = |by, grace| StopRequest { by, grace, spread: None, reply: None }.is_plain();
         assert!(plain(Trigger::Console, None));
         assert!(plain(Trigger::Admin { user: None, pid: None }, None));
         assert!(plain(Trigger::ConsoleEvent(ConsoleEvent::CtrlC), None));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::protocol::{Answer, ErrorCode, Progress, Report};
+use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report};
 use crate::text::{Count, milliseconds};
 
 use super::drains::Live;
@@ -18,6 +18,8 @@ pub(super) struct Restart {
     pub(super) by: Trigger,
     /// How long the clients of the old generation get to disconnect. None: as the settings say.
     pub(super) grace: Option<Duration>,
+    /// Over which time they are let go. None: as the settings say.
+    pub(super) spread: Option<Duration>,
     /// Since when perhaps nothing serves: the old generation had to go first, and was asked to.
     pub(super) down_since: Option<Instant>,
     /// None: no client waits for an answer, or not any more.
@@ -26,7 +28,12 @@ pub(super) struct Restart {
 
 impl Restart {
     pub(super) fn new(by: Trigger, grace: Option<Duration>, reply: Option<Reply>) -> Restart {
-        Restart { by, grace, down_since: None, reply }
+        Restart { by, grace, spread: None, down_since: None, reply }
+    }
+
+    /// The same, with this time over which clients are let go.
+    pub(super) fn over(self, spread: Option<Duration>) -> Restart {
+        Restart { spread, ..self }
     }
 
     /// So many others come before it. For a client that does not wait that is the answer.
@@ -63,17 +70,18 @@ impl Restart {
     }
 
     pub(super) fn failed(self, message: String) {
-        self.refuse(ErrorCode::Failed, message);
+        self.refuse(Refusal { code: ErrorCode::Failed, message });
     }
 
     /// There is none, since the supervisor ends.
     pub(super) fn cancel(self) {
-        self.refuse(ErrorCode::Stopping, "cannot restart: the server is being stopped".into());
+        let message = "cannot restart: the server is being stopped".into();
+        self.refuse(Refusal { code: ErrorCode::Stopping, message });
     }
 
-    fn refuse(self, code: ErrorCode, message: String) {
+    pub(super) fn refuse(self, refusal: Refusal) {
         if let Some(reply) = self.reply {
-            reply.refuse(code, message);
+            reply.answer(Answer::Error(refusal));
         }
     }
 }

@@ -64,6 +64,8 @@ pub(super) struct Draining {
     /// When it was requested first. None: it was not.
     requested: Option<Instant>,
     pub(super) deadline: Instant,
+    /// Over which time clients are let go.
+    spread: Duration,
     pub(super) countdown: Countdown,
     /// What became of generations that are gone.
     ended: Ended,
@@ -91,6 +93,7 @@ impl Draining {
     pub(super) fn begin(
         why: Why,
         grace: Duration,
+        spread: Duration,
         drains: &mut Drains,
         watchdog: Option<Watchdog>,
         now: Instant,
@@ -99,16 +102,16 @@ impl Draining {
         if let Some(watchdog) = &watchdog {
             watchdog.watch_stop(drains.gone_by(deadline), drains.what_hangs());
         }
-        let open = drains.stop_by(deadline);
+        let open = drains.stop_by(deadline, spread);
         let requested = match &why {
             Why::Requested(by) => {
-                drains.log_stop(by, open, grace);
+                drains.log_stop(by, open, grace, spread);
                 Some(now)
             }
             Why::Failed(_) => None,
         };
         let (countdown, ended, waiting) = (Countdown::new(now), Ended::default(), Vec::new());
-        Draining { why, began: now, requested, deadline, countdown, ended, waiting, watchdog }
+        Draining { why, began: now, requested, deadline, spread, countdown, ended, waiting, watchdog }
     }
 
     /// One more request to stop. It moves the deadline only towards now: of two that ask for a stop, both get the
@@ -118,6 +121,10 @@ impl Draining {
             && deadline_after(now, grace) < self.deadline
         {
             self.move_deadline(&request.by, grace, drains, now);
+        }
+        if let Some(spread) = request.spread.filter(|spread| *spread < self.spread) {
+            self.spread = spread;
+            drains.stop_by(self.deadline, spread);
         }
         if let Some(reply) = request.reply {
             self.attend(reply, drains, now);
@@ -151,7 +158,7 @@ impl Draining {
         if let Some(watchdog) = &self.watchdog {
             watchdog.deadline_moved(drains.gone_by(self.deadline));
         }
-        let open = drains.stop_by(self.deadline);
+        let open = drains.stop_by(self.deadline, self.spread);
         drains.log_moved(by, grace, open);
         self.report(drains, now);
     }

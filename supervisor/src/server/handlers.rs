@@ -162,12 +162,12 @@ impl Generation for HandlerGeneration {
         self.stopper().serve();
     }
 
-    fn retire_by(&self, deadline: Instant) {
-        self.stopper().retire_by(deadline);
+    fn retire_by(&self, deadline: Instant, spread: Duration) {
+        self.stopper().retire_over(spread, deadline);
     }
 
-    fn stop_by(&self, deadline: Instant) {
-        self.stopper().stop_by(deadline);
+    fn stop_by(&self, deadline: Instant, spread: Duration) {
+        self.stopper().stop_over(spread, deadline);
     }
 
     fn move_deadline(&self, deadline: Instant) {

@@ -11,11 +11,11 @@ use crate::protocol::Request;
 use crate::server::BUILD_LIMIT;
 
 fn restart() -> Step {
-    Step::Ask(Request::Restart { grace_ms: None, wait: true })
+    Step::Ask(Request::Restart { grace_ms: None, spread_ms: None, wait: true })
 }
 
 fn stop(grace_ms: Option<u64>, delay_ms: u64) -> Step {
-    Step::Ask(Request::Stop { grace_ms, delay_ms: Some(delay_ms), wait: true })
+    Step::Ask(Request::Stop { grace_ms, spread_ms: None, delay_ms: Some(delay_ms), wait: true })
 }
 
 fn grace(grace_ms: u64) -> Step {

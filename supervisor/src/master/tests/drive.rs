@@ -349,7 +349,7 @@ impl Drive {
 
     /// Stops it, and sees to it that each client has been answered, and was answered what it asked for.
     pub(super) fn finish(mut self) {
-        self.ask(Request::Stop { grace_ms: Some(0), delay_ms: None, wait: true });
+        self.ask(Request::Stop { grace_ms: Some(0), spread_ms: None, delay_ms: None, wait: true });
         for _ in 0..200 {
             self.take(Step::Deliver);
         }
@@ -376,7 +376,9 @@ impl Drive {
                 Request::Drain {} => matches!(answer, Answer::Readiness { ready: false, .. }),
                 Request::Resume {} => matches!(answer, Answer::Readiness { .. } | Answer::Error(_)),
                 Request::Stop { wait: true, .. } => matches!(answer, Answer::Stopped { .. } | Answer::Error(_)),
-                Request::Stop { wait: false, .. } => matches!(answer, Answer::Stopping(_) | Answer::Delayed(_)),
+                Request::Stop { wait: false, .. } => {
+                    matches!(answer, Answer::Stopping(_) | Answer::Delayed(_) | Answer::Error(_))
+                }
                 Request::Restart { wait: true, .. } => matches!(answer, Answer::Restarted { .. } | Answer::Error(_)),
                 Request::Restart { wait: false, .. } => matches!(answer, Answer::Restarting { .. } | Answer::Error(_)),
                 Request::Events { .. } => false,
@@ -407,6 +409,7 @@ fn settings(check_every: Option<Duration>) -> Settings {
     Settings {
         grace: Duration::from_secs(2),
         delay: Duration::ZERO,
+        spread: Duration::ZERO,
         max_connections: 1,
         restart: RestartPolicy { mode: RestartMode::OnFailure, ..RestartPolicy::default() },
         check_every,

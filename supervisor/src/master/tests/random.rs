@@ -11,10 +11,16 @@ use crate::protocol::Request;
 fn request() -> impl Strategy<Value = Request> {
     let grace = || prop::option::of(0..3000_u64);
     prop_oneof![
-        1 => (grace(), any::<bool>()).prop_map(|(grace_ms, wait)| Request::Stop { grace_ms, delay_ms: None, wait }),
-        1 => (grace(), 1..20_000_u64, any::<bool>())
-            .prop_map(|(grace_ms, delay_ms, wait)| Request::Stop { grace_ms, delay_ms: Some(delay_ms), wait }),
-        8 => (grace(), any::<bool>()).prop_map(|(grace_ms, wait)| Request::Restart { grace_ms, wait }),
+        1 => (grace(), grace(), any::<bool>())
+            .prop_map(|(grace_ms, spread_ms, wait)| Request::Stop { grace_ms, spread_ms, delay_ms: None, wait }),
+        1 => (grace(), 1..20_000_u64, any::<bool>()).prop_map(|(grace_ms, delay_ms, wait)| Request::Stop {
+            grace_ms,
+            spread_ms: None,
+            delay_ms: Some(delay_ms),
+            wait
+        }),
+        8 => (grace(), grace(), any::<bool>())
+            .prop_map(|(grace_ms, spread_ms, wait)| Request::Restart { grace_ms, spread_ms, wait }),
         3 => (0..5000_u64).prop_map(|grace_ms| Request::Grace { grace_ms }),
         1 => Just(Request::Signal { signal: 1 }),
         2 => Just(Request::Drain {}),

@@ -182,13 +182,13 @@ impl Generation for PretendedHandle {
         world.target = Some(self.build);
     }
 
-    fn retire_by(&self, deadline: Instant) {
+    fn retire_by(&self, deadline: Instant, _spread: Duration) {
         let mut world = lock(&self.world);
         assert!(!world.overlaps || world.target != Some(self.build), "none takes its place: {world:?}");
         world.drain(self.build, deadline);
     }
 
-    fn stop_by(&self, deadline: Instant) {
+    fn stop_by(&self, deadline: Instant, _spread: Duration) {
         lock(&self.world).drain(self.build, deadline);
     }
 

@@ -84,11 +84,11 @@ pub(super) fn converse(
         }
     };
     let request = match read_request(client, end, time) {
-        Ok(Some(Request::Stop { grace_ms, delay_ms, .. })) if time == Time::Borrowed => {
-            Request::Stop { grace_ms, delay_ms, wait: false }
+        Ok(Some(Request::Stop { grace_ms, spread_ms, delay_ms, .. })) if time == Time::Borrowed => {
+            Request::Stop { grace_ms, spread_ms, delay_ms, wait: false }
         }
-        Ok(Some(Request::Restart { grace_ms, .. })) if time == Time::Borrowed => {
-            Request::Restart { grace_ms, wait: false }
+        Ok(Some(Request::Restart { grace_ms, spread_ms, .. })) if time == Time::Borrowed => {
+            Request::Restart { grace_ms, spread_ms, wait: false }
         }
         Ok(Some(Request::Events { .. })) if time == Time::Borrowed => {
             let message = "the system gives no thread to a client that reads the events, try again".into();
