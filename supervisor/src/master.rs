@@ -530,10 +530,10 @@ impl Master {
             return self.hand_over(current, next, settings, restart, now);
         }
         let (number, old) = (next.number, current.number);
+        next.generation.serve_on_trial();
         let message = format!("generation {number} serves beside generation {old} for {}", Seconds(overlap));
         let fields = [("generation", number.into()), ("overlap_ms", milliseconds(overlap).into())];
         self.identity.log.line(Level::Info, "overlapping", message, fields);
-        next.generation.serve_on_trial();
         State::Proving(Proving { current, next, settings, restart, until: deadline_after(now, overlap) })
     }
 

@@ -256,7 +256,7 @@ fn no_value_is_taken_for_an_argument() {
 }
 
 const ALL: &str = "admin, check-every, console, delay, dir, grace, health, listen, log, max-connections, max-restarts, name, on-hup, \
-                   period, restart, socket and verbose";
+                   period, restart, socket, spread and verbose";
 
 #[test]
 fn a_setting_that_does_not_exist_is_named_with_the_one_that_may_be_meant() {
