@@ -21,7 +21,7 @@ pub(super) fn refusal(
     identity: &Identity,
 ) -> Option<Refusal> {
     let (asked, grace) = (asked.filter(|asked| !asked.is_zero())?, grace.unwrap_or(settings.grace));
-    let message = if identity.no_clients().is_some() {
+    let message = if !identity.has_clients {
         "the clients cannot be let go one after the other: without --relay only the program knows them".to_owned()
     } else if asked > grace {
         let (asked, grace) = (Seconds(asked), Seconds(grace));
