@@ -370,7 +370,7 @@ fn a_restart_says_what_has_changed() {
     let config = home.directory().join("app.json");
     fs::write(&config, r#"{ "grace": 5 }"#).unwrap();
     let instance = releases.exec(&["--config", config.to_str().unwrap()], &["./server"]);
-    instance.admin(&["restart"]).expect(0).says("nothing changed");
+    instance.admin(&["restart"]).expect(0).says("same command, directory and settings");
     fs::write(&config, r#"{ "grace": 30 }"#).unwrap();
     let restarted = switch_and_restart(&releases, &instance);
     let server = |name| releases.path(name).join("server").display().to_string();

@@ -54,6 +54,7 @@ const EVENTS: &[(&str, &str)] = &[
     ),
     ("not_permitted", "A client of the admin socket belongs to another user."),
     ("not_ready", "No new clients may be sent here, by `admin-cli drain`."),
+    ("not_ready_yet", "A program that is being started is not ready after five seconds, for the reason that is given."),
     ("not_started", "The supervisor could not start. It exits."),
     ("not_written", "Completions or man pages could not be written."),
     ("notify_ignored", "A message on `NOTIFY_SOCKET` came from a process that does not belong to the program."),

@@ -258,6 +258,12 @@ fn a_program_that_listens_elsewhere_is_not_ready_and_the_message_says_where_it_d
     let options = [&options[..], &["--ready", "200ms"]].concat();
     let ended = home.run(home.exec_command(&options, &line)).expect(1);
     ended.says("it was not ready within 1 s: it does not listen on its private port ");
+    // Long before the end of what it may take.
+    let options = ["--listen", &port, "--relay", "tcp", "--ready-within", "1000"];
+    let starting = home.spawn(home.exec_command(&options, &line));
+    starting.err.wait_for("the program is not ready after 5 s: it does not listen on its private port ");
+    starting.signal(Signal::SIGTERM);
+    starting.wait();
 }
 
 #[test]

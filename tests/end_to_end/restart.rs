@@ -87,7 +87,11 @@ fn a_restart_replaces_the_generation_and_keeps_process_and_address() {
     eventually("it was accepted", || instance.status()["connections"]["total"] == 1);
     let restarted = instance.admin(&["restart"]).expect(0);
     let lines: Vec<&str> = restarted.out.lines().map(str::trim).collect();
-    assert_eq!(lines[..2], ["restarted: generation 2 is serving", "nothing changed"], "{restarted}");
+    assert_eq!(
+        lines[..2],
+        ["restarted: generation 2 is serving", "same command, directory and settings"],
+        "{restarted}"
+    );
     assert!(lines[2].starts_with("generation 1 stopped in ") && !lines[2].contains("notified"), "{restarted}");
     let after = instance.status();
     assert_eq!((&after["generation"], &after["state"]), (&2.into(), &"serving".into()));

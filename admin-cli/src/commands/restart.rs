@@ -23,7 +23,7 @@ pub(crate) fn restart(target: &Target, json: bool, restart: &Restart) -> Result<
             let mut text = format!("restarted: generation {generation} is {state}");
             match changes.as_deref() {
                 None => {}
-                Some([]) => text += "\n  nothing changed",
+                Some([]) => text += "\n  same command, directory and settings",
                 Some(changes) => {
                     text.extend(changes.iter().map(|change| format!("\n  changed: {}", describe_change(change))));
                 }

@@ -202,9 +202,9 @@ impl Children {
 
     /// A program that gets its clients from our sockets, or by itself.
     fn make_unrelayed(&self, build: u64, program: &Program, log: Journal) -> Result<Made, BuildError> {
-        let started = self.start(build, program, log)?;
+        let started = self.start(build, program, log.clone())?;
         let ask = |probe: &Probe, limit| self.ask(program, &started.sockets, probe, limit);
-        let ready = started.wait_until_ready(program, build, None, ask).and_then(|evidence| {
+        let ready = started.wait_until_ready(program, build, None, &log, ask).and_then(|evidence| {
             started.running.is_ready(program.may_have_ended(build))?;
             self.check(build, program, &started)?;
             #[cfg(target_os = "linux")]
@@ -243,7 +243,7 @@ impl Children {
             let program = template.at_port(port);
             let started = self.start(build, &program, log.clone())?;
             let ask = |probe: &Probe, limit| self.ask(&program, &started.sockets, probe, limit);
-            let ready = started.wait_until_ready(&program, build, Some(port), ask).and_then(|evidence| {
+            let ready = started.wait_until_ready(&program, build, Some(port), &log, ask).and_then(|evidence| {
                 let address = match evidence {
                     // It is to be stopped.
                     Evidence::Started => (Ipv4Addr::LOCALHOST, port).into(),

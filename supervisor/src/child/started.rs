@@ -19,7 +19,9 @@ use super::program::{CannotStart, EndedEarly, NeverReady, Obstacle, Program};
 use super::ready::LOOKS;
 use super::ready::Ready;
 use crate::holder::holder_of;
+use crate::journal::Journal;
 use crate::listen::Address;
+use crate::log::Level;
 use crate::server::BuildError;
 use crate::text::Seconds;
 
@@ -29,6 +31,10 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// How long a command may take that asks it. A stop ends that.
 #[cfg(unix)]
 const COMMAND: Duration = Duration::from_secs(10);
+
+/// When the log says why a program is not ready yet. A user who has to change something learns it long before the end of
+/// `--ready-within`.
+const DELAY: Duration = Duration::from_secs(5);
 
 /// How long to wait for the end of a program that was not ready and has been killed.
 const KILLED: Duration = Duration::from_secs(5);
@@ -88,12 +94,14 @@ impl Started {
         program: &Program,
         build: u64,
         private_port: Option<u16>,
+        log: &Journal,
         ask: impl Fn(&Probe, Duration) -> Outcome,
     ) -> Result<Evidence, BuildError> {
         let limit = deadline_after(Instant::now(), program.ready_within);
         let mut since: Option<Instant> = None;
         let mut looks = program.ready.looks().map(Looks::new);
         let mut failure = None;
+        let mut is_delayed = false;
         loop {
             let enough = program.ready.enough().zip(since).map(|(time, since)| (time, deadline_after(since, time)));
             let until = enough.map_or(limit, |(_, at)| at);
@@ -125,6 +133,10 @@ impl Started {
                     Some(Ok(evidence)) => return Ok(evidence),
                     Some(Err(reason)) => failure = Some(reason),
                     None => {}
+                }
+                if !is_delayed && since.is_some_and(|since| since.elapsed() >= DELAY) {
+                    is_delayed = true;
+                    self.report_delay(&program.ready, failure.as_deref(), log);
                 }
                 looks.done();
             }
@@ -198,9 +210,16 @@ impl Started {
     fn does_not_listen(&self, port: u16) -> String {
         let elsewhere = self.sockets.own().map(|address| format!(", but on {address}")).unwrap_or_default();
         format!(
-            "it does not listen on its private port {port}{elsewhere}; that port is in PORT, and {{port}} on its \
-                 command line"
+            "it does not listen on its private port {port}{elsewhere}; let it take the port from PORT in its environment, \
+             or from {{port}} on its command line"
         )
+    }
+
+    fn report_delay(&self, ready: &Ready, failure: Option<&str>, log: &Journal) {
+        let obstacle = self.obstacle(ready);
+        let Some(reason) = obstacle.as_deref().or(failure) else { return };
+        let message = format!("the program is not ready after {}: {reason}", Seconds(DELAY));
+        log.line(Level::Info, "not_ready_yet", message, [("reason", reason.into())]);
     }
 
     fn late(&self, program: &Program, failure: Option<String>) -> BuildError {
