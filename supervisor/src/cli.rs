@@ -24,5 +24,5 @@ pub use config::{Config, Front, HandlerKind, OwnServer, Server};
 pub use definition::KINDS;
 pub use error::ConfigError;
 pub use hint::{Hints, hint};
-pub use invocation::{Asked, Invocation, check, command, known_settings};
+pub use invocation::{Asked, Checked, Invocation, check, command, known_settings};
 pub use values::parse_signal;

@@ -23,14 +23,14 @@ const JITTER: f64 = 0.25;
 pub struct RestartPolicy {
     /// After which ends.
     pub mode: RestartMode,
-    /// More crashes than this within the period are too many: the supervisor gives up, unless the mode is
-    /// [`RestartMode::Always`]. Crashes before a run of a minute do not count any more.
+    /// How many crashes within the period are answered by a restart. At the next one the supervisor gives up, unless the
+    /// mode is [`RestartMode::Always`]. Crashes before a run of a minute do not count any more.
     pub max_restarts: u32,
     /// See `max_restarts`.
     pub period: Duration,
 }
 
-/// After a failure, up to ten times in two minutes.
+/// After a failure, up to ten times in two minutes: at the eleventh it gives up.
 impl Default for RestartPolicy {
     fn default() -> RestartPolicy {
         RestartPolicy { mode: RestartMode::OnFailure, max_restarts: 10, period: Duration::from_secs(120) }

@@ -141,6 +141,32 @@ fn check_needs_no_program_for_a_file_of_exec() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn check_looks_at_the_program_of_a_file_as_a_restart_does() {
+    use crate::support::write_script;
+
+    let home = Home::new();
+    let path = home.directory().join("server");
+    let file = write(&home, &json!({ "program": ["./server"], "dir": "." }));
+    let check = |code: i32| home.admin(&["check", &file, "--for", "exec"]).expect(code);
+    check(1).says("./server: not found");
+    fs::write(&path, "#!/bin/sh\nexec sleep 600\n").unwrap();
+    check(1).says("./server: not executable");
+    write_script(&path, "#!/no/such/interpreter\n");
+    check(1).says("/no/such/interpreter");
+    write_script(&path, "#!/bin/sh\nexec sleep 600\n");
+    check(0).says("valid for exec");
+    let instance = home.exec_by({
+        let mut command = home.program(SUPERVISOR);
+        command.args(["exec", "--name", home.name(), "--config", &file]).stderr(std::process::Stdio::piped());
+        command
+    });
+    fs::remove_file(&path).unwrap();
+    let problem = check(1).err.trim_end().rsplit_once("json: ").unwrap().1.to_owned();
+    instance.admin(&["restart"]).expect(1).says(&problem);
+}
+
 #[test]
 fn of_several_problems_check_says_that_of_the_server_that_has_all_the_settings() {
     let home = Home::new();

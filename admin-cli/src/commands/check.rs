@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mastercontrol::Exit;
-use mastercontrol::cli::{self, HandlerKind, KINDS, OwnServer, Server};
+use mastercontrol::cli::{self, Checked, HandlerKind, KINDS, OwnServer, Server};
 use mastercontrol::text::listed;
 use mastercontrol::worker::handlers::Http;
 use serde_json::json;
@@ -37,13 +37,17 @@ pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
 
 /// Whether a server of this kind could be started with the file.
 fn check_for(file: &Path, kind: &str) -> Result<(), String> {
-    let config = cli::check(file, kind).map_err(|error| error.to_string())?;
+    let Checked { config, has_program } = cli::check(file, kind).map_err(|error| error.to_string())?;
     let problem = match config.server {
         Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) => {
             Http::new(dir).err().map(|error| error.to_string())
         }
         Server::Own(OwnServer { handler: HandlerKind::Echo | HandlerKind::Command, .. }) => None,
-        Server::Exec { program, .. } => program.check_directory().err().map(|error| error.to_string()),
+        // As a restart does it.
+        Server::Exec { program, .. } => {
+            let checked = if has_program { program.check() } else { program.check_directory() };
+            checked.err().map(|error| error.to_string())
+        }
     };
     problem.map_or(Ok(()), |problem| Err(format!("{}: {problem}", file.display())))
 }

@@ -319,7 +319,8 @@ pub(super) struct Options {
     /// When to start the server again after it has exited
     #[arg(long, value_name = "MODE", default_value = "on-failure")]
     pub(super) restart: RestartMode,
-    /// Give up when the server crashes more often than this within the period (never with --restart always)
+    /// How many crashes within the period are answered by a restart; at the next one it gives up (never with --restart
+    /// always)
     #[arg(long, value_name = "N", default_value = "10", value_parser = parse_number::<u32>)]
     pub(super) max_restarts: u32,
     /// The period within which crashes are counted; a server that was ready for a minute starts afresh

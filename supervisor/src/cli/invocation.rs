@@ -176,17 +176,32 @@ fn without_service(mut arguments: Vec<OsString>) -> Vec<OsString> {
     arguments
 }
 
+/// A file that is right, without a command line.
+#[derive(Debug)]
+pub struct Checked {
+    /// Its settings. If it names no program for `exec`, as the command line may do, any stands in its place.
+    pub config: Config,
+    /// Whether it names a program.
+    pub has_program: bool,
+}
+
 /// Whether a file is right for a kind of server, one of [`KINDS`](super::KINDS), without a command line.
 ///
 /// # Errors
 /// When it cannot be read or is wrong.
-pub fn check(file: &Path, kind: &str) -> Result<Config, ConfigError> {
+pub fn check(file: &Path, kind: &str) -> Result<Checked, ConfigError> {
     let mut config = OsString::from("--config=");
     config.push(file);
     let cli = ServerCli::command();
-    let rest = cli.find_subcommand(kind).map(not_in_a_file).unwrap_or_default();
-    let line = ["supervisor".into(), kind.into(), config].into_iter().chain(rest).collect();
-    Invocation::parse(line).map_err(|error| ConfigError::clap(&error))?.read()
+    let parse = |rest: Vec<OsString>| {
+        let line = ["supervisor".into(), kind.into(), config.clone()].into_iter().chain(rest).collect();
+        Invocation::parse(line).map_err(|error| ConfigError::clap(&error))
+    };
+    let invocation = parse(Vec::new())?;
+    let said = invocation.file.as_ref().map(|file| file.arguments(&cli, kind, false)).transpose()?;
+    let has_program = said.is_some_and(|said| !said.program.is_empty());
+    let rest = cli.find_subcommand(kind).filter(|_| !has_program).map(not_in_a_file).unwrap_or_default();
+    Ok(Checked { config: parse(rest)?.read()?, has_program })
 }
 
 /// How many of the settings in a file are those of a kind of server, whatever their values are.

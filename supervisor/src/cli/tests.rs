@@ -324,7 +324,7 @@ fn what_may_be_given_more_than_once_may_be_a_list() {
         ("[]", ""),
     ] {
         fs::write(directory.file(), format!(r#"{{"listen": {listen}}}"#)).unwrap();
-        match check(&directory.file(), "exec").unwrap().server {
+        match check(&directory.file(), "exec").unwrap().config.server {
             Server::Exec { front: Front::Sockets(listen), .. } => assert_eq!(in_words(&listen), expected),
             other => panic!("{other:?}"),
         }
@@ -366,7 +366,7 @@ fn a_relay_has_the_address_and_the_program_a_private_port() {
     let directory = Directory::new("relay");
     let exec = |text: &str| {
         fs::write(directory.file(), text).unwrap();
-        match check(&directory.file(), "exec").unwrap().server {
+        match check(&directory.file(), "exec").unwrap().config.server {
             Server::Exec { front: Front::Relay(address, options), program } => (address, options, program),
             other => panic!("{other:?}"),
         }
