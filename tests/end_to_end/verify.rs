@@ -137,9 +137,12 @@ class Server(http.server.ThreadingHTTPServer):
     def server_activate(self):
         pass
 done = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: ending.set())
+# Python runs a handler in its main thread alone, which another thread that gets the signal does not wake.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 server = Server(("", 0), Handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
+signal.sigwait({signal.SIGTERM})
+ending.set()
 done.wait()
 server.shutdown()
 "#;
