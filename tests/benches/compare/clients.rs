@@ -68,6 +68,11 @@ impl Crowd {
         Crowd { streams: (0..clients).map(greeted).collect(), talk }
     }
 
+    /// Each sends another message, and gets its answer on the same connection.
+    pub fn greet_again(&mut self) {
+        self.streams.iter_mut().for_each(|stream| self.talk.greet(stream));
+    }
+
     /// Has a thread that closes each connection as soon as the server has ended its half. Returns when all are closed,
     /// each with the whole notice.
     pub fn leave_when_notified(self) -> JoinHandle<()> {

@@ -1,10 +1,9 @@
 //! Files over HTTP under `wrk`: requests a second, and processor time of the server for each.
 
-use std::process::Command;
-
 use crate::peers;
 use crate::process::{Directory, Running, is_installed};
 use crate::rounds::{Contender, Figure, ROUNDS, Statistic, Unit, compare};
+use crate::wrk::wrk;
 
 const ROUND: &str = "2s";
 
@@ -39,12 +38,6 @@ pub fn run() {
 
 fn measure(running: &Running, file: &str, connections: u32) -> Vec<f64> {
     let before = running.cpu();
-    let url = format!("http://{}/{file}", running.address);
-    let output = Command::new("wrk").args(["-t1", &format!("-c{connections}"), "-d", ROUND, &url]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let number = |line: &str| line.split_whitespace().next().and_then(|number| number.parse::<f64>().ok());
-    let requests = text.lines().find(|line| line.contains(" requests in ")).and_then(number).unwrap();
-    let rate = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:")).and_then(number).unwrap();
-    assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");
-    vec![rate, (running.cpu() - before).as_secs_f64() / requests.max(1.0)]
+    let run = wrk(running.address, file, connections, ROUND);
+    vec![run.rate, (running.cpu() - before).as_secs_f64() / run.requests]
 }

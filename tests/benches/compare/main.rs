@@ -1,12 +1,13 @@
 //! Measures beside peers in the same run, since machines differ and are noisy: read the ratios, not the figures.
 //!
 //! ```text
-//! cargo bench -p mastercontrol-e2e                # everything, about twenty minutes
-//! cargo bench -p mastercontrol-e2e -- stop idle   # only these: stop, term, memory, idle, echo, http, restart, events, status, comparison
+//! cargo bench -p mastercontrol-e2e                # everything, about half an hour
+//! cargo bench -p mastercontrol-e2e -- stop idle   # only these: stop, term, memory, idle, echo, http, relay, relay-idle,
+//!                                               # relay-ports, restart, events, status, comparison
 //! ```
 //!
-//! Peers that are not installed (nginx, lighttpd, runit; wrk for HTTP) are left out; tokio is compiled in. On Debian:
-//! `apt-get install lighttpd nginx-light runit wrk`. Each figure is the median of five rounds, in which all have their
+//! Peers that are not installed (HAProxy, nginx, lighttpd, runit; wrk for HTTP) are left out; tokio is compiled in. On Debian:
+//! `apt-get install haproxy lighttpd nginx-light runit wrk`. Each figure is the median of five rounds, in which all have their
 //! turns, unless it is said to be another one; behind a ratio are the smallest and the largest one in a round.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and may end with a panic")]
 #![allow(clippy::disallowed_methods, reason = "whoever measures chooses the state that servers start from")]
@@ -30,6 +31,12 @@ mod peers;
 #[cfg(unix)]
 mod process;
 #[cfg(unix)]
+mod relay;
+#[cfg(unix)]
+mod relay_idle;
+#[cfg(unix)]
+mod relay_ports;
+#[cfg(unix)]
 mod restart;
 #[cfg(unix)]
 mod rounds;
@@ -41,6 +48,8 @@ mod stop;
 mod term;
 #[cfg(unix)]
 mod tokio_echo;
+#[cfg(unix)]
+mod wrk;
 
 #[cfg(windows)]
 fn main() {
@@ -59,13 +68,16 @@ fn main() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     // Cargo passes `--bench`, too.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let sections: [(&str, fn()); 10] = [
+    let sections: [(&str, fn()); 13] = [
         ("stop", stop::run),
         ("term", term::run),
         ("memory", memory::run),
         ("idle", idle::run),
         ("echo", echo::run),
         ("http", http::run),
+        ("relay", relay::run),
+        ("relay-idle", relay_idle::run),
+        ("relay-ports", relay_ports::run),
         ("restart", restart::run),
         ("events", events::run),
         ("status", status::run),

@@ -1,5 +1,6 @@
-//! Other servers, with the settings that Debian ships as far as they matter, and without logs for all.
+//! Other servers and proxies, with the settings that Debian ships as far as they matter, and without logs for all.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -8,18 +9,33 @@ use crate::process::{Running, free_port, is_installed, write};
 /// nginx as Debian configures it: a worker a core, sendfile, tcp_nopush.
 pub fn nginx(directory: &Path, files: &Path) -> Option<Running> {
     let port = free_port();
+    let path = directory.join("nginx.conf");
+    write(&path, nginx_configuration(directory, files, &port.to_string()));
+    is_installed("nginx").then(|| Running::peer(Command::new(NGINX).arg("-c").arg(&path), port))?
+}
+
+pub const NGINX: &str = "/usr/sbin/nginx";
+
+/// Its whole configuration.
+pub fn nginx_configuration(directory: &Path, files: &Path, port: &str) -> String {
     let (directory, files) = (directory.display(), files.display());
-    let configuration = format!(
-        "daemon off; worker_processes auto; pid {directory}/nginx.pid; error_log /dev/null crit; user root;
+    format!(
+        "daemon off; worker_processes auto; pid {directory}/nginx-{port}.pid; error_log /dev/null crit; user root;
          events {{ worker_connections 10000; }}
          http {{ sendfile on; tcp_nopush on; types_hash_max_size 2048; access_log off; keepalive_requests 1000000000;
                  client_body_temp_path {directory}/b; proxy_temp_path {directory}/p; fastcgi_temp_path {directory}/f;
                  uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
                  server {{ listen 127.0.0.1:{port}; root {files}; }} }}"
-    );
-    let path = format!("{directory}/nginx.conf");
-    write(Path::new(&path), configuration);
-    is_installed("nginx").then(|| Running::peer(Command::new("/usr/sbin/nginx").args(["-c", &path]), port))?
+    )
+}
+
+/// The same behind our relay, which says where it listens.
+pub fn relayed_nginx(directory: &Path, files: &Path, protocol: &str) -> Running {
+    let template = directory.join("relayed-nginx.conf");
+    write(&template, nginx_configuration(directory, files, "PORT"));
+    let template = template.display();
+    let script = format!("sed s/PORT/$PORT/g {template} > {template}.$PORT && exec {NGINX} -c {template}.$PORT");
+    Running::supervisor_of(&["exec", "--relay", protocol], &["--", "sh", "-c", &script])
 }
 
 /// lighttpd as Debian configures it, with its limit on requests a connection lifted.
@@ -33,6 +49,28 @@ pub fn lighttpd(directory: &Path, files: &Path) -> Option<Running> {
     let path = directory.join("lighttpd.conf");
     write(&path, configuration);
     is_installed("lighttpd").then(|| Running::peer(Command::new("/usr/sbin/lighttpd").arg("-Df").arg(&path), port))?
+}
+
+/// HAProxy as Debian configures it, before one server.
+pub fn haproxy(directory: &Path, mode: &str, server: SocketAddr) -> Option<Running> {
+    let port = free_port();
+    let configuration = format!(
+        "defaults
+            mode {mode}
+            option dontlognull
+            timeout connect 5000
+            timeout client 50000
+            timeout server 50000
+        frontend front
+            bind 127.0.0.1:{port}
+            default_backend back
+        backend back
+            server one {server}\n"
+    );
+    let path = directory.join(format!("haproxy-{mode}.cfg"));
+    write(&path, configuration);
+    is_installed("haproxy")
+        .then(|| Running::peer(Command::new("/usr/sbin/haproxy").arg("-db").arg("-f").arg(&path), port))?
 }
 
 /// An echo server as one writes it with tokio.

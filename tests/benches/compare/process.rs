@@ -53,10 +53,16 @@ pub struct Running {
 impl Running {
     /// A supervisor on a free port, with its admin socket in a directory of its own.
     pub fn supervisor(arguments: &[&str]) -> Running {
+        Running::supervisor_of(arguments, &[])
+    }
+
+    /// The same of a program.
+    pub fn supervisor_of(arguments: &[&str], program: &[&str]) -> Running {
         let directory = Directory::new(&format!("run-{}", free_port()));
         let mut child = Command::new(SUPERVISOR)
             .args(arguments)
             .args(["--listen", "127.0.0.1:0", "--grace", "60"])
+            .args(program)
             .env("MASTERCONTROL_DIR", directory.0.join("mastercontrol"))
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
@@ -118,10 +124,24 @@ impl Running {
         Duration::from_millis(ticks * 10) // 100 ticks a second, as on every Linux for decades.
     }
 
+    /// The same of the process alone.
+    pub fn own_cpu(&self) -> Duration {
+        Duration::from_millis(ticks(self.child.id()) * 10)
+    }
+
     /// The resident memory of the process and its children, in bytes.
     pub fn resident(&self) -> u64 {
-        let status = |pid| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        self.family().into_iter().map(|pid| field(&status(pid), "VmRSS:") * 1024).sum()
+        self.family().into_iter().map(resident).sum()
+    }
+
+    /// The same of the process alone.
+    pub fn own_resident(&self) -> u64 {
+        resident(self.child.id())
+    }
+
+    /// How many descriptors the process alone has.
+    pub fn own_descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     /// How often threads of the process and its children gave up the processor, to wait or because they had to.
@@ -144,6 +164,10 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+fn resident(pid: u32) -> u64 {
+    field(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default(), "VmRSS:") * 1024
 }
 
 fn ticks(pid: u32) -> u64 {

@@ -9,6 +9,8 @@ pub const ROUNDS: usize = 5;
 pub struct Contender<'a> {
     name: &'static str,
     is_peer: bool,
+    /// The only peers that ours is compared with. Empty: all.
+    beside: &'static [&'static str],
     /// None: it is not installed.
     measure: Box<dyn FnMut() -> Option<Vec<f64>> + 'a>,
 }
@@ -16,12 +18,20 @@ pub struct Contender<'a> {
 impl<'a> Contender<'a> {
     /// One of our servers.
     pub fn ours(name: &'static str, measure: impl FnMut() -> Option<Vec<f64>> + 'a) -> Contender<'a> {
-        Contender { name, is_peer: false, measure: Box::new(measure) }
+        Contender { name, is_peer: false, beside: &[], measure: Box::new(measure) }
     }
 
     /// Another one.
     pub fn peer(name: &'static str, measure: impl FnMut() -> Option<Vec<f64>> + 'a) -> Contender<'a> {
-        Contender { name, is_peer: true, measure: Box::new(measure) }
+        Contender { name, is_peer: true, beside: &[], measure: Box::new(measure) }
+    }
+
+    pub fn beside(self, peers: &'static [&'static str]) -> Contender<'a> {
+        Contender { beside: peers, ..self }
+    }
+
+    fn is_comparable(&self, peer: &Contender<'_>) -> bool {
+        peer.is_peer && (self.beside.is_empty() || self.beside.contains(&peer.name))
     }
 }
 
@@ -84,7 +94,7 @@ pub fn compare(rounds: usize, contenders: Vec<Contender<'_>>, figures: &[Figure]
         println!("  {:<24} {}", contender.name, texts.join("   "));
     }
     for (ours, our_rounds) in measured.iter().filter(|it| !it.0.is_peer) {
-        for (peer, peer_rounds) in measured.iter().filter(|it| it.0.is_peer && !it.1.is_empty()) {
+        for (peer, peer_rounds) in measured.iter().filter(|it| ours.is_comparable(&it.0) && !it.1.is_empty()) {
             let text = |figure: &Figure| format!("{} {}", figure.name, figure.ratio(our_rounds, peer_rounds));
             let texts: Vec<_> = figures.iter().filter(|it| it.has_ratio).map(text).collect();
             println!("  {:<35} {}", format!("ratio {} : {}", ours.name, peer.name), texts.join("   "));
@@ -110,6 +120,9 @@ impl Figure {
             return "not installed".to_owned();
         }
         let value = self.over(rounds);
+        if value.is_nan() {
+            return "-".to_owned();
+        }
         match self.unit {
             Unit::PerSecond => format!("{value:.0}/s"),
             Unit::Time => format!("{:.2?}", Duration::from_secs_f64(value)),
@@ -121,6 +134,9 @@ impl Figure {
     /// The ratio of the two statistics, and for a median the smallest and the largest ratio in one round.
     fn ratio(&self, ours: &[Vec<f64>], peers: &[Vec<f64>]) -> String {
         let ratio = self.over(ours) / self.over(peers);
+        if ratio.is_nan() {
+            return "-".to_owned();
+        }
         let mut each: Vec<f64> = ours.iter().zip(peers).map(|(a, b)| a[self.value] / b[self.value]).collect();
         each.sort_by(f64::total_cmp);
         match (self.of, each.as_slice()) {
