@@ -32,9 +32,10 @@ pub(crate) fn holds_up(activity: &Activity) -> u8 {
         Activity::Stuck => 0,
         Activity::Busy => 1,
         Activity::Draining => 2,
-        Activity::Idle => 3,
+        Activity::Held => 3,
+        Activity::Idle => 4,
         // Of a newer supervisor.
-        Activity::Other(_) => 4,
+        Activity::Other(_) => 5,
     }
 }
 

@@ -899,7 +899,7 @@ impl Master {
             Ask::Close { id, grace } => {
                 let grace = grace.unwrap_or(self.settings.grace);
                 match self.identity.no_clients() {
-                    None => drains::close(self.look(state, now).live(), id, grace, by, reply, &self.identity.log),
+                    None => drains::close(self.look(state, now).clients(), id, grace, by, reply, &self.identity.log),
                     Some(refusal) => reply.answer(Answer::Error(refusal)),
                 }
             }

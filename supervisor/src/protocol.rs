@@ -737,7 +737,7 @@ pub struct Connection {
     /// Bytes sent to the client.
     #[serde(default)]
     pub sent: u64,
-    /// The generation that has it. Omitted: in a report about one that is gone.
+    /// The generation that has it. Omitted: none has it, or it is in a report about one that is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
 }
@@ -807,6 +807,8 @@ pub enum Activity {
     Draining,
     /// Closed by force, but the handler is still running.
     Stuck,
+    /// Waiting for a program, since none serves (with `--relay`).
+    Held,
     /// One of a newer version, as it calls it.
     #[serde(untagged)]
     Other(String),
@@ -819,6 +821,7 @@ impl fmt::Display for Activity {
             Activity::Busy => "in the middle of a message",
             Activity::Draining => "draining",
             Activity::Stuck => "its handler hangs",
+            Activity::Held => "waiting for a program",
             Activity::Other(word) => word,
         })
     }

@@ -52,6 +52,11 @@ pub(crate) trait Builder: fmt::Debug + Send {
         None
     }
 
+    /// The clients that no generation has, if there can be any.
+    fn held(&self) -> Option<&dyn Clients> {
+        None
+    }
+
     /// Whether clients shall come here. If not, they are asked to connect anew elsewhere, where the protocol can say so.
     fn set_in_rotation(&self, _in_rotation: bool) {}
 

@@ -74,6 +74,8 @@ mod relay_exec; // Programs that bind a port themselves, behind a relay.
 #[cfg(target_os = "linux")]
 mod relay_servers; // Servers that others have written, as they are, behind a relay.
 #[cfg(target_os = "linux")]
+mod relay_sessions; // What programs behind a relay have begun when they are replaced, and idle connections.
+#[cfg(target_os = "linux")]
 mod replace; // A server under exec is replaced by a new build of itself while clients are connected.
 #[cfg(target_os = "linux")]
 mod robustness; // Deleted sockets, broken requests, silent clients.

@@ -48,6 +48,7 @@ const EVENTS: &[(&str, &str)] = &[
     ("no_service_manager", "The service manager cannot be reached."),
     ("not_accepted", "Clients wait on a socket of `--listen`, and the program accepts none."),
     ("not_asked", "Windows: the program could not be asked to stop, and is killed at the deadline."),
+    ("not_http", "A client speaks TLS or HTTP/2 to `--relay http`. Logged once a generation."),
     (
         "not_kept",
         "The service manager keeps fewer listeners for the next supervisor than there are (`FileDescriptorStoreMax=`).",

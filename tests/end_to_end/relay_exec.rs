@@ -1,6 +1,7 @@
 //! Programs behind `supervisor exec --relay`: each binds a port itself and knows nothing of sockets from others.
 
 use std::fs;
+use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -315,6 +316,55 @@ fn a_client_that_was_held_for_too_long_is_closed() {
     held.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(held.try_rest().unwrap_or_default(), "");
     eventually("it is counted", || instance.status()["relay"]["given_up"] == 1);
+    assert_stops(&home, &instance);
+}
+
+#[test]
+fn clients_that_wait_for_a_program_are_listed_and_can_be_closed() {
+    let home = Home::new();
+    write(&home, "text", "hello");
+    let instance = start(&home, "http", &["--wait", HUGE, "--restart", "always"]);
+    // What follows it never gets ready.
+    fs::write(script(&home), "import time; time.sleep(1000)").unwrap();
+    let mut killer = instance.client();
+    killer.send("POST /die HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(killer.answer().status, 502);
+    drop(killer);
+    instance.err.wait_for("generation 1 crashed");
+    let mut held = instance.client();
+    held.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut id = String::new();
+    eventually("it is listed", || {
+        let listed = instance.admin(&["connections", "--json"]).expect(0).json();
+        let connections = listed["connections"].as_array().unwrap();
+        let found = connections.iter().find(|one| one["activity"] == "held" && one["generation"].is_null());
+        found.is_some_and(|found| {
+            id = found["id"].to_string();
+            found["peer"] == held.0.local_addr().unwrap().to_string()
+        })
+    });
+    instance.admin(&["connections"]).expect(0).says("waiting for a program");
+    instance.admin(&["close", &id, "--now"]).expect(5);
+    assert!(held.try_rest().unwrap_or_default().is_empty());
+    eventually("it is gone", || instance.status()["relay"]["held"] == 0);
+    assert_stops(&home, &instance);
+}
+
+#[test]
+fn a_client_that_speaks_tls_is_logged_once_for_each_program() {
+    let home = Home::new();
+    let instance = start(&home, "http", &["--grace", HUGE]);
+    for generation in 1..=2 {
+        for _ in 0..3 {
+            let mut client = instance.client();
+            client.send(b"\x16\x03\x01\x00\x05hello\n\n");
+            // The program answers in its own way, and closes.
+            let _ = client.0.read_to_end(&mut Vec::new());
+        }
+        let said = instance.err.so_far().matches(" speaks TLS, which --relay http passes on unchanged").count();
+        assert_eq!(said, generation, "{}", instance.err.so_far());
+        instance.admin(&["restart"]).expect(0);
+    }
     assert_stops(&home, &instance);
 }
 

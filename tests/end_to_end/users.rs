@@ -9,7 +9,7 @@ use nix::sys::signal::Signal::SIGTERM;
 use nix::unistd::{User, geteuid};
 
 use crate::support::{
-    ADMIN_CLI, Ended, HUGE, Home, Process, SUPERVISOR, can_run, command, eventually, free_port, is_installed,
+    ADMIN_CLI, Client, Ended, HUGE, Home, Process, SUPERVISOR, can_run, command, eventually, free_port, is_installed,
 };
 
 /// The user `nobody`, on most systems.
@@ -239,6 +239,37 @@ fn a_process_of_another_user_is_not_ended_whatever_this_one_may() {
     command.arg(lobby.directory.join("admin-cli")).args(["free", &port, "--now", "--yes"]);
     lobby.home.run(command).expect(4).says(&format!("(pid {}, root): run this as root", server.pid));
     assert!(server.is_running());
+}
+
+/// A program that is set-user-id cannot be looked into.
+#[test]
+fn the_private_port_of_a_program_that_runs_as_another_user_is_found() {
+    let Some(lobby) = Lobby::open() else { return };
+    // Others may not get to the one of the tests.
+    if !can_run(&["/usr/bin/python3", "--version"]) {
+        return;
+    }
+    let env = lobby.directory.join("env");
+    fs::copy("/usr/bin/env", &env).unwrap();
+    fs::set_permissions(&env, fs::Permissions::from_mode(0o4755)).unwrap();
+    let sockets = lobby.directory.join("sockets-of-other");
+    fs::create_dir(&sockets).unwrap();
+    fs::set_permissions(&sockets, fs::Permissions::from_mode(0o700)).unwrap();
+    chown(&sockets, Some(OTHER), Some(OTHER)).unwrap();
+    let server = "import os, http.server, sys; assert os.geteuid() == 0, os.geteuid(); http.server.test(\
+                  http.server.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind='127.0.0.1')";
+    let port = free_port().to_string();
+    let options = ["exec", "--listen", &port, "--relay", "http", "--"];
+    let line = [&options[..], &[env.to_str().unwrap(), "/usr/bin/python3", "-c", server, "{port}"]].concat();
+    let mut command = lobby.as_other("supervisor", &line);
+    command.env("MASTERCONTROL_DIR", &sockets).current_dir(&lobby.directory).stderr(Stdio::piped());
+    let process = lobby.home.spawn(command);
+    process.err.wait_for("listening on ");
+    let mut client = Client::connect(([127, 0, 0, 1], port.parse().unwrap()).into());
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert!(client.rest().starts_with("HTTP/1.0 200 "), "{}", process.err.so_far());
+    process.signal(SIGTERM);
+    assert_eq!(process.wait(), 0, "{}", process.err.so_far());
 }
 
 #[test]

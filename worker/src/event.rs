@@ -47,6 +47,16 @@ pub enum Event<'a> {
         /// What the system said.
         error: &'a io::Error,
     },
+    /// A client of a relay for HTTP/1 speaks another protocol: its bytes are passed on as they are. Reported once a
+    /// generation of the program.
+    Opaque {
+        /// The number of the connection.
+        id: u64,
+        /// The client's address.
+        peer: SocketAddr,
+        /// The protocol's name.
+        protocol: &'static str,
+    },
     /// The server can accept nothing any more, though it was not asked to stop. Its clients drain.
     Failed {
         /// Why.

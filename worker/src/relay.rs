@@ -6,6 +6,7 @@
 
 mod accept;
 mod answers;
+mod asked;
 mod bytes;
 mod connect;
 mod course;
@@ -35,13 +36,12 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, Observer};
-use crate::report::{Closed, ConnectionInfo, Counts, DrainReport, Outcome};
+use crate::report::{Closed, ConnectionInfo, Counts, DrainReport};
 use accept::Taken;
 use event_loop::EventLoop;
 use hub::{Command, Door, Hub};
@@ -50,9 +50,6 @@ use target::Target;
 /// How many clients may wait in the accept queue: what Linux allows unless told otherwise. As many are taken from it when
 /// the port is closed.
 const QUEUE: u16 = 4096;
-
-/// How long a connection that was closed by force gets to be gone.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A port whose clients are served by programs that know nothing of it. Dropping it closes everything.
 pub struct Relay {
@@ -120,6 +117,11 @@ impl Relay {
         targets.retain(|target| target.strong_count() > 0);
         targets.push(Arc::downgrade(&target));
         Upstream { target, hub: self.hub.clone() }
+    }
+
+    /// Its clients that no generation has.
+    pub fn held(&self) -> Held {
+        Held { hub: self.hub.clone() }
     }
 
     /// No generation serves: clients are held from now on.
@@ -198,6 +200,24 @@ impl Drop for Relay {
 impl fmt::Debug for Relay {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Relay").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// The clients of a [`Relay`] that no generation has: those that are held, and idle ones.
+#[derive(Debug, Clone)]
+pub struct Held {
+    hub: Arc<Hub>,
+}
+
+impl Held {
+    /// These connections as they are now, oldest first.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        asked::connections(&self.hub, None)
+    }
+
+    /// Like [`Upstream::close`].
+    pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
+        asked::close(&self.hub, None, id, grace)
     }
 }
 
@@ -289,32 +309,13 @@ impl Upstream {
 
     /// The connections that it has now, oldest first.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        let (to, from) = mpsc::channel();
-        self.hub.tell(|| Command::List(self.target.number, to.clone()));
-        drop(to);
-        let mut connections: Vec<ConnectionInfo> = from.iter().collect();
-        connections.sort_unstable_by_key(|connection| connection.id);
-        connections
+        asked::connections(&self.hub, Some(self.target.number))
     }
 
     /// Ends one connection: between two messages, or by force when the grace period is over. Waits for that. None: there
     /// is no such connection.
     pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
-        let (found, is_found) = mpsc::channel();
-        let (ended, end) = mpsc::channel();
-        let target = self.target.number;
-        self.hub.tell(|| Command::Leave { id, target, found: found.clone(), ended: ended.clone() });
-        drop((found, ended));
-        let connection = is_found.recv().ok()?;
-        let outcome = match end.recv_timeout(grace) {
-            Ok(outcome) => outcome,
-            Err(RecvTimeoutError::Disconnected) => Outcome::Forced, // The relay has ended.
-            Err(RecvTimeoutError::Timeout) => {
-                self.hub.tell(|| Command::Force(id));
-                end.recv_timeout(PATIENCE).unwrap_or(Outcome::Forced)
-            }
-        };
-        Some(Closed { connection, outcome, stuck: false })
+        asked::close(&self.hub, Some(self.target.number), id, grace)
     }
 
     /// After [`Upstream::retire_by`], [`Upstream::stop_by`] or [`Upstream::lost`]: waits until the last connection has

@@ -23,6 +23,8 @@ pub enum Activity {
     Busy,
     /// Its client has been notified that the server goes away.
     Draining,
+    /// Behind a relay: it waits for a generation that serves.
+    Held,
 }
 
 /// A connection as seen from outside.

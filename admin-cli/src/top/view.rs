@@ -289,6 +289,7 @@ fn activity(activity: &Activity) -> &str {
         Activity::Busy => "busy",
         Activity::Draining => "draining",
         Activity::Stuck => "hangs",
+        Activity::Held => "held",
         Activity::Other(word) => word,
     }
 }

@@ -56,6 +56,8 @@ use crate::journal::Journal;
 use crate::log::Level;
 #[cfg(target_os = "linux")]
 use crate::protocol;
+#[cfg(target_os = "linux")]
+use crate::server::Clients;
 #[cfg(unix)]
 use crate::server::ProgramEnd;
 use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, Generation, lacking};
@@ -469,6 +471,11 @@ impl Builder for Children {
     #[cfg(target_os = "linux")]
     fn relay(&self) -> Option<protocol::Relay> {
         self.relaying.as_ref().map(|relaying| relaying.status())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn held(&self) -> Option<&dyn Clients> {
+        self.relaying.as_ref().map(|relaying| relaying.held())
     }
 
     #[cfg(target_os = "linux")]

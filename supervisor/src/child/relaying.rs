@@ -3,14 +3,16 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use worker::Failure;
-use worker::relay::{self, Relay, Upstream};
+use worker::relay::{self, Held, Relay, Upstream};
+use worker::{ConnectionInfo, Counts, Failure};
 
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::protocol;
 use crate::server::handlers::log_event;
+use crate::server::{Clients, Closer, Watcher, close_on_a_thread};
 use crate::settings::{Forwarded, RelayOptions, RelayProtocol};
 use crate::text::milliseconds;
 
@@ -18,6 +20,7 @@ use crate::text::milliseconds;
 #[derive(Debug)]
 pub(crate) struct Relaying {
     relay: Relay,
+    held: Held,
     protocol: RelayProtocol,
     /// Where the events of connections are logged.
     log: Arc<RwLock<Journal>>,
@@ -62,7 +65,8 @@ impl Relaying {
             true => Relay::start_shared(listener, options, observer)?,
             false => Relay::start(listener, options, observer)?,
         };
-        Ok(Relaying { relay, protocol, log })
+        let held = relay.held();
+        Ok(Relaying { relay, held, protocol, log })
     }
 
     /// From now on the events of connections are logged there: a restart may change how much is.
@@ -87,6 +91,11 @@ impl Relaying {
     /// Nothing is relayed any more beside the connections that drain.
     pub(super) fn close(&self) {
         self.relay.close();
+    }
+
+    /// The clients that no program has.
+    pub(super) fn held(&self) -> &dyn Clients {
+        &self.held
     }
 
     /// For others.
@@ -129,5 +138,25 @@ impl Relaying {
             given_up,
             requests,
         }
+    }
+}
+
+impl Clients for Held {
+    fn counts(&self) -> Counts {
+        Counts { now: Held::connections(self).len(), ..Counts::default() }
+    }
+
+    fn connections(&self) -> Vec<ConnectionInfo> {
+        Held::connections(self)
+    }
+
+    fn watcher(&self) -> Watcher {
+        let held = self.clone();
+        Box::new(move || held.connections())
+    }
+
+    fn close(&self, id: u64, grace: Duration, done: Closer) -> io::Result<Option<ConnectionInfo>> {
+        let held = self.clone();
+        close_on_a_thread(Held::connections(self), id, move || held.close(id, grace), done)
     }
 }

@@ -247,8 +247,8 @@ pub(super) struct Relaying {
     /// How long the program may take to begin its answer to a request (with --relay http) [default: as long as it wants]
     #[arg(long, value_name = "TIME", value_parser = parse_interval, hide = cfg!(not(target_os = "linux")))]
     pub(super) answer_within: Option<Duration>,
-    /// How many connections are relayed or held at once (with --relay) [default: 10000, or half as many as the process may
-    /// have descriptors]
+    /// How many connections are relayed or held at once (with --relay); idle http clients make room for new ones [default:
+    /// 10000, or half as many as the process may have descriptors]
     #[arg(long, value_name = "N", value_parser = parse_number::<usize>, hide = cfg!(not(target_os = "linux")))]
     pub(super) max_connections: Option<usize>,
 }

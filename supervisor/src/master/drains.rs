@@ -11,7 +11,7 @@ use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{self, Answer, Change, Drain, ErrorCode, MAX_NAMED, ProgramConnection, Progress};
-use crate::server::{Ended, Failure, Generation, Watcher};
+use crate::server::{Clients, Ended, Failure, Generation, Watcher};
 use crate::text::{self, Count, Seconds, milliseconds};
 use crate::watchdog::OVERRUN;
 use crate::wire;
@@ -365,16 +365,16 @@ pub(super) fn log_report(log: &Journal, generation: Option<u64>, report: &protoc
     log.line(Level::Info, event, format!("{what}{}", text::summary(report)), fields);
 }
 
-/// Closes a connection of one of these generations. Its client gets this long to disconnect.
+/// Closes a connection of these clients, each of which are those of a generation. Its client gets this long to disconnect.
 pub(super) fn close<'a>(
-    mut generations: impl Iterator<Item = &'a Live>,
+    mut clients: impl Iterator<Item = (Option<u64>, &'a dyn Clients)>,
     id: u64,
     grace: Duration,
     by: &Trigger,
     reply: Reply,
     log: &Journal,
 ) {
-    let closing = generations.find_map(|live| {
+    let closing = clients.find_map(|(generation, clients)| {
         let (log, reply) = (log.clone(), reply.clone());
         let (announced, announcement) = mpsc::channel::<Infallible>();
         let done = move |closed: &worker::Closed| {
@@ -385,8 +385,8 @@ pub(super) fn close<'a>(
             log.line(Level::Info, "connection_closed", text::describe_closed(id, &outcome), fields);
             reply.answer(Answer::Closed { id, outcome });
         };
-        let closing = live.generation.clients()?.close(id, grace, Box::new(done)).transpose()?;
-        Some(closing.map(|connection| (wire::connection(&connection, Some(live.number), false), announced)))
+        let closing = clients.close(id, grace, Box::new(done)).transpose()?;
+        Some(closing.map(|connection| (wire::connection(&connection, generation, false), announced)))
     });
     match closing {
         Some(Ok((connection, announced))) => {

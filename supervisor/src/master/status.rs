@@ -12,7 +12,7 @@ use crate::listen::{self, Address};
 use crate::protocol::{
     self, Answer, ConnectionState, ErrorCode, MAX_NAMED, ProgramConnection, Progress, Refusal, Status,
 };
-use crate::server::{Builder, Failure, Look};
+use crate::server::{Builder, Clients, Failure, Look};
 use crate::text::{Reason, milliseconds};
 use crate::version::VERSION;
 use crate::wire;
@@ -109,6 +109,12 @@ impl<'a> Snapshot<'a> {
         self.drains.live().chain(self.state.current()).chain(self.state.next())
     }
 
+    /// The clients of each of them, and those that no generation has.
+    pub(super) fn clients(self) -> impl Iterator<Item = (Option<u64>, &'a dyn Clients)> {
+        let of_one = |live: &'a Live| Some((Some(live.number), live.generation.clients()?));
+        self.live().filter_map(of_one).chain(self.builder.held().map(|held| (None, held)))
+    }
+
     /// Whether it is ready for new clients.
     pub(super) fn is_ready(self) -> bool {
         let serves = match self.state {
@@ -127,7 +133,11 @@ impl<'a> Snapshot<'a> {
         if !self.identity.has_clients {
             return self.look_at_connections(reply);
         }
-        let connections: Vec<_> = self.live().flat_map(Live::connections).collect();
+        let connections = self.clients().flat_map(|(generation, clients)| {
+            let connections = clients.connections().into_iter();
+            connections.map(move |connection| wire::connection(&connection, generation, false))
+        });
+        let connections: Vec<_> = connections.collect();
         for some in connections.chunks(MAX_NAMED) {
             reply.report(Progress::Connections { connections: some.to_vec() });
         }

@@ -274,6 +274,14 @@ pub(crate) fn log_event(log: &Journal, event: &worker::Event<'_>) {
             let message = format!("cannot take a connection: {}; waiting until there is room again", Reason(error));
             log.line(Level::Warning, "exhausted", message, []);
         }
+        worker::Event::Opaque { id, peer, protocol } => {
+            let fields = [("id", (*id).into()), ("peer", peer.to_string().into()), ("protocol", (*protocol).into())];
+            let message = format!(
+                "connection {id} from {peer} speaks {protocol}, which --relay http passes on unchanged, without moving it at a \
+                 restart; use --relay tcp if that is what the program serves"
+            );
+            log.line(Level::Warning, "not_http", message, fields);
+        }
         worker::Event::Panicked { id, peer, message } => {
             let fields = [("id", (*id).into()), ("peer", peer.to_string().into())];
             let message = format!("the handler of connection {id} from {peer} panicked: {message}");

@@ -16,7 +16,7 @@ pub(crate) use answer::{Answer, Kind, answer};
 pub(crate) use body::{BadBody, BodyReader};
 pub(crate) use fields::MAX_HEAD;
 pub use forwarded::Forwarded;
-pub(crate) use opening::is_opaque_from_the_start;
+pub(crate) use opening::Opening;
 pub(crate) use request::{Method, Request, empty_lines, request};
 
 #[cfg(test)]

@@ -61,12 +61,12 @@ pub(super) enum Command {
     Adopt(Accepted),
     /// The door has changed. Dropping the sender reports that the loop has seen it.
     Look(Option<Sender<()>>),
-    /// Describe all connections of this generation.
-    List(u64, Sender<ConnectionInfo>),
+    /// Describe all connections of this generation, or all that belong to none.
+    List(Option<u64>, Sender<ConnectionInfo>),
     /// Let a connection go, if there is one of this number: at its next message boundary.
     Leave {
         id: u64,
-        target: u64,
+        target: Option<u64>,
         found: Sender<ConnectionInfo>,
         ended: Sender<Outcome>,
     },

@@ -100,8 +100,9 @@ impl Pair {
         self.id == REFUSED
     }
 
-    pub(super) fn belongs_to(&self, target: u64) -> bool {
-        self.target.as_ref().is_some_and(|own| own.number == target)
+    /// Whether this generation has it. None: whether none has it.
+    pub(super) fn belongs_to(&self, target: Option<u64>) -> bool {
+        self.target.as_ref().map(|own| own.number) == target && !self.is_refused()
     }
 
     /// Has it looked at by then.
@@ -132,6 +133,7 @@ impl Pair {
 
     pub(super) fn activity(&self) -> Activity {
         match &self.course {
+            _ if self.held_since.is_some() => Activity::Held,
             Course::Messages(Exchange { stage: Stage::Between, input, .. })
                 if input.is_empty() && self.to_client.is_empty() =>
             {

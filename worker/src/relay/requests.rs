@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::http::{BadBody, BodyReader, MAX_HEAD, Request, empty_lines, is_opaque_from_the_start, request};
+use super::http::{BadBody, BodyReader, MAX_HEAD, Opening, Request, empty_lines, request};
 use super::message::{Answering, Exchange, Next, Stage, UnderWay};
 use super::options::Protocol;
 use super::pair::{Course, Link, Pair};
@@ -12,6 +12,7 @@ use super::reach::{Reached, move_on, reach};
 use super::refusal::{Why, refuse};
 use super::side::Read;
 use super::tools::Tools;
+use crate::event::Event;
 use crate::generation::FIRST_MESSAGE_WAIT;
 use crate::report::Outcome;
 
@@ -118,15 +119,20 @@ fn begin(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcom
         exchange.head_until = None;
         return ControlFlow::Continue(None);
     }
-    let is_opaque = if exchange.has_served { Some(false) } else { is_opaque_from_the_start(bytes) };
-    if is_opaque == Some(true) {
+    let opening = if exchange.has_served { Opening::Http } else { Opening::of(bytes) };
+    if let Opening::Other(protocol) = opening {
         exchange.input.push(bytes);
         pair.become_opaque();
+        say_opaque(pair, tools, protocol);
         return ControlFlow::Continue(Some(Next::Go));
     }
     tools.head.clear();
     let Protocol::Http(forwarded) = tools.hub.options.protocol else { return ControlFlow::Continue(None) };
-    let found = if is_opaque.is_none() { Ok(None) } else { request(bytes, pair.peer.ip(), forwarded, &mut tools.head) };
+    let found = if opening == Opening::Undecided {
+        Ok(None)
+    } else {
+        request(bytes, pair.peer.ip(), forwarded, &mut tools.head)
+    };
     match found {
         Ok(Some(request)) => start(pair, tools, request, bytes).map_continue(Some),
         Ok(None) => {
@@ -138,6 +144,13 @@ fn begin(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcom
             refuse(pair, tools, Why::Refused { status: refused.status, reason: refused.reason });
             ControlFlow::Continue(Some(Next::Go))
         }
+    }
+}
+
+/// Reports that a client does not speak HTTP/1: once a generation, since all its clients may do the same.
+fn say_opaque(pair: &Pair, tools: &Tools, protocol: &'static str) {
+    if pair.target.as_ref().is_some_and(|target| target.is_first_opaque()) {
+        tools.hub.say(&Event::Opaque { id: pair.id, peer: pair.peer, protocol });
     }
 }
 

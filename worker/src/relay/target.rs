@@ -22,6 +22,8 @@ pub(super) struct Target {
     lost: AtomicBool,
     /// When connections have to leave, if not all at once.
     turns: Turns,
+    /// A client has spoken another protocol than HTTP/1.
+    has_opaque: AtomicBool,
     live: Mutex<Live>,
     /// Signalled when the drain may be over.
     changed: Condvar,
@@ -58,6 +60,7 @@ impl Target {
             moves: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             turns: Turns::default(),
+            has_opaque: AtomicBool::new(false),
             live: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -73,6 +76,11 @@ impl Target {
 
     pub(super) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// A client speaks another protocol than HTTP/1. Returns whether it is the first one.
+    pub(super) fn is_first_opaque(&self) -> bool {
+        !self.has_opaque.swap(true, Ordering::Relaxed)
     }
 
     /// It gets clients from now on, even if it was draining.

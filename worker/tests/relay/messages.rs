@@ -253,6 +253,7 @@ fn other_protocols_pass_from_their_first_bytes_on() {
         client.finish();
         server.expect_last("");
     }
+    assert_eq!(front.said("Opaque"), 1, "it is reported once a generation");
 }
 
 #[test]

@@ -6,12 +6,27 @@ const HTTP_2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first bytes of a TLS handshake: its type, and the part of its version that never changes.
 const TLS_HANDSHAKE: &[u8] = &[0x16, 0x03];
 
-/// Whether a connection that begins with these bytes speaks another protocol than HTTP/1, so that nothing in it can be
-/// observed. None: it depends on the bytes that follow.
-pub(crate) fn is_opaque_from_the_start(first: &[u8]) -> Option<bool> {
-    let openings = [HTTP_2_PREFACE, TLS_HANDSHAKE];
-    if openings.iter().any(|opening| first.starts_with(opening)) {
-        return Some(true);
+/// How connections of other protocols begin.
+const OTHERS: [(&[u8], &str); 2] = [(HTTP_2_PREFACE, "HTTP/2"), (TLS_HANDSHAKE, "TLS")];
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// It depends on the bytes that follow.
+    Undecided,
+    /// HTTP/1, or nothing that is known.
+    Http,
+    /// Another protocol, of this name, in which nothing can be observed.
+    Other(&'static str),
+}
+
+impl Opening {
+    /// That of a connection that begins with these bytes.
+    pub(crate) fn of(first: &[u8]) -> Opening {
+        if let Some((_, name)) = OTHERS.iter().find(|(opening, _)| first.starts_with(opening)) {
+            return Opening::Other(name);
+        }
+        let may_become_other = OTHERS.iter().any(|(opening, _)| opening.starts_with(first));
+        if may_become_other { Opening::Undecided } else { Opening::Http }
     }
-    (!openings.iter().any(|opening| opening.starts_with(first))).then_some(false)
 }

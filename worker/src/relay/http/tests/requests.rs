@@ -151,12 +151,12 @@ fn what_a_client_waits_for_is_known() {
 fn a_connection_of_another_protocol_is_opaque_from_its_first_byte() {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     for length in 0..preface.len() {
-        assert_eq!(is_opaque_from_the_start(&preface[..length]), None, "{length}");
+        assert_eq!(Opening::of(&preface[..length]), Opening::Undecided, "{length}");
     }
-    assert_eq!(is_opaque_from_the_start(preface), Some(true));
-    assert_eq!(is_opaque_from_the_start(&[0x16]), None);
-    assert_eq!(is_opaque_from_the_start(&[0x16, 3, 1, 2, 0, 1]), Some(true));
+    assert_eq!(Opening::of(preface), Opening::Other("HTTP/2"));
+    assert_eq!(Opening::of(&[0x16]), Opening::Undecided);
+    assert_eq!(Opening::of(&[0x16, 3, 1, 2, 0, 1]), Opening::Other("TLS"));
     for other in [&b"G"[..], b"PRINT / HTTP/1.1", b"PRI * HTTP/1.1\r\n", b"\r\n", &[0x16, 2]] {
-        assert_eq!(is_opaque_from_the_start(other), Some(false), "{other:?}");
+        assert_eq!(Opening::of(other), Opening::Http, "{other:?}");
     }
 }
