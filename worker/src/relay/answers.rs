@@ -45,7 +45,13 @@ pub(super) fn carry_on(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcom
         }
         let mut scratch = std::mem::take(&mut tools.scratch);
         let next = match link.read(&mut scratch) {
-            Read::Bytes(length) => pass(pair, tools, &scratch[..length]),
+            Read::Bytes(length) => {
+                let next = pass(pair, tools, &scratch[..length]);
+                if next == ControlFlow::Continue(Next::Wait) {
+                    acknowledge(pair);
+                }
+                next
+            }
             Read::Nothing => ControlFlow::Continue(Next::Wait),
             Read::End => closed(pair, tools, false),
             Read::Broken => closed(pair, tools, true),
@@ -57,6 +63,14 @@ pub(super) fn carry_on(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcom
     }
     pair.again = true;
     ControlFlow::Continue(Next::Wait)
+}
+
+/// The answer is not complete, and nothing more of it is there.
+fn acknowledge(pair: &Pair) {
+    match &pair.link {
+        Link::Open(link) if !link.readable => link.acknowledge(),
+        Link::Open(_) | Link::Connecting { .. } | Link::Absent => {}
+    }
 }
 
 /// Nothing of it is there.

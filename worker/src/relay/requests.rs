@@ -138,6 +138,7 @@ fn begin(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcom
         Ok(None) => {
             exchange.input.push(bytes);
             exchange.head_until.get_or_insert(tools.now + HEAD_LIMIT);
+            pair.client.acknowledge();
             ControlFlow::Continue(None)
         }
         Err(refused) => {
@@ -227,6 +228,7 @@ pub(super) fn pass_body(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outco
             return ControlFlow::Continue(Next::Wait);
         }
         if !client.readable {
+            client.acknowledge();
             return ControlFlow::Continue(Next::Wait);
         }
         match client.read(&mut tools.scratch) {
