@@ -93,7 +93,7 @@ impl Failure {
 
     fn tell_with(&self, json: Option<Value>) -> Exit {
         if let Some(json) = json {
-            let _ = output::data(&json.to_string()); // It is told on stderr all the same.
+            let _ = output::data(&json.to_string()); // The message is on stderr in any case.
         }
         output::message(&format!("admin-cli: {}", self.message));
         self.exit

@@ -21,7 +21,7 @@ pub(crate) struct Held {
     pub(crate) by: Vec<By>,
 }
 
-/// Somebody who holds a port.
+/// A process that holds a port.
 pub(crate) struct By {
     pub(crate) address: SocketAddr,
     /// What the system tells. None: only the supervisor itself says so.

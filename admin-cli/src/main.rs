@@ -71,7 +71,9 @@ fn takes_no_target(command: &Command) -> Option<&'static str> {
     match command {
         Command::List(_) => Some("list shows all; it takes no target"),
         Command::Check(_) => Some("check reads a file and asks no supervisor; it takes no target"),
-        Command::Port(_) | Command::Free(_) => Some("port and free look for whoever holds a port; they take no target"),
+        Command::Port(_) | Command::Free(_) => {
+            Some("port and free look for the process that holds a port; they take no target")
+        }
         Command::Offer { .. } => Some("this is for completions; it takes no target"),
         Command::Generate(_) => Some("this asks no supervisor; it takes no target"),
         Command::Ping

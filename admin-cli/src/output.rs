@@ -24,7 +24,7 @@ pub(crate) fn message(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// Asks whoever sits at the terminal. None: nobody does.
+/// Asks the user at the terminal. None: there is no terminal, or no answer.
 pub(crate) fn ask(question: &str) -> Option<String> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return None;

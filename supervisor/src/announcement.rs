@@ -50,6 +50,6 @@ impl Announcement {
             ("health", self.health.map(|address| address.to_string()).into()),
         ];
         self.log.line(Level::Info, "listening", message, fields);
-        let _ = self.started.send(()); // Whoever starts it waits for this.
+        let _ = self.started.send(()); // The thread that starts the supervisor waits for this.
     }
 }

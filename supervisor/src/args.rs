@@ -67,7 +67,7 @@ fn say(done: Result<String, windows_service::ServiceError>) -> i32 {
     use std::io::Write;
     match done {
         Ok(said) => {
-            let _ = std::io::stdout().write_all(said.as_bytes()); // It is done, whoever reads that.
+            let _ = std::io::stdout().write_all(said.as_bytes()); // It is done, even if that is not read.
             Exit::Done as i32
         }
         Err(error) => failed("service", &error, error.exit()),

@@ -247,8 +247,8 @@ impl<S> Supervisor<S> {
         self
     }
 
-    /// Answers `GET /ready`, `/live` and `/metrics` over HTTP on this address, from the start to the very end. Nobody
-    /// can command anything there.
+    /// Answers `GET /ready`, `/live` and `/metrics` over HTTP on this address, from the start to the very end. It
+    /// takes no commands.
     pub fn health(mut self, address: SocketAddr) -> Supervisor<S> {
         self.options.health = Some(address);
         self

@@ -22,7 +22,7 @@ use crate::version::VERSION;
 /// How long to look whether a supervisor is still there.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How many lines are read ahead of whoever hears them.
+/// How many lines are read ahead of the caller.
 #[cfg(windows)]
 const UNHEARD: usize = 100;
 
@@ -220,7 +220,7 @@ fn listen_once<T>(
     }
 }
 
-/// Whether nobody is there any more.
+/// Whether no supervisor is there any more.
 fn is_gone(paths: &InstancePaths) -> bool {
     matches!(connect(paths, Instant::now() + LOOK), Err(AskError::NotRunning))
 }
@@ -229,7 +229,7 @@ fn is_gone(paths: &InstancePaths) -> bool {
 struct Conversation {
     lines: Lines,
     /// Why the request could not be sent. One that refuses this client may hang up without hearing it: its answer is
-    /// here all the same.
+    /// here even then.
     unasked: Option<io::Error>,
     /// The process at the other end, where the system tells.
     supervisor: Option<u32>,
@@ -305,7 +305,7 @@ fn read_response(input: &mut impl BufRead) -> Result<Response, AskError> {
 fn connect(paths: &InstancePaths, end: Instant) -> Result<Stream, AskError> {
     use ErrorKind::{ConnectionRefused, InvalidInput, NotADirectory, NotFound, PermissionDenied, TimedOut, WouldBlock};
     connect_until(paths, end).map_err(|error| match error.kind() {
-        // A socket with that path cannot exist, so nobody listens there.
+        // A socket with that path cannot exist, so no process listens there.
         NotFound | ConnectionRefused | NotADirectory | InvalidInput => AskError::NotRunning,
         PermissionDenied => AskError::NotPermitted(error),
         WouldBlock | TimedOut => AskError::NoResponse,
@@ -347,8 +347,8 @@ fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     ConnectOptions::new().name(name).wait_mode(wait_mode).connect_sync()
 }
 
-/// Nobody knows whose pipe it is. The library's way lets a service at its other end act in the name of whoever
-/// connects, who may be an administrator; here it can only tell who that is.
+/// The owner of the pipe is unknown. The library's way lets a service at its other end act in the name of the user who
+/// connects, who may be an administrator. Here it can only see which user that is.
 #[cfg(windows)]
 fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     use std::fs::OpenOptions;
@@ -408,7 +408,7 @@ impl Lines {
                 let response = read_response(&mut input);
                 let is_last = response.is_err();
                 if heard.send(response).is_err() || is_last {
-                    return; // Nobody waits any more, or nothing comes any more.
+                    return; // The caller has gone, or this was the last answer.
                 }
             }
         })?;

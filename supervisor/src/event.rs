@@ -31,7 +31,7 @@ pub(crate) enum Event {
     Prepared { build: u64, prepared: Result<(), BuildError> },
     /// A server has been built, or why it has not.
     Built { build: u64, built: Result<Built, BuildError> },
-    /// A server takes no connections any more, though nobody asked for that. It lets its clients go. `clean`: it ended
+    /// A server takes no connections any more without a request. It lets its clients go. `clean`: it ended
     /// by itself without a failure, with exit status 0. `wrote`: the last lines of a program on stderr, else.
     Exited { build: u64, reason: String, clean: bool, wrote: Vec<String> },
     /// Nothing can be accepted any more, by no generation: the listening socket has failed for good.

@@ -53,7 +53,7 @@ impl<L> Handle<L> {
         self.control.clone()
     }
 
-    /// Waits until the server has stopped, whoever asked for it, and says what became of its connections.
+    /// Waits until the server has stopped, whatever caused that, and says what became of its connections.
     ///
     /// # Errors
     /// When the server failed instead of being stopped, and is not started again.
@@ -75,19 +75,19 @@ impl Control {
     /// Asks for a stop, in which clients get this long to leave. A stop that is under way is made shorter, but not
     /// longer.
     pub fn stop(&self, grace: Duration) {
-        // If nobody listens any more, the server has stopped already.
+        // An error means that the server has stopped already.
         let _ = self.events.send(Event::Stop { by: Trigger::Code, grace: Some(grace) });
     }
 
     /// Asks for a restart: a new generation of the server takes over, and the clients of the old one get this long to
-    /// leave. If it fails, that is logged, and the old generation goes on.
+    /// leave. If it fails, that is logged, and the old generation keeps serving.
     pub fn restart(&self, grace: Duration) {
-        // If nobody listens any more, the server has stopped already.
+        // An error means that the server has stopped already.
         let _ = self.events.send(Event::Restart { by: Trigger::Code, grace: Some(grace) });
     }
 }
 
 pub(crate) fn join(thread: JoinHandle<Result<Report, Error>>) -> Result<Report, Error> {
-    // Master control does not panic; should it do so, that goes on to whoever waits for it.
+    // Master control does not panic. If it did, the panic would reach the caller.
     thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
 }

@@ -46,7 +46,7 @@ impl Health {
                 log.line(Level::Error, "health_lost", format!("the health endpoint is gone: {failure}"), []);
             }
             worker::Event::Finished => {
-                let _ = ends.send(()); // Nobody waits for an end that came by itself.
+                let _ = ends.send(()); // An end that came by itself is not awaited.
             }
             _ => {}
         });
@@ -87,7 +87,7 @@ fn line(available: bool, text: String) -> Page {
 /// Asks in the same way as a client of the admin socket. None: master control hangs, or has just ended.
 fn ask(events: &EventSender) -> Option<Box<Status>> {
     let (reply, answers) = mpsc::channel();
-    // Who wants to know a status is nobody's concern.
+    // The log does not name the client of a status.
     events.send(Event::Request { request: Request::Status {}, by: Trigger::Code, reply }).ok()?;
     match answers.recv_timeout(ANSWER_LIMIT).ok()? {
         Response::Answer(Answer::Status(status)) => Some(status),

@@ -1,8 +1,8 @@
-//! Who holds a TCP port.
+//! The processes that hold a TCP port.
 //!
 //! Linux tells, in proc(5), which sockets listen, and which process has them open if that one can be looked into: if it
-//! is this user's, or if this user is root, and not in another container. Elsewhere only whether somebody answers is
-//! known.
+//! is this user's, or if this user is root, and not in another container. Elsewhere it is known only
+//! whether a connection is accepted.
 
 mod ending;
 mod find;

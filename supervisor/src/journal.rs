@@ -1,8 +1,8 @@
-//! All that happens, as numbered entries: one source of two outputs, the log on stderr and whoever reads the events at
-//! the admin socket.
+//! All that happens, as numbered entries: one source of two outputs, the log on stderr, and the events at the
+//! admin socket.
 //!
-//! The last entries are kept, and each reader takes from there what comes next for it, at its own pace. So whoever says
-//! something never waits for a reader, and one that comes again with the number of its last entry goes on behind that.
+//! The last entries are kept, and each reader takes from there what comes next for it, at its own pace. So a writer
+//! never waits for a reader, and a reader that comes again with the number of its last entry continues behind that.
 //! The log is written by a thread of its own, so it is never waited for, either.
 
 #[cfg(test)]
@@ -27,7 +27,7 @@ use crate::writer::{LAST_LINES, LogFile, Sink, Writer};
 /// How many entries are kept.
 const KEPT: usize = 1000;
 
-/// How many are kept while somebody follows: a follower may be behind by as many, and misses nothing.
+/// How many are kept while a client follows: a follower may be behind by as many, and misses nothing.
 const KEPT_FOR_FOLLOWERS: usize = 20_000;
 
 /// How many clients can follow at the same time.
@@ -162,7 +162,7 @@ impl Journal {
         if !self.tells(level) {
             return;
         }
-        // Before anybody has to wait for it, since nobody knows what it takes to display a message.
+        // Before the lock is taken: how long it takes to display a message is unknown.
         let draft = Draft::new(level, event, message, fields);
         let mut kept = lock(&self.shared.kept);
         self.shared.add_what_was_lost(&mut kept);
@@ -337,7 +337,7 @@ pub(crate) enum Next {
     Position { began: String, next: u64, missed: u64 },
     /// Entries, each a line of JSON.
     Entries(String),
-    /// Somebody else wants to follow, so this is a moment to look whether the client is still there.
+    /// Another client wants to follow, so this is a moment to look whether the client is still there.
     Look,
     /// That was all, up to this number.
     End { last: u64 },

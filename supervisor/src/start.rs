@@ -69,7 +69,7 @@ struct Bound<L, F> {
     /// What the handle says.
     listens_on: L,
     addresses: Vec<Address>,
-    /// Dropped when nothing listens any more, and nobody has heard of that yet.
+    /// Dropped when nothing listens any more, and before that is reported.
     files: F,
     /// Where the listener comes from, for people, if that is not a matter of course.
     whence: String,
@@ -104,7 +104,7 @@ impl Supervisor<Programs> {
     /// Binds the sockets and starts the program, which gets them. When this returns it is ready, and all
     /// triggers are in place. The path of a Unix socket is removed at the end.
     ///
-    /// No other child process may be started by this process from then on: on Unix nobody but the supervisor may wait
+    /// No other child process may be started by this process from then on: on Unix only the supervisor may wait
     /// for one, and on Windows it would be taken for the program's, and ended with it.
     ///
     /// # Errors
@@ -281,7 +281,7 @@ fn start<L>(
         console::block_job_control().map_err(lacking("the console"))?;
     }
     let builder = builder(options.settings.clone(), events.clone(), log.clone())?;
-    // From here on somebody may ask for the end, also while the server is not ready yet.
+    // From here on a stop may be requested, also while the server is not ready yet.
     let triggers = Triggers::start(&options, &events, supervised, health, claimed)?;
     let health = triggers.health.as_ref().map(Health::address);
     #[cfg(windows)]
@@ -448,8 +448,8 @@ fn take_lock(
     }
 }
 
-/// Binds an address. Where something listens that is about to end, or within the patience, it is waited for: whoever starts a supervisor right
-/// after another one was killed finds what that had started.
+/// Binds an address. Where something listens that is about to end, or within the patience, that is awaited: right after
+/// a supervisor was killed, its program may still listen.
 fn bind<T>(address: &Address, patience: Duration, bind: impl Fn() -> io::Result<T>) -> Result<T, Error> {
     let began = Instant::now();
     loop {
@@ -485,7 +485,7 @@ fn describe_holder(paths: &InstancePaths) -> Option<String> {
     }
 }
 
-/// Goes on without an admin socket, if that is allowed and the reason is not that the name is taken.
+/// Starts without an admin socket, if that is allowed and the reason is not that the name is taken.
 fn without_admin(admin: AdminSocket, log: &Journal, error: Error) -> Result<(), Error> {
     match (&error, admin) {
         (Error::AdminSocket { .. }, AdminSocket::Try) => {

@@ -55,8 +55,8 @@ pub fn line(entry: &Entry, clock: Clock) -> String {
     format!("{} {weight}{}", clock.show(&entry.time), entry.message)
 }
 
-/// How many are still connected, and for how long they may be. Without any, as with a program, of whose clients nobody
-/// knows, only how long that is.
+/// How many are still connected, and for how long they may be. Without any, as with a program, whose clients are not
+/// known, only how long that is.
 pub fn countdown(drain: &Drain) -> String {
     let whom = drain.generation.map(|generation| format!(" to generation {generation}")).unwrap_or_default();
     let open = match drain.open {

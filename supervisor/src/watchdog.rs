@@ -1,5 +1,5 @@
 //! The last resort (in the film Tron, it fights for the users): ends the process when a stop overruns its deadline
-//! because something hangs, or when master control does not go on.
+//! because something hangs, or when master control stands still.
 
 use std::fmt;
 use std::io;
@@ -16,14 +16,14 @@ use crate::writer::LAST_LINES;
 /// How far a stop may overrun its deadline.
 pub(crate) const OVERRUN: Duration = Duration::from_secs(1);
 
-/// How long master control may take for one event. It waits for nobody, so it takes milliseconds.
+/// How long master control may take for one event. It never waits, so it takes milliseconds.
 const HANG: Duration = Duration::from_secs(10);
 
 /// The last part of each of these. If the whole process stood still meanwhile, by Ctrl-Z or with the whole machine,
-/// nobody had a chance before, and everybody gets this part again.
+/// no thread had a chance before, and each gets this part again.
 const LAST_CHANCE: Duration = Duration::from_millis(200);
 
-/// Who wakes up that much too late has stood still.
+/// A thread that wakes up that much too late has stood still.
 const LATE: Duration = Duration::from_millis(500);
 
 /// Watches on a thread named `watchdog`, as long as a clone of it lives. While there is nothing to watch it does not
@@ -50,7 +50,7 @@ struct Watch {
 struct Watched {
     stop: Option<(Instant, Arc<WhatHangs>)>,
     /// Events that master control has not dealt with. Less than none for a moment: it may be done with one before
-    /// whoever sent it has said that it comes.
+    /// its sender has said that it comes.
     open: i64,
     /// When it dealt with one the last time, or got the first of these.
     since: Instant,
@@ -175,7 +175,7 @@ impl Watch {
         let mut watched = self.lock();
         let before = watched.end();
         change(&mut watched);
-        // That the end is later now is found when the earlier one has come; but for no end at all nobody shall wake up.
+        // A later end is noticed when the earlier one has come. Without any end, no thread shall wake up.
         let end = watched.end();
         if watched.over || end.is_none() || end < before || before.is_none() {
             self.changed.notify_all();

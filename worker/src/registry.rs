@@ -89,7 +89,7 @@ impl Held {
         !self.has_session && self.farewell.is_none() && self.rest.is_empty()
     }
 
-    /// Since when it has been waiting for its client. None: nobody looks at the clock for that.
+    /// Since when it has been waiting for its client. None: no clock is read for that.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         self.due?.checked_sub(self.idle_timeout?)
     }

@@ -74,7 +74,7 @@ fn look_after_the_end(port: u16) -> Result<Held, Failure> {
     }
 }
 
-/// Ends whoever holds it.
+/// Ends the processes that hold it.
 fn free_held(held: &Held, json: bool, free: &Free) -> Result<Freed, Failure> {
     let others = held.others();
     // They are taken hold of before anybody is asked: the answer is about these processes and about no other.

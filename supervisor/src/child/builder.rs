@@ -393,8 +393,8 @@ impl Children {
         sockets.programs.push(Arc::downgrade(&started.running));
     }
 
-    /// Sees to it that no orphan stays a zombie and no guardian suspended. From now on nobody else in this process may
-    /// start a child process.
+    /// Sees to it that no orphan stays a zombie and no guardian suspended. From now on no other code in this process
+    /// may start a child process.
     ///
     /// # Errors
     /// What the system says.
@@ -422,7 +422,7 @@ impl Builder for Children {
         let children = self.clone();
         let thread = thread::Builder::new().name("builder".into()).spawn(move || {
             let events = &children.events;
-            // Without master control there is nobody to tell, and what was built is dropped.
+            // Without master control it cannot be reported, and what was built is dropped.
             match children.make(build) {
                 Ok((built, running)) => {
                     let _ = events.send(Event::Built { build, built: Ok(built) });

@@ -153,7 +153,7 @@ mod linux {
         }
 
         /// Whether the program listens there, on a socket of its own or of ours. None: that cannot be known, since one of
-        /// its processes cannot be looked into, and nobody else is seen to listen there.
+        /// its processes cannot be looked into, and no other process is seen to listen there.
         pub(in crate::child) fn listen_at(&self, address: &Address) -> Option<bool> {
             if self.find(|_, listener| listener.is_at(address)).is_some() {
                 return Some(true);

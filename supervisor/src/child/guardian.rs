@@ -2,7 +2,7 @@
 //!
 //! Between the supervisor and the program stands a guardian, a process of this same executable, one for each
 //! generation. It starts a launcher, of this same executable, too, which becomes the program. So nothing has to run
-//! between `fork` and `exec`, where only unsafe code can be, and there is always somebody who cleans up: the guardian
+//! between `fork` and `exec`, where only unsafe code can be, and there is always a process that cleans up: the guardian
 //! when the supervisor is killed, and its deputy when the guardian is. (That stands between the two, and only on Linux,
 //! where orphans come to it.)
 

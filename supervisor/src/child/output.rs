@@ -102,7 +102,7 @@ fn wait_for_input(pipe: &PipeReader, limit: nix::poll::PollTimeout) -> io::Resul
     }
 }
 
-/// Until the last of those who can write has gone. When nobody reads our own stderr, this waits, and then the program
+/// Until the last process that can write has ended. When our own stderr is not read, this waits, and then the program
 /// does, as if it wrote there itself.
 fn copy(mut from: PipeReader, kept: &Kept, stderr: &Writer) {
     let mut piece = [0; 8192];

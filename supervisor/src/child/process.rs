@@ -21,7 +21,7 @@ use crate::event::{Event, EventSender};
 use crate::protocol::ProgramConnection;
 use crate::server::{Availability, BuildError, Clients, Ended, Failure, Generation, Look, ProgramEnd};
 
-/// What whoever builds a program hears of it.
+/// What the builder of a program hears of it.
 #[derive(Debug)]
 pub(super) enum Step {
     Started,
@@ -62,7 +62,7 @@ struct Observed {
     listener: Listener,
     /// The exit codes that are no failure, beside 0.
     success: Vec<i32>,
-    /// Somebody wants its end, so that this is no failure.
+    /// It was asked to end, so its end is no failure.
     asked: bool,
     /// Why it was given up.
     given_up: Option<String>,
@@ -105,7 +105,7 @@ struct Said {
 #[derive(Debug)]
 enum Listener {
     Builder(Sender<Step>),
-    /// Nobody yet: first master control has to know that there is a server.
+    /// None yet: first master control has to know that there is a server.
     Later(Vec<Event>),
     MasterControl(EventSender),
 }
@@ -190,7 +190,7 @@ impl Running {
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn says_beat(&self, beat: Beat) {
         if let Some(checked) = &self.observed().checked {
-            // Nobody may check it any more.
+            // The thread that checks it may have ended.
             let _ = checked.send(beat);
         }
     }
@@ -447,7 +447,7 @@ impl Observed {
         match &mut self.listener {
             Listener::Builder(_) => {}
             Listener::Later(events) => events.push(event),
-            // Without master control there is nobody to tell.
+            // Without master control it cannot be reported.
             Listener::MasterControl(events) => drop(events.send(event)),
         }
     }

@@ -36,7 +36,7 @@ impl Watch {
     /// What the system says.
     pub(super) fn begin(sockets: Vec<OwnedFd>, log: Journal) -> io::Result<Option<Watch>> {
         let listeners = sockets.into_iter().map(TcpListener::from);
-        // A Unix socket has no such address, and nobody tells what waits there.
+        // A Unix socket has no such address, and the system does not say what waits there.
         let listeners = listeners.filter_map(|listener| Some((listener.local_addr().ok()?, listener)));
         let listeners: Vec<_> = listeners.collect();
         if listeners.is_empty() {

@@ -120,7 +120,7 @@ impl Host {
     /// One of these, if it is still there.
     fn open(&self, pid: u32) -> Option<CloseHandleGuard<HPROCESS>> {
         let process = HPROCESS::OpenProcess(co::PROCESS::SYNCHRONIZE | co::PROCESS::TERMINATE, false, pid).ok()?;
-        // As long as it is open its number is nobody else's. So if it is listed now, it is the one that was meant.
+        // As long as it is open, no other process has its number. So if it is listed now, it is the one that was meant.
         self.others().is_ok_and(|others| others.contains(&pid)).then_some(process)
     }
 
@@ -144,7 +144,7 @@ struct Stay(Sender<()>);
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        // Nobody waits for it any more.
+        // The receiver may have gone.
         let _ = self.0.send(());
     }
 }
@@ -218,7 +218,7 @@ impl Host {
             running.has_started(pid);
             let status = child.0.wait().ok();
             running.has_ended(lock(&kills).end_of(pid, status));
-            // Without a guardian nobody has anything to do with it.
+            // There is no guardian here to report it.
             let _ = words.send(Word::Ended);
             host.wait_until_alone();
             running.all_exited(lock(&kills).are_over());
@@ -241,7 +241,7 @@ fn cannot_start(program: &Program, error: &io::Error) -> CannotStart {
     }
 }
 
-/// A process that does not go on without somebody who looks after it.
+/// A process that ends when this value is dropped.
 #[derive(Debug)]
 struct Kept(Child);
 

@@ -84,7 +84,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Opens a file without waiting: to open a pipe would hold up a restart until somebody writes to it.
+/// Opens a file without waiting: to open a pipe would hold up a restart until a process writes to it.
 #[cfg(unix)]
 fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;

@@ -60,7 +60,7 @@ fn print_completions(shell: Shell, mut program: Command, complete: fn(Shell, Str
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut program, &name, &mut script);
     if shell == Shell::Bash {
-        // For bash, the commands of a program with a hyphen in its name are called as nobody looks for them:
+        // For bash, the commands of a program with a hyphen in its name get names that are not looked up:
         // https://github.com/clap-rs/clap/issues/6421
         let (called, looked_for) = (name.replace('-', "__subcmd__"), name.replace('-', "__"));
         script = String::from_utf8_lossy(&script).replace(&called, &looked_for).into_bytes();
@@ -68,7 +68,7 @@ fn print_completions(shell: Shell, mut program: Command, complete: fn(Shell, Str
     let script = complete(shell, String::from_utf8_lossy(&script).into_owned());
     let mut out = io::stdout().lock();
     match out.write_all(script.as_bytes()).and_then(|()| out.flush()) {
-        // Who stops reading has enough.
+        // The reader may stop early.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(format!("cannot write the completions: {}", Reason(&error)))
         }

@@ -53,7 +53,7 @@ mod linux {
     /// How long a process may take to end that was killed.
     const KILLED: Duration = Duration::from_secs(5);
 
-    /// How often whoever waits is told for how long.
+    /// How often the waiting user is told for how long.
     const TICK: Duration = Duration::from_secs(1);
 
     /// Ends all who hold these sockets, those included that get them meanwhile, as new workers of a server do.
@@ -62,7 +62,7 @@ mod linux {
         port: u16,
         sockets: HashSet<u64>,
         known: Vec<Known>,
-        /// Who is found after this is not asked any more. None: nobody has been asked yet.
+        /// A process that is found after this is not asked any more. None: none has been asked yet.
         last: Option<Instant>,
     }
 
@@ -70,7 +70,7 @@ mod linux {
     #[derive(Debug)]
     struct Known {
         process: Process,
-        /// The process itself: its number may be somebody else's by now.
+        /// The process itself: another one may have its number by now.
         handle: OwnedFd,
         asked: Asked,
         ended: bool,
@@ -358,12 +358,12 @@ mod elsewhere {
     use super::super::find::Holder;
     use super::{Ended, Show};
 
-    /// Where the system does not tell who holds a port, nobody is ended.
+    /// Where the system does not say which process holds a port, none is ended.
     #[derive(Debug)]
     pub struct Ending(Infallible);
 
     impl Ending {
-        /// Says how to go on by hand.
+        /// Says how to do it by hand.
         ///
         /// # Errors
         /// Always.

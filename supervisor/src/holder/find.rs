@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::listen::Address;
 
-/// Somebody who has a listening socket open. A process that has two of them is two holders, and so are two processes
+/// A process that has a listening socket open. A process that has two of them is two holders, and so are two processes
 /// that share one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
@@ -67,7 +67,8 @@ pub(crate) fn holder_of(address: &Address) -> Option<String> {
     Some(format!("{} (pid {})", process.name, process.pid))
 }
 
-/// For how long it makes sense to wait until nobody listens there any more: zero unless all that do are about to end.
+/// For how long it makes sense to wait until no process listens there any more: zero unless all that do are about to
+/// end.
 #[cfg(target_os = "linux")]
 pub(crate) fn time_to_end(address: &Address) -> Duration {
     // What a supervisor that was killed has started is killed in its turn. On a busy machine that takes a while.
@@ -116,14 +117,14 @@ pub(super) fn who_has(sockets: &HashSet<u64>) -> io::Result<Vec<(Process, HashSe
     linux::who_has(sockets).map_err(|error| io::Error::other(format!("cannot see who has sockets open: {error}")))
 }
 
-/// Whether somebody listens on a TCP port of this machine's own addresses: it takes a connection.
+/// Whether a process listens on a TCP port of this machine's own addresses: it takes a connection.
 ///
 /// # Errors
 /// None.
 #[cfg(not(target_os = "linux"))]
 pub fn holders(port: u16) -> io::Result<Vec<Holder>> {
     use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
-    // Whoever listens here takes it at once, and where nobody does, Windows tries it again for two seconds.
+    // A listener here accepts at once. Without one, Windows tries again for two seconds.
     let limit = Duration::from_millis(500);
     let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
     let taken = addresses.into_iter().filter(|address| TcpStream::connect_timeout(address, limit).is_ok());
@@ -245,7 +246,7 @@ mod linux {
         if above(guardian) == Some(Above::Guardian) && supervisor.and_then(above) == Some(Above::Deputy) {
             supervisor = line.next();
         }
-        // Nobody else than a supervisor is the same program; another one's guardian is, too, if that adopted it.
+        // Only a supervisor is the same program, and another one's guardian, if that adopted it.
         supervisor.is_none_or(|pid| above(pid).is_some() || program(pid) != program(guardian))
     }
 

@@ -160,7 +160,7 @@ mod tests {
             (view(Phase::Ready, None), &[]),
             (view(Phase::Stopping, at(20)), &[(State::Stopping, 1, 25)]),
             (view(Phase::Stopping, at(20)), &[]),
-            // Somebody has given the clients more time than can be told, and then less.
+            // The clients have got more time than can be reported, and then less.
             (view(Phase::Stopping, at(u64::from(u32::MAX))), &[(State::Stopping, 2, LONGEST.as_secs())]),
             (view(Phase::Stopping, at(2)), &[(State::Stopping, 3, 7)]),
         ] {

@@ -17,7 +17,7 @@ use super::store::{self, Errand, Store};
 use super::view::{MARGIN, Phase, View};
 use crate::listen::Bound;
 
-/// What the service manager says to this process, and to nobody else: a program that this one starts must not get it
+/// What the service manager says to this process alone: a program that this one starts must not get it
 /// ([`std::process::Command::env_remove`]).
 pub const VARIABLES: [&str; 8] = [
     store::VARIABLE,

@@ -13,7 +13,7 @@ pub(crate) struct View {
     pub(crate) phase: Phase,
     /// For people, in a line.
     pub(crate) status: String,
-    /// When what is under way is over at the latest. None where nobody waits for that.
+    /// When what is under way is over at the latest. None where that is not awaited.
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -22,7 +22,7 @@ pub(crate) enum Phase {
     /// The server has not been ready yet. There is no word for that: it is so until the manager hears something else.
     Starting,
     Ready,
-    /// A restart that somebody asked for is under way, by this build.
+    /// A requested restart is under way, by this build.
     Restarting {
         build: u64,
     },

@@ -248,7 +248,7 @@ fn connect(access: ServiceManagerAccess) -> windows_service::Result<ServiceManag
 pub struct Service {
     name: OsString,
     reports: Reports,
-    /// Whom the service manager commands, once there is somebody.
+    /// What the service manager commands, once there is a server.
     events: Arc<OnceLock<EventSender>>,
 }
 
@@ -262,7 +262,7 @@ static PROGRAM: Mutex<Option<Program>> = Mutex::new(None);
 /// exit code of the program.
 ///
 /// # Errors
-/// When nobody but a user has started this process.
+/// When a user has started this process, and no service manager.
 pub fn run(program: impl FnOnce(Service) -> i32 + Send + 'static) -> Result<i32, ServiceError> {
     let (end, ended) = mpsc::channel();
     let program: Program = Box::new(move |service| {
@@ -297,7 +297,7 @@ fn begin(arguments: Vec<OsString>) {
     let Some(program) = program else { return };
     match Service::register(arguments.into_iter().next().unwrap_or_default()) {
         Ok(service) => drop(program(service)),
-        // Nobody can be told in another way that it does not run.
+        // There is no other way to report that it does not run.
         Err(_) => std::process::exit(Exit::Failed as i32),
     }
 }
@@ -321,7 +321,7 @@ impl Service {
                 let _ = reports.obey();
             }
             if let Some(events) = to.get() {
-                // If nobody listens any more, the server has stopped already.
+                // An error means that the server has stopped already.
                 let _ = events.send(Event::Stop { by: Trigger::ServiceManager(control), grace: None });
             }
             ServiceControlHandlerResult::NoError
@@ -351,7 +351,7 @@ impl Service {
         })
     }
 
-    /// From now on the service manager commands whoever reads this post.
+    /// From now on the commands of the service manager become these events.
     pub(crate) fn commands(self, events: EventSender) -> Reports {
         // One service has one supervisor; of several the first one is commanded.
         let _ = self.events.set(events);

@@ -58,7 +58,7 @@ impl InstanceLock {
 
 impl Drop for InstanceLock {
     fn drop(&mut self) {
-        // Removed while it is held, so that nobody's lock but our own can be removed.
+        // Removed while it is held, so that no lock but our own can be removed.
         if is_same_file(&self.lock, &self.path) {
             let _ = fs::remove_file(&self.path);
         }

@@ -9,12 +9,12 @@ use std::os::fd::AsFd;
 #[cfg(windows)]
 use std::time::Duration;
 
-/// How long to look whether somebody answers. Whoever listens on this machine does at once; where nobody does, Windows
-/// tries it again for two seconds.
+/// How long to wait for an answer. A listener on this machine answers at once. Without one, Windows tries again for two
+/// seconds.
 #[cfg(windows)]
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Whether somebody answers at an address. Windows would bind it all the same: it gives one server a port on all
+/// Whether a process answers at an address. Windows would bind it even then: it gives one server a port on all
 /// addresses, and another one the same port on one of these, and that one gets all clients of its address.
 #[cfg(windows)]
 fn is_served(address: SocketAddr) -> bool {

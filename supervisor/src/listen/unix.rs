@@ -105,7 +105,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // What somebody else has put there meanwhile is not ours.
+        // A file that another process has put there meanwhile is not ours.
         if !self.is_kept && self.identity.is_some() && file_identity(&self.path) == self.identity {
             let _ = fs::remove_file(&self.path);
         }
@@ -128,7 +128,7 @@ fn bind_unix(path: &Path, mode: Mode) -> io::Result<(UnixListener, SocketFile)> 
     // From here on it is removed if something fails.
     let file = SocketFile { path: path.to_owned(), identity: file_identity(path), is_kept: false, _claim: claim };
     make_room(&listener)?;
-    // Never through a link: somebody may have put one there.
+    // Never through a link: another process may have put one there.
     fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?;
     Ok((listener, file))
 }

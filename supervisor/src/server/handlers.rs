@@ -96,7 +96,7 @@ impl Builder for HandlerBuilder {
         let thread = thread::Builder::new().name("builder".into()).spawn(move || {
             let made = builder.make(build);
             let built = made.and_then(|(server, settings)| builder.start(build, server, settings));
-            // Without master control there is nobody to tell, and what was built is dropped.
+            // Without master control it cannot be reported, and what was built is dropped.
             let _ = builder.events.send(Event::Built { build, built });
         });
         if let Err(error) = thread {
@@ -252,7 +252,7 @@ impl Clients for Stopper {
 
 /// Logs what happens in the server, and tells master control what concerns it.
 fn observe(log: &Journal, events: &EventSender, build: u64, event: &worker::Event<'_>) {
-    // Without master control there is nobody to tell.
+    // Without master control it cannot be reported.
     let tell = |event| drop(events.send(event));
     match event {
         // Another generation could not accept either.

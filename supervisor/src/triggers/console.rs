@@ -6,13 +6,13 @@ use std::thread;
 use crate::event::{Event, EventSender, Trigger};
 use crate::settings::Console;
 
-/// Listens to stdin on a thread named `console`, if that is for us. Nobody joins that thread: a read of stdin cannot be
-/// ended.
+/// Listens to stdin on a thread named `console`, if that is for us. That thread is never joined: a read of stdin cannot
+/// be ended.
 ///
 /// Returns whether Enter can be pressed there now.
 pub(crate) fn start(console: Console, events: EventSender) -> io::Result<bool> {
     let is_terminal = io::stdin().is_terminal();
-    // A file or a pipe may be the input of whoever started this process: the rest of a script, or a list.
+    // A file or a pipe may be the input of the script that started this process: its rest of a script, or a list.
     if is_terminal || console == Console::Stdin {
         thread::Builder::new().name("console".into()).spawn(move || {
             let enter = || events.send(Event::Stop { by: Trigger::Console, grace: None }).is_ok();

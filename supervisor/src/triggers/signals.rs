@@ -140,7 +140,7 @@ mod windows {
             thread::Builder::new().name("signals".into()).spawn(move || {
                 loop {
                     let by = Trigger::ConsoleEvent(runtime.block_on(poll_fn(|context| console.poll(context))));
-                    // If nobody listens any more, the server has stopped already.
+                    // An error means that the server has stopped already.
                     let _ = events.send(Event::Stop { by, grace: None });
                 }
             })?;

@@ -146,7 +146,7 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
-    /// Goes on behind what is there already.
+    /// Appends to what is there already.
     pub(crate) fn open(path: PathBuf) -> io::Result<LogFile> {
         let file = append_to(&path)?;
         let length = file.metadata()?.len();
@@ -171,7 +171,7 @@ impl LogFile {
     }
 
     fn begin_anew(&mut self) {
-        // Windows moves no file that somebody has open.
+        // Windows moves no file that is open.
         self.file = None;
         let mut old = self.path.clone().into_os_string();
         old.push(".old");

@@ -52,7 +52,7 @@ fn prepare() -> io::Result<()> {
     rustix::thread::set_name(c"deputy")?;
     SigSet::empty().thread_set_mask()?;
     guard::outlive_signals()?;
-    // Without a handler it may be ignored, and then nobody could wait for a child.
+    // Without a handler it may be ignored, and then a child could not be waited for.
     flag::register(SIGCHLD, Arc::<AtomicBool>::default())?;
     Ok(())
 }
@@ -73,7 +73,7 @@ fn watch(guardian: Pid) {
             // It has said that nothing is left.
             Reaped::Ended(pid, ProgramEnd::Exited(0)) if pid == guardian => return,
             Reaped::Ended(pid, _) if pid == guardian => break,
-            Reaped::Ended(..) | Reaped::Suspended(..) | Reaped::Nobody => {}
+            Reaped::Ended(..) | Reaped::Suspended(..) | Reaped::NoneYet => {}
             Reaped::NoChild => return,
         }
     }
@@ -84,7 +84,7 @@ fn watch(guardian: Pid) {
 /// Says something in the guardian's place.
 fn report(report: &Report) {
     if let Ok(supervisor) = io::stdin().as_fd().try_clone_to_owned() {
-        // If the supervisor is gone, too, nobody wants to know.
+        // The supervisor may be gone, too.
         let _ = writeln!(UnixStream::from(supervisor), "{report}");
     }
 }
@@ -100,7 +100,7 @@ fn kill_all() -> usize {
             match processes::reap() {
                 Reaped::Ended(_, end) => killed += usize::from(end == ProgramEnd::Signaled(Signal::KILL.as_raw())),
                 Reaped::Suspended(..) => {}
-                Reaped::Nobody => break,
+                Reaped::NoneYet => break,
                 Reaped::NoChild => return killed,
             }
         }

@@ -30,7 +30,7 @@ impl Family {
     }
 
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        // While this is held nobody takes the new one for an orphan.
+        // While this is held, the new one is not taken for an orphan.
         let mut known = self.lock();
         let child = command.spawn()?;
         known.guardians.insert(child.id());
@@ -64,13 +64,13 @@ mod linux {
     use crate::child::guardian::{proc, stage::MARK};
     use crate::triggers::signals::hear_signals;
 
-    /// How often to look what is left of a guardian that was killed. Nothing tells that somebody else's child is ours
-    /// now.
+    /// How often to look what is left of a guardian that was killed. Nothing announces that the child of another
+    /// process is ours now.
     const LOOK: Duration = Duration::from_millis(10);
 
     impl Family {
         /// Sees to it that no orphan stays a zombie and no guardian suspended, on a thread named `orphans`. From now
-        /// on, nobody else in this process may start a child.
+        /// on, no other code in this process may start a child.
         ///
         /// # Errors
         /// When the system gives no thread or no descriptors.
@@ -176,7 +176,7 @@ impl Family {
         if let Some(group) = program.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
             processes::tell_group(group, Signal::KILL);
         }
-        // How many that were, nobody tells.
+        // Their number is unknown.
         0
     }
 }

@@ -33,7 +33,7 @@ use crate::text::Reason;
 use crate::triggers::signals::passed_on;
 
 /// How long what a program leaves behind, when it ends by itself, gets to end, too. The next generation may wait for
-/// that, and nobody has asked for a grace period.
+/// that, and no grace period was asked for.
 const LEFTOVERS: Duration = Duration::from_secs(1);
 
 /// How often to look for what has to be killed, beside whenever one is gone: a process in the middle of a fork can be
@@ -61,11 +61,11 @@ struct Guardian {
     /// Says that a child has ended.
     ended: UnixStream,
     program: Program,
-    /// How the program is asked to end. None: nobody has asked for that.
+    /// How the program is asked to end. None: no end was asked for.
     asked: Option<Asked>,
     /// When all that is left is killed.
     deadline: Option<Instant>,
-    /// When what the program left behind is killed at the latest, if nobody has asked for its end.
+    /// When what the program left behind is killed at the latest, if its end was not asked for.
     leftovers: Option<Instant>,
     killing: bool,
     /// Those whose end has not been seen.
@@ -98,7 +98,7 @@ struct Supervisor {
 #[derive(Debug)]
 struct Program {
     pid: Pid,
-    /// Its end has been seen, so its number may be somebody else's.
+    /// Its end has been seen, so another process may have its number.
     ended: bool,
     /// Where the launcher says that it could not become the program. None: that is known.
     launcher: Option<UnixStream>,
@@ -122,7 +122,7 @@ impl Guardian {
         ended.set_nonblocking(true)?;
         low_level::pipe::register(SIGCHLD, wake)?;
         let program = Program::start(stage)?;
-        // They are the program's now, and nobody else's: the port has to be free when that has ended.
+        // They are the program's alone now: the port has to be free when that has ended.
         processes::close_up_to(stage.first_free());
         Ok(Guardian {
             supervisor,
@@ -227,7 +227,7 @@ impl Guardian {
                     self.supervisor.tell(&Report::Suspended { pid, signal });
                 }
                 Reaped::Suspended(..) => {}
-                Reaped::Nobody => break false,
+                Reaped::NoneYet => break false,
                 Reaped::NoChild => break self.is_group_gone(),
             }
         };
@@ -337,7 +337,7 @@ impl Guardian {
         }
     }
 
-    /// Asks what the program has left behind to end. If nobody has asked for that, each has its time from then on, but
+    /// Asks what the program has left behind to end. If the end was not asked for, each has its time from then on, but
     /// all of them together not more than twice that.
     fn ask_leftovers(&mut self) {
         let asked = self.tell_leftovers();
@@ -475,7 +475,7 @@ fn ask_group(group: Pid, signal: Signal) {
 }
 
 /// Why the launcher has not become the program. None: it has, or it was ended before. It has its end of this open only
-/// until then, so nobody waits here.
+/// until then, so this does not wait.
 fn refusal(mut launcher: UnixStream) -> Option<Report> {
     let mut said = String::new();
     // What cannot be read is not there.
@@ -484,8 +484,8 @@ fn refusal(mut launcher: UnixStream) -> Option<Report> {
     Some(Report::CannotStart { code: code.parse().ok()?, message: message.into() })
 }
 
-/// Whoever sends a signal to all that are named like the supervisor means the supervisor. As handlers, and not as
-/// ignored signals, these are not inherited by the program.
+/// A signal that is sent to every process with the name of the supervisor is meant for the supervisor. As handlers, and
+/// not as ignored signals, these are not inherited by the program.
 pub(super) fn outlive_signals() -> io::Result<()> {
     let unused = Arc::default();
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().chain(passed_on()) {

@@ -26,7 +26,7 @@ pub(super) fn run(stage: &Stage) -> ExitCode {
     let (code, message) = match io::stdin().as_fd().try_clone_to_owned() {
         Ok(guardian) => {
             let (code, message) = refusal(stage);
-            // Without a guardian there is nobody who wants to know.
+            // Without a guardian there is no reader.
             let _ = writeln!(File::from(guardian), "{code} {}", message.replace('\n', " "));
             return ExitCode::from(code);
         }
@@ -108,7 +108,7 @@ fn die_with_guardian() -> io::Result<()> {
     use rustix::process::{Signal, set_parent_process_death_signal};
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // It has the other end of this socket, and says nothing there: what happens can only be that it has ended before
-    // that could be asked for. Then nobody waits for this process any more.
+    // that could be asked for. Then no process waits for this one any more.
     let stdin = io::stdin();
     let mut guardian = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
     match poll(&mut guardian, PollTimeout::ZERO)? {

@@ -24,7 +24,7 @@ pub(super) enum Report {
     Started(u32),
     /// `cannot-start CODE MESSAGE`: it does not. The code is the shell's for this.
     CannotStart { code: u8, message: String },
-    /// `suspended PID SIGNAL`: the program was stopped by a signal, and goes on when somebody continues it.
+    /// `suspended PID SIGNAL`: the program was stopped by a signal, until SIGCONT.
     Suspended { pid: u32, signal: i32 },
     /// `ended exit CODE` or `ended signal NUMBER`: the program itself has ended. Others that it started may be left.
     /// (`ended unguarded` is what a guardian that was killed would say.)

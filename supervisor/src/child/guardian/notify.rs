@@ -59,7 +59,7 @@ pub(super) struct Sender {
 pub(super) struct NotifySocket {
     socket: UnixDatagram,
     path: PathBuf,
-    /// The directory, locked as long as this process lives: whatever ends it, the next one sees that nobody needs that
+    /// The directory, locked as long as this process lives: whatever ends it, the next one sees that it is not needed
     /// any more.
     _lock: File,
 }
@@ -165,7 +165,7 @@ const DESCRIPTORS: usize = 16;
 #[derive(Debug)]
 struct Message {
     text: Vec<u8>,
-    /// None: nobody says.
+    /// None: the system does not say.
     sender: Option<Sender>,
     /// What was passed: with `BARRIER=1` the end of a pipe, whose other end waits for this one to be closed.
     descriptors: Vec<i32>,
@@ -217,7 +217,7 @@ pub(super) fn remove_own() {
 
 /// Removes a socket that is not needed any more, and its directory.
 fn remove(socket: &Path) {
-    // Whoever is there first does it.
+    // The first to come here does it.
     let _ = fs::remove_file(socket);
     if let Some(directory) = socket.parent().filter(|directory| is_named_as_ours(directory)) {
         let _ = fs::remove_dir(directory);

@@ -35,10 +35,10 @@ pub(super) fn tell_group(group: Pid, signal: Signal) {
 #[derive(Debug)]
 pub(super) enum Reaped {
     Ended(Pid, ProgramEnd),
-    /// A signal has stopped it, so that it goes on when somebody continues it.
+    /// A signal has suspended it. SIGCONT continues it.
     Suspended(Pid, i32),
     /// There are children, and none of them has ended.
-    Nobody,
+    NoneYet,
     /// There is no child.
     NoChild,
 }
@@ -65,7 +65,7 @@ fn wait_for_any(options: WaitOptions) -> Reaped {
                     return Reaped::Suspended(pid, signal);
                 }
             }
-            Ok(None) => return Reaped::Nobody,
+            Ok(None) => return Reaped::NoneYet,
             Err(Errno::INTR) => {}
             Err(_) => return Reaped::NoChild,
         }

@@ -84,7 +84,7 @@ pub(super) fn complain(message: &str) {
         return;
     }
     let line = format!("supervisor: {message}\n");
-    // If stderr is gone, so is whoever would have read it.
+    // If stderr is closed, there is no reader.
     let _ = stderr.write_all(&line.as_bytes()[..line.len().min(PIPE_BUF)]);
 }
 

@@ -38,7 +38,7 @@ use crate::server::{BuildError, SignalName, lacking};
 /// How often a program that is checked has to say that it works, in microseconds, see `sd_watchdog_enabled(3)`.
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 
-/// How long to wait until a guardian takes an order. It always does, unless somebody has suspended it.
+/// How long to wait until a guardian reads an order. It always does, unless it is suspended.
 const ORDER: Duration = Duration::from_millis(100);
 
 /// A listening socket for programs.
@@ -75,8 +75,8 @@ impl Host {
         Ok(Host { family, own: stage::own()? })
     }
 
-    /// Sees to it that no orphan stays a zombie and no guardian suspended. From now on nobody else in this process may
-    /// start a child process.
+    /// Sees to it that no orphan stays a zombie and no guardian suspended. From now on no other code in this process
+    /// may start a child process.
     ///
     /// # Errors
     /// What the system says.

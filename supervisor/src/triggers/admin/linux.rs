@@ -52,8 +52,8 @@ impl Watch {
 }
 
 impl Drop for Watch {
-    /// Whoever closes the last descriptor of a watch waits for a grace period of the kernel, up to some 20 ms, and so
-    /// would the end of the process. So that last one is neither ours nor that of any process: it is in a message that
+    /// To close the last descriptor of a watch takes a grace period of the kernel, up to some 20 ms, and so would the
+    /// end of the process. So that last one is neither ours nor that of any process: it is in a message that
     /// no socket can receive any more. The kernel collects such messages, and closes it, in its own time.
     fn drop(&mut self) {
         if let Some(inotify) = self.0.take() {

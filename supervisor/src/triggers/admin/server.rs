@@ -95,8 +95,8 @@ impl AdminServer {
             converse(&theirs, Some(slot), &answers, &events, &log, Time::Own);
         });
         if thread.is_err() {
-            // Whoever uses up the threads shall not lock out who has to stop that. But this thread has others to attend
-            // to.
+            // A program that uses up the threads shall not lock out its administrator. But this thread has other
+            // clients to accept.
             converse(&client, None, &self.answers, &self.events, &self.log, Time::Borrowed);
         }
     }

@@ -60,7 +60,7 @@ impl ShutdownHandle {
             // A client that has left again when the thread comes to accept it does not wake it, so the waker stays.
             let over = match waker {
                 Ok(_waker) => gone.recv().map_err(|mpsc::RecvError| RecvTimeoutError::Disconnected),
-                // Somebody else has connected just now, and may have left again. Or the thread has gone.
+                // Another client has connected just now, and may have left again. Or the thread has gone.
                 Err(_) => gone.recv_timeout(WAKE_AGAIN),
             };
             match over {
@@ -116,7 +116,7 @@ mod tests {
                         .unwrap();
                 let crowd = || {
                     let mut clients = Vec::new();
-                    // As many as find room, until nobody makes any.
+                    // As many as find room, until no room is made any more.
                     while clients.len() < 32 {
                         match File::options().read(true).write(true).open(paths.client_path().unwrap()) {
                             Ok(client) => {
