@@ -190,6 +190,22 @@ fn an_answer_of_another_process_does_not_make_a_program_ready() {
 }
 
 /// By whatever path, and whichever of its processes it is.
+/// Only the program is at fault: the supervisor holds the socket for it.
+#[test]
+fn of_a_program_that_ends_before_it_serves_the_supervisor_is_not_named_as_what_is_in_its_way() {
+    let home = Home::new();
+    let port = free_port();
+    let url = format!("http=http://127.0.0.1:{port}/");
+    for (script, reason) in
+        [("exit 3", "it exited with code 3 before it was ready"), ("exec sleep 600", "was not ready")]
+    {
+        let options = ["--listen", &port.to_string(), "--ready", &url, "--ready-within", "500ms"];
+        let ended = home.run(home.exec_command(&options, &sh(script))).expect(1);
+        ended.says(reason);
+        assert!(!ended.err.contains("taken by"), "{ended}");
+    }
+}
+
 #[test]
 fn a_unix_socket_answers_for_its_program_by_any_path() {
     let home = Home::new();

@@ -102,6 +102,11 @@ impl FamilySockets {
         None
     }
 
+    /// Whether a socket that the program got from us listens there. On this system it is not known.
+    pub(super) fn is_passed_at(&self, _address: &Address) -> bool {
+        false
+    }
+
     /// Whether the program listens there. None: that cannot be known.
     pub(super) fn listen_at(&self, _address: &Address) -> Option<bool> {
         None
@@ -150,6 +155,12 @@ mod linux {
         pub(in crate::child) fn own(&self) -> Option<String> {
             let is_own = |inode: &u64, _: &Listener| !self.passed.contains(inode);
             self.find(is_own).map(|listener| listener.to_string())
+        }
+
+        /// Whether a socket that the program got from us listens there.
+        pub(in crate::child) fn is_passed_at(&self, address: &Address) -> bool {
+            let all = listeners(std::process::id());
+            all.iter().any(|(inode, listener)| self.passed.contains(inode) && listener.is_at(address))
         }
 
         /// Whether the program listens there, on a socket of its own or of ours. None: that cannot be known, since one of

@@ -231,7 +231,8 @@ impl Started {
     fn obstacle(&self, ready: &Ready) -> Option<String> {
         let Ready::Probe(probe) = ready else { return None };
         let address = probe.address()?;
-        if self.sockets.listen_at(&address) == Some(true) {
+        // Ours is no obstacle, whether the program still has it or has ended.
+        if self.sockets.is_passed_at(&address) || self.sockets.listen_at(&address) == Some(true) {
             return None;
         }
         let holder = holder_of(&address)?;
