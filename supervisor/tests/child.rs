@@ -419,7 +419,7 @@ fn a_program_inherits_three_descriptors_no_blocked_signal_and_a_group_of_its_own
         status.display(),
         directory.path("group").display()
     );
-    // Somebody's descriptors that are not closed on exec, and signals that are blocked.
+    // Descriptors of another library that are not closed on exec, and signals that are blocked.
     let outer = "import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU, signal.SIGCHLD, signal.SIGTERM})
 os.dup2(os.open('/dev/null', os.O_RDONLY), 5)
@@ -648,12 +648,12 @@ fn the_port_is_free_when_the_program_is_finished_and_no_guardian_holds_it() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
     let sockets = vec![Socket { name: String::new(), socket: tcp.into() }];
-    // The program closes it, and goes on.
+    // The program closes it, and continues.
     let script = "import os, time\nos.close(3)\ntime.sleep(1000)";
     let mut driven = driven(python(script), sockets);
     let one = driven.build_here(1).unwrap();
     driven.close();
-    // If somebody has it, its queue may fill up.
+    // If a process has it, its queue may fill up.
     let connect = || TcpStream::connect_timeout(&address, LIMIT);
     eventually("nobody has the socket", || {
         connect().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)

@@ -249,7 +249,7 @@ fn a_restart_from_code_builds_the_server_afresh() {
     let mut built = 0;
     let supervisor = Supervisor::with_factory(move |_| {
         built += 1;
-        // The second one cannot be built, and the first goes on.
+        // The second one cannot be built, and the first keeps serving.
         if built == 2 { Err("not today".into()) } else { Ok(Arc::new(Numbered(built))) }
     });
     let running = supervisor.start(Listen::Bind(anywhere())).unwrap();
@@ -287,7 +287,7 @@ fn what_a_handler_has_to_say_stands_among_the_events_even_if_nothing_is_logged()
     struct Talkative(Journal);
     impl Handler for Talkative {
         fn serve(&self, client: &mut Connection) -> io::Result<()> {
-            self.0.line(Level::Info, "greeted", "somebody has come", [("from", client.peer().to_string().into())]);
+            self.0.line(Level::Info, "greeted", "a client has connected", [("from", client.peer().to_string().into())]);
             client.write_all(b"x")
         }
         fn speaks_first(&self) -> bool {

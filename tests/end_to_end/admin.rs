@@ -178,7 +178,7 @@ fn a_supervisor_that_hangs_is_exit_code_6() {
         let answer = asking.end().expect(6).json();
         assert_eq!(answer["code"], "no_answer");
     }
-    // It is there all the same, and the only one that can be meant.
+    // It is there anyway, and the only one that can be meant.
     home.admin(&["list"]).expect(0).says("it does not answer");
     #[cfg(target_os = "linux")]
     home.admin(&["list"]).says(&format!("it is suspended; `kill -CONT {}` continues it", instance.process.pid));
@@ -331,7 +331,7 @@ fn what_dead_ones_have_left_is_removed_on_request_and_the_living_stay() {
     assert!(left.len() == if cfg!(unix) { 2 } else { 1 } && left.iter().all(is_alive), "{left:?}");
     alive.assert_serves();
     if cfg!(unix) {
-        // What is no socket is nobody's leftover, and keeps nothing else.
+        // A file that is no socket is left alone, and hides nothing else.
         let file = home.sockets().join("a-file.sock");
         fs::write(&file, "").unwrap();
         home.start(&["echo", "--name", "dead"]).kill();

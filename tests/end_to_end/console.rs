@@ -61,7 +61,7 @@ fn what_is_typed_without_enter_is_no_enter() {
     assert_eq!(instance.wait(), 0);
 }
 
-/// Waits until nobody listens to stdin any more: what was there to be understood has been.
+/// Waits until stdin is not read any more: all that was written there has been understood.
 fn wait_for_end_of_console(pid: u32) {
     eventually("the console thread has ended", || !threads(pid).iter().any(|(name, _)| name == "console"));
 }
@@ -160,7 +160,7 @@ fn a_terminal_that_is_closed_is_sighup_and_stops_gracefully() {
     assert!(instance.log().contains("SIGHUP: stopping"), "{}", instance.log());
 }
 
-/// Whether it serves and goes on doing so: a program that reads from its terminal in the background is stopped.
+/// Whether it serves and keeps serving: a program that reads from its terminal in the background is stopped.
 fn assert_serves_in_background(job: &Job) {
     let pid = job.pid();
     job.assert_serves();
@@ -240,7 +240,7 @@ fn after_ctrl_z_and_bg_it_goes_on_serving_and_after_fg_enter_stops_it() {
         eventually("it is suspended", || is_stopped(pid));
         shell.wait_for_prompt();
         shell.run("bg");
-        eventually("it goes on", || !is_stopped(pid));
+        eventually("it is continued", || !is_stopped(pid));
         assert_serves_in_background(&job);
         shell.run("true");
         assert_serves_in_background(&job);
@@ -282,7 +282,7 @@ fn ctrl_z_suspends_the_supervisor_of_a_program_and_the_program_goes_on() {
     let mut client = Client::connect(([127, 0, 0, 1], port).into());
     client.send("hello\n");
     client.expect("version_1 0.1.0: hello\n");
-    // It hears that as soon as it goes on.
+    // It hears that as soon as it is continued.
     shell.run(&format!("kill {pid}"));
     shell.run("bg");
     client.assert_told();

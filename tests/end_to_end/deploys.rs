@@ -191,15 +191,15 @@ fn with_and_without_a_socket(test: impl Fn(&Home, &[&str])) {
 #[test]
 fn a_restart_that_cannot_work_changes_nothing_and_says_why() {
     with_and_without_a_socket(|home, options| {
-        let releases = Releases::new(home, &["one", "missing", "plain", "alien", "unknown", "folder"]);
+        let releases = Releases::new(home, &["one", "missing", "plain", "alien", "unknown", "directory"]);
         let server = |name| releases.path(name).join("server");
         fs::remove_file(server("missing")).unwrap();
         fs::remove_file(server("plain")).unwrap();
         fs::write(server("plain"), SERVER).unwrap();
         write_script(&server("alien"), "#!/no/such/interpreter\n");
         write_script(&server("unknown"), "#!/usr/bin/env no-such-interpreter\n");
-        fs::remove_file(server("folder")).unwrap();
-        fs::create_dir(server("folder")).unwrap();
+        fs::remove_file(server("directory")).unwrap();
+        fs::create_dir(server("directory")).unwrap();
         let instance = releases.exec(&[&["--grace", HUGE], options].concat(), &["./server"]);
         instance.out.wait_for(&releases.says("one"));
         let pid = program(home);
@@ -208,7 +208,7 @@ fn a_restart_that_cannot_work_changes_nothing_and_says_why() {
             ("plain", "./server: not executable, or not permitted"),
             ("alien", "./server: its interpreter /no/such/interpreter: not found"),
             ("unknown", "./server: its interpreter no-such-interpreter: not found"),
-            ("folder", "./server: is a directory"),
+            ("directory", "./server: is a directory"),
             ("gone", "there is no directory"),
         ] {
             releases.switch(name);

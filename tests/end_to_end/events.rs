@@ -213,10 +213,10 @@ mod on_unix {
         instance.admin(&["events", "--follow"]).expect(1).says("100 clients follow the events already");
         let refusal = instance.admin(&["events", "--follow", "--json"]).expect(1).json();
         assert_eq!((&refusal["result"], &refusal["code"]), (&"error".into(), &"failed".into()));
-        // They are in nobody's way.
+        // They are in no client's way.
         instance.admin(&["ping"]).expect(0);
         instance.admin(&["events"]).expect(0).says("listening on");
-        // Nothing happens, so it is found out only because somebody comes.
+        // Nothing happens, so it is found out only because a client comes.
         followers.pop();
         let mut one_more = instance.admin_begins(&["events", "--follow"]);
         eventually("there is room", || {

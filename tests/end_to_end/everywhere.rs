@@ -74,7 +74,7 @@ fn every_command_that_the_help_names_is_carried_out() {
     ];
     let help = home.admin(&["--help"]).expect(0).out;
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    // What goes on in the next line is further in.
+    // A continuation in the next line is further in.
     let names = commands.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
     let mut names: Vec<&str> = names.map(|line| line.split(' ').next().unwrap()).collect();
     let mut tried = lines.map(|(line, ..)| line[0]);

@@ -278,7 +278,7 @@ fn all_that_a_program_has_started_is_gone_when_stop_returns() {
     assert_nothing_runs(&home);
 }
 
-/// Each is a session of its own, and the child of the one before: only the end of that makes it somebody else's.
+/// Each is a session of its own, and the child of the one before: its end alone makes it the child of another process.
 #[test]
 fn a_stop_reaches_leftovers_of_leftovers_without_waiting_for_the_deadline() {
     let home = Home::new();
@@ -658,7 +658,7 @@ fn ready_connect_waits_until_the_port_answers() {
     let line = ["python3", "-m", "http.server", &text, "--bind", "127.0.0.1", "--directory", files.to_str().unwrap()];
     let mut instance = home.exec(&["--grace", HUGE, "--ready", &ready], &line);
     instance.address = ([127, 0, 0, 1], port).into();
-    // At once: nobody has to try again.
+    // At once: no second try is needed.
     assert_eq!(instance.client().get("/small").status, 200);
     instance.admin(&["restart"]).expect(0);
     assert_eq!(instance.client().get("/small").status, 200);

@@ -1,4 +1,4 @@
-//! gunicorn under `supervisor exec`: a server that somebody else has written, and that takes a socket and says when it
+//! gunicorn under `supervisor exec`: a server that others have written, and that takes a socket and says when it
 //! is ready.
 //!
 //! The real one, from PyPI: `MASTERCONTROL_TEST_GUNICORN` is its path, else it is looked for in `PATH`.
@@ -16,7 +16,7 @@ pub fn gunicorn() -> Option<PathBuf> {
     let told = std::env::var_os("MASTERCONTROL_TEST_GUNICORN").map(PathBuf::from);
     let program = told.clone().unwrap_or_else(|| "gunicorn".into());
     let can = can_run(&[program.to_str().unwrap(), "--version"]);
-    // Whoever says where one is wants these tests to run.
+    // The variable says that these tests shall run.
     assert!(can || told.is_none(), "{} cannot be run", program.display());
     can.then_some(program)
 }

@@ -45,7 +45,7 @@ impl Health {
         (answer.status, String::from_utf8(answer.body).unwrap())
     }
 
-    /// The same, when it does not matter that nobody may be there, or no room.
+    /// The same, when it does not matter whether it is there or has room.
     fn try_get(self, path: &str) -> Option<(u16, String)> {
         let mut client = Client::try_connect(self.0).ok()?;
         std::io::Write::write_all(&mut client.0, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
@@ -170,7 +170,7 @@ fn during_a_drain_it_is_alive_and_not_ready_and_the_port_is_free_when_that_ends(
     let instance = health.start(&home, &["echo", "--grace", HUGE]);
     let mut client = instance.client();
     client.greet();
-    // Those who ask for nothing, or for half a thing, have to be nobody's concern.
+    // Clients that ask for nothing, or for half a thing, must not disturb the others.
     let mut half = health.client();
     half.send("GET /rea");
     let (silent, mut kept) = (health.client(), health.client());
@@ -218,7 +218,7 @@ fn during_a_restart_it_is_ready_all_the_time() {
         for _ in 0..5 {
             instance.admin(&["restart"]).expect(0);
             let so_far = asked.load(Ordering::Relaxed);
-            eventually("somebody asks", || asked.load(Ordering::Relaxed) > so_far || asking.is_finished());
+            eventually("a client asks", || asked.load(Ordering::Relaxed) > so_far || asking.is_finished());
         }
         done.store(true, Ordering::Relaxed);
     });
@@ -441,7 +441,7 @@ fn who_asks_a_master_control_that_hangs_hears_that_it_is_not_alive() {
     let instance = health.start(&home, &["echo"]);
     assert_eq!(health.get("/live").0, 200);
     let hanging = crate::process::Hanging::new(instance.pid);
-    // At the same time, since the process ends when nobody gets an answer for long.
+    // At the same time, since the process ends when there is no answer for long.
     let answers = thread::scope(|scope| {
         let asking = ["/live", "/ready", "/metrics"].map(|path| scope.spawn(move || health.try_get(path)));
         asking.map(|asking| asking.join().ok().flatten())

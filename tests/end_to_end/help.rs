@@ -6,7 +6,7 @@ const PROGRAMS: [(&str, &str); 2] = [("supervisor", SUPERVISOR), ("admin-cli", A
 
 fn run(home: &Home, program: &str, arguments: &[&str]) -> Ended {
     let mut command = home.program(program);
-    // Colours that somebody wants in pipes, too, are not what these tests are about.
+    // These tests are not about colours that are wanted in pipes, too.
     command.args(arguments).env_remove("CLICOLOR_FORCE");
     home.run(command)
 }
@@ -50,7 +50,7 @@ fn commands_of_other_programs_are_answered_with_ours() {
 fn a_time_is_taken_as_people_write_it_and_else_the_answer_says_how() {
     let home = Home::new();
     for time in ["5", "1.5", "90s", "2m", "1h", "500ms", "1m30s", "2d", "infinity"] {
-        // The time is taken, and then nobody is there.
+        // The time is understood, and then no supervisor is there.
         let name = home.name();
         run(&home, ADMIN_CLI, &["--name", name, "stop", "--grace", time, "--timeout", time]).expect(3);
     }

@@ -81,8 +81,8 @@ impl Lives {
     }
 
     /// One that runs a server with a descendant which has left it, and takes no crash amiss. What is written at each start
-    /// is more than fits into a pipe that nobody reads. With `proves`, a generation proves itself beside the old one, and is
-    /// checked while it serves.
+    /// is more than fits into a pipe that is not read. With `proves`, a generation proves itself beside the old one, and
+    /// is checked while it serves.
     fn start(&self, proves: bool) -> Instance {
         let options = ["--listen", &self.port, "--grace", HUGE, "--ready", "notify", "--restart", "always"];
         let proving =
@@ -143,7 +143,7 @@ impl Lives {
                     restart.end();
                 }
             }
-            // Whoever kills a supervisor while it kills what a guardian has left, kills both.
+            // A kill of a supervisor while it kills what a guardian has left kills both.
             eventually("one generation serves, and nothing is left of others", || {
                 let below = below(&self.home, &instance);
                 let number = |is_it: &dyn Fn(&str) -> bool| below.iter().filter(|(_, line)| is_it(line)).count();
@@ -351,7 +351,7 @@ fn a_guardian_does_not_stay_suspended() {
     let guardian = guardian(&home, &instance);
     for _ in 0..3 {
         kill(guardian, Signal::SIGSTOP).unwrap();
-        eventually("it goes on", || !is_stopped(guardian.as_raw().unsigned_abs()));
+        eventually("it is continued", || !is_stopped(guardian.as_raw().unsigned_abs()));
     }
     kill(guardian, Signal::SIGSTOP).unwrap();
     instance.admin(&["stop"]).expect(0).says("exited on SIGTERM");
@@ -369,7 +369,7 @@ fn a_guardian_does_not_stay_suspended_where_the_signal_of_that_was_blocked() {
     let instance = home.exec_by(command);
     let guardian = guardian(&home, &instance);
     kill(guardian, Signal::SIGSTOP).unwrap();
-    eventually("it goes on", || !is_stopped(guardian.as_raw().unsigned_abs()));
+    eventually("it is continued", || !is_stopped(guardian.as_raw().unsigned_abs()));
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
 }
@@ -463,7 +463,7 @@ fn what_a_supervisor_leaves_that_is_killed_together_with_its_guardians_is_remove
     instance.kill();
     let leftover = left();
     assert_eq!(leftover.len(), 1, "there is no leftover, so this test does not test anything");
-    // What the program had started is nobody's any more, and has the socket.
+    // A process that the program had started is an orphan now, and has the socket.
     for (pid, line) in lives.home.processes() {
         assert_eq!(line, "sleep 600");
         kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();

@@ -99,7 +99,7 @@ fn the_log_has_the_order_of_the_events_and_says_where_lines_are_missing() {
     let process = home.spawn(command);
     let admin = |request: &[&str]| home.admin(&[&["--name", home.name()], request].concat());
     eventually("it answers", || admin(&["ping"]).code == 0);
-    // More than there is room for while nobody reads.
+    // More than there is room for without a reader.
     for _ in 0..4000 {
         Client::connect(([127, 0, 0, 1], port).into()).greet();
     }

@@ -56,11 +56,11 @@ mod gunicorn; // The real one, from PyPI, if there is one: restarts under load, 
 #[cfg(target_os = "linux")]
 mod kills; // Random kill -9 and suspensions of programs, guardians and supervisors, and what is said of them.
 #[cfg(target_os = "linux")]
-mod log; // A log that nobody reads, or not fast enough.
+mod log; // A log that is not read, or not fast enough.
 #[cfg(target_os = "linux")]
 mod passed; // Sockets that a service manager passes, for programs too.
 #[cfg(target_os = "linux")]
-mod port; // Who holds a port, and the end of whoever it is.
+mod port; // The processes that hold a port, and their end.
 #[cfg(target_os = "linux")]
 mod process; // What proc(5) tells: threads, descriptors, wake-ups.
 #[cfg(target_os = "linux")]

@@ -186,7 +186,7 @@ fn signs_of_life_come_from_master_control_and_end_when_it_hangs() {
     let mut heard = 0;
     while manager.0.recv(&mut [0; 4096]).is_ok() {
         heard += 1;
-        assert!(heard < 1000, "it goes on");
+        assert!(heard < 1000, "it does not end");
     }
     manager.0.set_read_timeout(Some(LIMIT)).unwrap();
     hanging.end();
@@ -244,7 +244,7 @@ fn a_manager_that_is_gone_or_cannot_be_reached_is_said_once_and_stops_nothing() 
     }
 }
 
-/// Fills a manager's queue, however long it is, until nobody can send to it any more.
+/// Fills a manager's queue, however long it is, until no process can send to it any more.
 pub fn fill(manager: &Path) {
     loop {
         // One sender alone may have its own buffer full first.
@@ -422,7 +422,7 @@ fn systemd_socket_activate_starts_it_for_the_first_client_who_gets_an_answer() {
     command.args(["-l", &address.to_string(), SUPERVISOR, "echo", "--name", home.name()]).stderr(Stdio::piped());
     let process = home.spawn(command);
     process.err.wait_for("Listening on");
-    // It waits with the start until somebody comes, and becomes the supervisor then.
+    // It waits with the start until a client comes, and becomes the supervisor then.
     let mut client = Client::connect(address);
     client.greet();
     process.err.wait_for("socket passed by the service manager");

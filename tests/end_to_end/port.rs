@@ -1,4 +1,4 @@
-//! `admin-cli port` and `admin-cli free`: who holds a port, and the end of whoever it is.
+//! `admin-cli port` and `admin-cli free`: the processes that hold a port, and their end.
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -52,7 +52,7 @@ for _ in range(2):
         os.wait()
 "#;
 
-/// On TERM it closes its socket and goes on.
+/// On TERM it closes its socket and keeps running.
 const LEAVING: &str = r#"
 listener = listen()
 signal.signal(signal.SIGTERM, lambda *_: (listener.close(), print("closed", flush=True)))
@@ -60,7 +60,7 @@ ready()
 sys.stdin.read()
 "#;
 
-/// On a line on stdin it closes its socket and goes on.
+/// On a line on stdin it closes its socket and keeps running.
 const LEAVING_WHEN_TOLD: &str = r#"
 listener = listen()
 ready()

@@ -31,7 +31,7 @@ fn task(pid: u32, name: &str) -> nix::unistd::Pid {
     nix::unistd::Pid::from_raw(task.file_name().into_string().unwrap().parse().unwrap())
 }
 
-/// A master control that is stopped, as a debugger does, while all other threads go on: between two events, where it
+/// A master control that is stopped, as a debugger does, while all other threads run: between two events, where it
 /// holds nothing that others would wait for.
 pub struct Hanging(nix::unistd::Pid);
 
@@ -47,12 +47,12 @@ impl Hanging {
         Hanging(thread)
     }
 
-    /// Lets it go on.
+    /// Lets it continue.
     pub fn end(self) {
         ptrace::detach(self.0, None).unwrap();
     }
 
-    /// Waits until its process has ended it. Whoever traces a thread has to see its end, or the process stays.
+    /// Waits until its process has ended it. The tracer of a thread has to see its end, or the process stays.
     pub fn wait(self) {
         waitpid(self.0, Some(WaitPidFlag::__WALL)).unwrap();
     }

@@ -250,7 +250,7 @@ fn the_restart_script_replaces_one_that_runs_and_starts_one_that_does_not() {
     let home = Home::new();
     let listen = format!("127.0.0.1:{}", free_port());
     let name = home.name().to_owned();
-    // Its stdout and stderr stay with the supervisor, which outlives the script: nobody waits for their end.
+    // Its stdout and stderr stay with the supervisor, which outlives the script: their end is not awaited.
     let restart = |what: &str| {
         let mut command =
             shell(&home, &format!("examples/restart.sh {name} supervisor {what} --name {name} --listen {listen}"));

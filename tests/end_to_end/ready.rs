@@ -38,7 +38,7 @@ fn a_program_is_ready_as_soon_as_one_of_its_processes_listens() {
     let port = free_port();
     let instance = home.exec(&["--grace", HUGE], &["python3", "-c", &listens_late(port)]);
     be_fast(&instance);
-    // At once: nobody has to try again.
+    // At once: no second try is needed.
     Client::try_connect(([127, 0, 0, 1], port).into()).unwrap();
     assert_eq!(evidence(&instance), format!("it listens on 127.0.0.1:{port}"));
     instance.admin(&["status"]).expect(0).says(&format!("ready        it listens on 127.0.0.1:{port}"));

@@ -107,7 +107,7 @@ fn a_wrong_file_fails_the_restart_and_the_old_generation_serves_on_until_it_is_r
         assert!(answer["message"].as_str().unwrap().contains(part), "{what}: nothing about {part:?}: {answer}");
         let status = instance.status();
         assert_eq!((&status["generation"], &status["state"]), (&1.into(), &"serving".into()), "{what}");
-        eventually("it goes on serving", || load.answered() > answered);
+        eventually("it keeps serving", || load.answered() > answered);
     };
     for (text, part) in wrong {
         fs::write(&file, text).unwrap();
@@ -119,7 +119,7 @@ fn a_wrong_file_fails_the_restart_and_the_old_generation_serves_on_until_it_is_r
     fails("a directory", "server.json");
     fs::remove_dir(&file).unwrap();
     assert_eq!(served(&instance), "one");
-    // Nobody had to go and to come back.
+    // No client had to disconnect and come back.
     assert_eq!(instance.status()["connections"]["total"], 3);
 
     configure(&file, &json!({ "dir": "two", "grace": 600 }));

@@ -71,7 +71,7 @@ fn the_status_says_why_it_crashed_and_while_it_waits_until_when() {
     crash(&instance);
     eventually("it serves again", || {
         let status = instance.status();
-        // On a machine that is very busy nobody may see it wait.
+        // On a machine that is very busy its wait may not be seen.
         let waits = status["state"] == "waiting";
         assert_eq!(status["next_try_ms"].is_u64(), waits, "{status}");
         assert!(!waits || status["last_end"]["generation"] == 5, "{status}");

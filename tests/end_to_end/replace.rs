@@ -57,7 +57,7 @@ fn connected_clients_finish_with_the_old_build_and_new_ones_get_the_new_one() {
     install(&home, 1);
     let restart = instance.admin_begins(&["restart"]);
     idle.expect("SHUTDOWN\n");
-    // The old one goes on with those who are in the middle of something, and leaves the others to the new one.
+    // The old one keeps the clients that are in the middle of something, and leaves the others to the new one.
     for _ in 0..20 {
         assert_answers(&mut instance.client(), VERSIONS[1]);
     }
@@ -88,7 +88,7 @@ fn nobody_is_refused_or_reset_while_builds_replace_one_another() {
     let instance = start(&home);
     let (done, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     let wrong = |answer: &io::Result<String>| match answer {
-        // Whoever comes to the old one in its last moment is told to come again.
+        // A client that comes to the old one in its last moment is told to come again.
         Ok(answer) => answer != "SHUTDOWN\n" && !VERSIONS.iter().any(|it| *answer == format!("{it}: hello\n")),
         Err(_) => true,
     };

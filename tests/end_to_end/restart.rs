@@ -359,7 +359,7 @@ fn a_stop_during_a_restart_ends_both_generations_and_whoever_waits_for_the_resta
     let answer = restart.end().expect(1).json();
     assert_eq!(answer["result"], "error", "{answer}");
     assert!(answer["message"].as_str().unwrap().contains("stop"), "{answer}");
-    // That one has perhaps come when nobody was there any more.
+    // That one may have come when the last server had ended.
     let waiting = waiting.end();
     assert!([1, 3].contains(&waiting.code), "{waiting}");
     assert_eq!(instance.wait(), 0);
@@ -375,7 +375,7 @@ fn a_stop_during_a_restart_has_the_grace_period_of_the_stop() {
     let restart = restart_begins(&instance, &[], 1);
     let mut new = instance.client();
     new.greet();
-    // Nobody leaves, neither here nor there.
+    // No client disconnects, neither here nor there.
     let stop = instance.admin(&["stop", "--grace", "0.3", "--json"]).expect(5);
     assert_eq!(stop.json()["report"]["forced"], 2, "{stop}");
     restart.end().expect(1).says("stop");
@@ -391,7 +391,7 @@ fn twenty_restarts_and_five_stops_at_the_same_time_all_get_true_answers() {
     let instance = echo(&home);
     let mut clients: Vec<Client> = (0..5).map(|_| instance.client()).collect();
     clients.iter_mut().for_each(|client| client.greet());
-    // Who is told leaves, so that nobody is held up.
+    // Clients that are notified disconnect, so that nothing is held up.
     let leaving = std::thread::spawn(move || clients.iter_mut().for_each(|client| client.assert_told()));
     let (mut restarts, mut stops) = (Vec::new(), Vec::new());
     for number in 0..25 {

@@ -1,4 +1,4 @@
-//! Whatever happens to the admin socket, and whoever comes there: the server goes on serving, and can be stopped.
+//! Whatever happens to the admin socket, and whatever clients do there: the server keeps serving, and can be stopped.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -31,7 +31,7 @@ fn a_master_control_that_hangs_ends_the_process_with_an_exit_code_of_its_own() {
     let mut client = instance.client();
     client.greet();
     let hanging = Hanging::new(instance.pid);
-    // The server knows nothing of this, and nobody can command it.
+    // The server knows nothing of this, and cannot be commanded.
     client.greet();
     instance.admin(&["ping"]).expect(6);
     hanging.wait();

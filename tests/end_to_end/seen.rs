@@ -55,7 +55,7 @@ fn listed(instance: &Instance) -> Value {
     instance.admin(&["connections", "--json"]).expect(0).json()["program_connections"].clone()
 }
 
-/// The same program, and somebody to whom it is connected.
+/// The same program, and a peer to which it is connected.
 fn start(home: &Home, passes: bool) -> (Instance, TcpListener) {
     let database = TcpListener::bind("127.0.0.1:0").unwrap();
     let (script, port) = (file(home, "server.py", KEEPS_THREE), free_port().to_string());

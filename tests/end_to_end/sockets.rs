@@ -217,7 +217,7 @@ fn what_a_killed_supervisor_has_left_is_replaced() {
 fn a_path_that_another_supervisor_has_is_refused_and_that_one_goes_on() {
     let home = Home::new();
     let instance = server(&home, &["--name", "other"]);
-    // Also when somebody has deleted it: then it is nobody else's either.
+    // Also when it was deleted: then no other process has it either.
     for deleted in [false, true] {
         if deleted {
             fs::remove_file(path(&home)).unwrap();
@@ -339,12 +339,12 @@ listener.listen()
 while True:
     client, _ = listener.accept()
     try: client.sendall(b'hello\\n')
-    except BrokenPipeError: pass # Whoever only looked.",
+    except BrokenPipeError: pass # That was only a look.",
         path.display()
     );
     let ready = format!("connect={}", path.display());
     let instance = home.exec(&["--grace", HUGE, "--ready", &ready], &["python3", "-c", &script]);
-    // At once: nobody has to try again.
+    // At once: no second try is needed.
     let mut hello = [0; 6];
     connect(&path).unwrap().read_exact(&mut hello).unwrap();
     assert!(instance.status().get("addresses").is_none());

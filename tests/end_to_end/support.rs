@@ -49,7 +49,7 @@ pub fn announced(line: &str) -> Option<SocketAddr> {
     place.trim_start_matches("http://").trim_end_matches('/').parse().ok()
 }
 
-/// A port that nobody else takes meanwhile: below those that the system gives to clients, and each only once.
+/// A port that no other process takes meanwhile: below those that the system gives to clients, and each only once.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     static SHARE: LazyLock<(u16, fs::File)> = LazyLock::new(share_of_the_ports);
@@ -438,7 +438,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn kill_all(children: &Children) {
     for child in lock(children).iter() {
         let mut child = lock(child);
-        // One that has been waited for is not killed: its number may be somebody else's by now.
+        // One that has been waited for is not killed: another process may have its number by now.
         let _ = child.kill();
         let _ = child.wait();
     }
@@ -529,7 +529,7 @@ impl Text {
     pub fn whole(&self) -> String {
         let written = self.0.0.lock().unwrap();
         let (written, _) = self.0.1.wait_timeout_while(written, LIMIT, |written| !written.ended).unwrap();
-        assert!(written.ended, "somebody keeps the output open:\n{}\n{}", written.text, what_hangs());
+        assert!(written.ended, "a process keeps the output open:\n{}\n{}", written.text, what_hangs());
         written.text.clone()
     }
 }
@@ -605,7 +605,7 @@ impl Process {
     /// Returns false if it has ended already.
     #[cfg(unix)]
     pub fn try_signal(&self, signal: nix::sys::signal::Signal) -> bool {
-        // The lock keeps the number from becoming somebody else's.
+        // The lock keeps the number from becoming that of another test.
         let mut child = lock(&self.child);
         let runs = child.try_wait().unwrap().is_none();
         if runs {

@@ -87,7 +87,7 @@ while True: signal.pause()";
     }
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
-    // The guardian passes them on, and nobody else got one.
+    // The guardian passes them on, and no other process got one.
     assert_eq!(instance.out.whole().matches("got").count(), signals.len());
     assert_leaves_nothing(&home);
 }

@@ -187,8 +187,8 @@ fn client_that_never_reads(trigger: Trigger) {
     stage.ends(admin.as_ref(), 5, "1 forced");
 }
 
-/// Who is connected when the stop begins is told, also if nobody has accepted it yet. Who comes later is told, too, or
-/// finds nobody listening.
+/// A client that is connected when the stop begins is notified, also if it is not accepted yet. A later one is
+/// notified, too, or refused.
 fn clients_that_connect_in_that_instant(trigger: Trigger) {
     let stage = Stage::set(trigger, &["echo", "--grace", HUGE]);
     let address = stage.instance.address;
@@ -215,7 +215,7 @@ fn clients_that_connect_in_that_instant(trigger: Trigger) {
     for mut client in late {
         match client.try_rest() {
             Ok(rest) => assert_eq!(rest, "SHUTDOWN\n"),
-            // It came when nobody looked into the queue any more.
+            // It came after the last look into the queue.
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
         }
         let _ = client.0.flush();

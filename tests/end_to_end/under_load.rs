@@ -97,13 +97,13 @@ fn restarts_of_our_own_server_as_a_program_lose_no_request_of_one_request_connec
     let (_, said) = restart_under_load(&instance, Mode::OnePerConnection);
     let report = hesitating.end();
     assert_eq!(report.lost(), 0, "{report}\n{}", instance.err.so_far());
-    // It closed nobody by force.
+    // It closed no connection by force.
     assert!(said.iter().all(|said| said["report"]["program"] == "it exited with code 0"), "{said:?}");
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
 }
 
-/// Sends one message to an echo server. Whoever gets through is answered: with the message, or with the notice.
+/// Sends one message to an echo server. A client that gets through is answered: with the message, or with the notice.
 fn one_message(address: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(LIMIT))?;

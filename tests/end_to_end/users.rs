@@ -89,7 +89,7 @@ fn another_user_does_not_get_to_the_socket() {
 fn another_user_who_gets_to_the_socket_is_refused_and_logged() {
     let Some(lobby) = Lobby::open() else { return };
     let instance = lobby.home.start(&["echo", "--grace", HUGE]);
-    // Somebody has opened the doors.
+    // The directory has been opened to others.
     fs::set_permissions(lobby.home.sockets(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(lobby.home.socket(), fs::Permissions::from_mode(0o666)).unwrap();
     for command in ["ping", "stop"] {

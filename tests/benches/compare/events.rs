@@ -64,7 +64,7 @@ fn compare(what: &str, files: &Path, options: &[&str]) {
         least.unwrap(),
         most.unwrap()
     );
-    assert!(heard.iter().all(|it| it.entries + it.missed == it.last), "somebody misses events and is not told so");
+    assert!(heard.iter().all(|it| it.entries + it.missed == it.last), "a follower misses events without notice");
 }
 
 fn rate(running: &Running) -> f64 {

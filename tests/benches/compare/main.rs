@@ -10,7 +10,7 @@
 //! `apt-get install haproxy lighttpd nginx-light runit wrk`. Each figure is the median of five rounds, in which all have their
 //! turns, unless it is said to be another one; behind a ratio are the smallest and the largest one in a round.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and may end with a panic")]
-#![allow(clippy::disallowed_methods, reason = "whoever measures chooses the state that servers start from")]
+#![allow(clippy::disallowed_methods, reason = "a measurement chooses the state that servers start from")]
 
 #[cfg(unix)]
 mod clients;

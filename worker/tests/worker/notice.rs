@@ -195,7 +195,7 @@ fn the_notice_survives_input_that_a_busy_connection_has_not_read() {
     server.wait_for_message(1);
     server.stop(HUGE);
     drop(open);
-    // Its sender goes on until all is sent, and only then the client reads.
+    // Its sender continues until all is sent, and only then the client reads.
     more.join().unwrap();
     client.expect_last(".SHUTDOWN\n");
     drop(client);

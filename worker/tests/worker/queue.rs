@@ -108,7 +108,7 @@ fn without_a_notice_a_message_that_waits_in_the_accept_queue_is_served() {
 /// takes for connected what no server will ever hear of.
 const CLIENTS: usize = 120;
 
-/// Nobody can promise more: between the last look into the queue and the close of the listener, the system completes
+/// No more can be promised: between the last look into the queue and the close of the listener, the system completes
 /// connections of which a process never hears. So the fate of each is counted, and what was connected before the stop
 /// has no other than being told.
 #[test]
@@ -170,7 +170,7 @@ fn clients_that_keep_coming_do_not_hold_up_the_stop() {
     idle.expect_last("SHUTDOWN\n");
     drop(idle);
     assert_eq!(server.join().forced.len(), 0);
-    // As many as a queue can hold, and no more. (Without a limit it would go on until the system has no port left.)
+    // As many as a queue can hold, and no more. (Without a limit it would continue until the system has no port left.)
     let later = stopper.counts().refused - before;
     assert!(later < 5_000, "{later} clients were taken after the stop had begun");
 }

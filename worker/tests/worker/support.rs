@@ -257,7 +257,7 @@ impl<F: Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static> Handler f
     }
 }
 
-/// Answers each byte with `first` or with `last`, as long as the server goes on and when it does not. No notice.
+/// Answers each byte with `first` or with `last`, as long as the server serves and when it stops. No notice.
 pub fn answering(first: u8, last: u8) -> impl Handler {
     Serve(move |client: &mut Connection| {
         while client.next_message() {
