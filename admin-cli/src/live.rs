@@ -30,7 +30,7 @@ impl LiveLine {
         LiveLine { terminal: io::stderr().is_terminal(), most: Cell::default() }
     }
 
-    /// Whether anybody sees it.
+    /// Whether it is on a terminal.
     pub(crate) fn is_shown(&self) -> bool {
         self.terminal
     }

@@ -1,4 +1,4 @@
-//! What is said when the server is ready, to the operator and to the caller of `start`.
+//! What the operator and the caller of `start` get when the server is ready.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use crate::journal::Journal;
 use crate::listen::{self, Address};
 use crate::log::Level;
 
-/// What is said when the server is ready, to the operator and to the caller of `start`.
+/// What the operator and the caller of `start` get when the server is ready.
 #[derive(Debug)]
 pub(crate) struct Announcement {
     pub(crate) log: Journal,

@@ -162,7 +162,7 @@ fn configure<S>(supervisor: Supervisor<S>, config: &Config, journal: &Journal, t
 /// Waits until a supervisor has ended, if it could be started. Returns the exit code.
 fn wait<L>(started: Result<Handle<L>, mastercontrol::Error>, config: &Config, journal: &Journal) -> i32 {
     let ended = match started {
-        // What goes wrong later is logged by master control.
+        // Later failures are logged by master control.
         Ok(handle) => handle.wait(),
         Err(error) => {
             journal.line(Level::Error, "not_started", &error, []);

@@ -1,9 +1,9 @@
 //! A server that is a child process: any program.
 //!
-//! What is the same everywhere is here: what to run (`program.rs`), how a program is built (`builder.rs`), what it takes
+//! This part is the same everywhere: what to run (`program.rs`), how a program is built (`builder.rs`), what it takes
 //! to be ready (`started.rs`, `ready.rs`, `evidence.rs`, `family_sockets.rs`), and what master control hears of it
 //! (`process.rs`). On Unix a `guardian` stands between the supervisor and a program; `windows.rs` has the same for
-//! Windows: how it is started, asked to end and killed, and how one knows that nothing of it is left.
+//! Windows: how it is started, asked to end and killed, and how it is known that nothing of it is left.
 
 mod builder;
 mod check;

@@ -49,7 +49,7 @@ pub(crate) enum Event {
     Tick,
 }
 
-/// What everybody has who tells master control something.
+/// Sends events to master control.
 #[derive(Debug, Clone)]
 pub(crate) struct EventSender {
     events: Sender<Event>,

@@ -36,8 +36,8 @@ pub(crate) const MAX_FOLLOWERS: usize = 100;
 /// How much a reader takes at once, in bytes, if there is so much.
 const PART: usize = 64 * 1024;
 
-/// What happens within this time after a follower was told something is told together. To tell each of many followers
-/// of each of many events by itself would take all the processors' time.
+/// Events within this time after a follower got some are sent together. To send each event by itself to each of many
+/// followers would take all the time of the processors.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// How much of a message is left, in characters, if its entry is longer than a line of the protocol.
@@ -154,7 +154,7 @@ impl Journal {
     }
 
     /// Writes down an event with its name, a message for people, and fields for programs, which have other names than
-    /// those that each [entry](Entry) has. What it does not [tell](Journal::tells) is no event.
+    /// those that each [entry](Entry) has. A line that it does not [tell](Journal::tells) is no event.
     ///
     /// This never waits for the reader of the log, or for a disk. If that is too slow, or the line cannot be written, it
     /// is lost for the log. How many were lost is an entry of its own, as soon as there is room again.

@@ -1058,7 +1058,7 @@ mod tests {
         assert_eq!(serde_json::to_vec(&response).unwrap(), line);
     }
 
-    /// What is understood is written as it was meant, and each other line has an answer that fits into one.
+    /// A line that is understood is written as it was meant, and each other line has an answer that fits into one.
     fn is_understood_or_refused(line: &[u8]) -> Result<(), TestCaseError> {
         let mut written = Vec::new();
         match parse_request(line) {

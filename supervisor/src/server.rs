@@ -61,8 +61,8 @@ pub(crate) trait Builder: fmt::Debug + Send {
     fn set_in_rotation(&self, _in_rotation: bool) {}
 
     /// No generation is built any more, and the listening socket is closed: by the generation that serves, if that has
-    /// been told to stop and has to notify the clients in the accept queue first. What is under way is handed over as it
-    /// is, if it has to be waited for: it has to be stopped.
+    /// been told to stop and has to notify the clients in the accept queue first. A build under way is handed over
+    /// as it is, if it has to be waited for: it has to be stopped.
     fn close(&mut self);
 }
 

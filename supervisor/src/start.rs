@@ -352,7 +352,7 @@ fn run(
     // Those who follow have heard of the whole stop.
     drop(ending);
     end.adopt(received);
-    // None of its clients waits for an answer any more, and its port is free before anybody hears of the end.
+    // None of its clients waits for an answer any more, and its port is free before the end is reported.
     drop(health);
     end.answer();
     if let Some(last_answers) = last_answers {

@@ -292,10 +292,10 @@ impl fmt::Display for ToGo {
     }
 }
 
-/// As good as for ever: a century. What is not longer than this is counted.
+/// As good as for ever: a century. Shorter times are counted.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// What is for ever is called by systemd.
+/// The name that systemd has for a time without an end.
 const INFINITY: &str = "infinity";
 
 /// A duration for people: milliseconds below one second, else seconds rounded to tenths.

@@ -116,7 +116,7 @@ fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, pe
     course::begin(port, &entry, held);
 }
 
-/// Closes the listener for a generation that stops, if that serves there. What waits in the queue is accepted and
+/// Closes the listener for a generation that stops, if that serves there. Clients in the queue are accepted and
 /// notified, if no other process accepts there.
 pub(crate) fn close(port: &Arc<Shared>, generation: &Arc<Generation>) {
     let Some(GivenUp { listener, accepted }) = port.begin_to_close(Some(generation)) else { return };

@@ -37,7 +37,7 @@ pub struct Connection {
     port: Arc<Shared>,
     entry: Arc<Entry>,
     pub(crate) held: Held,
-    /// What was received and not consumed yet is `buffer[start..end]`.
+    /// The bytes that were received and not consumed yet are `buffer[start..end]`.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -48,7 +48,7 @@ pub struct Connection {
     served: u32,
     /// Whether the socket may have something that no further event announces.
     unsure: bool,
-    /// Whether the client has closed its side, as far as is known. What it has sent before is still to be read.
+    /// Whether the client has closed its side, as far as is known. Bytes that it has sent before are still to be read.
     pub(crate) closing: bool,
     pub(crate) course: Course,
 }

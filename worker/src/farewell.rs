@@ -1,4 +1,4 @@
-//! What a connection still has to do before it is closed: its last bytes, and then to wait until the client closes, too.
+//! The end of a connection, before it is closed: its last bytes, and then to wait until the client closes, too.
 //!
 //! A socket that is closed with unread input is reset, and a reset can destroy what the client has not read yet. So the
 //! connection is half-closed after its last bytes, and what the client still sends is read and thrown away. A notice, a

@@ -360,7 +360,7 @@ impl Children {
         let end = deadline_after(Instant::now(), limit);
         let shell = Program {
             program: "sh".into(),
-            // What it writes to stdout is of no use to anybody.
+            // Its output on stdout has no reader.
             args: vec!["-c".into(), format!("exec > /dev/null\n{command}").into()],
             ready: Ready::After(limit),
             check: None,

@@ -80,8 +80,8 @@ impl Network {
                     (ConnectionState::Waiting, None)
                 }
                 (_, None) => return None,
-                // A connection that the program has made has a port of those that are for clients. What it has accepted has
-                // the port on which it listens, or did before it was asked to end.
+                // A connection that the program has made has a port of those that are for clients. One that it has
+                // accepted has the port on which it listens, or did before it was asked to end.
                 (_, Some(_)) if !ports.contains(&port) && of_clients.contains(&port) => return None,
                 (TcpState::Established, pid) => (ConnectionState::Established, pid),
                 (TcpState::CloseWait, pid) => (ConnectionState::CloseWait, pid),

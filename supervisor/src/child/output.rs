@@ -70,7 +70,7 @@ impl Output {
         tail.lines()
     }
 
-    /// Its last lines so far. What is on its way is not waited for.
+    /// Its last lines so far. Output on its way is not waited for.
     pub(super) fn lines_so_far(&self) -> Vec<String> {
         lock(&self.kept.tail).lines()
     }

@@ -101,7 +101,7 @@ impl Connections {
         self.changed.notify_all();
     }
 
-    /// The program is to end. What one that has ended by itself leaves behind is killed without that, and sooner.
+    /// The program is to end. Without this, processes that it left behind by an end of its own are killed, and sooner.
     fn ask(&self, kill_at: Instant) {
         if !self.running.is_over() {
             self.running.stop_by(kill_at);

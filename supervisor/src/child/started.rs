@@ -252,7 +252,7 @@ impl Started {
             self.steps.recv_timeout(until.saturating_duration_since(Instant::now())),
             Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout)
         ) {}
-        // What cannot be started has written nothing of its own.
+        // A program that cannot be started has written nothing of its own.
         if why.is::<CannotStart>() {
             return why;
         }

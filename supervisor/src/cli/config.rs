@@ -71,7 +71,7 @@ pub struct OwnServer {
 /// What a server of our own does for its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandlerKind {
-    /// What comes is sent back.
+    /// Each message is sent back.
     Echo,
     /// One command a line is answered.
     Command,
@@ -250,7 +250,7 @@ impl Server {
                     | (Some(relay), [], [ProgramSocket { address: Address::Tcp(address), .. }]) => {
                         Front::Relay(*address, relaying.options(relay))
                     }
-                    // What else there is with a relay has been refused.
+                    // Other options beside a relay have been refused.
                     (_, _, _) => Front::Sockets(listen),
                 };
                 (Server::Exec { program: Box::new(program), front }, options)
@@ -408,7 +408,7 @@ impl Config {
         }
     }
 
-    /// What stays as it is until the process ends.
+    /// The settings that stay as they are until the process ends.
     fn fixed(&self) -> Vec<(&'static str, String)> {
         let socket = match &self.socket {
             Some(path) => format!("{path:?}"),
@@ -555,7 +555,7 @@ fn check_spread(spread: Duration, grace: Duration, server: &Server) -> Result<()
     Ok(())
 }
 
-/// What cannot go together in what a program is given.
+/// The options of a program that exclude each other.
 fn check_addresses(
     listen: &[ProgramSocket],
     passed: &[Address],

@@ -82,7 +82,7 @@ fn write_pages(dir: &Path, program: Command) -> io::Result<()> {
     program.build();
     let source = format!("{} {}", program.get_name(), version());
     for command in program.get_subcommands().filter(|command| !command.is_hide_set()).chain([&program]) {
-        // What stands behind the options becomes sections of its own, as it is for the pages of other programs.
+        // The text behind the options becomes sections of its own, as in the pages of other programs.
         let man = Man::new(command.clone().after_help(Resettable::Reset)).source(&source);
         let mut page = Vec::new();
         man.render(&mut page)?;

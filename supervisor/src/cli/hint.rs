@@ -1,4 +1,4 @@
-//! What is said about a command that does not exist, but that other programs of this kind have.
+//! The answer to a command that does not exist, but that other programs of this kind have.
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};

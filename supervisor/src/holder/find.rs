@@ -71,7 +71,7 @@ pub(crate) fn holder_of(address: &Address) -> Option<String> {
 /// end.
 #[cfg(target_os = "linux")]
 pub(crate) fn time_to_end(address: &Address) -> Duration {
-    // What a supervisor that was killed has started is killed in its turn. On a busy machine that takes a while.
+    // After a supervisor is killed, its program is killed in its turn. On a busy machine that takes a while.
     const ENDING: Duration = Duration::from_secs(5);
     let own = User(nix::unistd::geteuid().as_raw());
     let time = |(process, user): (Option<Process>, Option<User>)| match process {
@@ -137,15 +137,15 @@ pub(crate) fn holder_of(_address: &Address) -> Option<String> {
     None
 }
 
-/// What a supervisor that was killed has started is killed in its turn; on Windows it ends together with it.
+/// After a supervisor is killed, its program is killed in its turn. On Windows it ends together with it.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn time_to_end(_address: &Address) -> Duration {
     if cfg!(unix) { Duration::from_secs(1) } else { Duration::ZERO }
 }
 
 impl Process {
-    /// Who would have to end for it to stay away: itself, or a supervisor whose program it is or was started by, or the
-    /// supervisor of that one; the outermost last.
+    /// The processes that would have to end for it to stay away: itself, or a supervisor whose program it is or was
+    /// started by, or the supervisor of that one; the outermost last.
     pub fn keepers(&self) -> Vec<u32> {
         #[cfg(target_os = "linux")]
         return std::iter::once(self.pid).chain(linux::supervisors_of(self.pid)).collect();
@@ -222,7 +222,7 @@ mod linux {
         Ok(Process { pid: process.pid().unsigned_abs(), name, command, user: User(status.euid) })
     }
 
-    /// A program calls itself what it likes, and shall not write to anybody's terminal by that.
+    /// A program calls itself what it likes, and shall not write to a terminal by that.
     fn printable(text: &str) -> String {
         text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
     }

@@ -1,5 +1,5 @@
-//! What the service control manager of Windows is told of a service: a state, and while one is under way how long that
-//! may take. The system's own half is in `windows_service.rs`.
+//! The reports of a service to the service control manager of Windows: a state, and while one is under way how long
+//! that may take. The system's own half is in `windows_service.rs`.
 
 use std::fmt;
 use std::io;

@@ -1,8 +1,8 @@
-//! What a service manager such as systemd is told.
+//! The reports to a service manager such as systemd.
 //!
 //! It says by environment variables what it wants to hear: sd_notify(3) and sd_watchdog_enabled(3) are the specification.
-//! What it is told is one datagram each time; one that cannot be sent, or not without waiting, is tried again when
-//! something happens, and holds up nothing.
+//! Each report is one datagram. A datagram that cannot be sent, or not without waiting, is tried again when something
+//! happens, and holds up nothing.
 
 #[cfg(test)]
 mod tests;
@@ -30,7 +30,7 @@ pub const VARIABLES: [&str; 8] = [
     "WATCHDOG_USEC",
 ];
 
-/// The shortest time between two signs of life. Who asks for more is up to no good.
+/// The shortest time between two signs of life. A manager that asks for more is up to no good.
 const SHORTEST_BEAT: Duration = Duration::from_millis(1);
 
 /// The longest status, in characters. Systemd ignores whole messages that are longer than 4096 bytes.
@@ -84,7 +84,8 @@ impl Notify {
         self.errands.push_back(errand);
     }
 
-    /// Asks all that has not been asked yet. What cannot be asked is asked again with what it is told next.
+    /// Sends the requests that have not been sent yet. A request that cannot be sent is sent again with the next
+    /// report.
     pub(super) fn ask(&mut self) -> io::Result<()> {
         while let Some(errand) = self.errands.front() {
             (self.line)(&errand.message(), errand.listener())?;
@@ -107,7 +108,7 @@ impl Notify {
         (self.line)("WATCHDOG=1", None)
     }
 
-    /// Says what has changed. What cannot be said is said again with the next change.
+    /// Reports the changes. A report that cannot be sent is sent again with the next change.
     pub(super) fn tell(&mut self, mut view: View, now: Instant) -> io::Result<()> {
         let line = |letter: char| if letter.is_control() { ' ' } else { letter };
         view.status = view.status.chars().take(LONGEST_STATUS).map(line).collect();
@@ -133,7 +134,7 @@ impl Notify {
             let left = deadline.saturating_duration_since(now).saturating_add(MARGIN);
             news.push(format!("EXTEND_TIMEOUT_USEC={}", left.as_micros()));
         }
-        // What was under way is over before a restart begins.
+        // Anything else under way is over before a restart begins.
         let is_next =
             matches!((phase, view.phase), (Some(Phase::Starting | Phase::Restarting { .. }), Phase::Restarting { .. }));
         let over = if is_next && phase != Some(view.phase) { (self.line)("READY=1", None) } else { Ok(()) };

@@ -1,4 +1,4 @@
-//! What a service manager is to know of master control.
+//! The part of master control's state that a service manager gets.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::watchdog::OVERRUN;
 /// How much longer than until a deadline the service manager is asked to wait: the overrun, and time to tidy up.
 pub(crate) const MARGIN: Duration = OVERRUN.saturating_add(Duration::from_secs(4));
 
-/// What the service manager is to know.
+/// What the service manager gets to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct View {
     pub(crate) phase: Phase,

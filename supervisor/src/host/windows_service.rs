@@ -1,5 +1,5 @@
 //! A supervisor as a service of Windows: installed, uninstalled, and run by the service control manager, which is one
-//! more trigger. What that is told meanwhile is in `reports.rs`.
+//! more trigger. The reports to that are in `reports.rs`.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -255,7 +255,7 @@ pub struct Service {
 /// A program that is a service, and returns its exit code.
 type Program = Box<dyn FnOnce(Service) -> i32 + Send>;
 
-/// What the service manager calls has no other way to it.
+/// The function that the service manager calls has no other way to it.
 static PROGRAM: Mutex<Option<Program>> = Mutex::new(None);
 
 /// Runs a program, once in a process, as the service that the service manager has started this process for. Returns the
@@ -331,7 +331,7 @@ impl Service {
             other => other.map_err(io::Error::other),
         };
         let reports = reports.get_or_init(|| Reports::new(Box::new(say))).clone();
-        let _ = reports.begin(); // What cannot be said now is said by the next report.
+        let _ = reports.begin(); // The next report makes up for one that fails.
         Ok(Service { name, reports, events })
     }
 

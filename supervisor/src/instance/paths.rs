@@ -112,7 +112,7 @@ impl InstancePaths {
     #[cfg(unix)]
     pub(crate) fn remove_leftovers(&self) -> io::Result<()> {
         if let Ok(target) = fs::read_link(self.entrance()) {
-            // What it leads to may be of others by now.
+            // It may lead to a file of others by now.
             let _ = remove_leftover_socket(&target);
             fs::remove_file(self.entrance())?;
         }

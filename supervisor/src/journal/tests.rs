@@ -86,7 +86,7 @@ fn who_asks_for_nothing_special_gets_the_last_thousand() {
     assert_eq!(all(journal.read(None)), (0, vec![1, 2, 3]));
     say(&journal, 1000);
     assert_eq!(all(journal.read(None)), (0, (4..=1003).collect()));
-    // What is kept for those who follow is no matter of course for others.
+    // Entries that are kept for followers are not kept for others.
     let _follower = journal.follow(None);
     say(&journal, 1);
     assert_eq!(all(journal.read(None)), (0, (5..=1004).collect()));
@@ -183,7 +183,7 @@ fn a_follower_hears_all_up_to_the_end_while_many_speak_and_others_come_and_go() 
             assert_eq!((last, heard, missed), (SPEAKERS * EACH, SPEAKERS * EACH, 0));
         }
     });
-    // What was kept for them is forgotten.
+    // The entries that were kept for them are forgotten.
     assert_eq!(lock(&journal.shared.kept).lines.len(), KEPT);
 }
 

@@ -50,7 +50,7 @@ pub struct ProgramSocket {
     pub mode: u32,
 }
 
-/// The mode of a Unix socket, unless told otherwise: everybody may connect, as to a port. Those who may not are kept out
+/// The mode of a Unix socket by default: every user may connect, as to a port. Those who may not are kept out
 /// by its directory.
 #[cfg(unix)]
 pub const DEFAULT_MODE: u32 = 0o666;

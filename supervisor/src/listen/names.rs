@@ -19,7 +19,7 @@ pub(crate) fn names(bound: &[Bound]) -> Vec<String> {
     let is_shared = |name: &str| all.iter().filter(|other| *other == name).count() > 1;
     let name = |(bound, short): (&Bound, &String)| {
         let name = if bound.name.is_none() && is_shared(short) { bound.address.to_string() } else { short.clone() };
-        // What no name may have is replaced.
+        // Characters that no name may have are replaced.
         name.replace(|letter| !matches!(letter, ' '..='~') || letter == ':', "_")
     };
     bound.iter().zip(&all).map(name).collect()

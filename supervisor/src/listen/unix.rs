@@ -133,7 +133,7 @@ fn bind_unix(path: &Path, mode: Mode) -> io::Result<(UnixListener, SocketFile)> 
     Ok((listener, file))
 }
 
-/// Between two supervisors this decides whose the path is: to look whether anybody listens there, and then to remove
+/// Between two supervisors this decides whose the path is: to look whether a process listens there, and then to remove
 /// what is left, would be two steps. (Other servers have locks with other names.)
 fn claim(path: &Path) -> io::Result<InstanceLock> {
     let mut lock = path.as_os_str().to_owned();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_may_connect_unless_the_mode_says_otherwise() {
+    fn every_user_may_connect_unless_the_mode_says_otherwise() {
         let directory = Directory::new("mode");
         let mode = || fs::metadata(directory.path()).unwrap().permissions().mode() & 0o7777;
         let bound = directory.bind().unwrap();

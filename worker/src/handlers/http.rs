@@ -332,7 +332,7 @@ fn answer_with_file(
     };
     header.file(version, media_type);
     match content {
-        // What is in memory has a length that fits.
+        // A length in memory fits.
         Content::Memory(bytes) => Ok(Answer::with_body(header, &bytes[start as usize..][..count as usize])),
         Content::File(file) => Answer::with_file(header, file, start, count).map_err(|_| Status::InternalServerError),
     }

@@ -119,7 +119,7 @@ mod linux {
                     kills += usize::from(counts);
                     processes::tell(leftover, Signal::KILL);
                 }
-                // What a process that ends leaves behind comes here a moment later, and is found in the next round. The
+                // The children of a process that ends come here a moment later, and are found in the next round. The
                 // program is the last of those that cannot be known by now.
                 if leftovers.is_empty() && killed.is_empty() && !program.is_some_and(is_there) {
                     return kills;

@@ -231,7 +231,7 @@ impl Guardian {
                 Reaped::NoChild => break self.is_group_gone(),
             }
         };
-        // What one has left behind that has ended is ours now. It may not have heard of a stop, if it is in another
+        // The children of one that has ended are ours now. They may not have heard of a stop, if they are in another
         // group.
         if reaped && !gone && self.program.ended && !self.killing {
             self.ask_leftovers();
@@ -289,7 +289,7 @@ impl Guardian {
         let later = signals.later.iter().map(|&(later, before)| (signal(later), before)).collect();
         self.asked = Some(Asked { to: signals.to, signal: signal(signals.first), later });
         if self.program.ended {
-            // What it left behind has its time already.
+            // The processes that it left behind have their time already.
             self.deadline = self.deadline.into_iter().chain(by(Instant::now())).min();
             return;
         }
@@ -478,7 +478,7 @@ fn ask_group(group: Pid, signal: Signal) {
 /// until then, so this does not wait.
 fn refusal(mut launcher: UnixStream) -> Option<Report> {
     let mut said = String::new();
-    // What cannot be read is not there.
+    // A line that cannot be read counts as none.
     let _ = launcher.read_to_string(&mut said);
     let (code, message) = said.trim_end().split_once(' ')?;
     Some(Report::CannotStart { code: code.parse().ok()?, message: message.into() })
@@ -494,7 +494,7 @@ pub(super) fn outlive_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// What is left of the program's family becomes ours, whatever group or session it has gone to.
+/// The orphans of the program's family become our children, whatever group or session they are in.
 #[cfg(target_os = "linux")]
 pub(super) fn adopt_orphans() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)

@@ -189,7 +189,7 @@ impl Word {
             b"WATCHDOG=trigger" => Some(Word::Beat(Beat::Fails)),
             line => {
                 let status = String::from_utf8_lossy(line.strip_prefix(b"STATUS=")?);
-                // It shall not write to anybody's terminal by that.
+                // It shall not write to a terminal by that.
                 Some(Word::Status(status.chars().filter(|letter| !letter.is_control()).collect()))
             }
         }

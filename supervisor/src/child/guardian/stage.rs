@@ -20,7 +20,7 @@ pub(super) const LAUNCH: &str = "@launch";
 pub(super) const MARK: &str = "MASTERCONTROL_GENERATION";
 
 /// The variable that has those of the program, as JSON. The stages themselves do not get these: a `LD_PRELOAD` is meant
-/// for the program alone. (A command line could be read by everybody.)
+/// for the program alone. (A command line can be read by every user.)
 pub(super) const ENVIRONMENT: &str = "MASTERCONTROL_ENVIRONMENT";
 
 /// The variable that has the program's soft limit of descriptors, if that is another one than the supervisor's.

@@ -133,7 +133,7 @@ impl Host {
             if !told {
                 running.guardian_lost(family.kill_leftovers(&mark, running.program()));
             }
-            // Its socket goes before anybody hears that it is gone.
+            // Its socket is removed before its end is reported.
             drop(notify);
         });
         Ok(Started { running: running.map_err(lacking(heard))?, steps: received, sockets })

@@ -1,4 +1,4 @@
-//! What the service manager is told, and what when it cannot be told.
+//! The reports to the service manager, and what happens when they cannot be sent.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};

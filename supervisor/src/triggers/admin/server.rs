@@ -69,7 +69,7 @@ impl LastAnswers {
 
 /// What the thread `admin` works with. At its end these are dropped in this order.
 pub(super) struct Acceptor {
-    // Before anybody hears that this is over: the process may end then, and would wait for its watch.
+    // Before the end of this is reported: the process may end then, and would wait for its watch.
     pub(super) signal: ShutdownSignal,
     pub(super) place: Place,
     // From here on socket and name are free.

@@ -116,7 +116,7 @@ impl Crew {
             return true;
         }
         if self.waiting() >= self.base.load(Ordering::Relaxed) {
-            // What the sentinel has made up for is over.
+            // The blockage that the sentinel has made up for is over.
             let _ = self.extra.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |extra| extra.checked_sub(1));
         }
         *spares += 1;
