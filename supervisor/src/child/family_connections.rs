@@ -46,7 +46,8 @@ impl FamilySockets {
                 Err(_) => {}
             }
         }
-        let mut connections: Vec<_> = networks.values().flat_map(Network::connections).collect();
+        let passed = self.passed_ports();
+        let mut connections: Vec<_> = networks.values().flat_map(|network| network.connections(&passed)).collect();
         if let (true, Some(pid)) = (connections.is_empty(), hidden) {
             let message = format!("not permitted to look into process {pid} of the program");
             return Err(io::Error::new(ErrorKind::PermissionDenied, message));
@@ -58,7 +59,8 @@ impl FamilySockets {
 }
 
 impl Network {
-    fn connections(&self) -> Vec<ProgramConnection> {
+    /// Those that clients have made to ports on which the program listens, or to those that it got from us.
+    fn connections(&self, passed: &HashSet<u16>) -> Vec<ProgramConnection> {
         // The tables may have tens of thousands of lines, of which few are parsed.
         let is_wanted = |line: &str| {
             let mut fields = line.split_ascii_whitespace().skip(3);
@@ -69,7 +71,8 @@ impl Network {
         };
         let entries: Vec<_> = tcp_entries(&self.pid.to_string(), is_wanted).collect();
         let listens = |entry: &&TcpNetEntry| entry.state == TcpState::Listen;
-        let ports: HashSet<u16> = entries.iter().filter(listens).map(|entry| entry.local_address.port()).collect();
+        let own = entries.iter().filter(listens).map(|entry| entry.local_address.port());
+        let ports: HashSet<u16> = own.chain(passed.iter().copied()).collect();
         let of_clients = ports_of_clients();
         let connection = |entry: &TcpNetEntry| {
             let port = entry.local_address.port();

@@ -1,5 +1,7 @@
 //! The sockets on which the processes of a program listen.
 
+use std::collections::HashMap;
+#[cfg(target_os = "linux")]
 use std::collections::HashSet;
 use std::fmt;
 #[cfg(unix)]
@@ -20,13 +22,13 @@ pub(super) struct FamilySockets {
     /// The process above all that the program has started.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     root: u32,
-    /// The sockets that the program got from us, by their numbers in proc(5).
+    /// The sockets that the program got from us: their numbers in proc(5), and their ports, if they are for TCP.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-    passed: HashSet<u64>,
+    passed: HashMap<u64, Option<u16>>,
 }
 
 impl FamilySockets {
-    pub(super) fn new(root: u32, passed: HashSet<u64>) -> FamilySockets {
+    pub(super) fn new(root: u32, passed: HashMap<u64, Option<u16>>) -> FamilySockets {
         FamilySockets { root, passed }
     }
 
@@ -34,6 +36,12 @@ impl FamilySockets {
     #[cfg(target_os = "linux")]
     pub(super) fn root(&self) -> u32 {
         self.root
+    }
+
+    /// The ports of the sockets that the program got from us.
+    #[cfg(target_os = "linux")]
+    pub(super) fn passed_ports(&self) -> HashSet<u16> {
+        self.passed.values().copied().flatten().collect()
     }
 }
 
@@ -153,14 +161,14 @@ mod linux {
     impl FamilySockets {
         /// Where the program listens on a socket of its own, for people.
         pub(in crate::child) fn own(&self) -> Option<String> {
-            let is_own = |inode: &u64, _: &Listener| !self.passed.contains(inode);
+            let is_own = |inode: &u64, _: &Listener| !self.passed.contains_key(inode);
             self.find(is_own).map(|listener| listener.to_string())
         }
 
         /// Whether a socket that the program got from us listens there.
         pub(in crate::child) fn is_passed_at(&self, address: &Address) -> bool {
             let all = listeners(std::process::id());
-            all.iter().any(|(inode, listener)| self.passed.contains(inode) && listener.is_at(address))
+            all.iter().any(|(inode, listener)| self.passed.contains_key(inode) && listener.is_at(address))
         }
 
         /// Whether the program listens there, on a socket of its own or of ours. None: that cannot be known, since one of

@@ -307,7 +307,7 @@ fn status_of(answer: &[u8]) -> Option<(u16, String)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::collections::HashSet;
+    use std::collections::HashMap;
     use std::net::TcpListener;
 
     #[cfg(unix)]
@@ -358,7 +358,7 @@ mod tests {
             client.write_all(answer).unwrap();
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
-        let program = FamilySockets::new(std::process::id(), HashSet::new());
+        let program = FamilySockets::new(std::process::id(), HashMap::new());
         let stream = connect_http(&url, Instant::now() + Duration::from_secs(30)).unwrap().0;
         let outcome = request(&url, stream, &program, Instant::now() + Duration::from_secs(30)).unwrap();
         assert!(server.join().unwrap().starts_with("GET /health HTTP/1.1\r\nHost: 127.0.0.1:"));

@@ -8,7 +8,7 @@
 //! A thread named `child` waits until nothing of a program is left, and one named `guardian` does to it what it is told
 //! to.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 use std::os::windows::process::CommandExt;
@@ -212,7 +212,7 @@ impl Host {
             .spawn(move || guardian.guard(&requests))
             .map_err(lacking("a thread to guard it"))?;
         let (steps, received) = mpsc::channel();
-        let sockets = FamilySockets::new(child.0.id(), HashSet::new());
+        let sockets = FamilySockets::new(child.0.id(), HashMap::new());
         let running = Running::start(build, program, control, output, steps, move |running| {
             let pid = child.0.id();
             running.has_started(pid);

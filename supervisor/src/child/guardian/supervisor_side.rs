@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -13,6 +14,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
+use rustix::net::getsockname;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -56,6 +58,11 @@ impl Socket {
     }
 }
 
+/// None: it is none for TCP.
+fn port_of(socket: &OwnedFd) -> Option<u16> {
+    SocketAddr::try_from(getsockname(socket).ok()?).ok().map(|address| address.port())
+}
+
 /// What this process is to the programs that it starts.
 #[derive(Debug, Clone)]
 pub(in crate::child) struct Host {
@@ -96,7 +103,9 @@ impl Host {
         let is_heard = program.ready == Ready::Notify || is_checked_by_notify(program);
         let notify = is_heard.then(NotifySocket::new).transpose();
         let notify = notify.map_err(lacking("a socket on which it says how it does"))?;
-        let passed = sockets.iter().filter_map(|socket| Some(fstat(&socket.socket).ok()?.st_ino)).collect();
+        let passed =
+            sockets.iter().filter_map(|Socket { socket, .. }| Some((fstat(socket).ok()?.st_ino, port_of(socket))));
+        let passed = passed.collect();
         let (control, its_control) = UnixStream::pair().map_err(lacking("a socket for its guardian"))?;
         let (output, stderr) = Output::new(log.stderr()).map_err(lacking("a pipe for what it writes"))?;
         let mut command = self.command(program, sockets)?;
