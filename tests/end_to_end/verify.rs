@@ -1,6 +1,9 @@
 //! `--verify`: real requests before, during and after a restart or a stop, and what is said of each.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::thread;
 
 use serde_json::Value;
 
@@ -67,6 +70,32 @@ fn nothing_is_restarted_if_the_url_does_not_answer_before() {
     let unwaited = instance.admin(&["restart", "--no-wait", "--verify", &free]);
     unwaited.expect(2).says("cannot be used with");
     instance.admin(&["restart", "--rate", "5"]).expect(2).says("--verify");
+    assert_eq!(instance.status()["generation"], 1);
+}
+
+/// A server that answers one request after the other, each with the next of these answers, and the rest with the last one.
+fn answers(answers: &'static [&'static str]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(answers[number.min(answers.len() - 1)].as_bytes());
+        }
+    });
+    url
+}
+
+#[test]
+fn nothing_is_restarted_if_the_url_fails_before_or_loses_a_request() {
+    let home = Home::new();
+    let instance = start(&home);
+    let failing = answers(&["HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"]);
+    instance.admin(&["restart", "--verify", &failing]).expect(1).says("before it: it answers with status 503");
+    let losing = answers(&["HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", ""]);
+    let refused = instance.admin(&["restart", "--verify", &losing]).expect(1);
+    refused.says(" requests were lost before: ").says(" empty").says("Nothing was changed");
     assert_eq!(instance.status()["generation"], 1);
 }
 
