@@ -371,6 +371,7 @@ fn a_program_that_is_not_found_or_cannot_be_run_is_127_or_126_in_one_line() {
     let missing = format!("{directory}/missing");
     for (program, code, why) in [
         ("no-such-program", 127, "not found"),
+        ("sleep 1000", 127, "not found; if this is a program with its arguments, write each as a word of its own"),
         (missing.as_str(), 127, "not found"),
         (&plain, 126, "not executable"),
         (no_interpreter, 126, "interpreter"),

@@ -160,6 +160,7 @@ fn a_program_that_cannot_be_started_is_one_line_and_the_exit_code_of_a_shell() {
     let directory = home.directory().to_str().unwrap();
     for (program, code, why) in [
         ("no-such-program", 127, "no-such-program: not found"),
+        ("ping localhost", 127, "not found; if this is a program with its arguments, write each as a word of its own"),
         (directory, 126, "is a directory"),
         (text.to_str().unwrap(), 126, "is no program"),
     ] {

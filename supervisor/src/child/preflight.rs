@@ -7,7 +7,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::program::{CannotStart, NOT_FOUND, NOT_RUN, Program};
+use super::program::{CannotStart, NOT_FOUND, NOT_RUN, Program, not_found};
 use crate::settings::Part;
 use crate::text::Reason;
 
@@ -83,7 +83,7 @@ impl Program {
         match () {
             () if !is_path || is_there(&path) => Ok(path),
             () if path.is_dir() => Err(self.cannot(NOT_RUN, "is a directory")),
-            () => Err(self.cannot(NOT_FOUND, "not found")),
+            () => Err(self.cannot(NOT_FOUND, not_found(&self.program))),
         }
     }
 
@@ -118,7 +118,7 @@ mod unix {
 
     use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-    use super::{CannotStart, NOT_FOUND, NOT_RUN};
+    use super::{CannotStart, NOT_FOUND, NOT_RUN, not_found};
 
     /// Where programs are looked for without a `PATH`.
     const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -145,9 +145,13 @@ mod unix {
     fn look_for(program: &OsStr, directory: &Path, path: &OsStr) -> Result<PathBuf, (u8, String)> {
         if program.as_bytes().contains(&b'/') {
             let file = directory.join(program);
-            return executable(&file).map(|()| file);
+            return match executable(&file) {
+                Ok(()) => Ok(file),
+                Err((NOT_FOUND, _)) => Err((NOT_FOUND, not_found(program).into())),
+                Err(other) => Err(other),
+            };
         }
-        let mut problem = (NOT_FOUND, "not found".into());
+        let mut problem = (NOT_FOUND, not_found(program).into());
         for place in env::split_paths(path).filter(|_| !program.is_empty()) {
             let file = directory.join(place).join(program);
             match executable(&file) {

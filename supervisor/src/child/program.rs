@@ -1,9 +1,7 @@
 //! What to run, and why it did not run.
 
 use std::error::Error;
-#[cfg(target_os = "linux")]
-use std::ffi::OsStr;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +18,15 @@ use crate::settings::Settings;
 
 /// The shell's exit code for a program that is not found.
 pub(super) const NOT_FOUND: u8 = 127;
+
+/// Why a program is not there, for people. A command line in quotes is one word, and so the name of a program.
+pub(super) fn not_found(program: &OsStr) -> &'static str {
+    if program.to_string_lossy().contains(char::is_whitespace) {
+        "not found; if this is a program with its arguments, write each as a word of its own, without quotes around them"
+    } else {
+        "not found"
+    }
+}
 
 /// The shell's exit code for one that cannot be run.
 pub(super) const NOT_RUN: u8 = 126;

@@ -27,7 +27,7 @@ use winsafe::{AttachConsole, FreeConsole, HPROCESS, PidParent, co};
 use super::family_sockets::FamilySockets;
 use super::output::Output;
 use super::process::{self, Running};
-use super::program::{CannotStart, NOT_FOUND, NOT_RUN, Program};
+use super::program::{CannotStart, NOT_FOUND, NOT_RUN, Program, not_found};
 use super::started::Started;
 use crate::journal::Journal;
 use crate::log::Level;
@@ -233,7 +233,7 @@ impl Host {
 /// Why a program cannot be started.
 fn cannot_start(program: &Program, error: &io::Error) -> CannotStart {
     match error.kind() {
-        ErrorKind::NotFound => program.cannot(NOT_FOUND, "not found"),
+        ErrorKind::NotFound => program.cannot(NOT_FOUND, not_found(&program.program)),
         _ if program.path().is_dir() => program.cannot(NOT_RUN, "is a directory"),
         ErrorKind::PermissionDenied => program.cannot(NOT_RUN, "not permitted"),
         _ if error.raw_os_error() == Some(NO_PROGRAM) => program.cannot(NOT_RUN, "is no program"),
