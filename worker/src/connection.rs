@@ -136,7 +136,7 @@ impl Connection {
             self.has_last_message()
         } else if self.start == self.end {
             self.has_message()
-        } else if self.served >= TURN {
+        } else if self.served >= TURN || self.port.pausing.is_paused() {
             self.course = Course::Yields;
             false
         } else {
@@ -155,7 +155,7 @@ impl Connection {
     }
 
     fn has_message(&mut self) -> bool {
-        if self.unsure || self.closing {
+        if (self.unsure || self.closing) && !self.port.pausing.is_paused() {
             match self.receive_at_once() {
                 Ok(Some(1..)) => return true,
                 Ok(Some(0)) | Err(_) => {

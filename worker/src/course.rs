@@ -37,6 +37,9 @@ pub(crate) fn ready(port: &Arc<Shared>, entry: &Arc<Entry>, why: Why) {
     if why == Why::Due && !is_due(port, entry) {
         return;
     }
+    if entry.slot.look(|held| awaits_resume(port, entry, held)).unwrap_or(false) {
+        return;
+    }
     if let Some(held) = entry.slot.take() {
         attend(port, entry, held, why);
     }
@@ -55,6 +58,12 @@ fn is_due(port: &Shared, entry: &Entry) -> bool {
     due.unwrap_or(false)
 }
 
+/// Whether the port is paused, and so the next message of this connection is not served. It is reported again when that is
+/// over.
+fn awaits_resume(port: &Shared, entry: &Entry, held: &Held) -> bool {
+    port.pausing.is_paused() && held.farewell.is_none() && !handover::must_leave(port, entry, held, held.idle_since())
+}
+
 /// Serves a connection that this thread has taken, until it waits again or has ended.
 fn attend(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, mut why: Why) {
     loop {
@@ -63,6 +72,11 @@ fn attend(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, mut why: Why) 
         }
         if handover::must_leave(port, entry, &held, held.idle_since()) && held.generation.notice.is_some() {
             return notify(port, entry, held);
+        }
+        if awaits_resume(port, entry, &held) {
+            let Some(back) = park(port, entry, held, Awaits::Input) else { return };
+            (held, why) = (back, Why::Again);
+            continue;
         }
         let mut connection = Connection::open(port.clone(), entry.clone(), held);
         let speaks = connection.takes_the_word();
@@ -108,7 +122,10 @@ fn park(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, awaits: Awaits) 
     };
     loop {
         match entry.slot.park(held, leaves, |held| held.arm(&port.engine, entry.key)) {
-            Parked::Waits => return None,
+            Parked::Waits => {
+                port.pausing.something_ended();
+                return None;
+            }
             Parked::Again(back) => return Some(back),
             Parked::Ended(back) => {
                 discard(port, entry, back);
@@ -201,6 +218,7 @@ fn finish(
         generation.ended(entry.id, &entry.counted, outcome);
     }
     port.connection_ended(entry.refused);
+    port.pausing.something_ended();
 }
 
 /// Drops a connection. A panic of its session's drop costs nothing else.

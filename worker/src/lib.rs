@@ -85,6 +85,7 @@ mod handler;
 pub mod handlers;
 mod handover;
 mod idle;
+mod pausing;
 mod port;
 mod registry;
 #[cfg(all(feature = "relay", target_os = "linux"))]
@@ -99,6 +100,7 @@ pub use connection::Connection;
 pub use event::{Event, Failure, ServerError, panic_message};
 pub use generation::{FIRST_MESSAGE_WAIT, Ids, NEXT_MESSAGE_WAIT};
 pub use handler::{Handler, Session, Sessions};
+pub use pausing::Paused;
 pub use port::Port;
 pub use report::{Activity, Closed, ConnectionInfo, Counts, DrainReport, Outcome};
 pub use server::{Handle, MAX_CONNECTIONS, Server, Stopper, deadline_after};

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use crate::engine::{Engine, Events, Rearm};
 use crate::event::{Event, Failure};
 use crate::generation::Generation;
-use crate::registry::Registry;
+use crate::pausing::{Paused, Pausing};
+use crate::registry::{Entry, Registry};
+use crate::report::Activity;
 
 /// While the system stays exhausted, that is reported once in this time.
 const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
@@ -63,6 +65,7 @@ impl Port {
             passed: Condvar::new(),
             lacks_room: AtomicBool::new(false),
             in_rotation: AtomicBool::new(true),
+            pausing: Arc::default(),
             is_shared,
             address,
         });
@@ -81,6 +84,20 @@ impl Port {
     /// client to [connect anew](crate::Connection::is_last_answer); nothing else changes.
     pub fn set_in_rotation(&self, in_rotation: bool) {
         self.shared.in_rotation.store(in_rotation, Ordering::SeqCst);
+    }
+
+    /// No client is accepted and no message served from now on: they wait, in the accept queue and in their connections.
+    /// Messages that are under way are served to their end. A server can be replaced meanwhile; a [stop](crate::Stopper::stop)
+    /// ends the pause.
+    pub fn pause(&self) -> Paused {
+        self.shared.pausing.pause();
+        let shared = self.shared.clone();
+        Paused::new(self.shared.pausing.clone(), move || shared.under_way())
+    }
+
+    /// Ends a pause: what has waited is served.
+    pub fn resume(&self) {
+        self.shared.resume();
     }
 
     /// Accepts nothing any more, and closes the listener, unless it is shared. Connections are left as they are.
@@ -115,6 +132,7 @@ pub(crate) struct Shared {
     lacks_room: AtomicBool,
     /// Clients shall come here.
     pub(crate) in_rotation: AtomicBool,
+    pub(crate) pausing: Arc<Pausing>,
     /// Whether others accept from the listener, too.
     pub(crate) is_shared: bool,
     address: SocketAddr,
@@ -272,8 +290,34 @@ impl Shared {
         self.address
     }
 
+    /// How many messages are under way.
+    fn under_way(&self) -> usize {
+        let is_busy = |entry: &Arc<Entry>| !entry.refused && entry.info().activity == Activity::Busy;
+        self.registry.all().iter().filter(|entry| is_busy(entry)).count()
+    }
+
+    /// Ends a pause, if there is one.
+    pub(crate) fn resume(&self) {
+        if !self.pausing.resume() {
+            return;
+        }
+        if self.lock().takes_clients() {
+            self.engine.arm_listener(Rearm::OnClient);
+        }
+        for entry in self.registry.all() {
+            self.engine.again(entry.key);
+        }
+    }
+
     pub(crate) fn begin_turn(&self) -> Option<u64> {
         let mut door = self.lock();
+        if self.pausing.is_paused() {
+            // It has looked, which is what those want to know who ask whether it does.
+            door.rounds += 1;
+            drop(door);
+            self.passed.notify_all();
+            return None;
+        }
         if door.turn.is_some() || door.listener.is_none() || door.target.is_none() {
             return None;
         }
@@ -285,7 +329,7 @@ impl Shared {
     /// The generation that gets the next client of this turn. None: the turn is over.
     pub(crate) fn target(&self, turn: u64) -> Option<Arc<Generation>> {
         let mut door = self.lock();
-        if door.turn != Some(turn) || !door.takes_clients() {
+        if door.turn != Some(turn) || !door.takes_clients() || self.pausing.is_paused() {
             return None;
         }
         let target = door.target.clone()?;

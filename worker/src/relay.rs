@@ -41,6 +41,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, Observer};
+use crate::pausing::Paused;
 use crate::report::{Closed, ConnectionInfo, Counts, DrainReport};
 use accept::Taken;
 use event_loop::EventLoop;
@@ -133,6 +134,20 @@ impl Relay {
     /// clients connect anew; nothing else changes.
     pub fn set_in_rotation(&self, in_rotation: bool) {
         self.hub.set_in_rotation(in_rotation);
+    }
+
+    /// No new client, and with `http` no request, reaches a program from now on: they are held, for as long as the pause
+    /// lasts. Requests that are under way are answered, and bytes of which nothing is known are passed on. A generation can be
+    /// replaced meanwhile; a [stop](Upstream::stop_by) ends the pause.
+    pub fn pause(&self) -> Paused {
+        self.hub.pausing.pause();
+        let hub = self.hub.clone();
+        Paused::new(self.hub.pausing.clone(), move || hub.under_way())
+    }
+
+    /// Ends a pause: what was held is served.
+    pub fn resume(&self) {
+        self.hub.resume();
     }
 
     /// What became of the requests so far.
@@ -252,8 +267,7 @@ impl Upstream {
 
     /// The port closes, too: idle connections are closed, busy ones end with their message, at the deadline all of them.
     pub fn stop_by(&self, deadline: Instant) {
-        close(&self.hub);
-        self.drain(|target| target.stop(deadline));
+        self.stop_over(Duration::ZERO, deadline);
     }
 
     /// The same as [`Upstream::retire_by`], but connections of whose bytes nothing is known are not all closed at the
@@ -265,6 +279,7 @@ impl Upstream {
     /// The same as [`Upstream::stop_by`], but idle connections are not all closed at once: evenly over this time, oldest
     /// first. Others as by [`Upstream::retire_over`].
     pub fn stop_over(&self, spread: Duration, deadline: Instant) {
+        self.hub.resume();
         close(&self.hub);
         self.drain_over(spread, |target| target.stop(deadline));
     }

@@ -177,6 +177,7 @@ impl Stopper {
     /// The same as [`Stopper::stop`], with the end of the grace period as a point in time.
     pub fn stop_by(&self, deadline: Instant) {
         self.generation.stop(deadline);
+        self.port.resume();
     }
 
     /// The same as [`Stopper::stop_by`], but not all clients at once are notified, or their connections closed: evenly over

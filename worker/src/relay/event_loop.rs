@@ -48,6 +48,8 @@ pub(super) struct EventLoop {
     listener: Option<Arc<TcpListener>>,
     listening: Listening,
     refusals: usize,
+    /// Something has been done for a connection.
+    has_worked: bool,
     has_quit: bool,
 }
 
@@ -75,6 +77,7 @@ impl EventLoop {
             listener,
             listening: Listening::Closed,
             refusals: 0,
+            has_worked: false,
             has_quit: false,
         };
         this.listen()?;
@@ -113,6 +116,9 @@ impl EventLoop {
                 }
             }
             self.look_at_clock();
+            if std::mem::take(&mut self.has_worked) {
+                self.tools.hub.pausing.something_ended();
+            }
         }
         for key in self.pairs.keys() {
             self.force(key);
@@ -163,6 +169,7 @@ impl EventLoop {
     /// Does all that can be done now for a connection that knows what has happened to it.
     fn work_on(&mut self, key: Key, tell: impl FnOnce(&mut Pair)) {
         let Some(mut pair) = self.pairs.take(key) else { return };
+        self.has_worked = true;
         tell(&mut pair);
         let tools = &mut self.tools;
         let step = panic::catch_unwind(AssertUnwindSafe(|| course::run(&mut pair, tools)));
@@ -364,6 +371,9 @@ impl EventLoop {
                     for pair in self.pairs.iter().filter(|pair| pair.belongs_to(target)) {
                         let _ = to.send(pair.info()); // It may not be waited for any more.
                     }
+                }
+                Command::Count(to) => {
+                    let _ = to.send(self.pairs.iter().filter(|pair| pair.has_message_under_way()).count());
                 }
                 Command::Leave { id, target, found, ended } => {
                     let found_one = self.pairs.iter().find(|pair| pair.id == id && pair.belongs_to(target));

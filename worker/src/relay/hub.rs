@@ -16,6 +16,7 @@ use super::options::{Options, RelayCounts};
 use super::tally::Tally;
 use super::target::Target;
 use crate::event::{Event, Observer};
+use crate::pausing::Pausing;
 use crate::report::{ConnectionInfo, Outcome};
 
 /// While the system stays exhausted, that is reported once in this time.
@@ -30,6 +31,7 @@ pub(super) struct Hub {
     epoch: AtomicU64,
     /// Clients shall come here.
     in_rotation: AtomicBool,
+    pub(super) pausing: Arc<Pausing>,
     door: Mutex<Door>,
     /// Those that were accepted and not refused.
     pub(super) connections: AtomicUsize,
@@ -63,6 +65,8 @@ pub(super) enum Command {
     Look(Option<Sender<()>>),
     /// Describe all connections of this generation, or all that belong to none.
     List(Option<u64>, Sender<ConnectionInfo>),
+    /// How many messages are under way.
+    Count(Sender<usize>),
     /// Let a connection go, if there is one of this number: at its next message boundary.
     Leave {
         id: u64,
@@ -144,6 +148,7 @@ impl Hub {
             observer,
             epoch: AtomicU64::new(0),
             in_rotation: AtomicBool::new(true),
+            pausing: Arc::default(),
             door: Mutex::new(Door { listener: Some(listener), ..Door::default() }),
             connections: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
@@ -164,6 +169,21 @@ impl Hub {
 
     pub(super) fn set_in_rotation(&self, in_rotation: bool) {
         self.in_rotation.store(in_rotation, Ordering::Relaxed);
+    }
+
+    /// How many messages are under way.
+    pub(super) fn under_way(&self) -> usize {
+        let (to, from) = mpsc::channel();
+        self.tell(|| Command::Count(to.clone()));
+        drop(to);
+        from.iter().sum()
+    }
+
+    /// Ends a pause, if there is one.
+    pub(super) fn resume(&self) {
+        if self.pausing.resume() {
+            self.tell(|| Command::Look(None));
+        }
     }
 
     /// The door as it is now, and its epoch.

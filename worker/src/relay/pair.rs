@@ -155,6 +155,14 @@ impl Pair {
         }
     }
 
+    /// It is held from now on, if it is not already. Returns since when.
+    pub(super) fn begin_hold(&mut self, tools: &Tools) -> Instant {
+        *self.held_since.get_or_insert_with(|| {
+            tools.hub.begin_hold();
+            tools.now
+        })
+    }
+
     pub(super) fn end_hold(&mut self, tools: &Tools) {
         if let Some(since) = self.held_since.take() {
             tools.hub.end_hold(since.elapsed());
@@ -222,6 +230,12 @@ impl Pair {
             Course::Messages(Exchange { stage: Stage::UnderWay(way), .. }) => Some(way),
             Course::Messages(_) | Course::Bytes(_) | Course::Parting(_) => None,
         }
+    }
+
+    /// Whether the program works on a request of this client, or is about to get it.
+    pub(super) fn has_message_under_way(&self) -> bool {
+        let is_under_way = matches!(&self.course, Course::Messages(Exchange { stage: Stage::UnderWay(_), .. }));
+        is_under_way && self.held_since.is_none()
     }
 
     /// Whether the client has got something of the final answer.

@@ -46,7 +46,8 @@ pub(super) fn reach(pair: &mut Pair, tools: &mut Tools) -> Reached {
 }
 
 fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
-    if !attach(pair, tools) {
+    let begins = pair.under_way().is_none();
+    if begins && tools.hub.pausing.is_paused() || !attach(pair, tools) {
         return hold(pair, tools);
     }
     pair.end_hold(tools);
@@ -174,10 +175,10 @@ fn hold(pair: &mut Pair, tools: &mut Tools) -> Reached {
     if tools.door().listener.is_none() {
         return Reached::Unserved;
     }
-    let since = *pair.held_since.get_or_insert_with(|| {
-        tools.hub.begin_hold();
-        tools.now
-    });
+    let since = pair.begin_hold(tools);
+    if tools.hub.pausing.is_paused() {
+        return Reached::Later;
+    }
     let until = since + tools.hub.options.wait;
     if until <= tools.now {
         return Reached::Unserved;

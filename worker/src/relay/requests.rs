@@ -33,6 +33,11 @@ pub(super) fn next(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, N
     }
     pair.drop_spent_link();
     move_on(pair, tools);
+    if is_paused(pair, tools) {
+        let is_gone = pair.client.is_gone();
+        return if is_gone { ControlFlow::Break(Outcome::Disconnected) } else { ControlFlow::Continue(Next::Wait) };
+    }
+    pair.end_hold(tools);
     loop {
         let Course::Messages(exchange) = &mut pair.course else { return ControlFlow::Continue(Next::Go) };
         if std::mem::take(&mut exchange.is_unseen) {
@@ -60,6 +65,17 @@ pub(super) fn next(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, N
         }
     }
     wait(pair, tools)
+}
+
+/// Whether no request may begin now: nothing is read, and a client that has sent something is held. A head of which the
+/// beginning has been read is under way.
+fn is_paused(pair: &mut Pair, tools: &Tools) -> bool {
+    let Course::Messages(exchange) = &pair.course else { return false };
+    let is_paused = tools.hub.pausing.is_paused() && exchange.head_until.is_none() && pair.leaving.is_none();
+    if is_paused && (pair.client.readable || exchange.is_unseen) {
+        pair.begin_hold(tools);
+    }
+    is_paused
 }
 
 /// There is no whole request.

@@ -93,3 +93,70 @@ fn a_closed_port_lets_go_what_is_held_and_what_waits_in_the_queue() {
     upstream.stop_by(never());
     assert_eq!(upstream.wait().closed, 0);
 }
+
+#[test]
+fn requests_of_a_pause_are_answered_after_it_by_the_generation_that_serves_then() {
+    let front = Front::http();
+    let old = front.serve(&Program::http("old"));
+    let mut kept = front.client();
+    kept.get("/");
+    kept.expect_answer("old / ");
+    let paused = front.relay.pause();
+    assert!(paused.wait());
+    kept.get("/kept");
+    let mut new = front.client();
+    new.get("/new");
+    eventually("both are held", || front.relay.counts().held == 2);
+    // Longer than the pause, and so than any limit of theirs.
+    let upstream = front.serve(&Program::http("new"));
+    old.retire_by(never());
+    assert_eq!(old.wait().forced.len(), 0);
+    kept.expect_silence();
+    new.expect_silence();
+    assert_eq!((paused.under_way(), upstream.counts().total), (0, 0));
+    front.relay.resume();
+    kept.expect_answer("new /kept ");
+    new.expect_answer("new /new ");
+    assert_eq!(front.relay.counts().held, 0);
+}
+
+#[test]
+fn a_request_that_the_program_works_on_is_waited_for_in_a_pause() {
+    let (program, connections) = Program::by_hand();
+    let front = Front::http();
+    let upstream = front.serve(&program);
+    let mut client = front.client();
+    client.get("/");
+    let mut server = connections.recv().unwrap();
+    eventually("it is there", || upstream.connections().first().is_some_and(|it| it.received > 0));
+    let paused = front.relay.pause();
+    assert_eq!(paused.under_way(), 1);
+    let waiting = std::thread::spawn(move || paused.wait());
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone");
+    client.expect_answer("done");
+    assert!(waiting.join().unwrap());
+    client.get("/held");
+    client.expect_silence();
+    // A stop ends it.
+    upstream.stop_by(never());
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlast");
+    client.expect_answer("last");
+}
+
+#[test]
+fn in_a_pause_new_clients_of_tcp_are_held_and_others_are_served() {
+    let front = Front::tcp();
+    let upstream = front.serve(&Program::echo());
+    let mut before = front.client();
+    before.send("hello");
+    before.expect("hello");
+    assert!(front.relay.pause().wait());
+    let mut new = front.client();
+    new.send("hello");
+    eventually("it is held", || front.relay.counts().held == 1);
+    before.send("again");
+    before.expect("again");
+    assert_eq!(upstream.counts().total, 1);
+    front.relay.resume();
+    new.expect("hello");
+}

@@ -14,6 +14,8 @@ mod notice;
 mod first;
 // Clients that come in the instant of the stop, and the port afterwards.
 mod queue;
+// A port that is paused.
+mod pause;
 // One server takes another one's place.
 mod replace;
 // Connections that are let go one after the other.
