@@ -1,5 +1,6 @@
 //! The command line of `admin-cli`.
 
+use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -153,7 +154,18 @@ If any is lost before the stop, nothing is stopped.")]
   admin-cli drain
   admin-cli drain --all")]
     Drain,
-    /// Report that it is ready again: undo a drain or a scheduled stop, whichever is in force
+    /// Let clients wait: no new connection and no request reaches the server until `resume`
+    #[command(after_help = "Examples:
+  admin-cli pause --max 1m                  a minute at most
+  admin-cli resume
+  admin-cli pause -- ./migrate              until that has ended, however it ends
+  admin-cli --name web pause --max 10s -- sh -c './migrate && admin-cli --name web restart'
+
+Requests that are under way are answered first; then it is paused. A restart prepares the next
+generation meanwhile. With a command, the exit code is that of the command, and the pause is over
+with it, or with this program. For `supervisor exec` this needs --relay.")]
+    Pause(Pause),
+    /// Undo a drain, a pause or a scheduled stop, whichever is in force
     #[command(after_help = "Examples:
   admin-cli resume
   admin-cli --name web resume")]
@@ -303,6 +315,17 @@ pub(crate) struct Grace {
     /// How long clients get to disconnect, from now on
     #[arg(value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Duration,
+}
+
+/// How long to pause.
+#[derive(Debug, Args)]
+pub(crate) struct Pause {
+    /// It is over by itself after this time [default: 30 s, or with a command as long as that runs]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    pub(crate) max: Option<Duration>,
+    /// Run this command meanwhile
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// How to restart.

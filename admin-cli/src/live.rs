@@ -53,6 +53,7 @@ impl LiveLine {
                 format!("outage: generation {generation} ends before the next one starts")
             }
             Progress::Serving { generation } => format!("generation {generation} is ready"),
+            Progress::Paused { under_way, .. } => format!("paused; waiting for {}", Count(*under_way, "request")),
             Progress::Journal { .. } => return,
         };
         self.say(&line);

@@ -28,10 +28,10 @@ use failure::Failure;
 fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| hint(error, HINTS).exit());
     let json = cli.json;
-    run(cli).unwrap_or_else(|failure| failure.tell(json)).into()
+    run(cli).unwrap_or_else(|failure| failure.tell(json).into())
 }
 
-fn run(cli: Cli) -> Result<Exit, Failure> {
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let Cli { target, json, keep_going, command } = cli;
     let target = Target { keep_going, ..target };
     if target.is_given()
@@ -39,7 +39,9 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
     {
         return Err(Failure::new(Exit::Usage, why));
     }
-    match command {
+    let done = match command {
+        // That of a command is passed on.
+        Command::Pause(pause) => return commands::pause(&target, json, &pause),
         Command::Ping => commands::ping(&target, json),
         Command::Status(status) => commands::status(&target, json, &status),
         Command::Connections => commands::connections(&target, json),
@@ -63,7 +65,8 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
             let done = wanted.write(Cli::command(), with_running).map(|()| Exit::Done);
             done.map_err(|message| Failure::new(Exit::Failed, message))
         }
-    }
+    };
+    done.map(ExitCode::from)
 }
 
 /// Why a command asks no supervisor that could be named. None: it asks one.
@@ -85,6 +88,7 @@ fn takes_no_target(command: &Command) -> Option<&'static str> {
         | Command::Grace(_)
         | Command::Drain
         | Command::Resume
+        | Command::Pause(_)
         | Command::Restart(_)
         | Command::Signal(_)
         | Command::Top

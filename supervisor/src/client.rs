@@ -1,8 +1,9 @@
 //! The other end of the admin socket: asks a supervisor for something.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, ErrorKind};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 #[cfg(windows)]
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 #[cfg(windows)]
@@ -16,7 +17,7 @@ use worker::deadline_after;
 use crate::deadline::DeadlineReader;
 use crate::instance::InstancePaths;
 use crate::protocol::{self, Answer, ErrorCode, LineError, Progress, Refusal, Request, Response};
-use crate::text::Reason;
+use crate::text::{Reason, milliseconds};
 use crate::version::VERSION;
 
 /// How long to look whether a supervisor is still there.
@@ -179,6 +180,54 @@ pub fn listen<T>(
     }
 }
 
+/// A pause that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PauseOver {
+    /// How long it has lasted.
+    pub took: Duration,
+    /// Why it was over before what was done meanwhile. None: it was not.
+    pub early: Option<String>,
+}
+
+/// Pauses, and does `during` when nothing is under way any more. The pause is over when that returns, and also with this
+/// process, however it ends. Returns what `during` has, and how long the pause has lasted, with the reason if it was over
+/// before.
+///
+/// # Errors
+/// When it cannot be paused: then `during` is not done.
+pub fn pause<T>(
+    paths: &InstancePaths,
+    max: Option<Duration>,
+    mut progress: impl FnMut(Progress),
+    during: impl FnOnce() -> T,
+) -> Result<(T, Result<PauseOver, AskError>), AskError> {
+    let first = Instant::now() + Patience::short().first;
+    let max_ms = max.map(milliseconds);
+    let mut conversation = Conversation::begin(paths, &Request::Pause { max_ms, hold: true }, first)?;
+    let mut next = conversation.next(Some(first))?;
+    loop {
+        match next {
+            Response::Progress(Progress::Paused { is_quiet: true, .. }) => break,
+            Response::Progress(event) => progress(event),
+            Response::Entry(_) => {}
+            Response::Answer(Answer::Error(refusal)) => return Err(AskError::Refused(refusal)),
+            Response::Answer(answer) => return Err(AskError::UnexpectedResponse(format!("{answer:?}"))),
+        }
+        next = conversation.next(None)?;
+    }
+    let result = during();
+    // If it cannot be told, it sees that the connection ends.
+    let _ = (&*conversation.stream).write_all(b"\n");
+    let last = Instant::now() + Patience::short().first;
+    let over = conversation.next(Some(last)).and_then(|response| match response {
+        Response::Answer(Answer::Resumed { took_ms, early }) => {
+            Ok(PauseOver { took: Duration::from_millis(took_ms), early })
+        }
+        other => Err(AskError::UnexpectedResponse(format!("{other:?}"))),
+    });
+    Ok((result, over))
+}
+
 /// Whether a version such as `0.9.1` comes before another one.
 fn is_older(version: &str, than: &str) -> bool {
     let numbers =
@@ -227,6 +276,7 @@ fn is_gone(paths: &InstancePaths) -> bool {
 
 /// A request, and what is answered.
 struct Conversation {
+    stream: Arc<Stream>,
     lines: Lines,
     /// Why the request could not be sent. One that refuses this client may hang up without hearing it: its answer is
     /// here even then.
@@ -238,10 +288,11 @@ struct Conversation {
 impl Conversation {
     /// Connects, until `end` at the longest, and asks.
     fn begin(paths: &InstancePaths, request: &Request, end: Instant) -> Result<Conversation, AskError> {
-        let stream = connect(paths, end)?;
+        let stream = Arc::new(connect(paths, end)?);
         let supervisor = supervisor(&stream);
-        let unasked = protocol::write_request(&mut &stream, request).err();
-        Ok(Conversation { lines: Lines::of(stream).map_err(AskError::Io)?, unasked, supervisor })
+        let unasked = protocol::write_request(&mut &*stream, request).err();
+        let lines = Lines::of(stream.clone()).map_err(AskError::Io)?;
+        Ok(Conversation { stream, lines, unasked, supervisor })
     }
 
     /// What is answered next. None comes until `end`: [`AskError::NoResponse`].
@@ -378,11 +429,11 @@ fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
 
 /// What a supervisor says, line by line.
 #[cfg(unix)]
-struct Lines(BufReader<DeadlineReader<Stream>>);
+struct Lines(BufReader<DeadlineReader<Arc<Stream>>>);
 
 #[cfg(unix)]
 impl Lines {
-    fn of(stream: Stream) -> io::Result<Lines> {
+    fn of(stream: Arc<Stream>) -> io::Result<Lines> {
         Ok(Lines(BufReader::new(DeadlineReader { stream, end: None })))
     }
 
@@ -399,11 +450,11 @@ struct Lines(Receiver<Result<Response, AskError>>);
 
 #[cfg(windows)]
 impl Lines {
-    fn of(stream: Stream) -> io::Result<Lines> {
+    fn of(stream: Arc<Stream>) -> io::Result<Lines> {
         // When as much as that has not been heard, no more is read, and the supervisor sees that.
         let (heard, lines) = mpsc::sync_channel(UNHEARD);
         thread::Builder::new().name("conversation".into()).spawn(move || {
-            let mut input = BufReader::new(stream);
+            let mut input = BufReader::new(&*stream);
             loop {
                 let response = read_response(&mut input);
                 let is_last = response.is_err();

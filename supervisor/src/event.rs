@@ -27,6 +27,12 @@ pub(crate) enum Event {
     },
     /// A client of the admin socket asks for something.
     Request { request: Request, by: Trigger, reply: Sender<Response> },
+    /// A client of the admin socket asks for a pause. `holder`: its connection holds it, and it is over without that.
+    Pause { by: Trigger, max: Option<Duration>, holder: Option<u64>, reply: Sender<Response> },
+    /// In the pause of this number nothing is under way any more.
+    Quiet { pause: u64 },
+    /// This client lets its pause go, or is gone.
+    HolderGone { holder: u64 },
     /// Whether a server could be built, as far as that is known beforehand.
     Prepared { build: u64, prepared: Result<(), BuildError> },
     /// A server has been built, or why it has not.

@@ -2,6 +2,7 @@
 
 mod changes;
 mod drains;
+mod pause;
 mod readiness;
 mod reply;
 mod requests;
@@ -26,7 +27,7 @@ use crate::error::Error;
 use crate::event::{Event, Trigger};
 use crate::host::Manager;
 use crate::log::Level;
-use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report};
+use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report, Undone};
 use crate::restart::{self, Decision, History, RestartPolicy};
 use crate::server::{BuildError, Builder, Built, Failure, ProgramEnd, SignalName};
 use crate::settings::Settings;
@@ -34,6 +35,7 @@ use crate::text::{LastWords, Seconds, milliseconds};
 use crate::watchdog::Watchdog;
 
 use drains::{Drains, Gone, Live};
+use pause::{Over, PauseRequest, Pausing};
 use readiness::Readiness;
 use reply::Reply;
 use requests::{Ask, Command, StopRequest};
@@ -68,6 +70,7 @@ pub(crate) struct Master {
     queue: Queue,
     history: History,
     readiness: Readiness,
+    pausing: Pausing,
 }
 
 impl Master {
@@ -92,6 +95,7 @@ impl Master {
             settings,
             history: History::default(),
             readiness: Readiness::Ready,
+            pausing: Pausing::default(),
         }
     }
 
@@ -194,6 +198,20 @@ impl Master {
                 }
                 None => return state,
             },
+            Event::Pause { by, max, holder, reply } => {
+                self.pause(&state, PauseRequest { by, max, holder, reply }, now);
+                return state;
+            }
+            Event::Quiet { pause } => {
+                self.pausing.is_quiet(pause, now);
+                return state;
+            }
+            Event::HolderGone { holder } => {
+                if self.pausing.is_held_by(holder) {
+                    self.end_pause(&Over::Released, now);
+                }
+                return state;
+            }
             Event::Prepared { build, prepared } if build == self.record.builds => match prepared {
                 Ok(()) => Input::Prepared,
                 Err(error) => Input::NotBuilt(error),
@@ -278,6 +296,9 @@ impl Master {
         while let Some(gone) = self.drains.give_up_overdue(now) {
             state = self.step(state, Input::Gone(gone), now);
         }
+        if self.pausing.due().is_some_and(|due| due <= now) {
+            self.end_pause(&Over::Expired, now);
+        }
         if let Some(stop) = self.readiness.begins(now) {
             state = self.step(state, Input::Stop(stop), now);
         }
@@ -295,7 +316,10 @@ impl Master {
     /// When there is something to do, although nothing happens.
     fn next_tick(&self, state: &State) -> Option<Instant> {
         let own = state.due(self.builder.limit());
-        [own, self.drains.due(), self.readiness.due(), self.manager.next_beat()].into_iter().flatten().min()
+        [own, self.drains.due(), self.readiness.due(), self.pausing.due(), self.manager.next_beat()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The table: what happens, in which state, and what is done then. A cell with [`nothing`] is empty.
@@ -405,10 +429,13 @@ impl Master {
     ) -> Draining {
         let spread = spread::within(grace, spread, &self.settings);
         self.queue.cancel(restart);
+        let asked = why.to_string();
         for live in serving {
             self.drains.push(live, why.to_string(), deadline_after(now, grace), now);
         }
         let mut draining = Draining::begin(why, grace, spread, &mut self.drains, self.watchdog.clone(), now);
+        // What has waited is answered as the last of its clients.
+        self.end_pause(&Over::Stopped(asked), now);
         // Only now: a generation that stops notifies those that wait in the accept queue.
         self.builder.close();
         for reply in self.readiness.take_waiting() {
@@ -847,6 +874,31 @@ impl Master {
         State::Draining(self.begin_stop(serving, restart, Why::Failed(error), (self.settings.grace, None), now))
     }
 
+    // A pause.
+
+    fn pause(&mut self, state: &State, request: PauseRequest, now: Instant) {
+        match state {
+            State::Draining(_) => {
+                let message = "the server is being stopped, and cannot be paused".into();
+                Reply::new(request.reply, true).refuse(ErrorCode::Stopping, message);
+            }
+            State::Starting(_)
+            | State::Serving(_)
+            | State::Replacing(_)
+            | State::Preparing(_)
+            | State::Proving(_)
+            | State::Emptying(_)
+            | State::Rebuilding(_)
+            | State::Retiring(_)
+            | State::Waiting(_) => self.pausing.begin(request, self.builder.as_ref(), &self.identity.log, now),
+        }
+    }
+
+    /// Returns whether there was one.
+    fn end_pause(&mut self, over: &Over, now: Instant) -> bool {
+        self.pausing.end(over, self.builder.as_ref(), &self.identity.log, now)
+    }
+
     // A check.
 
     fn check(&self, serving: Serving) -> State {
@@ -914,7 +966,9 @@ impl Master {
                     reply.refuse(ErrorCode::Stopping, "the stop has begun already, and cannot be cancelled".into());
                 }
                 state => {
-                    let undone = self.readiness.restore(by, &self.identity.log).into_iter().collect();
+                    let is_resumed = self.end_pause(&Over::Resumed(by.to_string()), now);
+                    let restored = self.readiness.restore(by, &self.identity.log);
+                    let undone = is_resumed.then_some(Undone::Pause).into_iter().chain(restored).collect();
                     reply.answer(Answer::Readiness { ready: self.look(state, now).is_ready(), undone });
                 }
             },
@@ -968,8 +1022,8 @@ impl Master {
     }
 
     fn look<'a>(&'a self, state: &'a State, now: Instant) -> Snapshot<'a> {
-        let Master { identity, record, drains, readiness, .. } = self;
-        Snapshot { identity, record, state, drains, readiness, builder: self.builder.as_ref(), now }
+        let Master { identity, record, drains, readiness, pausing, .. } = self;
+        Snapshot { identity, record, state, drains, readiness, pausing, builder: self.builder.as_ref(), now }
     }
 
     /// Tells the service manager what has changed, if there is one.

@@ -82,11 +82,26 @@ pub enum Request {
     ///
     /// `{"v":1,"request":"drain"}`
     Drain {},
-    /// Undoes a drain request and a scheduled stop, whichever is in force. Answered with [`Answer::Readiness`], or
+    /// Undoes a drain request, a pause and a scheduled stop, whichever is in force. Answered with [`Answer::Readiness`], or
     /// with [`ErrorCode::Stopping`] when a stop has begun.
     ///
     /// `{"v":1,"request":"resume"}`
     Resume {},
+    /// Pauses: no new client and no request reaches the server, and those that come wait. Requests that are under way are
+    /// answered. A restart prepares the next generation meanwhile, and a stop ends the pause. Answered with
+    /// [`Progress::Paused`] and then, when nothing is under way any more, with [`Answer::Paused`].
+    ///
+    /// `{"v":1,"request":"pause","max_ms":30000}`
+    Pause {
+        /// After this time it is over, in milliseconds. Omitted: it lasts until [`Request::Resume`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_ms: Option<u64>,
+        /// With true, this connection holds the pause: when nothing is under way any more, [`Progress::Paused`] says so, and
+        /// the pause is over when the client sends anything or disconnects. Then it is answered with
+        /// [`Answer::Resumed`].
+        #[serde(default)]
+        hold: bool,
+    },
     /// Sends a signal to the program of `exec`. Answered with [`Answer::Signaled`].
     ///
     /// `{"v":1,"request":"signal","signal":1}`
@@ -204,6 +219,18 @@ pub enum Progress {
     ///
     /// `{"event":"delayed","by":"admin client (user 1000, pid 77)","remaining_ms":5000}`
     Delayed(Delay),
+    /// No new client and no request reaches the server from now on.
+    ///
+    /// `{"event":"paused","under_way":2,"is_quiet":false,"remaining_ms":30000}`
+    Paused {
+        /// How many requests were under way.
+        under_way: usize,
+        /// None is any more.
+        is_quiet: bool,
+        /// The time until the pause is over, in milliseconds. Omitted: it has no limit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        remaining_ms: Option<u64>,
+    },
     /// Sent when a restart is accepted, and again when it begins.
     ///
     /// `{"event":"restarting","ahead":1}`
@@ -327,6 +354,24 @@ pub enum Answer {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         undone: Vec<Undone>,
     },
+    /// It is paused, and nothing is under way any more.
+    ///
+    /// `{"result":"paused","remaining_ms":29998}`
+    Paused {
+        /// The time until the pause is over, in milliseconds. Omitted: it has no limit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        remaining_ms: Option<u64>,
+    },
+    /// The pause that this client has held is over.
+    ///
+    /// `{"result":"resumed","took_ms":2013}`
+    Resumed {
+        /// How long it has lasted, in milliseconds.
+        took_ms: u64,
+        /// Why it was over before its client let it go. Omitted: it was not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        early: Option<String>,
+    },
     /// The signal has been sent to the program.
     ///
     /// `{"result":"signaled","signal":1}`
@@ -400,6 +445,8 @@ pub enum Undone {
     Drain,
     /// A scheduled stop.
     Stop,
+    /// A pause.
+    Pause,
     /// One of a newer version, as it calls it.
     #[serde(untagged)]
     Other(String),
@@ -559,6 +606,9 @@ pub struct Status {
     /// The scheduled stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay: Option<Delay>,
+    /// The pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
     /// When it is started again, in milliseconds from now, after a crash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_try_ms: Option<u64>,
@@ -666,6 +716,18 @@ pub struct Delay {
     pub by: String,
     /// The time until it begins, in milliseconds.
     pub remaining_ms: u64,
+}
+
+/// A pause: clients and requests wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// What asked for it.
+    pub by: String,
+    /// How long it has lasted, in milliseconds.
+    pub paused_ms: u64,
+    /// The time until it is over, in milliseconds. Omitted: it has no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<u64>,
 }
 
 /// A drain in progress: of a stop, or of an old generation.

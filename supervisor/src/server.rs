@@ -1,6 +1,7 @@
 //! The seam between master control and what it supervises.
 
 pub(crate) mod handlers;
+pub(crate) mod quiet;
 
 use std::error::Error;
 use std::fmt;
@@ -17,6 +18,10 @@ use crate::text::Reason;
 
 /// How long it may take to build a server. Then the restart has failed.
 pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30);
+
+/// Why the clients of a program cannot be held.
+pub(crate) const CANNOT_PAUSE: &str = "the program accepts its clients itself, so they cannot be held: start it with \
+                                       --relay http or --relay tcp, which can hold them";
 
 /// Makes generations of the server.
 pub(crate) trait Builder: fmt::Debug + Send {
@@ -59,6 +64,18 @@ pub(crate) trait Builder: fmt::Debug + Send {
 
     /// Whether clients shall come here. If not, they are asked to connect anew elsewhere, where the protocol can say so.
     fn set_in_rotation(&self, _in_rotation: bool) {}
+
+    /// No client and no request reaches a server from now on: they wait. Returns how many requests are under way.
+    /// [`Event::Quiet`](crate::event::Event::Quiet) with this number is sent when none is any more.
+    ///
+    /// # Errors
+    /// Why that is not possible.
+    fn pause(&self, _pause: u64) -> Result<usize, String> {
+        Err(CANNOT_PAUSE.into())
+    }
+
+    /// Ends a pause: what has waited is served.
+    fn resume(&self) {}
 
     /// No generation is built any more, and the listening socket is closed: by the generation that serves, if that has
     /// been told to stop and has to notify the clients in the accept queue first. A build under way is handed over

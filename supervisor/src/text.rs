@@ -8,7 +8,8 @@ use chrono::{DateTime, Local};
 use serde_json::Value;
 
 use crate::protocol::{
-    Activity, Change, Connection, Delay, Drain, Entry, Level, Outcome, ProgramConnection, Report, State, Status, Undone,
+    Activity, Change, Connection, Delay, Drain, Entry, Level, Outcome, Pause, ProgramConnection, Report, State, Status,
+    Undone,
 };
 
 /// How a time is shown.
@@ -71,6 +72,12 @@ pub fn delay(delay: &Delay) -> String {
     format!("not ready for new clients, stopping in {} s", delay.remaining_ms.div_ceil(1000))
 }
 
+/// A pause.
+pub fn pause(pause: &Pause) -> String {
+    let most = pause.remaining_ms.map(|ms| format!(", {} s to go", ms.div_ceil(1000))).unwrap_or_default();
+    format!("paused for {} s{most}", pause.paused_ms / 1000)
+}
+
 /// Where a server is found: its addresses, or the program that looks after that.
 pub fn place(status: &Status) -> String {
     match (&status.all_addresses()[..], &status.program) {
@@ -88,6 +95,10 @@ pub fn status_line(status: &Status) -> String {
         None if status.unavailable.is_some() => format!(", {}", readiness(status)),
         None if *state == State::Serving && !status.ready => ", not ready for new clients".into(),
         None => String::new(),
+    };
+    let not_ready = match &status.pause {
+        Some(paused) => format!("{not_ready}, {}", pause(paused)),
+        None => not_ready,
     };
     let how = match (&status.drain, &status.last_end) {
         (Some(drain), _) => format!(", {}", countdown(drain)),
@@ -150,6 +161,7 @@ pub fn undone(undone: &Undone) -> String {
     match undone {
         Undone::Drain => "the drain is cancelled".into(),
         Undone::Stop => "the stop is cancelled".into(),
+        Undone::Pause => "the pause is over".into(),
         Undone::Other(word) => format!("the {word} is cancelled"),
     }
 }

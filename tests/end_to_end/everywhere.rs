@@ -63,6 +63,7 @@ fn every_command_that_the_help_names_is_carried_out() {
         (&["completions", "powershell"], 0, "Register-ArgumentCompleter"),
         (&["manual", pages], 0, ""),
         (&["drain"], 0, "not ready"),
+        (&["pause"], 0, "paused for at most 30 s"),
         (&["resume"], 0, "ready for new clients"),
         (&["close", "1", "--now"], 5, "forced"),
         (&["signal", "HUP"], no_signal.0, no_signal.1),

@@ -60,6 +60,8 @@ mod log; // A log that is not read, or not fast enough.
 #[cfg(target_os = "linux")]
 mod passed; // Sockets that a service manager passes, for programs too.
 #[cfg(target_os = "linux")]
+mod pause; // Clients and requests wait, and none is lost.
+#[cfg(target_os = "linux")]
 mod port; // The processes that hold a port, and their end.
 #[cfg(target_os = "linux")]
 mod process; // What proc(5) tells: threads, descriptors, wake-ups.

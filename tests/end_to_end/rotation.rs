@@ -24,7 +24,7 @@ fn start(home: &Home) -> Instance {
 }
 
 /// The standard server of Python, which keeps connections alive.
-fn behind_a_relay(home: &Home, options: &[&str]) -> Instance {
+pub fn behind_a_relay(home: &Home, options: &[&str]) -> Instance {
     let port = free_port().to_string();
     let options = [&["--listen", &port, "--relay", "http"], options].concat();
     let line = ["python3", "-m", "http.server", "{port}", "--bind", "127.0.0.1", "--protocol", "HTTP/1.1"];

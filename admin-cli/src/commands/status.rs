@@ -5,7 +5,7 @@ use std::time::Duration;
 use mastercontrol::Exit;
 use mastercontrol::client::Patience;
 use mastercontrol::protocol::{Answer, Counts, LastEnd, Relay, Request, Requests, Status};
-use mastercontrol::text::{Age, Count, Seconds, listed, status_line};
+use mastercontrol::text::{self, Age, Count, Seconds, listed, status_line};
 
 use crate::args::{self, Target};
 use crate::ask::ask;
@@ -52,6 +52,9 @@ fn describe_status(status: &Status) -> String {
     }
     if let Some(evidence) = &status.evidence {
         lines.push(format!("  ready        {evidence}"));
+    }
+    if let Some(pause) = &status.pause {
+        lines.push(format!("  pause        {}, requested by {}", text::pause(pause), pause.by));
     }
     if let Some(delay) = &status.delay {
         lines.push(format!("  delay        {}", describe_delay(delay)));

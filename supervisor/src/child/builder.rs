@@ -57,7 +57,7 @@ use crate::log::Level;
 #[cfg(target_os = "linux")]
 use crate::protocol;
 #[cfg(target_os = "linux")]
-use crate::server::Clients;
+use crate::server::{CANNOT_PAUSE, Clients};
 #[cfg(unix)]
 use crate::server::ProgramEnd;
 use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, Generation, lacking};
@@ -482,6 +482,19 @@ impl Builder for Children {
     fn set_in_rotation(&self, in_rotation: bool) {
         if let Some(relaying) = &self.relaying {
             relaying.set_in_rotation(in_rotation);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn pause(&self, pause: u64) -> Result<usize, String> {
+        let relaying = self.relaying.as_ref().ok_or(CANNOT_PAUSE)?;
+        relaying.pause(pause, &self.events)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn resume(&self) {
+        if let Some(relaying) = &self.relaying {
+            relaying.resume();
         }
     }
 

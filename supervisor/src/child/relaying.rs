@@ -12,6 +12,7 @@ use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::protocol;
 use crate::server::handlers::log_event;
+use crate::server::quiet::await_quiet;
 use crate::server::{Clients, Closer, Watcher, close_on_a_thread};
 use crate::settings::{Forwarded, RelayOptions, RelayProtocol};
 use crate::text::milliseconds;
@@ -86,6 +87,15 @@ impl Relaying {
 
     pub(super) fn set_in_rotation(&self, in_rotation: bool) {
         self.relay.set_in_rotation(in_rotation);
+    }
+
+    /// Clients and requests are held from now on. See [`Builder::pause`](crate::server::Builder::pause).
+    pub(super) fn pause(&self, pause: u64, events: &EventSender) -> Result<usize, String> {
+        await_quiet(self.relay.pause(), pause, events).inspect_err(|_| self.relay.resume())
+    }
+
+    pub(super) fn resume(&self) {
+        self.relay.resume();
     }
 
     /// Nothing is relayed any more beside the connections that drain.

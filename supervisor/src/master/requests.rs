@@ -65,8 +65,8 @@ pub(super) fn decode(request: Request, by: Trigger, to: Sender<Response>) -> Opt
         Request::Signal { signal } => Ask::Signal(signal),
         Request::Drain {} => Ask::NotReady,
         Request::Resume {} => Ask::Ready,
-        // The admin socket answers that by itself.
-        Request::Events { .. } => return None,
+        // The admin socket answers that by itself, or makes another event of it.
+        Request::Events { .. } | Request::Pause { .. } => return None,
     };
     Some(Command::Ask { what: ask, by, reply: reply(false) })
 }

@@ -18,6 +18,7 @@ use crate::version::VERSION;
 use crate::wire;
 
 use super::drains::{Drains, Live};
+use super::pause::Pausing;
 use super::readiness::Readiness;
 use super::reply::Reply;
 use super::restarts::Restart;
@@ -99,6 +100,7 @@ pub(super) struct Snapshot<'a> {
     pub(super) state: &'a State,
     pub(super) drains: &'a Drains,
     pub(super) readiness: &'a Readiness,
+    pub(super) pausing: &'a Pausing,
     pub(super) builder: &'a dyn Builder,
     pub(super) now: Instant,
 }
@@ -166,7 +168,7 @@ impl<'a> Snapshot<'a> {
     }
 
     pub(super) fn status(self) -> Status {
-        let Snapshot { identity, record, state, drains, readiness, builder: _, now } = self;
+        let Snapshot { identity, record, state, drains, readiness, pausing, builder: _, now } = self;
         let ms_since = |at: Instant| milliseconds(now.saturating_duration_since(at));
         let drain = match state {
             State::Draining(draining) => Some(draining.drain(drains, now)),
@@ -209,6 +211,7 @@ impl<'a> Snapshot<'a> {
                 ago_ms: ms_since(end.at),
             }),
             delay: readiness.delay(now),
+            pause: pausing.status(now),
             next_try_ms: self.next_try().map(|at| milliseconds(at.saturating_duration_since(now))),
             version: VERSION.into(),
         }

@@ -237,6 +237,9 @@ impl End {
                 // A generation that was built in the last moment is dropped.
                 Event::Stop { .. }
                 | Event::Restart { .. }
+                | Event::Pause { .. }
+                | Event::Quiet { .. }
+                | Event::HolderGone { .. }
                 | Event::Prepared { .. }
                 | Event::Built { .. }
                 | Event::PortFailed { .. }

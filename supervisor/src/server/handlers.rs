@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use worker::{ConnectionInfo, Counts, Failure, Handle, Handler, Ids, Port, ServerError, Stopper, panic_message};
 
+use super::quiet::await_quiet;
 use super::{
     Availability, BuildError, Builder, Built, Clients, Closer, Ended, Generation, Watcher, close_on_a_thread, lacking,
 };
@@ -117,6 +118,18 @@ impl Builder for HandlerBuilder {
     fn set_in_rotation(&self, in_rotation: bool) {
         if let Some(port) = &*lock(&self.port) {
             port.set_in_rotation(in_rotation);
+        }
+    }
+
+    fn pause(&self, pause: u64) -> Result<usize, String> {
+        let port = lock(&self.port);
+        let port = port.as_ref().ok_or("the server is being stopped")?;
+        await_quiet(port.pause(), pause, &self.events).inspect_err(|_| port.resume())
+    }
+
+    fn resume(&self) {
+        if let Some(port) = &*lock(&self.port) {
+            port.resume();
         }
     }
 

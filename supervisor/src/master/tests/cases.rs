@@ -7,7 +7,7 @@ use super::drive::{Drive, Step};
 use super::world::lock;
 use crate::error::Error;
 use crate::event::{ConsoleEvent, Event, ServiceControl, Trigger};
-use crate::protocol::Request;
+use crate::protocol::{Answer, Progress, Request, Response};
 use crate::server::BUILD_LIMIT;
 
 fn restart() -> Step {
@@ -564,4 +564,58 @@ fn a_port_that_fails_for_good_ends_the_supervisor_and_no_restart_is_tried() {
     drive.settle();
     let error = drive.end.unwrap().result.unwrap_err();
     assert_eq!(error.to_string(), "the server ended: the listening socket failed");
+}
+
+/// The last that the client has heard which wanted the last pause.
+fn last_of_pause(drive: &Drive) -> Option<Response> {
+    drive.heard_of_pause().pop()
+}
+
+#[test]
+fn a_pause_is_over_when_its_holder_lets_it_go_and_not_when_another_one_does() {
+    let mut drive = Drive::new();
+    drive.take(Step::Pause { max_ms: None, holder: Some(7) });
+    let paused = |is_quiet| move |heard: Option<Response>| matches!(heard, Some(Response::Progress(Progress::Paused { is_quiet: quiet, .. })) if quiet == is_quiet);
+    assert!(paused(false)(last_of_pause(&drive)));
+    drive.take(Step::Deliver);
+    assert!(paused(true)(last_of_pause(&drive)));
+    drive.take(Step::HolderGone(8));
+    assert!(lock(&drive.world).paused);
+    drive.take(Step::HolderGone(7));
+    assert!(!lock(&drive.world).paused);
+    let over = last_of_pause(&drive);
+    assert!(matches!(over, Some(Response::Answer(Answer::Resumed { early: None, .. }))), "{over:?}");
+    drive.finish();
+}
+
+#[test]
+fn a_pause_is_over_after_its_time_and_its_holder_hears_why() {
+    let mut drive = Drive::new();
+    drive.take(Step::Pause { max_ms: Some(3000), holder: Some(1) });
+    drive.take(Step::Deliver);
+    drive.wait(Duration::from_millis(2999));
+    assert!(lock(&drive.world).paused);
+    drive.wait(Duration::from_millis(1));
+    assert!(!lock(&drive.world).paused);
+    let over = last_of_pause(&drive);
+    assert!(matches!(over, Some(Response::Answer(Answer::Resumed { early: Some(_), .. }))), "{over:?}");
+    drive.finish();
+}
+
+#[test]
+fn a_pause_that_is_over_while_something_is_under_way_has_failed() {
+    let mut drive = Drive::new();
+    drive.take(Step::Pause { max_ms: Some(1000), holder: None });
+    drive.wait(Duration::from_secs(1));
+    let over = last_of_pause(&drive);
+    assert!(matches!(over, Some(Response::Answer(Answer::Error(_)))), "{over:?}");
+    // What is heard of the last one is none of the next one's business.
+    drive.take(Step::Pause { max_ms: None, holder: None });
+    drive.take(Step::Deliver);
+    assert_eq!(drive.heard_of_pause().len(), 1);
+    drive.take(Step::Deliver);
+    assert!(matches!(last_of_pause(&drive), Some(Response::Answer(Answer::Paused { remaining_ms: None }))));
+    drive.take(Step::Ask(Request::Resume {}));
+    assert_eq!(drive.answers(), ["Readiness { ready: true, undone: [Pause] }"]);
+    drive.finish();
 }

@@ -25,6 +25,12 @@ pub(super) enum Step {
     Ask(Request),
     Stop(Trigger),
     Restart(Trigger),
+    /// A client wants a pause, which it holds if it has a number.
+    Pause {
+        max_ms: Option<u64>,
+        holder: Option<u64>,
+    },
+    HolderGone(u64),
     Connect,
     Disconnect,
     /// The oldest build is done.
@@ -69,6 +75,8 @@ pub(super) struct Drive {
     /// How long what is built serves beside the one that it replaces.
     pub(super) overlap: Duration,
     askers: Vec<Asker>,
+    /// What those hear who want a pause.
+    pauses: Vec<Receiver<Response>>,
     /// The largest generation that a client has heard of.
     generation: u64,
     /// What the service manager was told, and what it knows by that.
@@ -122,8 +130,19 @@ impl Drive {
         let state = Some(master.start(now));
         let known = Known::Nothing;
         let overlap = Duration::ZERO;
-        let mut drive =
-            Drive { world, master, state, end: None, now, overlap, askers: Vec::new(), generation: 1, said, known };
+        let mut drive = Drive {
+            world,
+            master,
+            state,
+            end: None,
+            now,
+            overlap,
+            askers: Vec::new(),
+            pauses: Vec::new(),
+            generation: 1,
+            said,
+            known,
+        };
         drive.look();
         drive
     }
@@ -133,6 +152,13 @@ impl Drive {
             Step::Ask(request) => self.ask(request),
             Step::Stop(by) => self.send(Event::Stop { by, grace: None }),
             Step::Restart(by) => self.send(Event::Restart { by, grace: None }),
+            Step::Pause { max_ms, holder } => {
+                let (by, max) = (Trigger::Code, max_ms.map(Duration::from_millis));
+                let (reply, heard) = mpsc::channel();
+                self.pauses.push(heard);
+                self.send(Event::Pause { by, max, holder, reply });
+            }
+            Step::HolderGone(holder) => self.send(Event::HolderGone { holder }),
             Step::Connect => {
                 if let Some(generation) = lock(&self.world).target() {
                     generation.clients += 1;
@@ -265,6 +291,11 @@ impl Drive {
         self.askers.iter().map(text).collect()
     }
 
+    /// What the last one that wanted a pause has heard.
+    pub(super) fn heard_of_pause(&self) -> Vec<Response> {
+        self.pauses.last().map(|heard| heard.try_iter().collect()).unwrap_or_default()
+    }
+
     /// Looks whether everything is as it has to be.
     fn look(&mut self) {
         self.look_at_the_world();
@@ -381,7 +412,7 @@ impl Drive {
                 }
                 Request::Restart { wait: true, .. } => matches!(answer, Answer::Restarted { .. } | Answer::Error(_)),
                 Request::Restart { wait: false, .. } => matches!(answer, Answer::Restarting { .. } | Answer::Error(_)),
-                Request::Events { .. } => false,
+                Request::Events { .. } | Request::Pause { .. } => false,
             };
             assert!(fits, "{request:?} was answered with {answer:?}");
         }

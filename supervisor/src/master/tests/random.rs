@@ -38,6 +38,9 @@ fn step() -> impl Strategy<Value = Step> {
         24 => request().prop_map(Step::Ask),
         1 => prop::sample::select(vec![signal("SIGTERM"), signal("SIGHUP"), Trigger::Console]).prop_map(Step::Stop),
         2 => Just(Step::Restart(signal("SIGHUP"))),
+        2 => (prop::option::of(1..5000_u64), prop::option::of(1..3_u64))
+            .prop_map(|(max_ms, holder)| Step::Pause { max_ms, holder }),
+        1 => (1..3_u64).prop_map(Step::HolderGone),
         6 => Just(Step::Connect),
         6 => Just(Step::Disconnect),
         5 => Just(Step::Built),

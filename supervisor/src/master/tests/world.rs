@@ -20,6 +20,7 @@ pub(super) struct World {
     /// The same of what is to be looked at beforehand.
     pub(super) preparing: VecDeque<u64>,
     pub(super) events: VecDeque<Event>,
+    pub(super) paused: bool,
     /// No generation is built any more, and the port is closed.
     pub(super) closed: bool,
     /// Whether the next generation can be built beside the one that it replaces.
@@ -135,9 +136,21 @@ impl Builder for PretendedBuilder {
         lock(&self.0).overlaps
     }
 
+    fn pause(&self, pause: u64) -> Result<usize, String> {
+        let mut world = lock(&self.0);
+        assert!(!std::mem::replace(&mut world.paused, true), "it is paused twice");
+        world.events.push_back(Event::Quiet { pause });
+        Ok(1)
+    }
+
+    fn resume(&self) {
+        assert!(std::mem::take(&mut lock(&self.0).paused), "it is not paused");
+    }
+
     fn close(&mut self) {
         let mut world = lock(&self.0);
         assert!(world.target.is_none(), "nobody notifies the clients in the accept queue: {world:?}");
+        assert!(!world.paused, "what waits is never served: {world:?}");
         world.closed = true;
     }
 }

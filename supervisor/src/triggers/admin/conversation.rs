@@ -3,8 +3,10 @@
 use std::io::{self, BufReader, Read};
 #[cfg(unix)]
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use interprocess::local_socket::Stream;
@@ -67,7 +69,7 @@ impl Time {
 /// `slot` is free again when the request has been read: a client that waits for the end of a stop keeps no other from
 /// asking.
 pub(super) fn converse(
-    client: &Stream,
+    client: &Arc<Stream>,
     slot: Option<ClientSlot>,
     answers: &Answers,
     events: &EventSender,
@@ -90,8 +92,8 @@ pub(super) fn converse(
         Ok(Some(Request::Restart { grace_ms, spread_ms, .. })) if time == Time::Borrowed => {
             Request::Restart { grace_ms, spread_ms, wait: false }
         }
-        Ok(Some(Request::Events { .. })) if time == Time::Borrowed => {
-            let message = "the system gives no thread to a client that reads the events, try again".into();
+        Ok(Some(Request::Events { .. } | Request::Pause { .. })) if time == Time::Borrowed => {
+            let message = "the system gives no thread to a client that stays, try again".into();
             let _ = refuse(client, ErrorCode::Busy, message, end);
             return;
         }
@@ -116,10 +118,22 @@ pub(super) fn converse(
 }
 
 /// Without an end for as long as it takes.
-fn ask_master_control(client: &Stream, request: Request, by: Trigger, events: &EventSender, end: Option<Instant>) {
+fn ask_master_control(client: &Arc<Stream>, request: Request, by: Trigger, events: &EventSender, end: Option<Instant>) {
     let (reply, responses) = mpsc::channel();
+    let event = match request {
+        Request::Pause { max_ms, hold } => {
+            let max = max_ms.map(Duration::from_millis);
+            Event::Pause { by, max, holder: hold.then(next_holder), reply }
+        }
+        request => Event::Request { request, by, reply },
+    };
+    let holder = if let Event::Pause { holder, .. } = &event { *holder } else { None };
     // If master control is gone, so is the other end of `responses`.
-    let _ = events.send(Event::Request { request, by, reply });
+    let _ = events.send(event);
+    // Only now: master control hears of the end after the beginning.
+    if let Some(holder) = holder {
+        watch_holder(client, holder, events);
+    }
     let next = || match end {
         None => responses.recv().ok(),
         // This is the admin thread. At its end, the supervisor waits for that one, and nothing answers any more.
@@ -130,6 +144,26 @@ fn ask_master_control(client: &Stream, request: Request, by: Trigger, events: &E
         if write_answer(client, &response).is_err() || last {
             break;
         }
+    }
+}
+
+/// A number for a client that holds something.
+fn next_holder() -> u64 {
+    static NUMBERS: AtomicU64 = AtomicU64::new(0);
+    NUMBERS.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// Has master control hear when this client lets go what it holds, or is gone.
+fn watch_holder(client: &Arc<Stream>, holder: u64, events: &EventSender) {
+    let (client, theirs) = (client.clone(), events.clone());
+    let thread = thread::Builder::new().name("admin-holder".into()).spawn(move || {
+        // Whatever comes, and the end, says the same.
+        let _ = DeadlineReader { stream: &*client, end: None }.read(&mut [0]);
+        let _ = theirs.send(Event::HolderGone { holder });
+    });
+    if thread.is_err() {
+        // Nothing would say when it is gone.
+        let _ = events.send(Event::HolderGone { holder });
     }
 }
 
@@ -210,7 +244,7 @@ mod tests {
         let (events, _received) = mpsc::channel();
         let (answers, events) = (Answers::default(), EventSender::new(events, None));
         converse(
-            &Stream::UdSocket(theirs.into()),
+            &Arc::new(Stream::UdSocket(theirs.into())),
             None,
             &answers,
             &events,

@@ -1,0 +1,81 @@
+//! `pause`
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::process::{Command, ExitCode, ExitStatus};
+use std::time::Duration;
+
+use mastercontrol::Exit;
+use mastercontrol::client::{self, Patience, PauseOver};
+use mastercontrol::protocol::{Answer, Request};
+use mastercontrol::text::{Reason, Seconds, milliseconds};
+
+use crate::args::{Pause, Target};
+use crate::ask::ask;
+use crate::failure::Failure;
+use crate::output;
+use crate::target::choose;
+
+/// How long a pause lasts that nothing holds, unless told otherwise.
+const MAX: Duration = Duration::from_secs(30);
+
+pub(crate) fn pause(target: &Target, json: bool, pause: &Pause) -> Result<ExitCode, Failure> {
+    if !pause.command.is_empty() {
+        return pause_for(target, &pause.command, pause.max);
+    }
+    let max = pause.max.unwrap_or(MAX);
+    let patience = Patience { whole: None, ..Patience::short() };
+    let request = Request::Pause { max_ms: Some(milliseconds(max)), hold: false };
+    let done = ask(target, json, request, patience, |answer| match answer {
+        Answer::Paused { remaining_ms } => {
+            let most = remaining_ms.map(|ms| format!(" for at most {}", Seconds(Duration::from_millis(ms))));
+            Some((format!("paused{}; `admin-cli resume` ends that", most.unwrap_or_default()), Exit::Done))
+        }
+        _ => None,
+    });
+    done.map(ExitCode::from)
+}
+
+/// Runs a command while it is paused. Its exit code is that of this program.
+fn pause_for(target: &Target, command: &[OsString], max: Option<Duration>) -> Result<ExitCode, Failure> {
+    if target.all {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--all has no command: pause one supervisor, and the next one in that command",
+        ));
+    }
+    let chosen = choose(target)?;
+    let paused = client::pause(&chosen.paths, max, |_| {}, || run(command));
+    let (code, over) = paused.map_err(|error| Failure::asking(&chosen.label, &error))?;
+    output::message(&match over {
+        Ok(PauseOver { took, early: None }) => format!("admin-cli: {} was paused for {}", chosen.label, Seconds(took)),
+        Ok(PauseOver { took, early: Some(why) }) => {
+            let took = Seconds(took);
+            format!("admin-cli: {}: the pause was over after {took}, before the command: {why}", chosen.label)
+        }
+        Err(error) => format!("admin-cli: {}: {error}", chosen.label),
+    });
+    Ok(code)
+}
+
+/// As a shell reports it.
+#[allow(clippy::disallowed_methods, reason = "that is for tests, which start children from a known state")]
+fn run(command: &[OsString]) -> ExitCode {
+    let [program, arguments @ ..] = command else { return ExitCode::SUCCESS };
+    match Command::new(program).args(arguments).status() {
+        Ok(status) => ExitCode::from(code(status)),
+        Err(error) => {
+            output::message(&format!("admin-cli: {}: {}", program.display(), Reason(&error)));
+            ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
+        }
+    }
+}
+
+fn code(status: ExitStatus) -> u8 {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        return u8::try_from(128 + signal).unwrap_or(u8::MAX);
+    }
+    // Windows has larger ones, none of which is a success.
+    status.code().map_or(1, |code| u8::try_from(code).unwrap_or(u8::MAX))
+}

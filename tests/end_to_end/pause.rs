@@ -1,0 +1,197 @@
+//! Clients and requests wait, and none is lost.
+
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::time::Duration;
+
+use load::{Load, Mode};
+
+use crate::rotation::behind_a_relay;
+use crate::support::{Client, Home, Instance, eventually, some_more};
+
+/// Files over HTTP: `/a` is `a`.
+fn start(home: &Home) -> Instance {
+    let files = home.directory().join("files");
+    fs::create_dir(&files).unwrap();
+    fs::write(files.join("a"), "a").unwrap();
+    home.start(&["http", files.to_str().unwrap()])
+}
+
+/// It has asked, and gets no answer for now.
+#[track_caller]
+fn assert_waits(client: &mut Client) {
+    client.send("GET /a HTTP/1.1\r\nHost: x\r\n\r\n");
+    client.0.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert_eq!(client.0.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    client.0.set_read_timeout(Some(Duration::from_secs(45))).unwrap();
+}
+
+fn is_paused(instance: &Instance) -> bool {
+    !instance.status()["pause"].is_null()
+}
+
+#[test]
+fn clients_and_requests_wait_until_it_is_resumed_and_a_restart_goes_on_meanwhile() {
+    let home = Home::new();
+    let instance = start(&home);
+    let mut kept = instance.client();
+    assert_eq!(kept.get("/a").status, 200);
+    instance.admin(&["pause", "--max", "10m"]).expect(0).says("paused for at most 600 s; `admin-cli resume` ends that");
+    let mut new = instance.client();
+    assert_waits(&mut kept);
+    assert_waits(&mut new);
+    instance.admin(&["status", "--short"]).expect(0).says(", paused for ");
+    instance.admin(&["status"]).expect(0).says("pause        paused for ");
+    instance.admin(&["pause"]).expect(1).says("it is paused already, by admin client");
+    instance.admin(&["restart"]).expect(0).says("generation 2 is serving");
+    assert!(is_paused(&instance));
+    instance.admin(&["resume"]).expect(0).says("ready for new clients; the pause is over");
+    for mut client in [kept, new] {
+        assert_eq!(client.answer().status, 200);
+    }
+    assert!(!is_paused(&instance));
+    instance.err.wait_for("admin client ");
+    instance.err.wait_for("the pause is over after ");
+}
+
+#[test]
+fn a_message_that_is_under_way_is_answered_before_it_is_paused() {
+    let home = Home::new();
+    let instance = home.start(&["command"]);
+    let mut client = instance.client();
+    client.send("QUO");
+    eventually("it is busy", || {
+        let shown = instance.admin(&["connections", "--json"]).expect(0).json();
+        shown["connections"][0]["activity"] == "busy" && shown["connections"][0]["received"] == 3
+    });
+    let pause = instance.admin_begins(&["pause", "--max", "10m"]);
+    eventually("it has begun", || is_paused(&instance));
+    assert!(pause.is_running());
+    client.send("TE\n");
+    pause.end().expect(0);
+    let mut answer = [0; 1];
+    client.0.read_exact(&mut answer).unwrap();
+    instance.admin(&["resume"]).expect(0);
+}
+
+#[test]
+fn the_exit_code_is_that_of_the_command_and_the_pause_is_over_however_it_ends() {
+    let home = Home::new();
+    let instance = start(&home);
+    let name = instance.name.clone();
+    for (command, code) in [
+        (&["true"][..], 0),
+        (&["sh", "-c", "exit 7"], 7),
+        (&["sh", "-c", "kill -9 $$"], 137),
+        (&["there-is-no-such-command"], 127),
+        (&["/etc/passwd"], 126),
+    ] {
+        let ended = instance.admin(&[&["pause", "--"], command].concat()).expect(code);
+        ended.says(&format!("admin-cli: {name} was paused for "));
+        assert!(!is_paused(&instance), "{command:?}");
+        assert_eq!(instance.client().get("/a").status, 200);
+    }
+}
+
+#[test]
+fn a_pause_is_over_with_the_admin_cli_that_holds_it() {
+    let home = Home::new();
+    let instance = start(&home);
+    let pid = home.directory().join("pid");
+    let script = format!("echo $$ > {}.new; mv {0}.new {0}; exec sleep 1000", pid.display());
+    let pause = instance.admin_begins(&["pause", "--", "sh", "-c", &script]);
+    eventually("the command runs", || pid.exists());
+    let mut client = instance.client();
+    assert_waits(&mut client);
+    pause.kill();
+    assert_eq!(client.answer().status, 200);
+    assert!(!is_paused(&instance));
+    let command = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(command), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn a_pause_is_over_by_itself_after_its_time() {
+    let home = Home::new();
+    let instance = start(&home);
+    instance.admin(&["pause", "--max", "0.1"]).expect(0);
+    assert_eq!(instance.client().get("/a").status, 200);
+    instance.err.wait_for(": its time was up");
+    let ended = instance.admin(&["pause", "--max", "0.1", "--", "sleep", "1"]).expect(0);
+    ended.says("before the command: its time was up");
+    // Nothing that is under way ends in time, so the command is not run.
+    let mut busy = instance.client();
+    busy.send("GET /a HTTP/1.1\r\n");
+    eventually("it is busy", || {
+        let shown = instance.admin(&["connections", "--json"]).expect(0).json();
+        shown["connections"].as_array().unwrap().iter().any(|it| it["activity"] == "busy")
+    });
+    let made = home.directory().join("made");
+    let ended = instance.admin(&["pause", "--max", "0.1", "--", "touch", made.to_str().unwrap()]).expect(1);
+    ended.says("the pause was over before the requests that were under way: its time was up");
+    assert!(!made.exists());
+}
+
+#[test]
+fn a_stop_ends_a_pause_and_loses_nothing() {
+    let home = Home::new();
+    let instance = start(&home);
+    let mut kept = instance.client();
+    assert_eq!(kept.get("/a").status, 200);
+    instance.admin(&["pause"]).expect(0);
+    let mut new = instance.client();
+    assert_waits(&mut kept);
+    assert_waits(&mut new);
+    let stop = instance.admin_begins(&["stop"]);
+    for mut client in [kept, new] {
+        let answer = client.answer();
+        assert!(answer.status == 200 && answer.is_last);
+    }
+    stop.end().expect(0);
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn a_program_that_accepts_its_clients_itself_cannot_be_paused() {
+    let home = Home::new();
+    for options in [&[][..], &["--listen", "0"]] {
+        let instance = home.exec(&[options, &["--ready", "50ms"]].concat(), &["sleep", "1000"]);
+        let refused = instance.admin(&["pause", "--", "touch", "made"]).expect(1);
+        refused.says("the program accepts its clients itself, so they cannot be held: start it with --relay http");
+    }
+}
+
+/// Under load, with clients of either kind.
+fn no_request_is_lost(instance: &Instance, path: &str, body: &str) {
+    let loads = [Mode::KeptAlive, Mode::OnePerConnection]
+        .map(|mode| Load::new(instance.address, path, body, mode).connections(4).begin());
+    loads.iter().for_each(|load| some_more(load, 50));
+    for command in ["sleep 0.3", "sleep 0.1; exit 3"] {
+        let ended = instance.admin(&["pause", "--max", "10m", "--", "sh", "-c", command]);
+        assert!([0, 3].contains(&ended.code), "{ended}");
+        loads.iter().for_each(|load| some_more(load, 50));
+    }
+    instance.admin(&["pause"]).expect(0);
+    instance.admin(&["restart"]).expect(0);
+    instance.admin(&["resume"]).expect(0);
+    loads.iter().for_each(|load| some_more(load, 50));
+    for load in loads {
+        let report = load.end();
+        assert_eq!(report.lost(), 0, "{report}");
+        assert!(report.slowest >= Duration::from_millis(100), "{report}");
+    }
+}
+
+#[test]
+fn no_request_is_lost_in_pauses_under_load() {
+    let home = Home::new();
+    no_request_is_lost(&start(&home), "/a", "a");
+}
+
+#[test]
+fn no_request_is_lost_in_pauses_of_a_relay_under_load() {
+    let home = Home::new();
+    fs::write(home.directory().join("a"), "a").unwrap();
+    let instance = behind_a_relay(&home, &["--dir", home.directory().to_str().unwrap()]);
+    no_request_is_lost(&instance, "/a", "a");
+}
