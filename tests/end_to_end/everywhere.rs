@@ -49,7 +49,7 @@ fn every_command_that_the_help_names_is_carried_out() {
     let port = instance.address.port().to_string();
     // Windows has no signals.
     let no_signal = if cfg!(unix) { (1, "there is no program to signal") } else { (2, "Windows has no signals") };
-    let lines: [(&[&str], i32, &str); 21] = [
+    let lines: [(&[&str], i32, &str); 22] = [
         (&["ping"], 0, &instance.name),
         (&["wait", "--ready"], 0, "serving"),
         (&["status"], 0, "serving, ready"),

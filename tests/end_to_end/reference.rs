@@ -92,6 +92,8 @@ const CHOSEN: &[(&str, &str)] = &[
     ("ended", "info"),
     ("log_lines_lost", "warning"),
     ("not_written", "error"),
+    ("resumed", "info"),
+    ("resumed", "warning"),
     ("retired", "info"),
     ("service", "error"),
     ("stopped", "info"),

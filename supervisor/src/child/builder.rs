@@ -56,11 +56,11 @@ use crate::journal::Journal;
 use crate::log::Level;
 #[cfg(target_os = "linux")]
 use crate::protocol;
-#[cfg(target_os = "linux")]
-use crate::server::{CANNOT_PAUSE, Clients};
 #[cfg(unix)]
 use crate::server::ProgramEnd;
 use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, Generation, lacking};
+#[cfg(target_os = "linux")]
+use crate::server::{CANNOT_PAUSE, Clients};
 use crate::settings::Settings;
 use crate::sync::lock;
 #[cfg(unix)]
