@@ -380,7 +380,7 @@ fn sockets_that_cannot_be_served_on_are_refused_with_the_reason() {
     instance.client().greet();
 }
 
-/// In a network of its own, as with PrivateNetwork=, it cannot wake its own `accept`.
+/// In a network of its own, as with PrivateNetwork=, the server cannot connect to its own port.
 #[test]
 #[cfg(target_os = "linux")]
 fn clients_are_told_though_nothing_can_connect_to_the_socket_from_where_the_server_is() {
