@@ -69,6 +69,7 @@ fn restarts(running: &Running) {
     let took = began.elapsed() / RESTARTS as u32;
     let after = (resident(running), running.own_descriptors());
     crowd.greet_again();
+    assert!(after.1 <= before.1, "{} descriptors became {}", before.1, after.1);
     println!(
         "{CLIENTS} idle connections through {RESTARTS} restarts of {took:.0?} each, and all are served afterwards"
     );

@@ -52,6 +52,7 @@ fn measure(running: &Running, is_ours: bool) -> Vec<f64> {
     let failed: usize = fates.iter().map(|fates| fates.failed).sum();
     let no_port: usize = fates.iter().map(|fates| fates.no_port).sum();
     let failures = if is_ours { upstream_failures(running) } else { f64::NAN };
+    assert!(!is_ours || (failed == 0 && failures == 0.0), "{failed} failed, {failures} of them at the program");
     vec![took, failed as f64, no_port as f64, failures]
 }
 

@@ -1,16 +1,17 @@
-//! No descriptors left. The relay is in a process of its own, with few of them; the clients and the program are here.
+//! No descriptors or ports left: a relay in a process of its own, with few of them.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::process::{Command, Stdio};
 
 use mastercontrol_worker::relay::{Forwarded, Protocol};
+use rustix::net::{AddressFamily, SocketType};
 
 use crate::support::{Client, Front, Program, options};
 
 const PROGRAM: &str = "RELAY_TEST_PROGRAM";
 
-/// Says where it listens, and ends with its standard input.
+/// The clients and the program are in the process of the test. Says where it listens, and ends with its standard input.
 fn relay(program: SocketAddr) {
     let front = Front::start(options(Protocol::Http(Forwarded::Off)));
     front.relay.upstream(program).serve();
@@ -50,4 +51,45 @@ fn every_client_is_served_in_the_end_when_descriptors_run_out() {
     drop(child.stdin.take());
     lines.for_each(drop);
     assert!(child.wait().unwrap().success());
+}
+
+const FEW_PORTS: &str = "RELAY_TEST_FEW_PORTS";
+
+/// A client from an address of its own, so that it takes none of the ports of the relay.
+fn client_from(source: Ipv4Addr, to: SocketAddr) -> Client {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddrV4::new(source, 0)).unwrap();
+    rustix::net::connect(&socket, &to).unwrap();
+    Client::to(socket.into())
+}
+
+/// In a network that has ten ports for connections from each address.
+#[test]
+fn every_client_is_served_when_the_ports_of_an_address_run_out() {
+    if std::env::var_os(FEW_PORTS).is_some() {
+        let program = Program::http("a");
+        let front = Front::http();
+        front.serve(&program);
+        let clients = (1..=100).map(|number| client_from(Ipv4Addr::new(127, 0, 1, number), front.relay.address()));
+        let mut clients: Vec<_> = clients.collect();
+        for client in &mut clients {
+            client.get("/");
+            client.expect_answer("a / ");
+        }
+        assert_eq!((program.connections(), front.said("Exhausted")), (100, 0));
+        return;
+    }
+    let network = "ip link set lo up && echo 40000 40009 > /proc/sys/net/ipv4/ip_local_port_range";
+    let can = Command::new("unshare").args(["--net", "sh", "-c", network]).stderr(Stdio::null()).status();
+    if !can.is_ok_and(|status| status.success()) {
+        return; // It takes privileges.
+    }
+    let ended = Command::new("unshare")
+        .args(["--net", "sh", "-c", &format!("{network} && exec \"$0\" --exact \"$1\" --nocapture")])
+        .arg(std::env::current_exe().unwrap())
+        .arg("limits::every_client_is_served_when_the_ports_of_an_address_run_out")
+        .env(FEW_PORTS, "")
+        .output()
+        .unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 }

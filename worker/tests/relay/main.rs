@@ -22,5 +22,5 @@ mod refusals;
 // Connections that are kept through a replacement, a crash, a stop.
 mod kept;
 
-// No descriptors left.
+// No descriptors or ports left.
 mod limits;
