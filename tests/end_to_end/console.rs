@@ -302,7 +302,7 @@ fn a_log_that_is_written_to_the_terminal_in_the_background_does_not_suspend_it()
     shell.begin(&format!("{line} &"));
     eventually("it writes to the terminal", || shell.pty.screen().contains("listening on 127"));
     home.admin(&["--name", home.name(), "ping"]).expect(0);
-    // What is typed there is for the shell.
+    // Input there is for the shell.
     assert!(!shell.pty.screen().contains("press Enter"), "{}", shell.pty.screen());
     home.admin(&["--name", home.name(), "stop"]).expect(0);
     eventually("it writes to the terminal", || shell.pty.screen().contains("stopped in"));

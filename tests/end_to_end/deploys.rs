@@ -281,7 +281,7 @@ fn a_restart_reads_the_environment_file_again() {
     restarted.says("changed: variable KEY (not shown)").says("changed: variable NEW set (new)");
     let shown = restarted.out + &instance.admin(&["events", "--json"]).expect(0).out + &instance.err.so_far();
     assert!(!shown.contains("secret") && !shown.contains("cret"), "{shown}");
-    // What is meant for the program does not change what stands between.
+    // Variables for the program are not in the environment of its guardian.
     for (pid, line) in home.processes().into_iter().filter(|(_, line)| line.contains(" @")) {
         let environment = String::from_utf8(fs::read(format!("/proc/{pid}/environ")).unwrap()).unwrap();
         assert!(!environment.split('\0').any(|variable| variable.starts_with("NEW=")), "{line}");
@@ -540,7 +540,7 @@ fn deploys_under_load_lose_no_request_and_what_answers_after_a_restart_is_the_cu
         let answers: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
         assert!(answers >= CLIENTS, "{answers}");
     });
-    // What was withdrawn may take a client along until it has ended.
+    // A withdrawn generation may keep a client until it has ended.
     instance.err.wait_for(&format!("generation {} stopped in", DEPLOYS + 3));
     assert_eq!(ask(instance.address).unwrap(), *names.last().unwrap());
 }

@@ -587,7 +587,7 @@ fn a_program_that_is_not_ready_yet_is_gone_when_the_supervisor_is_killed() {
     eventually("all are gone", || home.processes().is_empty());
 }
 
-/// What the new version of a server gets to be ready. It is a shell's, which needs little time to begin.
+/// The time that the new version of a server gets to be ready. It is a shell's, which needs little time to begin.
 const READY_WITHIN: &str = r#"{"ready-within": 2}"#;
 const READY_WHENEVER: &str = r#"{"ready-within": 100}"#;
 

@@ -446,7 +446,7 @@ fn who_asks_a_master_control_that_hangs_hears_that_it_is_not_alive() {
         let asking = ["/live", "/ready", "/metrics"].map(|path| scope.spawn(move || health.try_get(path)));
         asking.map(|asking| asking.join().ok().flatten())
     });
-    // Who asks in vain is what ends it: the last resort.
+    // A question without an answer ends it: the last resort.
     hanging.wait();
     for answer in answers {
         assert_eq!(answer, Some((503, "master control does not answer\n".into())));

@@ -143,7 +143,7 @@ mod generated {
 
     /// What bash offers for the last of these words.
     fn bash_offers(program: &str, words: &[&str]) -> Vec<String> {
-        // What bash does when Tab is pressed: it calls the function with the program, the word and the one before.
+        // As bash does when Tab is pressed: it calls the function with the program, the word and the one before.
         let complete = r#"
             source <("$1" completions bash); shift
             [[ $(complete -p "$1") =~ -F\ ([^ ]+) ]] || exit 1

@@ -431,7 +431,7 @@ fn a_supervisor_that_is_killed_together_with_its_guardian_leaves_nothing() {
     assert_eq!(fs::read_dir(&lives.temporary).unwrap().count(), 0);
 }
 
-/// What it has started has the port until it has been killed, which takes a moment.
+/// Its descendants have the port until they are killed, which takes a moment.
 #[test]
 fn a_start_right_after_a_kill_waits_for_the_port() {
     let home = Home::new();

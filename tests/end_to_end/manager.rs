@@ -210,7 +210,7 @@ fn a_watchdog_for_another_process_hears_nothing() {
     command.env("NOTIFY_SOCKET", Manager::place(&home)).env("WATCHDOG_USEC", "20000").env("WATCHDOG_PID", "1");
     let instance = home.start_by(command);
     manager.hears_up_to("READY=1");
-    // What is under test is that nothing comes.
+    // The test is that nothing comes.
     manager.0.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     assert!(manager.0.recv(&mut [0; 4096]).is_err());
     instance.assert_serves();

@@ -116,7 +116,7 @@ fn a_program_gets_all_sockets_that_were_passed_and_their_queues_outlive_the_supe
     assert_ne!(serves(), old);
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
-    // What the manager holds is left as it is, and clients wait there.
+    // The sockets of the manager are left as they are, and clients wait there.
     let (waiting, other) = (tcp(two), unix(&path));
     let _next = start();
     assert_eq!((said(waiting).0, said(other).0), ("web".into(), "admin".into()));

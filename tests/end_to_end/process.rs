@@ -123,7 +123,7 @@ fn an_idle_supervisor_has_no_wake_ups() {
     instance.admin(&["ping"]).expect(0);
     instance.admin_begins(&["events", "--follow"]).out.wait_for("listening on");
     eventually("it is idle", || threads(instance.pid).iter().all(|(_, state)| state == "S"));
-    // What is under test is that nothing happens, so here there is nothing to wait for but time. It may take a moment
+    // The test is that nothing happens, so here there is nothing to wait for but time. It may take a moment
     // until everything rests; something that polls is never at rest.
     let restless = (0..5).all(|_| {
         let before = wake_ups(instance.pid);

@@ -1,7 +1,8 @@
 //! The recipes of `docs/src/replace-a-program.md`: servers that others have written use the socket of `--listen` as the
 //! page says, and what becomes of their clients when they are replaced under load.
 //!
-//! axum is built in; each of the others is looked for in `target/peers/bin` and in `PATH`. What is not installed is skipped, which is said.
+//! axum is built in; each of the others is looked for in `target/peers/bin` and in `PATH`. One that is not installed is
+//! skipped with a message.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

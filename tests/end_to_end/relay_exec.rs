@@ -305,7 +305,7 @@ fn a_client_that_was_held_for_too_long_is_closed() {
     let home = Home::new();
     write(&home, "text", "hello");
     let instance = start(&home, "tcp", &["--wait", "100ms", "--restart", "always"]);
-    // What follows it never gets ready.
+    // The next one never becomes ready.
     let script = script(&home);
     fs::write(&script, "import time; time.sleep(1000)").unwrap();
     let mut killer = instance.client();
@@ -324,7 +324,7 @@ fn clients_that_wait_for_a_program_are_listed_and_can_be_closed() {
     let home = Home::new();
     write(&home, "text", "hello");
     let instance = start(&home, "http", &["--wait", HUGE, "--restart", "always"]);
-    // What follows it never gets ready.
+    // The next one never becomes ready.
     fs::write(script(&home), "import time; time.sleep(1000)").unwrap();
     let mut killer = instance.client();
     killer.send("POST /die HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");

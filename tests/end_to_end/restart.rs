@@ -53,7 +53,7 @@ fn eventually_serves(instance: &Instance, generation: u64) {
     });
 }
 
-/// What the restart that has ended says of the clients of the old generation: told, left, closed, forced.
+/// The counts of a restart for the clients of the old generation: notified, disconnected, closed, forced.
 #[track_caller]
 fn counts(ended: &Ended) -> (u64, u64, u64, u64) {
     let answer = ended.json();

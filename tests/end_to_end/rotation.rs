@@ -100,7 +100,7 @@ fn a_restart_notifies_clients_over_the_spread_oldest_first() {
     clients.iter_mut().for_each(assert_is_served);
     // One that comes now belongs to the new generation.
     assert_is_served(&mut instance.client());
-    // What is left of the time is shared anew, and all have their turn in it.
+    // The remaining time is shared again, and all have their turn in it.
     instance.admin(&["grace", "20"]).expect(0);
     for mut client in clients {
         client.assert_told();

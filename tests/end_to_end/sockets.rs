@@ -296,7 +296,7 @@ fn the_path_is_gone_however_the_supervisor_ends() {
         // It is given up.
         (&["--max-restarts", "0"], "exit 3", 9),
         (&["--max-restarts", "1"], "sleep 0.1; exit 3", 9),
-        // What comes after it is taken.
+        // Its second address cannot be bound.
         (&["--listen", "/no/such/directory/app.sock"], "exit 0", 1),
     ] {
         let options = [&["--listen", text(&path)], options].concat();

@@ -89,7 +89,7 @@ pub fn write_script(path: &Path, text: &str) {
 }
 
 /// A program that starts from a known state, with nothing on stdin, however the tests are run: under `nohup`, by a
-/// service manager, in the background of a script. What is not said here is as after a login.
+/// service manager, in the background of a script. Everything else is as after a login.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     #[cfg(unix)]
@@ -105,8 +105,8 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Where programs are. What this user cannot enter is left out: there, a program that does not exist may be one that
-/// is not permitted.
+/// Where programs are. Directories that this user cannot enter are left out: there, a program that does not exist may
+/// be one that is not permitted.
 fn path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let entered = std::env::split_paths(&path).filter(|directory| directory.join(".").exists());

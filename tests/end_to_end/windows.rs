@@ -92,7 +92,7 @@ fn nothing_is_left_of_a_supervisor_that_is_killed_and_the_next_one_starts() {
 fn what_a_program_leaves_behind_is_ended_before_the_next_one_starts() {
     let home = Home::new();
     let (address, other, name) = (address(), address().to_string(), format!("{}-program", home.name()));
-    // What begins with a slash is an option of `start`.
+    // An argument that begins with a slash is an option of `start`.
     let (text, supervisor) = (address.to_string(), SUPERVISOR.replace('/', "\\"));
     let background = [vec!["start", "/b", &supervisor], echo(&text)[1..].to_vec()].concat();
     let foreground = vec!["&", SUPERVISOR, "echo", "--listen", &other, "--name", &name];

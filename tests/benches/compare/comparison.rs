@@ -255,7 +255,8 @@ fn succeeds(mut command: Command) -> Option<bool> {
 }
 
 fn ours(site: &Site) -> Option<Peer> {
-    // The program says nothing when it is ready. What it listens on is not its own, so an answer has to show it.
+    // The program says nothing when it is ready. It listens on a socket that is not its own, so an answer has to show
+    // it.
     ours_by(site, &["--ready", &format!("http=http://127.0.0.1:{}/version", site.port)])
 }
 

@@ -34,7 +34,7 @@ pub fn run() {
 }
 
 fn growth(running: Running, talk: Talk) -> Option<Vec<f64>> {
-    // What the first clients cost once is not what each costs.
+    // The first clients have costs that later ones have not.
     drop(Crowd::connect(running.address, 10, talk));
     let measure = || {
         std::thread::sleep(SETTLE);

@@ -39,7 +39,7 @@ pub fn run() {
 }
 
 fn growth(running: &Running) -> Option<Vec<f64>> {
-    // What the first clients cost once is not what each costs.
+    // The first clients have costs that later ones have not.
     drop(Crowd::connect(running.address, 10, Talk::Http));
     let before = resident(running);
     let crowd = Crowd::connect(running.address, CLIENTS, Talk::Http);

@@ -68,7 +68,7 @@ fn clients_wait_for_the_next_generation_when_the_program_has_ended() {
     let mut next = front.client();
     next.send("hello");
     eventually("it is held", || front.relay.counts().held == 1);
-    // What the old one still has to say is said.
+    // The old one still finishes its answer.
     drop(server);
     client.expect_last("");
     // Its client does not have to close its side: it could be heard by none.

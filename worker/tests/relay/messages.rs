@@ -148,7 +148,7 @@ fn an_answer_before_the_end_of_its_request_ends_the_connection() {
     server.expect("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\nhello");
     server.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nno\n");
     client.expect_last("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nno\n");
-    // What the client still sends does not destroy the answer.
+    // Bytes that the client still sends do not destroy the answer.
     client.send("more");
     server.expect_end();
     drop(client);

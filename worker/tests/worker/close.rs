@@ -25,7 +25,7 @@ fn a_client_that_is_to_be_closed_is_told_and_the_others_stay() {
     drop(clients);
     eventually("all have left", || server.counts().now == 0);
     server.stop(HUGE);
-    // What was before the stop is not in its report.
+    // Earlier ends are not in the report of the stop.
     let report = server.join();
     assert_eq!((report.notified, report.disconnected), (0, 0), "{report:?}");
 }

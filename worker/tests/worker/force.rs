@@ -166,7 +166,7 @@ fn a_connection_that_ends_at_the_deadline_is_counted_once() {
     }
 }
 
-/// Messages of so many bytes are taken and not answered. What is returned is there as long as anything of the server
+/// Messages of so many bytes are taken and not answered. The returned value is there as long as anything of the server
 /// is, or any of its threads.
 fn silent(length: usize) -> (Weak<()>, impl Fn(&mut Connection) -> io::Result<()>) {
     let token = Arc::new(());

@@ -181,7 +181,7 @@ fn the_port_can_be_bound_again_while_clients_are_still_draining() {
     let mut stays = old.idle_clients(1).remove(0);
     old.stop(HUGE);
     stays.expect_last("SHUTDOWN\n");
-    // Who has been told knows that the listener is closed.
+    // A client that has been notified knows that the listener is closed.
     let new = Running::on(TcpListener::bind(old.address()).unwrap(), Server::new(Echo));
     assert_eq!(new.address(), old.address());
     let mut client = new.client();

@@ -122,7 +122,7 @@ fn connections_say_who_they_are_and_what_they_did() {
     assert_eq!((server.counts().now, server.counts().total, server.deadline()), (1, 1, None));
     drop(client);
     eventually("it has left", || server.counts().now == 0);
-    // What ended before the stop is not the drain's business.
+    // Connections that ended before the stop are not in the report of the drain.
     assert_eq!(server.counts().disconnected, 0);
     server.stop(HUGE);
     assert_eq!(server.join().disconnected, 0);
