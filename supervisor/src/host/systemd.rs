@@ -184,7 +184,7 @@ mod system {
                 passed.push(SendAncillaryMessage::ScmRights(descriptors));
             }
             let text = [IoSlice::new(message.as_bytes())];
-            sendmsg_addr(&line, &address, &text, &mut passed, SendFlags::NOSIGNAL)?;
+            sendmsg_addr(&line, &address, &text, &mut passed, SendFlags::empty())?;
             Ok(())
         }))
     }
