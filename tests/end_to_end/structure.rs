@@ -152,6 +152,44 @@ fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
+/// Conditions that only a compiler newer than worker's oldest one takes: `let` beside `&&`, and in the guard of an arm.
+/// The lints know what std has had since when, and nothing of the language.
+#[derive(Default)]
+struct NewConditions(usize);
+
+impl<'ast> Visit<'ast> for NewConditions {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if !is_for_tests(&item.attrs) {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_expr_binary(&mut self, binary: &'ast syn::ExprBinary) {
+        let is_let = |side: &syn::Expr| matches!(side, syn::Expr::Let(_));
+        self.0 += usize::from(is_let(&binary.left) || is_let(&binary.right));
+        visit::visit_expr_binary(self, binary);
+    }
+
+    fn visit_arm(&mut self, arm: &'ast syn::Arm) {
+        self.0 += usize::from(matches!(&arm.guard, Some((_, guard)) if matches!(**guard, syn::Expr::Let(_))));
+        visit::visit_arm(self, arm);
+    }
+}
+
+#[test]
+fn worker_has_no_condition_that_its_oldest_compiler_does_not_take() {
+    let sources = Sources::of("worker");
+    let mut found = Vec::new();
+    for (file, tree) in sources.files.iter().filter(|(file, _)| !file.iter().any(|part| part == "tests")) {
+        let mut conditions = NewConditions::default();
+        conditions.visit_file(tree);
+        if conditions.0 > 0 {
+            found.push(format!("worker/src/{}.rs: {}", file.join("/"), conditions.0));
+        }
+    }
+    assert!(found.is_empty(), "Rust 1.85 takes no `let` beside `&&` and none in a guard:\n{}", found.join("\n"));
+}
+
 #[test]
 fn no_file_imports_from_the_root_of_its_own_crate() {
     let mut found = Vec::new();
