@@ -304,7 +304,9 @@ impl Shared {
         if self.lock().takes_clients() {
             self.engine.arm_listener(Rearm::OnClient);
         }
-        for entry in self.registry.all() {
+        // One that a thread has may be about to wait, because that thread has seen the pause.
+        let has_waited = |entry: &Arc<Entry>| entry.slot.look(|held| held.has_something_to_do()).unwrap_or(true);
+        for entry in self.registry.all().into_iter().filter(has_waited) {
             self.engine.again(entry.key);
         }
     }

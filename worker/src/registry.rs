@@ -11,6 +11,7 @@ use crate::generation::{FIRST_MESSAGE_WAIT, Generation};
 use crate::handler::{Handler, Session};
 use crate::report::{Activity, ConnectionInfo};
 use crate::slot::Slot;
+use crate::socket;
 
 /// One connection, as others see it.
 #[derive(Debug)]
@@ -87,6 +88,12 @@ impl Held {
     /// Whether another generation can continue where this one has stopped.
     pub(crate) fn carries_nothing(&self) -> bool {
         !self.has_session && self.farewell.is_none() && self.rest.is_empty()
+    }
+
+    /// Whether its client, its handler or the clock wants something.
+    pub(crate) fn has_something_to_do(&self) -> bool {
+        let is_due = self.due().is_some_and(|due| due <= Instant::now());
+        is_due || self.speaks || !self.rest.is_empty() || socket::has_input(&self.socket)
     }
 
     /// Since when it has been waiting for its client. None: no clock is read for that.
