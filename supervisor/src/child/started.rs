@@ -208,7 +208,10 @@ impl Started {
     }
 
     fn does_not_listen(&self, port: u16) -> String {
-        let elsewhere = self.sockets.own().map(|address| format!(", but on {address}")).unwrap_or_default();
+        // It may have begun to listen there in this very moment.
+        let is_elsewhere = |address: &String| !address.ends_with(&format!(":{port}"));
+        let elsewhere = self.sockets.own().filter(is_elsewhere);
+        let elsewhere = elsewhere.map(|address| format!(", but on {address}")).unwrap_or_default();
         format!(
             "it does not listen on its private port {port}{elsewhere}; let it take the port from PORT in its environment, \
              or from {{port}} on its command line"
