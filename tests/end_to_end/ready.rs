@@ -91,7 +91,7 @@ fn without_ready_too_a_new_version_that_ends_soon_never_takes_over() {
     let instance = home.exec(&["--listen", &port, "--grace", HUGE], &["python3", &server]);
     let answer = || String::from_utf8(instance.client().get("/").body).unwrap();
     let old = answer();
-    for broken in ["import time; time.sleep(0.3); raise RuntimeError('no database')", "no python ("] {
+    for broken in ["import time; time.sleep(0.1); raise RuntimeError('no database')", "no python ("] {
         file(&home, "server.py", broken);
         let restart = instance.admin(&["restart"]).expect(1);
         restart.says("generation 1 keeps serving").says("it exited with code 1 before it was ready");

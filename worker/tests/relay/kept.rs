@@ -296,7 +296,8 @@ fn one_connection_is_closed_behind_its_answer() {
         move || upstream.close(id, HUGE)
     });
     server.expect(REQUEST);
-    thread::sleep(Duration::from_millis(50));
+    // Nothing shows that it has been asked to leave.
+    thread::sleep(Duration::from_millis(500));
     server.send(ANSWER);
     let (head, _) = client.answer();
     assert!(head.contains("Connection: close\r\n"), "{head}");
