@@ -284,7 +284,7 @@ fn a_value_that_cannot_be_is_shown_with_what_to_say() {
         (r#""max-connections": 1.5"#, r#""max-connections" is 1.5: say a whole number (0, 5, 100)"#.into()),
         (
             r#""listen": 99999"#,
-            r#""listen" is 99999: say a port (8000) or an address and a port (0.0.0.0:8000)"#.into(),
+            r#""listen" is 99999: there is no port 99999; the highest one is 65535"#.into(),
         ),
         (
             r#""name": "../x""#,
@@ -341,6 +341,7 @@ fn what_is_wrong_in_a_list_is_shown_alone() {
     let directory = Directory::new("in-a-list");
     for (listen, problem) in [
         (r#"[8000, "nowhere"]"#, format!(r#""listen" is "nowhere": {addresses}"#)),
+        (r#"["[::1]:80800"]"#, r#""listen" is "[::1]:80800": there is no port 80800; the highest one is 65535"#.into()),
         (r#"[8000, true]"#, format!(r#""listen" is true; {several}"#)),
         (r#"[8000, [8001]]"#, format!(r#""listen" is a list; {several}"#)),
         (r#"{"port": 8000}"#, format!(r#""listen" is an object; {several}"#)),

@@ -197,6 +197,7 @@ fn parse_any_address(text: &str) -> Result<Address, String> {
     if !is_for_a_unix_socket(text) {
         let words =
             "say a port (8000), an address and a port (0.0.0.0:8000) or the path of a Unix socket (/run/app.sock)";
+        refuse_large_port(text)?;
         return parse_address(text).map(Address::Tcp).map_err(|_| words.into());
     }
     if !text.starts_with('/') || text.ends_with('/') {
@@ -214,6 +215,15 @@ fn is_for_a_unix_socket(text: &str) -> bool {
     text.starts_with('/') || text.starts_with("unix:")
 }
 
+fn refuse_large_port(text: &str) -> Result<(), String> {
+    let port = text.rsplit(':').next().unwrap_or(text);
+    let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    match port.parse::<u16>() {
+        Err(_) if is_number => Err(format!("there is no port {port}; the highest one is {}", u16::MAX)),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// A port, a host and a port, or an address and a port.
 pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     if is_for_a_unix_socket(text) {
@@ -222,6 +232,7 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
         return Ok(([127, 0, 0, 1], port).into());
     }
+    refuse_large_port(text)?;
     let addresses = text.to_socket_addrs().map_err(|_| "say a port (8000) or an address and a port (0.0.0.0:8000)")?;
     addresses.into_iter().next().ok_or_else(|| format!("{text} has no address"))
 }
