@@ -448,8 +448,8 @@ fn take_lock(
     }
 }
 
-/// Binds an address. Where something listens that is about to end, or within the patience, that is awaited: right after
-/// a supervisor was killed, its program may still listen.
+/// Binds an address. If it is taken, that is tried again while its holder is ending, and for as long as `patience`: a
+/// supervisor that is started right after another one was killed finds what that one had started.
 fn bind<T>(address: &Address, patience: Duration, bind: impl Fn() -> io::Result<T>) -> Result<T, Error> {
     let began = Instant::now();
     loop {
