@@ -199,11 +199,16 @@ impl Shared {
         let (mut door, waited) =
             self.passed.wait_timeout_while(door, PATIENCE, admits).unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
-            // It hangs in the handler. The next one who serves here needs the turn.
+            // It hangs in the handler. The next one that serves here needs the turn, and its clients may have been reported
+            // meanwhile to threads that did not have it.
             door.turn = None;
             door.admitting = None;
+            let takes_clients = door.takes_clients();
             drop(door);
             self.engine.replace_acceptor();
+            if takes_clients {
+                self.engine.arm_listener(Rearm::OnClient);
+            }
         }
     }
 

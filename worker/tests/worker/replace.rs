@@ -352,6 +352,27 @@ fn a_server_that_was_about_to_be_replaced_hands_over_when_it_panics() {
 }
 
 #[test]
+fn a_client_that_came_while_the_old_server_hung_is_served_by_the_next_one() {
+    let (now, open, hangs, handler) = Fails::hanging();
+    let (old, new) = pair(handler, Echo);
+    now.send(()).unwrap();
+    let its_last = old.client();
+    eventually("it hangs", &hangs);
+    new.serve();
+    let mut client = new.client();
+    client.send("?");
+    // By then a thread has seen it.
+    assert!(!new.is_accepting(Duration::from_millis(200)));
+    old.retire_by(deadline_after(Instant::now(), HUGE));
+    client.expect("?");
+    drop(open);
+    drop(its_last);
+    drop(client);
+    new.stop(HUGE);
+    new.join();
+}
+
+#[test]
 fn a_server_that_accepts_nothing_is_told_from_one_that_does() {
     let (now, open, hangs, handler) = Fails::hanging();
     let server = Running::start(handler);
