@@ -69,8 +69,8 @@ fn share_of_the_ports() -> (u16, fs::File) {
     // Below those from which the relay chooses the private ports of programs.
     let mut free = (10_000..19_500).step_by(PORTS.into()).filter_map(|first| {
         let path = std::env::temp_dir().join(format!("mastercontrol-tests-{first}.lock"));
-        // Another user's cannot be opened.
-        let file = fs::File::create(path).ok()?;
+        // Another user's can be read, which is enough to lock it, unless that user's umask says otherwise.
+        let file = fs::File::open(&path).or_else(|_| fs::File::create(&path)).ok()?;
         file.try_lock().ok()?;
         Some((first, file))
     });
