@@ -52,9 +52,9 @@ fn ready_http_waits_for_an_answer_of_2xx() {
     let ready = format!("http=http://127.0.0.1:{port}/health");
     let options = ["--ready", &ready, "--grace", HUGE];
     // Longer than an interpreter needs to begin on a machine that is busy.
-    let late = [&options[..], &["--ready-within", "8"]].concat();
+    let late = [&options[..], &["--ready-within", "15"]].concat();
     let ended = home.run(home.exec_command(&late, &["python3", &script, &port])).expect(1);
-    ended.says("it was not ready within 8 s: it answers 503 Service Unavailable");
+    ended.says("it was not ready within 15 s: it answers 503 Service Unavailable");
     fs::remove_file(sick).unwrap();
     let instance = home.exec(&options, &["python3", &script, &port]);
     let evidence = format!("it answers http://127.0.0.1:{port}/health with 200 OK");
