@@ -34,7 +34,8 @@ fn a_port_that_is_taken_is_refused_and_on_linux_says_by_whom() {
     let ended = refused(&home, &["echo", "--listen", &port.to_string()], 1);
     ended.says(&format!("port {port} is taken"));
     if cfg!(target_os = "linux") {
-        ended.says(&format!("(pid {})", std::process::id()));
+        // Not which: a process that another test is just starting has the listener, too, for a moment.
+        ended.says("(pid ");
     }
 }
 
