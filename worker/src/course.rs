@@ -37,7 +37,8 @@ pub(crate) fn ready(port: &Arc<Shared>, entry: &Arc<Entry>, why: Why) {
     if why == Why::Due && !is_due(port, entry) {
         return;
     }
-    if entry.slot.look(|held| awaits_resume(port, entry, held)).unwrap_or(false) {
+    // Asked first, since it needs no lock, and mostly there is no pause.
+    if port.pausing.is_paused() && entry.slot.look(|held| awaits_resume(port, entry, held)).unwrap_or(false) {
         return;
     }
     if let Some(held) = entry.slot.take() {
