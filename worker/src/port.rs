@@ -203,12 +203,9 @@ impl Shared {
             // meanwhile to threads that did not have it.
             door.turn = None;
             door.admitting = None;
-            let takes_clients = door.takes_clients();
             drop(door);
             self.engine.replace_acceptor();
-            if takes_clients {
-                self.engine.arm_listener(Rearm::OnClient);
-            }
+            self.await_client();
         }
     }
 
@@ -275,8 +272,8 @@ impl Shared {
         if refused {
             self.lock().refusals -= 1;
         }
-        if self.lacks_room.swap(false, Ordering::SeqCst) && self.lock().takes_clients() {
-            self.engine.arm_listener(Rearm::OnClient);
+        if self.lacks_room.swap(false, Ordering::SeqCst) {
+            self.await_client();
         }
         self.end_if_unused();
     }
@@ -295,6 +292,13 @@ impl Shared {
         self.address
     }
 
+    /// Has the engine report the next client, if a generation takes it.
+    fn await_client(&self) {
+        if self.lock().takes_clients() {
+            self.engine.arm_listener(Rearm::OnClient);
+        }
+    }
+
     /// How many messages are under way.
     fn under_way(&self) -> usize {
         let is_busy = |entry: &Arc<Entry>| !entry.refused && entry.info().activity == Activity::Busy;
@@ -306,9 +310,7 @@ impl Shared {
         if !self.pausing.resume() {
             return;
         }
-        if self.lock().takes_clients() {
-            self.engine.arm_listener(Rearm::OnClient);
-        }
+        self.await_client();
         // One that a thread has may be about to wait, because that thread has seen the pause.
         let has_waited = |entry: &Arc<Entry>| entry.slot.look(|held| held.has_something_to_do()).unwrap_or(true);
         for entry in self.registry.all().into_iter().filter(has_waited) {
