@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::Stdio;
 
-use crate::support::{Ended, Home, free_port};
+use crate::support::{Ended, Home, eventually, free_port};
 
 /// It did not start, said why in one line, and left nothing behind.
 #[track_caller]
@@ -31,11 +31,12 @@ fn a_port_that_is_taken_is_refused_and_on_linux_says_by_whom() {
     let home = Home::new();
     let port = free_port();
     let _taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
-    let ended = refused(&home, &["echo", "--listen", &port.to_string()], 1);
-    ended.says(&format!("port {port} is taken"));
+    let refused = || refused(&home, &["echo", "--listen", &port.to_string()], 1);
+    refused().says(&format!("port {port} is taken"));
     if cfg!(target_os = "linux") {
-        // Not which: a process that another test is just starting has the listener, too, for a moment.
-        ended.says("(pid ");
+        // A process that another test is just starting has the listener, too, for a moment.
+        let own = format!("(pid {})", std::process::id());
+        eventually("it says by whom", || refused().err.contains(&own));
     }
 }
 
@@ -97,9 +98,7 @@ fn two_that_start_at_the_same_time_with_one_name_one_of_them_serves() {
                 home.spawn(command)
             })
             .collect();
-        crate::support::eventually("three have given up", || {
-            starting.iter().filter(|process| !process.is_running()).count() == 3
-        });
+        eventually("three have given up", || starting.iter().filter(|process| !process.is_running()).count() == 3);
         let (alive, refused): (Vec<_>, Vec<_>) = starting.iter().partition(|process| process.is_running());
         for process in refused {
             process.end().expect(1).says("is taken");
