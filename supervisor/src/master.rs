@@ -181,7 +181,9 @@ impl Master {
                 Some(Command::Stop(stop, delay)) => match self.cannot_spread(stop.spread, stop.grace) {
                     None => self.now_or_later(&state, stop, delay, now),
                     Some(refusal) => {
-                        stop.reply.into_iter().for_each(|reply| reply.answer(Answer::Error(refusal.clone())));
+                        if let Some(reply) = stop.reply {
+                            reply.answer(Answer::Error(refusal));
+                        }
                         return state;
                     }
                 },

@@ -117,10 +117,8 @@ impl Readiness {
         let StopRequest { by, grace: _, spread, reply } = stop;
         let asked = by.to_string();
         let at = deadline_after(now, delay);
-        let stop = {
-            let countdown = now + COUNTDOWN;
-            ScheduledStop { since: now, at, by, deadline, spread, countdown, waiting: Vec::new() }
-        };
+        let (countdown, waiting) = (now + COUNTDOWN, Vec::new());
+        let stop = ScheduledStop { since: now, at, by, deadline, spread, countdown, waiting };
         let mut stop = match std::mem::replace(self, Readiness::NotReady) {
             Readiness::Scheduled(other) => other.merge(stop),
             Readiness::Ready | Readiness::NotReady => stop,
