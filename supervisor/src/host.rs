@@ -1,4 +1,4 @@
-//! The host's service manager: the sockets that it passes to this process, and what it is told.
+//! The host's service manager: it passes sockets to this process, and gets reports from it.
 //!
 //! One such as systemd is told by datagrams, that of Windows by reports, both of the same view of master control.
 

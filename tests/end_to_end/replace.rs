@@ -88,7 +88,7 @@ fn nobody_is_refused_or_reset_while_builds_replace_one_another() {
     let instance = start(&home);
     let (done, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     let wrong = |answer: &io::Result<String>| match answer {
-        // A client that comes to the old one in its last moment is told to come again.
+        // The old server notifies a client that connects in its last moment; the client connects again.
         Ok(answer) => answer != "SHUTDOWN\n" && !VERSIONS.iter().any(|it| *answer == format!("{it}: hello\n")),
         Err(_) => true,
     };

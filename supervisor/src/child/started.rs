@@ -32,8 +32,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 #[cfg(unix)]
 const COMMAND: Duration = Duration::from_secs(10);
 
-/// When the log says why a program is not ready yet. A user who has to change something learns it long before the end of
-/// `--ready-within`.
+/// After this time the log says why a program is not ready yet. That is long before the end of `--ready-within`, so a user
+/// can correct the cause at once.
 const DELAY: Duration = Duration::from_secs(5);
 
 /// How long to wait for the end of a program that was not ready and has been killed.

@@ -53,7 +53,7 @@ mod linux {
     /// How long a process may take to end that was killed.
     const KILLED: Duration = Duration::from_secs(5);
 
-    /// How often the waiting user is told for how long.
+    /// How often the user sees how long the wait has taken.
     const TICK: Duration = Duration::from_secs(1);
 
     /// Ends all who hold these sockets, those included that get them meanwhile, as new workers of a server do.

@@ -39,8 +39,8 @@ impl Store {
     }
 }
 
-/// How the names of all listeners begin that this program has the manager keep. No other name may begin so: that of a
-/// `.socket` unit is the unit's, unless it is told otherwise.
+/// The prefix of the names under which the manager keeps listeners for this program. Sockets of a `.socket` unit must not
+/// have it: by default they are named after the unit.
 #[cfg(unix)]
 const PREFIX: &str = "mastercontrol-listener-";
 

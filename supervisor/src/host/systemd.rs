@@ -79,7 +79,7 @@ impl Notify {
         self.store.as_mut()
     }
 
-    /// Asks this of the manager together with what it is told next.
+    /// Sends this request to the manager along with the next report.
     pub(super) fn ask_later(&mut self, errand: Errand) {
         self.errands.push_back(errand);
     }

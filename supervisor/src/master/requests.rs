@@ -84,7 +84,7 @@ pub(super) struct StopRequest {
 }
 
 impl StopRequest {
-    /// Whether it demands anything beside a stop.
+    /// Whether it demands nothing beside a stop.
     pub(super) fn is_plain(&self) -> bool {
         self.grace.is_none() && self.spread.is_none() && self.by.limit().is_none()
     }
