@@ -214,7 +214,7 @@ impl Generation {
     /// Until when a stop waits for the next message of a client that was active at this time. None: it does not.
     pub(crate) fn awaits_next(&self, id: u64, active: Instant) -> Option<Instant> {
         let began = *self.stopping.get()?;
-        let began = self.turns.of(id, began).unwrap_or(began);
+        let began = self.turns.when(id, Instant::now()).unwrap_or(began);
         let is_awaited = self.notice.is_none()
             && began.saturating_duration_since(active) < ACTIVE
             && !self.overdue.load(Ordering::SeqCst);

@@ -14,8 +14,12 @@ use crate::socket;
 /// The shortest time between two turns of connections that are let go over a time. Those between have theirs together.
 const STEP: Duration = Duration::from_millis(10);
 
-/// How much of the time goes to looking at connections at most.
+/// How much of the time goes to looking at connections, as far as the longest step allows.
 const SHARE: u32 = 10;
+
+/// The longest time between two turns that are due: a look that took long because its thread was held up must not make the
+/// next one late, too.
+const LONGEST_STEP: Duration = Duration::from_millis(50);
 
 /// Lets every idle connection go that has to, or that another generation can serve. The busy ones find out at their next
 /// message boundary. Returns when it is the turn of the next one, or no message is awaited any longer: the time to come
@@ -37,7 +41,7 @@ pub(crate) fn release(port: &Arc<Shared>, generation: &Generation) -> Option<Ins
             awaited = awaited.max(entry.awaits(generation, active));
         }
     }
-    let pause = STEP.max(began.elapsed() * SHARE);
+    let pause = (began.elapsed() * SHARE).clamp(STEP, LONGEST_STEP);
     turn.map(|turn| turn.max(began + pause)).into_iter().chain(awaited).min()
 }
 

@@ -273,7 +273,7 @@ impl Upstream {
     /// The same as [`Upstream::retire_by`], but connections of whose bytes nothing is known are not all closed at the
     /// deadline: evenly over the last of the time until then, oldest first.
     pub fn retire_over(&self, spread: Duration, deadline: Instant) {
-        self.drain_over(spread, |target| target.retire(deadline));
+        self.drain_over(spread, deadline, Target::retire);
     }
 
     /// The same as [`Upstream::stop_by`], but idle connections are not all closed at once: evenly over this time, oldest
@@ -281,15 +281,15 @@ impl Upstream {
     pub fn stop_over(&self, spread: Duration, deadline: Instant) {
         self.hub.resume();
         close(&self.hub);
-        self.drain_over(spread, |target| target.stop(deadline));
+        self.drain_over(spread, deadline, Target::stop);
     }
 
-    fn drain_over(&self, spread: Duration, begin: impl FnOnce(&Target)) {
+    fn drain_over(&self, spread: Duration, deadline: Instant, begin: impl FnOnce(&Target, Instant)) {
         // Not while the door is locked: the loops are asked.
         let ids = if spread.is_zero() { Vec::new() } else { self.connections().into_iter().map(|it| it.id).collect() };
         self.drain(|target| {
-            target.spread(ids, spread);
-            begin(target);
+            target.spread(ids, spread, deadline);
+            begin(target, deadline);
         });
     }
 

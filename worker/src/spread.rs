@@ -1,87 +1,167 @@
 //! When each connection of a drain is let go, if not all at once: evenly over a time, oldest first. So clients that
 //! connect anew come back at a rate that others can bear.
+//!
+//! A turn comes when it is asked for. If nothing asked in time, since the process or a thread was held up, those that were
+//! missed do not come all at once: they have new turns behind the last one. So the rate is kept, and the end is later, by
+//! the deadline at most; where that is too near, the rest of the time is shared anew.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// How late a turn may come. All that come together are those of so much time, or two.
+const LATE: Duration = Duration::from_millis(100);
 
 /// The turns of the connections of one generation. Without a spread it is the turn of all of them.
 #[derive(Debug, Default)]
-pub(crate) struct Turns(RwLock<Option<Spread>>);
+pub(crate) struct Turns(Mutex<Option<Spread>>);
 
 /// Turns at equal distances.
 #[derive(Debug, Clone, PartialEq)]
 struct Spread {
-    /// The numbers of the connections, oldest first. It is the turn of any other one.
-    ids: Vec<u64>,
+    /// By the numbers of the connections, oldest first. It is the turn of any other one.
+    turns: Vec<(u64, Turn)>,
+    /// How many turns there are, the missed ones included.
+    slots: usize,
     /// In seconds.
     distance: f64,
     /// One distance after the last one.
     until: Instant,
+    /// No turn is later, even if others were missed. None: that has not been said.
+    deadline: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Turn {
+    /// At the time of this slot.
+    Awaited(usize),
+    Came(Instant),
 }
 
 impl Turns {
     /// Lets these connections go over this time from now. If they have turns already, the rest of these is spread over
     /// that time at most.
     pub(crate) fn begin(&self, ids: impl FnOnce() -> Vec<u64>, over: Duration, now: Instant) {
-        let mut spread = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        match &mut *spread {
-            Some(spread) => spread.end_by(now + over, now),
+        match &mut *self.lock() {
+            Some(spread) => spread.shorten(now + over, now),
             None if over.is_zero() => {}
-            None => *spread = Some(Spread::new(ids(), now, over)),
+            spread => *spread = Some(Spread::new(ids(), now + over, over)),
+        }
+    }
+
+    /// The same over the last of the time until the deadline.
+    #[cfg_attr(not(all(feature = "relay", target_os = "linux")), allow(dead_code))]
+    pub(crate) fn begin_before(&self, deadline: Instant, ids: Vec<u64>, over: Duration, now: Instant) {
+        let over = over.min(deadline.saturating_duration_since(now));
+        match &mut *self.lock() {
+            Some(spread) => spread.begin_later(over, now),
+            None if over.is_zero() => {}
+            spread => *spread = Some(Spread::new(ids, deadline, over)),
         }
     }
 
     /// It is the turn of all by then.
-    pub(crate) fn end_by(&self, until: Instant, now: Instant) {
-        if let Some(spread) = &mut *self.0.write().unwrap_or_else(PoisonError::into_inner) {
-            spread.end_by(until, now);
+    pub(crate) fn end_by(&self, deadline: Instant, now: Instant) {
+        if let Some(spread) = &mut *self.lock() {
+            spread.deadline = Some(deadline);
+            spread.shorten(deadline, now);
         }
+    }
+
+    /// The last turn is then.
+    #[cfg_attr(not(all(feature = "relay", target_os = "linux")), allow(dead_code))]
+    pub(crate) fn end_at(&self, deadline: Instant, now: Instant) {
+        if let Some(spread) = &mut *self.lock() {
+            spread.until = spread.until.max(deadline);
+        }
+        self.end_by(deadline, now);
+    }
+
+    /// When it is the turn of this connection, or was. None: there is no spread, or it has no turn of its own.
+    pub(crate) fn when(&self, id: u64, now: Instant) -> Option<Instant> {
+        self.lock().as_mut()?.when(id, now)
     }
 
     /// When it is the turn of this connection. None: it has been, or there is no spread.
     pub(crate) fn of(&self, id: u64, now: Instant) -> Option<Instant> {
-        let spread = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        spread.as_ref()?.turn(id).filter(|turn| *turn > now)
+        self.when(id, now).filter(|turn| *turn > now)
     }
 
     /// When all have had their turn. None: there is no spread.
     pub(crate) fn end(&self) -> Option<Instant> {
-        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.until)
-    }
-
-    /// The turn of this connection if the last one comes at this time. None: there is no spread.
-    #[cfg_attr(not(all(feature = "relay", target_os = "linux")), allow(dead_code))]
-    pub(crate) fn ending_at(&self, id: u64, end: Instant) -> Option<Instant> {
-        let spread = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let spread = spread.as_ref()?;
-        end.checked_sub(spread.until.saturating_duration_since(spread.turn(id)?))
+        Some(self.lock().as_ref()?.until)
     }
 
     #[cfg_attr(not(all(feature = "relay", target_os = "linux")), allow(dead_code))]
     pub(crate) fn clear(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.lock().take();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Spread>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner) // What panics there has changed nothing.
     }
 }
 
 impl Spread {
-    fn new(mut ids: Vec<u64>, from: Instant, over: Duration) -> Spread {
+    fn new(mut ids: Vec<u64>, until: Instant, over: Duration) -> Spread {
         ids.sort_unstable();
-        let distance = over.as_secs_f64() / ids.len().max(1) as f64;
-        Spread { ids, distance, until: from + over }
+        let slots = ids.len();
+        let turns = ids.into_iter().enumerate().map(|(slot, id)| (id, Turn::Awaited(slot))).collect();
+        let distance = over.as_secs_f64() / slots.max(1) as f64;
+        Spread { turns, slots, distance, until, deadline: None }
     }
 
-    /// None: it has no turn of its own.
-    fn turn(&self, id: u64) -> Option<Instant> {
-        let place = self.ids.binary_search(&id).ok()?;
-        self.until.checked_sub(Duration::from_secs_f64(self.distance * (self.ids.len() - place) as f64))
+    fn when(&mut self, id: u64, now: Instant) -> Option<Instant> {
+        let place = self.turns.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        let slot = match self.turns[place].1 {
+            Turn::Came(at) => return Some(at),
+            Turn::Awaited(slot) => slot,
+        };
+        let mut at = self.time(slot)?;
+        if now.saturating_duration_since(at) > LATE.max(self.distance()) {
+            let slot = self.last_slot(now);
+            self.turns[place].1 = Turn::Awaited(slot);
+            at = self.time(slot)?;
+        }
+        if at > now {
+            return Some(at);
+        }
+        self.turns[place].1 = Turn::Came(now);
+        Some(now)
+    }
+
+    fn time(&self, slot: usize) -> Option<Instant> {
+        self.until.checked_sub(Duration::from_secs_f64(self.distance * (self.slots - slot) as f64))
+    }
+
+    fn distance(&self) -> Duration {
+        Duration::from_secs_f64(self.distance)
+    }
+
+    /// One more slot, behind all others.
+    fn last_slot(&mut self, now: Instant) -> usize {
+        self.until = self.until.max(now) + self.distance();
+        self.slots += 1;
+        if let Some(deadline) = self.deadline {
+            self.shorten(deadline, now);
+        }
+        self.slots - 1
     }
 
     /// What is left of the time becomes shorter, and the distances with it.
-    fn end_by(&mut self, until: Instant, now: Instant) {
+    fn shorten(&mut self, until: Instant, now: Instant) {
         let rest = self.until.saturating_duration_since(now);
         if until < self.until && !rest.is_zero() {
             self.distance *= until.saturating_duration_since(now).as_secs_f64() / rest.as_secs_f64();
             self.until = until.max(now);
+        }
+    }
+
+    /// What is left begins later, and ends as before.
+    #[cfg_attr(not(all(feature = "relay", target_os = "linux")), allow(dead_code))]
+    fn begin_later(&mut self, over: Duration, now: Instant) {
+        let rest = self.until.saturating_duration_since(now);
+        if over < rest {
+            self.distance *= over.as_secs_f64() / rest.as_secs_f64();
         }
     }
 }
@@ -129,10 +209,89 @@ mod tests {
     #[test]
     fn turns_can_end_at_a_deadline_instead() {
         let (all, now) = (Turns::default(), Instant::now());
-        assert_eq!(all.ending_at(1, now), None);
-        all.begin(|| vec![1, 2], 4 * SECOND, now);
         let deadline = now + 10 * SECOND;
-        assert_eq!(all.ending_at(1, deadline), Some(now + 6 * SECOND));
-        assert_eq!(all.ending_at(2, deadline), Some(now + 8 * SECOND));
+        all.begin_before(deadline, vec![1, 2], 4 * SECOND, now);
+        assert_eq!((all.of(1, now), all.of(2, now)), (Some(now + 6 * SECOND), Some(now + 8 * SECOND)));
+        assert_eq!((all.of(3, now), all.when(3, now)), (None, None));
+        all.end_at(now + 20 * SECOND, now);
+        assert_eq!((all.of(1, now), all.of(2, now)), (Some(now + 16 * SECOND), Some(now + 18 * SECOND)));
+        all.end_at(now + 10 * SECOND, now);
+        assert_eq!((all.of(1, now), all.of(2, now)), (Some(now + 8 * SECOND), Some(now + 9 * SECOND)));
+        all.begin_before(deadline, Vec::new(), Duration::ZERO, now);
+        assert_eq!((all.of(1, now), all.of(2, now)), (Some(deadline), Some(deadline)));
+    }
+
+    /// How 1000 connections go over ten seconds, if a look that is due in one of these times is as late as its end: the
+    /// times from the beginning, in their order.
+    fn with_hold_ups(all: &Turns, began: Instant, hold_ups: &[(u64, u64)]) -> Vec<Duration> {
+        let mut waiting: Vec<_> = (0..1000).collect();
+        let (mut times, mut time) = (Vec::new(), 0);
+        while !waiting.is_empty() {
+            let held_up = hold_ups.iter().find(|(from, until)| (*from..*until).contains(&time));
+            let now = Duration::from_millis(held_up.map_or(time, |(_, until)| *until));
+            waiting.retain(|&id| {
+                let stays = all.of(id, began + now).is_some();
+                if !stays {
+                    times.push(now);
+                }
+                stays
+            });
+            time = u64::try_from(now.as_millis()).unwrap_or(u64::MAX) + 10;
+        }
+        times
+    }
+
+    /// The most that go within a second, wherever that begins.
+    fn most_in_a_second(times: &[Duration]) -> usize {
+        let until = |end: Duration| times.partition_point(|time| *time < end);
+        times.iter().map(|from| until(*from + SECOND) - until(*from)).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn turns_that_were_missed_come_at_the_same_rate_and_end_later() {
+        for hold_ups in [
+            &[][..],
+            &[(2000, 2800)],
+            &[(0, 3000)],
+            &[(500, 1000), (1100, 1600), (1700, 2200)],
+            // Beyond its end, and once more then.
+            &[(9000, 11_000), (11_500, 12_000)],
+        ] {
+            let (all, began) = (Turns::default(), Instant::now());
+            all.begin(|| (0..1000).collect(), 10 * SECOND, began);
+            all.end_by(began + 15 * SECOND, began);
+            let times = with_hold_ups(&all, began, hold_ups);
+            let (most, last) = (most_in_a_second(&times), times[999]);
+            assert!(most <= 110, "{most} within a second, {hold_ups:?}");
+            let late: u64 = hold_ups.iter().map(|(from, until)| until - from).sum();
+            assert!(last <= Duration::from_millis(10_000 + late + 50), "the last one at {last:?}, {hold_ups:?}");
+        }
+    }
+
+    #[test]
+    fn turns_that_were_missed_come_by_the_deadline_and_share_the_time_until_then() {
+        let (all, began) = (Turns::default(), Instant::now());
+        all.begin(|| (0..1000).collect(), 10 * SECOND, began);
+        all.end_by(began + 10 * SECOND, began);
+        let times = with_hold_ups(&all, began, &[(2000, 4000)]);
+        let (most, last) = (most_in_a_second(&times), times[999]);
+        // 800 in six seconds.
+        assert!(most <= 800 * 11 / 60, "{most} within a second");
+        assert!(last <= 10 * SECOND, "the last one at {last:?}");
+        // So it is if they end there in any case.
+        let (all, before) = (Turns::default(), began - 5 * SECOND);
+        all.begin_before(began + 10 * SECOND, (0..1000).collect(), 10 * SECOND, before);
+        all.end_at(began + 10 * SECOND, before);
+        assert_eq!(with_hold_ups(&all, began, &[(2000, 4000)]), times);
+    }
+
+    #[test]
+    fn a_turn_that_has_come_stays_so_and_one_of_few_is_not_put_off() {
+        let (all, began) = (Turns::default(), Instant::now());
+        all.begin(|| vec![1, 2, 3], 600 * SECOND, began);
+        assert_eq!((all.of(1, began), all.when(1, began + 9 * SECOND)), (None, Some(began)));
+        // Three minutes apart, so it matters little that it is some seconds late.
+        let late = began + 205 * SECOND;
+        assert_eq!((all.of(2, late), all.of(3, late)), (None, Some(began + 400 * SECOND)));
     }
 }

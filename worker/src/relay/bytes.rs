@@ -19,7 +19,7 @@ pub(super) type Step = ControlFlow<Outcome>;
 
 /// Does all that can be done now.
 pub(super) fn run(pair: &mut Pair, tools: &mut Tools) -> Step {
-    if let Some(at) = pair.target.as_ref().and_then(|target| target.forced_at(pair.id)) {
+    if let Some(at) = pair.target.as_ref().and_then(|target| target.forced_at(pair.id, tools.now)) {
         if at <= tools.now {
             pair.resets_client = true;
             pair.reset_link();

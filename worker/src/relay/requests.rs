@@ -103,7 +103,7 @@ fn stays(pair: &mut Pair, tools: &Tools) -> bool {
     let active = has_served.then_some(pair.idle_since);
     // The first message of a client that has connected just before is most likely on its way.
     let first = (!has_served).then(|| pair.accepted + FIRST_MESSAGE_WAIT);
-    let next = pair.target.as_ref().and_then(|target| target.stays_until(pair.id, active));
+    let next = pair.target.as_ref().and_then(|target| target.stays_until(pair.id, active, tools.now));
     let deadline = pair.target.as_ref().and_then(|target| target.deadline());
     let until = first.max(next).map(|until| deadline.map_or(until, |deadline| until.min(deadline)));
     let Some(until) = until.filter(|until| tools.now < *until) else { return false };

@@ -22,6 +22,8 @@ pub(super) struct Target {
     lost: AtomicBool,
     /// When connections have to leave, if not all at once.
     turns: Turns,
+    /// When those are closed by force of whose bytes nothing is known, if not all at once: the last ones at the deadline.
+    cuts: Turns,
     /// A client has spoken another protocol than HTTP/1.
     has_opaque: AtomicBool,
     live: Mutex<Live>,
@@ -60,6 +62,7 @@ impl Target {
             moves: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             turns: Turns::default(),
+            cuts: Turns::default(),
             has_opaque: AtomicBool::new(false),
             live: Mutex::default(),
             changed: Condvar::new(),
@@ -88,6 +91,7 @@ impl Target {
         let mut live = self.lock();
         (live.drain, live.stopping) = (None, None);
         self.turns.clear();
+        self.cuts.clear();
         live.forced.clear();
         for flag in [&self.stopping, &self.moves, &self.lost] {
             flag.store(false, Ordering::SeqCst);
@@ -100,10 +104,12 @@ impl Target {
         self.drain(Some(deadline));
     }
 
-    /// These connections are let go over this time from now on, when that begins. If they are already, that takes so long
-    /// at most.
-    pub(super) fn spread(&self, ids: Vec<u64>, over: Duration) {
-        self.turns.begin(|| ids, over, Instant::now());
+    /// These connections are let go over this time from now on, when that begins, or closed by force over the last of the
+    /// time until the deadline. If they are already, that takes so long at most.
+    pub(super) fn spread(&self, ids: Vec<u64>, over: Duration, deadline: Instant) {
+        let now = Instant::now();
+        self.turns.begin(|| ids.clone(), over, now);
+        self.cuts.begin_before(deadline, ids, over, now);
     }
 
     /// The port closes, too.
@@ -121,7 +127,7 @@ impl Target {
 
     fn drain(&self, deadline: Option<Instant>) {
         if let Some(deadline) = deadline {
-            self.turns.end_by(deadline, Instant::now());
+            self.end_turns(deadline);
         }
         let mut live = self.lock();
         let counts = live.counts;
@@ -133,10 +139,16 @@ impl Target {
 
     /// Returns whether there is a deadline.
     pub(super) fn move_deadline(&self, to: Instant) -> bool {
-        self.turns.end_by(to, Instant::now());
+        self.end_turns(to);
         let mut live = self.lock();
         let deadline = live.drain.as_mut().and_then(|drain| drain.deadline.as_mut());
         deadline.map(|deadline| *deadline = to).is_some()
+    }
+
+    fn end_turns(&self, deadline: Instant) {
+        let now = Instant::now();
+        self.turns.end_by(deadline, now);
+        self.cuts.end_at(deadline, now);
     }
 
     /// Whether the message that this connection is about to send, or is sending, is its last.
@@ -146,21 +158,16 @@ impl Target {
 
     /// It stops: until when a connection stays that is between two messages, the last of which has ended then. Its turn
     /// may not have come, or its next message may be on its way.
-    pub(super) fn stays_until(&self, id: u64, active: Option<Instant>) -> Option<Instant> {
+    pub(super) fn stays_until(&self, id: u64, active: Option<Instant>, now: Instant) -> Option<Instant> {
         let began = self.lock().stopping?;
-        let turn = self.turns.of(id, began).unwrap_or(began);
+        let turn = self.turns.when(id, now).unwrap_or(began);
         let is_active = active.is_some_and(|active| turn.saturating_duration_since(active) < ACTIVE);
         Some(if is_active { turn + NEXT_MESSAGE_WAIT } else { turn })
     }
 
-    /// When a connection is closed by force of whose bytes nothing is known, if not with all others at the deadline: their
-    /// turns end there.
-    pub(super) fn forced_at(&self, id: u64) -> Option<Instant> {
-        if !self.is_stopping() && !self.is_moving() {
-            return None;
-        }
-        let deadline = self.lock().drain?.deadline?;
-        self.turns.ending_at(id, deadline)
+    /// When a connection is closed by force of whose bytes nothing is known, if not with all others at the deadline.
+    pub(super) fn forced_at(&self, id: u64, now: Instant) -> Option<Instant> {
+        if self.is_stopping() || self.is_moving() { self.cuts.when(id, now) } else { None }
     }
 
     /// When its connections are closed by force. None: there is no deadline, or no connection.
