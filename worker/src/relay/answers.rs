@@ -116,7 +116,7 @@ fn pass(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcome
                 return heads(pair, tools, bytes);
             }
             part.push(bytes);
-            if !may_be_complete(part, bytes) {
+            if !may_be_complete(part.bytes(), bytes.len()) {
                 return ControlFlow::Continue(Next::Wait);
             }
             let all = part.take();
@@ -134,6 +134,7 @@ fn heads(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcom
         tools.head.clear();
         match answer(rest, &way.request, closes, &mut tools.head) {
             Ok(Some(Answer { head_length, kind: Kind::Interim, .. })) => {
+                forget_copy(way, tools);
                 pair.send(&rest[..head_length], false);
                 rest = &rest[head_length..];
                 if rest.is_empty() {

@@ -19,8 +19,8 @@ use crate::report::Outcome;
 /// How long a client may take to send a head, from its first byte.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
-/// From how many bytes on a part of a head is looked at again only if a line has ended: one that comes byte by byte must
-/// not be parsed with each of them.
+/// From how many bytes on a part of a head is looked at again only if it has ended: one that comes byte by byte, or line by
+/// line, must not be parsed with each of them. Fewer can be the beginning of another protocol.
 const SHORT: usize = 64;
 
 /// How often a body is read before others get a turn.
@@ -117,14 +117,22 @@ fn received(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Out
         return begin(pair, tools, bytes);
     }
     exchange.input.push(bytes);
-    exchange.is_unseen = may_be_complete(&exchange.input, bytes);
+    exchange.is_unseen = may_be_complete(exchange.input.bytes(), bytes.len());
+    if !exchange.is_unseen {
+        pair.client.acknowledge();
+    }
     ControlFlow::Continue(None)
 }
 
-/// Whether a head that was not complete may be so, or too long, with these bytes at its end.
-pub(super) fn may_be_complete(all: &Pending, last: &[u8]) -> bool {
-    let length = all.bytes().len();
-    length <= SHORT || length >= MAX_HEAD || last.contains(&b'\n')
+/// Whether a head that was not complete is decided by its last bytes, so many: it has come to its end, or it has a line that
+/// ends with LF alone, or it is too long.
+pub(super) fn may_be_complete(head: &[u8], last: usize) -> bool {
+    let decides = |end: usize| match &head[..end] {
+        [.., before, b'\r'] => *before == b'\n',
+        _ => true,
+    };
+    let mut ends = (head.len() - last..head.len()).filter(|&end| head[end] == b'\n');
+    head.len() <= SHORT || head.len() >= MAX_HEAD || ends.any(decides)
 }
 
 /// Begins with the request that these bytes begin with. None: it is not complete.
@@ -279,4 +287,31 @@ fn bad_body(pair: &mut Pair, tools: &Tools) -> ControlFlow<Outcome, Next> {
     }
     refuse(pair, tools, Why::Refused { status: 400, reason: BAD_BODY });
     ControlFlow::Continue(Next::Go)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often a head is looked at that comes in pieces of this length.
+    fn looks(head: &[u8], length: usize) -> usize {
+        let pieces = (length..=head.len()).step_by(length);
+        pieces.filter(|&end| may_be_complete(&head[..end], length)).count()
+    }
+
+    #[test]
+    fn a_head_in_many_pieces_is_looked_at_only_at_its_start_and_its_end() {
+        let head = ["GET / HTTP/1.1\r\n", &"a:b\r\n".repeat(12_000), "\r\n"].concat();
+        for length in [1, 5] {
+            assert!(looks(head.as_bytes(), length) <= SHORT + 1);
+        }
+        let known = &head.as_bytes()[..head.len() - 1];
+        assert!(!may_be_complete(known, 1) && may_be_complete(head.as_bytes(), 1));
+        // It does not matter what comes with the end.
+        let more = [head.as_bytes(), b"GET / HT"].concat();
+        assert!((9..100).all(|last| may_be_complete(&more, last)) && !may_be_complete(&more, 8));
+        // A line that ends in another way decides at once.
+        assert!(may_be_complete(&[known, b"a: b\n"].concat(), 1));
+        assert!(may_be_complete(&[b'a'; MAX_HEAD], 1));
+    }
 }

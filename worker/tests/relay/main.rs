@@ -21,6 +21,8 @@ mod messages;
 mod refusals;
 // Connections that are kept through a replacement, a crash, a stop.
 mod kept;
+// Clients and programs that end, or stall, at any byte of a message.
+mod hostile;
 
 // No descriptors or ports left.
 mod limits;

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mastercontrol_worker::Ids;
 use mastercontrol_worker::relay::{Forwarded, Options, Protocol, Relay, Upstream};
+use mastercontrol_worker::{Event, Ids};
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::watchdog::Watchdog;
@@ -24,6 +24,8 @@ pub fn soon() -> Instant {
 pub fn never() -> Instant {
     Instant::now() + HUGE
 }
+
+type Observer = dyn Fn(&Event<'_>) + Send + Sync;
 
 pub struct Front {
     pub relay: Relay,
@@ -46,9 +48,19 @@ impl Front {
 
     pub fn start(options: Options) -> Front {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Front::observed(|observer| Relay::start(listener, options, observer))
+    }
+
+    /// One that passes bytes on, and leaves the listener to others when it stops.
+    pub fn sharing(listener: &TcpListener) -> Front {
+        let listener = listener.try_clone().unwrap();
+        Front::observed(|observer| Relay::start_shared(listener, options(Protocol::Tcp), observer))
+    }
+
+    fn observed(start: impl FnOnce(Box<Observer>) -> io::Result<Relay>) -> Front {
         let events: Arc<Mutex<Vec<String>>> = Arc::default();
         let log = events.clone();
-        let relay = Relay::start(listener, options, move |event| log.lock().unwrap().push(format!("{event:?}")));
+        let relay = start(Box::new(move |event| log.lock().unwrap().push(format!("{event:?}"))));
         Front { relay: relay.unwrap(), events, _watchdog: Watchdog::start() }
     }
 
