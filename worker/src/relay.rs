@@ -177,11 +177,12 @@ fn close(hub: &Hub) {
     let Some((listener, serving)) = hub.change(|door| Some((door.listener.take()?, door.serving.clone()))) else {
         return;
     };
+    // When no loop accepts any more, the queue is ours, or the others'. A client that a loop accepts until then is served by
+    // the generation that still serves.
+    hub.wait_until_seen();
     if hub.is_shared {
         return;
     }
-    // When no loop accepts any more, the queue is ours.
-    hub.wait_until_seen();
     for number in 0..usize::from(QUEUE) {
         match accept::take(&listener) {
             // It has been told nothing, and could not be told anything later.

@@ -265,6 +265,9 @@ impl EventLoop {
 
     fn accept(&mut self) {
         for _ in 0..BATCH {
+            if self.tools.door().listener.is_none() {
+                return; // What waits there is not for this relay any more.
+            }
             let Some(listener) = &self.listener else { return };
             if self.tools.hub.starved.load(Ordering::Relaxed) > 0 {
                 return self.pause();
@@ -302,7 +305,11 @@ impl EventLoop {
         hub.connections.fetch_add(1, Ordering::Relaxed);
         match accept::least_loaded(&hub, self.tools.number) {
             None => self.adopt(accepted),
-            Some(other) => other.send(Command::Adopt(accepted)),
+            Some(other) => {
+                // The port may have closed when the other loop comes to it.
+                let target = self.tools.serving().filter(|serving| serving.enter(true)).cloned();
+                other.send(Command::Adopt(Accepted { target, ..accepted }));
+            }
         }
     }
 

@@ -1,12 +1,17 @@
 //! One generation takes another one's place; a stop; one connection is ended.
 
 use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
+use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use mastercontrol_worker::{Activity, Outcome};
+use mastercontrol_worker::relay::{Protocol, Relay};
+use mastercontrol_worker::{Activity, Event, Outcome};
 
-use crate::support::{Front, HUGE, LIMIT, Program, never, soon};
+use crate::support::{Client, Front, HUGE, LIMIT, Program, eventually, never, options, soon};
 
 #[test]
 fn new_clients_get_the_new_generation_and_old_ones_keep_theirs() {
@@ -82,7 +87,7 @@ fn a_stop_waits_for_clients_and_accepts_no_new_ones() {
     client.send("hello");
     client.expect("hello");
     upstream.stop_by(never());
-    let refused = std::net::TcpStream::connect(front.relay.address()).unwrap_err();
+    let refused = TcpStream::connect(front.relay.address()).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     client.send("again");
     client.expect("again");
@@ -158,7 +163,7 @@ fn no_client_is_lost_while_generations_replace_each_other() {
         .map(|_| {
             thread::spawn(move || {
                 for number in 0..500 {
-                    let mut stream = std::net::TcpStream::connect(address).unwrap();
+                    let mut stream = TcpStream::connect(address).unwrap();
                     let text = format!("message {number}");
                     stream.write_all(text.as_bytes()).unwrap();
                     stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -231,4 +236,83 @@ fn the_next_message_of_an_active_client_is_answered_as_the_last_one_in_a_stop() 
     assert!(head.contains("Connection: close") && body == "program /next ", "{head}");
     client.expect_end();
     assert_eq!(upstream.wait().notified, 1);
+}
+
+#[test]
+fn a_stop_leaves_the_queue_of_a_shared_listener_to_the_others() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let connect = || Client::to(TcpStream::connect(address).unwrap());
+    let (gate, connected) = (Arc::new(RwLock::new(())), Arc::new(AtomicUsize::new(0)));
+    let observer = {
+        let (gate, connected) = (gate.clone(), connected.clone());
+        move |event: &Event<'_>| {
+            if let Event::Connected { .. } = event {
+                connected.fetch_add(1, Ordering::SeqCst);
+                drop(gate.read().unwrap());
+            }
+        }
+    };
+    let one = Relay::start_shared(listener.try_clone().unwrap(), options(Protocol::Tcp), observer).unwrap();
+    let program = Program::named("one");
+    let upstream = one.upstream(program.address);
+    upstream.serve();
+    // Every thread that accepts has a client, and is held up there. So the others stay in the queue.
+    let held_up = gate.write().unwrap();
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).max(2);
+    let mut accepted: Vec<_> = (0..threads)
+        .map(|number| {
+            let client = connect();
+            eventually("it is accepted", || connected.load(Ordering::SeqCst) == number + 1);
+            client
+        })
+        .collect();
+    let mut queued: Vec<_> = (0..20).map(|_| connect()).collect();
+    let stopping = thread::spawn({
+        let upstream = upstream.clone();
+        move || upstream.stop_by(never())
+    });
+    thread::sleep(Duration::from_millis(50));
+    drop(held_up);
+    stopping.join().unwrap();
+    accepted.iter_mut().for_each(|client| client.expect("one"));
+    let other = Front::sharing(&listener);
+    let _upstream = other.serve(&Program::named("other"));
+    for client in queued.iter_mut().chain([&mut connect()]) {
+        client.expect("o");
+    }
+    let taken = connected.load(Ordering::SeqCst) - threads;
+    assert_eq!(other.said("Connected"), 21 - taken);
+}
+
+#[test]
+fn of_two_relays_that_share_a_listener_either_stops_and_no_client_is_lost() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let program = Program::named("hello");
+    let start = || {
+        let front = Front::sharing(&listener);
+        let upstream = front.serve(&program);
+        (front, upstream)
+    };
+    let over = Arc::new(AtomicBool::new(false));
+    let mut stays = start();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let over = over.clone();
+            thread::spawn(move || {
+                while !over.load(Ordering::SeqCst) {
+                    Client::to(TcpStream::connect(address).unwrap()).expect("hello");
+                }
+            })
+        })
+        .collect();
+    for _ in 0..50 {
+        let (front, upstream) = std::mem::replace(&mut stays, start());
+        upstream.stop_by(never());
+        assert_eq!(upstream.wait().forced.len(), 0);
+        drop(front);
+    }
+    over.store(true, Ordering::SeqCst);
+    clients.into_iter().for_each(|client| client.join().unwrap());
 }
