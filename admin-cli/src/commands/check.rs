@@ -14,10 +14,14 @@ use crate::output;
 
 pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
     let file = check.file.display();
-    let (mut right, mut problem) = (Vec::new(), None);
+    let (mut right, mut problem, mut note) = (Vec::new(), None, None);
     for &kind in KINDS.iter().filter(|&&kind| check.kind.as_deref().is_none_or(|only| only == kind)) {
         match check_for(&check.file, kind) {
-            Ok(()) => right.push(kind),
+            Ok(needs_socket) => {
+                right.push(kind);
+                note = note
+                    .or(needs_socket.then_some("the service manager has to pass its socket: there is no \"listen\""));
+            }
             Err(message) => {
                 // The file is most likely meant for the kind that has the most of its settings.
                 let known = cli::known_settings(&check.file, kind);
@@ -29,15 +33,24 @@ pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
     }
     match problem {
         Some((_, message)) if right.is_empty() => return Err(Failure::new(Exit::Failed, message)),
-        _ if json => output::data(&json!({ "result": "valid", "for": right }).to_string())?,
-        _ => output::data(&format!("{file}: valid for {}", listed(&right, "and")))?,
+        _ if json => {
+            let mut answer = json!({ "result": "valid", "for": right });
+            if let Some(note) = note {
+                answer["note"] = note.into();
+            }
+            output::data(&answer.to_string())?;
+        }
+        _ => {
+            let note = note.map(|note| format!("; {note}")).unwrap_or_default();
+            output::data(&format!("{file}: valid for {}{note}", listed(&right, "and")))?;
+        }
     }
     Ok(Exit::Done)
 }
 
-/// Whether a server of this kind could be started with the file.
-fn check_for(file: &Path, kind: &str) -> Result<(), String> {
-    let Checked { config, has_program } = cli::check(file, kind).map_err(|error| error.to_string())?;
+/// Whether a server of this kind could be started with the file. Returns whether the service manager has to pass a socket.
+fn check_for(file: &Path, kind: &str) -> Result<bool, String> {
+    let Checked { config, has_program, needs_socket } = cli::check(file, kind).map_err(|error| error.to_string())?;
     let problem = match config.server {
         Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) => {
             Http::new(dir).err().map(|error| error.to_string())
@@ -49,5 +62,5 @@ fn check_for(file: &Path, kind: &str) -> Result<(), String> {
             checked.err().map(|error| error.to_string())
         }
     };
-    problem.map_or(Ok(()), |problem| Err(format!("{}: {problem}", file.display())))
+    problem.map_or(Ok(needs_socket), |problem| Err(format!("{}: {problem}", file.display())))
 }

@@ -1,6 +1,7 @@
 //! What a command line asks for.
 
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
@@ -183,6 +184,8 @@ pub struct Checked {
     pub config: Config,
     /// Whether it names a program.
     pub has_program: bool,
+    /// Whether it names no address, and needs one: the service manager has to pass the socket.
+    pub needs_socket: bool,
 }
 
 /// Whether a file is right for a kind of server, one of [`KINDS`](super::KINDS), without a command line.
@@ -201,7 +204,15 @@ pub fn check(file: &Path, kind: &str) -> Result<Checked, ConfigError> {
     let said = invocation.file.as_ref().map(|file| file.arguments(&cli, kind, false)).transpose()?;
     let has_program = said.is_some_and(|said| !said.program.is_empty());
     let rest = cli.find_subcommand(kind).filter(|_| !has_program).map(not_in_a_file).unwrap_or_default();
-    Ok(Checked { config: parse(rest)?.read()?, has_program })
+    let invocation = parse(rest)?;
+    // Any that could be passed.
+    let passed = [Address::Tcp((Ipv4Addr::LOCALHOST, 0).into())];
+    let (config, needs_socket) = match invocation.read() {
+        Ok(config) => (config, false),
+        Err(problem) if cfg!(unix) && kind == "exec" => (invocation.read_with(&passed).map_err(|_| problem)?, true),
+        Err(problem) => return Err(problem),
+    };
+    Ok(Checked { config, has_program, needs_socket })
 }
 
 /// How many of the settings in a file are those of a kind of server, whatever their values are.

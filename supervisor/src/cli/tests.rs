@@ -397,7 +397,6 @@ fn what_a_relay_cannot_do_is_refused_with_what_to_say_instead() {
                    http=http://127.0.0.1:8000/path";
     for (text, problem) in [
         (r#""relay": "udp""#, r#""relay" is "udp": say http or tcp"#.to_owned()),
-        (r#""relay": "http""#, r#""relay" needs "listen": the address on which clients connect"#.into()),
         (
             r#""relay": "tcp", "listen": [80, 81]"#,
             r#""relay" has one address, and "listen" has several; keep one"#.into(),
@@ -430,6 +429,37 @@ fn what_a_relay_cannot_do_is_refused_with_what_to_say_instead() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn a_file_without_an_address_is_right_if_the_service_manager_passes_a_socket_and_says_so() {
+    let directory = Directory::new("passed");
+    let checked = |text: &str| {
+        fs::write(directory.file(), text).unwrap();
+        check(&directory.file(), "exec").map(|checked| checked.needs_socket).map_err(|error| error.to_string())
+    };
+    #[cfg(target_os = "linux")]
+    let relayed = [(r#"{"relay": "http", "wait": 5}"#, true), (r#"{"relay": "tcp", "listen": 80}"#, false)];
+    #[cfg(not(target_os = "linux"))]
+    let relayed = [];
+    for (text, needs_socket) in relayed.into_iter().chain([
+        (r#"{"overlap": 5}"#, true),
+        (r#"{"overlap": 5, "listen": 80}"#, false),
+        ("{}", false),
+    ]) {
+        assert_eq!(checked(text), Ok(needs_socket), "{text}");
+    }
+    // What is wrong in either case is said as without one.
+    let problem = checked(r#"{"overlap": 5, "spread": 5}"#).unwrap_err();
+    assert!(problem.contains(r#""overlap" needs "listen""#), "{problem}");
+    // A start has to have it.
+    #[cfg(target_os = "linux")]
+    let wrong = ("--relay=http", r#""relay" needs "listen": the address on which clients connect"#);
+    #[cfg(not(target_os = "linux"))]
+    let wrong = ("--overlap=5", r#""overlap" needs "listen""#);
+    let start = Invocation::parse(["supervisor", "exec", wrong.0, "x"].map(Into::into).to_vec()).unwrap();
+    assert!(start.read().unwrap_err().to_string().starts_with(wrong.1));
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_restart_changes_nothing_of_a_relay() {
@@ -444,6 +474,7 @@ fn a_restart_changes_nothing_of_a_relay() {
         (&["--relay=http", "--forwarded=off"], r#""forwarded" from append to off"#),
         (&["--relay=http", "--wait=5"], r#""wait" from 30 s to 5 s"#),
         (&["--relay=http", "--answer-within=5"], r#""answer-within" from off to 5 s"#),
+        (&["--relay=http", "--max-connections=5"], r#""max-connections" from "#),
     ] {
         let error = old.check_change(&with(options)).unwrap_err().to_string();
         assert!(error.contains(change), "{error}");
