@@ -143,6 +143,17 @@ fn check_needs_no_program_for_a_file_of_exec() {
 
 #[cfg(unix)]
 #[test]
+fn check_says_when_a_service_manager_has_to_pass_the_socket_of_a_file() {
+    let home = Home::new();
+    let file = write(&home, &json!({ "overlap": 5 }));
+    let note = "the service manager has to pass its socket: there is no \"listen\"";
+    home.admin(&["check", &file]).expect(0).says(&format!("{file}: valid for exec; {note}\n"));
+    let answer = home.admin(&["check", &file, "--json"]).expect(0).json();
+    assert_eq!(answer, json!({ "result": "valid", "for": ["exec"], "note": note }));
+}
+
+#[cfg(unix)]
+#[test]
 fn check_looks_at_the_program_of_a_file_as_a_restart_does() {
     use crate::support::write_script;
 
