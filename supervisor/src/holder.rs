@@ -3,6 +3,16 @@
 //! Linux tells, in proc(5), which sockets listen, and which process has them open if that one can be looked into: if it
 //! is this user's, or if this user is root, and not in another container. Elsewhere it is known only
 //! whether a connection is accepted.
+//!
+//! ```no_run
+//! for holder in mastercontrol::holder::holders(8080)? {
+//!     match holder.process {
+//!         Some(process) => println!("{} is held by {process}", holder.address),
+//!         None => println!("{} is held", holder.address),
+//!     }
+//! }
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 mod ending;
 mod find;

@@ -34,11 +34,37 @@
 //! 5. **[`Handle::wait`]** returns at the end, with a [`Report`] of what became of the clients. [`Report::exit`] is the exit
 //!    code for a program of your own.
 //!
-//! To control a supervisor from Rust, connect with [`client`] and send it the requests of [`protocol`].
+//! # To control a supervisor from Rust
+//!
+//! `admin-cli` is made of these modules, and a program of your own can be, too:
+//!
+//! ```no_run
+//! use mastercontrol::client::{self, Patience};
+//! use mastercontrol::instance::InstancePaths;
+//! use mastercontrol::protocol::{Answer, Request};
+//! use mastercontrol::{metrics, text};
+//!
+//! let web = InstancePaths::of(&"web".parse()?)?;
+//! if let Answer::Status(status) = client::ask(&web, Request::Status {}, Patience::short(), |_| {})? {
+//!     println!("{}", text::status_line(&status));
+//!     println!("{}", metrics::text(&status));
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | module | has |
+//! | --- | --- |
+//! | [`instance`] | where a supervisor is found |
+//! | [`client`] | the connection to its admin socket |
+//! | [`protocol`] | requests and answers |
+//! | [`text`] | answers and events in words, as the log and `admin-cli` show them |
+//! | [`metrics`] | a status in the Prometheus text format |
+//! | [`holder`] | which processes hold a port, and how they are ended |
 //!
 //! # Features
 //!
-//! `cli` (on by default) is the command line of the program `supervisor`. Turn it off if you use the library alone.
+//! `cli` (on by default) is the command line of the programs: the module `cli` has the settings of `supervisor`, its
+//! configuration file, completions and man pages. It needs `clap`. Turn it off if you use the library alone.
 
 mod announcement;
 mod builder;

@@ -1,4 +1,15 @@
 //! Words for people: the same in the log and in `admin-cli`.
+//!
+//! Functions say a part of an answer or an event in a sentence, and types show a number, a time or an error as it is shown
+//! everywhere:
+//!
+//! ```
+//! use std::time::Duration;
+//! use mastercontrol::text::{Count, Seconds};
+//!
+//! assert_eq!(Count(2, "client").to_string(), "2 clients");
+//! assert_eq!(Seconds(Duration::from_millis(740)).to_string(), "740 ms");
+//! ```
 
 use std::fmt;
 use std::io;
@@ -266,7 +277,7 @@ pub fn listed<S: AsRef<str>>(words: &[S], between: &str) -> String {
 
 /// The last lines of a program, below the reason why it ended.
 #[derive(Debug, Clone, Copy)]
-pub struct LastWords<'a>(pub &'a [String]);
+pub(crate) struct LastWords<'a>(pub(crate) &'a [String]);
 
 impl fmt::Display for LastWords<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
