@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use load::{Load, Mode};
 
+use crate::quoted::VERIFIED_STOP;
 use crate::readme::{project, shell};
 use crate::support::{Client, Home, Process, eventually, free_port, is_installed, write_script};
 
@@ -104,7 +105,9 @@ fn a_rolling_restart_behind_haproxy_loses_no_request() {
 fn a_delayed_stop_behind_haproxy_is_verified_and_none_is_lost() {
     let Some(balanced) = Balanced::start() else { return };
     let url = format!("http://{}/1k", balanced.address);
-    let line = ["--name", NAMES[0], "stop", "--delay", DELAY, "--verify", &url];
+    let shown =
+        VERIFIED_STOP.replace("--delay 5", &format!("--delay {DELAY}")).replace("http://balancer.example/", &url);
+    let line: Vec<_> = shown.split(' ').skip(1).collect();
     balanced.home.admin(&line).expect(0).says("stopped in ").says("none lost");
     balanced.end();
 }

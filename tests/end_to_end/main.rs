@@ -29,6 +29,8 @@ mod manager; // The host's service manager: sockets that it passes, what it hear
 #[cfg(target_os = "linux")]
 mod places; // Where instances are found, whatever the environment says.
 #[cfg(unix)]
+mod quoted; // Command lines, options and settings that pages and files to copy show.
+#[cfg(unix)]
 mod readme; // What README.md, the book and examples/restart.sh say.
 #[cfg(target_os = "linux")]
 mod ready; // What shows that a program is ready, and what becomes of one that is not.

@@ -4,6 +4,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+
+use nix::unistd::{User, getuid};
 
 use crate::support::{ADMIN_CLI, Ended, HUGE, Home, SUPERVISOR, free_port, is_installed, write_script};
 
@@ -44,8 +47,8 @@ pub fn shell(home: &Home, script: &str) -> Command {
     command
 }
 
-/// The pages that a user reads: the README and the book.
-fn pages() -> Vec<PathBuf> {
+/// The pages that a user reads: the README of the project and of each package, what is said to contributors, and the book.
+pub fn pages() -> Vec<PathBuf> {
     fn add(directory: &Path, pages: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
@@ -56,34 +59,62 @@ fn pages() -> Vec<PathBuf> {
             }
         }
     }
-    let mut pages = vec![project().join("README.md")];
+    let mut pages: Vec<_> = ["", "worker", "supervisor", "admin-cli", "examples"]
+        .iter()
+        .flat_map(|directory| fs::read_dir(project().join(directory)).unwrap().map(|entry| entry.unwrap().path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect();
     add(&project().join("docs/src"), &mut pages);
+    pages.sort();
     pages
+}
+
+/// Those that say what to type. ARCHITECTURE.md describes the sources.
+pub fn guides() -> impl Iterator<Item = PathBuf> {
+    pages().into_iter().filter(|page| !page.ends_with("ARCHITECTURE.md"))
+}
+
+/// A block of code on a page.
+pub struct Block {
+    pub language: String,
+    /// The line in which it begins.
+    pub line: usize,
+    pub text: String,
+}
+
+/// The blocks of code of a page, in order.
+pub fn blocks(page: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut inside = false;
+    for (number, line) in page.lines().enumerate() {
+        let fence = line.trim_start().strip_prefix("```").filter(|rest| !rest.contains('`'));
+        match (fence, blocks.last_mut()) {
+            (Some(language), _) if !inside => {
+                blocks.push(Block { language: language.to_owned(), line: number + 1, text: String::new() });
+                inside = true;
+            }
+            (Some(_), _) => inside = false,
+            (None, Some(block)) if inside => block.text.push_str(&format!("{line}\n")),
+            (None, _) => {}
+        }
+    }
+    blocks
 }
 
 /// All shell commands of a page, in order, as one script. It says in which line of the page it failed. None: it has none.
 fn script_of(page: &str) -> Option<String> {
     let mut script = "trap 'echo \"the block in line $LINE failed\" >&2' ERR\n".to_owned();
-    let mut inside = false;
-    let mut blocks = 0;
-    for (number, line) in page.lines().enumerate() {
-        match line {
-            "```sh" => {
-                inside = true;
-                blocks += 1;
-                script.push_str(&format!("LINE={}\n", number + 1));
-            }
-            "```" => inside = false,
-            line if inside => script.push_str(&format!("{line}\n")),
-            _ => {}
-        }
+    let mut commands = blocks(page);
+    commands.retain(|block| block.language == "sh");
+    for Block { line, text, .. } in &commands {
+        script.push_str(&format!("LINE={line}\n{text}"));
     }
-    (blocks > 0).then(|| on_free_ports(&script))
+    (!commands.is_empty()).then(|| on_free_ports(&script))
 }
 
 /// The ports of the pages, each replaced by a free one.
 fn on_free_ports(script: &str) -> String {
-    ["8000", "8080", "8888", "9100"]
+    ["3000", "8000", "8080", "8888", "9100", "9999"]
         .iter()
         .fold(script.to_owned(), |script, port| script.replace(port, &free_port().to_string()))
 }
@@ -91,8 +122,12 @@ fn on_free_ports(script: &str) -> String {
 fn run_in_a_directory_of_its_own(home: &Home, script: &str) -> Ended {
     let directory = home.directory().join("work");
     fs::create_dir(&directory).unwrap();
-    // The reader's own program.
+    // The reader's own programs.
     fs::copy(project().join("examples/server.js"), directory.join("server.js")).unwrap();
+    fs::create_dir_all(directory.join("target/release")).unwrap();
+    symlink(env!("CARGO_BIN_EXE_axum-server"), directory.join("target/release/app")).unwrap();
+    // What is said of a checkout.
+    symlink(project().join("examples"), directory.join("examples")).unwrap();
     let mut command = shell(home, script);
     command.current_dir(directory).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let process = home.spawn(command);
@@ -100,27 +135,170 @@ fn run_in_a_directory_of_its_own(home: &Home, script: &str) -> Ended {
     process.end()
 }
 
-#[test]
-fn every_command_of_every_page_does_what_the_page_says() {
-    let mut tried = 0;
-    for page in pages() {
-        let text = fs::read_to_string(&page).unwrap();
-        let Some(script) = script_of(&text) else { continue };
-        let missing = ["curl", "nc", "node", "python3"]
-            .into_iter()
-            .find(|tool| script.contains(&format!("{tool} ")) && !is_installed(tool));
-        if let Some(tool) = missing {
-            eprintln!("skipped: {}: {tool} is not installed", page.display());
-            continue;
-        }
-        let home = Home::new();
-        let ended = run_in_a_directory_of_its_own(&home, &script);
-        assert_eq!(ended.code, 0, "{}\n{ended}", page.display());
-        let left: Vec<_> = home.sockets().read_dir().map_or_else(|_| Vec::new(), Iterator::collect);
-        assert!(left.is_empty(), "{} left {left:?}", page.display());
-        tried += 1;
+/// What the commands of a page print. None: something that they need is not installed.
+fn run(page: &Path, text: &str) -> Option<String> {
+    let Some(script) = script_of(text) else { return Some(String::new()) };
+    let more = WITH_CLIENTS.iter().filter(|(with_clients, _)| page.ends_with(with_clients));
+    let script = more.fold(script, |script, (_, more)| script + "LINE=0\n" + &on_free_ports(more));
+    let missing = ["curl", "nc", "node", "python3"]
+        .into_iter()
+        .find(|tool| script.contains(&format!("{tool} ")) && !is_installed(tool));
+    if let Some(tool) = missing {
+        eprintln!("skipped: {}: {tool} is not installed", page.display());
+        return None;
     }
-    assert!(tried >= 5, "only {tried} pages have commands");
+    let home = Home::new();
+    let ended = run_in_a_directory_of_its_own(&home, &script);
+    assert_eq!(ended.code, 0, "{}\n{ended}", page.display());
+    let left: Vec<_> = home.sockets().read_dir().map_or_else(|_| Vec::new(), Iterator::collect);
+    assert!(left.is_empty(), "{} left {left:?}", page.display());
+    Some(format!("{}{}", ended.out, ended.err))
+}
+
+/// The lines of output that a page shows and its commands do not print.
+fn not_printed(page: &Path) -> Vec<String> {
+    let text = fs::read_to_string(page).unwrap();
+    let Some(printed) = run(page, &text) else { return Vec::new() };
+    let printed: Vec<_> = printed.lines().map(masked).collect();
+    // Those are generated.
+    let is_reference = page.starts_with(project().join("docs/src/reference"));
+    let mut unknown = Vec::new();
+    for Block { line, text, .. } in blocks(&text).iter().filter(|block| block.language == "text" && !is_reference) {
+        let shown = text.lines().filter(|shown| !shown.starts_with("{{#include "));
+        let shown = shown.filter(|shown| !printed.contains(&masked(shown)) && !DIFFERENT_EACH_TIME.contains(shown));
+        unknown.extend(shown.map(|shown| format!("{}:{line}: {shown}", page.display())));
+    }
+    unknown
+}
+
+#[test]
+fn every_command_of_every_page_does_what_the_page_says_and_prints_what_it_shows() {
+    let with_commands = guides().filter(|page| script_of(&fs::read_to_string(page).unwrap()).is_some());
+    assert!(with_commands.count() >= 10);
+    let unknown: Vec<_> = thread::scope(|scope| {
+        let pages: Vec<_> = guides().map(|page| scope.spawn(move || not_printed(&page))).collect();
+        pages.into_iter().flat_map(|page| page.join().unwrap()).collect()
+    });
+    assert!(unknown.is_empty(), "the commands of the page do not print this:\n{}", unknown.join("\n"));
+    let sources = sources();
+    for line in DIFFERENT_EACH_TIME {
+        assert!(is_made_of(line, &sources), "no program prints this: {line}");
+    }
+}
+
+/// What is done on pages that show more than their commands print, because the reader brings the clients.
+const WITH_CLIENTS: &[(&str, &str)] = &[
+    ("docs/src/restart.md", TWO_CLIENTS),
+    ("docs/src/stop-and-drain.md", TWO_CLIENTS),
+    ("docs/src/stop-and-drain.md", UNREAD),
+    ("docs/src/operate.md", TWO_CLIENTS),
+    ("docs/src/operate.md", UNREAD),
+];
+
+/// Two clients that disconnect when they are notified of a restart, and two that do so at a stop.
+const TWO_CLIENTS: &str = r#"
+supervisor echo --listen 9999 &
+admin-cli wait --ready
+two_clients() {
+    for _ in 1 2; do
+        python3 -c "import socket; client = socket.create_connection(('127.0.0.1', 9999)); all(iter(lambda: client.recv(9), b''))" &
+    done
+    until admin-cli status --short | grep ' 2 connections'; do :; done
+}
+two_clients
+admin-cli restart
+two_clients
+admin-cli events --follow > followed &
+until grep listening followed; do :; done
+admin-cli stop
+wait
+cat followed
+"#;
+
+/// A program that does not read what its client sends, and does not stop when it is asked to. Another client is not accepted.
+const UNREAD: &str = r#"
+cat > unread.py <<'END'
+import signal, socket, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+listener = socket.create_server(("127.0.0.1", 8000))
+client, _ = listener.accept()
+client.setblocking(False)
+try:
+    while client.send(b"x" * 65536):
+        pass
+except BlockingIOError:
+    time.sleep(600)
+END
+supervisor exec python3 unread.py &
+admin-cli wait --ready
+python3 -c "
+import socket, time
+clients = [socket.create_connection(('127.0.0.1', 8000)) for _ in range(2)]
+clients[1].send(b'x' * 512)
+try:
+    while clients[1].recv(1): pass
+except OSError: pass
+" &
+until admin-cli connections | grep 'waiting to be accepted'; do :; done
+until admin-cli connections | grep established; do :; done
+admin-cli connections
+admin-cli stop --grace 2 || echo 'by force'
+wait
+"#;
+
+/// Lines whose words depend on which requests are lost.
+const DIFFERENT_EACH_TIME: &[&str] = &[
+    "not verified: 3 of 17950 requests lost: 2 reset, 1 empty",
+    "  the first 0.31 s after the restart was requested, the last after 0.40 s",
+];
+
+/// A line of output without what differs each time: numbers, units of time, paths, users and columns.
+fn masked(line: &str) -> String {
+    let user = User::from_uid(getuid()).unwrap().unwrap().name;
+    let masked = |word: &str| {
+        let word = word.strip_prefix('/').and_then(|path| path.rsplit('/').next()).unwrap_or(word);
+        let mut masked = String::new();
+        for letter in word.chars() {
+            match letter {
+                '0'..='9' if masked.ends_with('0') => {}
+                '0'..='9' => masked.push('0'),
+                '.' if masked.ends_with('0') => {}
+                letter => masked.push(letter),
+            }
+        }
+        match masked.as_str() {
+            "ms" => "s".to_owned(),
+            "ms:" => "s:".to_owned(),
+            masked => masked.replace("alice", &user),
+        }
+    };
+    line.replace("under 1 ms", "1 ms").split_whitespace().map(masked).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether all words of a line are those of the programs.
+fn is_made_of(line: &str, sources: &str) -> bool {
+    line.split(|letter: char| !letter.is_alphabetic()).all(|word| sources.contains(word))
+}
+
+/// The sources of both programs. A text that continues in the next line of a source is one line for its reader.
+fn sources() -> String {
+    fn read(directory: &Path, sources: &mut String) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read(&path, sources);
+            } else {
+                let text = fs::read_to_string(path).unwrap();
+                let parts: Vec<_> = text.split("\\\n").map(str::trim_start).collect();
+                sources.push_str(&parts.concat());
+            }
+        }
+    }
+    let mut sources = String::new();
+    for package in ["supervisor", "admin-cli"] {
+        read(&project().join(package).join("src"), &mut sources);
+    }
+    sources
 }
 
 /// What a page links to: the text in `](…)` outside of code, with the number of its line.
@@ -159,14 +337,8 @@ fn anchors(page: &str) -> Vec<String> {
 #[test]
 fn every_link_and_anchor_of_every_page_leads_somewhere() {
     let book = project().join("docs/src");
-    let mut others: Vec<_> = ["", "worker", "supervisor", "admin-cli", "examples"]
-        .iter()
-        .flat_map(|directory| fs::read_dir(project().join(directory)).unwrap().map(|entry| entry.unwrap().path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
-        .collect();
-    others.extend(pages());
     let mut broken = Vec::new();
-    for page in others {
+    for page in pages() {
         for (line, link) in links(&fs::read_to_string(&page).unwrap()) {
             if link.contains("://") {
                 continue;
@@ -214,23 +386,7 @@ fn each_readme_names_the_oldest_compiler_of_its_package() {
 
 #[test]
 fn every_message_that_is_explained_is_one_of_the_programs() {
-    fn read(directory: &Path, sources: &mut String) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                read(&path, sources);
-            } else {
-                // A text that continues in the next line of the source is one line for its reader.
-                let text = fs::read_to_string(path).unwrap();
-                let parts: Vec<_> = text.split("\\\n").map(str::trim_start).collect();
-                sources.push_str(&parts.concat());
-            }
-        }
-    }
-    let mut sources = String::new();
-    for package in ["supervisor", "admin-cli"] {
-        read(&project().join(package).join("src"), &mut sources);
-    }
+    let sources = sources();
     let page = fs::read_to_string(project().join("docs/src/troubleshooting.md")).unwrap();
     let mut tried = 0;
     for heading in page.lines().filter(|line| line.starts_with("### ")) {
