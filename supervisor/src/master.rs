@@ -29,7 +29,7 @@ use crate::host::Manager;
 use crate::log::Level;
 use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report, Undone};
 use crate::restart::{self, Decision, History, RestartPolicy};
-use crate::server::{BuildError, Builder, Built, Failure, ProgramEnd, SignalName};
+use crate::server::{BuildError, Builder, Built, Deadline, Failure, ProgramEnd, SignalName};
 use crate::settings::Settings;
 use crate::text::{LastWords, Seconds, milliseconds};
 use crate::watchdog::Watchdog;
@@ -410,7 +410,7 @@ impl Master {
 
     fn stop(&mut self, state: State, stop: StopRequest, now: Instant) -> State {
         let StopRequest { by, grace, spread, reply } = stop;
-        let scheduled = self.readiness.deadline().map(|deadline| deadline.saturating_duration_since(now));
+        let scheduled = self.readiness.deadline().map(|deadline| deadline.remaining(now));
         let limits = [Some(grace.unwrap_or(self.settings.grace)), by.limit(), scheduled];
         let grace = limits.into_iter().flatten().min().unwrap_or_default();
         let (serving, restart) = state.dissolve();
@@ -439,7 +439,7 @@ impl Master {
         // What has waited is answered as the last of its clients.
         self.end_pause(&Over::Stopped(asked), now);
         // Only now: a generation that stops notifies those that wait in the accept queue.
-        self.builder.close();
+        self.builder.close(draining.deadline);
         for reply in self.readiness.take_waiting() {
             draining.attend(reply, &self.drains, now);
         }
@@ -462,7 +462,7 @@ impl Master {
         // Where the system ends the process soon, there has to be time for both.
         let limit = stop.by.limit().unwrap_or(Duration::MAX);
         let delay = delay.min(limit / 2);
-        let deadline = deadline_after(now, grace.saturating_add(delay).min(limit));
+        let deadline = Deadline::after(deadline_after(now, delay), grace.min(limit - delay));
         self.readiness.schedule(stop, delay, deadline, &self.identity.log, now);
         state
     }
@@ -737,11 +737,11 @@ impl Master {
         );
         let fields = [("withdrawn", next.number.into()), ("last_output", json!(wrote))];
         self.identity.log.line(Level::Error, "restart_failed", &message, fields);
-        let deadline = deadline_after(now, self.settings.grace);
+        let deadline = Deadline::after(now, self.settings.grace);
         current.generation.serve_again();
         // It may not have ended.
         next.generation.retire_by(deadline, Duration::ZERO);
-        self.drains.push(next, "its failure".into(), deadline, now);
+        self.drains.push(next, "its failure".into(), deadline.at(), now);
         restart.failed(format!("{message}{}", LastWords(&wrote)));
         self.next(current, now)
     }

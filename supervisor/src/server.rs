@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::{Closed, ConnectionInfo, Counts, DrainReport, ServerError};
+use worker::{Closed, ConnectionInfo, Counts, DrainReport, ServerError, deadline_after};
 
 use crate::protocol::{self, ProgramConnection};
 use crate::settings::Settings;
@@ -22,6 +22,53 @@ pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30);
 /// Why the clients of a program cannot be held.
 pub(crate) const CANNOT_PAUSE: &str = "the program accepts its clients itself, so they cannot be held: start it with \
                                        --relay http or --relay tcp, which can hold them";
+
+/// The least that a program gets from the request to end to its end by force, if that request comes late.
+pub(crate) const MOMENT: Duration = Duration::from_millis(500);
+
+/// A deadline that is found to be over by more than this was not seen, because this process stood still: suspended by a
+/// signal, with its container, or with the whole system.
+pub(crate) const STOOD_STILL: Duration = Duration::from_secs(1);
+
+/// The end of a grace period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Deadline {
+    at: Instant,
+    /// Zero: there is none, and all ends at once.
+    grace: Duration,
+}
+
+impl Deadline {
+    /// The end of one that begins then.
+    pub(crate) fn after(begin: Instant, grace: Duration) -> Deadline {
+        Deadline { at: deadline_after(begin, grace), grace }
+    }
+
+    pub(crate) fn at(self) -> Instant {
+        self.at
+    }
+
+    /// That of a grace period which is longer by this time. Where there is none, this gives none.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    pub(crate) fn later(self, by: Duration) -> Deadline {
+        if self.grace.is_zero() {
+            self
+        } else {
+            Deadline { at: deadline_after(self.at, by), grace: self.grace.saturating_add(by) }
+        }
+    }
+
+    /// The earlier one of both.
+    pub(crate) fn min(self, other: Deadline) -> Deadline {
+        if other.at < self.at { other } else { self }
+    }
+
+    /// How long from now. If this process was held up and comes too late, there is a moment left: it is not the fault of
+    /// those that hear of it only now.
+    pub(crate) fn remaining(self, now: Instant) -> Duration {
+        self.at.saturating_duration_since(now).max(self.grace.min(MOMENT))
+    }
+}
 
 /// Makes generations of the server.
 pub(crate) trait Builder: fmt::Debug + Send {
@@ -79,8 +126,8 @@ pub(crate) trait Builder: fmt::Debug + Send {
 
     /// No generation is built any more, and the listening socket is closed: by the generation that serves, if that has
     /// been told to stop and has to notify the clients in the accept queue first. A build under way is handed over
-    /// as it is, if it has to be waited for: it has to be stopped.
-    fn close(&mut self);
+    /// as it is, if it has to be waited for, and until this deadline it has to be gone.
+    fn close(&mut self, deadline: Deadline);
 }
 
 /// Why a server could not be built.
@@ -122,14 +169,14 @@ pub(crate) trait Generation: fmt::Debug + Send {
 
     /// Lets its clients go until the deadline, since another one takes its place: spread over this time, as far as it knows
     /// them.
-    fn retire_by(&self, deadline: Instant, spread: Duration);
+    fn retire_by(&self, deadline: Deadline, spread: Duration);
 
     /// Lets its clients go until the deadline, and those that wait in the queue: spread over this time, as far as it knows
     /// them.
-    fn stop_by(&self, deadline: Instant, spread: Duration);
+    fn stop_by(&self, deadline: Deadline, spread: Duration);
 
     /// Moves the deadline until which it lets its clients go.
-    fn move_deadline(&self, deadline: Instant);
+    fn move_deadline(&self, deadline: Deadline);
 
     /// Its clients. None: they are a program's, and only that knows them.
     fn clients(&self) -> Option<&dyn Clients>;
@@ -185,7 +232,8 @@ pub(crate) trait Generation: fmt::Debug + Send {
     /// Whether clients shall come to it: a program may be told.
     fn set_in_rotation(&self, _in_rotation: bool) {}
 
-    /// Gives up what hangs of it, for this reason: it fails, and lets its clients go without that.
+    /// Gives up what hangs of it, for this reason: it fails, and lets its clients go without that. A program is asked to end
+    /// before it is killed.
     fn give_up(&mut self, why: &str);
 
     /// Passes on a signal that asks nothing of the supervisor.
@@ -356,6 +404,18 @@ impl fmt::Display for SignalName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_hears_of_a_deadline_too_late_has_a_moment_unless_there_was_no_grace_period() {
+        let begin = Instant::now();
+        let (second, late) = (Duration::from_secs(1), begin + Duration::from_secs(100));
+        let long = Deadline::after(begin, 5 * second);
+        assert_eq!([long.remaining(begin + second), long.remaining(late)], [4 * second, MOMENT]);
+        let short = Deadline::after(begin, MOMENT / 10);
+        assert_eq!([short.remaining(begin), short.remaining(late)], [MOMENT / 10; 2]);
+        let none = Deadline::after(begin, Duration::ZERO);
+        assert_eq!([none.remaining(begin), none.later(second).remaining(begin)], [Duration::ZERO; 2]);
+    }
 
     #[test]
     fn the_end_of_a_program_is_told_in_words_and_as_a_shell_does() {

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use crate::exit::Exit;
 use crate::journal::Journal;
 use crate::log::Level;
+use crate::server::STOOD_STILL;
 use crate::writer::LAST_LINES;
 
 /// How far a stop may overrun its deadline.
-pub(crate) const OVERRUN: Duration = Duration::from_secs(1);
+pub(crate) const OVERRUN: Duration = STOOD_STILL;
 
 /// How long master control may take for one event. It never waits, so it takes milliseconds.
 const HANG: Duration = Duration::from_secs(10);
@@ -25,6 +26,9 @@ const LAST_CHANCE: Duration = Duration::from_millis(200);
 
 /// A thread that wakes up that much too late has stood still.
 const LATE: Duration = Duration::from_millis(500);
+
+/// The same, if that was so already when the last part began: then a guardian first has to ask its program to end.
+const AFTER_A_STANDSTILL: Duration = OVERRUN;
 
 /// Watches on a thread named `watchdog`, as long as a clone of it lives. While there is nothing to watch it does not
 /// wake up.
@@ -159,10 +163,11 @@ impl Watch {
                 watched = self.changed.wait_timeout(watched, end - now).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
+            let chance = if now > end + LAST_CHANCE { AFTER_A_STANDSTILL } else { LAST_CHANCE };
             let unchanged = |watched: &mut Watched| !watched.over && watched.end() == Some(end);
-            let waited = self.changed.wait_timeout_while(watched, LAST_CHANCE, unchanged);
+            let waited = self.changed.wait_timeout_while(watched, chance, unchanged);
             watched = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if now.elapsed() < LAST_CHANCE + LATE && unchanged(&mut watched) {
+            if now.elapsed() < chance + LATE && unchanged(&mut watched) {
                 return Some(match &watched.stop {
                     Some((stop, what_hangs)) if *stop == end => Why::Overrun(what_hangs.clone()),
                     Some(_) | None => Why::OutOfControl,

@@ -271,6 +271,33 @@ fn a_program_that_ignores_the_signal_is_killed_at_the_deadline() {
     assert!(pids.into_iter().all(|pid| !is_there(pid)));
 }
 
+/// As when a container is frozen for longer than the grace period.
+#[test]
+fn after_a_standstill_the_program_has_a_moment_to_do_what_it_was_asked_to() {
+    let directory = Directory::new();
+    let [said, go] = ["said", "go"].map(|name| directory.path(name).display().to_string());
+    let script = format!(
+        "trap 'echo asked >> {said}; until [ -e {go} ]; do sleep 0.01; done; exit 3' TERM
+         echo up >> {said}; while :; do sleep 0.01; done"
+    );
+    let mut guardian = Guardian::sh(&script);
+    let program = guardian.started();
+    directory.lines("said", 1);
+    let asked = Instant::now();
+    guardian.order("stop 15 2000");
+    directory.lines("said", 2);
+    [guardian.process.id(), program].into_iter().for_each(|pid| kill(pid, "STOP"));
+    // Its deadline has to be over, and by more than any other process would take.
+    thread::sleep(Duration::from_millis(3500).saturating_sub(asked.elapsed()));
+    fs::write(&go, "").unwrap();
+    kill(guardian.process.id(), "CONT");
+    // It would have killed the program by then.
+    thread::sleep(Duration::from_millis(50));
+    kill(program, "CONT");
+    let reports = guardian.rest();
+    assert!(reports.contains(&"ended exit 3".into()), "{reports:?}");
+}
+
 #[test]
 fn a_second_stop_moves_the_deadline_and_sends_no_second_signal() {
     let directory = Directory::new();
@@ -553,12 +580,12 @@ fn a_stop_right_behind_a_kill_does_not_take_it_back() {
     let directory = Directory::new();
     let ready = directory.path("ready").display().to_string();
     let driven = driven(sh(&format!("echo $PPID > {ready}; exec sleep 1000")), Vec::new());
-    let mut one = driven.build_here(1).unwrap();
+    let one = driven.build_here(1).unwrap();
     let guardian = directory.lines("ready", 1)[0].parse().unwrap();
     // Its deputy would have it continue.
     let deputy = cfg!(target_os = "linux").then(|| parent(guardian));
     deputy.into_iter().chain([guardian]).for_each(|pid| kill(pid, "STOP"));
-    one.give_up("it hangs");
+    one.stop(Duration::ZERO);
     one.stop(HUGE);
     [guardian].into_iter().chain(deputy).for_each(|pid| kill(pid, "CONT"));
     assert_eq!(finished(&driven), 1);
@@ -584,6 +611,46 @@ fn what_is_dropped_is_gone() {
     drop(one);
     assert_eq!(finished(&driven), 1);
     assert!(!is_there(pid));
+}
+
+/// Says when it runs and when it is asked to end, and then ends in its own time.
+fn polite(directory: &Directory) -> Program {
+    let said = directory.path("said").display().to_string();
+    sh(&format!("trap 'echo asked >> {said}; exit 7' TERM; echo up >> {said}; while :; do sleep 0.01; done"))
+}
+
+#[test]
+fn a_program_is_asked_to_end_before_it_is_killed_whyever_it_has_to() {
+    let deeds: [fn(One); 2] = [|mut one| one.give_up("it hangs"), drop];
+    for deed in deeds {
+        let directory = Directory::new();
+        let driven = driven(polite(&directory), Vec::new());
+        let one = driven.build_here(1).unwrap();
+        directory.lines("said", 1);
+        deed(one);
+        assert_eq!(directory.lines("said", 2), ["up", "asked"]);
+    }
+    let directory = Directory::new();
+    let late = Program { ready: Ready::Notify, ready_within: Duration::from_secs(3), ..polite(&directory) };
+    let mut driven = driven(late, Vec::new());
+    driven.build(1);
+    assert_eq!(built(&driven).unwrap_err(), "it was not ready within 3 s");
+    assert_eq!(directory.lines("said", 2), ["up", "asked"]);
+}
+
+#[test]
+fn a_command_that_asks_a_program_is_asked_to_end_itself_before_it_is_killed() {
+    let directory = Directory::new();
+    let said = directory.path("said").display().to_string();
+    let command = format!("trap 'echo asked >> {said}; exit 7' TERM; echo up >> {said}; while :; do sleep 0.01; done");
+    let asked = Program { ready: Ready::Probe(Probe::Exec(command)), ..program("sleep", &["1000"]) };
+    let mut driven = driven(asked, Vec::new());
+    driven.build(1);
+    directory.lines("said", 1);
+    driven.close(HUGE);
+    assert_eq!(directory.lines("said", 2), ["up", "asked"]);
+    drop(built(&driven));
+    assert_eq!(finished(&driven), 1);
 }
 
 #[test]
@@ -654,7 +721,7 @@ fn the_port_is_free_when_the_program_is_finished_and_no_guardian_holds_it() {
     let script = "import os, time\nos.close(3)\ntime.sleep(1000)";
     let mut driven = driven(python(script), sockets);
     let one = driven.build_here(1).unwrap();
-    driven.close();
+    driven.close(HUGE);
     // If a process has it, its queue may fill up.
     let connect = || TcpStream::connect_timeout(&address, LIMIT);
     eventually("nobody has the socket", || {
@@ -798,11 +865,9 @@ fn a_build_under_way_is_handed_over_when_no_server_is_wanted_any_more() {
     let mut driven = driven(never, Vec::new());
     driven.build(1);
     let pid = directory.pids("pid", 1)[0];
-    driven.close();
-    // It has begun to do things, and is asked to end them.
+    // It has begun to do things, and is asked to end them: at once, whatever its builder is doing.
+    driven.close(HUGE);
     let one = built(&driven).unwrap();
-    assert!(runs(pid));
-    one.stop(HUGE);
     assert_eq!(finished(&driven), 1);
     assert!(!is_there(pid));
     assert_eq!(one.end(), (Some(ProgramEnd::Signaled(TERM)), 0));

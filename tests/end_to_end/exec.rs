@@ -551,6 +551,18 @@ fn a_program_that_never_gets_ready_at_the_start_is_exit_code_1_with_its_last_lin
     }
 }
 
+#[test]
+fn a_program_that_is_not_ready_in_time_is_asked_to_end_and_the_log_says_so() {
+    let home = Home::new();
+    let script = "trap 'echo saved; exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    let options = ["--ready", "notify", "--ready-within", "3"];
+    let process = home.spawn(home.exec_command(&options, &sh(script)));
+    process.out.wait_for("saved");
+    process.err.wait_for(") to end, and killing what is left of it in 5 s: it was not ready within 3 s");
+    assert_eq!(process.wait(), 1);
+    assert_leaves_nothing(&home);
+}
+
 /// A program that never says that it is ready, and runs.
 fn never_ready(home: &Home) -> Process {
     let options = ["--ready", "notify", "--ready-within", HUGE];

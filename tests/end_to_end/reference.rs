@@ -32,6 +32,10 @@ const EVENTS: &[(&str, &str)] = &[
         "ended",
         "The server ended without a failure and without being asked to. With `--verbose` also: a connection ended.",
     ),
+    (
+        "ending_program",
+        "A program is asked to end that is not ready in time, or does not work. What is left of it is killed after `kill_ms`.",
+    ),
     ("exhausted", "Descriptors or threads ran out; the server waits until there is room."),
     ("forced", "A connection was closed by force at the deadline."),
     ("gave_up", "The server crashed too often. The supervisor exits."),

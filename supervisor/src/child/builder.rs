@@ -58,7 +58,7 @@ use crate::log::Level;
 use crate::protocol;
 #[cfg(unix)]
 use crate::server::ProgramEnd;
-use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, Generation, lacking};
+use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, Deadline, Generation, lacking};
 #[cfg(target_os = "linux")]
 use crate::server::{CANNOT_PAUSE, Clients};
 use crate::settings::Settings;
@@ -109,8 +109,8 @@ struct Prepared {
 
 #[derive(Debug)]
 struct Sockets {
-    /// None: it has been closed.
-    sockets: Option<Vec<Socket>>,
+    /// When all programs have to be gone, if they have been closed.
+    sockets: Result<Vec<Socket>, Deadline>,
     /// All that are not gone.
     programs: Vec<Weak<Running>>,
 }
@@ -158,7 +158,7 @@ impl Children {
             overlaps,
             #[cfg(target_os = "linux")]
             relaying,
-            sockets: Arc::new(Mutex::new(Sockets { sockets: Some(sockets), programs: Vec::new() })),
+            sockets: Arc::new(Mutex::new(Sockets { sockets: Ok(sockets), programs: Vec::new() })),
             host: Host::new()?,
             events,
             ready_within: Arc::default(),
@@ -292,7 +292,7 @@ impl Children {
             .sockets()
             .sockets
             .as_deref()
-            .ok_or("the server is being stopped")?
+            .map_err(|_| "the server is being stopped")?
             .iter()
             .map(Socket::try_clone)
             .collect::<io::Result<Vec<_>>>();
@@ -379,15 +379,16 @@ impl Children {
                 Err(RecvTimeoutError::Timeout) => break Some(format!("it did not end within {}", Seconds(limit))),
             }
         };
-        let ended = started.give_up(&shell, why.clone().unwrap_or_default().into());
+        started.running.end();
+        let ended = started.ended(&shell, why.clone().unwrap_or_default().into());
         if why.is_none() { Ok(()) } else { Err(ended) }
     }
 
-    /// Remembers a program that was started. If there shall be none any more, it is killed.
+    /// Remembers a program that was started. If there shall be none any more, it has to end.
     fn keep(&self, started: &Started) {
         let mut sockets = self.sockets();
-        if sockets.sockets.is_none() {
-            started.running.stop_building();
+        if let Err(deadline) = sockets.sockets {
+            started.running.stop_building(deadline);
         }
         sockets.programs.retain(|running| running.strong_count() > 0);
         sockets.programs.push(Arc::downgrade(&started.running));
@@ -498,11 +499,11 @@ impl Builder for Children {
         }
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, deadline: Deadline) {
         let mut sockets = self.sockets();
-        sockets.sockets.take();
+        sockets.sockets = Err(deadline);
         for running in sockets.alive() {
-            running.stop_building();
+            running.stop_building(deadline);
             #[cfg(target_os = "linux")]
             running.unwatch();
         }

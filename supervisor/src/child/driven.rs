@@ -6,8 +6,6 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use worker::deadline_after;
-
 use super::builder::{Children, Front};
 use super::guardian::supervisor_side::Socket;
 use super::program::Program;
@@ -15,7 +13,7 @@ use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Log;
 use crate::restart::RestartPolicy;
-use crate::server::{BuildError, Builder, Ended, Generation, ProgramEnd};
+use crate::server::{BuildError, Builder, Deadline, Ended, Generation, ProgramEnd};
 use crate::settings::Settings;
 
 /// Starts programs.
@@ -84,9 +82,9 @@ impl Driven {
         self.children.reap_orphans()
     }
 
-    /// Starts none any more.
-    pub fn close(&mut self) {
-        self.children.close();
+    /// Starts none any more. One that is being started has this long to end.
+    pub fn close(&mut self, grace: Duration) {
+        self.children.close(Deadline::after(Instant::now(), grace));
     }
 
     /// What happens next, within this time.
@@ -105,12 +103,12 @@ impl Driven {
 impl One {
     /// Another one takes its place.
     pub fn retire(&self, grace: Duration) {
-        self.0.retire_by(deadline_after(Instant::now(), grace), Duration::ZERO);
+        self.0.retire_by(Deadline::after(Instant::now(), grace), Duration::ZERO);
     }
 
     /// Stops it.
     pub fn stop(&self, grace: Duration) {
-        self.0.stop_by(deadline_after(Instant::now(), grace), Duration::ZERO);
+        self.0.stop_by(Deadline::after(Instant::now(), grace), Duration::ZERO);
     }
 
     /// Gives it up.

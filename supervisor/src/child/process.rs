@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::{DrainReport, ServerError};
+use worker::{DrainReport, ServerError, deadline_after};
 
 use super::check::{Beat, CheckKind};
 use super::evidence::Evidence;
@@ -18,8 +18,15 @@ use super::program::{CannotStart, EndedEarly, Program};
 use super::queue::Watch;
 use super::rotation::Rotation;
 use crate::event::{Event, EventSender};
+use crate::journal::Journal;
+use crate::log::Level;
 use crate::protocol::ProgramConnection;
-use crate::server::{Availability, BuildError, Clients, Ended, Failure, Generation, Look, ProgramEnd};
+use crate::server::{Availability, BuildError, Clients, Deadline, Ended, Failure, Generation, Look, ProgramEnd};
+use crate::text::{Seconds, milliseconds};
+
+/// How long a program gets from the request to end to KILL that has to end though no stop was asked for: it does not get
+/// ready, or does not work any more.
+pub(super) const UNWANTED: Duration = Duration::from_secs(5);
 
 /// What the builder of a program hears of it.
 #[derive(Debug)]
@@ -38,9 +45,9 @@ pub(super) enum Step {
 
 /// Commands a program, by way of whatever guards it. None of these waits.
 pub(super) trait Control: fmt::Debug + Send + Sync {
-    /// Asks the program to end, and kills what is left of it at the end of this time. A further one only moves that.
+    /// Asks the program to end, and kills what is left of it at the end of this time: at once, without a request, if that
+    /// is zero. A further one only moves that.
     fn stop(&self, within: Duration);
-    fn kill(&self);
     fn signal(&self, signal: i32);
 }
 
@@ -49,6 +56,7 @@ pub(super) trait Control: fmt::Debug + Send + Sync {
 pub(super) struct Running {
     build: u64,
     control: Box<dyn Control>,
+    log: Journal,
     /// What it writes to stderr.
     output: Output,
     rotation: Rotation,
@@ -62,8 +70,8 @@ struct Observed {
     listener: Listener,
     /// The exit codes that are no failure, beside 0.
     success: Vec<i32>,
-    /// It was asked to end, so its end is no failure.
-    asked: bool,
+    /// When it is killed, if it was asked to end. So its end is no failure.
+    asked: Option<Instant>,
     /// Why it was given up.
     given_up: Option<String>,
     program: Option<u32>,
@@ -116,6 +124,7 @@ impl Running {
         build: u64,
         program: &Program,
         control: Box<dyn Control>,
+        log: Journal,
         output: Output,
         steps: Sender<Step>,
         guard: impl FnOnce(&Running) + Send + 'static,
@@ -123,7 +132,7 @@ impl Running {
         let observed = Observed {
             listener: Listener::Builder(steps),
             success: program.success.clone(),
-            asked: false,
+            asked: None,
             given_up: None,
             program: None,
             end: None,
@@ -139,7 +148,7 @@ impl Running {
             drained: Some(DrainReport::default()),
         };
         let (rotation, observed) = (Rotation::new(program.rotation), Mutex::new(observed));
-        let running = Arc::new(Running { build, control, output, rotation, observed, gone: Condvar::new() });
+        let running = Arc::new(Running { build, control, log, output, rotation, observed, gone: Condvar::new() });
         let writer = running.clone();
         thread::Builder::new().name("child".into()).spawn(move || {
             guard(&writer);
@@ -175,7 +184,7 @@ impl Running {
             CheckKind::Notify => None,
             CheckKind::Probe(_) => Some(how.to_string()),
         };
-        if observed.end.is_none() && !observed.asked && !observed.said.stopping {
+        if observed.end.is_none() && observed.asked.is_none() && !observed.said.stopping {
             observed.checked = Some(checked);
         }
         beats
@@ -344,10 +353,53 @@ impl Running {
         }
     }
 
-    /// Ends it now. That is no failure.
-    pub(super) fn kill(&self) {
-        self.observed().ask();
-        self.control.kill();
+    /// It has to end, though no stop was asked for: it has a while to heed that, unless it has less anyway. That is no
+    /// failure.
+    pub(super) fn end(&self) {
+        let kill = Deadline::after(Instant::now(), UNWANTED);
+        if !self.observed().is_killed_by(kill) {
+            self.stop_by(kill);
+        }
+    }
+
+    /// The same, for this reason.
+    pub(super) fn end_because(&self, why: &str) {
+        self.log_request(why);
+        self.end();
+    }
+
+    /// It fails for this reason. One that has been asked to end has had its time, and is killed.
+    fn give_up(&self, why: &str) {
+        {
+            let mut observed = self.observed();
+            if observed.asked.is_some() {
+                drop(observed);
+                return self.control.stop(Duration::ZERO);
+            }
+            if observed.given_up.is_some() {
+                return;
+            }
+            observed.given_up = Some(why.to_owned());
+            observed.checked = None;
+        }
+        self.log_request(why);
+        self.control.stop(UNWANTED);
+    }
+
+    /// It is about to be asked to end, if it still runs.
+    fn log_request(&self, why: &str) {
+        let program = {
+            let observed = self.observed();
+            observed.program.filter(|_| observed.end.is_none() && observed.asked.is_none())
+        };
+        if let Some(pid) = program {
+            let message = format!(
+                "asking the program (pid {pid}) to end, and killing what is left of it in {}: {why}",
+                Seconds(UNWANTED)
+            );
+            let fields = [("program", pid.into()), ("reason", why.into()), ("kill_ms", milliseconds(UNWANTED).into())];
+            self.log.line(Level::Warning, "ending_program", message, fields);
+        }
     }
 
     /// Whether the program itself has ended.
@@ -367,18 +419,27 @@ impl Running {
     }
 
     /// Asks it to end, and kills it at this time. That is no failure.
-    pub(super) fn stop_by(&self, kill_at: Instant) {
-        self.observed().ask();
-        self.control.stop(kill_at.saturating_duration_since(Instant::now()));
+    pub(super) fn stop_by(&self, kill: Deadline) {
+        let within = kill.remaining(Instant::now());
+        self.observed().ask(within);
+        self.control.stop(within);
     }
 
-    /// Takes it from its builder if it is not ready yet: all programs have to end, and master control knows by when.
-    pub(super) fn stop_building(&self) {
-        let mut observed = self.observed();
-        if matches!(observed.listener, Listener::Builder(_)) {
-            observed.ask();
+    /// Asks it to end and takes it from its builder, if it is not ready yet: all programs have to end.
+    pub(super) fn stop_building(&self, kill: Deadline) {
+        let within = kill.remaining(Instant::now());
+        {
+            let mut observed = self.observed();
+            if !matches!(observed.listener, Listener::Builder(_)) {
+                return;
+            }
             observed.tell_builder(Step::Stopping);
+            if observed.is_killed_by(kill) {
+                return;
+            }
+            observed.ask(within);
         }
+        self.control.stop(within);
     }
 
     fn observed(&self) -> MutexGuard<'_, Observed> {
@@ -390,7 +451,7 @@ impl Running {
 impl Observed {
     fn is_ready(&mut self, build: u64, may_have_ended: bool) -> Result<(), BuildError> {
         match self.end {
-            Some(end) if !self.asked && !may_have_ended => Err(EndedEarly::of(end)),
+            Some(end) if self.asked.is_none() && !may_have_ended => Err(EndedEarly::of(end)),
             end => {
                 self.listener = Listener::Later(Vec::new());
                 if let Some(end) = end {
@@ -410,10 +471,14 @@ impl Observed {
         }
     }
 
-    /// From now on its end is no failure.
-    fn ask(&mut self) {
-        self.asked = true;
+    /// It is asked to end, and has this long. From now on its end is no failure.
+    fn ask(&mut self, within: Duration) {
+        self.asked = Some(deadline_after(Instant::now(), within));
         self.checked = None;
+    }
+
+    fn is_killed_by(&self, deadline: Deadline) -> bool {
+        self.asked.is_some_and(|asked| asked <= deadline.at())
     }
 
     fn tell_builder(&self, step: Step) {
@@ -436,7 +501,7 @@ impl Observed {
     }
 
     fn fail(&mut self, build: u64, end: ProgramEnd, wrote: Vec<String>) {
-        if !self.asked {
+        if self.asked.is_none() {
             let reason = self.given_up.take().unwrap_or_else(|| end.to_string());
             let clean = end.is_success(&self.success);
             self.tell(Event::Exited { build, reason, clean, wrote });
@@ -481,18 +546,18 @@ impl Generation for Child {
     fn serve(&self) {}
 
     /// It takes connections until it heeds the signal. Until then both do.
-    fn retire_by(&self, deadline: Instant, spread: Duration) {
+    fn retire_by(&self, deadline: Deadline, spread: Duration) {
         self.stop_by(deadline, spread);
     }
 
-    fn stop_by(&self, deadline: Instant, _spread: Duration) {
+    fn stop_by(&self, deadline: Deadline, _spread: Duration) {
         self.running.stop_by(deadline);
         let running = self.running.clone();
         self.looks.begin(move |limit| running.wait_until_gone(limit));
     }
 
     /// The signal is sent once.
-    fn move_deadline(&self, deadline: Instant) {
+    fn move_deadline(&self, deadline: Deadline) {
         self.running.stop_by(deadline);
     }
 
@@ -552,8 +617,7 @@ impl Generation for Child {
     }
 
     fn give_up(&mut self, why: &str) {
-        self.running.observed().given_up = Some(why.to_owned());
-        self.running.control.kill();
+        self.running.give_up(why);
     }
 
     fn signal(&self, signal: i32) {
@@ -568,7 +632,7 @@ impl Generation for Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if !self.running.observed().gone {
-            self.running.kill();
+            self.running.end();
         }
     }
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use worker::relay::Upstream;
-use worker::{Closed, ConnectionInfo, Counts, ServerError, deadline_after};
+use worker::{Closed, ConnectionInfo, Counts, ServerError};
 
-use super::process::{Child, Running};
-use crate::server::{Availability, Clients, Closer, Ended, Failure, Generation, Watcher, close_on_a_thread};
+use super::process::{Child, Running, UNWANTED};
+use crate::server::{Availability, Clients, Closer, Deadline, Ended, Failure, Generation, Watcher, close_on_a_thread};
 
 /// How long after the deadline of its drain a program is killed that has not ended.
 pub(super) const KILLED_AFTER: Duration = Duration::from_secs(5);
@@ -37,12 +37,10 @@ enum Course {
     Serving,
     /// They drain, and the program is killed at this time.
     Draining {
-        kill_at: Instant,
+        kill: Deadline,
     },
-    /// They have ended, and the program has been asked to end until this time.
-    Asked {
-        kill_at: Instant,
-    },
+    /// They have ended, and the program has been asked to end.
+    Asked,
 }
 
 impl Connections {
@@ -65,9 +63,9 @@ impl Connections {
         let report = self.upstream.clone().wait();
         {
             let mut course = self.course();
-            if let Course::Draining { kill_at } = *course {
-                *course = Course::Asked { kill_at };
-                self.ask(kill_at);
+            if let Course::Draining { kill } = *course {
+                *course = Course::Asked;
+                self.ask(kill);
             }
         }
         self.running.has_drained(report);
@@ -78,33 +76,32 @@ impl Connections {
         self.upstream.lost();
         let mut course = self.course();
         if *course == Course::Serving {
-            let deadline = deadline_after(Instant::now(), self.grace);
-            self.upstream.retire_by(deadline);
+            let deadline = Deadline::after(Instant::now(), self.grace);
+            self.upstream.retire_by(deadline.at());
             self.begin(&mut course, deadline);
         }
     }
 
-    fn begin(&self, course: &mut Course, deadline: Instant) {
-        // Without a grace period it is to end at once.
-        let kill_at = if deadline <= Instant::now() { deadline } else { deadline + KILLED_AFTER };
+    fn begin(&self, course: &mut Course, deadline: Deadline) {
+        self.begin_until(course, deadline.later(KILLED_AFTER));
+    }
+
+    fn begin_until(&self, course: &mut Course, kill: Deadline) {
         if *course == Course::Serving {
             self.running.set_in_rotation(false);
         }
         match course {
-            Course::Serving | Course::Draining { .. } => *course = Course::Draining { kill_at },
-            Course::Asked { .. } => {
-                *course = Course::Asked { kill_at };
-                // The signal is sent once.
-                self.ask(kill_at);
-            }
+            Course::Serving | Course::Draining { .. } => *course = Course::Draining { kill },
+            // The signal is sent once.
+            Course::Asked => self.ask(kill),
         }
         self.changed.notify_all();
     }
 
     /// The program is to end. Without this, processes that it left behind by an end of its own are killed, and sooner.
-    fn ask(&self, kill_at: Instant) {
+    fn ask(&self, kill: Deadline) {
         if !self.running.is_over() {
-            self.running.stop_by(kill_at);
+            self.running.stop_by(kill);
         }
     }
 
@@ -133,21 +130,21 @@ impl Generation for Relayed {
         self.serve();
     }
 
-    fn retire_by(&self, deadline: Instant, spread: Duration) {
+    fn retire_by(&self, deadline: Deadline, spread: Duration) {
         let mut course = self.connections.course();
-        self.connections.upstream.retire_over(spread, deadline);
+        self.connections.upstream.retire_over(spread, deadline.at());
         self.connections.begin(&mut course, deadline);
     }
 
-    fn stop_by(&self, deadline: Instant, spread: Duration) {
+    fn stop_by(&self, deadline: Deadline, spread: Duration) {
         let mut course = self.connections.course();
-        self.connections.upstream.stop_over(spread, deadline);
+        self.connections.upstream.stop_over(spread, deadline.at());
         self.connections.begin(&mut course, deadline);
     }
 
-    fn move_deadline(&self, deadline: Instant) {
+    fn move_deadline(&self, deadline: Deadline) {
         let mut course = self.connections.course();
-        self.connections.upstream.move_deadline(deadline);
+        self.connections.upstream.move_deadline(deadline.at());
         self.connections.begin(&mut course, deadline);
     }
 
@@ -225,7 +222,7 @@ impl Clients for Relayed {
     }
 }
 
-/// One that is dropped before its end has to end at once: the child sees to the program.
+/// One that is dropped before its end lets its clients go at once.
 impl Drop for Relayed {
     fn drop(&mut self) {
         let mut course = self.connections.course();
@@ -233,7 +230,7 @@ impl Drop for Relayed {
             let now = Instant::now();
             // Not `stop_by`, which closes the port for the others, too.
             self.connections.upstream.retire_by(now);
-            self.connections.begin(&mut course, now);
+            self.connections.begin_until(&mut course, Deadline::after(now, UNWANTED));
         }
     }
 }

@@ -13,7 +13,7 @@ use worker::deadline_after;
 use super::evidence::Evidence;
 use super::family_sockets::FamilySockets;
 use super::probe::{Outcome, Probe};
-use super::process::{Running, Step};
+use super::process::{Running, Step, UNWANTED};
 use super::program::{CannotStart, EndedEarly, NeverReady, Obstacle, Program};
 #[cfg(target_os = "linux")]
 use super::ready::LOOKS;
@@ -36,7 +36,7 @@ const COMMAND: Duration = Duration::from_secs(10);
 /// can correct the cause at once.
 const DELAY: Duration = Duration::from_secs(5);
 
-/// How long to wait for the end of a program that was not ready and has been killed.
+/// How long to wait for the end of a program that has been killed.
 const KILLED: Duration = Duration::from_secs(5);
 
 /// When to look whether a program is ready: soon, and then less and less often.
@@ -248,9 +248,14 @@ impl Started {
 
     /// Ends it, and adds to the reason what can be known of that, and what it wrote.
     pub(super) fn give_up(self, program: &Program, why: BuildError) -> BuildError {
+        self.running.end_because(&why.to_string());
+        self.ended(program, why)
+    }
+
+    /// The same of one that has been asked to end.
+    pub(super) fn ended(self, program: &Program, why: BuildError) -> BuildError {
         let obstacle = if why.is::<EndedEarly>() { self.obstacle(&program.ready) } else { None };
-        self.running.kill();
-        let until = Instant::now() + KILLED;
+        let until = Instant::now() + UNWANTED + KILLED;
         while !matches!(
             self.steps.recv_timeout(until.saturating_duration_since(Instant::now())),
             Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout)

@@ -31,7 +31,7 @@ use super::program::{CannotStart, NOT_FOUND, NOT_RUN, Program, not_found};
 use super::started::Started;
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::server::{BuildError, ProgramEnd, lacking};
+use crate::server::{BuildError, MOMENT, ProgramEnd, STOOD_STILL, lacking};
 use crate::sync::lock;
 use crate::text::Reason;
 
@@ -169,10 +169,6 @@ impl process::Control for Control {
         let _ = self.0.send(Word::Stop(within));
     }
 
-    fn kill(&self) {
-        self.stop(Duration::ZERO);
-    }
-
     /// Windows has no signals, so none comes that could be passed on.
     fn signal(&self, _signal: i32) {}
 }
@@ -204,6 +200,7 @@ impl Host {
         drop(command);
         let host = self.clone();
         let kills = Arc::new(Mutex::new(Kills::default()));
+        let running_log = log.clone();
         let guardian = Guardian { host: host.clone(), program: child.0.id(), log, kills: kills.clone() };
         let (words, requests) = mpsc::channel();
         let control = Box::new(Control(words.clone()));
@@ -213,7 +210,7 @@ impl Host {
             .map_err(lacking("a thread to guard it"))?;
         let (steps, received) = mpsc::channel();
         let sockets = FamilySockets::new(child.0.id(), HashMap::new());
-        let running = Running::start(build, program, control, output, steps, move |running| {
+        let running = Running::start(build, program, control, running_log, output, steps, move |running| {
             let pid = child.0.id();
             running.has_started(pid);
             let status = child.0.wait().ok();
@@ -290,6 +287,7 @@ impl Guardian {
         let mut asked = false;
         let mut ended = false;
         let mut killing = false;
+        let mut put_off = false;
         let mut deadline: Option<Instant> = None;
         loop {
             let word = match deadline {
@@ -318,10 +316,18 @@ impl Guardian {
                 Ok(Word::Ended) => {
                     ended = true;
                     if !asked {
+                        self.ask_leftovers();
                         deadline = Some(Instant::now() + LEFTOVERS);
                     }
                 }
                 Ok(Word::Gone) | Err(RecvTimeoutError::Disconnected) => return,
+                // This process stood still when it came, and the program, too, most likely.
+                Err(RecvTimeoutError::Timeout)
+                    if !put_off && deadline.is_some_and(|deadline| deadline.elapsed() > STOOD_STILL) =>
+                {
+                    put_off = true;
+                    deadline = Some(Instant::now() + MOMENT);
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     killing = true;
                     self.kill();
@@ -341,6 +347,14 @@ impl Guardian {
                 Reason(&error)
             );
             self.log.line(Level::Warning, "not_asked", message, []);
+        }
+    }
+
+    /// What the program has left behind in its group hears Ctrl-Break, too. Of the rest nothing is known.
+    fn ask_leftovers(&self) {
+        if self.host.others().is_ok_and(|others| !others.is_empty()) {
+            // Whatever is not in its group is killed at the deadline.
+            let _ = Group(self.program).terminate();
         }
     }
 

@@ -11,7 +11,7 @@ use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{self, Answer, Change, Drain, ErrorCode, MAX_NAMED, ProgramConnection, Progress};
-use crate::server::{Clients, Ended, Failure, Generation, Watcher};
+use crate::server::{Clients, Deadline, Ended, Failure, Generation, Watcher};
 use crate::text::{self, Count, Seconds, milliseconds};
 use crate::watchdog::OVERRUN;
 use crate::wire;
@@ -144,9 +144,9 @@ impl Drains {
 
     /// Another generation takes the place of this one.
     pub(super) fn retire(&mut self, live: Live, by: &Trigger, grace: Duration, spread: Duration, now: Instant) {
-        let (generation, open, deadline) = (live.number, live.open(), deadline_after(now, grace));
+        let (generation, open, deadline) = (live.number, live.open(), Deadline::after(now, grace));
         live.generation.retire_by(deadline, spread);
-        self.push(live, by.to_string(), deadline, now);
+        self.push(live, by.to_string(), deadline.at(), now);
         let message = format!(
             "generation {generation} draining: {}grace period {}{}",
             connected(open),
@@ -163,9 +163,9 @@ impl Drains {
     }
 
     /// This one came too late for the stop under way.
-    pub(super) fn discard(&mut self, live: Live, by: String, deadline: Instant, now: Instant) {
+    pub(super) fn discard(&mut self, live: Live, by: String, deadline: Deadline, now: Instant) {
         live.generation.stop_by(deadline, Duration::ZERO);
-        self.old.push(Old { live, by, began: now, deadline, overrun: Overrun::Watchdog });
+        self.old.push(Old { live, by, began: now, deadline: deadline.at(), overrun: Overrun::Watchdog });
     }
 
     /// This one has failed, and lets its clients go.
@@ -217,9 +217,9 @@ impl Drains {
 
     /// Clients of old generations get this long from now.
     pub(super) fn move_deadline(&mut self, by: &Trigger, grace: Duration, now: Instant) {
-        let deadline = deadline_after(now, grace);
+        let deadline = Deadline::after(now, grace);
         for old in &mut self.old {
-            old.deadline = deadline;
+            old.deadline = deadline.at();
             if old.overrun == Overrun::LeaveBehind {
                 old.overrun = Overrun::GiveUp;
             }
@@ -230,10 +230,10 @@ impl Drains {
 
     /// The supervisor ends: all stop, those that had longer, too. Returns how many connections are open before: some
     /// are gone at once.
-    pub(super) fn stop_by(&mut self, deadline: Instant, spread: Duration) -> Option<usize> {
+    pub(super) fn stop_by(&mut self, deadline: Deadline, spread: Duration) -> Option<usize> {
         let open = self.open();
         for old in &mut self.old {
-            (old.deadline, old.overrun) = (deadline, Overrun::Watchdog);
+            (old.deadline, old.overrun) = (deadline.at(), Overrun::Watchdog);
             old.live.generation.stop_by(deadline, spread);
         }
         open

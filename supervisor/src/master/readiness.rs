@@ -8,6 +8,7 @@ use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{Answer, Delay, ErrorCode, Progress, Undone};
+use crate::server::Deadline;
 use crate::text::{self, Seconds, milliseconds};
 
 use super::reply::Reply;
@@ -30,7 +31,7 @@ pub(super) struct ScheduledStop {
     at: Instant,
     by: Trigger,
     /// The end of the grace period.
-    deadline: Instant,
+    deadline: Deadline,
     /// Over which time clients are let go. None: as the settings say then.
     spread: Option<Duration>,
     /// When those who wait hear again how long it takes.
@@ -66,11 +67,11 @@ impl Readiness {
                 false
             }
         };
-        self.scheduled().filter(|stop| is_awaited(&stop.by)).map(|stop| stop.deadline)
+        self.scheduled().filter(|stop| is_awaited(&stop.by)).map(|stop| stop.deadline.at())
     }
 
     /// By when a scheduled stop is to be over.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Deadline> {
         self.scheduled().map(|stop| stop.deadline)
     }
 
@@ -110,7 +111,7 @@ impl Readiness {
         &mut self,
         stop: StopRequest,
         delay: Duration,
-        deadline: Instant,
+        deadline: Deadline,
         log: &Journal,
         now: Instant,
     ) {
@@ -140,7 +141,7 @@ impl Readiness {
     pub(super) fn begins(&mut self, now: Instant) -> Option<StopRequest> {
         let Readiness::Scheduled(stop) = self else { return None };
         if stop.at <= now {
-            let grace = Some(stop.deadline.saturating_duration_since(now));
+            let grace = Some(stop.deadline.remaining(now));
             return Some(StopRequest { by: stop.by.clone(), grace, spread: stop.spread, reply: None });
         }
         if stop.countdown <= now {

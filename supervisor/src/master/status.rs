@@ -280,7 +280,7 @@ impl<'a> Snapshot<'a> {
                     Why::Requested(by) => format!("{by}: stopping"),
                     Why::Failed(error) => format!("stopping: {error}"),
                 };
-                (Phase::Stopping, status, Some(self.drains.gone_by(draining.deadline)))
+                (Phase::Stopping, status, Some(self.drains.gone_by(draining.deadline.at())))
             }
         };
         // A stop may be postponed that the manager has asked for: it has to wait for longer.

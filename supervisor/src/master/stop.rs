@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::event::{Event, Trigger};
 use crate::protocol::{Answer, Drain, ErrorCode, Progress, Refusal};
 use crate::report::Report;
-use crate::server::Ended;
+use crate::server::{Deadline, Ended};
 use crate::watchdog::Watchdog;
 
 use super::drains::Drains;
@@ -63,7 +63,7 @@ pub(super) struct Draining {
     began: Instant,
     /// When it was requested first. None: it was not.
     requested: Option<Instant>,
-    pub(super) deadline: Instant,
+    pub(super) deadline: Deadline,
     /// Over which time clients are let go.
     spread: Duration,
     pub(super) countdown: Countdown,
@@ -98,9 +98,9 @@ impl Draining {
         watchdog: Option<Watchdog>,
         now: Instant,
     ) -> Draining {
-        let deadline = deadline_after(now, grace);
+        let deadline = Deadline::after(now, grace);
         if let Some(watchdog) = &watchdog {
-            watchdog.watch_stop(drains.gone_by(deadline), drains.what_hangs());
+            watchdog.watch_stop(drains.gone_by(deadline.at()), drains.what_hangs());
         }
         let open = drains.stop_by(deadline, spread);
         let requested = match &why {
@@ -118,7 +118,7 @@ impl Draining {
     /// nearer one. `usual` is the grace period of the settings.
     pub(super) fn sooner(&mut self, request: StopRequest, usual: Duration, drains: &mut Drains, now: Instant) {
         if let Some(grace) = self.demanded(&request, usual, now)
-            && deadline_after(now, grace) < self.deadline
+            && deadline_after(now, grace) < self.deadline.at()
         {
             self.move_deadline(&request.by, grace, drains, now);
         }
@@ -154,9 +154,9 @@ impl Draining {
 
     /// Clients get this long from now.
     pub(super) fn move_deadline(&mut self, by: &Trigger, grace: Duration, drains: &mut Drains, now: Instant) {
-        self.deadline = deadline_after(now, grace);
+        self.deadline = Deadline::after(now, grace);
         if let Some(watchdog) = &self.watchdog {
-            watchdog.deadline_moved(drains.gone_by(self.deadline));
+            watchdog.deadline_moved(drains.gone_by(self.deadline.at()));
         }
         let open = drains.stop_by(self.deadline, self.spread);
         drains.log_moved(by, grace, open);
@@ -164,7 +164,7 @@ impl Draining {
     }
 
     pub(super) fn drain(&self, drains: &Drains, now: Instant) -> Drain {
-        drains.drain(self.why.to_string(), self.deadline, now)
+        drains.drain(self.why.to_string(), self.deadline.at(), now)
     }
 
     /// This client hears how it goes, now and, if wanted, until its end.

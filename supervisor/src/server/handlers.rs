@@ -11,7 +11,8 @@ use worker::{ConnectionInfo, Counts, Failure, Handle, Handler, Ids, Port, Server
 
 use super::quiet::await_quiet;
 use super::{
-    Availability, BuildError, Builder, Built, Clients, Closer, Ended, Generation, Watcher, close_on_a_thread, lacking,
+    Availability, BuildError, Builder, Built, Clients, Closer, Deadline, Ended, Generation, Watcher, close_on_a_thread,
+    lacking,
 };
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
@@ -133,7 +134,7 @@ impl Builder for HandlerBuilder {
         }
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, _: Deadline) {
         lock(&self.port).take();
     }
 }
@@ -175,16 +176,16 @@ impl Generation for HandlerGeneration {
         self.stopper().serve();
     }
 
-    fn retire_by(&self, deadline: Instant, spread: Duration) {
-        self.stopper().retire_over(spread, deadline);
+    fn retire_by(&self, deadline: Deadline, spread: Duration) {
+        self.stopper().retire_over(spread, deadline.at());
     }
 
-    fn stop_by(&self, deadline: Instant, spread: Duration) {
-        self.stopper().stop_over(spread, deadline);
+    fn stop_by(&self, deadline: Deadline, spread: Duration) {
+        self.stopper().stop_over(spread, deadline.at());
     }
 
-    fn move_deadline(&self, deadline: Instant) {
-        self.stopper().move_deadline(deadline);
+    fn move_deadline(&self, deadline: Deadline) {
+        self.stopper().move_deadline(deadline.at());
     }
 
     fn clients(&self) -> Option<&dyn Clients> {

@@ -28,7 +28,7 @@ use super::proc;
 use super::processes::{self, Reaped};
 use super::stage::{self, Stage};
 use crate::child::stop_signals::{StopSignals, StopTo};
-use crate::server::ProgramEnd;
+use crate::server::{MOMENT, ProgramEnd, STOOD_STILL};
 use crate::text::Reason;
 use crate::triggers::signals::passed_on;
 
@@ -65,6 +65,8 @@ struct Guardian {
     asked: Option<Asked>,
     /// When all that is left is killed.
     deadline: Option<Instant>,
+    /// It was put off already, because this process stood still when it came.
+    put_off: bool,
     /// When what the program left behind is killed at the latest, if its end was not asked for.
     leftovers: Option<Instant>,
     killing: bool,
@@ -84,6 +86,8 @@ struct Asked {
     signal: Signal,
     /// Those that follow, and how long before the deadline.
     later: VecDeque<(Signal, Duration)>,
+    /// How long it was to have.
+    within: Duration,
 }
 
 /// The other end of stdin.
@@ -130,6 +134,7 @@ impl Guardian {
             program,
             asked: None,
             deadline: None,
+            put_off: false,
             leftovers: None,
             killing: false,
             killed: HashSet::new(),
@@ -145,7 +150,7 @@ impl Guardian {
                 self.supervisor.tell(&Report::Gone { killed: self.kills });
                 return Ok(());
             }
-            self.killing |= self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+            self.killing |= self.is_time_to_kill();
             if self.killing {
                 self.kill();
             } else if self.advance() {
@@ -158,6 +163,21 @@ impl Guardian {
             if self.supervisor.gone {
                 self.killing = true;
             }
+        }
+    }
+
+    /// Whether the deadline has come. If this process has stood still until then, so has the program, most likely: then it
+    /// has a moment to do what it was asked to do meanwhile.
+    fn is_time_to_kill(&mut self) -> bool {
+        let now = Instant::now();
+        match self.deadline {
+            Some(deadline) if deadline + STOOD_STILL < now && !self.put_off => {
+                self.put_off = true;
+                self.deadline = Some(now + MOMENT);
+                false
+            }
+            Some(deadline) => deadline <= now,
+            None => false,
         }
     }
 
@@ -204,7 +224,12 @@ impl Guardian {
             let refusal = refusal(launcher);
             self.program.refused = refusal.is_some();
             self.supervisor.tell(&refusal.unwrap_or(Report::Started(self.program.number())));
-            if self.asked.is_some() && !self.killing {
+            if let Some(asked) = &self.asked
+                && !self.killing
+            {
+                // It hears of that late.
+                let least = Instant::now() + asked.within.min(MOMENT);
+                self.deadline = self.deadline.map(|deadline| deadline.max(least));
                 self.ask();
             }
             for signal in std::mem::take(&mut self.program.early) {
@@ -287,7 +312,7 @@ impl Guardian {
         }
         let signal = |signal| processes::signal(signal).unwrap_or(Signal::TERM);
         let later = signals.later.iter().map(|&(later, before)| (signal(later), before)).collect();
-        self.asked = Some(Asked { to: signals.to, signal: signal(signals.first), later });
+        self.asked = Some(Asked { to: signals.to, signal: signal(signals.first), later, within });
         if self.program.ended {
             // The processes that it left behind have their time already.
             self.deadline = self.deadline.into_iter().chain(by(Instant::now())).min();

@@ -11,7 +11,7 @@ use crate::text::milliseconds;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Order {
     /// `stop SIGNALS MILLISECONDS`: the signals, the first one now, and at the end of this time KILL to all that is left.
-    /// A further one only moves the deadline.
+    /// With 0 milliseconds KILL is all. A further one only moves the deadline.
     Stop { signals: StopSignals, within: Duration },
     /// `signal NUMBER`: to the program itself.
     Signal(i32),

@@ -15,7 +15,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
 use rustix::net::getsockname;
-use rustix::process::Signal;
 use serde_json::json;
 
 use super::family::Family;
@@ -136,7 +135,7 @@ impl Host {
         let (steps, received) = mpsc::channel();
         let root = guardian.id();
         let sockets = FamilySockets::new(root, passed);
-        let running = Running::start(build, program, control, output, steps, move |running| {
+        let running = Running::start(build, program, control, log.clone(), output, steps, move |running| {
             let told = follow(running, root, socket, notify.as_ref(), &log);
             family.wait(guardian);
             if !told {
@@ -183,10 +182,6 @@ impl Control for Guardian {
         // Whole milliseconds, which the order has, and not less than this.
         let within = if within.is_zero() { within } else { within.saturating_add(Duration::from_micros(999)) };
         self.order(Order::Stop { signals: self.signals.clone(), within });
-    }
-
-    fn kill(&self) {
-        self.order(Order::Stop { signals: StopSignals::one(Signal::KILL.as_raw()), within: Duration::ZERO });
     }
 
     fn signal(&self, signal: i32) {

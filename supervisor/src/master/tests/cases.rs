@@ -8,7 +8,7 @@ use super::world::lock;
 use crate::error::Error;
 use crate::event::{ConsoleEvent, Event, ServiceControl, Trigger};
 use crate::protocol::{Answer, Progress, Request, Response};
-use crate::server::BUILD_LIMIT;
+use crate::server::{BUILD_LIMIT, MOMENT};
 
 fn restart() -> Step {
     Step::Ask(Request::Restart { grace_ms: None, spread_ms: None, wait: true })
@@ -139,10 +139,23 @@ fn of_several_stops_the_shortest_deadline_counts_also_if_one_is_scheduled() {
     }
 }
 
+#[test]
+fn a_scheduled_stop_that_begins_too_late_leaves_a_moment() {
+    let mut drive = Drive::new();
+    drive.take(Step::Connect);
+    drive.take(stop(Some(2000), 3000));
+    // The process was suspended meanwhile.
+    drive.now += Duration::from_secs(60);
+    drive.send(Event::Tick);
+    let deadline = lock(&drive.world).generation(1).deadline;
+    assert_eq!(deadline, Some(drive.now + MOMENT));
+    drive.finish();
+}
+
 /// For how many seconds clients still have time, in a stop under way.
 fn remaining(drive: &Drive) -> u64 {
     match &drive.state {
-        Some(State::Draining(draining)) => draining.deadline.saturating_duration_since(drive.now).as_secs(),
+        Some(State::Draining(draining)) => draining.deadline.at().saturating_duration_since(drive.now).as_secs(),
         other => panic!("{other:?}"),
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use worker::{ConnectionInfo, Counts, ServerError};
 
 use crate::event::Event;
-use crate::server::{Availability, Builder, Clients, Closer, Ended, Failure, Generation, Watcher};
+use crate::server::{Availability, Builder, Clients, Closer, Deadline, Ended, Failure, Generation, Watcher};
 
 #[derive(Debug, Default)]
 pub(super) struct World {
@@ -147,7 +147,7 @@ impl Builder for PretendedBuilder {
         assert!(std::mem::take(&mut lock(&self.0).paused), "it is not paused");
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, _: Deadline) {
         let mut world = lock(&self.0);
         assert!(world.target.is_none(), "nobody notifies the clients in the accept queue: {world:?}");
         assert!(!world.paused, "what waits is never served: {world:?}");
@@ -195,21 +195,21 @@ impl Generation for PretendedHandle {
         world.target = Some(self.build);
     }
 
-    fn retire_by(&self, deadline: Instant, _spread: Duration) {
+    fn retire_by(&self, deadline: Deadline, _spread: Duration) {
         let mut world = lock(&self.world);
         assert!(!world.overlaps || world.target != Some(self.build), "none takes its place: {world:?}");
-        world.drain(self.build, deadline);
+        world.drain(self.build, deadline.at());
     }
 
-    fn stop_by(&self, deadline: Instant, _spread: Duration) {
-        lock(&self.world).drain(self.build, deadline);
+    fn stop_by(&self, deadline: Deadline, _spread: Duration) {
+        lock(&self.world).drain(self.build, deadline.at());
     }
 
-    fn move_deadline(&self, deadline: Instant) {
+    fn move_deadline(&self, deadline: Deadline) {
         let mut world = lock(&self.world);
         let generation = world.generation(self.build);
         assert!(generation.deadline.is_some(), "it does not drain: {generation:?}");
-        generation.deadline = Some(deadline);
+        generation.deadline = Some(deadline.at());
     }
 
     fn clients(&self) -> Option<&dyn Clients> {
