@@ -1,0 +1,55 @@
+//! A generation is checked.
+
+use std::time::{Duration, Instant};
+
+use crate::event::Trigger;
+use crate::log::Level;
+use crate::master::Master;
+use crate::master::drains::Live;
+use crate::master::restarts::Restart;
+use crate::master::state::{Check, Retiring, Serving, State};
+
+/// How long a generation that is checked may take to answer, at most and at least.
+const CHECK_LIMIT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
+
+impl Master {
+    pub(in crate::master) fn check(&self, serving: Serving) -> State {
+        let every = self.settings.check_every.unwrap_or(CHECK_LIMIT.0);
+        serving.current.generation.check(every.clamp(CHECK_LIMIT.1, CHECK_LIMIT.0));
+        State::Serving(Serving { check: Check::UnderWay, ..serving })
+    }
+
+    pub(in crate::master) fn checked(&self, serving: Serving, accepting: bool, now: Instant) -> State {
+        let mut current = serving.current;
+        if !accepting {
+            // It reports that it has failed, and the rest follows.
+            current.generation.give_up("it does not accept connections");
+        }
+        self.serving(current, now)
+    }
+
+    /// It is replaced by a new one, which starts beside it if it can.
+    pub(in crate::master) fn unhealthy(&mut self, serving: Serving, reason: &str, now: Instant) -> State {
+        self.log_unhealthy(&serving.current, reason);
+        let mut current = serving.current;
+        if self.builder.overlaps() {
+            return self.restart(current, Restart::new(Trigger::Check, None, None), now);
+        }
+        // It reports that it has failed, and the rest follows.
+        current.generation.give_up(reason);
+        self.serving(current, now)
+    }
+
+    /// There is none beside which the next one could start and that works.
+    pub(in crate::master) fn unhealthy_alone(&mut self, mut retiring: Retiring, reason: &str) -> State {
+        self.log_unhealthy(&retiring.current, reason);
+        retiring.current.generation.give_up(reason);
+        State::Retiring(retiring)
+    }
+
+    fn log_unhealthy(&self, current: &Live, reason: &str) {
+        let message = format!("generation {} does not work: {reason}", current.number);
+        let fields = [("generation", current.number.into()), ("reason", reason.into())];
+        self.identity.log.line(Level::Error, "unhealthy", message, fields);
+    }
+}

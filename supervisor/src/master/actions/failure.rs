@@ -1,0 +1,215 @@
+//! Something fails: a build, or a generation.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::child::{EndedEarly, last_output};
+use crate::error::Error;
+use crate::log::Level;
+use crate::master::Master;
+use crate::master::drains::Live;
+use crate::master::restarts::Restart;
+use crate::master::state::{Cause, Preparing, Proving, Rebuilding, Replacing, State, Waiting};
+use crate::restart::{self, Decision, RestartPolicy};
+use crate::server::{BuildError, Deadline, Failure, ProgramEnd};
+use crate::text::{LastWords, Seconds, milliseconds};
+
+impl Master {
+    /// There is no first generation, so no client has ever been served.
+    pub(in crate::master) fn not_started(&mut self, source: BuildError, now: Instant) -> State {
+        self.give_up(Vec::new(), None, Error::Build { source }, now)
+    }
+
+    /// There is no next generation. The current one serves on.
+    pub(in crate::master) fn not_replaced(
+        &mut self,
+        current: Live,
+        restart: Restart,
+        reason: &BuildError,
+        now: Instant,
+    ) -> State {
+        let message = format!("restart failed, generation {} keeps serving: {reason}", current.number);
+        let wrote = last_output(reason);
+        self.identity.log.line(Level::Error, "restart_failed", &message, [("last_output", json!(wrote))]);
+        restart.failed(format!("{message}{}", LastWords(wrote)));
+        self.next(current, now)
+    }
+
+    /// The next generation has not proved itself. The current one serves on.
+    pub(in crate::master) fn withdraw(&mut self, proving: Proving, failure: Failure, now: Instant) -> State {
+        let Proving { current, next, restart, settings: _, until: _ } = proving;
+        let Failure { reason, clean: _, wrote } = failure;
+        let message = format!(
+            "restart failed, generation {} keeps serving: generation {} was withdrawn: {reason}",
+            current.number, next.number
+        );
+        let fields = [("withdrawn", next.number.into()), ("last_output", json!(wrote))];
+        self.identity.log.line(Level::Error, "restart_failed", &message, fields);
+        let deadline = Deadline::after(now, self.settings.grace);
+        current.generation.serve_again();
+        // It may not have ended.
+        next.generation.retire_by(deadline, Duration::ZERO);
+        self.drains.push(next, "its failure".into(), deadline.at(), now);
+        restart.failed(format!("{message}{}", LastWords(&wrote)));
+        self.next(current, now)
+    }
+
+    /// There is no next generation, and no current one either.
+    pub(in crate::master) fn not_rebuilt(
+        &mut self,
+        rebuilding: Rebuilding,
+        reason: &BuildError,
+        now: Instant,
+    ) -> State {
+        let message = format!("the server could not be started: {reason}");
+        // One that has ended well has done its work.
+        let early = reason.downcast_ref::<EndedEarly>();
+        let program = early.map(|early| early.end);
+        let clean = early.filter(|early| early.clean).map(|early| early.end);
+        let failure = match clean {
+            Some(end) => Failure { reason: end.to_string(), clean: true, wrote: Vec::new() },
+            None => {
+                let wrote = last_output(reason).to_vec();
+                self.identity.log.line(Level::Error, "restart_failed", &message, [("last_output", json!(wrote))]);
+                Failure { reason: format!("it could not be started: {reason}"), clean: false, wrote }
+            }
+        };
+        let crash = |ran| restart::Ended { failed: !failure.clean, ran, crashed: true };
+        let ended = match rebuilding.cause {
+            // A try by hand changes nothing of what the policy is about to do.
+            Cause::Request { until, .. } => Err(until),
+            Cause::Policy => Ok(crash(Duration::ZERO)),
+            Cause::Crash { ran, .. } => Ok(crash(ran)),
+            Cause::Emptied { .. } => Ok(restart::Ended { crashed: false, ..crash(Duration::ZERO) }),
+        };
+        let state = match ended {
+            Ok(ended) => self.recover(self.record.generations + 1, failure, ended, program, now),
+            Err(until) => self.wait(until, now),
+        };
+        if let Some(restart) = rebuilding.cause.into_restart() {
+            let (nothing_runs, wrote) = (nothing_runs(&state, now), LastWords(last_output(reason)));
+            restart.failed(format!("restart failed, {nothing_runs}: {reason}{wrote}"));
+        }
+        state
+    }
+
+    pub(in crate::master) fn crashed(
+        &mut self,
+        current: Live,
+        restart: Option<Restart>,
+        failure: Failure,
+        now: Instant,
+    ) -> State {
+        let (generation, ran) = (current.number, now.saturating_duration_since(current.since));
+        self.note_crash(current, &failure, now);
+        let reason = format!("{}{}", failure.reason, LastWords(&failure.wrote));
+        let ended = restart::Ended { failed: !failure.clean, ran, crashed: true };
+        let state = self.recover(generation, failure, ended, None, now);
+        if let Some(restart) = restart {
+            let nothing_runs = nothing_runs(&state, now);
+            restart.failed(format!("restart failed, generation {generation} crashed, {nothing_runs}: {reason}"));
+        }
+        state
+    }
+
+    /// The next one is on its way already.
+    pub(in crate::master) fn crashed_meanwhile(
+        &mut self,
+        replacing: Replacing,
+        failure: Failure,
+        now: Instant,
+    ) -> State {
+        let Replacing { current, restart, since } = replacing;
+        let ran = now.saturating_duration_since(current.since);
+        self.note_crash(current, &failure, now);
+        State::Rebuilding(Rebuilding { cause: Cause::Crash { restart, ran }, since })
+    }
+
+    /// Nothing has to be stopped for the next one any more.
+    pub(in crate::master) fn crashed_before(&mut self, preparing: Preparing, failure: Failure, now: Instant) -> State {
+        let Preparing { current, restart, since: _ } = preparing;
+        let ran = now.saturating_duration_since(current.since);
+        self.note_crash(current, &failure, now);
+        State::Rebuilding(Rebuilding { cause: Cause::Crash { restart, ran }, since: self.build(now) })
+    }
+
+    /// The next one serves already, and has to do so alone.
+    pub(in crate::master) fn crashed_beside(&mut self, proving: Proving, failure: Failure, now: Instant) -> State {
+        let Proving { current, next, settings, restart, until: _ } = proving;
+        self.note_crash(current, &failure, now);
+        let current = self.serve(next, settings);
+        self.restarted(current, restart, None, now)
+    }
+
+    fn note_crash(&mut self, current: Live, failure: &Failure, now: Instant) {
+        self.record.crashes += 1;
+        self.record.ended(current.number, failure, now);
+        self.drains.crash(current, failure, self.settings.grace, now);
+    }
+
+    /// No generation serves: the restart policy says what now. `program` is how that ended, if no generation knows.
+    fn recover(
+        &mut self,
+        generation: u64,
+        failure: Failure,
+        ended: restart::Ended,
+        program: Option<ProgramEnd>,
+        now: Instant,
+    ) -> State {
+        let decision = self.history.decide(&self.settings.restart, ended, now, restart::chance());
+        let clean = failure.clean;
+        let error = match decision {
+            Decision::Wait(wait) => {
+                self.record.ended(generation, &failure, now);
+                return self.wait(now + wait, now);
+            }
+            Decision::GiveUp(times) => {
+                let RestartPolicy { max_restarts, period, .. } = self.settings.restart;
+                Error::CrashedTooOften { times, max_restarts, period, reason: failure.reason }
+            }
+            Decision::End => Error::Ended { reason: failure.reason, program },
+        };
+        self.identity.log.line(if clean { Level::Info } else { Level::Error }, "gave_up", &error, []);
+        self.give_up(Vec::new(), None, error, now)
+    }
+
+    /// No restart would help.
+    pub(in crate::master) fn port_failed(&mut self, state: State, reason: String, now: Instant) -> State {
+        let error = Error::Ended { reason, program: None };
+        self.identity.log.line(Level::Error, "gave_up", &error, []);
+        let (serving, restart) = state.dissolve();
+        self.give_up(serving, restart, error, now)
+    }
+
+    /// The next generation is built at that time, unless somebody asks for it now.
+    fn wait(&mut self, until: Instant, now: Instant) -> State {
+        match self.queue.pop() {
+            Some(restart) => self.try_now(until, restart, now),
+            None if until <= now => self.try_again(now),
+            None => {
+                let wait = until.saturating_duration_since(now);
+                let message = format!("starting generation {} in {}", self.record.generations + 1, Seconds(wait));
+                self.identity.log.line(Level::Info, "waiting", message, [("wait_ms", milliseconds(wait).into())]);
+                State::Waiting(Waiting { until })
+            }
+        }
+    }
+}
+
+/// That nothing serves in this state, and what becomes of that, as a part of a message.
+fn nothing_runs(state: &State, now: Instant) -> String {
+    let next = match state {
+        State::Waiting(Waiting { until }) => format!("next try in {}", Seconds(until.saturating_duration_since(now))),
+        State::Draining(_) => "giving up".into(),
+        State::Starting(_)
+        | State::Serving(_)
+        | State::Replacing(_)
+        | State::Preparing(_)
+        | State::Proving(_)
+        | State::Emptying(_)
+        | State::Rebuilding(_)
+        | State::Retiring(_) => "trying again now".into(),
+    };
+    format!("nothing is running ({next})")
+}
