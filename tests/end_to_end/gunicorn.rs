@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use load::{Load, Mode};
 
 use crate::exec::{assert_nothing_runs, file};
+use crate::recipes::recipe;
 use crate::support::{HUGE, Home, Instance, can_run, free_port, some_more};
 
 /// None: there is none, which is said.
@@ -30,7 +31,7 @@ pub fn application(home: &Home, says: &str) {
     return [body]
 "
     );
-    file(home, "application.py", &text);
+    file(home, "app.py", &text);
 }
 
 /// It loads the application before it says that it is ready.
@@ -42,7 +43,9 @@ pub fn start(home: &Home, gunicorn: &Path) -> Instance {
 pub fn start_with(home: &Home, gunicorn: &Path, arguments: &[&str]) -> Instance {
     let port = free_port().to_string();
     let options = ["--listen", &port, "--grace", HUGE, "--ready", "notify"];
-    let line = [&[gunicorn.to_str().unwrap(), "--preload", "--workers", "2", "application:app"], arguments].concat();
+    let words = recipe("replace-a-program", "gunicorn", 1);
+    let words: Vec<_> = words[1..].iter().map(String::as_str).collect();
+    let line = [&[gunicorn.to_str().unwrap(), "--workers", "2"], &words[..], arguments].concat();
     let mut command = home.exec_command(&options, &line);
     // What Python compiles it keeps, and takes for the newer file if that has come within the same second.
     command.current_dir(home.directory()).env("PYTHONDONTWRITEBYTECODE", "1");
@@ -83,7 +86,7 @@ fn a_broken_version_for_gunicorn_leaves_the_old_one_serving_and_the_next_one_is_
     application(&home, "one");
     let instance = start(&home, &gunicorn);
     assert_eq!(answer(&instance), "one");
-    fs::write(home.directory().join("application.py"), "def app(environ:\n").unwrap();
+    fs::write(home.directory().join("app.py"), "def app(environ:\n").unwrap();
     let restart = instance.admin(&["restart"]).expect(1);
     restart
         .says("generation 1 keeps serving")

@@ -4,6 +4,7 @@
 //! axum is built in; each of the others is looked for in `target/peers/bin` and in `PATH`. One that is not installed is
 //! skipped with a message.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,18 +19,28 @@ const BODY: &str = "hello\n";
 /// Slow enough that old and new program both get connections.
 const PACE: Duration = Duration::from_millis(5);
 
+/// The words of the command that a table of a page has in the row of this server.
+pub fn recipe(page: &str, server: &str, column: usize) -> Vec<String> {
+    let page = fs::read_to_string(project().join(format!("docs/src/{page}.md"))).unwrap();
+    let rows = page.lines().filter(|row| row.starts_with(&format!("| {server} |")));
+    let cells = rows.flat_map(|row| row.trim_matches('|').split(" | ").nth(column));
+    let commands: Vec<_> = cells.filter_map(|cell| cell.split('`').nth(1)).collect();
+    let [command] = commands[..] else { panic!("{server}: {commands:?}") };
+    command.split(' ').map(str::to_owned).collect()
+}
+
 /// None: it is not installed.
-fn find(program: &str) -> Option<PathBuf> {
+pub fn find(program: &str) -> Option<PathBuf> {
     let own = project().join("target/peers/bin").join(program);
     let program = if own.exists() { own } else { program.into() };
-    can_run(&[program.to_str().unwrap(), "--version"]).then_some(program)
+    can_run(&[program.to_str().unwrap(), "--help"]).then_some(program)
 }
 
 /// Replaces a program under load, again and again: what became of the requests.
-fn restarts_under_load(home: &Home, program: &Path, arguments: &[&str], port: u16, modes: &[Mode]) -> Vec<Report> {
+fn restarts_under_load(home: &Home, program: &Path, arguments: &[String], port: u16, modes: &[Mode]) -> Vec<Report> {
     let url = format!("http=http://127.0.0.1:{port}/");
     let options = ["--listen", &port.to_string(), "--grace", HUGE, "--ready", &url];
-    let line: Vec<_> = std::iter::once(program.to_str().unwrap()).chain(arguments.iter().copied()).collect();
+    let line: Vec<_> = std::iter::once(program.to_str().unwrap()).chain(arguments.iter().map(String::as_str)).collect();
     let mut command = home.exec_command(&options, &line);
     command.current_dir(home.directory());
     let instance = home.exec_by(command);
@@ -52,9 +63,10 @@ fn restarts_under_load(home: &Home, program: &Path, arguments: &[&str], port: u1
 fn node_listens_on_descriptor_3_and_restarts_lose_no_request() {
     let Some(node) = find("node") else { return };
     let home = Home::new();
-    let server = project().join("examples/server.js");
+    fs::copy(project().join("examples/server.js"), home.directory().join("server.js")).unwrap();
     let modes = [Mode::OnePerConnection, Mode::KeptAlive];
-    for report in restarts_under_load(&home, &node, &[server.to_str().unwrap()], free_port(), &modes) {
+    let recipe = recipe("replace-a-program", "Node", 1);
+    for report in restarts_under_load(&home, &node, &recipe[1..], free_port(), &modes) {
         assert_eq!(report.lost(), 0, "{report}");
     }
 }
@@ -70,9 +82,9 @@ fn uvicorn_takes_descriptor_3_and_restarts_refuse_no_connection() {
     await send({'type': 'http.response.start', 'status': 200, 'headers': headers})
     await send({'type': 'http.response.body', 'body': b'hello\\n'})
 ";
-    file(&home, "application.py", text);
-    let arguments = ["--fd", "3", "--lifespan", "off", "--log-level", "warning", "application:app"];
-    let reports = restarts_under_load(&home, &uvicorn, &arguments, free_port(), &[Mode::OnePerConnection]);
+    file(&home, "app.py", text);
+    let recipe = recipe("replace-a-program", "uvicorn", 1);
+    let reports = restarts_under_load(&home, &uvicorn, &recipe[1..], free_port(), &[Mode::OnePerConnection]);
     assert!(reports[0].refused == 0 && reports[0].answered > 300, "{}", reports[0]);
 }
 
@@ -83,8 +95,8 @@ fn puma_takes_the_socket_of_the_address_that_it_binds_and_restarts_lose_no_reque
     let text = "run lambda { |_| [200, { 'Content-Length' => '6' }, [\"hello\\n\"]] }\n";
     file(&home, "config.ru", text);
     let port = free_port();
-    let bind = format!("tcp://127.0.0.1:{port}");
-    let arguments = ["--bind", &bind, "config.ru"];
+    let recipe = recipe("replace-a-program", "puma", 1);
+    let arguments: Vec<_> = recipe[1..].iter().map(|word| word.replace("8080", &port.to_string())).collect();
     let reports = restarts_under_load(&home, &puma, &arguments, port, &[Mode::OnePerConnection]);
     assert_eq!(reports[0].lost(), 0, "{}", reports[0]);
 }

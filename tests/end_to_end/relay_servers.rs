@@ -14,11 +14,17 @@ use load::{Load, Mode};
 
 use crate::exec::{assert_nothing_runs, file};
 use crate::gunicorn::gunicorn;
+use crate::recipes::{find, recipe};
 use crate::support::{Client, HUGE, Home, Instance, can_run, eventually, free_port};
 use crate::under_load::restarts;
 
 /// How many connections ask at the same time, of each kind.
 const CONNECTIONS: usize = 16;
+
+/// What the page says of a server, with the program of this path.
+fn line<'a>(program: &'a str, recipe: &'a [String]) -> Vec<&'a str> {
+    std::iter::once(program).chain(recipe[1..].iter().map(String::as_str)).collect()
+}
 
 /// Starts a server behind a relay, in the test's directory.
 fn start(home: &Home, line: &[&str]) -> Instance {
@@ -72,7 +78,7 @@ fn file_server_loses_nothing(line: &[&str], keeps: bool) {
 /// Its answers end with the connection.
 #[test]
 fn the_file_server_of_python_is_replaced_without_a_loss() {
-    file_server_loses_nothing(&["sh", "-c", "exec python3 -m http.server --bind $HOST $PORT"], false);
+    file_server_loses_nothing(&line("python3", &recipe("any-program", "Python 3.11 `http.server`", 1)), false);
 }
 
 #[test]
@@ -163,8 +169,8 @@ fn a_node_server_is_replaced_without_a_loss_and_its_kept_connections_survive() {
         return;
     }
     let home = Home::new();
-    let script = file(&home, "server.js", NODE);
-    counting_server_loses_nothing(&home, &["node", &script], true);
+    file(&home, "server.js", NODE);
+    counting_server_loses_nothing(&home, &line("node", &recipe("any-program", "Node 20", 1)), true);
 }
 
 const APPLICATION: &str = r#"
@@ -180,9 +186,61 @@ def app(environ, start_response):
 fn gunicorn_that_gets_no_socket_is_replaced_without_a_loss() {
     let Some(gunicorn) = gunicorn() else { return };
     let home = Home::new();
-    file(&home, "application.py", APPLICATION);
-    let line = [gunicorn.to_str().unwrap(), "--workers", "1", "--bind", "127.0.0.1:{port}", "application:app"];
-    counting_server_loses_nothing(&home, &line, false);
+    file(&home, "app.py", APPLICATION);
+    let recipe = recipe("any-program", "gunicorn", 1);
+    counting_server_loses_nothing(&home, &line(gunicorn.to_str().unwrap(), &recipe), false);
+}
+
+/// A server of Python's that answers as the page says that it does.
+fn server_of_python_loses_nothing(name: &str, program: &str, application: &str, keeps: bool) {
+    let Some(program) = find(program) else { return };
+    let home = Home::new();
+    file(&home, "app.py", application);
+    let recipe = recipe("any-program", name, 1);
+    counting_server_loses_nothing(&home, &line(program.to_str().unwrap(), &recipe), keeps);
+}
+
+const ASYNCHRONOUS: &str = r#"
+import os
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    body = f"{os.getpid()} {scope['path']}".encode()
+    length = str(len(body)).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await send({"type": "http.response.body", "body": body})
+"#;
+
+#[test]
+fn uvicorn_that_gets_no_socket_is_replaced_without_a_loss_and_its_kept_connections_survive() {
+    server_of_python_loses_nothing("uvicorn", "uvicorn", ASYNCHRONOUS, true);
+}
+
+#[test]
+fn hypercorn_is_replaced_without_a_loss_and_its_kept_connections_survive() {
+    server_of_python_loses_nothing("hypercorn", "hypercorn", ASYNCHRONOUS, true);
+}
+
+#[test]
+fn waitress_is_replaced_without_a_loss_and_its_kept_connections_survive() {
+    server_of_python_loses_nothing("waitress", "waitress-serve", APPLICATION, true);
+}
+
+/// It closes each connection after its answer.
+#[test]
+fn the_development_server_of_flask_is_replaced_without_a_loss() {
+    let application = "
+import flask, os
+app = flask.Flask(__name__)
+@app.route('/<path:path>')
+def answer(path):
+    return f'{os.getpid()} /{path}'
+";
+    server_of_python_loses_nothing("Flask's development server", "flask", application, false);
 }
 
 const JAVA: &str = r#"
@@ -213,6 +271,6 @@ fn a_java_server_is_replaced_without_a_loss_and_its_kept_connections_survive() {
         return;
     }
     let home = Home::new();
-    let source = file(&home, "Server.java", JAVA);
-    counting_server_loses_nothing(&home, &["java", &source], true);
+    file(&home, "Server.java", JAVA);
+    counting_server_loses_nothing(&home, &line("java", &recipe("any-program", "Java 17 `HttpServer`", 1)), true);
 }
