@@ -1,5 +1,5 @@
-//! The pages of `docs/src/reference` that are generated from the definitions: the command lines, `exit.rs`, `protocol.rs`,
-//! `metrics.rs`, and the events that the supervisor's sources write. To write them anew:
+//! The pages of `docs/src/reference` that are generated from the definitions: the command lines, `exit.rs`, `protocol.rs`
+//! and its files, `metrics.rs`, and the events that the supervisor's sources write. To write them anew:
 //!
 //! ```text
 //! WRITE_REFERENCE=1 cargo test -p mastercontrol-e2e --test end-to-end reference
@@ -303,13 +303,13 @@ fn is_public(visibility: &syn::Visibility) -> bool {
 }
 
 fn protocol() -> String {
-    let file = source("protocol.rs");
-    let mut page = format!("# Admin protocol\n\n{MARK}\n\n{}\n", doc(&file.attrs));
-    for item in &file.items {
+    let head = source("protocol.rs");
+    let mut page = format!("# Admin protocol\n\n{MARK}\n\n{}\n", doc(&head.attrs));
+    let parts = ["request", "progress", "entry", "answer", "status", "connection"];
+    let parts = parts.map(|part| source(&format!("protocol/{part}.rs")));
+    for item in parts.iter().flat_map(|part| &part.items) {
         match item {
-            syn::Item::Enum(item)
-                if is_public(&item.vis) && !["Response", "LineError"].contains(&item.ident.to_string().as_str()) =>
-            {
+            syn::Item::Enum(item) if is_public(&item.vis) => {
                 let is_word = item.variants.iter().all(|variant| !matches!(variant.fields, syn::Fields::Named(_)))
                     && !["Progress", "Answer"].contains(&item.ident.to_string().as_str());
                 let _ = write!(page, "\n## {}\n\n{}\n", item.ident, doc(&item.attrs));
