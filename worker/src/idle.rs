@@ -28,15 +28,18 @@ pub(crate) fn release(port: &Arc<Shared>, generation: &Generation) -> Option<Ins
     let began = Instant::now();
     let (mut turn, mut awaited): (Option<Instant>, Option<Instant>) = (None, None);
     for entry in port.registry.of(generation) {
-        if handover::move_waiting(port, &entry) || !generation.is_leaving() {
+        if generation.hands_over() && handover::move_waiting(port, &entry) || !generation.is_leaving() {
+            continue;
+        }
+        // Asked first, since it costs little, and the turn of most has not come.
+        if let Some(own) = generation.turn(entry.id) {
+            turn = Some(turn.map_or(own, |turn| turn.min(own)));
             continue;
         }
         // One that is busy is active now.
         let active = entry.slot.look(|held| held.idle_since()).unwrap_or_else(|| Some(Instant::now()));
         if entry.must_leave(generation, active) {
             release_one(port, &entry);
-        } else if let Some(own) = generation.turn(entry.id) {
-            turn = Some(turn.map_or(own, |turn| turn.min(own)));
         } else {
             awaited = awaited.max(entry.awaits(generation, active));
         }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How late a turn may come. All that come together are those of so much time, or two.
-const LATE: Duration = Duration::from_millis(100);
+const LATE: Duration = Duration::from_millis(150);
 
 /// The turns of the connections of one generation. Without a spread it is the turn of all of them.
 #[derive(Debug, Default)]
@@ -262,7 +262,7 @@ mod tests {
             all.end_by(began + 15 * SECOND, began);
             let times = with_hold_ups(&all, began, hold_ups);
             let (most, last) = (most_in_a_second(&times), times[999]);
-            assert!(most <= 110, "{most} within a second, {hold_ups:?}");
+            assert!(most <= 117, "{most} within a second, {hold_ups:?}");
             let late: u64 = hold_ups.iter().map(|(from, until)| until - from).sum();
             assert!(last <= Duration::from_millis(10_000 + late + 50), "the last one at {last:?}, {hold_ups:?}");
         }
@@ -276,7 +276,7 @@ mod tests {
         let times = with_hold_ups(&all, began, &[(2000, 4000)]);
         let (most, last) = (most_in_a_second(&times), times[999]);
         // 800 in six seconds.
-        assert!(most <= 800 * 11 / 60, "{most} within a second");
+        assert!(most <= 800 * 7 / 36, "{most} within a second");
         assert!(last <= 10 * SECOND, "the last one at {last:?}");
         // So it is if they end there in any case.
         let (all, before) = (Turns::default(), began - 5 * SECOND);
