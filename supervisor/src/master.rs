@@ -148,7 +148,7 @@ impl Master {
             return;
         }
         let is_ready = self.readiness.is_ready();
-        self.builder.set_in_rotation(is_ready);
+        self.builder.set_in_rotation(!self.readiness.lets_clients_go(&self.settings));
         for live in state.current().into_iter().chain(state.next()) {
             live.generation.set_in_rotation(is_ready);
         }

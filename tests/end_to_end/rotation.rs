@@ -146,6 +146,22 @@ fn kept_connections_behind_a_relay_are_closed_over_the_spread_too() {
 }
 
 #[test]
+fn before_a_stop_with_a_spread_kept_connections_do_not_all_end_with_their_next_answers() {
+    let own = |home: &Home, options: &[&str]| home.start(&[&["http", "."], options].concat());
+    for start in [behind_a_relay, own] {
+        let home = Home::new();
+        let instance = start(&home, &["--grace", HUGE]);
+        let mut client = instance.client();
+        instance.admin(&["stop", "--delay", HUGE, "--spread", "10", "--no-wait"]).expect(0);
+        assert!((0..10).all(|_| !client.get("/").is_last));
+        instance.admin(&["resume"]).expect(0);
+        instance.admin(&["stop", "--delay", HUGE, "--no-wait"]).expect(0);
+        eventually("clients are asked to come again", || instance.client().get("/").is_last);
+        assert!(client.get("/").is_last);
+    }
+}
+
+#[test]
 fn a_spread_beyond_the_grace_period_is_refused_with_both_numbers() {
     let home = Home::new();
     let instance = home.start(&["echo", "--grace", "30"]);

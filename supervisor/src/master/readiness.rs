@@ -9,6 +9,7 @@ use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{Answer, Delay, ErrorCode, Progress, Undone};
 use crate::server::Deadline;
+use crate::settings::Settings;
 use crate::text::{self, Seconds, milliseconds};
 
 use super::reply::Reply;
@@ -42,6 +43,16 @@ pub(super) struct ScheduledStop {
 impl Readiness {
     pub(super) fn is_ready(&self) -> bool {
         matches!(self, Readiness::Ready)
+    }
+
+    /// Whether each client is to connect anew for its next message. Not before a stop that lets them go one after the other:
+    /// those that are active would all come back at once.
+    pub(super) fn lets_clients_go(&self, settings: &Settings) -> bool {
+        match self {
+            Readiness::Ready => false,
+            Readiness::NotReady => true,
+            Readiness::Scheduled(stop) => stop.spread.unwrap_or(settings.spread).is_zero(),
+        }
     }
 
     /// When there is something to do, although nothing happens.
