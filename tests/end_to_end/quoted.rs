@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use mastercontrol::cli::{Asked, KINDS, check};
 
-use crate::readme::{Block, blocks, guides, project};
+use crate::readme::{Block, blocks, guides, pages, project};
 use crate::support::Home;
 
 /// The command line of `admin-cli`, which has no library.
@@ -17,35 +17,101 @@ use crate::support::Home;
 #[allow(dead_code)]
 mod admin_cli;
 
-/// Commands of `console` blocks: they need root, another system, or a whole checkout. Beside each: what runs it, and how
-/// it stands there.
-const ELSEWHERE: &[(&str, &str, &str)] = &[
-    ("apt install ./mastercontrol_*_amd64.deb", ".ci/packages", "dpkg --install /srv/shared/*.deb"),
+/// What runs a command that no page's script can have: it needs root, another system, a network or a whole checkout.
+enum By {
+    /// This file has it like this.
+    File(&'static str, &'static str),
+    /// Nothing does.
+    Nothing(&'static str),
+}
+
+use By::{File, Nothing};
+
+/// Commands of `console` blocks, and those of other programs in prose and in the comments of files to copy.
+const ELSEWHERE: &[(&str, By)] = &[
+    ("apt install ./mastercontrol_*_amd64.deb", File(".ci/packages", "dpkg --install /srv/shared/*.deb")),
     (
         "tar -xzf mastercontrol-*-x86_64-linux.tar.gz -C /usr/local --strip-components=1",
-        ".ci/packages",
-        "tar -xzf \"$files\"/mastercontrol-*-linux.tar.gz",
+        File(".ci/packages", "tar -xzf \"$files\"/mastercontrol-*-linux.tar.gz"),
     ),
-    ("systemctl enable --now mastercontrol@shop", ".ci/packages", "inside systemctl enable --now $unit"),
-    ("systemctl reload mastercontrol@shop", ".ci/packages", "inside systemctl reload $unit"),
-    (VERIFIED_STOP, "tests/end_to_end/haproxy.rs", "VERIFIED_STOP"),
-    ("cargo fmt --all -- --check", ".ci/run", "cargo fmt --all -- --check"),
+    ("systemctl enable --now mastercontrol@shop", File(".ci/packages", "inside systemctl enable --now $unit")),
+    ("systemctl reload mastercontrol@shop", File(".ci/packages", "inside systemctl reload $unit")),
+    (
+        "systemctl enable --now mastercontrol-http.socket",
+        File(".ci/real-systemd", "inside systemctl start mastercontrol-http.socket"),
+    ),
+    ("systemctl enable --now mastercontrol@shop.socket", File(".ci/real-systemd", "inside systemctl start $socket")),
+    ("systemctl edit mastercontrol@shop", Nothing("it opens an editor")),
+    ("systemctl edit mastercontrol@shop.socket", Nothing("it opens an editor")),
+    (
+        "podman build -f deploy/Containerfile -t mastercontrol-http .",
+        File(".ci/podman", "-f deploy/Containerfile -t $image"),
+    ),
+    (
+        "podman run --rm -p 8000:8000 -v ./public:/srv/www:ro mastercontrol-http",
+        File(".ci/podman", "-v \"$directory/www:/srv/www:ro\" $image"),
+    ),
+    ("podman run --stop-timeout", Nothing("a part of a command")),
+    ("podman run --stop-timeout 35 … --grace 30", Nothing("a part of a command")),
+    (
+        "podman exec CONTAINER admin-cli status",
+        File(".ci/podman", "podman --runtime $runtime exec $container admin-cli --name http"),
+    ),
+    (
+        "kubectl apply -f kubernetes.yaml",
+        Nothing("there is no cluster; `manager.rs` runs what the file gives the program"),
+    ),
+    ("sc.exe query files", Nothing("Wine has no such program; `service.rs` asks the service manager itself")),
+    ("sc.exe config files obj= ACCOUNT", Nothing("Wine has no such program")),
+    (VERIFIED_STOP, File("tests/end_to_end/haproxy.rs", "VERIFIED_STOP")),
+    ("cargo fmt --all -- --check", File(".ci/run", "cargo fmt --all -- --check")),
     (
         "cargo clippy --workspace --all-targets --all-features -- -D warnings",
-        ".ci/run",
-        "cargo clippy --workspace --all-targets --all-features --locked -- -D warnings",
+        File(".ci/run", "cargo clippy --workspace --all-targets --all-features --locked -- -D warnings"),
     ),
-    ("cargo test --workspace", ".ci/run", "cargo test --workspace --locked"),
+    ("cargo test --workspace", File(".ci/run", "cargo test --workspace --locked")),
+    ("cargo test -p examples", File(".ci/run", "cargo test --workspace --locked")),
+    ("cargo run -p examples --example 1-told-and-gone", File("examples/Cargo.toml", "1-told-and-gone")),
     (
         "RUSTFLAGS=\"--cfg loom\" cargo test -p mastercontrol-worker --lib --release --target-dir target/loom model",
-        ".ci/run",
-        "RUSTFLAGS=\"--cfg loom\" cargo test -p mastercontrol-worker --lib --release --locked --target-dir target/loom model",
+        File(".ci/run", "cargo test -p mastercontrol-worker --lib --release --locked --target-dir target/loom model"),
     ),
     (
         "WRITE_REFERENCE=1 cargo test -p mastercontrol-e2e --test end-to-end reference",
-        "tests/end_to_end/reference.rs",
-        "WRITE_REFERENCE",
+        File("tests/end_to_end/reference.rs", "WRITE_REFERENCE"),
     ),
+    (
+        "cargo package --workspace --exclude examples --exclude mastercontrol-e2e",
+        File(".ci/run", "cargo package --workspace --exclude examples --exclude mastercontrol-e2e --locked"),
+    ),
+    ("cargo publish -p …", Nothing("it cannot be taken back")),
+    ("cargo install --locked mastercontrol mastercontrol-cli", Nothing("it needs a published version")),
+    ("cargo add --path …/supervisor --no-default-features", File(".ci/run", "-p mastercontrol --no-default-features")),
+    ("cargo bench -p mastercontrol-e2e", Nothing("it takes hours; `.ci/full` runs a part")),
+    ("cargo bench -p mastercontrol-e2e -- comparison", File("tests/benches/compare/main.rs", "(\"comparison\", ")),
+    (
+        "cargo bench -p mastercontrol-e2e -- relay relay-idle relay-ports",
+        File(".ci/full", "cargo bench --locked -p mastercontrol-e2e --bench compare -- relay-idle relay-ports"),
+    ),
+    ("mdbook build docs", File(".ci/run", "mdbook build docs")),
+    ("mdbook serve docs", File(".ci/run", "mdbook build docs")),
+    ("setpriv --reuid www", File("tests/end_to_end/users.rs", "[\"setpriv\", \"--reuid\"")),
+];
+
+/// The programs of others that pages have their readers run, at the beginning of a command.
+const OTHERS: &[&str] = &[
+    "apt",
+    "cargo",
+    "docker",
+    "kubectl",
+    "mdbook",
+    "podman",
+    "sc.exe",
+    "setpriv",
+    "systemctl",
+    "tar",
+    "RUSTFLAGS=\"--cfg",
+    "WRITE_REFERENCE=1",
 ];
 
 /// It needs a load balancer.
@@ -70,8 +136,8 @@ fn every_block_with_commands_is_run_by_a_test_or_names_what_runs_it() {
                 "console" => {
                     for command in text.lines() {
                         let command = command.strip_prefix("$ ").or_else(|| command.strip_prefix("# "));
-                        match command.and_then(|command| ELSEWHERE.iter().find(|(other, ..)| *other == command)) {
-                            Some((command, ..)) => used.push(*command),
+                        match command.and_then(|command| ELSEWHERE.iter().find(|(other, _)| *other == command)) {
+                            Some((command, _)) => used.push(*command),
                             None => problem("no test runs this: make it a `sh` block, or say in ELSEWHERE what does"),
                         }
                     }
@@ -87,10 +153,26 @@ fn every_block_with_commands_is_run_by_a_test_or_names_what_runs_it() {
             }
         }
     }
-    for (command, by, how) in ELSEWHERE {
+    for Quoted { at, line, .. } in quoted() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        // Two words are the name of a command.
+        if words.len() < 3 || !OTHERS.contains(&words[0]) {
+            continue;
+        }
+        match ELSEWHERE.iter().find(|(other, _)| *other == line) {
+            Some((command, _)) => used.push(*command),
+            None => problems.push(format!("{at}: no test runs {line:?}: say in ELSEWHERE what does")),
+        }
+    }
+    for (command, by) in ELSEWHERE {
         assert!(used.contains(command), "no page has it any more: {command}");
-        let text = fs::read_to_string(project().join(by)).unwrap();
-        assert!(text.contains(how), "{by} does not run it any more: {command}");
+        match by {
+            File(file, how) => {
+                let text = fs::read_to_string(project().join(file)).unwrap();
+                assert!(text.contains(how), "{file} does not run it any more: {command}");
+            }
+            Nothing(why) => assert!(!why.is_empty()),
+        }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
@@ -168,6 +250,10 @@ fn quoted() -> Vec<Quoted> {
             }
             let text = fs::read_to_string(&path).unwrap().replace("\\\n", " ");
             let at = path.display().to_string();
+            let comments: Vec<_> = text.lines().filter_map(|line| line.trim_start().strip_prefix('#')).collect();
+            for (_, code) in codes(&comments.join("\n")) {
+                all.push(Quoted { at: at.clone(), line: code, is_whole: false });
+            }
             for line in text.lines() {
                 let line = line.trim_start();
                 let started = ["ExecStart=/usr/local/bin/", "ExecReload=/usr/local/bin/"];
@@ -280,6 +366,34 @@ fn every_option_that_a_page_names_exists() {
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn every_file_of_the_project_that_a_page_names_exists() {
+    const DIRECTORIES: &[&str] =
+        &[".ci/", "admin-cli/", "deploy/", "docs/", "examples/", "supervisor/", "tests/", "worker/"];
+    let mut tried = 0;
+    for page in pages() {
+        for (number, code) in codes(&fs::read_to_string(&page).unwrap()) {
+            let name = code.split(' ').next().unwrap();
+            if DIRECTORIES.iter().any(|directory| name.starts_with(directory)) && !name.contains(['{', '*', ':']) {
+                assert!(project().join(name).exists(), "{}:{number}: there is no {name}", page.display());
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 20, "only {tried} names");
+}
+
+#[test]
+fn every_example_is_in_the_list_of_examples() {
+    let list = fs::read_to_string(project().join("examples/README.md")).unwrap();
+    for entry in fs::read_dir(project().join("examples")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let row = if entry.path().is_dir() { format!("| `{name}/` |") } else { format!("| `{name}` |") };
+        assert!(["Cargo.toml", "README.md"].contains(&&*name) || list.contains(&row), "{name} is not in the list");
+    }
 }
 
 #[test]
