@@ -7,6 +7,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::process::ExitStatus;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -347,6 +348,17 @@ pub enum ProgramEnd {
 /// The exit code of a program that Ctrl-C or Ctrl-Break has ended: `STATUS_CONTROL_C_EXIT`.
 #[cfg(windows)]
 const CONSOLE_EVENT: i32 = 0xc000_013a_u32.cast_signed();
+
+impl From<ExitStatus> for ProgramEnd {
+    fn from(status: ExitStatus) -> ProgramEnd {
+        #[cfg(unix)]
+        if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+            return ProgramEnd::Signaled(signal);
+        }
+        // One that has ended has a code if no signal has ended it.
+        ProgramEnd::Exited(status.code().unwrap_or(1))
+    }
+}
 
 impl ProgramEnd {
     /// Whether that is no failure: with exit code 0, or one of these.

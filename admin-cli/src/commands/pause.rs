@@ -2,13 +2,13 @@
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
-use std::process::{Command, ExitCode, ExitStatus};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use mastercontrol::Exit;
 use mastercontrol::client::{self, Patience, PauseOver};
 use mastercontrol::protocol::{Answer, Request};
 use mastercontrol::text::{Reason, Seconds, milliseconds};
+use mastercontrol::{Exit, ProgramEnd};
 
 use crate::args::{Pause, Target};
 use crate::ask::ask;
@@ -63,19 +63,11 @@ fn pause_for(target: &Target, command: &[OsString], max: Option<Duration>) -> Re
 fn run(command: &[OsString]) -> ExitCode {
     let [program, arguments @ ..] = command else { return ExitCode::SUCCESS };
     match Command::new(program).args(arguments).status() {
-        Ok(status) => ExitCode::from(code(status)),
+        // Windows has larger codes, none of which is a success.
+        Ok(status) => ExitCode::from(u8::try_from(ProgramEnd::from(status).code()).unwrap_or(u8::MAX)),
         Err(error) => {
             output::message(&format!("admin-cli: {}: {}", program.display(), Reason(&error)));
             ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
         }
     }
-}
-
-fn code(status: ExitStatus) -> u8 {
-    #[cfg(unix)]
-    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
-        return u8::try_from(128 + signal).unwrap_or(u8::MAX);
-    }
-    // Windows has larger ones, none of which is a success.
-    status.code().map_or(1, |code| u8::try_from(code).unwrap_or(u8::MAX))
 }

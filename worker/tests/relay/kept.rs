@@ -3,6 +3,7 @@
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +14,22 @@ use crate::support::{Client, Front, HUGE, Program, eventually, never, options, s
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Has a client ask, and the program get that. Returns the program's end of the connection.
+fn asks(client: &mut Client, connections: &Receiver<Client>) -> Client {
+    client.get("/");
+    let mut server = connections.recv().unwrap();
+    server.expect(REQUEST);
+    server
+}
+
+/// The same, and the client gets an answer.
+fn is_answered(client: &mut Client, connections: &Receiver<Client>) -> Client {
+    let mut server = asks(client, connections);
+    server.send(ANSWER);
+    client.expect(ANSWER);
+    server
+}
 
 #[test]
 fn an_idle_connection_moves_to_the_new_generation() {
@@ -43,9 +60,7 @@ fn a_busy_connection_moves_when_its_message_is_answered() {
     let front = Front::http();
     let upstream = front.serve(&old);
     let mut client = front.client();
-    client.get("/");
-    let mut server = connections.recv().unwrap();
-    server.expect(REQUEST);
+    let mut server = asks(&mut client, &connections);
     let new = Program::http("new");
     let next = front.serve(&new);
     upstream.retire_by(never());
@@ -102,11 +117,7 @@ fn a_program_that_closes_between_messages_is_connected_again() {
     let upstream = front.serve(&program);
     let mut client = front.client();
     for _ in 0..3 {
-        client.get("/");
-        let mut server = connections.recv().unwrap();
-        server.expect(REQUEST);
-        server.send(ANSWER);
-        client.expect(ANSWER);
+        let server = is_answered(&mut client, &connections);
         drop(server);
         client.expect_silence();
     }
@@ -115,16 +126,12 @@ fn a_program_that_closes_between_messages_is_connected_again() {
 }
 
 /// Has a program close a connection that it has kept alive when it has got this request.
-fn close_at(request: &str) -> (Front, Client, std::sync::mpsc::Receiver<Client>) {
+fn close_at(request: &str) -> (Front, Client, Receiver<Client>) {
     let (program, connections) = Program::by_hand();
     let front = Front::http();
     front.serve(&program);
     let mut client = front.client();
-    client.get("/");
-    let mut server = connections.recv().unwrap();
-    server.expect(REQUEST);
-    server.send(ANSWER);
-    client.expect(ANSWER);
+    let mut server = is_answered(&mut client, &connections);
     client.send(request);
     server.expect(request);
     drop(server);
@@ -171,11 +178,7 @@ fn a_crash_costs_the_request_under_way_and_no_other_one() {
     let front = Front::http();
     let upstream = front.serve(&program);
     let mut idle = front.client();
-    idle.get("/");
-    let mut kept = connections.recv().unwrap();
-    kept.expect(REQUEST);
-    kept.send(ANSWER);
-    idle.expect(ANSWER);
+    let kept = is_answered(&mut idle, &connections);
     let mut busy = front.client();
     busy.get("/crash");
     let server = connections.recv().unwrap();
@@ -222,15 +225,9 @@ fn a_stop_closes_idle_connections_and_ends_busy_ones_with_their_answer() {
     let front = Front::http();
     let upstream = front.serve(&program);
     let mut idle = front.client();
-    idle.get("/");
-    let mut server = connections.recv().unwrap();
-    server.expect(REQUEST);
-    server.send(ANSWER);
-    idle.expect(ANSWER);
+    let _kept = is_answered(&mut idle, &connections);
     let mut busy = front.client();
-    busy.get("/");
-    let mut server = connections.recv().unwrap();
-    server.expect(REQUEST);
+    let mut server = asks(&mut busy, &connections);
     upstream.stop_by(never());
     idle.expect_last("");
     server.send("HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok");

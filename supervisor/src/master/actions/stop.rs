@@ -53,7 +53,7 @@ impl Master {
         let limits = [Some(grace.unwrap_or(self.settings.grace)), by.limit(), scheduled];
         let grace = limits.into_iter().flatten().min().unwrap_or_default();
         let (serving, restart) = state.dissolve();
-        let mut draining = self.begin_stop(serving, restart, Why::Requested(by), (grace, spread), now);
+        let mut draining = self.begin_stop(serving, restart, Why::Requested(by), grace, spread, now);
         if let Some(reply) = reply {
             draining.attend(reply, &self.drains, now);
         }
@@ -65,7 +65,8 @@ impl Master {
         serving: Vec<Live>,
         restart: Option<Restart>,
         why: Why,
-        (grace, spread): (Duration, Option<Duration>),
+        grace: Duration,
+        spread: Option<Duration>,
         now: Instant,
     ) -> Draining {
         let spread = spread::within(grace, spread, &self.settings);
@@ -136,6 +137,6 @@ impl Master {
         error: Error,
         now: Instant,
     ) -> State {
-        State::Draining(self.begin_stop(serving, restart, Why::Failed(error), (self.settings.grace, None), now))
+        State::Draining(self.begin_stop(serving, restart, Why::Failed(error), self.settings.grace, None, now))
     }
 }
