@@ -2,6 +2,8 @@
 //!
 //! Both have one definition, that of the command line. The content of the file is made into arguments (`{"grace": 5}`
 //! into `--grace=5`) and put before those of the command line; clap parses them together, and the last one counts.
+//!
+//! This is for the programs `supervisor` and `admin-cli`, and may change in any release.
 
 mod config;
 mod definition;

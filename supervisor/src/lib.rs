@@ -64,7 +64,8 @@
 //! # Features
 //!
 //! `cli` (on by default) is the command line of the programs: the module `cli` has the settings of `supervisor`, its
-//! configuration file, completions and man pages. It needs `clap`. Turn it off if you use the library alone.
+//! configuration file, completions and man pages. It follows these programs and may change in any release. It needs `clap`.
+//! Turn it off if you use the library alone.
 
 mod announcement;
 mod builder;
