@@ -127,7 +127,9 @@ fn pass(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcome
 
 /// These bytes begin with the head of an answer: one or several that are interim, and then the final one.
 fn heads(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcome, Next> {
-    let closes = pair.is_last_message() || !tools.hub.is_in_rotation();
+    // Decided once: its turn may come at any moment.
+    let is_last = pair.is_last_message();
+    let closes = is_last || !tools.hub.is_in_rotation();
     let mut rest = bytes;
     loop {
         let Some(way) = pair.under_way() else { return ControlFlow::Continue(Next::Go) };
@@ -146,6 +148,9 @@ fn heads(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcom
                 forget_copy(way, tools);
                 let reader = BodyReader::of_answer(body);
                 way.answer = Answering::Body { reader, keeps_upstream, keeps_client };
+                if let Some(target) = pair.target.as_ref().filter(|_| is_last) {
+                    target.count_notified();
+                }
                 return first_of_body(pair, tools, rest, head_length, closes);
             }
             Ok(Some(Answer { status, kind: Kind::Opaque, .. })) => {
@@ -179,11 +184,6 @@ fn first_of_body(
     head_length: usize,
     closes: bool,
 ) -> ControlFlow<Outcome, Next> {
-    if pair.is_last_message() {
-        if let Some(target) = &pair.target {
-            target.count_notified();
-        }
-    }
     let Some(UnderWay { answer: Answering::Body { reader, .. }, .. }) = pair.under_way() else {
         return ControlFlow::Continue(Next::Go);
     };
