@@ -182,7 +182,10 @@ impl Watch {
         change(&mut watched);
         // A later end is noticed when the earlier one has come. Without any end, no thread shall wake up.
         let end = watched.end();
-        if watched.over || end.is_none() || end < before || before.is_none() {
+        let matters = watched.over || end.is_none() || end < before || before.is_none();
+        // Before the thread wakes up: it would wait for the lock.
+        drop(watched);
+        if matters {
             self.changed.notify_all();
         }
     }

@@ -169,6 +169,7 @@ impl Generation {
             None => Stop { began: Instant::now(), deadline, closes_port, notified_before: self.notified() },
             Some(stop) => Stop { deadline, ..stop },
         });
+        drop(live);
         self.changed.notify_all();
     }
 
