@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::panic;
+use std::sync::mpsc::{Receiver, RecvError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ pub struct Handle<L = SocketAddr> {
 
 #[derive(Debug)]
 pub(crate) enum Course {
-    Underway(JoinHandle<Result<Report, Error>>),
+    Underway(Underway),
     /// It was stopped before the server was ready.
     Ended(Report),
 }
@@ -59,7 +60,7 @@ impl<L> Handle<L> {
     /// When the server failed instead of being stopped, and is not started again.
     pub fn wait(self) -> Result<Report, Error> {
         match self.course {
-            Course::Underway(thread) => join(thread),
+            Course::Underway(underway) => underway.wait(),
             Course::Ended(report) => Ok(report),
         }
     }
@@ -87,7 +88,20 @@ impl Control {
     }
 }
 
-pub(crate) fn join(thread: JoinHandle<Result<Report, Error>>) -> Result<Report, Error> {
-    // Master control does not panic. If it did, the panic would reach the caller.
-    thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+/// Master control, until it has ended.
+#[derive(Debug)]
+pub(crate) struct Underway {
+    pub(crate) reported: Receiver<Result<Report, Error>>,
+    pub(crate) thread: JoinHandle<()>,
+}
+
+impl Underway {
+    /// Waits for the report, and not for the thread that has made it: after that it only gives back what it has.
+    pub(crate) fn wait(self) -> Result<Report, Error> {
+        self.reported.recv().unwrap_or_else(|RecvError| match self.thread.join() {
+            // Master control does not panic. If it did, the panic would reach the caller.
+            Err(panic) => panic::resume_unwind(panic),
+            Ok(()) => unreachable!("it ends with its report"),
+        })
+    }
 }

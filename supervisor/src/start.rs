@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::child::{self, Children, Front};
 use crate::client::{self, Patience};
 use crate::error::Error;
 use crate::event::{Event, EventSender};
-use crate::handle::{Control, Course, Handle, join};
+use crate::handle::{Control, Course, Handle, Underway};
 use crate::health::Health;
 use crate::holder;
 use crate::host::Manager;
@@ -94,8 +95,8 @@ impl Supervisor<Handlers> {
         };
         start(options, bound, manager, claimed, Supervised::Handlers, |settings, events, log| {
             let port = if shared { Port::start_shared(listener) } else { Port::start(listener) };
-            let port = port.map_err(lacking("the port"))?;
-            Ok(Box::new(HandlerBuilder::new(factory, port, settings, log, events)))
+            let port = Arc::new(port.map_err(lacking("the port"))?);
+            Ok((Box::new(HandlerBuilder::new(factory, port.clone(), settings, log, events)), port))
         })
     }
 }
@@ -141,7 +142,7 @@ impl Supervisor<Programs> {
             let children = Children::new(factory, Front::Sockets(sockets), settings, log, events).map_err(lacking)?;
             #[cfg(unix)]
             children.reap_orphans().map_err(lacking)?;
-            Ok(Box::new(children))
+            Ok((Box::new(children), ()))
         })
     }
 
@@ -166,7 +167,7 @@ impl Supervisor<Programs> {
             let lacking = lacking("the program's guardian");
             let children = Children::new(factory, Front::Relay(relaying), settings, log, events).map_err(lacking)?;
             children.reap_orphans().map_err(lacking)?;
-            Ok(Box::new(children))
+            Ok((Box::new(children), ()))
         })
     }
 }
@@ -261,14 +262,14 @@ impl Supervised {
     }
 }
 
-/// `builder` makes what makes the generations.
-fn start<L>(
+/// `builder` makes what makes the generations, and something that is dropped when their end has been reported.
+fn start<L, T: Send + 'static>(
     options: Options,
     bound: Bound<L, impl Send + 'static>,
     manager: Manager,
     claimed: Option<Claimed>,
     supervised: Supervised,
-    builder: impl FnOnce(Settings, EventSender, Journal) -> Result<Box<dyn Builder>, Error>,
+    builder: impl FnOnce(Settings, EventSender, Journal) -> Result<(Box<dyn Builder>, T), Error>,
 ) -> Result<Handle<L>, Error> {
     let Bound { listens_on, addresses, files, whence } = bound;
     let health = options.health.map(|health| bind_health(health, &addresses)).transpose()?;
@@ -280,9 +281,9 @@ fn start<L>(
     if options.console.is_some() {
         console::block_job_control().map_err(lacking("the console"))?;
     }
-    let builder = builder(options.settings.clone(), events.clone(), log.clone())?;
+    let (builder, threads) = builder(options.settings.clone(), events.clone(), log.clone())?;
     // From here on a stop may be requested, also while the server is not ready yet.
-    let triggers = Triggers::start(&options, &events, supervised, health, claimed)?;
+    let mut triggers = Triggers::start(&options, &events, supervised, health, claimed)?;
     let health = triggers.health.as_ref().map(Health::address);
     #[cfg(windows)]
     let manager = match options.service {
@@ -313,16 +314,24 @@ fn start<L>(
     };
     let log = identity.log.clone();
     let master = Master::new(identity, builder, options.settings, watchdog.clone(), manager, Some(announcement));
-    let thread = thread::Builder::new()
-        .name("master-control".into())
-        .spawn(move || run(master, received, triggers, files, watchdog.as_ref(), log));
+    let (report, reported) = mpsc::channel();
+    let thread = thread::Builder::new().name("master-control".into()).spawn(move || {
+        let end = run(master, received, &mut triggers, files, watchdog.as_ref(), log);
+        let _ = report.send(end); // It may not be waited for.
+        // Threads end with these, and a process that ends now need not wait for them.
+        if let Some(watchdog) = watchdog {
+            watchdog.off();
+        }
+        drop((triggers.signals, threads));
+    });
     // Without that thread, all that it should have had is dropped, which ends it.
     let thread = thread.map_err(lacking("master control"))?;
+    let underway = Underway { reported, thread };
     let handle = |course| Handle { control: Control { events }, listens_on, health, course };
     match ready.recv() {
-        Ok(()) => Ok(handle(Course::Underway(thread))),
+        Ok(()) => Ok(handle(Course::Underway(underway))),
         // It has ended before it was ready.
-        Err(mpsc::RecvError) => join(thread).map(|report| handle(Course::Ended(report))),
+        Err(mpsc::RecvError) => underway.wait().map(|report| handle(Course::Ended(report))),
     }
 }
 
@@ -330,13 +339,11 @@ fn start<L>(
 fn run(
     master: Master,
     received: Receiver<Event>,
-    triggers: Triggers,
+    triggers: &mut Triggers,
     files: impl Send,
     watchdog: Option<&Watchdog>,
     log: Journal,
 ) -> Result<Report, Error> {
-    let Triggers { signals, health, admin, .. } = triggers;
-    let _until_the_end = signals;
     let ending = log.ending();
     let end = panic::catch_unwind(AssertUnwindSafe(|| master.run(&received)));
     let mut end = end.unwrap_or_else(|panic| match watchdog {
@@ -348,20 +355,17 @@ fn run(
         watchdog.watch_stop(Instant::now() + 2 * LAST_ANSWERS, || "what listens for commands does not end".into());
     }
     drop(files);
-    let last_answers = admin.map(Admin::close);
+    let last_answers = triggers.admin.take().map(Admin::close);
     // Those who follow have heard of the whole stop.
     drop(ending);
     end.adopt(received);
     // None of its clients waits for an answer any more, and its port is free before the end is reported.
-    drop(health);
+    drop(triggers.health.take());
     end.answer();
     if let Some(last_answers) = last_answers {
         last_answers.wait();
     }
     log.flush();
-    if let Some(watchdog) = watchdog {
-        watchdog.off();
-    }
     end.result
 }
 

@@ -28,7 +28,7 @@ const REFUSALS: usize = 8;
 /// and replacing that one by another is one assignment: nothing is refused meanwhile. While none serves, clients wait in
 /// the accept queue.
 ///
-/// Dropping it is [`Port::close`].
+/// Dropping it is [`Port::close`], and ends its threads when the last connection has ended.
 #[derive(Debug)]
 pub struct Port {
     shared: Arc<Shared>,
@@ -101,8 +101,11 @@ impl Port {
     }
 
     /// Accepts nothing any more, and closes the listener, unless it is shared. Connections are left as they are.
-    pub fn close(self) {
-        drop(self);
+    pub fn close(&self) {
+        if let Some(listener) = self.shared.begin_to_close(None) {
+            drop(listener);
+            self.shared.end_close();
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -112,10 +115,7 @@ impl Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        if let Some(listener) = self.shared.begin_to_close(None) {
-            drop(listener);
-            self.shared.end_close();
-        }
+        self.close();
         self.shared.lock().abandoned = true;
         self.shared.end_if_unused();
     }

@@ -31,8 +31,7 @@ pub(crate) type Factory = Box<dyn FnMut(&mut Settings) -> Result<Arc<dyn Handler
 #[derive(Clone)]
 pub(crate) struct HandlerBuilder {
     factory: Arc<Mutex<Factory>>,
-    /// None: it has been closed.
-    port: Arc<Mutex<Option<Port>>>,
+    port: Arc<Port>,
     settings: Settings,
     log: Journal,
     ids: Ids,
@@ -42,13 +41,12 @@ pub(crate) struct HandlerBuilder {
 impl HandlerBuilder {
     pub(crate) fn new(
         factory: Factory,
-        port: Port,
+        port: Arc<Port>,
         settings: Settings,
         log: Journal,
         events: EventSender,
     ) -> HandlerBuilder {
-        let (factory, port) = (Arc::new(Mutex::new(factory)), Arc::new(Mutex::new(Some(port))));
-        HandlerBuilder { factory, port, settings, log, ids: Ids::default(), events }
+        HandlerBuilder { factory: Arc::new(Mutex::new(factory)), port, settings, log, ids: Ids::default(), events }
     }
 
     /// Has the factory build a server. It may do anything.
@@ -77,9 +75,7 @@ impl HandlerBuilder {
 
     /// Starts a server, which gets no clients yet.
     fn start(&self, build: u64, server: worker::Server, settings: Settings) -> Result<Built, BuildError> {
-        let port = lock(&self.port);
-        let port = port.as_ref().ok_or("the server is being stopped")?;
-        let handle = server.build(port).map_err(|error| lacking("the server thread", &error))?;
+        let handle = server.build(&self.port).map_err(|error| lacking("the server thread", &error))?;
         let unless_ended = StopOnDrop(handle.stopper());
         let generation = Box::new(HandlerGeneration {
             build,
@@ -117,25 +113,19 @@ impl Builder for HandlerBuilder {
     }
 
     fn set_in_rotation(&self, in_rotation: bool) {
-        if let Some(port) = &*lock(&self.port) {
-            port.set_in_rotation(in_rotation);
-        }
+        self.port.set_in_rotation(in_rotation);
     }
 
     fn pause(&self, pause: u64) -> Result<usize, String> {
-        let port = lock(&self.port);
-        let port = port.as_ref().ok_or("the server is being stopped")?;
-        await_quiet(port.pause(), pause, &self.events).inspect_err(|_| port.resume())
+        await_quiet(self.port.pause(), pause, &self.events).inspect_err(|_| self.port.resume())
     }
 
     fn resume(&self) {
-        if let Some(port) = &*lock(&self.port) {
-            port.resume();
-        }
+        self.port.resume();
     }
 
     fn close(&mut self, _: Deadline) {
-        lock(&self.port).take();
+        self.port.close();
     }
 }
 

@@ -462,6 +462,25 @@ fn a_server_whose_port_has_failed_fails_and_so_does_each_other_one_there() {
     }
 }
 
+#[test]
+fn a_port_that_is_closed_takes_no_clients_and_leaves_those_that_it_has() {
+    let port = port();
+    let address = port.address();
+    let server = Running::from(Server::new(Echo).build(&port).unwrap());
+    server.serve();
+    let mut client = server.idle_clients(1).remove(0);
+    port.close();
+    assert_eq!(std::net::TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    ask(&mut client, "?");
+    // Its threads end with the last connection.
+    drop(port);
+    ask(&mut client, "?");
+    server.stop(HUGE);
+    client.expect_last("SHUTDOWN\n");
+    drop(client);
+    assert_eq!(server.join().disconnected, 1);
+}
+
 fn sharing(listener: &TcpListener) -> Running {
     shared(listener, Server::new(Echo))
 }
