@@ -399,17 +399,27 @@ impl fmt::Display for ProgramEnd {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SignalName(pub(crate) i32);
 
-impl fmt::Display for SignalName {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl SignalName {
+    /// None: there is no such signal here.
+    pub(crate) fn known(self) -> Option<String> {
         #[cfg(unix)]
         if let Ok(signal) = nix::sys::signal::Signal::try_from(self.0) {
-            return formatter.write_str(signal.as_str());
+            return Some(signal.as_str().to_owned());
         }
         #[cfg(target_os = "linux")]
         if (nix::libc::SIGRTMIN()..=nix::libc::SIGRTMAX()).contains(&self.0) {
-            return write!(formatter, "SIGRTMIN+{}", self.0 - nix::libc::SIGRTMIN());
+            return Some(format!("SIGRTMIN+{}", self.0 - nix::libc::SIGRTMIN()));
         }
-        write!(formatter, "signal {}", self.0)
+        None
+    }
+}
+
+impl fmt::Display for SignalName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.known() {
+            Some(name) => formatter.write_str(&name),
+            None => write!(formatter, "signal {}", self.0),
+        }
     }
 }
 

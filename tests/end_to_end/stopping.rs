@@ -1,9 +1,12 @@
 //! How a program is asked to end, and how long it has.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGINT, SIGSTOP, SIGTERM, SIGUSR1};
+use serde_json::Value;
 
 use crate::exec::{assert_nothing_runs, file, sh};
 use crate::support::{HUGE, Home, Instance, eventually, free_port};
@@ -279,6 +282,20 @@ fn a_signal_from_admin_cli_is_for_the_program_alone() {
     instance.admin(&["signal", "DANCE"]).expect(2).says("say a signal");
     instance.err.wait_for("sent SIGHUP to the program");
     assert!(instance.is_running());
+}
+
+/// `admin-cli` knows them all; other clients of the socket may not.
+#[test]
+fn a_signal_that_there_is_not_is_refused_and_not_reported_as_sent() {
+    let home = Home::new();
+    let instance = home.exec(&[], &sh("exec sleep 600"));
+    for signal in [-5, 0, 32, 9999] {
+        let mut stream = UnixStream::connect(home.socket()).unwrap();
+        writeln!(stream, r#"{{"v":1,"request":"signal","signal":{signal}}}"#).unwrap();
+        let answer: Value = serde_json::from_reader(stream).unwrap();
+        assert_eq!(answer["code"], "bad_request", "{signal}: {answer}");
+    }
+    assert!(!instance.err.so_far().contains("sent "), "{}", instance.err.so_far());
 }
 
 #[test]

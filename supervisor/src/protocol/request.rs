@@ -69,7 +69,8 @@ pub enum Request {
         #[serde(default)]
         hold: bool,
     },
-    /// Sends a signal to the program of `exec`. Answered with [`Answer::Signaled`].
+    /// Sends a signal to the program of `exec`. Answered with [`Answer::Signaled`], or with [`ErrorCode::BadRequest`] if the
+    /// supervisor's system has no such signal.
     ///
     /// `{"v":1,"request":"signal","signal":1}`
     Signal {

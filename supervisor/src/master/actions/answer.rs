@@ -88,11 +88,14 @@ impl Master {
             let message = "there is no program to signal: this server is a part of the supervisor".into();
             return reply.refuse(ErrorCode::Failed, message);
         }
+        let Some(name) = SignalName(signal).known() else {
+            return reply.refuse(ErrorCode::BadRequest, format!("this system has no signal {signal}"));
+        };
         let Some(current) = state.current() else {
             return reply.refuse(ErrorCode::Failed, "no program is serving at the moment".into());
         };
         current.generation.signal(signal);
-        let message = format!("{by}: sent {} to the program", SignalName(signal));
+        let message = format!("{by}: sent {name} to the program");
         let fields = [("by", by.to_string().into()), ("signal", signal.into())];
         self.identity.log.line(Level::Info, "signaled", message, fields);
         reply.answer(Answer::Signaled { signal });
