@@ -127,7 +127,8 @@ pub(crate) trait Builder: fmt::Debug + Send {
 
     /// No generation is built any more, and the listening socket is closed: by the generation that serves, if that has
     /// been told to stop and has to notify the clients in the accept queue first. A build under way is handed over
-    /// as it is, if it has to be waited for, and until this deadline it has to be gone.
+    /// as it is, if it has to be waited for, and until this deadline it has to be gone. A further call says
+    /// when the deadline has moved.
     fn close(&mut self, deadline: Deadline);
 }
 

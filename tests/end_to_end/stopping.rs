@@ -57,6 +57,20 @@ fn a_second_ctrl_c_kills_a_program_that_is_not_ready_yet() {
     assert_nothing_runs(&home);
 }
 
+#[test]
+fn a_second_ctrl_c_kills_a_program_that_was_not_ready_in_time_and_is_ending() {
+    let home = Home::new();
+    let script = "trap '' TERM; echo up; while :; do sleep 0.05; done";
+    let options = ["--ready", "notify", "--ready-within", "1", "--grace", HUGE];
+    let process = home.spawn(home.exec_command(&options, &sh(script)));
+    process.err.wait_for("asking the program");
+    process.signal(SIGINT);
+    process.err.wait_for("stopping");
+    eventually("it is killed", || !process.try_signal(SIGINT));
+    assert_eq!(process.wait(), 0, "{}", process.err.so_far());
+    assert_nothing_runs(&home);
+}
+
 /// The next one is being built beside the one that serves, and both have to end.
 #[test]
 fn a_stop_in_the_middle_of_a_restart_asks_both_programs_to_end() {

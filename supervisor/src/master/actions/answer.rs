@@ -105,6 +105,7 @@ impl Master {
     fn move_deadline(&mut self, state: &mut State, by: &Trigger, grace: Duration, now: Instant) -> Answer {
         if let State::Draining(draining) = state {
             draining.move_deadline(by, grace, &mut self.drains, now);
+            self.builder.close(draining.deadline);
             return Answer::Moved { drains: vec![draining.drain(&self.drains, now)] };
         }
         if self.drains.is_empty() {

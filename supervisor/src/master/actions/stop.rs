@@ -88,6 +88,7 @@ impl Master {
 
     pub(in crate::master) fn stop_sooner(&mut self, mut draining: Draining, stop: StopRequest, now: Instant) -> State {
         draining.sooner(stop, self.settings.grace, &mut self.drains, now);
+        self.builder.close(draining.deadline);
         State::Draining(draining)
     }
 
