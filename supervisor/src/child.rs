@@ -43,8 +43,8 @@ pub use check::{Check, CheckKind};
 pub use guardian::{hidden_stage, supervisor_side::Socket};
 pub use probe::{Probe, Url};
 pub(crate) use program::ProgramFactory;
-pub(crate) use program::last_output;
 pub use program::{CannotStart, EndedEarly, Program};
+pub(crate) use program::{ended, last_output};
 pub use ready::Ready;
 #[cfg(target_os = "linux")]
 pub(crate) use relaying::Relaying;

@@ -324,7 +324,8 @@ impl Master {
             (Replacing(s),  NotBuilt(reason)) => self.not_replaced(s.current, s.restart, &reason, now),
             (Preparing(s),  NotBuilt(reason)) => self.not_replaced(s.current, s.restart, &reason, now),
             (Rebuilding(s), NotBuilt(reason)) => self.not_rebuilt(s, &reason, now),
-            (s @ (Serving(_) | Proving(_) | Emptying(_) | Retiring(_) | Waiting(_) | Draining(_)),
+            (Draining(s),   NotBuilt(reason)) => self.stopped_build(s, &reason),
+            (s @ (Serving(_) | Proving(_) | Emptying(_) | Retiring(_) | Waiting(_)),
                             NotBuilt(_)) => nothing(s),
 
             (Serving(s),    Failed(failure)) => self.crashed(s.current, None, failure, now),

@@ -67,7 +67,7 @@ fn a_second_ctrl_c_kills_a_program_that_was_not_ready_in_time_and_is_ending() {
     process.signal(SIGINT);
     process.err.wait_for("stopping");
     eventually("it is killed", || !process.try_signal(SIGINT));
-    assert_eq!(process.wait(), 0, "{}", process.err.so_far());
+    assert_eq!(process.wait(), 5, "{}", process.err.so_far());
     assert_nothing_runs(&home);
 }
 

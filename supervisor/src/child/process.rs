@@ -281,6 +281,12 @@ impl Running {
         self.lose_connections();
     }
 
+    /// How it ended, if it has, and how many of its processes had to be killed.
+    pub(super) fn became(&self) -> (Option<ProgramEnd>, usize) {
+        let observed = self.observed();
+        (observed.end, observed.killed)
+    }
+
     /// Its process id, if it has started.
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn program(&self) -> Option<u32> {

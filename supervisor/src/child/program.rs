@@ -13,7 +13,7 @@ use super::ready::Ready;
 use super::rotation::RotationSignals;
 #[cfg(unix)]
 use super::stop_signals::StopSignals;
-use crate::server::{BuildError, ProgramEnd};
+use crate::server::{BuildError, Ended, ProgramEnd};
 use crate::settings::Settings;
 
 /// The shell's exit code for a program that is not found.
@@ -150,6 +150,10 @@ impl Error for EndedEarly {}
 pub(super) struct NeverReady {
     pub(super) why: BuildError,
     pub(super) wrote: Vec<String>,
+    /// How it ended. None: that has not been seen.
+    pub(super) end: Option<ProgramEnd>,
+    /// How many of its processes had to be killed.
+    pub(super) killed: usize,
 }
 
 impl fmt::Display for NeverReady {
@@ -165,6 +169,12 @@ impl Error for NeverReady {}
 pub(crate) fn last_output(error: &BuildError) -> &[String] {
     let early = error.downcast_ref::<EndedEarly>().map(|early| &early.wrote);
     early.or_else(|| error.downcast_ref::<NeverReady>().map(|never| &never.wrote)).map_or(&[], Vec::as_slice)
+}
+
+/// What became of the program that could not be started, if it had to be ended.
+pub(crate) fn ended(error: &BuildError) -> Ended {
+    let never = error.downcast_ref::<NeverReady>();
+    never.map_or_else(Ended::default, |never| Ended { program: never.end, killed: never.killed, ..Ended::default() })
 }
 
 /// What kept a program from getting ready, after what became of it.

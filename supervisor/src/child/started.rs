@@ -270,7 +270,10 @@ impl Started {
                 let clean = early.end.is_success(&program.success);
                 Box::new(EndedEarly { clean, obstacle, wrote, ..*early })
             }
-            Err(why) => Box::new(NeverReady { why, wrote }),
+            Err(why) => {
+                let (end, killed) = self.running.became();
+                Box::new(NeverReady { why, wrote, end, killed })
+            }
         }
     }
 }

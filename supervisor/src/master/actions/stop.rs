@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use worker::deadline_after;
 
+use crate::child::ended;
 use crate::error::Error;
 use crate::master::Master;
 use crate::master::drains::{Gone, Live};
@@ -13,7 +14,7 @@ use crate::master::restarts::Restart;
 use crate::master::spread;
 use crate::master::state::{Input, State};
 use crate::master::stop::{Draining, TOGETHER, Why};
-use crate::server::Deadline;
+use crate::server::{BuildError, Deadline};
 
 impl Master {
     /// Whether a stop begins at once, or when the delay has passed that it or the settings ask for. A second request skips
@@ -122,6 +123,12 @@ impl Master {
 
     pub(in crate::master) fn stopped_one(&self, mut draining: Draining, gone: Gone) -> State {
         draining.add(gone.ended);
+        State::Draining(draining)
+    }
+
+    /// A program that was being started has ended by the stop, or because it was not ready before.
+    pub(in crate::master) fn stopped_build(&self, mut draining: Draining, reason: &BuildError) -> State {
+        draining.add(ended(reason));
         State::Draining(draining)
     }
 
