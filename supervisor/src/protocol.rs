@@ -22,7 +22,7 @@ mod answer;
 mod connection;
 mod entry;
 mod line;
-mod members;
+pub(crate) mod members;
 mod progress;
 mod request;
 mod status;
@@ -35,7 +35,6 @@ pub use entry::{Entry, Level};
 pub use line::{
     LineError, MAX_LINE, Response, VERSION, parse_request, parse_response, read_line, write_line, write_request,
 };
-pub(crate) use members::Members;
 pub use progress::Progress;
 pub use request::Request;
 pub use status::{Counts, Delay, LastEnd, Pause, Relay, Requests, State, Status};

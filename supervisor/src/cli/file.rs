@@ -13,7 +13,7 @@ use serde_json::error::Category;
 
 use super::directory;
 use super::error::ConfigError;
-use crate::protocol::Members;
+use crate::protocol::members::Members;
 use crate::text::{Reason, listed};
 
 /// The longest file that is read, in bytes.
