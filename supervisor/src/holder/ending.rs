@@ -62,7 +62,10 @@ mod linux {
         port: u16,
         sockets: HashSet<u64>,
         known: Vec<Known>,
-        /// A process that is found after this is not asked any more. None: none has been asked yet.
+        /// How often processes that were not known before have been asked to end.
+        rounds: u32,
+        /// A process that is found after this is not asked any more, if others were in more than one round. None: none has
+        /// been asked yet.
         last: Option<Instant>,
     }
 
@@ -95,7 +98,7 @@ mod linux {
         /// A message for people when one of them is not to be ended, or cannot be. Then it is `PermissionDenied` if it
         /// is another user's or cannot be seen.
         pub fn new(port: u16, holders: &[Holder]) -> io::Result<Ending> {
-            let mut ending = Ending { port, sockets: HashSet::new(), known: Vec::new(), last: None };
+            let mut ending = Ending { port, sockets: HashSet::new(), known: Vec::new(), rounds: 0, last: None };
             for Holder { user, process, socket, .. } in holders {
                 let Some(process) = process else {
                     return Err(io::Error::new(ErrorKind::PermissionDenied, hidden(port, *user)));
@@ -208,17 +211,18 @@ mod linux {
 
         /// Asks those that hold a socket to end, and kills those whose time is over. Each has the whole grace period from
         /// the moment in which it is asked: to find out who holds a socket can take longer than that. Only a server that
-        /// starts others as fast as they end has them killed at once after twice that time. Returns whether there is
-        /// anybody to be waited for.
+        /// starts others as fast as they end has them killed at once after twice that time, and not before the third round
+        /// of them. Returns whether there is anybody to be waited for.
         fn ask(&mut self, holding: &[Process], grace: Duration) -> io::Result<bool> {
-            let too_late = self.last.is_some_and(|last| last <= Instant::now());
+            let too_late = self.rounds > 1 && self.last.is_some_and(|last| last <= Instant::now());
             self.last.get_or_insert_with(|| deadline_after(Instant::now(), grace.saturating_mul(2)));
             let holds = |known: &&mut Known| holding.iter().any(|process| process.pid == known.process.pid);
-            let mut asked = false;
+            let (mut asked, mut is_round) = (false, false);
             for known in self.known.iter_mut().filter(|known| !known.ended).filter(holds) {
                 match known.asked {
                     Asked::Nothing if !grace.is_zero() && !too_late => {
                         known.send(Signal::TERM)?;
+                        is_round = true;
                         known.asked = Asked::ToEnd { until: deadline_after(Instant::now(), grace) };
                     }
                     Asked::ToEnd { until } if Instant::now() < until => {}
@@ -230,6 +234,7 @@ mod linux {
                 }
                 asked = true;
             }
+            self.rounds += u32::from(is_round);
             Ok(asked)
         }
 
@@ -346,6 +351,30 @@ mod linux {
     fn is_foreign(owner: User) -> bool {
         let user = geteuid();
         !user.is_root() && owner.0 != user.as_raw()
+    }
+
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    mod tests {
+        use std::os::unix::process::ExitStatusExt;
+        use std::process::Command;
+
+        use super::*;
+
+        #[test]
+        fn who_is_found_late_is_asked_first_unless_others_were_found_twice_before() {
+            for (rounds, ends_by) in [(0, Signal::TERM), (1, Signal::TERM), (2, Signal::KILL)] {
+                let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+                let user = User(geteuid().as_raw());
+                let process = Process { pid: child.id(), name: "sleep".into(), command: String::new(), user };
+                let known = HashSet::new();
+                let mut ending =
+                    Ending { port: 1, sockets: known, known: Vec::new(), rounds, last: Some(Instant::now()) };
+                ending.learn(std::slice::from_ref(&process)).unwrap();
+                assert!(ending.ask(&[process], Duration::from_secs(600)).unwrap());
+                assert_eq!(child.wait().unwrap().signal(), Some(ends_by.as_raw()));
+            }
+        }
     }
 }
 
