@@ -24,7 +24,12 @@ pub(crate) fn begin(port: &Arc<Shared>, entry: &Arc<Entry>, held: Held) {
         return take_leave(port, entry, held, Why::Again);
     }
     let speaks = held.speaks;
-    if let Some(held) = park(port, entry, held, Awaits::Input) {
+    let arm = |held: &mut Held| match held.generation.is_draining() {
+        // The thread that takes what waits in the queue when a stop begins is none of the engine's.
+        true => held.arm(&port.engine, entry.key),
+        false => held.arm_first(&port.engine, entry.key),
+    };
+    if let Some(held) = park_armed(port, entry, held, Awaits::Input, arm) {
         return attend(port, entry, held, Why::Closing);
     }
     if speaks {
@@ -37,8 +42,11 @@ pub(crate) fn ready(port: &Arc<Shared>, entry: &Arc<Entry>, why: Why) {
     if why == Why::Due && !is_due(port, entry) {
         return;
     }
-    // Asked first, since it needs no lock, and mostly there is no pause.
-    if port.pausing.is_paused() && entry.slot.look(|held| awaits_resume(port, entry, held)).unwrap_or(false) {
+    // Asked early, since it needs no lock, and mostly there is no pause. One that is new has yet to be watched.
+    if why != Why::New
+        && port.pausing.is_paused()
+        && entry.slot.look(|held| awaits_resume(port, entry, held)).unwrap_or(false)
+    {
         return;
     }
     if let Some(held) = entry.slot.take() {
@@ -114,7 +122,18 @@ enum Awaits {
 }
 
 /// Lets a connection wait. Some: there is something to do first.
-fn park(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, awaits: Awaits) -> Option<Held> {
+fn park(port: &Arc<Shared>, entry: &Arc<Entry>, held: Held, awaits: Awaits) -> Option<Held> {
+    park_armed(port, entry, held, awaits, |held| held.arm(&port.engine, entry.key))
+}
+
+/// The same, where the engine hears of it by `arm`.
+fn park_armed(
+    port: &Arc<Shared>,
+    entry: &Arc<Entry>,
+    mut held: Held,
+    awaits: Awaits,
+    arm: impl Fn(&mut Held),
+) -> Option<Held> {
     held.watch.room = awaits == Awaits::Room;
     held.due = held.idle_timeout.and_then(|limit| Instant::now().checked_add(limit));
     let leaves = |held: &Held| {
@@ -122,7 +141,7 @@ fn park(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, awaits: Awaits) 
             && (handover::must_leave(port, entry, held, held.idle_since()) || handover::can_move(port, entry, held))
     };
     loop {
-        match entry.slot.park(held, leaves, |held| held.arm(&port.engine, entry.key)) {
+        match entry.slot.park(held, leaves, &arm) {
             Parked::Waits => {
                 port.pausing.something_ended();
                 return None;

@@ -110,6 +110,12 @@ impl Held {
         let due = self.due();
         engine.watch(key, &self.socket, &mut self.watch, due);
     }
+
+    /// The same for a new connection, which the engine may report at once.
+    pub(crate) fn arm_first(&mut self, engine: &Engine, key: Key) {
+        let due = self.due();
+        engine.welcome(key, &self.socket, &mut self.watch, due);
+    }
 }
 
 impl Entry {

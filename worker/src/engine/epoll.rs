@@ -3,8 +3,9 @@
 //! A thread takes several events at once and serves them one after the other, since each wait is a system call. Those
 //! that it has not come to yet are common property: another thread takes them if it does not come back soon.
 //!
-//! A socket is registered once, edge-triggered: what happens while a thread has the connection is remembered in its
-//! [slot](crate::slot::Slot). The listener is one-shot: one thread accepts.
+//! A new connection is looked at before its socket is registered: its first message has mostly arrived by then, and many
+//! a connection has only one. A socket is registered once, edge-triggered: what happens while a thread has the connection
+//! is remembered in its [slot](crate::slot::Slot). The listener is one-shot: one thread accepts.
 //!
 //! Another thread is started only when these are blocked, not when they are busy: more threads than cores serve fewer
 //! clients. A connection says when it is about to wait ([`Engine::blocked`]). For handlers that wait in their own code
@@ -14,6 +15,7 @@ mod crew;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
+use std::iter;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
@@ -145,6 +147,11 @@ impl Engine {
         if let Some(due) = due.filter(is_earlier) {
             self.0.schedule(key, watch.scheduled.replace(due), Some(due));
         }
+    }
+
+    /// Reports a new connection before it is watched, to the thread that has accepted it or to another one.
+    pub(crate) fn welcome(&self, key: Key, _socket: &Arc<TcpStream>, _watch: &mut Watch, _due: Option<Instant>) {
+        self.0.leave(iter::once((key, Why::New)));
     }
 
     /// The timer has come to it.
@@ -339,12 +346,10 @@ impl Shared {
         event
     }
 
-    fn leave(&self, events: &[Event]) {
+    fn leave(&self, events: impl Iterator<Item = (Key, Why)>) {
         let mut taken = lock(&self.taken);
-        taken.extend(events.iter().map(event));
+        taken.extend(events);
         self.left.store(taken.len(), Ordering::SeqCst);
-        drop(taken);
-        self.crew.wake_sentinel();
     }
 
     /// Starts a thread, or calls one back, if fewer than there are cores can take events.
@@ -410,7 +415,8 @@ fn work(shared: &Arc<Shared>, events: &Arc<dyn Events>) {
             Ok(count) => {
                 is_under_load = count > 1;
                 if is_under_load {
-                    shared.leave(&buffer[1..count]);
+                    shared.leave(buffer[1..count].iter().map(event));
+                    crew.wake_sentinel();
                 }
                 let (key, why) = event(&buffer[0]);
                 handle(shared, events, key, why);
@@ -451,7 +457,18 @@ fn handle(shared: &Arc<Shared>, events: &Arc<dyn Events>, key: Key, why: Why) {
 fn accept(shared: &Arc<Shared>, events: &Arc<dyn Events>) {
     let listener = lock(&shared.listener).listener.clone();
     if let Some(listener) = listener {
-        events.clone().acceptable(&mut || -> io::Result<(TcpStream, SocketAddr)> { listener.accept() });
+        events.clone().acceptable(&mut || -> io::Result<(TcpStream, SocketAddr)> {
+            let client = listener.accept()?;
+            // To admit this one may take a while, in which others see to the one before.
+            if shared.left.load(Ordering::SeqCst) > 0 {
+                shared.crew.wake_sentinel();
+            }
+            Ok(client)
+        });
+    }
+    // Several clients have come at once: another thread shall take some of them.
+    if shared.left.load(Ordering::SeqCst) > 1 && shared.crew.waiting() > 0 {
+        shared.wake();
     }
 }
 

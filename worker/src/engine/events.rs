@@ -24,6 +24,9 @@ pub(crate) enum Why {
     Due,
     /// `Engine::again` was called.
     Again,
+    /// It has just been accepted, and is not watched yet: see `Engine::welcome`.
+    #[cfg_attr(not(all(feature = "epoll", target_os = "linux")), allow(dead_code))]
+    New,
     /// Room in the send buffer is awaited, and this thread may wait for it: where sockets are not polled.
     #[cfg_attr(all(feature = "epoll", target_os = "linux"), allow(dead_code))]
     Room,

@@ -126,6 +126,11 @@ impl Engine {
         }
     }
 
+    /// A new connection waits for its client as it will later.
+    pub(crate) fn welcome(&self, key: Key, socket: &Arc<TcpStream>, watch: &mut Watch, due: Option<Instant>) {
+        self.watch(key, socket, watch, due);
+    }
+
     pub(crate) fn came(_watch: &mut Watch) {}
 
     pub(crate) fn unwatch(&self, _socket: &TcpStream, _watch: &mut Watch) {}

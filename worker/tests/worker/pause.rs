@@ -28,6 +28,23 @@ fn expect_silence(client: &mut Client) {
 }
 
 #[test]
+fn a_client_that_connects_just_before_a_pause_is_served_after_it() {
+    let port = port();
+    let server = serving(&port, answering(b'.', b'!'));
+    for _ in 0..500 {
+        let mut clients = [server.client(), server.client()];
+        assert!(port.pause().wait());
+        port.resume();
+        for client in &mut clients {
+            client.send("?");
+            client.expect(".");
+        }
+    }
+    server.stop(HUGE);
+    server.join();
+}
+
+#[test]
 fn what_comes_during_a_pause_is_served_after_it() {
     let port = port();
     let server = serving(&port, answering(b'.', b'!'));

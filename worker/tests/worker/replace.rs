@@ -462,6 +462,40 @@ fn a_server_whose_port_has_failed_fails_and_so_does_each_other_one_there() {
     }
 }
 
+/// It admits one client at once, and the next when it is told to.
+struct Hesitant(AtomicBool, Mutex<Receiver<()>>);
+
+impl Handler for Hesitant {
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        Echo.serve(client)
+    }
+
+    fn admits(&self, _peer: SocketAddr) -> bool {
+        if self.0.swap(true, Ordering::SeqCst) {
+            self.1.lock().unwrap().recv().unwrap();
+        }
+        true
+    }
+}
+
+#[test]
+fn a_client_is_served_while_the_next_one_in_the_queue_is_not_admitted_yet() {
+    let port = port();
+    let mut clients = [Client::connect(port.address()), Client::connect(port.address())];
+    let (admit, admitted) = mpsc::channel();
+    let server =
+        Running::from(Server::new(Hesitant(AtomicBool::new(false), Mutex::new(admitted))).build(&port).unwrap());
+    // All threads sleep by then.
+    std::thread::sleep(Duration::from_millis(50));
+    server.serve();
+    ask(&mut clients[0], "?");
+    admit.send(()).unwrap();
+    ask(&mut clients[1], "?");
+    drop(clients);
+    server.stop(HUGE);
+    server.join();
+}
+
 #[test]
 fn a_port_that_is_closed_takes_no_clients_and_leaves_those_that_it_has() {
     let port = port();
