@@ -72,6 +72,8 @@ fn connections_without_a_notice_are_closed_one_after_the_other() {
     server.stop_over(LONG, end());
     assert_eq!(clients.remove(0).fate(), Fate::Ended(String::new()));
     clients.iter_mut().for_each(assert_is_served);
+    // Those that have been answered are not busy any more.
+    server.wait_for(2, Activity::Idle);
     server.stop(Duration::ZERO);
     for mut client in clients {
         assert_eq!(client.fate(), Fate::Ended(String::new()));
