@@ -98,6 +98,7 @@ fn connections_lists_the_clients_of_a_program_with_their_queues_and_who_waits() 
     shown.says("PEER ").says("RECV-Q").says("established").says("waiting to be accepted");
     drop((clients, waiting));
     instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
     assert_nothing_runs(&home);
 }
 
