@@ -1,9 +1,10 @@
 //! A server that is a child process: any program.
 //!
 //! This part is the same everywhere: what to run (`program.rs`), how a program is built (`builder.rs`), what it takes
-//! to be ready (`started.rs`, `ready.rs`, `evidence.rs`, `family_sockets.rs`), and what master control hears of it
-//! (`process.rs`). On Unix a `guardian` stands between the supervisor and a program; `windows.rs` has the same for
-//! Windows: how it is started, asked to end and killed, and how it is known that nothing of it is left.
+//! to be ready (`started.rs`, `ready.rs`, `evidence.rs`, `family_sockets.rs`), what is known of one that runs
+//! (`process.rs`), and what master control sees of one that is ready (`generation.rs`). On Unix a `guardian` stands
+//! between the supervisor and a program; `windows.rs` has the same for Windows: how it is started, asked to end and
+//! killed, and how it is known that nothing of it is left.
 
 mod builder;
 mod check;
@@ -14,6 +15,7 @@ mod evidence;
 #[cfg(target_os = "linux")]
 mod family_connections;
 mod family_sockets;
+mod generation;
 #[cfg(unix)]
 pub(crate) mod guardian;
 mod looks;

@@ -24,16 +24,16 @@ use super::evidence::Evidence;
 use super::family_sockets::FamilySockets;
 #[cfg(target_os = "linux")]
 use super::family_sockets::is_listened_on;
-
+use super::generation::Child;
 #[cfg(unix)]
 use super::guardian::supervisor_side::{Host, Socket};
 use super::looks::Looks;
 #[cfg(target_os = "linux")]
 use super::private_port;
 use super::probe::{self, Outcome, Probe};
+use super::process::Running;
 #[cfg(unix)]
 use super::process::Step;
-use super::process::{Child, Running};
 #[cfg(target_os = "linux")]
 use super::program::EndedEarly;
 use super::program::{Program, ProgramFactory};

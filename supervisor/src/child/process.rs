@@ -7,11 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::{DrainReport, ServerError, deadline_after};
+use worker::{DrainReport, deadline_after};
 
 use super::check::{Beat, CheckKind};
-use super::evidence::Evidence;
-use super::looks::Looks;
 use super::output::Output;
 use super::program::{CannotStart, EndedEarly, Program};
 #[cfg(target_os = "linux")]
@@ -20,8 +18,7 @@ use super::rotation::Rotation;
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::protocol::ProgramConnection;
-use crate::server::{Availability, BuildError, Clients, Deadline, Ended, Failure, Generation, Look, ProgramEnd};
+use crate::server::{BuildError, Deadline, Ended, ProgramEnd};
 use crate::text::{Seconds, milliseconds};
 
 /// How long a program gets from the request to end to KILL that has to end though no stop was asked for: it does not get
@@ -287,10 +284,48 @@ impl Running {
         (observed.end, observed.killed)
     }
 
+    /// What became of it.
+    pub(super) fn ended(&self) -> Ended {
+        let mut observed = self.observed();
+        let drain = observed.drained.take().unwrap_or_default();
+        Ended { drain, program: observed.end, killed: observed.killed, held_up_by: Vec::new() }
+    }
+
+    pub(super) fn build(&self) -> u64 {
+        self.build
+    }
+
     /// Its process id, if it has started.
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn program(&self) -> Option<u32> {
         self.observed().program
+    }
+
+    /// Its process id, while it runs.
+    pub(super) fn pid(&self) -> Option<u32> {
+        let observed = self.observed();
+        observed.program.filter(|_| observed.end.is_none())
+    }
+
+    /// What it says of itself, for people.
+    pub(super) fn says(&self) -> Option<String> {
+        let observed = self.observed();
+        let Said { status, stopping } = &observed.said;
+        match (stopping, status) {
+            (true, Some(status)) => Some(format!("stopping: {status}")),
+            (true, None) => Some("stopping".into()),
+            (false, status) => status.clone(),
+        }
+    }
+
+    /// The check that it has not passed yet, for people.
+    pub(super) fn unproved(&self) -> Option<String> {
+        self.observed().unproved.clone()
+    }
+
+    /// Whether something of it is left.
+    pub(super) fn is_left(&self) -> bool {
+        !self.observed().gone
     }
 
     /// Has the queues of its sockets watched, until it ends or is to end.
@@ -347,6 +382,7 @@ impl Running {
         self.lose_connections();
         Ok(())
     }
+
     /// Master control knows that it is there, and hears all from now on, and what has happened meanwhile.
     pub(super) fn start_reporting(&self, events: &EventSender) {
         let mut observed = self.observed();
@@ -375,7 +411,7 @@ impl Running {
     }
 
     /// It fails for this reason. One that has been asked to end has had its time, and is killed.
-    fn give_up(&self, why: &str) {
+    pub(super) fn give_up(&self, why: &str) {
         {
             let mut observed = self.observed();
             if observed.asked.is_some() {
@@ -520,125 +556,6 @@ impl Observed {
             Listener::Later(events) => events.push(event),
             // Without master control it cannot be reported.
             Listener::MasterControl(events) => drop(events.send(event)),
-        }
-    }
-}
-
-/// A program that is ready.
-#[derive(Debug)]
-pub(super) struct Child {
-    running: Arc<Running>,
-    evidence: Evidence,
-    looks: Looks,
-    events: EventSender,
-}
-
-impl Child {
-    pub(super) fn new(running: Arc<Running>, evidence: Evidence, looks: Looks, events: EventSender) -> Child {
-        Child { running, evidence, looks, events }
-    }
-
-    /// What became of it.
-    #[expect(clippy::unnecessary_wraps, reason = "as master control hears it")]
-    pub(super) fn ended(&self) -> Result<Ended, ServerError> {
-        let mut observed = self.running.observed();
-        let drain = observed.drained.take().unwrap_or_default();
-        Ok(Ended { drain, program: observed.end, killed: observed.killed, held_up_by: self.looks.seen() })
-    }
-}
-
-impl Generation for Child {
-    /// It takes connections already, if it has somewhere to take them from.
-    fn serve(&self) {}
-
-    /// It takes connections until it heeds the signal. Until then both do.
-    fn retire_by(&self, deadline: Deadline, spread: Duration) {
-        self.stop_by(deadline, spread);
-    }
-
-    fn stop_by(&self, deadline: Deadline, _spread: Duration) {
-        self.running.stop_by(deadline);
-        let running = self.running.clone();
-        self.looks.begin(move |limit| running.wait_until_gone(limit));
-    }
-
-    /// The signal is sent once.
-    fn move_deadline(&self, deadline: Deadline) {
-        self.running.stop_by(deadline);
-    }
-
-    fn clients(&self) -> Option<&dyn Clients> {
-        None
-    }
-
-    fn look(&self) -> Option<Look> {
-        self.looks.look()
-    }
-
-    fn seen(&self) -> Vec<ProgramConnection> {
-        self.looks.seen()
-    }
-
-    fn evidence(&self) -> Option<String> {
-        Some(self.evidence.to_string())
-    }
-
-    fn is_known_to_serve(&self) -> bool {
-        self.evidence.shows_service()
-    }
-
-    fn unproved(&self) -> Option<Failure> {
-        let check = self.running.observed().unproved.clone()?;
-        let reason = format!("check {check} has had no good answer from it");
-        Some(Failure { reason, clean: false, wrote: self.running.lines_so_far() })
-    }
-
-    fn pid(&self) -> Option<u32> {
-        let observed = self.running.observed();
-        observed.program.filter(|_| observed.end.is_none())
-    }
-
-    fn says(&self) -> Option<String> {
-        let observed = self.running.observed();
-        let Said { status, stopping } = &observed.said;
-        match (stopping, status) {
-            (true, Some(status)) => Some(format!("stopping: {status}")),
-            (true, None) => Some("stopping".into()),
-            (false, status) => status.clone(),
-        }
-    }
-
-    /// The queue of its socket takes connections, whatever the program does; so there is nothing to be found this way.
-    fn check(&self, _limit: Duration) {
-        let _ = self.events.send(Event::Checked { build: self.running.build, accepting: true });
-    }
-
-    /// Only the program knows that.
-    fn available(&self, done: Availability) {
-        done(Ok(()));
-    }
-
-    fn set_in_rotation(&self, in_rotation: bool) {
-        self.running.set_in_rotation(in_rotation);
-    }
-
-    fn give_up(&mut self, why: &str) {
-        self.running.give_up(why);
-    }
-
-    fn signal(&self, signal: i32) {
-        self.running.signal(signal);
-    }
-
-    fn end(self: Box<Self>) -> Result<Ended, ServerError> {
-        self.ended()
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if !self.running.observed().gone {
-            self.running.end();
         }
     }
 }

@@ -8,7 +8,8 @@ use std::{io, thread};
 use worker::relay::Upstream;
 use worker::{Closed, ConnectionInfo, Counts, ServerError};
 
-use super::process::{Child, Running, UNWANTED};
+use super::generation::Child;
+use super::process::{Running, UNWANTED};
 use crate::server::{Availability, Clients, Closer, Deadline, Ended, Failure, Generation, Watcher, close_on_a_thread};
 
 /// How long after the deadline of its drain a program is killed that has not ended.
