@@ -6,6 +6,7 @@
 //! This is for the programs `supervisor` and `admin-cli`, and may change in any release.
 
 mod config;
+mod conflicts;
 mod definition;
 mod directory;
 mod env_file;
@@ -14,6 +15,7 @@ mod file;
 pub mod generate;
 mod hint;
 mod invocation;
+mod server;
 #[cfg(windows)]
 pub mod service;
 #[cfg(test)]
@@ -22,9 +24,10 @@ mod values;
 
 #[cfg(unix)]
 pub use crate::descriptors::raise_descriptor_limit;
-pub use config::{Config, Front, HandlerKind, OwnServer, Server};
+pub use config::Config;
 pub use definition::KINDS;
 pub use error::ConfigError;
 pub use hint::{Hints, hint};
 pub use invocation::{Asked, Checked, Invocation, check, command, known_settings};
+pub use server::{Front, HandlerKind, OwnServer, Server};
 pub use values::parse_signal;

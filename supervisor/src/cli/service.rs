@@ -5,8 +5,9 @@ use std::path::Path;
 
 use worker::handlers::Http;
 
-use super::config::{Config, HandlerKind, OwnServer, Server};
+use super::config::Config;
 use super::invocation::Invocation;
+use super::server::{HandlerKind, OwnServer, Server};
 use crate::host::windows_service::{self, ACCOUNT, ServiceError};
 use crate::text::Reason;
 

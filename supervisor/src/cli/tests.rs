@@ -9,15 +9,16 @@ use clap::{CommandFactory, Parser};
 use proptest::prelude::*;
 use serde_json::Value;
 
-#[cfg(unix)]
-use super::config::Front;
-use super::config::{Config, HandlerKind, OwnServer, Server};
+use super::config::Config;
 use super::definition::{Cli, KINDS, ServerCli};
 use super::directory::of_the_start;
 use super::file::{self, ConfigFile, not_in_a_file};
 use super::invocation::Invocation;
 #[cfg(unix)]
 use super::invocation::check;
+#[cfg(unix)]
+use super::server::Front;
+use super::server::{HandlerKind, OwnServer, Server};
 use crate::corpus;
 use crate::listen::Address;
 #[cfg(unix)]
