@@ -188,3 +188,8 @@ impl std::error::Error for Error {
         }
     }
 }
+
+/// That the supervisor could not be started for lack of something.
+pub(crate) fn lacking(what: &'static str) -> impl Fn(io::Error) -> Error + Copy {
+    move |source| Error::Start { what, source }
+}

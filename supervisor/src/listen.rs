@@ -15,6 +15,6 @@ pub use address::{Address, ProgramSocket};
 pub(crate) use names::names;
 pub(crate) use tcp::bind_tcp;
 #[cfg(unix)]
-pub(crate) use unix::{Bound, FileIdentity, file_identity};
+pub(crate) use unix::{Bound, FileIdentity, SocketFile, file_identity};
 #[cfg(windows)]
-pub(crate) use windows::Bound;
+pub(crate) use windows::{Bound, SocketFile};

@@ -1,13 +1,15 @@
 //! What is started, in which order.
 
-use std::io;
+mod binding;
+mod claim;
+
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use worker::Port;
 
@@ -15,31 +17,28 @@ use crate::announcement::Announcement;
 use crate::builder::{Handlers, Options, Programs, Supervisor};
 #[cfg(target_os = "linux")]
 use crate::child::Relaying;
-use crate::child::{self, Children, Front};
-use crate::client::{self, Patience};
-use crate::error::Error;
+use crate::child::{Children, Front};
+use crate::error::{Error, lacking};
 use crate::event::{Event, EventSender};
 use crate::handle::{Control, Course, Handle, Underway};
 use crate::health::Health;
-use crate::holder;
 use crate::host::Manager;
-use crate::instance::{InstanceLock, InstanceLockError, InstanceName, InstancePaths};
 use crate::journal::Journal;
-use crate::listen::{self, Address, ProgramSocket};
-use crate::log::Level;
+use crate::listen::{Address, ProgramSocket};
 use crate::master::{Identity, Master};
-use crate::protocol::{Answer, Request};
 use crate::report::Report;
 use crate::server::Builder;
 use crate::server::handlers::HandlerBuilder;
 #[cfg(target_os = "linux")]
 use crate::settings::RelayOptions;
-use crate::settings::{AdminSocket, Settings};
-use crate::text;
+use crate::settings::Settings;
 use crate::triggers::admin::{Admin, LAST_ANSWERS};
 use crate::triggers::console;
 use crate::triggers::signals::Signals;
 use crate::watchdog::{self, Watchdog};
+
+use binding::{Bound, bind_health};
+use claim::{Claimed, claim, without_admin};
 
 /// Where the clients of a server come from.
 #[derive(Debug)]
@@ -51,29 +50,6 @@ pub enum Listen {
     /// A listener from which others accept, too, or will, see [`worker::Port::start_shared`]: a stop leaves it, and
     /// the clients that wait in its queue, to them.
     Shared(TcpListener),
-}
-
-/// How often to look whether an address is free that was not. Nothing announces that.
-const LOOK: Duration = Duration::from_millis(10);
-
-/// How long a lock may outlive the supervisor that had it.
-const FORKED: Duration = Duration::from_millis(500);
-
-/// How long a service manager may take to close what it had kept at an address.
-const FORGOTTEN: Duration = Duration::from_secs(2);
-
-/// An instance's name, taken: no other one has its paths.
-type Claimed = (InstancePaths, InstanceLock);
-
-/// What a supervisor listens on, before there is a server.
-struct Bound<L, F> {
-    /// What the handle says.
-    listens_on: L,
-    addresses: Vec<Address>,
-    /// Dropped when nothing listens any more, and before that is reported.
-    files: F,
-    /// Where the listener comes from, for people, if that is not a matter of course.
-    whence: String,
 }
 
 impl Supervisor<Handlers> {
@@ -115,28 +91,7 @@ impl Supervisor<Programs> {
         let Supervisor { source: Programs(factory), mut options } = self;
         let claimed = claim(&options)?;
         let mut manager = options.manager();
-        let addresses: Vec<_> = sockets.iter().map(|socket| socket.address.clone()).collect();
-        let (found, patience) = options.find_kept(&addresses, &mut manager);
-        let mut bound = options.passed.take();
-        let (passed, kept) = (bound.len(), found.iter().flatten().count());
-        for (socket, found) in sockets.iter().zip(&found) {
-            let again = || found.as_ref().map_or_else(|| listen::Bound::new(socket), |found| found.again(socket));
-            let mut one = bind(&socket.address, patience, again)?;
-            let is_kept = manager.keep(found.is_some(), || one.try_clone()).map_err(lacking("a listening socket"))?;
-            if let Some(file) = one.file.as_mut().filter(|_| is_kept) {
-                file.keep();
-            }
-            bound.push(one);
-        }
-        let names = listen::names(&bound);
-        let (mut sockets, mut files, mut bound_to) = (Vec::new(), Vec::new(), Vec::new());
-        for (one, name) in bound.into_iter().zip(names) {
-            sockets.push(child::Socket { name, socket: one.socket });
-            files.extend(one.file);
-            bound_to.push(one.address);
-        }
-        let whence = whence(passed, kept, bound_to.len());
-        let bound = Bound { listens_on: bound_to.clone(), addresses: bound_to, files, whence };
+        let (sockets, bound) = options.bind_sockets(sockets, &mut manager)?;
         start(options, bound, manager, claimed, Supervised::Program, |settings, events, log| {
             let lacking = lacking("the program's guardian");
             let children = Children::new(factory, Front::Sockets(sockets), settings, log, events).map_err(lacking)?;
@@ -177,68 +132,6 @@ impl Options {
     fn manager(&self) -> Manager {
         if self.service_manager { Manager::from_environment(self.journal.clone()) } else { Manager::none() }
     }
-
-    /// What the service manager has kept for each of these addresses. It forgets the rest. The time is how long one of them
-    /// may be taken until then.
-    fn find_kept(&mut self, addresses: &[Address], manager: &mut Manager) -> (Vec<Option<listen::Bound>>, Duration) {
-        let (found, rest) = self.passed.take_kept(addresses);
-        for kept in &rest {
-            let why = kept.why_not(addresses);
-            let message = format!("closed a listener that the service manager had kept: {why}");
-            self.journal.line(Level::Info, "listener_closed", message, []);
-            manager.forget(kept);
-        }
-        (found, if rest.is_empty() { Duration::ZERO } else { FORGOTTEN })
-    }
-
-    /// The listener of a server that has one, and whether it is shared: the one that was passed or kept, or one that is bound
-    /// now.
-    fn bind_one(
-        &mut self,
-        address: SocketAddr,
-        manager: &mut Manager,
-    ) -> Result<(TcpListener, bool, Bound<SocketAddr, ()>), Error> {
-        if let Some(listener) = self.passed.take_tcp(address) {
-            self.find_kept(&[], manager);
-            return self.bound(listener, true, whence(1, 0, 1));
-        }
-        let (mut found, patience) = self.find_kept(&[Address::Tcp(address)], manager);
-        let kept = found.pop().flatten().and_then(listen::Bound::into_tcp);
-        let is_kept = kept.is_some();
-        let listener = match kept {
-            Some(listener) => listener,
-            None => bind(&Address::Tcp(address), patience, || listen::bind_tcp(address))?,
-        };
-        let shared = manager.keep(is_kept, || listen::Bound::of_tcp(&listener)).map_err(lacking("the listener"))?;
-        self.bound(listener, shared, whence(0, is_kept.into(), 1))
-    }
-
-    /// The server has this listener, and no other one.
-    fn bound(
-        &mut self,
-        listener: TcpListener,
-        shared: bool,
-        whence: String,
-    ) -> Result<(TcpListener, bool, Bound<SocketAddr, ()>), Error> {
-        let address = listener.local_addr().map_err(lacking("the listener"))?;
-        if let Some(other) = self.passed.addresses().first() {
-            let message = format!("it is on {other}, and the server listens on {address} alone");
-            return Err(lacking("on a socket that the service manager passed")(io::Error::other(message)));
-        }
-        let addresses = vec![Address::Tcp(address)];
-        Ok((listener, shared, Bound { listens_on: address, addresses, files: (), whence }))
-    }
-}
-
-/// Where listeners come from, for people, if that is not a matter of course: so many were passed, and so many kept.
-fn whence(passed: usize, kept: usize, all: usize) -> String {
-    let some = |number: usize, how: &str| match (number, all) {
-        (0, _) => String::new(),
-        (1, 1) => format!(", socket {how} by the service manager"),
-        (number, all) if number == all => format!(", sockets {how} by the service manager"),
-        (number, all) => format!(", {number} of {all} sockets {how} by the service manager"),
-    };
-    some(passed, "passed") + &some(kept, "kept")
 }
 
 /// What is supervised, as far as that makes a difference here.
@@ -403,133 +296,5 @@ impl Triggers {
             }
         }
         Ok(triggers)
-    }
-}
-
-/// That the supervisor could not be started for lack of something.
-fn lacking(what: &'static str) -> impl Fn(io::Error) -> Error + Copy {
-    move |source| Error::Start { what, source }
-}
-
-/// Takes the name, unless there is no admin socket to be found under it.
-fn claim(options: &Options) -> Result<Option<Claimed>, Error> {
-    if options.admin == AdminSocket::Off {
-        return Ok(None);
-    }
-    let paths = match &options.socket {
-        Some(path) => InstancePaths::at(path),
-        None => InstancePaths::of(&options.name),
-    };
-    let claimed = paths
-        .map_err(|message| Error::AdminSocket {
-            path: options.socket.clone().unwrap_or_else(|| options.name.as_str().into()),
-            source: io::Error::new(io::ErrorKind::InvalidInput, message),
-        })
-        .and_then(|paths| match take_lock(|| paths.take_lock(), || describe_holder(&paths).is_some()) {
-            Ok(lock) => Ok((paths, lock)),
-            Err(InstanceLockError::Taken) if options.socket.is_some() => Err(socket_taken(&paths)),
-            Err(InstanceLockError::Taken) => Err(name_taken(&options.name, &paths)),
-            Err(InstanceLockError::Unusable { path, source }) => Err(Error::AdminSocket { path, source }),
-        });
-    match claimed {
-        Ok(claimed) => Ok(Some(claimed)),
-        Err(error) => without_admin(options.admin, &options.journal, error).map(|()| None),
-    }
-}
-
-/// Takes a lock. If it is taken, but no instance answers, that is tried again for a moment: a process that was forked by
-/// a supervisor which has been killed holds it until it runs another program.
-fn take_lock(
-    mut take: impl FnMut() -> Result<InstanceLock, InstanceLockError>,
-    mut answers: impl FnMut() -> bool,
-) -> Result<InstanceLock, InstanceLockError> {
-    let began = Instant::now();
-    loop {
-        match take() {
-            Err(InstanceLockError::Taken) if began.elapsed() < FORKED && !answers() => thread::sleep(LOOK),
-            taken => return taken,
-        }
-    }
-}
-
-/// Binds an address. If it is taken, that is tried again while its holder is ending, and for as long as `patience`: a
-/// supervisor that is started right after another one was killed finds what that one had started.
-fn bind<T>(address: &Address, patience: Duration, bind: impl Fn() -> io::Result<T>) -> Result<T, Error> {
-    let began = Instant::now();
-    loop {
-        match bind() {
-            Ok(bound) => return Ok(bound),
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse
-                    && began.elapsed() < holder::time_to_end(address).max(patience) =>
-            {
-                thread::sleep(LOOK);
-            }
-            Err(source) => return Err(cannot_bind(address, source)),
-        }
-    }
-}
-
-/// Binds the address of the health endpoint. The server has been bound to its own.
-fn bind_health(health: SocketAddr, server: &[Address]) -> Result<TcpListener, Error> {
-    let address = Address::Tcp(health);
-    if server.contains(&address) {
-        let message = format!("port {} is the server's own; choose another one", health.port());
-        let source = io::Error::new(io::ErrorKind::AddrInUse, message);
-        return Err(Error::Start { what: "the health endpoint", source });
-    }
-    bind(&address, Duration::ZERO, || listen::bind_tcp(health))
-}
-
-/// What the instance at this place says of itself.
-fn describe_holder(paths: &InstancePaths) -> Option<String> {
-    match client::ask(paths, Request::Status {}, Patience::short(), |_| {}) {
-        Ok(Answer::Status(status)) => Some(format!("{} on {} (pid {})", status.kind, text::place(&status), status.pid)),
-        Ok(_) | Err(_) => None,
-    }
-}
-
-/// Starts without an admin socket, if that is allowed and the reason is not that the name is taken.
-fn without_admin(admin: AdminSocket, log: &Journal, error: Error) -> Result<(), Error> {
-    match (&error, admin) {
-        (Error::AdminSocket { .. }, AdminSocket::Try) => {
-            let message = format!("{error}; starting without it: only Enter, signals and code stop this server");
-            log.line(Level::Warning, "no_admin_socket", message, []);
-            Ok(())
-        }
-        _ => Err(error),
-    }
-}
-
-fn cannot_bind(address: &Address, source: io::Error) -> Error {
-    let taken = source.kind() == io::ErrorKind::AddrInUse;
-    let holder = if taken { holder::holder_of(address) } else { None };
-    Error::Bind { address: address.clone(), holder, source }
-}
-
-fn name_taken(name: &InstanceName, paths: &InstancePaths) -> Error {
-    Error::NameTaken { name: name.to_string(), holder: describe_holder(paths) }
-}
-
-fn socket_taken(paths: &InstancePaths) -> Error {
-    Error::SocketTaken { path: paths.socket.clone(), holder: describe_holder(paths) }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_lock_that_no_instance_answers_for_is_tried_again() {
-        let path = std::env::temp_dir().join(format!("mastercontrol-start-{}.lock", std::process::id()));
-        let mut held = Some(InstanceLock::of_file(path.clone()).unwrap());
-        let taken = take_lock(|| InstanceLock::of_file(path.clone()), || true);
-        assert!(matches!(taken, Err(InstanceLockError::Taken)));
-        let releases = || {
-            held.take();
-            false
-        };
-        take_lock(|| InstanceLock::of_file(path.clone()), releases).unwrap();
     }
 }
