@@ -1,0 +1,130 @@
+//! One request to a supervisor, and what is answered, line by line.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::sync::Arc;
+#[cfg(windows)]
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+#[cfg(windows)]
+use std::thread;
+use std::time::Instant;
+
+use interprocess::local_socket::Stream;
+
+use super::connect::{connect, supervisor};
+use super::error::AskError;
+#[cfg(unix)]
+use crate::deadline::DeadlineReader;
+use crate::instance::InstancePaths;
+use crate::protocol::{self, LineError, Request, Response};
+
+/// How many lines are read ahead of the caller.
+#[cfg(windows)]
+const UNHEARD: usize = 100;
+
+/// A request, and what is answered.
+pub(super) struct Conversation {
+    stream: Arc<Stream>,
+    lines: Lines,
+    /// Why the request could not be sent. One that refuses this client may hang up without hearing it: its answer is
+    /// here even then.
+    unasked: Option<io::Error>,
+    /// The process at the other end, where the system tells.
+    pub(super) supervisor: Option<u32>,
+}
+
+impl Conversation {
+    /// Connects, until `end` at the longest, and asks.
+    pub(super) fn begin(paths: &InstancePaths, request: &Request, end: Instant) -> Result<Conversation, AskError> {
+        let stream = Arc::new(connect(paths, end)?);
+        let supervisor = supervisor(&stream);
+        let unasked = protocol::write_request(&mut &*stream, request).err();
+        let lines = Lines::of(stream.clone()).map_err(AskError::Io)?;
+        Ok(Conversation { stream, lines, unasked, supervisor })
+    }
+
+    /// What is answered next. None comes until `end`: [`AskError::NoResponse`].
+    pub(super) fn next(&mut self, end: Option<Instant>) -> Result<Response, AskError> {
+        self.lines.next(end).map_err(|error| match (error, self.unasked.take()) {
+            (AskError::Disconnected, Some(unasked)) => AskError::Io(unasked),
+            (error, _) => error,
+        })
+    }
+
+    /// Has the pause end that it holds.
+    pub(super) fn resume(&self) {
+        // If it cannot be told, it sees that the connection ends.
+        let _ = (&*self.stream).write_all(b"\n");
+    }
+}
+
+/// Reads the next response that is known to this version.
+fn read_response(input: &mut impl BufRead) -> Result<Response, AskError> {
+    loop {
+        let line = protocol::read_line(input).map_err(|error| match error {
+            LineError::Closed => AskError::Disconnected,
+            LineError::TooLong => AskError::UnexpectedResponse("a line without an end".into()),
+            LineError::Io(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                AskError::NoResponse
+            }
+            LineError::Io(error) => AskError::Io(error),
+        })?;
+        let response = protocol::parse_response(&line).map_err(|error| {
+            let line = || format!("{} ({error})", String::from_utf8_lossy(&line));
+            if error.is_eof() { AskError::Disconnected } else { AskError::UnexpectedResponse(line()) }
+        })?;
+        if let Some(response) = response {
+            return Ok(response);
+        }
+    }
+}
+
+/// What a supervisor says, line by line.
+#[cfg(unix)]
+struct Lines(BufReader<DeadlineReader<Arc<Stream>>>);
+
+#[cfg(unix)]
+impl Lines {
+    fn of(stream: Arc<Stream>) -> io::Result<Lines> {
+        Ok(Lines(BufReader::new(DeadlineReader { stream, end: None })))
+    }
+
+    fn next(&mut self, end: Option<Instant>) -> Result<Response, AskError> {
+        self.0.get_mut().end = end;
+        read_response(&mut self.0)
+    }
+}
+
+/// What a supervisor says, line by line. A pipe has no read timeout, so a thread of its own reads. When the time is up
+/// it is left behind.
+#[cfg(windows)]
+struct Lines(Receiver<Result<Response, AskError>>);
+
+#[cfg(windows)]
+impl Lines {
+    fn of(stream: Arc<Stream>) -> io::Result<Lines> {
+        // When as much as that has not been heard, no more is read, and the supervisor sees that.
+        let (heard, lines) = mpsc::sync_channel(UNHEARD);
+        thread::Builder::new().name("conversation".into()).spawn(move || {
+            let mut input = BufReader::new(&*stream);
+            loop {
+                let response = read_response(&mut input);
+                let is_last = response.is_err();
+                if heard.send(response).is_err() || is_last {
+                    return; // The caller has gone, or this was the last answer.
+                }
+            }
+        })?;
+        Ok(Lines(lines))
+    }
+
+    fn next(&mut self, end: Option<Instant>) -> Result<Response, AskError> {
+        let response = match end {
+            Some(end) => self.0.recv_timeout(end.saturating_duration_since(Instant::now())),
+            None => self.0.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        response.unwrap_or_else(|error| match error {
+            RecvTimeoutError::Timeout => Err(AskError::NoResponse),
+            RecvTimeoutError::Disconnected => Err(AskError::Disconnected),
+        })
+    }
+}
