@@ -34,6 +34,7 @@ mod relayed;
 #[cfg(target_os = "linux")]
 mod relaying;
 mod rotation;
+mod sockets;
 mod started;
 mod stop_signals;
 #[cfg(windows)]

@@ -1,27 +1,22 @@
 //! Builds generations that are programs.
 
+mod asking;
+
 use std::fmt;
 use std::io;
 #[cfg(target_os = "linux")]
 use std::net::Ipv4Addr;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
-#[cfg(unix)]
-use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
-#[cfg(unix)]
-use std::time::Instant;
 
-#[cfg(unix)]
-use worker::deadline_after;
 use worker::panic_message;
 
 use super::check::{self, Shown};
 #[cfg(target_os = "linux")]
 use super::evidence::Evidence;
-use super::family_sockets::FamilySockets;
 #[cfg(target_os = "linux")]
 use super::family_sockets::is_listened_on;
 use super::generation::Child;
@@ -30,21 +25,16 @@ use super::guardian::supervisor_side::{Host, Socket};
 use super::looks::Looks;
 #[cfg(target_os = "linux")]
 use super::private_port;
-use super::probe::{self, Outcome, Probe};
+use super::probe::Probe;
 use super::process::Running;
-#[cfg(unix)]
-use super::process::Step;
 #[cfg(target_os = "linux")]
 use super::program::EndedEarly;
 use super::program::{Program, ProgramFactory};
 #[cfg(target_os = "linux")]
-use super::queue::Watch;
-#[cfg(unix)]
-use super::ready::Ready;
-#[cfg(target_os = "linux")]
 use super::relayed::{Connections, KILLED_AFTER, Relayed};
 #[cfg(target_os = "linux")]
 use super::relaying::Relaying;
+use super::sockets::Sockets;
 #[cfg(target_os = "linux")]
 use super::started::LostPort;
 use super::started::Started;
@@ -56,15 +46,11 @@ use crate::journal::Journal;
 use crate::log::Level;
 #[cfg(target_os = "linux")]
 use crate::protocol;
-#[cfg(unix)]
-use crate::server::ProgramEnd;
 use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, Deadline, Generation, lacking};
 #[cfg(target_os = "linux")]
 use crate::server::{CANNOT_PAUSE, Clients};
 use crate::settings::Settings;
 use crate::sync::lock;
-#[cfg(unix)]
-use crate::text::Seconds;
 use crate::text::milliseconds;
 
 /// How long to wait for the end of what the last program has left behind: its guardian gives that a second.
@@ -87,7 +73,7 @@ pub(crate) struct Children {
     factory: Arc<Mutex<ProgramFactory>>,
     settings: Settings,
     log: Journal,
-    sockets: Arc<Mutex<Sockets>>,
+    sockets: Sockets,
     overlaps: bool,
     #[cfg(target_os = "linux")]
     relaying: Option<Arc<Relaying>>,
@@ -105,20 +91,6 @@ struct Prepared {
     build: u64,
     program: Program,
     settings: Settings,
-}
-
-#[derive(Debug)]
-struct Sockets {
-    /// When all programs have to be gone, if they have been closed.
-    sockets: Result<Vec<Socket>, Deadline>,
-    /// All that are not gone.
-    programs: Vec<Weak<Running>>,
-}
-
-impl Sockets {
-    fn alive(&self) -> impl Iterator<Item = Arc<Running>> {
-        self.programs.iter().filter_map(Weak::upgrade)
-    }
 }
 
 /// A generation, and what is known of its program.
@@ -158,7 +130,7 @@ impl Children {
             overlaps,
             #[cfg(target_os = "linux")]
             relaying,
-            sockets: Arc::new(Mutex::new(Sockets { sockets: Ok(sockets), programs: Vec::new() })),
+            sockets: Sockets::new(sockets),
             host: Host::new()?,
             events,
             ready_within: Arc::default(),
@@ -210,7 +182,7 @@ impl Children {
             started.running.is_ready(program.may_have_ended(build))?;
             self.check(build, program, &started)?;
             #[cfg(target_os = "linux")]
-            self.watch(&started)?;
+            self.sockets.watch(&started.running, &self.log)?;
             Ok(evidence)
         });
         match ready {
@@ -288,20 +260,12 @@ impl Children {
 
     /// Starts a program. If there shall be none any more, it has to end.
     fn start(&self, build: u64, program: &Program, log: Journal) -> Result<Started, BuildError> {
-        let sockets = self
-            .sockets()
-            .sockets
-            .as_deref()
-            .map_err(|_| "the server is being stopped")?
-            .iter()
-            .map(Socket::try_clone)
-            .collect::<io::Result<Vec<_>>>();
-        let sockets = sockets.map_err(|error| lacking("the listening sockets", &error))?;
-        if !self.overlaps && !self.last_ones().all(|running| running.wait_until_gone(LAST)) {
+        let sockets = self.sockets.try_clone()?;
+        if !self.overlaps && !self.sockets.last_ones().all(|running| running.wait_until_gone(LAST)) {
             return Err("the processes that the previous program left behind do not end".into());
         }
         let started = self.host.start(build, program, sockets, log)?;
-        self.keep(&started);
+        self.sockets.keep(&started.running);
         Ok(started)
     }
 
@@ -325,75 +289,6 @@ impl Children {
         thread.map(drop).map_err(|error| lacking("a thread to check it", &error))
     }
 
-    /// Watches whether it takes the sockets that it got, if it got some.
-    #[cfg(target_os = "linux")]
-    fn watch(&self, started: &Started) -> Result<(), BuildError> {
-        let lacking = |error| lacking("what it takes to watch its sockets", &error);
-        let sockets = self.sockets();
-        // There are none any more in a stop.
-        let sockets =
-            sockets.sockets.iter().flatten().map(|socket| socket.socket.try_clone()).collect::<io::Result<_>>();
-        let queues = Watch::begin(sockets.map_err(lacking)?, self.log.clone()).map_err(lacking)?;
-        started.running.watch(queues);
-        Ok(())
-    }
-
-    /// Asks a program for an answer.
-    #[cfg_attr(windows, allow(unused_variables))]
-    fn ask(&self, program: &Program, sockets: &FamilySockets, probe: &Probe, limit: Duration) -> Outcome {
-        match probe {
-            Probe::Connect(address) => probe::connect(address, sockets),
-            Probe::Port(port) => probe::connect_to_port(*port, sockets),
-            Probe::PrivatePort => Outcome::Failed("only a program behind a relay has a private port".into()),
-            Probe::Http(url) => probe::http(url, sockets, limit),
-            #[cfg(unix)]
-            Probe::Exec(command) => match self.run(program, command, limit) {
-                Ok(()) => Outcome::Answered(format!("`{command}` succeeded")),
-                Err(error) => Outcome::Failed(error.to_string()),
-            },
-        }
-    }
-
-    /// Runs a command of the shell where the program runs. It is guarded as that is.
-    #[cfg(unix)]
-    fn run(&self, program: &Program, command: &str, limit: Duration) -> Result<(), BuildError> {
-        let end = deadline_after(Instant::now(), limit);
-        let shell = Program {
-            program: "sh".into(),
-            // Its output on stdout has no reader.
-            args: vec!["-c".into(), format!("exec > /dev/null\n{command}").into()],
-            ready: Ready::After(limit),
-            check: None,
-            ..program.clone()
-        };
-        let started = self.host.start(0, &shell, Vec::new(), self.log.clone())?;
-        self.keep(&started);
-        let why = loop {
-            match started.steps.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(Step::Ended(ProgramEnd::Exited(0))) => break None,
-                Ok(Step::Ended(end)) => break Some(end.to_string()),
-                Ok(Step::CannotStart(why)) => break Some(why.to_string()),
-                Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => break Some("it ended".into()),
-                Ok(Step::Stopping) => break Some("the server is being stopped".into()),
-                Ok(Step::Started | Step::Ready) => {}
-                Err(RecvTimeoutError::Timeout) => break Some(format!("it did not end within {}", Seconds(limit))),
-            }
-        };
-        started.running.end();
-        let ended = started.ended(&shell, why.clone().unwrap_or_default().into());
-        if why.is_none() { Ok(()) } else { Err(ended) }
-    }
-
-    /// Remembers a program that was started. If there shall be none any more, it has to end.
-    fn keep(&self, started: &Started) {
-        let mut sockets = self.sockets();
-        if let Err(deadline) = sockets.sockets {
-            started.running.stop_building(deadline);
-        }
-        sockets.programs.retain(|running| running.strong_count() > 0);
-        sockets.programs.push(Arc::downgrade(&started.running));
-    }
-
     /// Sees to it that no orphan stays a zombie and no guardian suspended. From now on no other code in this process
     /// may start a child process.
     ///
@@ -402,15 +297,6 @@ impl Children {
     #[cfg(unix)]
     pub(crate) fn reap_orphans(&self) -> io::Result<()> {
         self.host.reap_orphans()
-    }
-
-    /// The programs of which something is left. They may still have the address that the next one binds.
-    fn last_ones(&self) -> impl Iterator<Item = Arc<Running>> {
-        self.sockets().alive().collect::<Vec<_>>().into_iter()
-    }
-
-    fn sockets(&self) -> MutexGuard<'_, Sockets> {
-        lock(&self.sockets)
     }
 }
 
@@ -500,13 +386,7 @@ impl Builder for Children {
     }
 
     fn close(&mut self, deadline: Deadline) {
-        let mut sockets = self.sockets();
-        sockets.sockets = Err(deadline);
-        for running in sockets.alive() {
-            running.stop_building(deadline);
-            #[cfg(target_os = "linux")]
-            running.unwatch();
-        }
+        self.sockets.close(deadline);
         #[cfg(target_os = "linux")]
         if let Some(relaying) = &self.relaying {
             relaying.close();
@@ -516,6 +396,6 @@ impl Builder for Children {
 
 impl fmt::Debug for Children {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Children").field("stock", &self.sockets).finish_non_exhaustive()
+        formatter.debug_struct("Children").field("sockets", &self.sockets).finish_non_exhaustive()
     }
 }

@@ -1,0 +1,94 @@
+//! The sockets that programs get, and the programs of which something is left, which may still have them.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+#[cfg(unix)]
+use super::guardian::supervisor_side::Socket;
+use super::process::Running;
+#[cfg(target_os = "linux")]
+use super::queue::Watch;
+#[cfg(windows)]
+use super::windows::Socket;
+#[cfg(target_os = "linux")]
+use crate::journal::Journal;
+use crate::server::{BuildError, Deadline, lacking};
+use crate::sync::lock;
+
+/// The sockets, until they are closed, and the programs. All clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Sockets(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// When all programs have to be gone, if they have been closed.
+    sockets: Result<Vec<Socket>, Deadline>,
+    /// All that are not gone.
+    programs: Vec<Weak<Running>>,
+}
+
+impl State {
+    fn alive(&self) -> impl Iterator<Item = Arc<Running>> {
+        self.programs.iter().filter_map(Weak::upgrade)
+    }
+}
+
+impl Sockets {
+    pub(super) fn new(sockets: Vec<Socket>) -> Sockets {
+        Sockets(Arc::new(Mutex::new(State { sockets: Ok(sockets), programs: Vec::new() })))
+    }
+
+    /// The sockets for the next program.
+    ///
+    /// # Errors
+    /// When they have been closed, or what the system says.
+    pub(super) fn try_clone(&self) -> Result<Vec<Socket>, BuildError> {
+        let state = self.state();
+        let sockets = state.sockets.as_deref().map_err(|_| "the server is being stopped")?;
+        let sockets = sockets.iter().map(Socket::try_clone).collect::<io::Result<Vec<_>>>();
+        sockets.map_err(|error| lacking("the listening sockets", &error))
+    }
+
+    /// Remembers a program that was started. If there shall be none any more, it has to end.
+    pub(super) fn keep(&self, program: &Arc<Running>) {
+        let mut state = self.state();
+        if let Err(deadline) = state.sockets {
+            program.stop_building(deadline);
+        }
+        state.programs.retain(|running| running.strong_count() > 0);
+        state.programs.push(Arc::downgrade(program));
+    }
+
+    /// The programs of which something is left. They may still have the address that the next one binds.
+    pub(super) fn last_ones(&self) -> impl Iterator<Item = Arc<Running>> {
+        self.state().alive().collect::<Vec<_>>().into_iter()
+    }
+
+    /// Watches whether a program takes the sockets that it got, if it got some.
+    #[cfg(target_os = "linux")]
+    pub(super) fn watch(&self, program: &Running, log: &Journal) -> Result<(), BuildError> {
+        let lacking = |error| lacking("what it takes to watch its sockets", &error);
+        // Until the program has its watch, they cannot be closed.
+        let state = self.state();
+        // There are none any more in a stop.
+        let sockets = state.sockets.iter().flatten().map(|socket| socket.socket.try_clone()).collect::<io::Result<_>>();
+        let queues = Watch::begin(sockets.map_err(lacking)?, log.clone()).map_err(lacking)?;
+        program.watch(queues);
+        Ok(())
+    }
+
+    /// Closes them. From now on there shall be no program that is not ready, and all have to be gone at this time.
+    pub(super) fn close(&self, deadline: Deadline) {
+        let mut state = self.state();
+        state.sockets = Err(deadline);
+        for running in state.alive() {
+            running.stop_building(deadline);
+            #[cfg(target_os = "linux")]
+            running.unwatch();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.0)
+    }
+}
