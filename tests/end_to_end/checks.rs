@@ -267,8 +267,8 @@ fn a_new_version_of_which_no_check_has_had_an_answer_does_not_take_over() {
         .says("has had no good answer from it")
         .says("never accepts");
     assert_eq!(pid_that_answers(&instance), old);
-    // One that answers does.
-    file(&home, "config.json", r#"{"overlap": 5}"#);
+    // One that answers does. It has to begin, and to take a connection before the old one does, on a machine that is busy.
+    file(&home, "config.json", r#"{"overlap": 15}"#);
     file(&home, "server.py", ANSWERS);
     instance.admin(&["restart"]).expect(0);
     assert_ne!(pid_that_answers(&instance), old);
