@@ -220,10 +220,16 @@ fn uvicorn_that_gets_no_socket_is_replaced_without_a_loss_and_its_kept_connectio
     server_of_python_loses_nothing("uvicorn", "uvicorn", ASYNCHRONOUS, true);
 }
 
-/// It ends each connection after a thousand requests.
 #[test]
-fn hypercorn_is_replaced_without_a_loss() {
-    server_of_python_loses_nothing("hypercorn", "hypercorn", ASYNCHRONOUS, false);
+fn hypercorn_is_replaced_without_a_loss_and_its_kept_connections_survive() {
+    let Some(program) = find("hypercorn") else { return };
+    let home = Home::new();
+    file(&home, "app.py", ASYNCHRONOUS);
+    // By default it ends each connection after a thousand requests.
+    let config = file(&home, "hypercorn.toml", "keep_alive_max_requests = 1000000000\n");
+    let recipe = recipe("any-program", "hypercorn", 1);
+    let line = [&line(program.to_str().unwrap(), &recipe)[..], &["--config", &config]].concat();
+    counting_server_loses_nothing(&home, &line, true);
 }
 
 #[test]
