@@ -31,6 +31,24 @@ pub(crate) const MOMENT: Duration = Duration::from_millis(500);
 /// signal, with its container, or with the whole system.
 pub(crate) const STOOD_STILL: Duration = Duration::from_secs(1);
 
+/// The moment that a program has left when its deadline is found to be over because this process stood still: the program
+/// did so, too, most likely, and has to do what it was asked to do meanwhile. It is given once.
+#[derive(Debug, Default)]
+pub(crate) struct LastMoment {
+    is_given: bool,
+}
+
+impl LastMoment {
+    /// The later deadline. None: this one counts.
+    pub(crate) fn instead_of(&mut self, deadline: Instant, now: Instant) -> Option<Instant> {
+        if self.is_given || now.saturating_duration_since(deadline) <= STOOD_STILL {
+            return None;
+        }
+        self.is_given = true;
+        Some(now + MOMENT)
+    }
+}
+
 /// The end of a grace period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline {
@@ -438,6 +456,15 @@ mod tests {
         assert_eq!([short.remaining(begin), short.remaining(late)], [MOMENT / 10; 2]);
         let none = Deadline::after(begin, Duration::ZERO);
         assert_eq!([none.remaining(begin), none.later(second).remaining(begin)], [Duration::ZERO; 2]);
+    }
+
+    #[test]
+    fn a_deadline_that_was_missed_in_a_standstill_is_put_off_once() {
+        let (now, millisecond) = (Instant::now(), Duration::from_millis(1));
+        let mut last = LastMoment::default();
+        assert_eq!([now + STOOD_STILL, now, now - STOOD_STILL].map(|at| last.instead_of(at, now)), [None; 3]);
+        assert_eq!(last.instead_of(now - STOOD_STILL - millisecond, now), Some(now + MOMENT));
+        assert_eq!(last.instead_of(now - STOOD_STILL - millisecond, now), None);
     }
 
     #[test]

@@ -31,7 +31,7 @@ use super::program::{CannotStart, NOT_FOUND, NOT_RUN, Program, not_found};
 use super::started::Started;
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::server::{BuildError, MOMENT, ProgramEnd, STOOD_STILL, lacking};
+use crate::server::{BuildError, LastMoment, ProgramEnd, lacking};
 use crate::sync::lock;
 use crate::text::Reason;
 
@@ -287,7 +287,7 @@ impl Guardian {
         let mut asked = false;
         let mut ended = false;
         let mut killing = false;
-        let mut put_off = false;
+        let mut last_moment = LastMoment::default();
         let mut deadline: Option<Instant> = None;
         loop {
             let word = match deadline {
@@ -321,17 +321,13 @@ impl Guardian {
                     }
                 }
                 Ok(Word::Gone) | Err(RecvTimeoutError::Disconnected) => return,
-                // This process stood still when it came, and the program, too, most likely.
-                Err(RecvTimeoutError::Timeout)
-                    if !put_off && deadline.is_some_and(|deadline| deadline.elapsed() > STOOD_STILL) =>
-                {
-                    put_off = true;
-                    deadline = Some(Instant::now() + MOMENT);
-                }
                 Err(RecvTimeoutError::Timeout) => {
-                    killing = true;
-                    self.kill();
-                    deadline = Some(Instant::now() + KILL_AGAIN);
+                    let now = Instant::now();
+                    deadline = deadline.and_then(|deadline| last_moment.instead_of(deadline, now)).or_else(|| {
+                        killing = true;
+                        self.kill();
+                        Some(Instant::now() + KILL_AGAIN)
+                    });
                 }
             }
         }

@@ -28,7 +28,7 @@ use super::proc;
 use super::processes::{self, Reaped};
 use super::stage::{self, Stage};
 use crate::child::stop_signals::{StopSignals, StopTo};
-use crate::server::{MOMENT, ProgramEnd, STOOD_STILL};
+use crate::server::{LastMoment, MOMENT, ProgramEnd};
 use crate::text::Reason;
 use crate::triggers::signals::passed_on;
 
@@ -65,8 +65,7 @@ struct Guardian {
     asked: Option<Asked>,
     /// When all that is left is killed.
     deadline: Option<Instant>,
-    /// It was put off already, because this process stood still when it came.
-    put_off: bool,
+    last_moment: LastMoment,
     /// When what the program left behind is killed at the latest, if its end was not asked for.
     leftovers: Option<Instant>,
     killing: bool,
@@ -134,7 +133,7 @@ impl Guardian {
             program,
             asked: None,
             deadline: None,
-            put_off: false,
+            last_moment: LastMoment::default(),
             leftovers: None,
             killing: false,
             killed: HashSet::new(),
@@ -166,19 +165,13 @@ impl Guardian {
         }
     }
 
-    /// Whether the deadline has come. If this process has stood still until then, so has the program, most likely: then it
-    /// has a moment to do what it was asked to do meanwhile.
+    /// Whether the deadline has come.
     fn is_time_to_kill(&mut self) -> bool {
         let now = Instant::now();
-        match self.deadline {
-            Some(deadline) if deadline + STOOD_STILL < now && !self.put_off => {
-                self.put_off = true;
-                self.deadline = Some(now + MOMENT);
-                false
-            }
-            Some(deadline) => deadline <= now,
-            None => false,
-        }
+        let Some(deadline) = self.deadline else { return false };
+        let deadline = self.last_moment.instead_of(deadline, now).unwrap_or(deadline);
+        self.deadline = Some(deadline);
+        deadline <= now
     }
 
     /// Waits until something happens or the deadline has come.
