@@ -177,7 +177,7 @@ fn every_block_with_commands_is_run_by_a_test_or_names_what_runs_it() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-/// Whether a line looks like one that somebody types.
+/// Whether a line looks like a command.
 fn is_a_command(line: &str) -> bool {
     const PROGRAMS: &[&str] =
         &["$", "#", "supervisor", "admin-cli", "cargo", "curl", "sudo", "systemctl", "podman", "docker", "kubectl"];

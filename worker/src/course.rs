@@ -24,10 +24,13 @@ pub(crate) fn begin(port: &Arc<Shared>, entry: &Arc<Entry>, held: Held) {
         return take_leave(port, entry, held, Why::Again);
     }
     let speaks = held.speaks;
-    let arm = |held: &mut Held| match held.generation.is_draining() {
-        // The thread that takes what waits in the queue when a stop begins is none of the engine's.
-        true => held.arm(&port.engine, entry.key),
-        false => held.arm_first(&port.engine, entry.key),
+    let arm = |held: &mut Held| {
+        if held.generation.is_draining() {
+            // A stop takes what waits in the queue on a thread that is not one of the engine's.
+            held.arm(&port.engine, entry.key);
+        } else {
+            held.arm_first(&port.engine, entry.key);
+        }
     };
     if let Some(held) = park_armed(port, entry, held, Awaits::Input, arm) {
         return attend(port, entry, held, Why::Closing);

@@ -264,7 +264,7 @@ fn request(
         accepted = wait_until_accepted(&client, program, end);
     }
     let answer = match accepted {
-        // It has all of its time from here on: to find out who has accepted takes long on a machine with many connections.
+        // Its time begins here: on a machine with many connections the look for the process that has accepted takes long.
         AcceptedBy::TheProgram => exchange(client, request, Instant::now() + limit)?,
         AcceptedBy::Another | AcceptedBy::Unknown => {
             // Some servers do not survive a client that says nothing and leaves. What is answered is of no interest.
@@ -367,7 +367,7 @@ mod tests {
         });
         let program = FamilySockets::new(std::process::id(), HashMap::new());
         let stream = connect_http(&url, Instant::now() + Duration::from_secs(30)).unwrap().0;
-        // To find out who has accepted has taken all of its time.
+        // The time for the probe is over when it is known which process has accepted the connection.
         let outcome = request(&url, stream, &program, Duration::from_secs(30), Instant::now()).unwrap();
         assert!(server.join().unwrap().starts_with("GET /health HTTP/1.1\r\nHost: 127.0.0.1:"));
         outcome

@@ -367,9 +367,8 @@ mod linux {
                 let mut child = Command::new("sleep").arg("600").spawn().unwrap();
                 let user = User(geteuid().as_raw());
                 let process = Process { pid: child.id(), name: "sleep".into(), command: String::new(), user };
-                let known = HashSet::new();
-                let mut ending =
-                    Ending { port: 1, sockets: known, known: Vec::new(), rounds, last: Some(Instant::now()) };
+                let last = Some(Instant::now());
+                let mut ending = Ending { port: 1, sockets: HashSet::new(), known: Vec::new(), rounds, last };
                 ending.learn(std::slice::from_ref(&process)).unwrap();
                 assert!(ending.ask(&[process], Duration::from_secs(600)).unwrap());
                 assert_eq!(child.wait().unwrap().signal(), Some(ends_by.as_raw()));

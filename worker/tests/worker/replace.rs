@@ -462,7 +462,7 @@ fn a_server_whose_port_has_failed_fails_and_so_does_each_other_one_there() {
     }
 }
 
-/// It admits one client at once, and the next when it is told to.
+/// Admits the first client at once, and the next one when the test allows it.
 struct Hesitant(AtomicBool, Mutex<Receiver<()>>);
 
 impl Handler for Hesitant {

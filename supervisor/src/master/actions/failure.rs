@@ -182,7 +182,7 @@ impl Master {
         self.give_up(serving, restart, error, now)
     }
 
-    /// The next generation is built at that time, unless somebody asks for it now.
+    /// The next generation is built at that time, or at once when a restart is requested.
     fn wait(&mut self, until: Instant, now: Instant) -> State {
         match self.queue.pop() {
             Some(restart) => self.try_now(until, restart, now),
