@@ -89,6 +89,8 @@ mod server;
 mod settings;
 mod start;
 mod sync;
+#[cfg(target_os = "linux")]
+mod tcp_sockets;
 mod triggers;
 mod version;
 mod watchdog;

@@ -7,15 +7,21 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use procfs::net::{TcpNetEntry, TcpState};
+use netlink_packet_sock_diag::inet::StateFlags;
+use procfs::net::TcpState;
 
-use super::family_sockets::{FamilySockets, LISTENING, sockets_of, tcp_entries};
+use super::family_sockets::{FamilySockets, sockets_of};
 use super::guardian::proc::descendants;
 use crate::protocol::{ConnectionState, ProgramConnection};
+use crate::tcp_sockets::{self, TcpSocket};
 
-/// The states of a TCP socket that is a connection, in proc_net_tcp(5): established, both of FIN_WAIT, CLOSE_WAIT,
-/// LAST_ACK and CLOSING. Those that are over, such as TIME_WAIT, have no process any more.
-const CONNECTED: [&str; 6] = ["01", "04", "05", "08", "09", "0B"];
+/// The states of a TCP socket that is a connection. Those that are over, such as TIME_WAIT, have no process any more.
+const CONNECTED: StateFlags = StateFlags::ESTABLISHED
+    .union(StateFlags::FIN_WAIT1)
+    .union(StateFlags::FIN_WAIT2)
+    .union(StateFlags::CLOSE_WAIT)
+    .union(StateFlags::LAST_ACK)
+    .union(StateFlags::CLOSING);
 
 /// The processes of a program that have one view of the network. A container of its own has another one.
 struct Network {
@@ -61,25 +67,17 @@ impl FamilySockets {
 impl Network {
     /// Those that clients have made to ports on which the program listens, or to those that it got from us.
     fn connections(&self, passed: &HashSet<u16>) -> Vec<ProgramConnection> {
-        // The tables may have tens of thousands of lines, of which few are parsed.
-        let is_wanted = |line: &str| {
-            let mut fields = line.split_ascii_whitespace().skip(3);
-            let state = fields.next();
-            let socket = fields.nth(5).and_then(|socket| socket.parse().ok());
-            let is_ours = socket.is_some_and(|socket: u64| socket == 0 || self.open.contains_key(&socket));
-            Some(is_ours && state.is_some_and(|state| state == LISTENING || CONNECTED.contains(&state)))
-        };
-        let entries: Vec<_> = tcp_entries(&self.pid.to_string(), is_wanted).collect();
-        let listens = |entry: &&TcpNetEntry| entry.state == TcpState::Listen;
-        let own = entries.iter().filter(listens).map(|entry| entry.local_address.port());
+        let sockets = tcp_sockets::seen_by(self.pid, CONNECTED | StateFlags::LISTEN).unwrap_or_default();
+        let listens = |socket: &&TcpSocket| socket.state == TcpState::Listen && self.open.contains_key(&socket.inode);
+        let own = sockets.iter().filter(listens).map(|socket| socket.local.port());
         let ports: HashSet<u16> = own.chain(passed.iter().copied()).collect();
         let of_clients = ports_of_clients();
-        let connection = |entry: &TcpNetEntry| {
-            let port = entry.local_address.port();
-            let (state, pid) = match (&entry.state, self.open.get(&entry.inode)) {
+        let connection = |socket: &TcpSocket| {
+            let port = socket.local.port();
+            let (state, pid) = match (&socket.state, self.open.get(&socket.inode)) {
                 (TcpState::Listen, _) => return None,
                 // In the queue it has no number yet.
-                (TcpState::Established | TcpState::CloseWait, None) if ports.contains(&port) => {
+                (TcpState::Established | TcpState::CloseWait, None) if socket.inode == 0 && ports.contains(&port) => {
                     (ConnectionState::Waiting, None)
                 }
                 (_, None) => return None,
@@ -92,16 +90,16 @@ impl Network {
             };
             let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
             Some(ProgramConnection {
-                peer: canonical(entry.remote_address),
-                address: canonical(entry.local_address),
+                peer: canonical(socket.remote),
+                address: canonical(socket.local),
                 state,
                 pid: pid.copied(),
-                receive_queue: entry.rx_queue.into(),
-                send_queue: entry.tx_queue.into(),
+                receive_queue: socket.receive_queue.into(),
+                send_queue: socket.send_queue.into(),
                 generation: None,
             })
         };
-        entries.iter().filter_map(connection).collect()
+        sockets.iter().filter_map(connection).collect()
     }
 }
 

@@ -101,7 +101,7 @@ impl fmt::Display for Listener {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{LISTENING, is_listened_on, sockets_of, tcp_entries, waiting_at};
+pub(super) use linux::{is_listened_on, sockets_of, waiting_at};
 
 #[cfg(not(target_os = "linux"))]
 impl FamilySockets {
@@ -139,21 +139,19 @@ impl FamilySockets {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::collections::HashSet;
-    use std::fs::{self, File};
-    use std::io::{self, BufRead, BufReader};
+    use std::fs;
+    use std::io;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
     use std::path::Path;
 
-    use procfs::FromBufReadSI;
-    use procfs::net::{TcpNetEntries, TcpNetEntry, TcpState};
+    use netlink_packet_sock_diag::inet::StateFlags;
+    use procfs::net::TcpState;
 
     use super::{AcceptedBy, FamilySockets, Listener};
     use crate::child::guardian::proc::descendants;
     use crate::holder::holder_of;
     use crate::listen::Address;
-
-    /// The state of a TCP socket that listens, in proc_net_tcp(5).
-    pub(in crate::child) const LISTENING: &str = "0A";
+    use crate::tcp_sockets::{self, TcpSocket};
 
     /// The flag of a Unix socket that listens, in proc_net_unix(5): `SO_ACCEPTCON`.
     const LISTENS: u32 = 1 << 16;
@@ -212,14 +210,10 @@ mod linux {
             if self.passed.is_empty() {
                 return AcceptedBy::TheProgram;
             }
-            let same = |one: SocketAddr, other: SocketAddr| {
-                (one.ip().to_canonical(), one.port()) == (other.ip().to_canonical(), other.port())
-            };
             let (Ok(here), Ok(there)) = (client.local_addr(), client.peer_addr()) else { return AcceptedBy::Unknown };
-            let mut entries = tcp_entries_with(here.port());
-            let is_it = |entry: &TcpNetEntry| same(entry.local_address, there) && same(entry.remote_address, here);
+            let Ok(end) = tcp_sockets::connection(there, here) else { return AcceptedBy::Unknown };
             // Before it is accepted, and after it is closed, it has no number.
-            match entries.find(is_it).map(|entry| (entry.inode, entry.state)) {
+            match end.map(|end| (end.inode, end.state)) {
                 Some((0, TcpState::Established | TcpState::CloseWait)) => AcceptedBy::NoneYet,
                 Some((0, TcpState::SynRecv)) => AcceptedBy::NoneBeforeData,
                 None | Some((0, _)) => AcceptedBy::Unknown,
@@ -277,53 +271,17 @@ mod linux {
 
     /// The clients whose connections to this address wait to be accepted.
     pub(in crate::child) fn waiting_at(address: SocketAddr) -> HashSet<SocketAddr> {
-        let entries = tcp_entries_with(address.port());
         // They have no number before they are accepted. In these states they are connected, in the second one the client
         // has closed its side.
-        let waits = |entry: &TcpNetEntry| {
-            entry.local_address.port() == address.port()
-                && entry.inode == 0
-                && matches!(entry.state, TcpState::Established | TcpState::CloseWait)
-        };
-        entries.filter(waits).map(|entry| entry.remote_address).collect()
-    }
-
-    /// TCP sockets that have this port at either end, as this process sees them.
-    fn tcp_entries_with(port: u16) -> impl Iterator<Item = TcpNetEntry> {
-        let port = format!(":{port:04X} ");
-        tcp_entries("self", move |line| Some(line.contains(&port)))
-    }
-
-    /// TCP sockets as a process sees them: the wanted lines of each table, up to the first one for which `is_wanted` says
-    /// None. A table may have tens of thousands of others.
-    pub(in crate::child) fn tcp_entries(
-        process: &str,
-        is_wanted: impl Fn(&str) -> Option<bool>,
-    ) -> impl Iterator<Item = TcpNetEntry> {
-        // Without IPv6 there is no second table.
-        ["tcp", "tcp6"].into_iter().flat_map(move |table| {
-            let Ok(table) = File::open(format!("/proc/{process}/net/{table}")) else { return Vec::new() };
-            let mut lines = BufReader::new(table).lines().map_while(Result::ok);
-            let mut wanted = lines.next().unwrap_or_default();
-            for line in lines {
-                match is_wanted(&line) {
-                    Some(true) => wanted.extend(["\n", &line]),
-                    Some(false) => {}
-                    None => break,
-                }
-            }
-            let entries = TcpNetEntries::from_buf_read(wanted.as_bytes(), procfs::current_system_info());
-            entries.map(|entries| entries.0).unwrap_or_default()
-        })
+        let connected = tcp_sockets::at_port(address.port(), StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT);
+        let waiting = connected.unwrap_or_default().into_iter().filter(|socket| socket.inode == 0);
+        waiting.map(|socket| socket.remote).collect()
     }
 
     /// The sockets that listen, as this process sees them.
     fn listeners(pid: u32) -> Vec<(u64, Listener)> {
-        // They come first.
-        let listens = |line: &str| line.split_whitespace().nth(3).filter(|&state| state == LISTENING).map(|_| true);
-        let process = pid.to_string();
-        let tcp = tcp_entries(&process, listens);
-        let tcp = tcp.map(|entry| (entry.inode, Listener::Tcp(entry.local_address)));
+        let tcp = tcp_sockets::seen_by(pid, StateFlags::LISTEN).unwrap_or_default().into_iter();
+        let tcp = tcp.map(|TcpSocket { inode, local, .. }| (inode, Listener::Tcp(local)));
         // `procfs` leaves out whether a Unix socket listens.
         let unix = fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
         let unix = String::from_utf8_lossy(&unix);

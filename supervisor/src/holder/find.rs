@@ -162,22 +162,21 @@ mod linux {
     use std::os::unix::fs::MetadataExt;
     use std::path::Path;
 
+    use netlink_packet_sock_diag::inet::StateFlags;
     use procfs::ProcResult;
-    use procfs::net::{TcpNetEntry, TcpState, UnixState};
+    use procfs::net::UnixState;
     use procfs::process::{self, FDInfo, FDTarget, all_processes};
 
     use super::{Holder, Process, User};
     use crate::child::guardian::stage::{self, Above};
+    use crate::tcp_sockets::{self, TcpSocket};
 
     pub(super) fn holders(port: u16) -> ProcResult<Vec<Holder>> {
-        // Without IPv6 there is no second table.
-        let entries = procfs::net::tcp()?.into_iter().chain(procfs::net::tcp6().unwrap_or_default());
-        let listeners: Vec<TcpNetEntry> =
-            entries.filter(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port).collect();
+        let listeners = tcp_sockets::at_port(port, StateFlags::LISTEN)?;
         let processes = who_has(&listeners.iter().map(|listener| listener.inode).collect())?;
         let holders = listeners.into_iter().flat_map(|listener| {
-            let TcpNetEntry { local_address: address, uid, inode: socket, .. } = listener;
-            let holder = |process| Holder { address, user: Some(User(uid)), process, socket };
+            let TcpSocket { local: address, user, inode: socket, .. } = listener;
+            let holder = |process| Holder { address, user: Some(User(user)), process, socket };
             let with_it = processes.iter().filter(|(_, open)| open.contains(&socket));
             let seen: Vec<Holder> = with_it.map(|(process, _)| holder(Some(process.clone()))).collect();
             if seen.is_empty() { vec![holder(None)] } else { seen }

@@ -1,0 +1,248 @@
+//! The TCP sockets of this machine. They are asked for by sock_diag(7), which picks them in the kernel: the tables of
+//! proc_net_tcp(5) are read where that is not allowed or not there, and take milliseconds even when they are empty.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
+use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SockDiagMessage};
+use procfs::FromBufReadSI;
+use procfs::net::{TcpNetEntries, TcpNetEntry, TcpState};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+
+/// A TCP socket: one that listens, or an end of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct TcpSocket {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) state: TcpState,
+    /// How many bytes of the peer the process has not read yet.
+    pub(crate) receive_queue: u32,
+    /// How many bytes the peer has not acknowledged yet.
+    pub(crate) send_queue: u32,
+    /// Whose process made it.
+    pub(crate) user: u32,
+    /// Its number in proc(5). A connection has none (0) before it is accepted and after it is closed.
+    pub(crate) inode: u64,
+}
+
+/// Those in these states, as a process sees them: in a network namespace of its own it sees others.
+///
+/// # Errors
+/// When the system does not tell.
+pub(crate) fn seen_by(pid: u32, states: StateFlags) -> io::Result<Vec<TcpSocket>> {
+    let is_in_our_network = || Some(network_of(pid)? == network_of(std::process::id())?);
+    if is_in_our_network() == Some(true)
+        && let Ok(sockets) = in_states(0, &states)
+    {
+        return Ok(sockets);
+    }
+    read(pid, &states)
+}
+
+/// Those in these states that have this port on our side.
+///
+/// # Errors
+/// When the system does not tell.
+pub(crate) fn at_port(port: u16, states: StateFlags) -> io::Result<Vec<TcpSocket>> {
+    in_states(port, &states).or_else(|_| {
+        let mut sockets = read(std::process::id(), &states)?;
+        sockets.retain(|socket| socket.local.port() == port);
+        Ok(sockets)
+    })
+}
+
+/// The end at `local` of the connection between these two addresses. None: it is over.
+///
+/// # Errors
+/// When the system does not tell.
+pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<TcpSocket>> {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let (local, remote) = (canonical(local), canonical(remote));
+    let is_it = |socket: &TcpSocket| (canonical(socket.local), canonical(socket.remote)) == (local, remote);
+    let id = SocketId {
+        source_port: local.port(),
+        destination_port: remote.port(),
+        source_address: local.ip(),
+        destination_address: remote.ip(),
+        interface_id: 0,
+        // Any.
+        cookie: [0xff; 8],
+    };
+    // In place of a connection that is over it answers with the listener.
+    if let Ok(found) = ask(StateFlags::all(), id, 0) {
+        return Ok(found.into_iter().find(is_it));
+    }
+    Ok(read(std::process::id(), &StateFlags::all())?.into_iter().find(is_it))
+}
+
+/// Which network a process sees. None: that cannot be seen.
+fn network_of(pid: u32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+}
+
+/// Those in these states that have this port on our side, or any if it is 0.
+fn in_states(port: u16, states: &StateFlags) -> io::Result<Vec<TcpSocket>> {
+    let mut sockets = Vec::new();
+    for any in [SocketId::new_v4(), SocketId::new_v6()] {
+        sockets.extend(ask(states.clone(), SocketId { source_port: port, ..any }, NLM_F_DUMP)?);
+    }
+    Ok(sockets)
+}
+
+/// One request of sock_diag(7), and its answer.
+fn ask(states: StateFlags, socket_id: SocketId, flags: u16) -> io::Result<Vec<TcpSocket>> {
+    let family = if socket_id.source_address.is_ipv4() { AF_INET } else { AF_INET6 };
+    let extensions = ExtensionFlags::empty();
+    let request = InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id };
+    let mut message = NetlinkMessage::from(SockDiagMessage::InetRequest(request));
+    message.header.flags = NLM_F_REQUEST | flags;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let kernel =
+        socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
+    send(&kernel, &bytes, SendFlags::empty())?;
+
+    let mut sockets = Vec::new();
+    // The kernel sends no longer messages.
+    let mut buffer = vec![0; 32 * 1024];
+    loop {
+        let (length, _) = recv(&kernel, &mut buffer[..], RecvFlags::empty())?;
+        let mut rest = &buffer[..length];
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
+            match message.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                    sockets.extend(TcpSocket::answered(&response));
+                }
+                NetlinkPayload::Done(done) if done.code == 0 => return Ok(sockets),
+                NetlinkPayload::Done(done) => return Err(io::Error::from_raw_os_error(done.code.abs())),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                other => return Err(io::Error::other(format!("sock_diag(7) answers with {}", other.message_type()))),
+            }
+            if message.header.flags & NLM_F_MULTIPART == 0 {
+                return Ok(sockets);
+            }
+            let end = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(end..).unwrap_or_default();
+        }
+    }
+}
+
+/// Those in these states that a process sees, by proc_net_tcp(5).
+fn read(pid: u32, states: &StateFlags) -> io::Result<Vec<TcpSocket>> {
+    let mut sockets = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        let mut lines = match File::open(format!("/proc/{pid}/net/{table}")) {
+            Ok(table) => BufReader::new(table).lines(),
+            // Without IPv6 there is no second table.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && table == "tcp6" => continue,
+            Err(error) => return Err(error),
+        };
+        // The table may have tens of thousands of lines, of which few are parsed.
+        let mut wanted = lines.next().transpose()?.unwrap_or_default();
+        for line in lines {
+            let line = line?;
+            let state = line.split_ascii_whitespace().nth(3).and_then(|state| u8::from_str_radix(state, 16).ok());
+            if state.is_some_and(|state| states.bits() & (1 << state) != 0) {
+                wanted.extend(["\n", &line]);
+            }
+        }
+        let entries = TcpNetEntries::from_buf_read(wanted.as_bytes(), procfs::current_system_info());
+        sockets.extend(entries.map_err(io::Error::other)?.0.into_iter().map(TcpSocket::from));
+    }
+    Ok(sockets)
+}
+
+impl TcpSocket {
+    fn answered(response: &InetResponse) -> Option<TcpSocket> {
+        let header = &response.header;
+        let SocketId { source_address, source_port, destination_address, destination_port, .. } = header.socket_id;
+        Some(TcpSocket {
+            local: (source_address, source_port).into(),
+            remote: (destination_address, destination_port).into(),
+            state: TcpState::from_u8(header.state)?,
+            receive_queue: header.recv_queue,
+            send_queue: header.send_queue,
+            user: header.uid,
+            inode: header.inode.into(),
+        })
+    }
+}
+
+impl From<TcpNetEntry> for TcpSocket {
+    fn from(entry: TcpNetEntry) -> TcpSocket {
+        TcpSocket {
+            local: entry.local_address,
+            remote: entry.remote_address,
+            state: entry.state,
+            receive_queue: entry.rx_queue,
+            send_queue: entry.tx_queue,
+            user: entry.uid,
+            inode: entry.inode,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    /// A listener, and the number of its socket.
+    fn listener(address: &str) -> Option<(TcpListener, u64)> {
+        let listener = TcpListener::bind(address).ok()?;
+        let inode = inode(&listener);
+        Some((listener, inode))
+    }
+
+    fn inode(socket: &impl AsFd) -> u64 {
+        nix::sys::stat::fstat(socket).unwrap().st_ino
+    }
+
+    #[test]
+    fn the_kernel_and_its_tables_tell_the_same_of_a_socket() {
+        let (ours, inode) = listener("127.0.0.1:0").unwrap();
+        let address = ours.local_addr().unwrap();
+        for sockets in [
+            in_states(0, &StateFlags::LISTEN).unwrap(),
+            in_states(address.port(), &StateFlags::LISTEN).unwrap(),
+            read(std::process::id(), &StateFlags::LISTEN).unwrap(),
+        ] {
+            assert!(sockets.iter().all(|socket| socket.state == TcpState::Listen));
+            let found: Vec<_> = sockets.iter().filter(|socket| socket.inode == inode).collect();
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].local, address);
+            assert_eq!(found[0].user, nix::unistd::geteuid().as_raw());
+        }
+        assert!(in_states(address.port(), &StateFlags::ESTABLISHED).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_connection_has_a_number_from_its_accept_to_its_close() {
+        for address in ["127.0.0.1:0", "[::]:0"] {
+            // Without IPv6 a machine has only the first one.
+            let Some((ours, _)) = listener(address) else { continue };
+            let there = SocketAddr::from((Ipv4Addr::LOCALHOST, ours.local_addr().unwrap().port()));
+            let client = TcpStream::connect(there).unwrap();
+            let here = client.local_addr().unwrap();
+            let number = || connection(there, here).unwrap().map(|socket| (socket.state, socket.inode));
+            assert_eq!(number(), Some((TcpState::Established, 0)));
+            let waiting = at_port(there.port(), StateFlags::ESTABLISHED).unwrap();
+            assert_eq!(waiting.iter().map(|socket| socket.inode).collect::<Vec<_>>(), [0]);
+            let (accepted, _) = ours.accept().unwrap();
+            assert_eq!(number(), Some((TcpState::Established, inode(&accepted))));
+            // Reset, so that nothing of it stays.
+            rustix::net::sockopt::set_socket_linger(&accepted, Some(std::time::Duration::ZERO)).unwrap();
+            drop(accepted);
+            // The listener is still there.
+            assert_eq!(number(), None);
+        }
+    }
+}
