@@ -225,6 +225,29 @@ mod tests {
     }
 
     #[test]
+    fn a_process_in_a_network_of_its_own_does_not_see_our_sockets() {
+        use std::process::{Command, Stdio};
+
+        let (_ours, inode) = listener("127.0.0.1:0").unwrap();
+        let sees_ours = |pid| seen_by(pid, StateFlags::LISTEN).unwrap().iter().any(|socket| socket.inode == inode);
+        assert!(sees_ours(std::process::id()));
+        let mut apart = Command::new("unshare");
+        let Ok(mut apart) = apart.args(["--net", "cat"]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn() else {
+            return;
+        };
+        let is_apart = || network_of(apart.id()) != network_of(std::process::id());
+        // Not everyone may make a network: then it ends.
+        while !is_apart() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        if network_of(apart.id()).is_some() {
+            assert!(!sees_ours(apart.id()));
+        }
+        drop(apart.stdin.take());
+        apart.wait().unwrap();
+    }
+
+    #[test]
     fn a_connection_has_a_number_from_its_accept_to_its_close() {
         for address in ["127.0.0.1:0", "[::]:0"] {
             // Without IPv6 a machine has only the first one.
