@@ -75,7 +75,8 @@ pub(crate) fn time_to_end(address: &Address) -> Duration {
     const ENDING: Duration = Duration::from_secs(5);
     let own = User(nix::unistd::geteuid().as_raw());
     let time = |(process, user): (Option<Process>, Option<User>)| match process {
-        Some(process) if linux::is_left_behind(process.pid) => ENDING,
+        // In this order: while one looks for those above it, all of them may end.
+        Some(process) if linux::is_left_behind(process.pid) || linux::is_ending(process.pid) => ENDING,
         // A process that ends shows its sockets no more, and has them for a moment.
         None if user.is_none_or(|user| user == own) => ENDING,
         Some(_) | None => Duration::ZERO,
@@ -165,7 +166,7 @@ mod linux {
     use netlink_packet_sock_diag::inet::StateFlags;
     use procfs::ProcResult;
     use procfs::net::UnixState;
-    use procfs::process::{self, FDInfo, FDTarget, all_processes};
+    use procfs::process::{self, FDInfo, FDTarget, StatFlags, all_processes};
 
     use super::{Holder, Process, User};
     use crate::child::guardian::stage::{self, Above};
@@ -247,6 +248,12 @@ mod linux {
         }
         // Only a supervisor is the same program, and another one's guardian, if that adopted it.
         supervisor.is_none_or(|pid| above(pid).is_some() || program(pid) != program(guardian))
+    }
+
+    /// Whether it is gone, or about to be: it runs no program any more.
+    pub(super) fn is_ending(pid: u32) -> bool {
+        let flags = find(pid).and_then(|process| process.stat().ok()).map(|stat| StatFlags::from_bits_retain(stat.flags));
+        flags.is_none_or(|flags| flags.contains(StatFlags::PF_EXITING))
     }
 
     fn parent(pid: &u32) -> Option<u32> {
