@@ -252,7 +252,8 @@ mod linux {
 
     /// Whether it is gone, or about to be: it runs no program any more.
     pub(super) fn is_ending(pid: u32) -> bool {
-        let flags = find(pid).and_then(|process| process.stat().ok()).map(|stat| StatFlags::from_bits_retain(stat.flags));
+        let flags =
+            find(pid).and_then(|process| process.stat().ok()).map(|stat| StatFlags::from_bits_retain(stat.flags));
         flags.is_none_or(|flags| flags.contains(StatFlags::PF_EXITING))
     }
 
