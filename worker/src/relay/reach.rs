@@ -11,8 +11,8 @@ use super::side::Side;
 use super::tally::Fate;
 use super::tools::Tools;
 
-/// How long the program may take to accept a connection. One that does not listen may have ended just now, which others
-/// find out and say: it is asked again so long.
+/// For how long the program is asked for a connection. One that does not listen may have ended just now, which others find
+/// out and say. One whose queue is full gives no answer; the system would ask it again only after a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The shortest time between two attempts.
@@ -59,9 +59,9 @@ fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
     match connect::begin(target.address) {
         Ok(Asked::Made(socket)) => opened(pair, tools, link(socket, true)),
         Ok(Asked::UnderWay(socket)) => {
-            let until = tools.now + CONNECT_TIMEOUT;
+            pair.starve(false, tools);
+            let Some(until) = next_attempt(pair, tools, false) else { return unreachable(pair, tools) };
             pair.link = Link::Connecting { side: link(socket, false), until };
-            pair.wake_by(until);
             Reached::Later
         }
         Err(error) => failed(pair, tools, error),
@@ -76,11 +76,8 @@ fn settle(pair: &mut Pair, tools: &mut Tools, side: Side, until: Instant) -> Rea
             Some(error) => failed(pair, tools, error),
         };
     }
-    if pair.target.as_ref().is_some_and(|target| target.is_lost()) {
+    if until <= tools.now || pair.target.as_ref().is_some_and(|target| target.is_lost()) {
         return begin(pair, tools);
-    }
-    if until <= tools.now {
-        return unreachable(pair, tools);
     }
     pair.link = Link::Connecting { side, until };
     pair.wake_by(until);
@@ -105,21 +102,30 @@ fn opened(pair: &mut Pair, tools: &Tools, side: Side) -> Reached {
 fn failed(pair: &mut Pair, tools: &mut Tools, error: Errno) -> Reached {
     let is_exhausted = connect::is_exhaustion(error);
     pair.starve(is_exhausted, tools);
+    if is_exhausted {
+        tools.hub.report_exhausted(&error.into());
+    }
+    match next_attempt(pair, tools, is_exhausted) {
+        Some(_) => Reached::Later,
+        None => unreachable(pair, tools),
+    }
+}
+
+/// When to try again. None: it has been tried for long enough.
+fn next_attempt(pair: &mut Pair, tools: &Tools, is_exhausted: bool) -> Option<Instant> {
     let since = pair.attempts.map_or(tools.now, |attempts| attempts.since);
     let tried = tools.now.saturating_duration_since(since);
     let (limit, pause) = if is_exhausted {
-        tools.hub.report_exhausted(&error.into());
         (tools.hub.options.wait, EXHAUSTED_PAUSE)
     } else {
         (CONNECT_TIMEOUT, (tried / 4).max(PAUSE))
     };
-    if tried >= limit {
-        return unreachable(pair, tools);
-    }
     let next = tools.now + pause;
-    pair.attempts = Some(Attempts { since, next });
-    pair.wake_by(next);
-    Reached::Later
+    (tried < limit).then(|| {
+        pair.attempts = Some(Attempts { since, next });
+        pair.wake_by(next);
+        next
+    })
 }
 
 fn unreachable(pair: &mut Pair, tools: &Tools) -> Reached {
@@ -143,6 +149,7 @@ pub(super) fn attach(pair: &mut Pair, tools: &mut Tools) -> bool {
         // It may have been replaced in this instant; then another one serves now.
         if serving.enter(!pair.counted) {
             pair.detach();
+            pair.attempts = None;
             pair.counted = true;
             pair.target = Some(serving);
             return true;

@@ -1,7 +1,8 @@
 //! Bytes in both directions.
 
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -181,13 +182,40 @@ fn a_connection_that_has_ended_keeps_no_port_towards_the_program() {
 
 /// How many connections to this port of this machine have ended and keep the port of the side that has connected.
 fn time_waits_towards(port: u16) -> usize {
+    towards(port, "06").len()
+}
+
+/// The ports that have connections to this port of this machine in a state, as proc_net_tcp(5) numbers it.
+fn towards(port: u16, state: &str) -> HashSet<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let remote = format!(":{port:04X}");
-    let is_one = |line: &&str| {
+    let own = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        fields[2].ends_with(&remote) && fields[3] == "06"
+        (fields[2].ends_with(&remote) && fields[3] == state).then(|| fields[1].into())
     };
-    table.lines().skip(1).filter(is_one).count()
+    table.lines().skip(1).filter_map(own).collect()
+}
+
+#[test]
+fn a_program_whose_queue_is_full_is_asked_again_at_once_and_not_after_a_second() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let _in_the_queue = TcpStream::connect(address).unwrap();
+    let front = Front::tcp();
+    let upstream = front.relay.upstream(address);
+    upstream.serve();
+    let mut client = front.client();
+    client.send("hello");
+    // The system asks again from the same port.
+    let mut asked_from = HashSet::new();
+    eventually("it has been asked five times", || {
+        asked_from.extend(towards(address.port(), "02"));
+        asked_from.len() >= 5
+    });
+    let _program = Program::on(listener, |stream| io::copy(&mut stream.try_clone()?, stream).map(drop));
+    client.expect("hello");
+    assert_eq!(front.relay.counts().upstream_failures, 0);
 }
 
 #[test]

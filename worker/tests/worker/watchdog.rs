@@ -31,7 +31,7 @@ impl Watchdog {
 }
 
 /// Waits until a condition holds.
-pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !condition() {
         assert!(Instant::now() < end, "never came true: {what}");
