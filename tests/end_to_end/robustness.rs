@@ -335,6 +335,21 @@ fn silent_admin_clients_keep_nobody_from_asking_nor_the_server_from_stopping() {
 }
 
 #[test]
+fn silent_admin_clients_that_have_all_descriptors_keep_no_other_from_asking() {
+    let home = Home::new();
+    let by = ["sh", "-c", "ulimit -n 40; exec \"$@\"", "sh"];
+    let instance = home.start_by(home.supervisor_by(&by, &["echo"]));
+    let silent: Vec<_> = (0..60).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
+    instance.admin(&["ping"]).expect(0);
+    silent[0].set_read_timeout(Some(LIMIT)).unwrap();
+    let mut first = String::new();
+    BufReader::new(&silent[0]).read_line(&mut first).unwrap();
+    assert!(first.contains("there is no descriptor for one more, try again"), "{first}");
+    instance.admin(&["stop"]).expect(0);
+    drop(silent);
+}
+
+#[test]
 fn of_too_many_silent_admin_clients_the_one_that_has_been_there_for_longest_hears_that() {
     let home = Home::new();
     let _instance = home.start(&["echo"]);

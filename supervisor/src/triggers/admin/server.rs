@@ -80,7 +80,7 @@ pub(super) struct Acceptor {
 /// Attends to clients, each on a thread named `admin-client`.
 pub(super) struct AdminServer {
     answers: Arc<Answers>,
-    slots: Slots,
+    pub(super) slots: Slots,
     events: EventSender,
     pub(super) log: Journal,
 }

@@ -1,5 +1,5 @@
-//! The clients of the admin socket that are about to send their request. There is room for so many; one more takes the
-//! place of the one that has said nothing for the longest time.
+//! The clients of the admin socket that are about to send their request. There is room for so many, or for as many as there
+//! are descriptors; one more takes the place of the one that has said nothing for the longest time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -28,9 +28,18 @@ impl Slots {
         let silent = if clients.len() > MAX_CLIENTS { clients.pop_front() } else { None };
         drop(clients);
         if let Some(silent) = silent {
-            hang_up(&silent);
+            hang_up(&silent, format!("{MAX_CLIENTS} clients that came later are about to ask, try again"));
         }
         ClientSlot { slots: self.clone(), client }
+    }
+
+    /// Has the one that has said nothing for the longest time go, whose thread then gives its descriptor back. Returns
+    /// whether there was one.
+    #[cfg(unix)]
+    pub(super) fn make_room(&self) -> bool {
+        let silent = lock(&self.0).pop_front();
+        let silent = silent.inspect(|silent| hang_up(silent, "there is no descriptor for one more, try again".into()));
+        silent.is_some()
     }
 }
 
@@ -42,7 +51,7 @@ impl Drop for ClientSlot {
 
 /// Its thread reads the end of it now.
 #[cfg(unix)]
-fn hang_up(client: &Stream) {
+fn hang_up(client: &Stream, message: String) {
     use std::os::fd::{AsFd, AsRawFd};
     use std::time::Instant;
 
@@ -51,7 +60,6 @@ fn hang_up(client: &Stream) {
     use super::answer::refuse;
     use crate::protocol::ErrorCode;
 
-    let message = format!("{MAX_CLIENTS} clients that came later are about to ask, try again");
     // Without waiting, and a client that has gone away needs neither.
     let _ = refuse(client, ErrorCode::Busy, message, Instant::now());
     let Stream::UdSocket(client) = client;
@@ -60,4 +68,4 @@ fn hang_up(client: &Stream) {
 
 /// Nothing wakes a read of a pipe on Windows. So that thread stays until its client has gone, or has asked after all.
 #[cfg(windows)]
-fn hang_up(_client: &Stream) {}
+fn hang_up(_client: &Stream, _message: String) {}

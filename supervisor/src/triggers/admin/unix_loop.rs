@@ -16,6 +16,9 @@ use crate::text::Reason;
 /// How long to wait before trying again when the system is out of descriptors.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 
+/// The same, if a client of ours is about to give one back.
+const MADE_ROOM_WAIT: Duration = Duration::from_millis(1);
+
 /// How long to wait before trying again to make what is missing: at first, when that is worth a line of the log, and at
 /// the longest. It doubles each time. While a directory is being deleted, the first tries fail.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
@@ -60,8 +63,12 @@ impl Acceptor {
                 match self.place.listener.accept() {
                     Ok(client) => self.server.handle_client(client),
                     // Nothing says when there will be a descriptor again.
-                    Err(_) if self.is_closed_within(EXHAUSTED_WAIT) => return,
-                    Err(_) => {}
+                    Err(_) => {
+                        let wait = if self.server.slots.make_room() { MADE_ROOM_WAIT } else { EXHAUSTED_WAIT };
+                        if self.is_closed_within(wait) {
+                            return;
+                        }
+                    }
                 }
             }
             let seen = watch && self.signal.watch.saw_something_go();
