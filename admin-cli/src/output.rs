@@ -16,12 +16,18 @@ pub(crate) fn data(line: &str) -> Result<(), Unwritten> {
 
 /// Writes a line of data, of which there are more if this one finds a reader.
 pub(crate) fn try_data(line: &str) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{line}")
+    io::stdout().write_all(whole(line).as_bytes())
 }
 
 /// Writes a line for people.
 pub(crate) fn message(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = io::stderr().write_all(whole(line).as_bytes());
+}
+
+/// The line with its end, for one write: other processes that write there at the same time, as the supervisor in the same
+/// terminal, must not come between.
+fn whole(line: &str) -> String {
+    format!("{line}\n")
 }
 
 /// Asks the user at the terminal. None: there is no terminal, or no answer.

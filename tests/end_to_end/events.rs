@@ -153,7 +153,8 @@ fn what_is_no_number_of_an_event_is_exit_code_2() {
 #[cfg(unix)]
 mod on_unix {
     use std::io::{BufRead, BufReader, Write};
-    use std::os::unix::net::UnixStream;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::process::Stdio;
 
     use nix::sys::signal::Signal::SIGTERM;
@@ -200,9 +201,35 @@ mod on_unix {
         let instance = home.start(&["echo", "--verbose", "--grace", HUGE]);
         let silent: Vec<_> = (0..3).map(|_| follow(&instance, &home)).collect();
         happen(&instance);
+        let readers: Vec<_> = (0..8).map(|_| instance.admin_begins(&["events", "--follow", "--json"])).collect();
+        readers.iter().for_each(|reader| drop(reader.out.wait_for("\"journal\"")));
         instance.signal(SIGTERM);
         assert_eq!(instance.wait(), 0);
         drop(silent);
+        // And it cuts no other off.
+        for reader in readers {
+            let heard = reader.end().expect(0);
+            let (_, result) = ends(&heard.out);
+            let last = entries(&heard.out).pop().unwrap();
+            assert!(last.contains("\"stopped\"") && result["last"] == seq(last), "{last}\n{result}");
+        }
+    }
+
+    #[test]
+    fn no_line_of_another_process_comes_between_a_message_and_its_end() {
+        let home = Home::new();
+        let instance = home.start(&["echo"]);
+        let (written, stderr) = UnixDatagram::pair().unwrap();
+        let mut follower = home.admin_command(&["--name", &instance.name, "events", "--follow"]);
+        follower.stdout(Stdio::piped()).stderr(Stdio::from(OwnedFd::from(stderr)));
+        let follower = home.spawn(follower);
+        follower.out.wait_for("listening on");
+        instance.admin(&["stop"]).expect(0);
+        follower.end().expect(0);
+        // What is written at once is a datagram.
+        let mut line = [0; 100];
+        let length = written.recv(&mut line).unwrap();
+        assert_eq!(std::str::from_utf8(&line[..length]).unwrap(), format!("{} has ended\n", instance.name));
     }
 
     #[test]
