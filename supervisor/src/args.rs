@@ -182,7 +182,7 @@ fn code(error: &mastercontrol::Error, mode: RestartMode, success: &[i32]) -> i32
     match error {
         mastercontrol::Error::Ended { program: Some(end), .. } if end.is_success(success) => Exit::Done as i32,
         mastercontrol::Error::Ended { program: Some(end), .. } => end.code(),
-        mastercontrol::Error::Build { source } => {
+        mastercontrol::Error::Build { source, .. } => {
             let cannot = source.downcast_ref::<mastercontrol::child::CannotStart>().map(|cannot| cannot.code.into());
             let early = source.downcast_ref::<mastercontrol::child::EndedEarly>();
             let passed_on = || early.filter(|_| mode == RestartMode::Never).map(|early| early.end.code());

@@ -47,7 +47,7 @@ pub use guardian::{hidden_stage, supervisor_side::Socket};
 pub use probe::{Probe, Url};
 pub(crate) use program::ProgramFactory;
 pub use program::{CannotStart, EndedEarly, Program};
-pub(crate) use program::{ended, last_output};
+pub(crate) use program::{ended, last_output, was_started};
 pub use ready::Ready;
 #[cfg(target_os = "linux")]
 pub(crate) use relaying::Relaying;

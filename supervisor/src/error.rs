@@ -53,6 +53,8 @@ pub enum Error {
     },
     /// The server cannot be built.
     Build {
+        /// The program that was started in vain, which the reason is about. None: nothing was started.
+        program: Option<String>,
         /// Why.
         source: BuildError,
     },
@@ -85,7 +87,7 @@ impl Error {
             {
                 Exit::NotPermitted
             }
-            Error::Build { source } => match source.downcast_ref::<io::Error>() {
+            Error::Build { source, .. } => match source.downcast_ref::<io::Error>() {
                 Some(error) if error.kind() == io::ErrorKind::PermissionDenied => Exit::NotPermitted,
                 Some(_) | None => Exit::Failed,
             },
@@ -163,7 +165,8 @@ impl fmt::Display for Error {
                 write!(formatter, "cannot use {} for the admin socket: {}", path.display(), Reason(source))
             }
             Error::Start { what, source } => write!(formatter, "cannot start {what}: {}", Reason(source)),
-            Error::Build { source } => write!(formatter, "{source}"),
+            Error::Build { program: Some(program), source } => write!(formatter, "{program} failed to start: {source}"),
+            Error::Build { program: None, source } => write!(formatter, "{source}"),
             Error::Ended { reason, program: _ } => write!(formatter, "the server ended: {reason}"),
             Error::CrashedTooOften { times, max_restarts, period, reason } => write!(
                 formatter,
@@ -180,7 +183,7 @@ impl std::error::Error for Error {
             Error::Bind { source, .. } | Error::AdminSocket { source, .. } | Error::Start { source, .. } => {
                 Some(source)
             }
-            Error::Build { source } => Some(&**source),
+            Error::Build { source, .. } => Some(&**source),
             Error::NameTaken { .. }
             | Error::SocketTaken { .. }
             | Error::Ended { .. }

@@ -544,9 +544,10 @@ fn a_program_that_never_gets_ready_at_the_start_is_exit_code_1_with_its_last_lin
         let options = ["--ready", "notify", "--ready-within", "200ms"];
         let options = if script.ends_with('7') { &options[..2] } else { &options };
         let ended = home.run(home.exec_command(options, &sh(script))).expect(1);
+        ended.says(&format!("error: sh -c {script} failed to start: {reason}"));
         // What it wrote stands there once, as it wrote it.
         assert!(ended.err.contains("no database\n") && ended.err.contains(&format!("{reason}\n")), "{ended}");
-        assert_eq!(ended.err.matches("no database").count(), 1, "{ended}");
+        assert_eq!(ended.err.matches("no database\n").count(), 1, "{ended}");
         assert_leaves_nothing(&home);
     }
 }

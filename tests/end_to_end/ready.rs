@@ -163,6 +163,17 @@ fn stranger(home: &Home, port: u16) -> Process {
 const LISTEN: &str = "import socket, time\nlistener = socket.create_server(('127.0.0.1', PORT))";
 
 #[test]
+fn a_program_that_ends_at_once_is_never_called_ready() {
+    let home = Home::new();
+    for options in [&[][..], &["--listen", "127.0.0.1:0"]] {
+        let options = [&["--restart", "never"], options].concat();
+        let ended = home.run(home.exec_command(&options, &sh("exit 3"))).expect(3);
+        ended.says("generation 1 crashed: it exited with code 3");
+        assert!(!ended.err.contains("is ready"), "{ended}");
+    }
+}
+
+#[test]
 fn an_answer_of_another_process_does_not_make_a_program_ready() {
     let home = Home::new();
     let port = free_port();

@@ -273,10 +273,9 @@ fn a_new_version_that_does_not_get_ready_leaves_the_old_one_serving() {
     let instance = start(&home, "tcp", &["--ready", "http=/", "--ready-within", "5"]);
     let before = answer(&instance);
     write(&home, "text", "broken");
-    instance
-        .admin(&["restart"])
-        .expect(1)
-        .says("generation 1 keeps serving: it was not ready within 5 s: it answers 503");
+    instance.admin(&["restart"]).expect(1).says(
+        "generation 1 keeps serving: the new program failed to start: it was not ready within 5 s: it answers 503",
+    );
     assert_eq!(answer(&instance), before);
     assert_stops(&home, &instance);
 }

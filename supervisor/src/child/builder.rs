@@ -16,7 +16,6 @@ use worker::panic_message;
 
 use super::check::{self, Shown};
 #[cfg(target_os = "linux")]
-use super::evidence::Evidence;
 #[cfg(target_os = "linux")]
 use super::family_sockets::is_listened_on;
 use super::generation::Child;
@@ -219,9 +218,9 @@ impl Children {
             let ask = |probe: &Probe, limit| self.ask(&program, &started.sockets, probe, limit);
             let ready = started.wait_until_ready(&program, build, Some(port), &log, ask).and_then(|evidence| {
                 let address = match evidence {
-                    // It is to be stopped.
-                    Evidence::Started => (Ipv4Addr::LOCALHOST, port).into(),
-                    _ => started.wait_until_it_listens(&program, port)?,
+                    // It has ended, or is to be stopped.
+                    None => (Ipv4Addr::LOCALHOST, port).into(),
+                    Some(_) => started.wait_until_it_listens(&program, port)?,
                 };
                 let (running, upstream) = (started.running.clone(), relaying.upstream(address));
                 let connections = Connections::new(running, upstream, settings.grace);

@@ -8,8 +8,6 @@ use crate::text::Seconds;
 /// What has shown that a program is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Evidence {
-    /// It was started, and nothing more was awaited: it has ended already, or is to be stopped.
-    Started,
     /// It has run for this long.
     Ran(Duration),
     /// One of its processes listens there, on a socket that is not from us.
@@ -24,7 +22,7 @@ impl Evidence {
     /// Whether it shows that the program takes connections, and not merely that it runs.
     pub(super) fn shows_service(&self) -> bool {
         match self {
-            Evidence::Started | Evidence::Ran(_) => false,
+            Evidence::Ran(_) => false,
             Evidence::Listens(_) | Evidence::Notified | Evidence::Answered(_) => true,
         }
     }
@@ -34,7 +32,6 @@ impl Evidence {
 impl fmt::Display for Evidence {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Evidence::Started => write!(formatter, "it was started"),
             Evidence::Ran(time) => write!(formatter, "it has run for {}", Seconds(*time)),
             Evidence::Listens(address) => write!(formatter, "it listens on {address}"),
             Evidence::Notified => write!(formatter, "it sent READY=1"),

@@ -16,13 +16,14 @@ use crate::server::{Availability, Clients, Deadline, Ended, Failure, Generation,
 #[derive(Debug)]
 pub(super) struct Child {
     running: Arc<Running>,
-    evidence: Evidence,
+    /// None: nothing has shown that it is ready, and it has ended already or has to.
+    evidence: Option<Evidence>,
     looks: Looks,
     events: EventSender,
 }
 
 impl Child {
-    pub(super) fn new(running: Arc<Running>, evidence: Evidence, looks: Looks, events: EventSender) -> Child {
+    pub(super) fn new(running: Arc<Running>, evidence: Option<Evidence>, looks: Looks, events: EventSender) -> Child {
         Child { running, evidence, looks, events }
     }
 
@@ -66,11 +67,11 @@ impl Generation for Child {
     }
 
     fn evidence(&self) -> Option<String> {
-        Some(self.evidence.to_string())
+        self.evidence.as_ref().map(Evidence::to_string)
     }
 
     fn is_known_to_serve(&self) -> bool {
-        self.evidence.shows_service()
+        self.evidence.as_ref().is_some_and(Evidence::shows_service)
     }
 
     fn unproved(&self) -> Option<Failure> {

@@ -171,6 +171,11 @@ pub(crate) fn last_output(error: &BuildError) -> &[String] {
     early.or_else(|| error.downcast_ref::<NeverReady>().map(|never| &never.wrote)).map_or(&[], Vec::as_slice)
 }
 
+/// Whether there was a program that did not get ready: the error says "it" of that.
+pub(crate) fn was_started(error: &BuildError) -> bool {
+    error.is::<EndedEarly>() || error.is::<NeverReady>()
+}
+
 /// What became of the program that could not be started, if it had to be ended.
 pub(crate) fn ended(error: &BuildError) -> Ended {
     let never = error.downcast_ref::<NeverReady>();

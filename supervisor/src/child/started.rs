@@ -84,8 +84,8 @@ pub(super) struct Started {
 }
 
 impl Started {
-    /// What has shown that it is ready, or that it has to end already. `ask` probes it. It is given up when another process
-    /// listens on its private port.
+    /// What has shown that it is ready. None: nothing has, and nothing more is awaited, since it has ended already or has to.
+    /// `ask` probes it. It is given up when another process listens on its private port.
     ///
     /// # Errors
     /// Why it is not.
@@ -96,7 +96,7 @@ impl Started {
         private_port: Option<u16>,
         log: &Journal,
         ask: impl Fn(&Probe, Duration) -> Outcome,
-    ) -> Result<Evidence, BuildError> {
+    ) -> Result<Option<Evidence>, BuildError> {
         let limit = deadline_after(Instant::now(), program.ready_within);
         let mut since: Option<Instant> = None;
         let mut looks = program.ready.looks().map(Looks::new);
@@ -108,10 +108,10 @@ impl Started {
             let until = since.and(looks.as_ref()).map_or(until, |looks| until.min(looks.next));
             match self.steps.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Step::Started) => since = Some(Instant::now()),
-                Ok(Step::Stopping) => return Ok(Evidence::Started),
-                Ok(Step::Ready) => return Ok(Evidence::Notified),
+                Ok(Step::Stopping) => return Ok(None),
+                Ok(Step::Ready) => return Ok(Some(Evidence::Notified)),
                 Ok(Step::CannotStart(why)) => return Err(Box::new(why)),
-                Ok(Step::Ended(_)) if program.may_have_ended(build) => return Ok(Evidence::Started),
+                Ok(Step::Ended(_)) if program.may_have_ended(build) => return Ok(None),
                 Ok(Step::Ended(end)) => return Err(EndedEarly::of(end)),
                 // It has said before how it ended.
                 Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => return Err("it ended".into()),
@@ -130,7 +130,7 @@ impl Started {
                     return Err(Box::new(LostPort(port)));
                 }
                 match self.look(&program.ready, &ask) {
-                    Some(Ok(evidence)) => return Ok(evidence),
+                    Some(Ok(evidence)) => return Ok(Some(evidence)),
                     Some(Err(reason)) => failure = Some(reason),
                     None => {}
                 }
@@ -141,7 +141,7 @@ impl Started {
                 looks.done();
             }
             match enough {
-                Some((time, at)) if at <= Instant::now() => return Ok(Evidence::Ran(time)),
+                Some((time, at)) if at <= Instant::now() => return Ok(Some(Evidence::Ran(time))),
                 None if limit <= Instant::now() => return Err(self.late(program, failure)),
                 Some(_) | None => {}
             }

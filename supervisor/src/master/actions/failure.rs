@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::child::{EndedEarly, last_output};
+use crate::child::{EndedEarly, last_output, was_started};
 use crate::error::Error;
 use crate::log::Level;
 use crate::master::Master;
@@ -18,7 +18,8 @@ use crate::text::{LastWords, Seconds, milliseconds};
 impl Master {
     /// There is no first generation, so no client has ever been served.
     pub(in crate::master) fn not_started(&mut self, source: BuildError, now: Instant) -> State {
-        self.give_up(Vec::new(), None, Error::Build { source }, now)
+        let program = self.identity.program.clone().filter(|_| was_started(&source));
+        self.give_up(Vec::new(), None, Error::Build { program, source }, now)
     }
 
     /// There is no next generation. The current one serves on.
@@ -29,7 +30,8 @@ impl Master {
         reason: &BuildError,
         now: Instant,
     ) -> State {
-        let message = format!("restart failed, generation {} keeps serving: {reason}", current.number);
+        let message =
+            format!("restart failed, generation {} keeps serving: {}", current.number, of_new_program(reason));
         let wrote = last_output(reason);
         self.identity.log.line(Level::Error, "restart_failed", &message, [("last_output", json!(wrote))]);
         restart.failed(format!("{message}{}", LastWords(wrote)));
@@ -89,7 +91,7 @@ impl Master {
         };
         if let Some(restart) = rebuilding.cause.into_restart() {
             let (nothing_runs, wrote) = (nothing_runs(&state, now), LastWords(last_output(reason)));
-            restart.failed(format!("restart failed, {nothing_runs}: {reason}{wrote}"));
+            restart.failed(format!("restart failed, {nothing_runs}: {}{wrote}", of_new_program(reason)));
         }
         state
     }
@@ -195,6 +197,11 @@ impl Master {
             }
         }
     }
+}
+
+/// Why no program replaces the old one, so that the reason is not taken for that one's.
+fn of_new_program(reason: &BuildError) -> String {
+    if was_started(reason) { format!("the new program failed to start: {reason}") } else { reason.to_string() }
 }
 
 /// That nothing serves in this state, and what becomes of that, as a part of a message.
