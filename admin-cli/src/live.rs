@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
 
 use mastercontrol::protocol::{Drain, Progress};
 use mastercontrol::text::{self, Count, ToGo, describe, describe_restart, describe_seen};
@@ -62,10 +61,13 @@ impl LiveLine {
     /// How many clients there are and how much time remains, each with a bar.
     fn bars(&self, drain: &Drain) -> String {
         let most = self.most.get();
-        let (clients, time) = (most.0.max(drain.open), most.1.max(drain.remaining_ms));
+        let (clients, time) = (most.0.max(drain.open), most.1.max(drain.remaining_ms.unwrap_or(0)));
         self.most.set((clients, time));
-        let to_go = ToGo(Duration::from_millis(drain.remaining_ms));
-        let to_go = format!("{to_go} {}", bar(drain.remaining_ms as f64 / time.max(1) as f64, BAR));
+        let to_go = ToGo(drain.remaining_ms);
+        let to_go = match drain.remaining_ms {
+            Some(ms) => format!("{to_go} {}", bar(ms as f64 / time.max(1) as f64, BAR)),
+            None => to_go.to_string(),
+        };
         match drain.open {
             // As with a program of whose clients nothing is known.
             0 => to_go,
@@ -85,7 +87,8 @@ impl LiveLine {
                 terminal::size().ok().map(|(columns, _)| columns).filter(|&columns| columns > 0).unwrap_or(80);
             let line = shorten(line, usize::from(columns));
             // Cut off at the edge instead of wrapped, should the terminal be narrower by now.
-            let _ = write!(io::stderr().lock(), "\r\x1b[K\x1b[?7l{line}\x1b[?7h");
+            let shown = format!("\r\x1b[K\x1b[?7l{line}\x1b[?7h");
+            let _ = io::stderr().write_all(shown.as_bytes());
         }
     }
 }

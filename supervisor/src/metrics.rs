@@ -29,8 +29,9 @@ pub fn text(status: &Status) -> String {
     metrics.counter("crashes", "How many times the server has ended by itself.", status.crashes);
     let next_try = Seconds(status.next_try_ms.unwrap_or(0));
     metrics.gauge("next_try_seconds", "Until a server that has ended by itself is started again.", next_try);
-    let remaining = Seconds(status.drain.as_ref().map_or(0, |drain| drain.remaining_ms));
-    metrics.gauge("drain_remaining_seconds", "Until the end of a drain is forced.", remaining);
+    let remaining = status.drain.as_ref().map_or(Some(0), |drain| drain.remaining_ms);
+    let remaining = remaining.map_or_else(|| "+Inf".to_owned(), |ms| Seconds(ms).to_string());
+    metrics.gauge("drain_remaining_seconds", "Until the end of a drain is forced: +Inf without a deadline.", remaining);
     if let Some(counts) = status.connections {
         let draining = status.drain.as_ref().map_or(0, |drain| drain.open);
         metrics.gauge("drain_connections", "Open connections of a drain.", draining);

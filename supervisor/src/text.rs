@@ -75,17 +75,25 @@ pub fn countdown(drain: &Drain) -> String {
         0 => String::new(),
         open => format!("{} still connected{whom}, ", Count(open, "client")),
     };
-    format!("{open}{}", ToGo(Duration::from_millis(drain.remaining_ms)))
+    format!("{open}{}", ToGo(drain.remaining_ms))
 }
 
 /// A scheduled stop.
 pub fn delay(delay: &Delay) -> String {
-    format!("not ready for new clients, stopping in {} s", delay.remaining_ms.div_ceil(1000))
+    format!("not ready for new clients, {}", scheduled(delay.remaining_ms))
+}
+
+/// When a scheduled stop begins. Without a time, a second request begins it.
+pub(crate) fn scheduled(remaining_ms: Option<u64>) -> String {
+    match remaining_ms {
+        Some(ms) => format!("stopping in {} s", ms.div_ceil(1000)),
+        None => "stopping at the next request".into(),
+    }
 }
 
 /// A pause.
 pub fn pause(pause: &Pause) -> String {
-    let most = pause.remaining_ms.map(|ms| format!(", {} s to go", ms.div_ceil(1000))).unwrap_or_default();
+    let most = pause.remaining_ms.map(|ms| format!(", {}", ToGo(Some(ms)))).unwrap_or_default();
     format!("paused for {} s{most}", pause.paused_ms / 1000)
 }
 
@@ -129,16 +137,15 @@ pub fn readiness(status: &Status) -> String {
     if status.ready {
         return "ready".into();
     }
-    let seconds = |ms: u64| format!("{} s", ms.div_ceil(1000));
     let why = match (&status.delay, &status.state) {
-        (Some(stop), _) => format!("stopping in {}", seconds(stop.remaining_ms)),
+        (Some(stop), _) => scheduled(stop.remaining_ms),
         (None, State::Serving) => status.unavailable.clone().unwrap_or_else(|| "by request".into()),
         (None, state @ State::Draining) => {
-            let remaining = status.drain.as_ref().map_or(0, |drain| drain.remaining_ms);
-            format!("{state}, {} to go", seconds(remaining))
+            let remaining = status.drain.as_ref().map_or(Some(0), |drain| drain.remaining_ms);
+            format!("{state}, {}", ToGo(remaining))
         }
         (None, state @ State::Waiting) => match status.next_try_ms {
-            Some(next_try_ms @ 1..) => format!("{state}, next try in {}", seconds(next_try_ms)),
+            Some(next_try_ms @ 1..) => format!("{state}, next try in {} s", next_try_ms.div_ceil(1000)),
             Some(0) | None => format!("{state}, trying now"),
         },
         (None, state @ (State::Starting | State::Restarting | State::Other(_))) => {
@@ -302,16 +309,17 @@ impl fmt::Display for Reason<'_> {
     }
 }
 
-/// For how long something waits at most: whole seconds, none of which is over.
+/// For how many milliseconds something waits at most, as whole seconds, none of which is over. None: for as long as it
+/// takes.
 #[derive(Debug, Clone, Copy)]
-pub struct ToGo(pub Duration);
+pub struct ToGo(pub Option<u64>);
 
 impl fmt::Display for ToGo {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 >= FOR_EVER {
-            return formatter.write_str("without a deadline");
+        match self.0 {
+            Some(ms) => write!(formatter, "{} s to go", ms.div_ceil(1000)),
+            None => formatter.write_str("without a deadline"),
         }
-        write!(formatter, "{} s to go", self.0.as_millis().div_ceil(1000))
     }
 }
 
@@ -362,6 +370,11 @@ impl fmt::Display for Age {
 /// Whole milliseconds, as the protocol has them. Longer than they can count is the most that they can count.
 pub fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A limit in whole milliseconds. None: it is as good as none, and no number says that.
+pub(crate) fn limit_ms(limit: Duration) -> Option<u64> {
+    (limit < FOR_EVER).then(|| milliseconds(limit))
 }
 
 /// A time as people write it: seconds (`5`, `1.5`), or each number with its unit, `ms`, `s`, `m`, `h` or `d` (`500ms`,

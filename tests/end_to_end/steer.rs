@@ -154,6 +154,28 @@ fn a_second_signal_does_not_wait_for_the_delay() {
 }
 
 #[test]
+fn what_has_no_limit_is_shown_without_a_number() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--delay", "infinity", "--grace", "infinity", "--log", "json"]);
+    let mut client = instance.client();
+    client.greet();
+    let stop = instance.admin_begins(&["stop"]);
+    instance.err.wait_for("stopping at the next request, not ready for new clients");
+    instance.admin(&["status"]).expect(0).says("not ready for new clients, stopping at the next request, requested by");
+    assert!(instance.status()["delay"]["remaining_ms"].is_null());
+
+    instance.admin(&["stop", "--grace", "infinity", "--no-wait"]).expect(0).says("without a deadline");
+    instance.err.wait_for("1 client still connected, without a deadline");
+    assert!(instance.status()["drain"]["remaining_ms"].is_null());
+    instance.admin(&["metrics"]).expect(0).says("mastercontrol_drain_remaining_seconds +Inf");
+    let events = instance.admin(&["--json", "events"]).expect(0).out;
+    assert!(events.contains(r#""grace_ms":null"#) && !events.contains("4294967"), "{events}");
+
+    drop(client);
+    stop.end().expect(0);
+}
+
+#[test]
 fn a_stop_with_a_delay_serves_until_then_and_can_be_cancelled() {
     let home = Home::new();
     let instance = home.start(&["echo"]);

@@ -326,6 +326,14 @@ impl List {
     }
 }
 
+/// The time of a drain that remains.
+pub(super) struct Remaining {
+    /// Which part of all of it, from 0 to 1.
+    pub(super) part: f64,
+    /// None: the drain has no deadline.
+    pub(super) ms: Option<u64>,
+}
+
 impl Watching {
     fn new(name: String) -> Watching {
         Watching {
@@ -348,7 +356,7 @@ impl Watching {
         self.history.add(self.look.as_ref(), &look);
         self.whole = look.status.drain.as_ref().map(|drain| {
             let seen = self.whole.filter(|&(generation, _)| generation == drain.generation).map_or(0, |(_, seen)| seen);
-            (drain.generation, seen.max(drain.remaining_ms))
+            (drain.generation, seen.max(drain.remaining_ms.unwrap_or(0)))
         });
         let connections = look.connections.as_deref().unwrap_or_default();
         // The one below takes the place of one that is gone.
@@ -400,8 +408,9 @@ impl Watching {
 
     fn moved_deadline(&self, to: impl Fn(Duration) -> Duration) -> Result<Command, &'static str> {
         let drain = self.drain().ok_or("no drain is in progress, so there is no deadline to move")?;
+        let remaining = drain.remaining_ms.ok_or("this drain has no deadline to move; `admin-cli grace` sets one")?;
         // In whole seconds, as it is shown.
-        Ok(Command::Grace(to(Duration::from_secs(drain.remaining_ms.div_ceil(1000)))))
+        Ok(Command::Grace(to(Duration::from_secs(remaining.div_ceil(1000)))))
     }
 
     pub(super) fn connections(&self) -> &[Connection] {
@@ -421,13 +430,13 @@ impl Watching {
         self.look.as_ref()?.status.drain.as_ref()
     }
 
-    /// Which part of the time of the drain remains, from 0 to 1.
-    pub(super) fn remaining(&self, now: Instant) -> Option<(f64, Duration)> {
+    /// How much of the time of the drain remains.
+    pub(super) fn remaining(&self, now: Instant) -> Option<Remaining> {
         let (look, drain) = (self.look.as_ref()?, self.drain()?);
         let since = milliseconds(now.saturating_duration_since(look.at));
-        let remaining = drain.remaining_ms.saturating_sub(since);
-        let whole = self.whole.map_or(remaining, |(_, whole)| whole).max(1);
-        Some((remaining as f64 / whole as f64, Duration::from_millis(remaining)))
+        let ms = drain.remaining_ms.map(|ms| ms.saturating_sub(since));
+        let whole = self.whole.map_or(0, |(_, whole)| whole).max(1);
+        Some(Remaining { part: ms.map_or(1.0, |ms| ms as f64 / whole as f64), ms })
     }
 
     /// What is to be said of its answers. None: they come.

@@ -150,7 +150,7 @@ fn each_press_moves_the_deadline_by_ten_seconds() {
 fn the_bar_of_a_drain_is_full_at_its_longest_and_shrinks_with_time() {
     let began = Instant::now();
     let mut model = Model::new(Some("web".into()));
-    let part = |model: &Model, seconds| one(model).remaining(began + Duration::from_secs(seconds)).unwrap().0;
+    let part = |model: &Model, seconds| one(model).remaining(began + Duration::from_secs(seconds)).unwrap().part;
     model.update(look(began, several(), &drain(20_000)));
     assert_eq!((part(&model, 0), part(&model, 10), part(&model, 30)), (1.0, 0.5, 0.0));
     model.update(look(began + Duration::from_secs(10), several(), &drain(10_000)));

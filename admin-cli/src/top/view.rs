@@ -14,7 +14,7 @@ use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Sparkline, Table, Tab
 
 use crate::describe::{bar, shorten};
 
-use super::model::{Dialog, List, Model, Screen, Watching};
+use super::model::{Dialog, List, Model, Remaining, Screen, Watching};
 
 /// From this height on there is room for the history, and for events.
 const ROOM_FOR_HISTORY: u16 = 18;
@@ -179,12 +179,12 @@ impl View {
 
     /// How much of the time of the drain remains.
     fn draw_bar(self, frame: &mut Frame<'_>, area: Rect, one: &Watching, now: Instant) {
-        let (Some((part, remaining)), Some(drain)) = (one.remaining(now), one.drain()) else { return };
+        let (Some(Remaining { part, ms }), Some(drain)) = (one.remaining(now), one.drain()) else { return };
         let what = match drain.generation {
             Some(generation) => format!("generation {generation} draining"),
             None => "stopping".into(),
         };
-        let label = format!(" {what}: {}, {} ", Count(drain.open, "client"), ToGo(remaining));
+        let label = format!(" {what}: {}, {} ", Count(drain.open, "client"), ToGo(ms));
         let width = usize::from(area.width).saturating_sub(label.chars().count() + 1);
         let bar = Span::styled(bar(part, width), self.colour(Color::Yellow));
         frame.render_widget(Line::from_iter([Span::styled(label, self.bold()), bar]), area);
@@ -202,7 +202,7 @@ impl View {
         };
         let rows = one.connections().iter().map(|it| {
             let generation = it.generation.map_or_else(String::new, |generation| generation.to_string());
-            let to_go = drains(it).map(|(part, _)| bar(part, 10)).unwrap_or_default();
+            let to_go = drains(it).map(|remaining| bar(remaining.part, 10)).unwrap_or_default();
             Row::new([
                 Cell::from(it.id.to_string()),
                 Cell::from(it.peer.to_string()),

@@ -12,7 +12,7 @@ use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{self, Answer, Change, Drain, ErrorCode, MAX_NAMED, ProgramConnection, Progress};
 use crate::server::{Clients, Deadline, Ended, Failure, Generation, Watcher};
-use crate::text::{self, Count, Seconds, milliseconds};
+use crate::text::{self, Count, Seconds, limit_ms, milliseconds};
 use crate::watchdog::OVERRUN;
 use crate::wire;
 
@@ -156,7 +156,7 @@ impl Drains {
         let fields = [
             ("generation", generation.into()),
             ("connected", open.into()),
-            ("grace_ms", milliseconds(grace).into()),
+            ("grace_ms", limit_ms(grace).into()),
             ("spread_ms", milliseconds(spread).into()),
         ];
         self.log.line(Level::Info, "retiring", message, fields);
@@ -292,7 +292,7 @@ impl Drains {
         let fields = [
             ("by", by.to_string().into()),
             ("connected", open.into()),
-            ("grace_ms", milliseconds(grace).into()),
+            ("grace_ms", limit_ms(grace).into()),
             ("spread_ms", spread_ms.into()),
         ];
         self.log.line(Level::Info, "stopping", message, fields);
@@ -306,7 +306,7 @@ impl Drains {
             (None, true) => format!("{by}: killing the remaining processes of the program"),
             (None, false) => format!("{by}: the grace period ends in {}", Seconds(grace)),
         };
-        let fields = [("by", by.to_string().into()), ("grace_ms", milliseconds(grace).into())];
+        let fields = [("by", by.to_string().into()), ("grace_ms", limit_ms(grace).into())];
         self.log.line(Level::Info, "deadline_moved", message, fields);
     }
 
@@ -430,7 +430,7 @@ fn drain_of<'a>(
     let open = connections.len() + program_connections.len();
     connections.truncate(MAX_NAMED);
     program_connections.truncate(MAX_NAMED);
-    let remaining_ms = milliseconds(deadline.saturating_duration_since(now));
+    let remaining_ms = limit_ms(deadline.saturating_duration_since(now));
     Drain { generation, by, open, remaining_ms, connections, program_connections }
 }
 

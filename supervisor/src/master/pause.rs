@@ -10,7 +10,7 @@ use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{self, Answer, ErrorCode, Progress, Response};
 use crate::server::Builder;
-use crate::text::{Seconds, milliseconds};
+use crate::text::{Seconds, limit_ms, milliseconds};
 
 use super::reply::Reply;
 
@@ -71,7 +71,7 @@ impl Pausing {
         };
         let at_most = max.map(|max| format!(" for at most {}", Seconds(max))).unwrap_or_default();
         let message = format!("{by}: paused{at_most}");
-        let fields = [("by", by.to_string().into()), ("max_ms", max.map(milliseconds).into())];
+        let fields = [("by", by.to_string().into()), ("max_ms", max.and_then(limit_ms).into())];
         log.line(Level::Info, "paused", message, fields);
         let until = max.map(|max| deadline_after(now, max));
         let pause = Pause { by: by.to_string(), since: now, until, holder, is_quiet: false, reply: Some(reply) };
@@ -136,7 +136,7 @@ impl Pausing {
 
 impl Pause {
     fn remaining_ms(&self, now: Instant) -> Option<u64> {
-        self.until.map(|until| milliseconds(until.saturating_duration_since(now)))
+        self.until.and_then(|until| limit_ms(until.saturating_duration_since(now)))
     }
 
     fn report(&self, under_way: usize, now: Instant) {

@@ -10,7 +10,7 @@ use crate::log::Level;
 use crate::protocol::{Answer, Delay, ErrorCode, Progress, Undone};
 use crate::server::Deadline;
 use crate::settings::Settings;
-use crate::text::{self, Seconds, milliseconds};
+use crate::text::{self, limit_ms};
 
 use super::reply::Reply;
 use super::requests::StopRequest;
@@ -136,9 +136,9 @@ impl Readiness {
             Readiness::Ready | Readiness::NotReady => stop,
         };
         // Which may be that of an earlier one.
-        let delay = stop.at.saturating_duration_since(now);
-        let message = format!("{asked}: stopping in {}, not ready for new clients", Seconds(delay));
-        let fields = [("by", asked.into()), ("delay_ms", milliseconds(delay).into())];
+        let delay = stop.delay(now).remaining_ms;
+        let message = format!("{asked}: {}, not ready for new clients", text::scheduled(delay));
+        let fields = [("by", asked.into()), ("delay_ms", delay.into())];
         log.line(Level::Info, "delayed", message, fields);
         match reply {
             Some(reply) if !reply.wait => reply.answer(Answer::Delayed(stop.delay(now))),
@@ -173,7 +173,7 @@ impl Readiness {
 
 impl ScheduledStop {
     fn delay(&self, now: Instant) -> Delay {
-        Delay { by: self.by.to_string(), remaining_ms: milliseconds(self.at.saturating_duration_since(now)) }
+        Delay { by: self.by.to_string(), remaining_ms: limit_ms(self.at.saturating_duration_since(now)) }
     }
 
     /// Reports to those who wait, and drops those that have disconnected.

@@ -22,8 +22,9 @@ pub struct Drain {
     pub by: String,
     /// How many connections are still open.
     pub open: usize,
-    /// The time until the deadline, in milliseconds.
-    pub remaining_ms: u64,
+    /// The time until the deadline, in milliseconds. Omitted: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<u64>,
     /// The connections that are still open, oldest first, up to [`MAX_NAMED`] of them.
     pub connections: Vec<Connection>,
     /// The same of a program that accepts its connections itself, as they were when it was last looked at. Omitted: none

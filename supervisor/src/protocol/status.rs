@@ -217,8 +217,9 @@ pub struct Requests {
 pub struct Delay {
     /// What asked for it.
     pub by: String,
-    /// The time until it begins, in milliseconds.
-    pub remaining_ms: u64,
+    /// The time until it begins, in milliseconds. Omitted: it begins with the next request to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<u64>,
 }
 
 /// A pause: clients and requests wait.
