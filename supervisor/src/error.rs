@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::exit::Exit;
 use crate::listen::Address;
-use crate::server::{BuildError, ProgramEnd};
+use crate::server::BuildError;
+use crate::server::program_end::ProgramEnd;
 use crate::text::{Reason, Seconds};
 
 /// Why a supervisor did not start, or ended.

@@ -120,7 +120,8 @@ pub use listen::{Address, ProgramSocket};
 pub use log::{Level, Log};
 pub use report::Report;
 pub use restart::{RestartMode, RestartPolicy};
-pub use server::{BuildError, ProgramEnd};
+pub use server::BuildError;
+pub use server::program_end::ProgramEnd;
 pub use settings::{
     AdminSocket, Console, DEFAULT_GRACE, Forwarded, OnHup, Part, RelayOptions, RelayProtocol, Settings,
 };

@@ -3,7 +3,8 @@
 use crate::event::Trigger;
 use crate::exit::Exit;
 use crate::protocol::{self, ProgramConnection};
-use crate::server::{Ended, ProgramEnd};
+use crate::server::Ended;
+use crate::server::program_end::ProgramEnd;
 use crate::wire;
 
 /// How a stop went.

@@ -1,21 +1,25 @@
 //! The seam between master control and what it supervises.
 
+pub(crate) mod deadline;
 pub(crate) mod handlers;
+pub(crate) mod program_end;
 pub(crate) mod quiet;
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::process::ExitStatus;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use worker::{Closed, ConnectionInfo, Counts, DrainReport, ServerError, deadline_after};
+use worker::{Closed, ConnectionInfo, Counts, DrainReport, ServerError};
 
 use crate::protocol::{self, ProgramConnection};
 use crate::settings::Settings;
 use crate::text::Reason;
+
+use deadline::Deadline;
+use program_end::ProgramEnd;
 
 /// How long it may take to build a server. Then the restart has failed.
 pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30);
@@ -23,71 +27,6 @@ pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30);
 /// Why the clients of a program cannot be held.
 pub(crate) const CANNOT_PAUSE: &str = "the program accepts its clients itself, so they cannot be held: start it with \
                                        --relay http or --relay tcp, which can hold them";
-
-/// The least that a program gets from the request to end to its end by force, if that request comes late.
-pub(crate) const MOMENT: Duration = Duration::from_millis(500);
-
-/// A deadline that is found to be over by more than this was not seen, because this process stood still: suspended by a
-/// signal, with its container, or with the whole system.
-pub(crate) const STOOD_STILL: Duration = Duration::from_secs(1);
-
-/// The moment that a program has left when its deadline is found to be over because this process stood still: the program
-/// did so, too, most likely, and has to do what it was asked to do meanwhile. It is given once.
-#[derive(Debug, Default)]
-pub(crate) struct LastMoment {
-    is_given: bool,
-}
-
-impl LastMoment {
-    /// The later deadline. None: this one counts.
-    pub(crate) fn instead_of(&mut self, deadline: Instant, now: Instant) -> Option<Instant> {
-        if self.is_given || now.saturating_duration_since(deadline) <= STOOD_STILL {
-            return None;
-        }
-        self.is_given = true;
-        Some(now + MOMENT)
-    }
-}
-
-/// The end of a grace period.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Deadline {
-    at: Instant,
-    /// Zero: there is none, and all ends at once.
-    grace: Duration,
-}
-
-impl Deadline {
-    /// The end of one that begins then.
-    pub(crate) fn after(begin: Instant, grace: Duration) -> Deadline {
-        Deadline { at: deadline_after(begin, grace), grace }
-    }
-
-    pub(crate) fn at(self) -> Instant {
-        self.at
-    }
-
-    /// That of a grace period which is longer by this time. Where there is none, this gives none.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-    pub(crate) fn later(self, by: Duration) -> Deadline {
-        if self.grace.is_zero() {
-            self
-        } else {
-            Deadline { at: deadline_after(self.at, by), grace: self.grace.saturating_add(by) }
-        }
-    }
-
-    /// The earlier one of both.
-    pub(crate) fn min(self, other: Deadline) -> Deadline {
-        if other.at < self.at { other } else { self }
-    }
-
-    /// How long from now. If this process was held up and comes too late, there is a moment left: it is not the fault of
-    /// those that hear of it only now.
-    pub(crate) fn remaining(self, now: Instant) -> Duration {
-        self.at.saturating_duration_since(now).max(self.grace.min(MOMENT))
-    }
-}
 
 /// Makes generations of the server.
 pub(crate) trait Builder: fmt::Debug + Send {
@@ -347,138 +286,5 @@ impl Ended {
         self.program = program.or(self.program);
         self.killed += killed;
         self.held_up_by.extend(held_up_by);
-    }
-}
-
-/// How a program ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProgramEnd {
-    /// By itself, with this code.
-    Exited(i32),
-    /// By a signal of this number.
-    Signaled(i32),
-    /// It was killed because its guardian was, the process between it and the supervisor.
-    Unguarded,
-    /// On Windows: it was killed by its supervisor.
-    #[cfg(windows)]
-    Killed,
-}
-
-/// The exit code of a program that Ctrl-C or Ctrl-Break has ended: `STATUS_CONTROL_C_EXIT`.
-#[cfg(windows)]
-const CONSOLE_EVENT: i32 = 0xc000_013a_u32.cast_signed();
-
-impl From<ExitStatus> for ProgramEnd {
-    fn from(status: ExitStatus) -> ProgramEnd {
-        #[cfg(unix)]
-        if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
-            return ProgramEnd::Signaled(signal);
-        }
-        // One that has ended has a code if no signal has ended it.
-        ProgramEnd::Exited(status.code().unwrap_or(1))
-    }
-}
-
-impl ProgramEnd {
-    /// Whether that is no failure: with exit code 0, or one of these.
-    pub fn is_success(self, codes: &[i32]) -> bool {
-        self == ProgramEnd::Exited(0) || (self != ProgramEnd::Unguarded && codes.contains(&self.code()))
-    }
-
-    /// The exit code by which a shell tells of that.
-    pub fn code(self) -> i32 {
-        match self {
-            ProgramEnd::Exited(code) => code,
-            ProgramEnd::Signaled(signal) => 128_i32.saturating_add(signal),
-            ProgramEnd::Unguarded => 128 + 9, // SIGKILL
-            #[cfg(windows)]
-            ProgramEnd::Killed => 1,
-        }
-    }
-}
-
-impl fmt::Display for ProgramEnd {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            #[cfg(windows)]
-            ProgramEnd::Exited(CONSOLE_EVENT) => write!(formatter, "it was ended by a console event"),
-            // As these codes are found in tables: a crash, for one.
-            #[cfg(windows)]
-            ProgramEnd::Exited(code @ ..0) => write!(formatter, "it exited with code {code:#X}"),
-            ProgramEnd::Exited(code) => write!(formatter, "it exited with code {code}"),
-            ProgramEnd::Signaled(signal) => write!(formatter, "it was killed by {}", SignalName(*signal)),
-            ProgramEnd::Unguarded => write!(formatter, "it was killed along with its guardian"),
-            #[cfg(windows)]
-            ProgramEnd::Killed => write!(formatter, "it was killed"),
-        }
-    }
-}
-
-/// A signal for people: its name, or its number if it has none.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SignalName(pub(crate) i32);
-
-impl SignalName {
-    /// None: there is no such signal here.
-    pub(crate) fn known(self) -> Option<String> {
-        #[cfg(unix)]
-        if let Ok(signal) = nix::sys::signal::Signal::try_from(self.0) {
-            return Some(signal.as_str().to_owned());
-        }
-        #[cfg(target_os = "linux")]
-        if (nix::libc::SIGRTMIN()..=nix::libc::SIGRTMAX()).contains(&self.0) {
-            return Some(format!("SIGRTMIN+{}", self.0 - nix::libc::SIGRTMIN()));
-        }
-        None
-    }
-}
-
-impl fmt::Display for SignalName {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.known() {
-            Some(name) => formatter.write_str(&name),
-            None => write!(formatter, "signal {}", self.0),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_hears_of_a_deadline_too_late_has_a_moment_unless_there_was_no_grace_period() {
-        let begin = Instant::now();
-        let (second, late) = (Duration::from_secs(1), begin + Duration::from_secs(100));
-        let long = Deadline::after(begin, 5 * second);
-        assert_eq!([long.remaining(begin + second), long.remaining(late)], [4 * second, MOMENT]);
-        let short = Deadline::after(begin, MOMENT / 10);
-        assert_eq!([short.remaining(begin), short.remaining(late)], [MOMENT / 10; 2]);
-        let none = Deadline::after(begin, Duration::ZERO);
-        assert_eq!([none.remaining(begin), none.later(second).remaining(begin)], [Duration::ZERO; 2]);
-    }
-
-    #[test]
-    fn a_deadline_that_was_missed_in_a_standstill_is_put_off_once() {
-        let (now, millisecond) = (Instant::now(), Duration::from_millis(1));
-        let mut last = LastMoment::default();
-        assert_eq!([now + STOOD_STILL, now, now - STOOD_STILL].map(|at| last.instead_of(at, now)), [None; 3]);
-        assert_eq!(last.instead_of(now - STOOD_STILL - millisecond, now), Some(now + MOMENT));
-        assert_eq!(last.instead_of(now - STOOD_STILL - millisecond, now), None);
-    }
-
-    #[test]
-    fn the_end_of_a_program_is_told_in_words_and_as_a_shell_does() {
-        assert_eq!(
-            (ProgramEnd::Exited(3).to_string().as_str(), ProgramEnd::Exited(3).code()),
-            ("it exited with code 3", 3)
-        );
-        assert_eq!(ProgramEnd::Signaled(99_999).to_string(), "it was killed by signal 99999");
-        assert_eq!(ProgramEnd::Signaled(9).code(), 137);
-        assert_eq!(ProgramEnd::Unguarded.code(), 137);
-        #[cfg(unix)]
-        assert_eq!(ProgramEnd::Signaled(11).to_string(), "it was killed by SIGSEGV");
-        #[cfg(windows)]
-        assert_eq!(ProgramEnd::Exited(-1_073_741_819).to_string(), "it exited with code 0xC0000005");
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::exit::Exit;
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::server::STOOD_STILL;
+use crate::server::deadline::STOOD_STILL;
 use crate::writer::LAST_LINES;
 
 /// How far a stop may overrun its deadline.

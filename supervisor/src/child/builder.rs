@@ -45,7 +45,8 @@ use crate::journal::Journal;
 use crate::log::Level;
 #[cfg(target_os = "linux")]
 use crate::protocol;
-use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, Deadline, Generation, lacking};
+use crate::server::deadline::Deadline;
+use crate::server::{BUILD_LIMIT, BuildError, Builder, Built, Generation, lacking};
 #[cfg(target_os = "linux")]
 use crate::server::{CANNOT_PAUSE, Clients};
 use crate::settings::Settings;

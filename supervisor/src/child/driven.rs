@@ -13,7 +13,9 @@ use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Log;
 use crate::restart::RestartPolicy;
-use crate::server::{BuildError, Builder, Deadline, Ended, Generation, ProgramEnd};
+use crate::server::deadline::Deadline;
+use crate::server::program_end::ProgramEnd;
+use crate::server::{BuildError, Builder, Ended, Generation};
 use crate::settings::Settings;
 
 /// Starts programs.

@@ -10,7 +10,8 @@ use super::looks::Looks;
 use super::process::Running;
 use crate::event::{Event, EventSender};
 use crate::protocol::ProgramConnection;
-use crate::server::{Availability, Clients, Deadline, Ended, Failure, Generation, Look};
+use crate::server::deadline::Deadline;
+use crate::server::{Availability, Clients, Ended, Failure, Generation, Look};
 
 /// A program that is ready.
 #[derive(Debug)]

@@ -18,7 +18,9 @@ use super::rotation::Rotation;
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::server::{BuildError, Deadline, Ended, ProgramEnd};
+use crate::server::deadline::Deadline;
+use crate::server::program_end::ProgramEnd;
+use crate::server::{BuildError, Ended};
 use crate::text::{Seconds, milliseconds};
 
 /// How long a program gets from the request to end to KILL that has to end though no stop was asked for: it does not get

@@ -13,7 +13,8 @@ use super::ready::Ready;
 use super::rotation::RotationSignals;
 #[cfg(unix)]
 use super::stop_signals::StopSignals;
-use crate::server::{BuildError, Ended, ProgramEnd};
+use crate::server::program_end::ProgramEnd;
+use crate::server::{BuildError, Ended};
 use crate::settings::Settings;
 
 /// The shell's exit code for a program that is not found.

@@ -10,7 +10,8 @@ use worker::{Closed, ConnectionInfo, Counts, ServerError};
 
 use super::generation::Child;
 use super::process::{Running, UNWANTED};
-use crate::server::{Availability, Clients, Closer, Deadline, Ended, Failure, Generation, Watcher, close_on_a_thread};
+use crate::server::deadline::Deadline;
+use crate::server::{Availability, Clients, Closer, Ended, Failure, Generation, Watcher, close_on_a_thread};
 
 /// How long after the deadline of its drain a program is killed that has not ended.
 pub(super) const KILLED_AFTER: Duration = Duration::from_secs(5);

@@ -12,7 +12,8 @@ use super::queue::Watch;
 use super::windows::Socket;
 #[cfg(target_os = "linux")]
 use crate::journal::Journal;
-use crate::server::{BuildError, Deadline, lacking};
+use crate::server::deadline::Deadline;
+use crate::server::{BuildError, lacking};
 use crate::sync::lock;
 
 /// The sockets, until they are closed, and the programs. All clones are the same.

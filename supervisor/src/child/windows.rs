@@ -31,7 +31,9 @@ use super::program::{CannotStart, NOT_FOUND, NOT_RUN, Program, not_found};
 use super::started::Started;
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::server::{BuildError, LastMoment, ProgramEnd, lacking};
+use crate::server::deadline::LastMoment;
+use crate::server::program_end::ProgramEnd;
+use crate::server::{BuildError, lacking};
 use crate::sync::lock;
 use crate::text::Reason;
 

@@ -8,7 +8,7 @@ use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{Answer, Delay, ErrorCode, Progress, Undone};
-use crate::server::Deadline;
+use crate::server::deadline::Deadline;
 use crate::settings::Settings;
 use crate::text::{self, limit_ms};
 

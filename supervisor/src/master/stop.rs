@@ -10,7 +10,8 @@ use crate::error::Error;
 use crate::event::{Event, Trigger};
 use crate::protocol::{Answer, Drain, ErrorCode, Progress, Refusal};
 use crate::report::Report;
-use crate::server::{Deadline, Ended};
+use crate::server::Ended;
+use crate::server::deadline::Deadline;
 use crate::watchdog::Watchdog;
 
 use super::drains::Drains;

@@ -18,7 +18,9 @@ use crate::child::program::Program;
 #[cfg(unix)]
 use crate::child::ready::Ready;
 #[cfg(unix)]
-use crate::server::{BuildError, ProgramEnd};
+use crate::server::BuildError;
+#[cfg(unix)]
+use crate::server::program_end::ProgramEnd;
 #[cfg(unix)]
 use crate::text::Seconds;
 

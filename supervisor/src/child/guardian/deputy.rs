@@ -22,7 +22,7 @@ use super::line::Report;
 use super::processes::{self, Reaped};
 use super::stage::{self, Stage};
 use super::{guard, notify, proc};
-use crate::server::ProgramEnd;
+use crate::server::program_end::ProgramEnd;
 use crate::text::Reason;
 
 /// How often to look for what is left. A process in the middle of a fork can be missed.

@@ -28,7 +28,8 @@ use super::proc;
 use super::processes::{self, Reaped};
 use super::stage::{self, Stage};
 use crate::child::stop_signals::{StopSignals, StopTo};
-use crate::server::{LastMoment, MOMENT, ProgramEnd};
+use crate::server::deadline::{LastMoment, MOMENT};
+use crate::server::program_end::ProgramEnd;
 use crate::text::Reason;
 use crate::triggers::signals::passed_on;
 

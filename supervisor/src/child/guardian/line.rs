@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::child::stop_signals::StopSignals;
-use crate::server::ProgramEnd;
+use crate::server::program_end::ProgramEnd;
 use crate::text::milliseconds;
 
 /// What the supervisor wants of a guardian.

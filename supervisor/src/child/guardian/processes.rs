@@ -5,7 +5,7 @@ use std::fs;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group};
 
-use crate::server::ProgramEnd;
+use crate::server::program_end::ProgramEnd;
 
 /// The signal of this number. None: there is none that can be sent.
 #[cfg(target_os = "linux")]

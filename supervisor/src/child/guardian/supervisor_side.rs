@@ -34,7 +34,8 @@ use crate::child::stop_signals::StopSignals;
 use crate::descriptors;
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::server::{BuildError, SignalName, lacking};
+use crate::server::program_end::SignalName;
+use crate::server::{BuildError, lacking};
 
 /// How often a program that is checked has to say that it works, in microseconds, see `sd_watchdog_enabled(3)`.
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";

@@ -11,7 +11,7 @@ use crate::master::reply::Reply;
 use crate::master::requests::Ask;
 use crate::master::state::State;
 use crate::protocol::{Answer, ErrorCode, Refusal, Undone};
-use crate::server::SignalName;
+use crate::server::program_end::SignalName;
 
 impl Master {
     pub(in crate::master) fn pause(&mut self, state: &State, request: PauseRequest, now: Instant) {

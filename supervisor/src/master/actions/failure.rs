@@ -12,7 +12,9 @@ use crate::master::drains::Live;
 use crate::master::restarts::Restart;
 use crate::master::state::{Cause, Preparing, Proving, Rebuilding, Replacing, State, Waiting};
 use crate::restart::{self, Decision, RestartPolicy};
-use crate::server::{BuildError, Deadline, Failure, ProgramEnd};
+use crate::server::deadline::Deadline;
+use crate::server::program_end::ProgramEnd;
+use crate::server::{BuildError, Failure};
 use crate::text::{LastWords, Seconds, milliseconds};
 
 impl Master {

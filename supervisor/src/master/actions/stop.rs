@@ -14,7 +14,8 @@ use crate::master::restarts::Restart;
 use crate::master::spread;
 use crate::master::state::{Input, State};
 use crate::master::stop::{Draining, TOGETHER, Why};
-use crate::server::{BuildError, Deadline};
+use crate::server::BuildError;
+use crate::server::deadline::Deadline;
 
 impl Master {
     /// Whether a stop begins at once, or when the delay has passed that it or the settings ask for. A second request skips

@@ -8,7 +8,8 @@ use super::world::lock;
 use crate::error::Error;
 use crate::event::{ConsoleEvent, Event, ServiceControl, Trigger};
 use crate::protocol::{Answer, Progress, Request, Response};
-use crate::server::{BUILD_LIMIT, MOMENT};
+use crate::server::BUILD_LIMIT;
+use crate::server::deadline::MOMENT;
 
 fn restart() -> Step {
     Step::Ask(Request::Restart { grace_ms: None, spread_ms: None, wait: true })

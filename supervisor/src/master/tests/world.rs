@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use worker::{ConnectionInfo, Counts, ServerError};
 
 use crate::event::Event;
-use crate::server::{Availability, Builder, Clients, Closer, Deadline, Ended, Failure, Generation, Watcher};
+use crate::server::deadline::Deadline;
+use crate::server::{Availability, Builder, Clients, Closer, Ended, Failure, Generation, Watcher};
 
 #[derive(Debug, Default)]
 pub(super) struct World {
