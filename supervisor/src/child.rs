@@ -19,6 +19,7 @@ mod generation;
 #[cfg(unix)]
 pub(crate) mod guardian;
 mod looks;
+mod observed;
 mod output;
 mod preflight;
 #[cfg(target_os = "linux")]

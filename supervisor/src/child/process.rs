@@ -7,15 +7,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::{DrainReport, deadline_after};
+#[cfg(target_os = "linux")]
+use worker::DrainReport;
 
 use super::check::{Beat, CheckKind};
+use super::observed::{AtItsEnd, Listener, Observed, Said, Step};
 use super::output::Output;
-use super::program::{CannotStart, EndedEarly, Program};
+use super::program::{CannotStart, Program};
 #[cfg(target_os = "linux")]
 use super::queue::Watch;
 use super::rotation::Rotation;
-use crate::event::{Event, EventSender};
+use crate::event::EventSender;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::server::deadline::Deadline;
@@ -26,21 +28,6 @@ use crate::text::{Seconds, milliseconds};
 /// How long a program gets from the request to end to KILL that has to end though no stop was asked for: it does not get
 /// ready, or does not work any more.
 pub(super) const UNWANTED: Duration = Duration::from_secs(5);
-
-/// What the builder of a program hears of it.
-#[derive(Debug)]
-pub(super) enum Step {
-    Started,
-    #[cfg_attr(windows, allow(dead_code))]
-    CannotStart(CannotStart),
-    #[cfg_attr(windows, allow(dead_code))]
-    Ready,
-    /// It has to end, and the builder has nothing more to do with it.
-    Stopping,
-    Ended(ProgramEnd),
-    /// Nothing of it is left.
-    Gone,
-}
 
 /// Commands a program, by way of whatever guards it. None of these waits.
 pub(super) trait Control: fmt::Debug + Send + Sync {
@@ -64,59 +51,6 @@ pub(super) struct Running {
     gone: Condvar,
 }
 
-#[derive(Debug)]
-struct Observed {
-    listener: Listener,
-    /// The exit codes that are no failure, beside 0.
-    success: Vec<i32>,
-    /// When it is killed, if it was asked to end. So its end is no failure.
-    asked: Option<Instant>,
-    /// Why it was given up.
-    given_up: Option<String>,
-    program: Option<u32>,
-    end: Option<ProgramEnd>,
-    /// Its last lines on stderr then.
-    wrote: Vec<String>,
-    killed: usize,
-    gone: bool,
-    said: Said,
-    /// What checks it hears what it says, until it ends or is to end.
-    checked: Option<Sender<Beat>>,
-    /// The check that it has not passed yet, for people.
-    unproved: Option<String>,
-    #[cfg(target_os = "linux")]
-    queues: Option<Watch>,
-    /// What its connections do about its end, if they are relayed.
-    connections: Option<AtItsEnd>,
-    /// What became of its connections. None: they are relayed, and have not ended.
-    drained: Option<DrainReport>,
-}
-
-/// Done once, when the program has ended.
-struct AtItsEnd(Box<dyn FnOnce() + Send>);
-
-impl fmt::Debug for AtItsEnd {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("AtItsEnd")
-    }
-}
-
-/// What a program has said of itself.
-#[derive(Debug, Default)]
-struct Said {
-    status: Option<String>,
-    stopping: bool,
-}
-
-/// Who hears of it.
-#[derive(Debug)]
-enum Listener {
-    Builder(Sender<Step>),
-    /// None yet: first master control has to know that there is a server.
-    Later(Vec<Event>),
-    MasterControl(EventSender),
-}
-
 impl Running {
     /// `guard` tells what happens to it, and returns when nothing of it is left.
     pub(super) fn start(
@@ -128,24 +62,7 @@ impl Running {
         steps: Sender<Step>,
         guard: impl FnOnce(&Running) + Send + 'static,
     ) -> io::Result<Arc<Running>> {
-        let observed = Observed {
-            listener: Listener::Builder(steps),
-            success: program.success.clone(),
-            asked: None,
-            given_up: None,
-            program: None,
-            end: None,
-            wrote: Vec::new(),
-            killed: 0,
-            gone: false,
-            said: Said::default(),
-            checked: None,
-            unproved: None,
-            #[cfg(target_os = "linux")]
-            queues: None,
-            connections: None,
-            drained: Some(DrainReport::default()),
-        };
+        let observed = Observed::new(program, steps);
         let (rotation, observed) = (Rotation::new(program.rotation), Mutex::new(observed));
         let running = Arc::new(Running { build, control, log, output, rotation, observed, gone: Condvar::new() });
         let writer = running.clone();
@@ -489,75 +406,5 @@ impl Running {
     fn observed(&self) -> MutexGuard<'_, Observed> {
         // Each change is a few assignments that cannot panic.
         self.observed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Observed {
-    fn is_ready(&mut self, build: u64, may_have_ended: bool) -> Result<(), BuildError> {
-        match self.end {
-            Some(end) if self.asked.is_none() && !may_have_ended => Err(EndedEarly::of(end)),
-            end => {
-                self.listener = Listener::Later(Vec::new());
-                if let Some(end) = end {
-                    let wrote = std::mem::take(&mut self.wrote);
-                    self.fail(build, end, wrote);
-                }
-                self.finish(build);
-                Ok(())
-            }
-        }
-    }
-
-    /// If nothing of it is left, and its connections have ended, that is its end.
-    fn finish(&mut self, build: u64) {
-        if self.gone && self.drained.is_some() {
-            self.tell(Event::Finished { build });
-        }
-    }
-
-    /// It is asked to end, and has this long. From now on its end is no failure.
-    fn ask(&mut self, within: Duration) {
-        self.asked = Some(deadline_after(Instant::now(), within));
-        self.checked = None;
-    }
-
-    fn is_killed_by(&self, deadline: Deadline) -> bool {
-        self.asked.is_some_and(|asked| asked <= deadline.at())
-    }
-
-    fn tell_builder(&self, step: Step) {
-        if let Listener::Builder(steps) = &self.listener {
-            // It has given up already.
-            let _ = steps.send(step);
-        }
-    }
-
-    fn ended(&mut self, build: u64, end: ProgramEnd, wrote: Vec<String>) {
-        // A guardian may be killed after its program has ended.
-        if self.end.is_some() {
-            return;
-        }
-        self.end = Some(end);
-        self.checked = None;
-        self.tell_builder(Step::Ended(end));
-        self.wrote.clone_from(&wrote);
-        self.fail(build, end, wrote);
-    }
-
-    fn fail(&mut self, build: u64, end: ProgramEnd, wrote: Vec<String>) {
-        if self.asked.is_none() {
-            let reason = self.given_up.take().unwrap_or_else(|| end.to_string());
-            let clean = end.is_success(&self.success);
-            self.tell(Event::Exited { build, reason, clean, wrote });
-        }
-    }
-
-    fn tell(&mut self, event: Event) {
-        match &mut self.listener {
-            Listener::Builder(_) => {}
-            Listener::Later(events) => events.push(event),
-            // Without master control it cannot be reported.
-            Listener::MasterControl(events) => drop(events.send(event)),
-        }
     }
 }

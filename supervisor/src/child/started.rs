@@ -12,8 +12,9 @@ use worker::deadline_after;
 
 use super::evidence::Evidence;
 use super::family_sockets::FamilySockets;
+use super::observed::Step;
 use super::probe::{Outcome, Probe};
-use super::process::{Running, Step, UNWANTED};
+use super::process::{Running, UNWANTED};
 use super::program::{CannotStart, EndedEarly, NeverReady, Obstacle, Program};
 #[cfg(target_os = "linux")]
 use super::ready::LOOKS;

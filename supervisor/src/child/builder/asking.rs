@@ -11,9 +11,9 @@ use worker::deadline_after;
 
 use super::Children;
 use crate::child::family_sockets::FamilySockets;
-use crate::child::probe::{self, Outcome, Probe};
 #[cfg(unix)]
-use crate::child::process::Step;
+use crate::child::observed::Step;
+use crate::child::probe::{self, Outcome, Probe};
 use crate::child::program::Program;
 #[cfg(unix)]
 use crate::child::ready::Ready;
