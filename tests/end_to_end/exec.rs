@@ -538,10 +538,10 @@ time.sleep(600)",
 fn a_program_that_never_gets_ready_at_the_start_is_exit_code_1_with_its_last_lines() {
     let home = Home::new();
     for (script, reason) in [
-        ("echo no database >&2; exec sleep 600", "it was not ready within 200 ms"),
+        ("echo no database >&2; exec sleep 600", "it was not ready within 2 s"),
         ("echo no database >&2; exit 7", "it exited with code 7 before it was ready"),
     ] {
-        let options = ["--ready", "notify", "--ready-within", "200ms"];
+        let options = ["--ready", "notify", "--ready-within", "2"];
         let options = if script.ends_with('7') { &options[..2] } else { &options };
         let ended = home.run(home.exec_command(options, &sh(script))).expect(1);
         ended.says(&format!("error: sh -c {script} failed to start: {reason}"));
