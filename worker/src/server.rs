@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -102,12 +103,13 @@ impl Server {
         let plan = Plan { handler, notice, observer, max_connections, grace_on_failure, ids };
         let generation = Arc::new(Generation::new(plan));
         let stopper = Stopper { port: port.clone(), generation: generation.clone() };
+        let (report, reported) = mpsc::channel();
         let thread = thread::Builder::new().name("generation".into()).spawn(move || {
             let drained = drain::run(&port, &generation);
-            drop(own);
-            drained
+            drop((own, port, generation));
+            let _ = report.send(drained); // It may not be waited for.
         })?;
-        Ok(Handle { stopper, thread })
+        Ok(Handle { stopper, reported: Mutex::new(reported), thread })
     }
 }
 
@@ -122,7 +124,9 @@ impl fmt::Debug for Server {
 #[must_use = "without it nothing says what became of the clients"]
 pub struct Handle {
     stopper: Stopper,
-    thread: JoinHandle<Result<DrainReport, ServerError>>,
+    /// Threads may share the handle, and no receiver.
+    reported: Mutex<Receiver<Result<DrainReport, ServerError>>>,
+    thread: JoinHandle<()>,
 }
 
 impl Handle {
@@ -138,9 +142,14 @@ impl Handle {
     /// # Errors
     /// When the server ended by itself instead of being stopped.
     pub fn join(self) -> Result<DrainReport, ServerError> {
-        self.thread.join().unwrap_or_else(|panic| {
-            let failure = Failure::Panicked(panic_message(&*panic).to_owned());
-            Err(ServerError { failure, drain: DrainReport::default() })
+        let reported = self.reported.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // Not for its thread, which only has to end after that.
+        reported.recv().unwrap_or_else(|RecvError| match self.thread.join() {
+            Err(panic) => {
+                let failure = Failure::Panicked(panic_message(&*panic).to_owned());
+                Err(ServerError { failure, drain: DrainReport::default() })
+            }
+            Ok(()) => unreachable!("it ends with its report"),
         })
     }
 }
