@@ -90,25 +90,20 @@ pub(crate) struct End {
 }
 
 impl Draining {
-    /// All these drain from now on.
+    /// All these are about to drain, which is watched from now on.
     pub(super) fn begin(
         why: Why,
-        grace: Duration,
+        deadline: Deadline,
         spread: Duration,
-        drains: &mut Drains,
+        drains: &Drains,
         watchdog: Option<Watchdog>,
         now: Instant,
     ) -> Draining {
-        let deadline = Deadline::after(now, grace);
         if let Some(watchdog) = &watchdog {
             watchdog.watch_stop(drains.gone_by(deadline.at()), drains.what_hangs());
         }
-        let open = drains.stop_by(deadline, spread);
         let requested = match &why {
-            Why::Requested(by) => {
-                drains.log_stop(by, open, grace, spread);
-                Some(now)
-            }
+            Why::Requested(_) => Some(now),
             Why::Failed(_) => None,
         };
         let (countdown, ended, waiting) = (Countdown::new(now), Ended::default(), Vec::new());

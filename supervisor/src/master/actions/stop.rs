@@ -77,7 +77,12 @@ impl Master {
         for live in serving {
             self.drains.push(live, why.to_string(), deadline_after(now, grace), now);
         }
-        let mut draining = Draining::begin(why, grace, spread, &mut self.drains, self.watchdog.clone(), now);
+        let deadline = Deadline::after(now, grace);
+        let mut draining = Draining::begin(why, deadline, spread, &self.drains, self.watchdog.clone(), now);
+        let open = self.drains.stop_by(deadline, spread);
+        if let Why::Requested(by) = &draining.why {
+            self.drains.log_stop(by, open, grace, spread);
+        }
         // What has waited is answered as the last of its clients.
         self.end_pause(&Over::Stopped(asked), now);
         // Only now: a generation that stops notifies those that wait in the accept queue.
