@@ -159,14 +159,18 @@ fn run(page: &Path, text: &str) -> Option<String> {
 fn not_printed(page: &Path) -> Vec<String> {
     let text = fs::read_to_string(page).unwrap();
     let Some(printed) = run(page, &text) else { return Vec::new() };
-    let printed: Vec<_> = printed.lines().map(masked).collect();
+    let masked_lines: Vec<_> = printed.lines().map(masked).collect();
     // Those are generated.
     let is_reference = page.starts_with(project().join("docs/src/reference"));
     let mut unknown = Vec::new();
     for Block { line, text, .. } in blocks(&text).iter().filter(|block| block.language == "text" && !is_reference) {
         let shown = text.lines().filter(|shown| !shown.starts_with("{{#include "));
-        let shown = shown.filter(|shown| !printed.contains(&masked(shown)) && !DIFFERENT_EACH_TIME.contains(shown));
+        let shown =
+            shown.filter(|shown| !masked_lines.contains(&masked(shown)) && !DIFFERENT_EACH_TIME.contains(shown));
         unknown.extend(shown.map(|shown| format!("{}:{line}: {shown}", page.display())));
+    }
+    if !unknown.is_empty() {
+        eprintln!("the commands of {} print this:\n{printed}", page.display());
     }
     unknown
 }
