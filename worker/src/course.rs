@@ -99,8 +99,12 @@ fn attend(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, mut why: Why) 
                 Ok(None) => {
                     // Nothing is there after all.
                     let waits = connection.put_away();
+                    // A stop may have begun since that was asked above.
+                    if handover::must_leave(port, entry, &waits, waits.idle_since()) {
+                        return leave(port, entry, waits);
+                    }
                     let idle_for_too_long = why == Why::Due && waits.due.is_some();
-                    if idle_for_too_long || handover::must_leave(port, entry, &waits, waits.idle_since()) {
+                    if idle_for_too_long {
                         return close(port, entry, waits, Outcome::Closed, None);
                     }
                     let Some(back) = park(port, entry, waits, Awaits::Input) else { return };
@@ -163,6 +167,14 @@ fn park_armed(
                 }
             }
         }
+    }
+}
+
+/// Lets a client go that nothing is owed to but the notice, if there is one.
+fn leave(port: &Arc<Shared>, entry: &Arc<Entry>, held: Held) {
+    match held.generation.notice {
+        Some(_) => notify(port, entry, held),
+        None => close(port, entry, held, Outcome::Closed, None),
     }
 }
 
@@ -294,7 +306,7 @@ fn conclude(port: &Arc<Shared>, entry: &Arc<Entry>, connection: Connection, serv
             }
             return back;
         }
-        (Course::Leaves, Ok(())) if held.generation.notice.is_some() => notify(port, entry, held),
+        (Course::Leaves, Ok(())) => leave(port, entry, held),
         // An error is part of what is reported, though the client is waited for first.
         (Course::Abandoned, _) => {
             held.rest = Vec::new();

@@ -1,10 +1,11 @@
 //! When a stop ends, and from where it can be asked for.
 
+use std::hint;
 use std::io::{BufRead, Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mastercontrol_worker::handlers::{Commands, Echo};
 use mastercontrol_worker::{Connection, Event, Server, Stopper};
@@ -84,6 +85,23 @@ fn a_thousand_idle_clients_are_told_and_none_is_forced() {
     );
     #[cfg(not(unix))]
     body();
+}
+
+#[test]
+fn a_client_that_connects_just_before_a_stop_is_told() {
+    for round in 0..300 {
+        let server = Running::start(Echo);
+        let mut client = server.client();
+        // Meanwhile a thread of the engine accepts it, looks whether it has sent something, and lets it wait.
+        let until = Instant::now() + Duration::from_micros(round);
+        while Instant::now() < until {
+            hint::spin_loop();
+        }
+        server.stop(HUGE);
+        client.expect_last("SHUTDOWN\n");
+        drop(client);
+        assert_eq!(server.join().notified, 1);
+    }
 }
 
 #[test]
