@@ -2,7 +2,10 @@
 
 mod actions;
 mod changes;
+mod closing;
 mod drains;
+mod gone;
+mod live;
 mod pause;
 mod readiness;
 mod reply;
@@ -134,7 +137,7 @@ impl Master {
             State::Draining(draining) if self.drains.is_empty() && !self.awaits_build() => {
                 let end = draining.end(now);
                 if let Ok(report) = &end.result {
-                    drains::log_report(&self.identity.log, None, &report.wire());
+                    gone::log_report(&self.identity.log, None, &report.wire());
                 }
                 ControlFlow::Break(end)
             }

@@ -1,7 +1,5 @@
-//! Generations, and the drains of those that serve no longer.
+//! The drains of generations that serve no longer.
 
-use std::convert::Infallible;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -10,27 +8,15 @@ use worker::{ConnectionInfo, Counts, DrainReport, deadline_after};
 use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::protocol::{self, Answer, Change, Drain, ErrorCode, MAX_NAMED, ProgramConnection, Progress};
+use crate::protocol::{Drain, MAX_NAMED};
 use crate::server::deadline::Deadline;
-use crate::server::{Clients, Ended, Failure, Generation, Watcher};
+use crate::server::{Ended, Failure, Watcher};
 use crate::text::{self, Count, Seconds, limit_ms, milliseconds};
 use crate::watchdog::OVERRUN;
 use crate::wire;
 
-use super::reply::Reply;
-
-/// A generation that has not ended, and its numbers.
-#[derive(Debug)]
-pub(super) struct Live {
-    pub(super) build: u64,
-    pub(super) number: u64,
-    pub(super) generation: Box<dyn Generation>,
-    pub(super) since: Instant,
-    /// What it is made of that the one before was not. None: that is not known.
-    pub(super) changes: Option<Vec<Change>>,
-    /// The program that it is, for people.
-    pub(super) program: Option<String>,
-}
+use super::gone::Gone;
+use super::live::Live;
 
 /// A generation that takes no connections any more.
 #[derive(Debug)]
@@ -63,50 +49,6 @@ pub(super) struct Drains {
     /// How long after its deadline a generation may take to end, without being overdue.
     after_deadline: Duration,
     log: Journal,
-}
-
-/// What became of a generation that drained.
-#[derive(Debug)]
-pub(super) struct Gone {
-    pub(super) generation: u64,
-    by: String,
-    pub(super) ended: Ended,
-    /// What of it does not end, so that it was left behind.
-    hangs: Option<String>,
-}
-
-impl Live {
-    /// How many connections it has. None: only its program knows.
-    pub(super) fn open(&self) -> Option<usize> {
-        self.generation.clients().map(|clients| clients.counts().now)
-    }
-
-    /// What has changed, as the end of a message.
-    pub(super) fn changed(&self) -> String {
-        match self.changes.as_deref() {
-            None | Some([]) => String::new(),
-            Some(changes) => {
-                let changes: Vec<_> = changes.iter().map(text::change).collect();
-                format!("; changed: {}", changes.join(", "))
-            }
-        }
-    }
-
-    fn counts(&self) -> Counts {
-        self.generation.clients().map(|clients| clients.counts()).unwrap_or_default()
-    }
-
-    /// What it serves now, oldest first.
-    pub(super) fn connections(&self) -> Vec<protocol::Connection> {
-        let connections = self.generation.clients().map(|clients| clients.connections()).unwrap_or_default();
-        connections.iter().map(|connection| wire::connection(connection, Some(self.number), false)).collect()
-    }
-
-    /// The connections of its program that the last look of its drain has shown.
-    fn seen(&self) -> Vec<ProgramConnection> {
-        let of_this = |seen| ProgramConnection { generation: Some(self.number), ..seen };
-        self.generation.seen().into_iter().map(of_this).collect()
-    }
 }
 
 impl Old {
@@ -317,92 +259,6 @@ impl Drains {
             let fields = [("open", drain.open.into()), ("remaining_ms", drain.remaining_ms.into())];
             self.log.line(Level::Info, "draining", text::countdown(drain), fields);
         }
-    }
-}
-
-impl Gone {
-    /// Logs what became of it. Returns its number, and that.
-    pub(super) fn log(self, log: &Journal) -> (u64, protocol::Report) {
-        let Gone { generation, by, ended, hangs } = self;
-        let report = wire::report(&by, &ended);
-        match hangs {
-            None => log_report(log, Some(generation), &report),
-            Some(hangs) => {
-                let message = format!("generation {generation} hangs and was abandoned: {hangs}");
-                log.line(Level::Error, "left_behind", message, [("generation", generation.into())]);
-            }
-        }
-        (generation, report)
-    }
-}
-
-/// Logs what became of an old generation, or of all in a stop.
-pub(super) fn log_report(log: &Journal, generation: Option<u64>, report: &protocol::Report) {
-    for connection in &report.connections {
-        let message = format!("forced: {}", text::describe_forced(connection));
-        let fields = [("id", connection.id.into()), ("peer", connection.peer.to_string().into())];
-        log.line(Level::Warning, "forced", message, fields);
-    }
-    if !report.held_up_by.is_empty() {
-        let peers: Vec<_> = report.held_up_by.iter().map(|connection| connection.peer.to_string()).collect();
-        let what = generation.map_or_else(|| "the stop".into(), |generation| format!("generation {generation}"));
-        let message = format!("{what} was held up by {}", peers.join(", "));
-        let fields = [("generation", generation.into()), ("peers", json!(peers))];
-        log.line(Level::Info, "held_up", message, fields);
-    }
-    let (event, what) = match generation {
-        None => ("stopped", String::new()),
-        Some(generation) => ("retired", format!("generation {generation} ")),
-    };
-    let fields = [
-        ("generation", generation.into()),
-        ("notified", report.notified.into()),
-        ("disconnected", report.disconnected.into()),
-        ("closed", report.closed.into()),
-        ("forced", report.forced.into()),
-        ("stuck", report.stuck.into()),
-        ("took_ms", report.took_ms.into()),
-    ];
-    log.line(Level::Info, event, format!("{what}{}", text::summary(report)), fields);
-}
-
-/// Closes a connection of these clients, each of which are those of a generation. Its client gets this long to disconnect.
-pub(super) fn close<'a>(
-    mut clients: impl Iterator<Item = (Option<u64>, &'a dyn Clients)>,
-    id: u64,
-    grace: Duration,
-    by: &Trigger,
-    reply: Reply,
-    log: &Journal,
-) {
-    let closing = clients.find_map(|(generation, clients)| {
-        let (log, reply) = (log.clone(), reply.clone());
-        let (announced, announcement) = mpsc::channel::<Infallible>();
-        let done = move |closed: &worker::Closed| {
-            // It may be over before it has been announced. This is a thread of its own.
-            let _ = announcement.recv();
-            let outcome = wire::outcome(closed);
-            let fields = [("id", id.into()), ("outcome", json!(outcome))];
-            log.line(Level::Info, "connection_closed", text::describe_closed(id, &outcome), fields);
-            reply.answer(Answer::Closed { id, outcome });
-        };
-        let closing = clients.close(id, grace, Box::new(done)).transpose()?;
-        Some(closing.map(|connection| (wire::connection(&connection, generation, false), announced)))
-    });
-    match closing {
-        Some(Ok((connection, announced))) => {
-            let when = if grace.is_zero() { "now".to_owned() } else { format!("within {}", Seconds(grace)) };
-            let message = format!("{by}: closing connection {id} from {} {when}", connection.peer);
-            let fields = [("by", by.to_string().into()), ("id", id.into())];
-            log.line(Level::Info, "closing_connection", message, fields);
-            reply.report(Progress::Closing { connection });
-            drop(announced);
-        }
-        Some(Err(error)) => {
-            let message = format!("the system does not give a thread for that: {}", text::Reason(&error));
-            reply.refuse(ErrorCode::Failed, message);
-        }
-        None => reply.refuse(ErrorCode::NoConnection, format!("there is no connection {id}")),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::log::Level;
 use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Report};
 use crate::text::{Count, milliseconds};
 
-use super::drains::Live;
+use super::live::Live;
 use super::reply::Reply;
 
 /// A restart that was requested.

@@ -8,7 +8,8 @@ use crate::protocol::Report;
 use crate::server::{BuildError, Built, Failure};
 use crate::settings::Settings;
 
-use super::drains::{Gone, Live};
+use super::gone::Gone;
+use super::live::Live;
 use super::requests::StopRequest;
 use super::restarts::Restart;
 use super::stop::{Countdown, Draining};

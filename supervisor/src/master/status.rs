@@ -17,7 +17,8 @@ use crate::text::{Reason, milliseconds};
 use crate::version::VERSION;
 use crate::wire;
 
-use super::drains::{Drains, Live};
+use super::drains::Drains;
+use super::live::Live;
 use super::pause::Pausing;
 use super::readiness::Readiness;
 use super::reply::Reply;

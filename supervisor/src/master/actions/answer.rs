@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::event::Trigger;
 use crate::log::Level;
 use crate::master::Master;
-use crate::master::drains;
+use crate::master::closing;
 use crate::master::pause::{Over, PauseRequest};
 use crate::master::reply::Reply;
 use crate::master::requests::Ask;
@@ -45,7 +45,7 @@ impl Master {
             Ask::Close { id, grace } => {
                 let grace = grace.unwrap_or(self.settings.grace);
                 match self.identity.no_clients() {
-                    None => drains::close(self.look(state, now).clients(), id, grace, by, reply, &self.identity.log),
+                    None => closing::close(self.look(state, now).clients(), id, grace, by, reply, &self.identity.log),
                     Some(refusal) => reply.answer(Answer::Error(refusal)),
                 }
             }

@@ -8,7 +8,7 @@ use worker::deadline_after;
 use crate::log::Level;
 use crate::master::Master;
 use crate::master::changes;
-use crate::master::drains::Live;
+use crate::master::live::Live;
 use crate::master::restarts::Restart;
 use crate::master::spread;
 use crate::master::state::{Cause, Check, Proving, Rebuilding, Replacing, Retiring, Serving, State};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::event::Trigger;
 use crate::log::Level;
 use crate::master::Master;
-use crate::master::drains::Live;
+use crate::master::live::Live;
 use crate::master::restarts::Restart;
 use crate::master::state::{Check, Retiring, Serving, State};
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::master::Master;
-use crate::master::drains::Gone;
+use crate::master::gone::Gone;
 use crate::master::restarts::Restart;
 use crate::master::state::{Cause, Emptying, Rebuilding, Retiring, State};
 use crate::master::stop::Countdown;

@@ -8,7 +8,7 @@ use crate::child::{EndedEarly, last_output, was_started};
 use crate::error::Error;
 use crate::log::Level;
 use crate::master::Master;
-use crate::master::drains::Live;
+use crate::master::live::Live;
 use crate::master::restarts::Restart;
 use crate::master::state::{Cause, Preparing, Proving, Rebuilding, Replacing, State, Waiting};
 use crate::restart::{self, Decision, RestartPolicy};

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::log::Level;
 use crate::master::Master;
-use crate::master::drains::Live;
+use crate::master::live::Live;
 use crate::master::restarts::Restart;
 use crate::master::spread;
 use crate::master::state::{Cause, Emptying, Preparing, Rebuilding, Replacing, State};

@@ -1,0 +1,58 @@
+//! One connection is closed, and what asked for that is answered when it is over.
+
+use std::convert::Infallible;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::json;
+use worker::Closed;
+
+use crate::event::Trigger;
+use crate::journal::Journal;
+use crate::log::Level;
+use crate::protocol::{Answer, ErrorCode, Progress};
+use crate::server::Clients;
+use crate::text::{self, Seconds};
+use crate::wire;
+
+use super::reply::Reply;
+
+/// Closes a connection of these clients, each of which are those of a generation. Its client gets this long to disconnect.
+pub(super) fn close<'a>(
+    mut clients: impl Iterator<Item = (Option<u64>, &'a dyn Clients)>,
+    id: u64,
+    grace: Duration,
+    by: &Trigger,
+    reply: Reply,
+    log: &Journal,
+) {
+    let closing = clients.find_map(|(generation, clients)| {
+        let (log, reply) = (log.clone(), reply.clone());
+        let (announced, announcement) = mpsc::channel::<Infallible>();
+        let done = move |closed: &Closed| {
+            // It may be over before it has been announced. This is a thread of its own.
+            let _ = announcement.recv();
+            let outcome = wire::outcome(closed);
+            let fields = [("id", id.into()), ("outcome", json!(outcome))];
+            log.line(Level::Info, "connection_closed", text::describe_closed(id, &outcome), fields);
+            reply.answer(Answer::Closed { id, outcome });
+        };
+        let closing = clients.close(id, grace, Box::new(done)).transpose()?;
+        Some(closing.map(|connection| (wire::connection(&connection, generation, false), announced)))
+    });
+    match closing {
+        Some(Ok((connection, announced))) => {
+            let when = if grace.is_zero() { "now".to_owned() } else { format!("within {}", Seconds(grace)) };
+            let message = format!("{by}: closing connection {id} from {} {when}", connection.peer);
+            let fields = [("by", by.to_string().into()), ("id", id.into())];
+            log.line(Level::Info, "closing_connection", message, fields);
+            reply.report(Progress::Closing { connection });
+            drop(announced);
+        }
+        Some(Err(error)) => {
+            let message = format!("the system does not give a thread for that: {}", text::Reason(&error));
+            reply.refuse(ErrorCode::Failed, message);
+        }
+        None => reply.refuse(ErrorCode::NoConnection, format!("there is no connection {id}")),
+    }
+}

@@ -1,0 +1,57 @@
+//! A generation that has not ended.
+
+use std::time::Instant;
+
+use worker::Counts;
+
+use crate::protocol::{self, Change, ProgramConnection};
+use crate::server::Generation;
+use crate::text;
+use crate::wire;
+
+/// A generation that has not ended, and its numbers.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) build: u64,
+    pub(super) number: u64,
+    pub(super) generation: Box<dyn Generation>,
+    pub(super) since: Instant,
+    /// What it is made of that the one before was not. None: that is not known.
+    pub(super) changes: Option<Vec<Change>>,
+    /// The program that it is, for people.
+    pub(super) program: Option<String>,
+}
+
+impl Live {
+    /// How many connections it has. None: only its program knows.
+    pub(super) fn open(&self) -> Option<usize> {
+        self.generation.clients().map(|clients| clients.counts().now)
+    }
+
+    /// What has changed, as the end of a message.
+    pub(super) fn changed(&self) -> String {
+        match self.changes.as_deref() {
+            None | Some([]) => String::new(),
+            Some(changes) => {
+                let changes: Vec<_> = changes.iter().map(text::change).collect();
+                format!("; changed: {}", changes.join(", "))
+            }
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.generation.clients().map(|clients| clients.counts()).unwrap_or_default()
+    }
+
+    /// What it serves now, oldest first.
+    pub(super) fn connections(&self) -> Vec<protocol::Connection> {
+        let connections = self.generation.clients().map(|clients| clients.connections()).unwrap_or_default();
+        connections.iter().map(|connection| wire::connection(connection, Some(self.number), false)).collect()
+    }
+
+    /// The connections of its program that the last look of its drain has shown.
+    pub(super) fn seen(&self) -> Vec<ProgramConnection> {
+        let of_this = |seen| ProgramConnection { generation: Some(self.number), ..seen };
+        self.generation.seen().into_iter().map(of_this).collect()
+    }
+}
