@@ -21,7 +21,7 @@ use signal_hook::flag;
 use super::line::Report;
 use super::processes::{self, Reaped};
 use super::stage::{self, Stage};
-use super::{guard, notify, proc};
+use super::{notify, proc};
 use crate::server::program_end::ProgramEnd;
 use crate::text::Reason;
 
@@ -48,10 +48,10 @@ pub(super) fn run(stage: &Stage) -> ExitCode {
 }
 
 fn prepare() -> io::Result<()> {
-    guard::adopt_orphans()?;
+    processes::adopt_orphans()?;
     rustix::thread::set_name(c"deputy")?;
     SigSet::empty().thread_set_mask()?;
-    guard::outlive_signals()?;
+    processes::outlive_signals()?;
     // Without a handler it may be ignored, and then a child could not be waited for.
     flag::register(SIGCHLD, Arc::<AtomicBool>::default())?;
     Ok(())

@@ -4,34 +4,36 @@
 //!
 //! It talks with the supervisor through its stdin, a socket, see [`super::line`].
 
-use std::collections::{HashSet, VecDeque};
-use std::ffi::OsStr;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+mod descendants;
+mod program;
+mod supervisor;
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{ExitCode, Stdio};
-use std::sync::Arc;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use rustix::process::{Pid, Signal};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use signal_hook::{flag, low_level};
+use signal_hook::consts::SIGCHLD;
+use signal_hook::low_level;
 
-use super::line::{Lines, Order, Report};
+use super::line::{Order, Report};
 use super::notify;
-#[cfg(target_os = "linux")]
-use super::proc;
 use super::processes::{self, Reaped};
 use super::stage::{self, Stage};
 use crate::child::stop_signals::{StopSignals, StopTo};
 use crate::server::deadline::{LastMoment, MOMENT};
 use crate::server::program_end::ProgramEnd;
 use crate::text::Reason;
-use crate::triggers::signals::passed_on;
+
+use descendants::Descendants;
+use program::Program;
+use supervisor::Supervisor;
 
 /// How long what a program leaves behind, when it ends by itself, gets to end, too. The next generation may wait for
 /// that, and no grace period was asked for.
@@ -70,12 +72,7 @@ struct Guardian {
     /// When what the program left behind is killed at the latest, if its end was not asked for.
     leftovers: Option<Instant>,
     killing: bool,
-    /// Those whose end has not been seen.
-    killed: HashSet<Pid>,
-    /// How many had to be killed.
-    kills: usize,
-    /// What the program left behind and has been told to end: processes and groups.
-    told: HashSet<Pid>,
+    descendants: Descendants,
 }
 
 /// A stop.
@@ -90,38 +87,15 @@ struct Asked {
     within: Duration,
 }
 
-/// The other end of stdin.
-#[derive(Debug)]
-struct Supervisor {
-    socket: UnixStream,
-    lines: Lines,
-    /// Its end has been seen.
-    gone: bool,
-}
-
-#[derive(Debug)]
-struct Program {
-    pid: Pid,
-    /// Its end has been seen, so another process may have its number.
-    ended: bool,
-    /// Where the launcher says that it could not become the program. None: that is known.
-    launcher: Option<UnixStream>,
-    /// Signals that came before it was known: the launcher would lose them.
-    early: Vec<Signal>,
-    /// It could not.
-    refused: bool,
-}
-
 impl Guardian {
     fn start(stage: &Stage) -> io::Result<Guardian> {
-        let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        let supervisor = Supervisor { socket, lines: Lines::default(), gone: false };
+        let supervisor = Supervisor::on_stdin()?;
         #[cfg(target_os = "linux")]
-        adopt_orphans()?;
+        processes::adopt_orphans()?;
         #[cfg(target_os = "linux")]
         rustix::thread::set_name(c"guardian")?;
         SigSet::empty().thread_set_mask()?;
-        outlive_signals()?;
+        processes::outlive_signals()?;
         let (ended, wake) = UnixStream::pair()?;
         ended.set_nonblocking(true)?;
         low_level::pipe::register(SIGCHLD, wake)?;
@@ -137,9 +111,7 @@ impl Guardian {
             last_moment: LastMoment::default(),
             leftovers: None,
             killing: false,
-            killed: HashSet::new(),
-            kills: 0,
-            told: HashSet::new(),
+            descendants: Descendants::default(),
         })
     }
 
@@ -147,12 +119,12 @@ impl Guardian {
     fn guard(mut self) -> io::Result<()> {
         loop {
             if self.reap() {
-                self.supervisor.tell(&Report::Gone { killed: self.kills });
+                self.supervisor.tell(&Report::Gone { killed: self.descendants.kills });
                 return Ok(());
             }
             self.killing |= self.is_time_to_kill();
             if self.killing {
-                self.kill();
+                self.descendants.kill(&self.program);
             } else if self.advance() {
                 self.ask();
             }
@@ -215,7 +187,7 @@ impl Guardian {
     /// Hears, once, whether the launcher has become the program.
     fn hear_launcher(&mut self) {
         if let Some(launcher) = self.program.launcher.take() {
-            let refusal = refusal(launcher);
+            let refusal = program::refusal(launcher);
             self.program.refused = refusal.is_some();
             self.supervisor.tell(&refusal.unwrap_or(Report::Started(self.program.number())));
             if let Some(asked) = &self.asked
@@ -247,7 +219,7 @@ impl Guardian {
                 }
                 Reaped::Suspended(..) => {}
                 Reaped::NoneYet => break false,
-                Reaped::NoChild => break self.is_group_gone(),
+                Reaped::NoChild => break self.descendants.is_group_gone(&self.program),
             }
         };
         // The children of one that has ended are ours now. They may not have heard of a stop, if they are in another
@@ -259,9 +231,7 @@ impl Guardian {
     }
 
     fn reaped(&mut self, pid: Pid, end: ProgramEnd) {
-        if self.killed.remove(&pid) && end == ProgramEnd::Signaled(Signal::KILL.as_raw()) {
-            self.kills += 1;
-        }
+        self.descendants.reaped(pid, end);
         if pid != self.program.pid || self.program.ended {
             return;
         }
@@ -271,8 +241,7 @@ impl Guardian {
             self.supervisor.tell(&Report::Ended(end));
         }
         if self.asked.as_ref().is_some_and(|asked| asked.to == StopTo::Group) {
-            // Its group has got the signal already.
-            self.told.insert(self.program.pid);
+            self.descendants.note_told(self.program.pid);
         }
     }
 
@@ -347,11 +316,11 @@ impl Guardian {
         let Program { pid, ended, ref launcher, .. } = self.program;
         match &self.asked {
             Some(_) if ended => {
-                self.told.clear();
+                self.descendants.forget_told();
                 self.ask_leftovers();
             }
-            Some(Asked { to: StopTo::Group, signal, .. }) if launcher.is_none() => ask_group(pid, *signal),
-            Some(Asked { to: StopTo::Leader, signal, .. }) if launcher.is_none() => ask(pid, *signal),
+            Some(Asked { to: StopTo::Group, signal, .. }) if launcher.is_none() => processes::ask_group(pid, *signal),
+            Some(Asked { to: StopTo::Leader, signal, .. }) if launcher.is_none() => processes::ask(pid, *signal),
             Some(_) | None => {}
         }
     }
@@ -359,7 +328,7 @@ impl Guardian {
     /// Asks what the program has left behind to end. If the end was not asked for, each has its time from then on, but
     /// all of them together not more than twice that.
     fn ask_leftovers(&mut self) {
-        let asked = self.tell_leftovers();
+        let asked = self.descendants.tell_leftovers(&self.program, self.signal());
         if self.asked.is_none() && (asked || self.deadline.is_none()) {
             let now = Instant::now();
             let last = *self.leftovers.get_or_insert(now + 2 * LEFTOVERS);
@@ -371,152 +340,6 @@ impl Guardian {
     fn signal(&self) -> Signal {
         self.asked.as_ref().map_or(Signal::TERM, |asked| asked.signal)
     }
-
-    /// Sends the signal to each child that is left and has not got it, with its group if that is not the supervisor's
-    /// or ours. Returns whether there were any.
-    #[cfg(target_os = "linux")]
-    fn tell_leftovers(&mut self) -> bool {
-        let signal = self.signal();
-        let mut some = false;
-        for child in proc::children() {
-            let group = proc::process(child).ok().and_then(|process| Pid::from_raw(process.group));
-            if self.told.contains(&child) || group.is_some_and(|group| self.told.contains(&group)) {
-                continue;
-            }
-            some = true;
-            match group {
-                // Its group exists as long as it has not been waited for, so this number is no one else's.
-                Some(group) if group == self.program.pid || group == child => {
-                    self.told.insert(group);
-                    ask_group(group, signal);
-                }
-                Some(_) | None => {
-                    self.told.insert(child);
-                    ask(child, signal);
-                }
-            }
-        }
-        some
-    }
-
-    /// Kills all children. Theirs become ours when they end, and are next.
-    #[cfg(target_os = "linux")]
-    fn kill(&mut self) {
-        let mut children = proc::children();
-        if children.is_empty() && !self.program.ended {
-            // Without /proc only the program is known.
-            children.push(self.program.pid);
-        }
-        for child in children {
-            if self.killed.insert(child) {
-                processes::tell(child, Signal::KILL);
-            }
-        }
-    }
-
-    /// Without orphans of its own, only the program's group is known.
-    #[cfg(not(target_os = "linux"))]
-    fn tell_leftovers(&mut self) -> bool {
-        let is_new = self.told.insert(self.program.pid);
-        if is_new {
-            ask_group(self.program.pid, self.signal());
-        }
-        is_new
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn kill(&mut self) {
-        self.killed.insert(self.program.pid);
-        processes::tell_group(self.program.pid, Signal::KILL);
-    }
-
-    /// All that is left are children.
-    #[cfg(target_os = "linux")]
-    fn is_group_gone(&self) -> bool {
-        true
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn is_group_gone(&self) -> bool {
-        rustix::process::test_kill_process_group(self.program.pid).is_err()
-    }
-}
-
-impl Supervisor {
-    fn tell(&mut self, report: &Report) {
-        // If it is gone, its end of the socket says so.
-        let _ = writeln!(self.socket, "{report}");
-    }
-
-    /// Takes what is there.
-    fn listen(&mut self) {
-        let mut piece = [0; 1024];
-        match self.socket.read(&mut piece) {
-            Ok(length @ 1..) => self.lines.push(&piece[..length]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(0) | Err(_) => self.gone = true,
-        }
-    }
-
-    /// What it has said and has not been dealt with.
-    fn requests(&mut self) -> Vec<Order> {
-        // It has the very same program, so it says nothing else.
-        self.lines.take().iter().filter_map(|line| Order::parse(line)).collect()
-    }
-}
-
-impl Program {
-    fn start(stage: &Stage) -> io::Result<Program> {
-        let (launcher, its_end) = UnixStream::pair()?;
-        let mut command = stage.command(OsStr::new(&stage::own()?), stage::LAUNCH);
-        command.process_group(0).stdin(Stdio::from(OwnedFd::from(its_end)));
-        // It is waited for with all others.
-        let pid = i32::try_from(command.spawn()?.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Program { pid, ended: false, launcher: Some(launcher), early: Vec::new(), refused: false })
-    }
-
-    fn number(&self) -> u32 {
-        self.pid.as_raw_nonzero().get().unsigned_abs()
-    }
-}
-
-/// Asks a process to end. One that is suspended could not.
-fn ask(process: Pid, signal: Signal) {
-    processes::tell(process, signal);
-    processes::tell(process, Signal::CONT);
-}
-
-/// The same for a whole group.
-fn ask_group(group: Pid, signal: Signal) {
-    processes::tell_group(group, signal);
-    processes::tell_group(group, Signal::CONT);
-}
-
-/// Why the launcher has not become the program. None: it has, or it was ended before. It has its end of this open only
-/// until then, so this does not wait.
-fn refusal(mut launcher: UnixStream) -> Option<Report> {
-    let mut said = String::new();
-    // A line that cannot be read counts as none.
-    let _ = launcher.read_to_string(&mut said);
-    let (code, message) = said.trim_end().split_once(' ')?;
-    Some(Report::CannotStart { code: code.parse().ok()?, message: message.into() })
-}
-
-/// A signal that is sent to every process with the name of the supervisor is meant for the supervisor. As handlers, and
-/// not as ignored signals, these are not inherited by the program.
-pub(super) fn outlive_signals() -> io::Result<()> {
-    let unused = Arc::default();
-    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().chain(passed_on()) {
-        flag::register(signal, Arc::clone(&unused))?;
-    }
-    Ok(())
-}
-
-/// The orphans of the program's family become our children, whatever group or session they are in.
-#[cfg(target_os = "linux")]
-pub(super) fn adopt_orphans() -> io::Result<()> {
-    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 
 /// At least until then: rounded up.

@@ -1,11 +1,16 @@
 //! What can be done with processes, and std cannot do.
 
 use std::fs;
+use std::io;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::flag;
 
 use crate::server::program_end::ProgramEnd;
+use crate::triggers::signals::passed_on;
 
 /// The signal of this number. None: there is none that can be sent.
 #[cfg(target_os = "linux")]
@@ -29,6 +34,18 @@ pub(super) fn tell(child: Pid, signal: Signal) {
 /// The same to a whole group, in which such a child is.
 pub(super) fn tell_group(group: Pid, signal: Signal) {
     let _ = kill_process_group(group, signal);
+}
+
+/// Asks a process to end. One that is suspended could not.
+pub(super) fn ask(process: Pid, signal: Signal) {
+    tell(process, signal);
+    tell(process, Signal::CONT);
+}
+
+/// The same for a whole group.
+pub(super) fn ask_group(group: Pid, signal: Signal) {
+    tell_group(group, signal);
+    tell_group(group, Signal::CONT);
 }
 
 /// What a look for ended children finds.
@@ -98,4 +115,20 @@ pub(super) fn close_up_to(first_free: i32) {
     for fd in super::stage::FIRST..first_free {
         let _ = nix::unistd::close(fd);
     }
+}
+
+/// A signal that is sent to every process with the name of the supervisor is meant for the supervisor. As handlers, and
+/// not as ignored signals, these are not inherited by the program.
+pub(super) fn outlive_signals() -> io::Result<()> {
+    let unused = Arc::default();
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().chain(passed_on()) {
+        flag::register(signal, Arc::clone(&unused))?;
+    }
+    Ok(())
+}
+
+/// The orphans of the program's family become our children, whatever group or session they are in.
+#[cfg(target_os = "linux")]
+pub(super) fn adopt_orphans() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
