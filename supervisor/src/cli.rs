@@ -5,6 +5,7 @@
 //!
 //! This is for the programs `supervisor` and `admin-cli`, and may change in any release.
 
+mod addresses;
 mod config;
 mod conflicts;
 mod definition;
@@ -15,9 +16,11 @@ mod file;
 pub mod generate;
 mod hint;
 mod invocation;
+mod probes;
 mod server;
 #[cfg(windows)]
 pub mod service;
+mod signals;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -30,4 +33,4 @@ pub use error::ConfigError;
 pub use hint::{Hints, hint};
 pub use invocation::{Asked, Checked, Invocation, check, command, known_settings};
 pub use server::{Front, HandlerKind, OwnServer, Server};
-pub use values::parse_signal;
+pub use signals::parse_signal;

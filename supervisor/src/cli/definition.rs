@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::addresses::{parse_address, parse_mode, parse_passed};
 use super::generate::Generate;
+use super::probes::{parse_check, parse_ready};
 #[cfg(windows)]
-use super::values::parse_on_hup;
+use super::signals::parse_on_hup;
+use super::signals::{Signals, parse_signal, parse_stop_signals, parse_stop_to};
 use super::values::{
-    Form, RelayKind, Signals, default_max_connections, parse_address, parse_check, parse_failures, parse_interval,
-    parse_mode, parse_number, parse_passed, parse_ready, parse_relay, parse_signal, parse_stop_signals, parse_stop_to,
+    Form, RelayKind, default_max_connections, parse_failures, parse_interval, parse_number, parse_relay,
 };
 use crate::child::{Check, CheckKind, Ready, StopTo};
 use crate::instance::InstanceName;

@@ -9,7 +9,7 @@ use super::definition::{Connections, Options, Relaying, ServerArgs};
 use super::directory;
 use super::error::ConfigError;
 #[cfg(unix)]
-use super::values::Signals;
+use super::signals::Signals;
 use super::values::{RelayKind, default_max_relayed, word};
 use crate::child::{Program, Ready, RotationSignals};
 #[cfg(unix)]
