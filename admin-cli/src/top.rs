@@ -1,10 +1,13 @@
 //! `top`: the display, and the loop around it, which never waits for anything but an input.
 
 mod feeds;
+mod input;
+mod list;
 mod model;
 #[cfg(test)]
 mod tests;
 mod view;
+mod watching;
 
 use std::io::{self, IsTerminal};
 use std::panic;
@@ -21,7 +24,8 @@ use ratatui::crossterm::execute;
 use crate::failure::Failure;
 use crate::found::{Chosen, named};
 use feeds::Feed;
-use model::{Effect, Input, Model};
+use input::{Effect, Input};
+use model::Model;
 use view::View;
 
 /// How often it is drawn although nothing happens: times pass.

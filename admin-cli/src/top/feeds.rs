@@ -13,7 +13,7 @@ use mastercontrol::protocol::{Answer, Connection, Progress, Request, Response};
 use mastercontrol::text::{change, describe_closed, milliseconds};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::model::{Command, Input, Instance, Key, Look};
+use super::input::{Command, Input, Instance, Key, Look};
 use crate::describe::{describe_drain, describe_report};
 use crate::found::{Chosen, find};
 

@@ -9,8 +9,10 @@ use ratatui::backend::TestBackend;
 use ratatui::style::Color;
 use serde_json::{Value, json};
 
-use super::model::{Command, Dialog, Effect, Input, Instance, Key, Look, Model, Order, Screen, Watching};
+use super::input::{Command, Effect, Input, Instance, Key, Look};
+use super::model::{Dialog, Model, Screen};
 use super::view::View;
+use super::watching::{Order, Watching};
 
 /// A connection with this number, activity and age, and as many bytes received as its number.
 fn connection(id: u64, activity: &str, age_ms: u64) -> Connection {

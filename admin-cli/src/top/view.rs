@@ -14,7 +14,9 @@ use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Sparkline, Table, Tab
 
 use crate::describe::{bar, shorten};
 
-use super::model::{Dialog, List, Model, Remaining, Screen, Watching};
+use super::list::List;
+use super::model::{Dialog, Model, Screen};
+use super::watching::{Remaining, Watching};
 
 /// From this height on there is room for the history, and for events.
 const ROOM_FOR_HISTORY: u16 = 18;
