@@ -18,6 +18,8 @@ mod family_sockets;
 mod generation;
 #[cfg(unix)]
 pub(crate) mod guardian;
+#[cfg(target_os = "linux")]
+mod listeners;
 mod looks;
 mod observed;
 mod output;

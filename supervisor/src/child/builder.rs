@@ -15,12 +15,12 @@ use std::time::Duration;
 use worker::panic_message;
 
 use super::check::{self, Shown};
-#[cfg(target_os = "linux")]
-#[cfg(target_os = "linux")]
-use super::family_sockets::is_listened_on;
 use super::generation::Child;
 #[cfg(unix)]
 use super::guardian::supervisor_side::{Host, Socket};
+#[cfg(target_os = "linux")]
+#[cfg(target_os = "linux")]
+use super::listeners::is_listened_on;
 use super::looks::Looks;
 #[cfg(target_os = "linux")]
 use super::private_port;

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use netlink_packet_sock_diag::inet::StateFlags;
 use procfs::net::TcpState;
 
-use super::family_sockets::{FamilySockets, sockets_of};
+use super::family_sockets::FamilySockets;
 use super::guardian::proc::descendants;
+use super::listeners::sockets_of;
 use crate::protocol::{ConnectionState, ProgramConnection};
 use crate::tcp_sockets::{self, TcpSocket};
 

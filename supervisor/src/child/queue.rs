@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::family_sockets::waiting_at;
+use super::listeners::waiting_at;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::sync::lock;
