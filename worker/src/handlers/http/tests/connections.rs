@@ -151,7 +151,7 @@ fn a_stop_answers_the_next_request_of_an_active_client_as_its_last_one() {
         // The port is closed before idle connections are.
         wait_until(|| TcpStream::connect(server.stopper().address()).is_err());
         client.send(request);
-        (stopped.elapsed() < crate::NEXT_MESSAGE_WAIT).then_some((site, server, client))
+        (stopped.elapsed() < crate::generation::NEXT_MESSAGE_WAIT).then_some((site, server, client))
     };
     let (_site, server, mut client) = (0..20).find_map(in_time).unwrap();
     let reply = client.reply();
