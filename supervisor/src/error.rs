@@ -54,7 +54,7 @@ pub enum Error {
     },
     /// The server cannot be built.
     Build {
-        /// The program that was started in vain, which the reason is about. None: nothing was started.
+        /// The program that was started and did not become ready. None: none was started.
         program: Option<String>,
         /// Why.
         source: BuildError,

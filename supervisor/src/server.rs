@@ -156,7 +156,8 @@ pub(crate) trait Generation: fmt::Debug + Send {
         None
     }
 
-    /// What has shown that it is ready, for people. None: nothing had to.
+    /// What has shown that it is ready, for people. None: nothing had to, or it
+    /// ended, or has to end, before anything did.
     fn evidence(&self) -> Option<String> {
         None
     }

@@ -7,10 +7,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
+pub(crate) use netlink_packet_sock_diag::inet::StateFlags;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId};
 use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SockDiagMessage};
 use procfs::FromBufReadSI;
-use procfs::net::{TcpNetEntries, TcpNetEntry, TcpState};
+pub(crate) use procfs::net::TcpState;
+use procfs::net::{TcpNetEntries, TcpNetEntry};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
 /// A TCP socket: one that listens, or an end of a connection.
@@ -29,10 +31,10 @@ pub(crate) struct TcpSocket {
     pub(crate) inode: u64,
 }
 
-/// Those in these states, as a process sees them: in a network namespace of its own it sees others.
+/// The sockets in these states that a process sees. One in another network namespace sees others.
 ///
 /// # Errors
-/// When the system does not tell.
+/// When neither the kernel answers nor its tables can be read.
 pub(crate) fn seen_by(pid: u32, states: StateFlags) -> io::Result<Vec<TcpSocket>> {
     let is_in_our_network = || Some(network_of(pid)? == network_of(std::process::id())?);
     if is_in_our_network() == Some(true)
@@ -40,16 +42,16 @@ pub(crate) fn seen_by(pid: u32, states: StateFlags) -> io::Result<Vec<TcpSocket>
     {
         return Ok(sockets);
     }
-    read(pid, &states)
+    read_tables(pid, &states)
 }
 
-/// Those in these states that have this port on our side.
+/// The sockets in these states that have this local port.
 ///
 /// # Errors
-/// When the system does not tell.
+/// When neither the kernel answers nor its tables can be read.
 pub(crate) fn at_port(port: u16, states: StateFlags) -> io::Result<Vec<TcpSocket>> {
     in_states(port, &states).or_else(|_| {
-        let mut sockets = read(std::process::id(), &states)?;
+        let mut sockets = read_tables(std::process::id(), &states)?;
         sockets.retain(|socket| socket.local.port() == port);
         Ok(sockets)
     })
@@ -58,9 +60,10 @@ pub(crate) fn at_port(port: u16, states: StateFlags) -> io::Result<Vec<TcpSocket
 /// The end at `local` of the connection between these two addresses. None: it is over.
 ///
 /// # Errors
-/// When the system does not tell.
+/// When neither the kernel answers nor its tables can be read.
 pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<TcpSocket>> {
-    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    // A link-local address is one of an interface.
+    let scope = if let SocketAddr::V6(local) = local { local.scope_id() } else { 0 };
     let (local, remote) = (canonical(local), canonical(remote));
     let is_it = |socket: &TcpSocket| (canonical(socket.local), canonical(socket.remote)) == (local, remote);
     let id = SocketId {
@@ -68,7 +71,7 @@ pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> io::Result<Op
         destination_port: remote.port(),
         source_address: local.ip(),
         destination_address: remote.ip(),
-        interface_id: 0,
+        interface_id: scope,
         // Any.
         cookie: [0xff; 8],
     };
@@ -76,15 +79,20 @@ pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> io::Result<Op
     if let Ok(found) = ask(StateFlags::all(), id, 0) {
         return Ok(found.into_iter().find(is_it));
     }
-    Ok(read(std::process::id(), &StateFlags::all())?.into_iter().find(is_it))
+    Ok(read_tables(std::process::id(), &StateFlags::all())?.into_iter().find(is_it))
 }
 
-/// Which network a process sees. None: that cannot be seen.
-fn network_of(pid: u32) -> Option<PathBuf> {
+/// An address without a scope, and one of IPv4 as such, whichever family its socket has.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Which network a process sees. None: it has ended, or may not be looked into.
+pub(crate) fn network_of(pid: u32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/net")).ok()
 }
 
-/// Those in these states that have this port on our side, or any if it is 0.
+/// The sockets in these states that have this local port, or any if it is 0.
 fn in_states(port: u16, states: &StateFlags) -> io::Result<Vec<TcpSocket>> {
     let mut sockets = Vec::new();
     for any in [SocketId::new_v4(), SocketId::new_v6()] {
@@ -133,8 +141,8 @@ fn ask(states: StateFlags, socket_id: SocketId, flags: u16) -> io::Result<Vec<Tc
     }
 }
 
-/// Those in these states that a process sees, by proc_net_tcp(5).
-fn read(pid: u32, states: &StateFlags) -> io::Result<Vec<TcpSocket>> {
+/// The sockets in these states that a process sees, by proc_net_tcp(5).
+fn read_tables(pid: u32, states: &StateFlags) -> io::Result<Vec<TcpSocket>> {
     let mut sockets = Vec::new();
     for table in ["tcp", "tcp6"] {
         let mut lines = match File::open(format!("/proc/{pid}/net/{table}")) {
@@ -194,6 +202,8 @@ mod tests {
     use super::*;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::os::fd::AsFd;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     /// A listener, and the number of its socket.
     fn listener(address: &str) -> Option<(TcpListener, u64)> {
@@ -213,7 +223,7 @@ mod tests {
         for sockets in [
             in_states(0, &StateFlags::LISTEN).unwrap(),
             in_states(address.port(), &StateFlags::LISTEN).unwrap(),
-            read(std::process::id(), &StateFlags::LISTEN).unwrap(),
+            read_tables(std::process::id(), &StateFlags::LISTEN).unwrap(),
         ] {
             assert!(sockets.iter().all(|socket| socket.state == TcpState::Listen));
             let found: Vec<_> = sockets.iter().filter(|socket| socket.inode == inode).collect();
@@ -232,13 +242,16 @@ mod tests {
         let sees_ours = |pid| seen_by(pid, StateFlags::LISTEN).unwrap().iter().any(|socket| socket.inode == inode);
         assert!(sees_ours(std::process::id()));
         let mut apart = Command::new("unshare");
-        let Ok(mut apart) = apart.args(["--net", "cat"]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn() else {
+        let Ok(mut apart) = apart.args(["--user", "--net", "cat"]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn()
+        else {
             return;
         };
         let is_apart = || network_of(apart.id()) != network_of(std::process::id());
         // Not everyone may make a network: then it ends.
+        let end = Instant::now() + Duration::from_secs(30);
         while !is_apart() {
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            assert!(Instant::now() < end, "it stays in our network");
+            thread::sleep(Duration::from_millis(10));
         }
         if network_of(apart.id()).is_some() {
             assert!(!sees_ours(apart.id()));
@@ -262,7 +275,7 @@ mod tests {
             let (accepted, _) = ours.accept().unwrap();
             assert_eq!(number(), Some((TcpState::Established, inode(&accepted))));
             // Reset, so that nothing of it stays.
-            rustix::net::sockopt::set_socket_linger(&accepted, Some(std::time::Duration::ZERO)).unwrap();
+            rustix::net::sockopt::set_socket_linger(&accepted, Some(Duration::ZERO)).unwrap();
             drop(accepted);
             // The listener is still there.
             assert_eq!(number(), None);

@@ -85,15 +85,20 @@ pub fn countdown(drain: &Drain) -> String {
 
 /// A scheduled stop.
 pub fn delay(delay: &Delay) -> String {
-    format!("not ready for new clients, {}", scheduled(delay.remaining_ms))
+    format!("not ready for new clients, {}", scheduled(delay.remaining_ms.map(whole_seconds)))
 }
 
 /// When a scheduled stop begins. Without a time, a second request begins it.
-pub(crate) fn scheduled(remaining_ms: Option<u64>) -> String {
-    match remaining_ms {
-        Some(ms) => format!("stopping in {} s", ms.div_ceil(1000)),
-        None => "stopping at the next request".into(),
+pub(crate) fn scheduled(remaining: Option<Seconds>) -> String {
+    match remaining {
+        Some(remaining) => format!("stopping in {remaining}"),
+        None => "stopping when a stop is requested again".into(),
     }
+}
+
+/// Rounded up, for a time that is counted down.
+fn whole_seconds(ms: u64) -> Seconds {
+    Seconds(Duration::from_secs(ms.div_ceil(1000)))
 }
 
 /// A pause.
@@ -143,7 +148,7 @@ pub fn readiness(status: &Status) -> String {
         return "ready".into();
     }
     let why = match (&status.delay, &status.state) {
-        (Some(stop), _) => scheduled(stop.remaining_ms),
+        (Some(stop), _) => scheduled(stop.remaining_ms.map(whole_seconds)),
         (None, State::Serving) => status.unavailable.clone().unwrap_or_else(|| "by request".into()),
         (None, state @ State::Draining) => {
             let remaining = status.drain.as_ref().map_or(Some(0), |drain| drain.remaining_ms);

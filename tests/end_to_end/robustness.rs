@@ -344,7 +344,7 @@ fn silent_admin_clients_that_have_all_descriptors_keep_no_other_from_asking() {
     silent[0].set_read_timeout(Some(LIMIT)).unwrap();
     let mut first = String::new();
     BufReader::new(&silent[0]).read_line(&mut first).unwrap();
-    assert!(first.contains("there is no descriptor for one more, try again"), "{first}");
+    assert!(first.contains("out of file descriptors, try again"), "{first}");
     instance.admin(&["stop"]).expect(0);
     drop(silent);
 }

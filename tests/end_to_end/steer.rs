@@ -160,8 +160,11 @@ fn what_has_no_limit_is_shown_without_a_number() {
     let mut client = instance.client();
     client.greet();
     let stop = instance.admin_begins(&["stop"]);
-    instance.err.wait_for("stopping at the next request, not ready for new clients");
-    instance.admin(&["status"]).expect(0).says("not ready for new clients, stopping at the next request, requested by");
+    instance.err.wait_for("stopping when a stop is requested again, not ready for new clients");
+    instance
+        .admin(&["status"])
+        .expect(0)
+        .says("not ready for new clients, stopping when a stop is requested again, requested by");
     assert!(instance.status()["delay"]["remaining_ms"].is_null());
 
     instance.admin(&["stop", "--grace", "infinity", "--no-wait"]).expect(0).says("without a deadline");

@@ -101,7 +101,7 @@ fn attend(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, mut why: Why) 
                     let waits = connection.put_away();
                     // A stop may have begun since that was asked above.
                     if handover::must_leave(port, entry, &waits, waits.idle_since()) {
-                        return leave(port, entry, waits);
+                        return notify_or_close(port, entry, waits);
                     }
                     let idle_for_too_long = why == Why::Due && waits.due.is_some();
                     if idle_for_too_long {
@@ -170,8 +170,8 @@ fn park_armed(
     }
 }
 
-/// Lets a client go that nothing is owed to but the notice, if there is one.
-fn leave(port: &Arc<Shared>, entry: &Arc<Entry>, held: Held) {
+/// Notifies a client that is owed nothing else, or closes its connection if there is no notice.
+fn notify_or_close(port: &Arc<Shared>, entry: &Arc<Entry>, held: Held) {
     match held.generation.notice {
         Some(_) => notify(port, entry, held),
         None => close(port, entry, held, Outcome::Closed, None),
@@ -306,7 +306,7 @@ fn conclude(port: &Arc<Shared>, entry: &Arc<Entry>, connection: Connection, serv
             }
             return back;
         }
-        (Course::Leaves, Ok(())) => leave(port, entry, held),
+        (Course::Leaves, Ok(())) => notify_or_close(port, entry, held),
         // An error is part of what is reported, though the client is waited for first.
         (Course::Abandoned, _) => {
             held.rest = Vec::new();

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Receiver, RecvError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::drain;
@@ -104,12 +105,20 @@ impl Server {
         let generation = Arc::new(Generation::new(plan));
         let stopper = Stopper { port: port.clone(), generation: generation.clone() };
         let (report, reported) = mpsc::channel();
-        let thread = thread::Builder::new().name("generation".into()).spawn(move || {
+        let run = move || {
             let drained = drain::run(&port, &generation);
+            // Its own port is closed when the report is there.
             drop((own, port, generation));
-            let _ = report.send(drained); // It may not be waited for.
+            drained
+        };
+        thread::Builder::new().name("generation".into()).spawn(move || {
+            let drained = panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+                let failure = Failure::Panicked(panic_message(&*panic).to_owned());
+                Err(ServerError { failure, drain: DrainReport::default() })
+            });
+            let _ = report.send(drained); // The handle may have been dropped.
         })?;
-        Ok(Handle { stopper, reported: Mutex::new(reported), thread })
+        Ok(Handle { stopper, reported: Mutex::new(reported) })
     }
 }
 
@@ -124,9 +133,8 @@ impl fmt::Debug for Server {
 #[must_use = "without it nothing says what became of the clients"]
 pub struct Handle {
     stopper: Stopper,
-    /// Threads may share the handle, and no receiver.
+    /// A handle is `Sync`; a receiver alone is not.
     reported: Mutex<Receiver<Result<DrainReport, ServerError>>>,
-    thread: JoinHandle<()>,
 }
 
 impl Handle {
@@ -143,14 +151,7 @@ impl Handle {
     /// When the server ended by itself instead of being stopped.
     pub fn join(self) -> Result<DrainReport, ServerError> {
         let reported = self.reported.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // Not for its thread, which only has to end after that.
-        reported.recv().unwrap_or_else(|RecvError| match self.thread.join() {
-            Err(panic) => {
-                let failure = Failure::Panicked(panic_message(&*panic).to_owned());
-                Err(ServerError { failure, drain: DrainReport::default() })
-            }
-            Ok(()) => unreachable!("it ends with its report"),
-        })
+        reported.recv().unwrap_or_else(|RecvError| unreachable!("its thread ends with the report"))
     }
 }
 

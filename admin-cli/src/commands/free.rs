@@ -139,7 +139,7 @@ fn end(ending: Ending, json: bool, free: &Free) -> Result<Vec<Ended>, Failure> {
     let live = LiveLine::new();
     let show = |processes: &[&Process], left: Duration| {
         let whom = some(processes.iter().map(|process| process.to_string()).collect());
-        live.say(&format!("waiting for {whom}, {}", ToGo(Some(milliseconds(left)))));
+        live.say(&format!("waiting for {whom}, {}", ToGo::from(left)));
     };
     let grace = args::grace_of(free.grace, free.now).unwrap_or(DEFAULT_GRACE);
     let shown = live.is_shown() && !json;

@@ -1,20 +1,16 @@
-//! The connections that the processes of a program have accepted, as proc(5) shows them.
+//! The connections that the processes of a program have accepted, as the kernel reports them.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-
-use netlink_packet_sock_diag::inet::StateFlags;
-use procfs::net::TcpState;
 
 use super::family_sockets::FamilySockets;
 use super::guardian::proc::descendants;
 use super::listeners::sockets_of;
 use crate::protocol::{ConnectionState, ProgramConnection};
-use crate::tcp_sockets::{self, TcpSocket};
+use crate::tcp_sockets::{self, StateFlags, TcpSocket, TcpState, canonical};
 
 /// The states of a TCP socket that is a connection. Those that are over, such as TIME_WAIT, have no process any more.
 const CONNECTED: StateFlags = StateFlags::ESTABLISHED
@@ -45,7 +41,7 @@ impl FamilySockets {
             match sockets_of(pid) {
                 Ok(open) => {
                     // One that ends meanwhile has none.
-                    let Ok(network) = fs::read_link(format!("/proc/{pid}/ns/net")) else { continue };
+                    let Some(network) = tcp_sockets::network_of(pid) else { continue };
                     let network = networks.entry(network).or_insert_with(|| Network { pid, open: HashMap::new() });
                     network.open.extend(open.into_iter().map(|socket| (socket, pid)));
                 }
@@ -89,7 +85,6 @@ impl Network {
                 (TcpState::CloseWait, pid) => (ConnectionState::CloseWait, pid),
                 (_, pid) => (ConnectionState::Closing, pid),
             };
-            let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
             Some(ProgramConnection {
                 peer: canonical(socket.remote),
                 address: canonical(socket.local),

@@ -92,14 +92,12 @@ mod linux {
     use std::io;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 
-    use procfs::net::TcpState;
-
     use super::{AcceptedBy, FamilySockets};
     use crate::child::guardian::proc::descendants;
     use crate::child::listeners::{Listener, is_listened_on, listeners, sockets_of};
     use crate::holder::holder_of;
     use crate::listen::Address;
-    use crate::tcp_sockets;
+    use crate::tcp_sockets::{self, TcpState};
 
     impl FamilySockets {
         /// Where the program listens on a socket of its own, for people.

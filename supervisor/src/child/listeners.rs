@@ -8,10 +8,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use netlink_packet_sock_diag::inet::StateFlags;
-
 use crate::listen::Address;
-use crate::tcp_sockets::{self, TcpSocket};
+use crate::tcp_sockets::{self, StateFlags, TcpSocket};
 
 /// The flag of a Unix socket that listens, in proc_net_unix(5): `SO_ACCEPTCON`.
 const LISTENS: u32 = 1 << 16;

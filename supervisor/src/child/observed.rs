@@ -85,7 +85,7 @@ pub(super) enum Listener {
 }
 
 impl Observed {
-    /// Of a program that is about to be started, of which its builder hears.
+    /// For a program that is about to be started; its builder hears of it.
     pub(super) fn new(program: &Program, steps: Sender<Step>) -> Observed {
         Observed {
             listener: Listener::Builder(steps),

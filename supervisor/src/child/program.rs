@@ -172,7 +172,7 @@ pub(crate) fn last_output(error: &BuildError) -> &[String] {
     early.or_else(|| error.downcast_ref::<NeverReady>().map(|never| &never.wrote)).map_or(&[], Vec::as_slice)
 }
 
-/// Whether there was a program that did not get ready: the error says "it" of that.
+/// Whether the error is about a program that was started: its text calls that program "it".
 pub(crate) fn was_started(error: &BuildError) -> bool {
     error.is::<EndedEarly>() || error.is::<NeverReady>()
 }

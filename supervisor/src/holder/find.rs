@@ -75,7 +75,7 @@ pub(crate) fn time_to_end(address: &Address) -> Duration {
     const ENDING: Duration = Duration::from_secs(5);
     let own = User(nix::unistd::geteuid().as_raw());
     let time = |(process, user): (Option<Process>, Option<User>)| match process {
-        // In this order: while one looks for those above it, all of them may end.
+        // In this order: the process may end while its ancestors are looked up.
         Some(process) if linux::is_left_behind(process.pid) || linux::is_ending(process.pid) => ENDING,
         // A process that ends shows its sockets no more, and has them for a moment.
         None if user.is_none_or(|user| user == own) => ENDING,
@@ -163,14 +163,13 @@ mod linux {
     use std::os::unix::fs::MetadataExt;
     use std::path::Path;
 
-    use netlink_packet_sock_diag::inet::StateFlags;
     use procfs::ProcResult;
     use procfs::net::UnixState;
     use procfs::process::{self, FDInfo, FDTarget, StatFlags, all_processes};
 
     use super::{Holder, Process, User};
     use crate::child::guardian::stage::{self, Above};
-    use crate::tcp_sockets::{self, TcpSocket};
+    use crate::tcp_sockets::{self, StateFlags, TcpSocket};
 
     pub(super) fn holders(port: u16) -> ProcResult<Vec<Holder>> {
         let listeners = tcp_sockets::at_port(port, StateFlags::LISTEN)?;

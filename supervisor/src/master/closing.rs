@@ -12,7 +12,7 @@ use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{Answer, ErrorCode, Progress};
 use crate::server::Clients;
-use crate::text::{self, Seconds};
+use crate::text::{self, Seconds, limit_ms};
 use crate::wire;
 
 use super::reply::Reply;
@@ -42,7 +42,11 @@ pub(super) fn close<'a>(
     });
     match closing {
         Some(Ok((connection, announced))) => {
-            let when = if grace.is_zero() { "now".to_owned() } else { format!("within {}", Seconds(grace)) };
+            let when = match limit_ms(grace) {
+                Some(0) => "now".to_owned(),
+                Some(_) => format!("within {}", Seconds(grace)),
+                None => "when its client disconnects".to_owned(),
+            };
             let message = format!("{by}: closing connection {id} from {} {when}", connection.peer);
             let fields = [("by", by.to_string().into()), ("id", id.into())];
             log.line(Level::Info, "closing_connection", message, fields);

@@ -11,7 +11,7 @@ use crate::log::Level;
 use crate::protocol::{Drain, MAX_NAMED};
 use crate::server::deadline::Deadline;
 use crate::server::{Ended, Failure, Watcher};
-use crate::text::{self, Count, Seconds, limit_ms, milliseconds};
+use crate::text::{self, Count, Seconds, limit_ms};
 use crate::watchdog::OVERRUN;
 use crate::wire;
 
@@ -100,7 +100,7 @@ impl Drains {
             ("generation", generation.into()),
             ("connected", open.into()),
             ("grace_ms", limit_ms(grace).into()),
-            ("spread_ms", milliseconds(spread).into()),
+            ("spread_ms", limit_ms(spread).into()),
         ];
         self.log.line(Level::Info, "retiring", message, fields);
     }
@@ -230,24 +230,25 @@ impl Drains {
         let most = if by.limit() == Some(grace) { ", the longest that the system leaves" } else { "" };
         let key = by.key().filter(|_| open != Some(0) && !grace.is_zero());
         let force = key.map(|key| format!("; press {key} again to force")).unwrap_or_default();
-        let (connected, spread_ms, over) = (connected(open), milliseconds(spread), over(spread));
+        let (connected, over) = (connected(open), over(spread));
         let message = format!("{by}: stopping, {connected}grace period {}{most}{over}{force}", Seconds(grace));
         let fields = [
             ("by", by.to_string().into()),
             ("connected", open.into()),
             ("grace_ms", limit_ms(grace).into()),
-            ("spread_ms", spread_ms.into()),
+            ("spread_ms", limit_ms(spread).into()),
         ];
         self.log.line(Level::Info, "stopping", message, fields);
     }
 
     pub(super) fn log_moved(&self, by: &Trigger, grace: Duration, open: Option<usize>) {
         let open = open.map(|open| Count(open, "client"));
-        let message = match (open, grace.is_zero()) {
-            (Some(open), true) => format!("{by}: closing {open} now"),
-            (Some(open), false) => format!("{by}: the grace period ends in {}, {open} still connected", Seconds(grace)),
-            (None, true) => format!("{by}: killing the remaining processes of the program"),
-            (None, false) => format!("{by}: the grace period ends in {}", Seconds(grace)),
+        let still = open.map(|open| format!(", {open} still connected")).unwrap_or_default();
+        let message = match (open, limit_ms(grace)) {
+            (Some(open), Some(0)) => format!("{by}: closing {open} now"),
+            (None, Some(0)) => format!("{by}: killing the remaining processes of the program"),
+            (_, Some(_)) => format!("{by}: the grace period ends in {}{still}", Seconds(grace)),
+            (_, None) => format!("{by}: the grace period has no end any more{still}"),
         };
         let fields = [("by", by.to_string().into()), ("grace_ms", limit_ms(grace).into())];
         self.log.line(Level::Info, "deadline_moved", message, fields);

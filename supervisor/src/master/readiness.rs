@@ -10,7 +10,7 @@ use crate::log::Level;
 use crate::protocol::{Answer, Delay, ErrorCode, Progress, Undone};
 use crate::server::deadline::Deadline;
 use crate::settings::Settings;
-use crate::text::{self, limit_ms};
+use crate::text::{self, Seconds, limit_ms};
 
 use super::reply::Reply;
 use super::requests::StopRequest;
@@ -137,7 +137,8 @@ impl Readiness {
         };
         // Which may be that of an earlier one.
         let delay = stop.delay(now).remaining_ms;
-        let message = format!("{asked}: {}, not ready for new clients", text::scheduled(delay));
+        let remaining = delay.map(|ms| Seconds(Duration::from_millis(ms)));
+        let message = format!("{asked}: {}, not ready for new clients", text::scheduled(remaining));
         let fields = [("by", asked.into()), ("delay_ms", delay.into())];
         log.line(Level::Info, "delayed", message, fields);
         match reply {

@@ -61,7 +61,7 @@ pub struct Status {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub says: Option<String>,
     /// What proved that the program is ready, for people: `it listens on 127.0.0.1:8000`. Omitted: the server is not a
-    /// program, or none serves.
+    /// program, none serves, or it ended before it was ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<String>,
     /// The supervisor's process id.

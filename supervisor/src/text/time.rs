@@ -3,10 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
-/// For how many milliseconds something waits at most, as whole seconds, none of which is over. None: for as long as it
-/// takes.
+/// The time that remains, in milliseconds, shown in whole seconds, rounded up. None: there is no limit.
 #[derive(Debug, Clone, Copy)]
 pub struct ToGo(pub Option<u64>);
+
+impl From<Duration> for ToGo {
+    fn from(remaining: Duration) -> ToGo {
+        ToGo(limit_ms(remaining))
+    }
+}
 
 impl fmt::Display for ToGo {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,7 +71,7 @@ pub fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A limit in whole milliseconds. None: it is as good as none, and no number says that.
+/// A limit in whole milliseconds. None: it is so long that there is none.
 pub(crate) fn limit_ms(limit: Duration) -> Option<u64> {
     (limit < FOR_EVER).then(|| milliseconds(limit))
 }
@@ -121,6 +126,18 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_time_that_remains_is_rounded_up_and_may_have_no_limit() {
+        for (remaining, text) in [
+            (Duration::from_millis(1001), "2 s to go"),
+            (Duration::ZERO, "0 s to go"),
+            (Duration::from_secs(u32::MAX.into()), "without a deadline"),
+            (Duration::MAX, "without a deadline"),
+        ] {
+            assert_eq!(ToGo::from(remaining).to_string(), text);
+        }
+    }
 
     #[test]
     fn a_long_duration_is_told_in_two_units() {

@@ -39,7 +39,7 @@ pub(super) struct Pair {
     pub(super) sent: u64,
     /// Since when it waits for a generation that serves.
     pub(super) held_since: Option<Instant>,
-    /// The attempts to connect to the program that have failed.
+    /// The attempts to connect to the program, the one under way included.
     pub(super) attempts: Option<Attempts>,
     /// Whether it is counted as one for which there is no descriptor.
     pub(super) is_starved: bool,
@@ -58,7 +58,8 @@ pub(super) struct Pair {
 /// The connection to the program.
 pub(super) enum Link {
     Absent,
-    Connecting { side: Side, until: Instant },
+    /// Until the next attempt.
+    Connecting(Side),
     Open(Side),
 }
 
@@ -113,7 +114,7 @@ impl Pair {
     pub(super) fn side(&mut self, is_link: bool) -> Option<&mut Side> {
         match (is_link, &mut self.link) {
             (false, _) => Some(&mut self.client),
-            (true, Link::Open(side) | Link::Connecting { side, .. }) => Some(side),
+            (true, Link::Open(side) | Link::Connecting(side)) => Some(side),
             (true, Link::Absent) => None,
         }
     }
@@ -126,7 +127,7 @@ impl Pair {
         let key = self.key;
         self.client.watch(&tools.epoll, key.with(false))?;
         match &mut self.link {
-            Link::Open(side) | Link::Connecting { side, .. } => side.watch(&tools.epoll, key.with(true)),
+            Link::Open(side) | Link::Connecting(side) => side.watch(&tools.epoll, key.with(true)),
             Link::Absent => Ok(()),
         }
     }
@@ -187,7 +188,7 @@ impl Pair {
 
     pub(super) fn take_link(&mut self) -> Option<Side> {
         match std::mem::replace(&mut self.link, Link::Absent) {
-            Link::Open(side) | Link::Connecting { side, .. } => Some(side),
+            Link::Open(side) | Link::Connecting(side) => Some(side),
             Link::Absent => None,
         }
     }

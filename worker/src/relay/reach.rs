@@ -1,7 +1,7 @@
 //! How a pair gets its connection to the program: which generation it belongs to, and what happens while there is none.
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -40,7 +40,7 @@ pub(super) fn reach(pair: &mut Pair, tools: &mut Tools) -> Reached {
             pair.link = Link::Open(side);
             Reached::Open
         }
-        Link::Connecting { side, until } => settle(pair, tools, side, until),
+        Link::Connecting(side) => settle(pair, tools, side),
         Link::Absent => begin(pair, tools),
     }
 }
@@ -59,9 +59,10 @@ fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
     match connect::begin(target.address) {
         Ok(Asked::Made(socket)) => opened(pair, tools, link(socket, true)),
         Ok(Asked::UnderWay(socket)) => {
-            pair.starve(false, tools);
-            let Some(until) = next_attempt(pair, tools, false) else { return unreachable(pair, tools) };
-            pair.link = Link::Connecting { side: link(socket, false), until };
+            if !schedule(pair, tools, false) {
+                return unreachable(pair, tools);
+            }
+            pair.link = Link::Connecting(link(socket, false));
             Reached::Later
         }
         Err(error) => failed(pair, tools, error),
@@ -69,19 +70,22 @@ fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
 }
 
 /// Looks what has become of an attempt. Its socket becomes writable with the event that says so.
-fn settle(pair: &mut Pair, tools: &mut Tools, side: Side, until: Instant) -> Reached {
+fn settle(pair: &mut Pair, tools: &mut Tools, side: Side) -> Reached {
     if side.writable {
         return match side.failure() {
             None => opened(pair, tools, side),
             Some(error) => failed(pair, tools, error),
         };
     }
-    if until <= tools.now || pair.target.as_ref().is_some_and(|target| target.is_lost()) {
-        return begin(pair, tools);
+    let next = pair.attempts.map(|attempts| attempts.next).filter(|next| tools.now < *next);
+    match next {
+        Some(next) if !pair.target.as_ref().is_some_and(|target| target.is_lost()) => {
+            pair.link = Link::Connecting(side);
+            pair.wake_by(next);
+            Reached::Later
+        }
+        Some(_) | None => begin(pair, tools),
     }
-    pair.link = Link::Connecting { side, until };
-    pair.wake_by(until);
-    Reached::Later
 }
 
 fn link(socket: OwnedFd, writable: bool) -> Side {
@@ -101,18 +105,19 @@ fn opened(pair: &mut Pair, tools: &Tools, side: Side) -> Reached {
 /// Nothing has been sent, so it can be tried again.
 fn failed(pair: &mut Pair, tools: &mut Tools, error: Errno) -> Reached {
     let is_exhausted = connect::is_exhaustion(error);
-    pair.starve(is_exhausted, tools);
     if is_exhausted {
         tools.hub.report_exhausted(&error.into());
     }
-    match next_attempt(pair, tools, is_exhausted) {
-        Some(_) => Reached::Later,
-        None => unreachable(pair, tools),
-    }
+    if schedule(pair, tools, is_exhausted) { Reached::Later } else { unreachable(pair, tools) }
 }
 
-/// When to try again. None: it has been tried for long enough.
-fn next_attempt(pair: &mut Pair, tools: &Tools, is_exhausted: bool) -> Option<Instant> {
+/// Schedules the next attempt. Returns false if it has been tried for long enough.
+fn schedule(pair: &mut Pair, tools: &Tools, is_exhausted: bool) -> bool {
+    if pair.is_starved != is_exhausted {
+        pair.starve(is_exhausted, tools);
+        // The limit is another one, and counts from now.
+        pair.attempts = None;
+    }
     let since = pair.attempts.map_or(tools.now, |attempts| attempts.since);
     let tried = tools.now.saturating_duration_since(since);
     let (limit, pause) = if is_exhausted {
@@ -120,12 +125,13 @@ fn next_attempt(pair: &mut Pair, tools: &Tools, is_exhausted: bool) -> Option<In
     } else {
         (CONNECT_TIMEOUT, (tried / 4).max(PAUSE))
     };
+    if tried >= limit {
+        return false;
+    }
     let next = tools.now + pause;
-    (tried < limit).then(|| {
-        pair.attempts = Some(Attempts { since, next });
-        pair.wake_by(next);
-        next
-    })
+    pair.attempts = Some(Attempts { since, next });
+    pair.wake_by(next);
+    true
 }
 
 fn unreachable(pair: &mut Pair, tools: &Tools) -> Reached {

@@ -197,7 +197,7 @@ fn towards(port: u16, state: &str) -> HashSet<String> {
 }
 
 #[test]
-fn a_program_whose_queue_is_full_is_asked_again_at_once_and_not_after_a_second() {
+fn a_program_whose_queue_is_full_is_asked_again_long_before_the_system_would() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     rustix::net::listen(&listener, 0).unwrap();
     let address = listener.local_addr().unwrap();

@@ -88,7 +88,7 @@ fn a_thousand_idle_clients_are_told_and_none_is_forced() {
 }
 
 #[test]
-fn a_client_that_connects_just_before_a_stop_is_told() {
+fn a_client_that_connects_just_before_a_stop_is_notified() {
     for round in 0..300 {
         let server = Running::start(Echo);
         let mut client = server.client();

@@ -16,7 +16,7 @@ use crate::master::stop::{Countdown, Draining};
 use crate::protocol::Progress;
 use crate::server::Built;
 use crate::settings::Settings;
-use crate::text::{Seconds, milliseconds};
+use crate::text::{Seconds, limit_ms};
 
 impl Master {
     pub(in crate::master) fn serve_first(&mut self, build: u64, built: Built, now: Instant) -> State {
@@ -38,7 +38,7 @@ impl Master {
         let (number, old) = (next.number, current.number);
         next.generation.serve_on_trial();
         let message = format!("generation {number} serves beside generation {old} for {}", Seconds(overlap));
-        let fields = [("generation", number.into()), ("overlap_ms", milliseconds(overlap).into())];
+        let fields = [("generation", number.into()), ("overlap_ms", limit_ms(overlap).into())];
         self.identity.log.line(Level::Info, "overlapping", message, fields);
         State::Proving(Proving { current, next, settings, restart, until: deadline_after(now, overlap) })
     }

@@ -201,7 +201,7 @@ impl Master {
     }
 }
 
-/// Why no program replaces the old one, so that the reason is not taken for that one's.
+/// Why there is no new program, named as the subject: otherwise the reason seems to be about the old one.
 fn of_new_program(reason: &BuildError) -> String {
     if was_started(reason) { format!("the new program failed to start: {reason}") } else { reason.to_string() }
 }

@@ -75,10 +75,10 @@ impl Master {
         let spread = spread::within(grace, spread, &self.settings);
         self.queue.cancel(restart);
         let asked = why.to_string();
-        for live in serving {
-            self.drains.push(live, why.to_string(), deadline_after(now, grace), now);
-        }
         let deadline = Deadline::after(now, grace);
+        for live in serving {
+            self.drains.push(live, why.to_string(), deadline.at(), now);
+        }
         let mut draining = Draining::begin(why, deadline, spread, &self.drains, self.watchdog.clone(), now);
         let open = self.drains.stop_by(deadline, spread);
         if let Why::Requested(by) = &draining.why {

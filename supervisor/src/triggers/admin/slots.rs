@@ -1,5 +1,5 @@
-//! The clients of the admin socket that are about to send their request. There is room for so many, or for as many as there
-//! are descriptors; one more takes the place of the one that has said nothing for the longest time.
+//! The clients of the admin socket that are about to send their request. There is room for [`MAX_CLIENTS`], or for fewer when
+//! descriptors run out (Unix); one more takes the place of the one that has been silent for longest.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -33,13 +33,13 @@ impl Slots {
         ClientSlot { slots: self.clone(), client }
     }
 
-    /// Has the one that has said nothing for the longest time go, whose thread then gives its descriptor back. Returns
-    /// whether there was one.
+    /// Disconnects the one that has been silent for longest. Its thread then gives its descriptor back.
     #[cfg(unix)]
-    pub(super) fn make_room(&self) -> bool {
+    pub(super) fn make_room(&self) {
         let silent = lock(&self.0).pop_front();
-        let silent = silent.inspect(|silent| hang_up(silent, "there is no descriptor for one more, try again".into()));
-        silent.is_some()
+        if let Some(silent) = silent {
+            hang_up(&silent, "out of file descriptors, try again".into());
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The admin thread on Unix: it waits for clients, for its end, and on Linux for the socket to vanish.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,11 +14,9 @@ use super::server::Acceptor;
 use crate::log::Level;
 use crate::text::Reason;
 
-/// How long to wait before trying again when the system is out of descriptors.
-const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
-
-/// The same, if a client of ours is about to give one back.
-const MADE_ROOM_WAIT: Duration = Duration::from_millis(1);
+/// How long to wait before trying again when the system is out of descriptors. A client that is disconnected for that has
+/// given its own back by then.
+const EXHAUSTED_WAIT: Duration = Duration::from_millis(20);
 
 /// How long to wait before trying again to make what is missing: at first, when that is worth a line of the log, and at
 /// the longest. It doubles each time. While a directory is being deleted, the first tries fail.
@@ -62,10 +61,12 @@ impl Acceptor {
             if client {
                 match self.place.listener.accept() {
                     Ok(client) => self.server.handle_client(client),
-                    // Nothing says when there will be a descriptor again.
-                    Err(_) => {
-                        let wait = if self.server.slots.make_room() { MADE_ROOM_WAIT } else { EXHAUSTED_WAIT };
-                        if self.is_closed_within(wait) {
+                    Err(error) => {
+                        if is_exhaustion(&error) {
+                            self.server.slots.make_room();
+                        }
+                        // Nothing says when there will be a descriptor again.
+                        if self.is_closed_within(EXHAUSTED_WAIT) {
                             return;
                         }
                     }
@@ -106,6 +107,12 @@ impl Acceptor {
             }
         }
     }
+}
+
+/// Whether there may be a descriptor or memory for one more when one of ours is given back.
+fn is_exhaustion(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(number, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
 }
 
 /// Rounded up, so that the time has come then.
