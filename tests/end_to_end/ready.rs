@@ -208,14 +208,22 @@ fn of_a_program_that_ends_before_it_serves_the_supervisor_is_not_named_as_what_i
     let home = Home::new();
     let port = free_port();
     let url = format!("http=http://127.0.0.1:{port}/");
-    for (script, reason) in
-        [("exit 3", "it exited with code 3 before it was ready"), ("exec sleep 600", "was not ready")]
+    for (script, within, reason) in
+        [("exit 3", HUGE, "it exited with code 3 before it was ready"), ("exec sleep 600", "500ms", "was not ready")]
     {
-        let options = ["--listen", &port.to_string(), "--ready", &url, "--ready-within", "500ms"];
+        let options = ["--listen", &port.to_string(), "--ready", &url, "--ready-within", within];
         let ended = home.run(home.exec_command(&options, &sh(script))).expect(1);
         ended.says(reason);
         assert!(!ended.err.contains("taken by"), "{ended}");
     }
+}
+
+#[test]
+fn a_program_that_ends_while_it_is_probed_has_ended_though_the_time_is_over_then() {
+    let home = Home::new();
+    let options = ["--ready", "exec=sleep 3; false", "--ready-within", "500ms"];
+    let ended = home.run(home.exec_command(&options, &sh("sleep 0.2; exit 3"))).expect(1);
+    ended.says("it exited with code 3 before it was ready");
 }
 
 #[test]

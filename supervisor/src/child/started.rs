@@ -116,12 +116,14 @@ impl Started {
                 Ok(Step::Ended(end)) => return Err(EndedEarly::of(end)),
                 // It has said before how it ended.
                 Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => return Err("it ended".into()),
-                Err(RecvTimeoutError::Timeout) => {}
+                // Only if nothing has happened: a look may have taken longer than the time that was left.
+                Err(RecvTimeoutError::Timeout) => match enough {
+                    Some((time, at)) if at <= Instant::now() => return Ok(Some(Evidence::Ran(time))),
+                    None if limit <= Instant::now() => return Err(self.late(program, failure)),
+                    Some(_) | None => {}
+                },
             }
             if since.is_none() {
-                if limit <= Instant::now() {
-                    return Err(self.late(program, failure));
-                }
                 continue;
             }
             if let Some(looks) = looks.as_mut().filter(|looks| looks.is_due()) {
@@ -140,11 +142,6 @@ impl Started {
                     self.report_delay(&program.ready, failure.as_deref(), log);
                 }
                 looks.done();
-            }
-            match enough {
-                Some((time, at)) if at <= Instant::now() => return Ok(Some(Evidence::Ran(time))),
-                None if limit <= Instant::now() => return Err(self.late(program, failure)),
-                Some(_) | None => {}
             }
         }
     }
@@ -191,18 +188,18 @@ impl Started {
             if self.sockets.have_lost(port) {
                 return Err(Box::new(LostPort(port)));
             }
-            if limit <= Instant::now() {
-                let why = Some(self.does_not_listen(port));
-                return Err(
-                    format!("it was not ready within {}{}", Seconds(program.ready_within), Obstacle(&why)).into()
-                );
-            }
             looks.done();
             match self.steps.recv_timeout(looks.next.saturating_duration_since(Instant::now())) {
                 Ok(Step::Stopping) => return Ok((Ipv4Addr::LOCALHOST, port).into()),
                 Ok(Step::Ended(end)) => return Err(EndedEarly::of(end)),
                 Ok(Step::CannotStart(why)) => return Err(Box::new(why)),
                 Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => return Err("it ended".into()),
+                Err(RecvTimeoutError::Timeout) if limit <= Instant::now() => {
+                    let why = Some(self.does_not_listen(port));
+                    return Err(
+                        format!("it was not ready within {}{}", Seconds(program.ready_within), Obstacle(&why)).into()
+                    );
+                }
                 Ok(Step::Started | Step::Ready) | Err(RecvTimeoutError::Timeout) => {}
             }
         }
