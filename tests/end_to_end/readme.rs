@@ -1,6 +1,6 @@
 //! What README.md and the book show works as shown, and so does examples/restart.sh.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -129,10 +129,12 @@ fn run_in_a_directory_of_its_own(home: &Home, script: &str) -> Ended {
     // What is said of a checkout.
     symlink(project().join("examples"), directory.join("examples")).unwrap();
     let mut command = shell(home, script);
-    command.current_dir(directory).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let process = home.spawn(command);
-    process.write("\n"); // Enter, for what reads it.
-    process.end()
+    // Enter, for what reads it.
+    let enter = home.directory().join("enter");
+    fs::write(&enter, "\n").unwrap();
+    let enter = File::open(enter).unwrap();
+    command.current_dir(directory).stdin(enter).stdout(Stdio::piped()).stderr(Stdio::piped());
+    home.spawn(command).end()
 }
 
 /// What the commands of a page print. None: something that they need is not installed.

@@ -47,7 +47,7 @@ impl Generation for Child {
     fn stop_by(&self, deadline: Deadline, _spread: Duration) {
         self.running.stop_by(deadline);
         let running = self.running.clone();
-        self.looks.begin(move |limit| running.wait_until_gone(limit));
+        self.looks.begin(move |limit| running.wait_until_over(limit));
     }
 
     /// The signal is sent once.

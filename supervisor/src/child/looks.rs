@@ -40,18 +40,23 @@ impl Looks {
         Looks { sockets, begun: Once::new(), seen: Arc::default() }
     }
 
-    /// Its drain has begun: it is looked at on a thread named `connections`, each second. `is_gone` waits for its end, for this
-    /// time at most. Without a thread, nothing is seen.
+    /// Its drain has begun: it is looked at on a thread named `connections`, each second, until it is over, for which `is_over`
+    /// waits this long at most. Without a thread, nothing is seen.
     #[cfg(target_os = "linux")]
-    pub(super) fn begin(&self, is_gone: impl Fn(Duration) -> bool + Send + 'static) {
+    pub(super) fn begin(&self, is_over: impl Fn(Duration) -> bool + Send + 'static) {
         self.begun.call_once(|| {
             let (sockets, seen) = (self.sockets.clone(), self.seen.clone());
             let looks = move || {
                 let mut pause = FIRST;
-                while !is_gone(pause) {
+                while !is_over(pause) {
                     let began = Instant::now();
                     let accepted = sockets.connections().unwrap_or_default().into_iter().filter(|it| it.pid.is_some());
-                    *lock(&seen) = accepted.collect();
+                    let accepted = accepted.collect();
+                    // A program that is being killed has no connections any more, and those held it up until then.
+                    if is_over(Duration::ZERO) {
+                        return;
+                    }
+                    *lock(&seen) = accepted;
                     pause = EVERY.max(began.elapsed() * PAUSES);
                 }
             };
@@ -61,7 +66,7 @@ impl Looks {
 
     /// The system does not show them.
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn begin(&self, _is_gone: impl Fn(Duration) -> bool + Send + 'static) {}
+    pub(super) fn begin(&self, _is_over: impl Fn(Duration) -> bool + Send + 'static) {}
 
     /// What the last look of its drain has shown.
     pub(super) fn seen(&self) -> Vec<ProgramConnection> {

@@ -176,6 +176,11 @@ impl Running {
         observed.unwrap_or_else(PoisonError::into_inner).0.gone
     }
 
+    /// Waits until nothing of it is left, or it is being killed, for this time at most. Returns whether that is so.
+    pub(super) fn wait_until_over(&self, limit: Duration) -> bool {
+        self.wait_until_gone(limit) || self.observed().asked.is_some_and(|kill| kill <= Instant::now())
+    }
+
     /// So many had to be killed.
     pub(super) fn all_exited(&self, killed: usize) {
         self.observed().killed = killed;
