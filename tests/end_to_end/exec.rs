@@ -826,6 +826,34 @@ if 'NOTIFY_SOCKET' in os.environ:
     }
 }
 
+/// What stands in a line before a time.
+fn before_time(line: &str) -> &str {
+    let length = "2026-01-31T12:04:10.321".len();
+    let begin = line.find("Z ").and_then(|end| end.checked_sub(length));
+    begin.map_or(line, |begin| &line[..begin])
+}
+
+#[test]
+fn what_a_program_writes_right_before_it_ends_is_in_the_log() {
+    for code in [0, 3] {
+        for _ in 0..3 {
+            let home = Home::new();
+            // The pipe is made to hold it all, so that it is not read when the program ends.
+            let script = format!(
+                "import fcntl, os, sys
+fcntl.fcntl(2, fcntl.F_SETPIPE_SZ, 1 << 20)
+os.write(2, ''.join(f'{{number}}\\n' for number in range(100000, 200000)).encode())
+sys.exit({code})"
+            );
+            let ended = home.run(home.exec_command(&["--max-restarts", "0"], &["python3", "-c", &script]));
+            let written: String = (100_000..200_000).map(|number| format!("{number}\n")).collect();
+            // The supervisor's own lines begin with the time, and may come in the middle of one of the program's.
+            let logged: String = ended.err.split_inclusive('\n').map(|line| before_time(line)).collect();
+            assert!(logged == written, "{} bytes of {}", logged.len(), written.len());
+        }
+    }
+}
+
 #[test]
 fn status_shows_program_generation_and_pid() {
     let home = Home::new();

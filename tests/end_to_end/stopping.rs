@@ -171,7 +171,7 @@ fn witness(home: &Home, signals: &str, ends: bool) -> Instance {
 #[test]
 fn signals_follow_each_other_until_the_program_ends() {
     let home = Home::new();
-    let instance = witness(&home, "USR1:500ms,USR2:500ms,TERM:600s", true);
+    let instance = witness(&home, "USR1:2s,USR2:2s,TERM:600s", true);
     instance.admin(&["stop"]).expect(0).says("exited with code 0");
     assert_eq!(instance.wait(), 0);
     assert_eq!(instance.out.whole(), "up\nusr1\nusr2\nterm\n");
@@ -180,7 +180,7 @@ fn signals_follow_each_other_until_the_program_ends() {
 #[test]
 fn after_the_last_signal_and_its_time_comes_kill() {
     let home = Home::new();
-    let instance = witness(&home, "USR1:300ms,TERM:300ms", false);
+    let instance = witness(&home, "USR1:2s,TERM:2s", false);
     instance.admin(&["stop"]).expect(5).says("killed by SIGKILL");
     assert_eq!(instance.wait(), 5);
     assert_eq!(instance.out.whole(), "up\nusr1\nterm\n");

@@ -54,20 +54,23 @@ impl Output {
         Ok((output, writer))
     }
 
-    /// Its last lines, when the program has ended. Others may still have its stderr, so what counts is that nothing is
-    /// on its way.
-    pub(super) fn last_lines(&self) -> Vec<String> {
+    /// Waits until all that the program has written is passed on, for a moment at most, and not again for a reader that has
+    /// stalled. Others may still have its stderr, so what counts is that nothing is on its way.
+    pub(super) fn settle(&self) {
         let end = Instant::now() + REST;
         let mut tail = lock(&self.kept.tail);
         // The one that reads holds this lock from there to the tail.
-        while !tail.is_whole && !self.is_empty() {
+        while !tail.is_whole && !tail.is_stalled && (tail.is_passing_on || !self.is_empty()) {
             let remaining = end.saturating_duration_since(Instant::now());
-            if remaining.is_zero() {
-                break;
-            }
+            tail.is_stalled = remaining.is_zero();
             tail = self.kept.changed.wait_timeout(tail, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
-        tail.lines()
+    }
+
+    /// Its last lines, when the program has ended.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        self.settle();
+        self.lines_so_far()
     }
 
     /// Its last lines so far. Output on its way is not waited for.
@@ -124,9 +127,14 @@ fn copy(mut from: PipeReader, kept: &Kept, stderr: &Writer) {
             Err(_) => return,
         };
         tail.add(piece);
+        tail.is_passing_on = true;
+        drop(tail);
+        stderr.pass_on(piece);
+        let mut tail = lock(&kept.tail);
+        tail.is_passing_on = false;
+        tail.is_stalled = false;
         drop(tail);
         kept.changed.notify_all();
-        stderr.pass_on(piece);
     }
 }
 
@@ -135,6 +143,10 @@ fn copy(mut from: PipeReader, kept: &Kept, stderr: &Writer) {
 struct Tail {
     /// The end has come.
     is_whole: bool,
+    /// The last piece is just being passed on.
+    is_passing_on: bool,
+    /// That was waited for in vain, and nothing has changed since.
+    is_stalled: bool,
     complete: VecDeque<Vec<u8>>,
     current: Vec<u8>,
 }

@@ -266,6 +266,7 @@ impl Running {
     }
 
     fn is_gone(&self) {
+        self.output.settle();
         // They have to be closed when master control hears that the program is gone.
         #[cfg(target_os = "linux")]
         self.unwatch();

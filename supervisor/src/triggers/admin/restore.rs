@@ -52,7 +52,8 @@ impl Place {
         self.listener = listener;
         self.identity = identity_of(&paths);
         self.paths = paths;
-        Ok(())
+        // The directory may have been replaced by something else meanwhile, such as a link.
+        self.paths.make_directories()
     }
 }
 
