@@ -848,7 +848,7 @@ sys.exit({code})"
             let ended = home.run(home.exec_command(&["--max-restarts", "0"], &["python3", "-c", &script]));
             let written: String = (100_000..200_000).map(|number| format!("{number}\n")).collect();
             // The supervisor's own lines begin with the time, and may come in the middle of one of the program's.
-            let logged: String = ended.err.split_inclusive('\n').map(|line| before_time(line)).collect();
+            let logged: String = ended.err.split_inclusive('\n').map(before_time).collect();
             assert!(logged == written, "{} bytes of {}", logged.len(), written.len());
         }
     }
