@@ -6,15 +6,16 @@ use crate::support::{Client, HUGE, Home, Instance, eventually, free_port};
 
 /// Notes what it hears, and its process id, in the file `heard`.
 const PROGRAM: &str = r#"
-import os, signal, socket, sys
+import os, signal, socket, sys, time
 def note(text):
     with open(sys.argv[1], "a") as heard:
         heard.write(f"{text} {os.getpid()}\n")
 signal.signal(signal.SIGUSR1, lambda *_: note("out"))
 signal.signal(signal.SIGUSR2, lambda *_: note("back"))
 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+# A signal may come right before a `pause`, which would not end then.
 while True:
-    signal.pause()
+    time.sleep(0.05)
 "#;
 
 fn start(home: &Home) -> Instance {

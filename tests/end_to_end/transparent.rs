@@ -71,12 +71,13 @@ fn each_signal_that_asks_nothing_of_the_supervisor_reaches_the_program() {
         Signal::SIGIO,
         Signal::SIGURG,
     ];
-    // Another signal may come while the handler still writes, where `print` would fail.
-    let script = "import os, signal, sys
+    // Another signal may come while the handler still writes, where `print` would fail, or right before a `pause`, which would
+    // not end then.
+    let script = "import os, signal, sys, time
 for it in sys.argv[1:]:
     signal.signal(int(it), lambda number, _: os.write(1, b'got %d\\n' % number))
 print('up', flush=True)
-while True: signal.pause()";
+while True: time.sleep(0.05)";
     let numbers = signals.map(|signal| (signal as i32).to_string());
     let line: Vec<&str> = ["python3", "-c", script].into_iter().chain(numbers.iter().map(String::as_str)).collect();
     let instance = home.exec(&["--grace", HUGE], &line);
