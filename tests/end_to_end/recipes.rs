@@ -94,6 +94,8 @@ fn puma_takes_the_socket_of_the_address_that_it_binds_and_restarts_lose_no_reque
     let home = Home::new();
     let text = "run lambda { |_| [200, { 'Content-Length' => '6' }, [\"hello\\n\"]] }\n";
     file(&home, "config.ru", text);
+    fs::create_dir(home.directory().join("config")).unwrap();
+    file(&home, "config/puma.rb", "queue_requests false\n");
     let port = free_port();
     let recipe = recipe("replace-a-program", "puma", 1);
     let arguments: Vec<_> = recipe[1..].iter().map(|word| word.replace("8080", &port.to_string())).collect();
