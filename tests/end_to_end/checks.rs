@@ -259,7 +259,7 @@ fn a_new_version_of_which_no_check_has_had_an_answer_does_not_take_over() {
     ];
     let instance = home.exec(&options, &["python3", &script]);
     let old = pid_that_answers(&instance);
-    file(&home, "config.json", r#"{"overlap": 1}"#);
+    file(&home, "config.json", r#"{"overlap": 5}"#);
     file(&home, "server.py", "import sys, time; print('never accepts', file=sys.stderr); time.sleep(600)");
     let restart = instance.admin(&["restart"]).expect(1);
     restart
