@@ -3,7 +3,9 @@
 use std::io::{self, ErrorKind};
 #[cfg(windows)]
 use std::thread;
-use std::time::{Duration, Instant};
+#[cfg(any(windows, target_os = "linux"))]
+use std::time::Duration;
+use std::time::Instant;
 
 use interprocess::local_socket::Stream;
 
