@@ -18,13 +18,13 @@ use nix::unistd::Pid;
 use crate::exec::{as_process_1, assert_leaves_nothing, assert_nothing_runs, below, sh};
 use crate::pty::{is_stopped, stat};
 use crate::signals::DEAF;
-use crate::support::{HUGE, Home, Instance, LIMIT, Reader, SUPERVISOR, eventually, free_port};
+use crate::support::{HUGE, Home, Instance, LIMIT, Reader, SUPERVISOR, USUAL_KILLS, eventually, free_port};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_version-1");
 
 /// How often something is killed or suspended. More of it, for a longer look than the suite has time for.
 fn kills() -> u64 {
-    std::env::var("KILLS").map_or(300, |kills| kills.parse().unwrap())
+    std::env::var("KILLS").map_or(USUAL_KILLS.into(), |kills| kills.parse().unwrap())
 }
 
 /// Numbers that look random, and are the same for the same seed (splitmix64).

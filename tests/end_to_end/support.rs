@@ -410,6 +410,9 @@ impl Drop for Inside {
     }
 }
 
+/// How often supervisors are killed, unless `KILLS` says otherwise.
+pub const USUAL_KILLS: u32 = 300;
+
 /// Ends what a test has started, and says which test it was, if it takes too long: a hanging test says nothing by
 /// itself. Without its programs most tests fail at once; if not even that helps, all tests end here.
 fn watch(children: Children) -> Sender<()> {
@@ -417,7 +420,8 @@ fn watch(children: Children) -> Sender<()> {
     let test = thread::current().name().unwrap_or("?").to_owned();
     thread::spawn(move || {
         // More rounds than usual take longer.
-        let rounds = std::env::var("RESTARTS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
+        let asked = |name| std::env::var(name).ok().and_then(|rounds| rounds.parse().ok());
+        let rounds = asked("RESTARTS").unwrap_or(1) * asked("KILLS").unwrap_or(USUAL_KILLS).div_ceil(USUAL_KILLS);
         if ended.recv_timeout(WATCHDOG * rounds) == Err(RecvTimeoutError::Timeout) {
             eprintln!("watchdog: {test} takes too long, its programs are killed");
             kill_all(&children);
