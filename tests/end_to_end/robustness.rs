@@ -100,9 +100,8 @@ const LOSSES: [Loss; 4] = [
     Loss {
         begin: |home, _| {
             fs::write(home.directory().join("file"), "in its place").unwrap();
-            let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
-            let here = nix::fcntl::AT_FDCWD;
-            nix::fcntl::renameat2(here, &home.directory().join("file"), here, &home.sockets(), exchange).unwrap();
+            let (here, file) = (rustix::fs::CWD, home.directory().join("file"));
+            rustix::fs::renameat_with(here, file, here, home.sockets(), rustix::fs::RenameFlags::EXCHANGE).unwrap();
         },
         end: |home, _| fs::remove_file(home.sockets()).unwrap(),
     },
