@@ -25,8 +25,8 @@ pub const HUGE: &str = "600";
 /// has ended is not gone as long as the system writes to a disk what one of its threads waits for.
 pub const LIMIT: Duration = Duration::from_secs(100);
 
-/// How long a whole test may take.
-const WATCHDOG: Duration = Duration::from_secs(240);
+/// How long a whole test may take. The longest one has hundreds of rounds, and some machines are busy.
+const WATCHDOG: Duration = Duration::from_secs(480);
 
 /// Waits until a condition holds.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
