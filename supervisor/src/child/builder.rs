@@ -19,7 +19,6 @@ use super::generation::Child;
 #[cfg(unix)]
 use super::guardian::supervisor_side::{Host, Socket};
 #[cfg(target_os = "linux")]
-#[cfg(target_os = "linux")]
 use super::listeners::is_listened_on;
 use super::looks::Looks;
 #[cfg(target_os = "linux")]

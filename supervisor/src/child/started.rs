@@ -195,10 +195,7 @@ impl Started {
                 Ok(Step::CannotStart(why)) => return Err(Box::new(why)),
                 Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => return Err("it ended".into()),
                 Err(RecvTimeoutError::Timeout) if limit <= Instant::now() => {
-                    let why = Some(self.does_not_listen(port));
-                    return Err(
-                        format!("it was not ready within {}{}", Seconds(program.ready_within), Obstacle(&why)).into()
-                    );
+                    return Err(not_ready_in_time(program, Some(self.does_not_listen(port))));
                 }
                 Ok(Step::Started | Step::Ready) | Err(RecvTimeoutError::Timeout) => {}
             }
@@ -224,8 +221,7 @@ impl Started {
     }
 
     fn late(&self, program: &Program, failure: Option<String>) -> BuildError {
-        let why = self.obstacle(&program.ready).or(failure);
-        format!("it was not ready within {}{}", Seconds(program.ready_within), Obstacle(&why)).into()
+        not_ready_in_time(program, self.obstacle(&program.ready).or(failure))
     }
 
     /// Which other process listens where the program should, if one does.
@@ -274,4 +270,8 @@ impl Started {
             }
         }
     }
+}
+
+fn not_ready_in_time(program: &Program, why: Option<String>) -> BuildError {
+    format!("it was not ready within {}{}", Seconds(program.ready_within), Obstacle(&why)).into()
 }

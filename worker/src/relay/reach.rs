@@ -1,7 +1,7 @@
 //! How a pair gets its connection to the program: which generation it belongs to, and what happens while there is none.
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -51,7 +51,7 @@ fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
         return hold(pair, tools);
     }
     pair.end_hold(tools);
-    if let Some(next) = pair.attempts.map(|attempts| attempts.next).filter(|next| tools.now < *next) {
+    if let Some(next) = next_attempt(pair, tools) {
         pair.wake_by(next);
         return Reached::Later;
     }
@@ -77,15 +77,18 @@ fn settle(pair: &mut Pair, tools: &mut Tools, side: Side) -> Reached {
             Some(error) => failed(pair, tools, error),
         };
     }
-    let next = pair.attempts.map(|attempts| attempts.next).filter(|next| tools.now < *next);
-    match next {
-        Some(next) if !pair.target.as_ref().is_some_and(|target| target.is_lost()) => {
-            pair.link = Link::Connecting(side);
-            pair.wake_by(next);
-            Reached::Later
-        }
-        Some(_) | None => begin(pair, tools),
+    if pair.target.as_ref().is_some_and(|target| target.is_lost()) {
+        return begin(pair, tools);
     }
+    let Some(next) = next_attempt(pair, tools) else { return begin(pair, tools) };
+    pair.link = Link::Connecting(side);
+    pair.wake_by(next);
+    Reached::Later
+}
+
+/// When the next attempt is to be made. None: now.
+fn next_attempt(pair: &Pair, tools: &Tools) -> Option<Instant> {
+    pair.attempts.map(|attempts| attempts.next).filter(|next| tools.now < *next)
 }
 
 fn link(socket: OwnedFd, writable: bool) -> Side {
