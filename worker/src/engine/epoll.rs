@@ -404,7 +404,9 @@ fn work(shared: &Arc<Shared>, events: &Arc<dyn Events>) {
             // More may be about to come, and one wait for several is cheaper than to be woken by each.
             thread::yield_now();
         }
-        crew.begin_wait();
+        if !crew.begin_wait() {
+            continue;
+        }
         let waited = epoll::wait(&shared.epoll, &mut buffer, None);
         crew.end_wait();
         if crew.closed.load(Ordering::Relaxed) {

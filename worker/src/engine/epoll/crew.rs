@@ -56,8 +56,11 @@ impl Crew {
         (self.waits.load(Ordering::SeqCst) & WAITING) as usize
     }
 
-    pub(super) fn begin_wait(&self) {
-        self.waits.fetch_add(1 + (WAITING + 1), Ordering::SeqCst);
+    /// Begins to wait for events. Returns false if enough threads wait already: one more would wait for ever.
+    pub(super) fn begin_wait(&self) -> bool {
+        let base = self.base.load(Ordering::Relaxed) as u64;
+        let begin = |waits: u64| (waits & WAITING < base).then(|| waits.wrapping_add(1 + (WAITING + 1)));
+        self.waits.fetch_update(Ordering::SeqCst, Ordering::SeqCst, begin).is_ok()
     }
 
     pub(super) fn end_wait(&self) {
@@ -109,10 +112,13 @@ impl Crew {
         }
     }
 
-    /// Waits until it is needed. False: it was not for a while, and shall end.
+    /// Waits until it is needed. False: it was not for a while, or the engine is closed, and it shall end.
     pub(super) fn stand_by(&self) -> bool {
         let mut spares = lock(&self.spares);
-        if !self.is_one_too_many() || self.closed.load(Ordering::SeqCst) {
+        if self.closed.load(Ordering::SeqCst) {
+            return false;
+        }
+        if !self.is_one_too_many() {
             return true;
         }
         if self.waiting() >= self.base.load(Ordering::Relaxed) {
@@ -126,14 +132,31 @@ impl Crew {
             self.needed.wait_timeout_while(spares, SPARE, is_idle).unwrap_or_else(PoisonError::into_inner);
         *spares -= 1;
         self.idle.fetch_sub(1, Ordering::SeqCst);
-        if !waited.timed_out() && !self.closed.load(Ordering::SeqCst) {
+        let is_needed = !waited.timed_out() && !self.closed.load(Ordering::SeqCst);
+        if is_needed {
             self.called.fetch_sub(1, Ordering::SeqCst);
         }
-        !waited.timed_out()
+        is_needed
     }
 }
 
 /// A lock under which nothing runs that could panic.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_threads_wait_for_events_than_there_are_cores() {
+        let crew = Crew { base: AtomicUsize::new(2), ..Crew::default() };
+        assert!(crew.begin_wait() && crew.begin_wait());
+        let before = crew.waits();
+        assert!(!crew.begin_wait());
+        assert_eq!((crew.waiting(), crew.waits()), (2, before));
+        crew.end_wait();
+        assert!(crew.begin_wait());
+    }
 }
