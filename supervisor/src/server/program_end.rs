@@ -1,6 +1,8 @@
 //! How a program ended.
 
 use std::fmt;
+#[cfg(unix)]
+use std::ops::RangeInclusive;
 use std::process::ExitStatus;
 
 /// How a program ended.
@@ -67,6 +69,16 @@ impl fmt::Display for ProgramEnd {
     }
 }
 
+/// The real-time signals as glibc, Go and systemd number them, and so most programs do: also where the C library of the
+/// supervisor itself (musl) keeps the first one.
+#[cfg(target_os = "linux")]
+pub(crate) const REAL_TIME: RangeInclusive<i32> = 34..=64;
+
+/// None can be sent from here.
+#[cfg(all(unix, not(target_os = "linux")))]
+#[expect(clippy::reversed_empty_ranges, reason = "there are none")]
+pub(crate) const REAL_TIME: RangeInclusive<i32> = 1..=0;
+
 /// A signal for people: its name, or its number if it has none.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SignalName(pub(crate) i32);
@@ -78,9 +90,9 @@ impl SignalName {
         if let Ok(signal) = nix::sys::signal::Signal::try_from(self.0) {
             return Some(signal.as_str().to_owned());
         }
-        #[cfg(target_os = "linux")]
-        if (nix::libc::SIGRTMIN()..=nix::libc::SIGRTMAX()).contains(&self.0) {
-            return Some(format!("SIGRTMIN+{}", self.0 - nix::libc::SIGRTMIN()));
+        #[cfg(unix)]
+        if REAL_TIME.contains(&self.0) {
+            return Some(format!("SIGRTMIN+{}", self.0 - REAL_TIME.start()));
         }
         None
     }

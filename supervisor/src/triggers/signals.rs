@@ -33,6 +33,7 @@ mod unix {
     #[cfg(target_os = "linux")]
     fn on_linux() -> impl Iterator<Item = i32> {
         use nix::libc::{SIGPWR, SIGRTMAX, SIGRTMIN};
+        // From the first that our own C library leaves to us.
         std::iter::once(SIGPWR).chain(SIGRTMIN()..=SIGRTMAX())
     }
 
