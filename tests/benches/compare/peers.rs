@@ -8,31 +8,54 @@ use crate::process::{Running, free_port, is_installed, write};
 
 /// nginx as Debian configures it: a worker a core, sendfile, tcp_nopush.
 pub fn nginx(directory: &Path, files: &Path) -> Option<Running> {
+    run_nginx(directory, files, Queues::Common)
+}
+
+/// The same, to serve behind a relay or a proxy.
+pub fn nginx_behind(directory: &Path, files: &Path) -> Option<Running> {
+    run_nginx(directory, files, Queues::OnePerWorker)
+}
+
+fn run_nginx(directory: &Path, files: &Path, queues: Queues) -> Option<Running> {
     let port = free_port();
     let path = directory.join("nginx.conf");
-    write(&path, nginx_configuration(directory, files, &port.to_string()));
+    write(&path, nginx_configuration(directory, files, &port.to_string(), queues));
     is_installed("nginx").then(|| Running::peer(Command::new(NGINX).arg("-c").arg(&path), port))?
 }
 
 pub const NGINX: &str = "/usr/sbin/nginx";
 
+/// Where clients wait for nginx to accept them.
+#[derive(Debug, Clone, Copy)]
+enum Queues {
+    /// All workers take from one queue, as nginx is configured by default. It depends on chance whether one of them gets
+    /// half of the clients or all, and that decides what the slowest requests take.
+    Common,
+    /// Each worker has its own, and the kernel divides the clients among them.
+    OnePerWorker,
+}
+
 /// Its whole configuration.
-pub fn nginx_configuration(directory: &Path, files: &Path, port: &str) -> String {
+fn nginx_configuration(directory: &Path, files: &Path, port: &str, queues: Queues) -> String {
     let (directory, files) = (directory.display(), files.display());
+    let reuseport = match queues {
+        Queues::Common => "",
+        Queues::OnePerWorker => " reuseport",
+    };
     format!(
         "daemon off; worker_processes auto; pid {directory}/nginx-{port}.pid; error_log /dev/null crit; user root;
          events {{ worker_connections 10000; }}
          http {{ sendfile on; tcp_nopush on; types_hash_max_size 2048; access_log off; keepalive_requests 1000000000;
                  client_body_temp_path {directory}/b; proxy_temp_path {directory}/p; fastcgi_temp_path {directory}/f;
                  uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
-                 server {{ listen 127.0.0.1:{port}; root {files}; }} }}"
+                 server {{ listen 127.0.0.1:{port}{reuseport}; root {files}; }} }}"
     )
 }
 
 /// The same behind our relay, which says where it listens.
 pub fn relayed_nginx(directory: &Path, files: &Path, protocol: &str) -> Running {
     let template = directory.join("relayed-nginx.conf");
-    write(&template, nginx_configuration(directory, files, "PORT"));
+    write(&template, nginx_configuration(directory, files, "PORT", Queues::OnePerWorker));
     let template = template.display();
     let script = format!("sed s/PORT/$PORT/g {template} > {template}.$PORT && exec {NGINX} -c {template}.$PORT");
     Running::supervisor_of(&["exec", "--relay", protocol], &["--", "sh", "-c", &script])

@@ -24,7 +24,7 @@ pub fn run() {
         println!("wrk is not installed");
         return;
     }
-    let Some(nginx) = peers::nginx(&directory.0, &files) else {
+    let Some(nginx) = peers::nginx_behind(&directory.0, &files) else {
         println!("nginx is not installed");
         return;
     };

@@ -21,7 +21,7 @@ const GROWTH: [Figure; 1] = [Figure::new("resident", Unit::Bytes, Statistic::Med
 pub fn run() {
     let directory = Directory::new("relay-idle");
     let (files, _) = directory.files();
-    let Some(nginx) = peers::nginx(&directory.0, &files) else {
+    let Some(nginx) = peers::nginx_behind(&directory.0, &files) else {
         println!("nginx is not installed");
         return;
     };

@@ -26,7 +26,7 @@ const FIGURES: [Figure; 4] = [
 pub fn run() {
     let directory = Directory::new("relay-ports");
     let (files, _) = directory.files();
-    let Some(nginx) = peers::nginx(&directory.0, &files) else {
+    let Some(nginx) = peers::nginx_behind(&directory.0, &files) else {
         println!("nginx is not installed");
         return;
     };
