@@ -1,5 +1,6 @@
 //! A supervisor that runs: waited for, or commanded from code.
 
+use std::any::Any;
 use std::net::SocketAddr;
 use std::panic;
 use std::sync::mpsc::{Receiver, RecvError};
@@ -10,6 +11,8 @@ use crate::error::Error;
 use crate::event::{Event, EventSender, Trigger};
 use crate::listen::Address;
 use crate::report::Report;
+use crate::triggers::signals::Signals;
+use crate::watchdog::Watchdog;
 
 /// A supervisor that runs. Dropping this leaves it running.
 #[derive(Debug)]
@@ -91,17 +94,37 @@ impl Control {
 /// Master control, until it has ended.
 #[derive(Debug)]
 pub(crate) struct Underway {
-    pub(crate) reported: Receiver<Result<Report, Error>>,
+    pub(crate) reported: Receiver<(Result<Report, Error>, Remains)>,
     pub(crate) thread: JoinHandle<()>,
 }
 
 impl Underway {
-    /// Waits for the report, and not for the thread that has made it: after that it only gives back what it has.
+    /// Waits for the report, and not for the thread that has made it, which has nothing more to do.
     pub(crate) fn wait(self) -> Result<Report, Error> {
-        self.reported.recv().unwrap_or_else(|RecvError| match self.thread.join() {
-            // Master control does not panic. If it did, the panic would reach the caller.
-            Err(panic) => panic::resume_unwind(panic),
-            Ok(()) => unreachable!("it ends with its report"),
-        })
+        match self.reported.recv() {
+            Ok((end, _remains)) => end,
+            Err(RecvError) => match self.thread.join() {
+                // Master control does not panic. If it did, the panic would reach the caller.
+                Err(panic) => panic::resume_unwind(panic),
+                Ok(()) => unreachable!("it ends with its report"),
+            },
+        }
+    }
+}
+
+/// What nothing needs after the report. Threads end when this is dropped, which the receiver of the report does: if they
+/// were told to end before, a process that ends with the report would wait until each had its turn.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    pub(crate) watchdog: Option<Watchdog>,
+    pub(crate) _signals: Option<Signals>,
+    pub(crate) _threads: Box<dyn Any + Send>,
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.off();
+        }
     }
 }

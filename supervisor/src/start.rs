@@ -20,7 +20,7 @@ use crate::child::Relaying;
 use crate::child::{Children, Front};
 use crate::error::{Error, lacking};
 use crate::event::{Event, EventSender};
-use crate::handle::{Control, Course, Handle, Underway};
+use crate::handle::{Control, Course, Handle, Remains, Underway};
 use crate::health::Health;
 use crate::host::Manager;
 use crate::journal::Journal;
@@ -210,12 +210,8 @@ fn start<L, T: Send + 'static>(
     let (report, reported) = mpsc::channel();
     let thread = thread::Builder::new().name("master-control".into()).spawn(move || {
         let end = run(master, received, &mut triggers, files, watchdog.as_ref(), log);
-        let _ = report.send(end); // It may not be waited for.
-        // Threads end with these, and a process that ends now need not wait for them.
-        if let Some(watchdog) = watchdog {
-            watchdog.off();
-        }
-        drop((triggers.signals, threads));
+        let remains = Remains { watchdog, _signals: triggers.signals.take(), _threads: Box::new(threads) };
+        let _ = report.send((end, remains)); // It may not be waited for.
     });
     // Without that thread, all that it should have had is dropped, which ends it.
     let thread = thread.map_err(lacking("master control"))?;
