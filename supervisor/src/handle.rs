@@ -12,7 +12,6 @@ use crate::event::{Event, EventSender, Trigger};
 use crate::listen::Address;
 use crate::report::Report;
 use crate::triggers::signals::Signals;
-use crate::watchdog::Watchdog;
 
 /// A supervisor that runs. Dropping this leaves it running.
 #[derive(Debug)]
@@ -116,15 +115,6 @@ impl Underway {
 /// were told to end before, a process that ends with the report would wait until each had its turn.
 #[derive(Debug)]
 pub(crate) struct Remains {
-    pub(crate) watchdog: Option<Watchdog>,
     pub(crate) _signals: Option<Signals>,
     pub(crate) _threads: Box<dyn Any + Send>,
-}
-
-impl Drop for Remains {
-    fn drop(&mut self) {
-        if let Some(watchdog) = &self.watchdog {
-            watchdog.off();
-        }
-    }
 }

@@ -210,7 +210,10 @@ fn start<L, T: Send + 'static>(
     let (report, reported) = mpsc::channel();
     let thread = thread::Builder::new().name("master-control".into()).spawn(move || {
         let end = run(master, received, &mut triggers, files, watchdog.as_ref(), log);
-        let remains = Remains { watchdog, _signals: triggers.signals.take(), _threads: Box::new(threads) };
+        if let Some(watchdog) = watchdog {
+            watchdog.off();
+        }
+        let remains = Remains { _signals: triggers.signals.take(), _threads: Box::new(threads) };
         let _ = report.send((end, remains)); // It may not be waited for.
     });
     // Without that thread, all that it should have had is dropped, which ends it.

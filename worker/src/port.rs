@@ -69,10 +69,12 @@ impl Port {
             is_shared,
             address,
         });
-        let events: Arc<dyn Events> = shared.clone();
-        shared.engine.run(&events)?;
-        shared.engine.listen(&listener, is_shared)?;
-        Ok(Port { shared })
+        // If something fails, dropping it closes the listener and ends the threads that were started.
+        let port = Port { shared };
+        let events: Arc<dyn Events> = port.shared.clone();
+        port.shared.engine.run(&events)?;
+        port.shared.engine.listen(&listener, is_shared)?;
+        Ok(port)
     }
 
     /// The address that it listens on.

@@ -143,8 +143,10 @@ impl Engine {
         if watch.registered != (Registered::For { room: watch.room }) {
             self.0.register(key, socket, watch);
         }
-        let is_earlier = |due: &Instant| watch.scheduled.is_none_or(|scheduled| *due < scheduled);
-        if let Some(due) = due.filter(is_earlier) {
+        // The timer may have come while a thread had the connection, and does not come again.
+        let has_come = |scheduled: Instant| scheduled <= Instant::now();
+        let is_needed = |due: &Instant| watch.scheduled.is_none_or(|at| *due < at || has_come(at));
+        if let Some(due) = due.filter(is_needed) {
             self.0.schedule(key, watch.scheduled.replace(due), Some(due));
         }
     }
@@ -359,10 +361,9 @@ impl Shared {
         }
     }
 
-    fn reinforce(self: &Arc<Self>) {
-        if !self.crew.call_spare() {
-            let _ = self.add_thread(); // Without it, the others have to do.
-        }
+    /// Returns false if the system gives no thread: the others have to do.
+    fn reinforce(self: &Arc<Self>) -> bool {
+        self.crew.call_spare() || self.add_thread().is_ok()
     }
 
     fn add_thread(self: &Arc<Self>) -> io::Result<()> {
@@ -445,12 +446,9 @@ fn handle(shared: &Arc<Shared>, events: &Arc<dyn Events>, key: Key, why: Why) {
         },
         TIMER => {
             let _ = rustix::io::read(&shared.timer, &mut [0; 8]);
-            for key in shared.due() {
-                match key {
-                    LISTENER => accept(shared, events),
-                    key => events.clone().ready(key, Why::Due),
-                }
-            }
+            // Others take them if one of them takes long.
+            shared.leave(shared.due().into_iter().map(|key| (key, Why::Due)));
+            shared.crew.wake_sentinel();
         }
         key => events.clone().ready(key, why),
     }
@@ -490,7 +488,9 @@ fn sentinel(shared: &Arc<Shared>) {
             shared.wake();
         } else {
             crew.extra.fetch_add(1, Ordering::Relaxed);
-            shared.reinforce();
+            if !shared.reinforce() {
+                crew.give_up_extra();
+            }
         }
     }
 }

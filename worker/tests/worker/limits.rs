@@ -1,6 +1,8 @@
 //! Too many connections, no descriptors left, waiting that costs nothing.
 
 use std::io::{Read, Write};
+use std::thread;
+use std::time::Duration;
 
 use mastercontrol_worker::handlers::Echo;
 use mastercontrol_worker::{Activity, Connection, Handler, Server};
@@ -62,6 +64,40 @@ fn one_more_takes_the_place_of_the_client_that_has_been_idle_for_longest_if_that
     drop((clients, one_more));
     server.stop(HUGE);
     server.join();
+}
+
+/// A client whose message is served for longer than it may be idle, and which is idle after that. Returns whether it was not
+/// late itself, which a busy machine can make it.
+fn is_closed_after_a_long_message() -> bool {
+    const IDLE: Duration = Duration::from_millis(200);
+    let handler = Serve(|client: &mut Connection| {
+        client.set_idle_timeout(Some(IDLE));
+        while client.next_message() {
+            let mut byte = [0];
+            client.read_exact(&mut byte)?;
+            if byte == *b"w" {
+                thread::sleep(2 * IDLE);
+            }
+            client.write_all(&byte)?;
+        }
+        Ok(())
+    });
+    let server = Running::start(handler);
+    let mut client = server.client();
+    client.send("?");
+    client.expect("?");
+    let is_in_time = client.0.write_all(b"w").is_ok() && client.0.read(&mut [0]).is_ok_and(|read| read == 1);
+    if is_in_time {
+        client.expect_last("");
+    }
+    server.stop(HUGE);
+    server.join();
+    is_in_time
+}
+
+#[test]
+fn a_client_that_is_idle_for_too_long_is_closed_also_if_its_last_message_took_longer_than_that() {
+    eventually("a client is in time", is_closed_after_a_long_message);
 }
 
 #[test]
@@ -315,12 +351,12 @@ fn an_idle_server_does_not_wake_up() {
         // second. Then nothing is the subject.
         eventually("all wait", || {
             let before = wake_ups();
-            std::thread::sleep(Duration::from_millis(1500));
+            thread::sleep(Duration::from_millis(1500));
             wake_ups() == before
         });
         let before = wake_ups();
         assert!(before.0 >= 4, "the threads of the server are counted: {}", before.0);
-        std::thread::sleep(Duration::from_secs(2));
+        thread::sleep(Duration::from_secs(2));
         assert_eq!(wake_ups(), before);
         drop(clients);
         server.stop(HUGE);

@@ -92,6 +92,11 @@ impl Crew {
         }
     }
 
+    /// One thread fewer makes up for others.
+    pub(super) fn give_up_extra(&self) {
+        let _ = self.extra.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |extra| extra.checked_sub(1));
+    }
+
     /// Calls back a thread that is not needed. Returns false if there is none.
     pub(super) fn call_spare(&self) -> bool {
         let spares = lock(&self.spares);
@@ -123,7 +128,7 @@ impl Crew {
         }
         if self.waiting() >= self.base.load(Ordering::Relaxed) {
             // The blockage that the sentinel has made up for is over.
-            let _ = self.extra.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |extra| extra.checked_sub(1));
+            self.give_up_extra();
         }
         *spares += 1;
         self.idle.fetch_add(1, Ordering::SeqCst);
