@@ -16,6 +16,9 @@ use rustix::net::{AddressFamily, SocketType};
 use crate::watchdog::Watchdog;
 pub use crate::watchdog::{HUGE, LIMIT, eventually};
 
+/// How long a relay tries to reach a program that does not answer.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A time that is over soon.
 pub fn soon() -> Instant {
     Instant::now() + Duration::from_millis(50)
