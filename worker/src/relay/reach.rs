@@ -46,7 +46,8 @@ pub(super) fn reach(pair: &mut Pair, tools: &mut Tools) -> Reached {
 }
 
 fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
-    let begins = pair.under_way().is_none();
+    // What is held when a pause begins is no part of what the pause waits for.
+    let begins = pair.held_since.is_some() || pair.under_way().is_none();
     if begins && tools.hub.pausing.is_paused() || !attach(pair, tools) {
         return hold(pair, tools);
     }

@@ -67,11 +67,14 @@ pub(super) fn next(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, N
     wait(pair, tools)
 }
 
-/// Whether no request may begin now: nothing is read, and a client that has sent something is held. A head of which the
-/// beginning has been read is under way.
+/// Whether no request may begin now: nothing is read, and a client that has sent something is held.
 fn is_paused(pair: &mut Pair, tools: &Tools) -> bool {
-    let Course::Messages(exchange) = &pair.course else { return false };
-    let is_paused = tools.hub.pausing.is_paused() && exchange.head_until.is_none() && pair.leaving.is_none();
+    let Course::Messages(exchange) = &mut pair.course else { return false };
+    let is_paused = tools.hub.pausing.is_paused() && pair.leaving.is_none();
+    if is_paused && exchange.head_until.take().is_some() {
+        // The beginning of a head, which gets all its time after the pause.
+        exchange.is_unseen = true;
+    }
     if is_paused && (pair.client.readable || exchange.is_unseen) {
         pair.begin_hold(tools);
     }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use mastercontrol_worker::Activity;
 use mastercontrol_worker::relay::Protocol;
 
-use crate::support::{Front, Program, eventually, never, options};
+use crate::support::{Client, Front, Program, eventually, never, options};
 
 #[test]
 fn clients_that_come_before_the_program_are_served_by_it() {
@@ -118,6 +119,41 @@ fn requests_of_a_pause_are_answered_after_it_by_the_generation_that_serves_then(
     kept.expect_answer("new /kept ");
     new.expect_answer("new /new ");
     assert_eq!(front.relay.counts().held, 0);
+}
+
+#[test]
+fn a_request_that_has_come_only_in_part_when_a_pause_begins_is_answered_after_it() {
+    let front = Front::http();
+    let upstream = front.serve(&Program::http("a"));
+    let mut kept = front.client();
+    kept.get("/");
+    kept.expect_answer("a / ");
+    let mut clients = [kept, front.client()];
+    clients.iter_mut().for_each(|client| client.send("GET /late HTTP/1.1\r\n"));
+    let has_begun = || upstream.connections().iter().filter(|it| it.activity == Activity::Busy).count() == 2;
+    eventually("their beginnings are read", has_begun);
+    // Not even until these clients send the rest.
+    assert!(front.relay.pause().wait());
+    clients.iter_mut().for_each(|client| client.send("Host: a\r\n\r\n"));
+    eventually("both are held", || front.relay.counts().held == 2);
+    clients.iter_mut().for_each(Client::expect_silence);
+    front.relay.resume();
+    clients.iter_mut().for_each(|client| client.expect_answer("a /late "));
+}
+
+#[test]
+fn a_request_that_is_held_already_when_a_pause_begins_is_answered_after_it() {
+    let front = Front::http();
+    let mut client = front.client();
+    client.get("/");
+    eventually("it is held", || front.relay.counts().held == 1);
+    let paused = front.relay.pause();
+    assert!(paused.wait());
+    let upstream = front.serve(&Program::http("a"));
+    client.expect_silence();
+    assert_eq!((paused.under_way(), upstream.counts().total), (0, 0));
+    front.relay.resume();
+    client.expect_answer("a / ");
 }
 
 #[test]
