@@ -19,8 +19,6 @@ pub(crate) struct Request {
     pub(crate) body: Body,
     /// Whether the client wants to send more requests on this connection.
     pub(crate) keeps_alive: bool,
-    /// Whether the client waits for `100 Continue` before it sends the body.
-    pub(crate) expects_continue: bool,
     /// Whether the client would speak another protocol after a 101.
     pub(crate) asks_for_upgrade: bool,
     /// Whether it is HTTP/1.0.
@@ -122,7 +120,6 @@ pub(crate) fn request(
         method,
         body: body(framing, method, is_old)?,
         keeps_alive: !options.close && (!is_old || options.keep_alive),
-        expects_continue: !is_old && expects_continue(fields),
         asks_for_upgrade: !is_old && options.upgrade && framing.has_upgrade,
         is_old,
     };
@@ -167,13 +164,6 @@ fn host<'bytes>(fields: &[Header<'bytes>], is_old: bool) -> Result<Option<&'byte
         (None, _) => bad("there is no field Host"),
         (Some(_), Some(_)) => bad("there is more than one field Host"),
     }
-}
-
-fn expects_continue(fields: &[Header<'_>]) -> bool {
-    let is_expected = |field: &Header<'_>| {
-        field.name.eq_ignore_ascii_case("expect") && field.value.eq_ignore_ascii_case(b"100-continue")
-    };
-    fields.iter().any(is_expected)
 }
 
 fn body(framing: Framing, method: Method, is_old: bool) -> Result<Body, Refused> {

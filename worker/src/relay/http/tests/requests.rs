@@ -138,10 +138,7 @@ fn a_request_is_sent_once_more_only_if_that_changes_nothing() {
 }
 
 #[test]
-fn what_a_client_waits_for_is_known() {
-    assert!(one(&with("Expect: 100-Continue\r\n")).expects_continue);
-    assert!(!one(&with("Expect: a miracle\r\n")).expects_continue);
-    assert!(!one("GET / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n").expects_continue);
+fn a_client_asks_for_an_upgrade_by_two_fields() {
     assert!(one(&with("Connection: Upgrade\r\nUpgrade: websocket\r\n")).asks_for_upgrade);
     assert!(!one(&with("Upgrade: websocket\r\n")).asks_for_upgrade);
     assert!(!one(&with("Connection: upgrade\r\n")).asks_for_upgrade);
