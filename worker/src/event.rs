@@ -57,7 +57,8 @@ pub enum Event<'a> {
         /// The protocol's name.
         protocol: &'static str,
     },
-    /// The server can accept nothing any more, though it was not asked to stop. Its clients drain.
+    /// The server can accept nothing any more, though it was not asked to stop. Its clients drain; those of a relay are
+    /// served on until it stops.
     Failed {
         /// Why.
         failure: &'a Failure,

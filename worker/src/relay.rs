@@ -174,9 +174,7 @@ impl Relay {
 
 /// Closes the port, unless that is done.
 fn close(hub: &Hub) {
-    let Some((listener, serving)) = hub.change(|door| Some((door.listener.take()?, door.serving.clone()))) else {
-        return;
-    };
+    let Some((listener, serving)) = hub.take_listener() else { return };
     // When no loop accepts any more, the queue is ours, or the others'. A client that a loop accepts until then is served by
     // the generation that still serves.
     hub.wait_until_seen();
@@ -195,7 +193,7 @@ fn close(hub: &Hub) {
                 mailbox.send(Command::Adopt(accepted));
             }
             Taken::Vanished => {}
-            Taken::None | Taken::Failed(_) => break,
+            Taken::None | Taken::Failed(_) | Taken::ShutDown(_) => break,
         }
     }
 }
@@ -338,5 +336,29 @@ impl Upstream {
     /// ended. Each that waits gets the report.
     pub fn wait(self) -> DrainReport {
         self.target.wait()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_closed_already_disturbs_no_loop_when_it_is_closed_again() {
+        let options = Options {
+            protocol: Protocol::Tcp,
+            max_connections: 1,
+            wait: Duration::ZERO,
+            answer_within: None,
+            ids: crate::generation::Ids::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let relay = Relay::start(listener, options, |_| {}).expect("the system has threads and descriptors");
+        let before = relay.hub.epoch();
+        relay.close();
+        let closed = relay.hub.epoch();
+        assert_ne!(closed, before);
+        relay.close();
+        assert_eq!(relay.hub.epoch(), closed);
     }
 }

@@ -1,6 +1,5 @@
 //! From the accept queue to a pair.
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -30,8 +29,10 @@ pub(super) enum Taken {
     None,
     /// One that was gone before it was accepted.
     Vanished,
-    /// The system is out of descriptors or memory, or the listener is none any more.
-    Failed(io::Error),
+    /// The system is out of descriptors or memory, or something else that may pass.
+    Failed(Errno),
+    /// The listener is none any more: it was shut down by another process.
+    ShutDown(Errno),
 }
 
 pub(super) fn take(listener: &TcpListener) -> Taken {
@@ -51,7 +52,8 @@ pub(super) fn take(listener: &TcpListener) -> Taken {
             | Errno::NETDOWN
             | Errno::PROTO,
         ) => Taken::Vanished,
-        Err(error) => Taken::Failed(error.into()),
+        Err(error @ Errno::INVAL) => Taken::ShutDown(error),
+        Err(error) => Taken::Failed(error),
     }
 }
 

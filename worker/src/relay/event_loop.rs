@@ -13,6 +13,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event as Reported, EventData, EventFlags};
 
 use super::accept::{self, Taken};
+use super::connect;
 use super::course;
 use super::hub::{Accepted, Command, Hub};
 use super::pair::{Course, Link, Pair};
@@ -277,12 +278,13 @@ impl EventLoop {
                 Taken::None => return,
                 Taken::Vanished => {}
                 Taken::Failed(error) => {
-                    if self.make_room() {
+                    if connect::is_exhaustion(error) && self.make_room() {
                         continue;
                     }
-                    self.tools.hub.report_exhausted(&error);
+                    self.tools.hub.report_exhausted(&error.into());
                     return self.pause();
                 }
+                Taken::ShutDown(error) => return self.tools.hub.fail(error),
             }
         }
     }

@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 
 use super::options::{Options, RelayCounts};
 use super::tally::Tally;
 use super::target::Target;
-use crate::event::{Event, Observer};
+use crate::event::{Event, Failure, Observer};
 use crate::pausing::Pausing;
 use crate::report::{ConnectionInfo, Outcome};
 
@@ -196,10 +197,30 @@ impl Hub {
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Door) -> T) -> T {
         let mut door = lock(&self.door);
         let result = change(&mut door);
+        self.has_changed(door);
+        result
+    }
+
+    fn has_changed(&self, door: MutexGuard<'_, Door>) {
         self.epoch.fetch_add(1, Ordering::Release);
         drop(door);
         self.tell(|| Command::Look(None));
-        result
+    }
+
+    /// Takes the listener from the door. Returns it, and the generation that serves. None: it is gone already, and no loop
+    /// is disturbed.
+    pub(super) fn take_listener(&self) -> Option<(Arc<TcpListener>, Option<Arc<Target>>)> {
+        let mut door = lock(&self.door);
+        let taken = (door.listener.take()?, door.serving.clone());
+        self.has_changed(door);
+        Some(taken)
+    }
+
+    /// The listener has failed for good. All loops find that out; one of them says it.
+    pub(super) fn fail(&self, error: Errno) {
+        if self.take_listener().is_some() {
+            self.say(&Event::Failed { failure: &Failure::Accept(error.into()) });
+        }
     }
 
     /// Waits until all loops have seen the door as it is now. They wait for nothing, so that does not take long.

@@ -8,7 +8,7 @@ use std::sync::{Arc, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use mastercontrol_worker::relay::{Protocol, Relay};
+use mastercontrol_worker::relay::{Forwarded, Protocol, Relay};
 use mastercontrol_worker::{Activity, Event, Outcome};
 
 use crate::support::{Client, Front, HUGE, LIMIT, Program, eventually, never, options, soon};
@@ -276,7 +276,7 @@ fn a_stop_leaves_the_queue_of_a_shared_listener_to_the_others() {
     drop(held_up);
     stopping.join().unwrap();
     accepted.iter_mut().for_each(|client| client.expect("one"));
-    let other = Front::sharing(&listener);
+    let other = Front::sharing(&listener, Protocol::Tcp);
     let _upstream = other.serve(&Program::named("other"));
     for client in queued.iter_mut().chain([&mut connect()]) {
         client.expect("o");
@@ -291,7 +291,7 @@ fn of_two_relays_that_share_a_listener_either_stops_and_no_client_is_lost() {
     let address = listener.local_addr().unwrap();
     let program = Program::named("hello");
     let start = || {
-        let front = Front::sharing(&listener);
+        let front = Front::sharing(&listener, Protocol::Tcp);
         let upstream = front.serve(&program);
         (front, upstream)
     };
@@ -315,4 +315,28 @@ fn of_two_relays_that_share_a_listener_either_stops_and_no_client_is_lost() {
     }
     over.store(true, Ordering::SeqCst);
     clients.into_iter().for_each(|client| client.join().unwrap());
+}
+
+#[test]
+fn a_port_whose_listener_another_process_shuts_down_says_so_once_and_closes_no_client() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let front = Front::sharing(&listener, Protocol::Http(Forwarded::Off));
+    let program = Program::http("a");
+    let upstream = front.serve(&program);
+    let mut clients: Vec<_> = (0..4).map(|_| front.client()).collect();
+    for client in &mut clients {
+        client.get("/");
+        client.expect_answer("a / ");
+    }
+    rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
+    eventually("it is said", || front.said("Failed") > 0);
+    for client in &mut clients {
+        client.get("/again");
+        client.expect_answer("a /again ");
+    }
+    assert_eq!(program.connections(), clients.len(), "those to the program are kept, too");
+    upstream.stop_by(never());
+    clients.iter_mut().for_each(|client| client.expect_last(""));
+    assert_eq!(upstream.wait().closed, clients.len());
+    assert_eq!((front.said("Failed"), front.said("Exhausted")), (1, 0));
 }

@@ -54,10 +54,10 @@ impl Front {
         Front::observed(|observer| Relay::start(listener, options, observer))
     }
 
-    /// One that passes bytes on, and leaves the listener to others when it stops.
-    pub fn sharing(listener: &TcpListener) -> Front {
+    /// One that leaves the listener to others when it stops.
+    pub fn sharing(listener: &TcpListener, protocol: Protocol) -> Front {
         let listener = listener.try_clone().unwrap();
-        Front::observed(|observer| Relay::start_shared(listener, options(Protocol::Tcp), observer))
+        Front::observed(|observer| Relay::start_shared(listener, options(protocol), observer))
     }
 
     fn observed(start: impl FnOnce(Box<Observer>) -> io::Result<Relay>) -> Front {
