@@ -170,3 +170,28 @@ impl Clients for Held {
         close_on_a_thread(Held::connections(self), id, move || held.close(id, grace), done)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::log::Log;
+    use std::net::{Shutdown, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::sync::mpsc;
+
+    #[test]
+    fn master_control_hears_once_that_another_process_has_shut_down_the_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::from(OwnedFd::from(listener.try_clone().unwrap()));
+        let options = RelayOptions { protocol: RelayProtocol::Tcp, wait: Duration::ZERO, max_connections: 1 };
+        let (events, heard) = mpsc::channel();
+        let log = Journal::new(Log::silent());
+        let relaying = Relaying::start(listener, true, &options, log, EventSender::new(events, None)).unwrap();
+        socket.shutdown(Shutdown::Both).unwrap();
+        let event = heard.recv_timeout(Duration::from_secs(45)).unwrap();
+        assert!(matches!(event, Event::PortFailed { reason } if reason.starts_with("the listening socket failed: ")));
+        drop(relaying);
+        assert!(heard.recv().is_err(), "nothing more");
+    }
+}
