@@ -88,7 +88,7 @@ fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, pe
         generation.count_refused();
         generation.say(&Event::Refused { peer });
         if !port.reserve_refusal() {
-            let _ = socket::send_at_once(&stream, handler.refusal(), false);
+            let _ = socket::send_at_once(&stream, &generation.refusal, false);
             return;
         }
     }
@@ -100,13 +100,13 @@ fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, pe
         generation: generation.clone(),
         service: Some(Service::Unasked(handler.clone())),
         has_session: false,
-        speaks: !refused && handler.speaks_first(),
+        speaks: !refused && generation.speaks_first,
         rest: Vec::new(),
-        idle_timeout: handler.idle_timeout(),
+        idle_timeout: generation.idle_timeout,
         write_timeout: None,
         applied: Applied::default(),
         due: None,
-        farewell: refused.then(|| Box::new(Farewell::refusal(handler.refusal()))),
+        farewell: refused.then(|| Box::new(Farewell::refusal(&generation.refusal))),
         watch: Watch::default(),
     };
     if !refused {

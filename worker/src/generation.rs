@@ -44,6 +44,9 @@ pub(crate) struct Generation {
     pub(crate) number: u64,
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) notice: Option<Box<[u8]>>,
+    pub(crate) refusal: Box<[u8]>,
+    pub(crate) speaks_first: bool,
+    pub(crate) idle_timeout: Option<Duration>,
     observer: Arc<Observer>,
     pub(crate) max_connections: usize,
     pub(crate) grace_on_failure: Duration,
@@ -99,10 +102,13 @@ pub(crate) enum For {
     TheLast,
 }
 
-/// What [`Server`](crate::Server) knows.
+/// What [`Server`](crate::Server) knows. The handler has been asked for all that is the same for all clients.
 pub(crate) struct Plan {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) notice: Option<Box<[u8]>>,
+    pub(crate) refusal: Box<[u8]>,
+    pub(crate) speaks_first: bool,
+    pub(crate) idle_timeout: Option<Duration>,
     pub(crate) observer: Arc<Observer>,
     pub(crate) max_connections: usize,
     pub(crate) grace_on_failure: Duration,
@@ -116,6 +122,9 @@ impl Generation {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed) + 1,
             handler: plan.handler,
             notice: plan.notice,
+            refusal: plan.refusal,
+            speaks_first: plan.speaks_first,
+            idle_timeout: plan.idle_timeout,
             observer: plan.observer,
             max_connections: plan.max_connections,
             grace_on_failure: plan.grace_on_failure,

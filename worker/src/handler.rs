@@ -38,7 +38,8 @@ pub trait Handler: Send + Sync + 'static {
         None
     }
 
-    /// What a client is sent when there are too many connections already.
+    /// What a client is sent when there are too many connections already. Asked for once, by
+    /// [`Server::new`](crate::Server::new).
     fn refusal(&self) -> &[u8] {
         b""
     }
@@ -51,13 +52,14 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// Whether the handler has something to say before the client does: then it is called once for each new connection
-    /// without a message.
+    /// without a message. Asked for once, by [`Server::new`](crate::Server::new).
     fn speaks_first(&self) -> bool {
         false
     }
 
     /// A connection that is idle for this long is closed, unless [`Connection::set_idle_timeout`] says otherwise. None,
-    /// as by default, lets it wait for ever.
+    /// as by default, lets it wait for ever. Asked for once, by [`Server::new`](crate::Server::new), so it is the same for
+    /// all connections.
     fn idle_timeout(&self) -> Option<Duration> {
         None
     }

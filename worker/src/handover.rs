@@ -24,7 +24,7 @@ pub(crate) fn move_on(port: &Shared, entry: &Entry, held: &mut Held) -> bool {
     let Some(next) = port.successor(&held.generation) else { return false };
     next.took_over();
     entry.generation.store(next.number, Ordering::SeqCst);
-    held.idle_timeout = next.handler.idle_timeout();
+    held.idle_timeout = next.idle_timeout;
     held.service = Some(Service::Unasked(next.handler.clone()));
     std::mem::replace(&mut held.generation, next).gave_away();
     true

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::drain;
-use crate::event::{Event, Failure, Observer, ServerError, panic_message};
+use crate::event::{Event, Failure, ServerError, panic_message};
 use crate::generation::{Generation, Ids, Plan};
 use crate::handler::Handler;
 use crate::handover;
@@ -23,24 +23,24 @@ pub const MAX_CONNECTIONS: usize = 10_000;
 /// A server that has not been started yet.
 #[must_use = "it serves only when it is started"]
 pub struct Server {
-    handler: Arc<dyn Handler>,
-    notice: Option<Box<[u8]>>,
-    observer: Arc<Observer>,
-    max_connections: usize,
-    grace_on_failure: Duration,
-    ids: Ids,
+    plan: Plan,
 }
 
 impl Server {
     /// A server whose connections are served by `handler`.
     pub fn new(handler: impl Handler) -> Server {
         Server {
-            notice: handler.notice().map(Into::into),
-            handler: Arc::new(handler),
-            observer: Arc::new(|_| {}),
-            max_connections: MAX_CONNECTIONS,
-            grace_on_failure: Duration::ZERO,
-            ids: Ids::default(),
+            plan: Plan {
+                notice: handler.notice().map(Into::into),
+                refusal: handler.refusal().into(),
+                speaks_first: handler.speaks_first(),
+                idle_timeout: handler.idle_timeout(),
+                handler: Arc::new(handler),
+                observer: Arc::new(|_| {}),
+                max_connections: MAX_CONNECTIONS,
+                grace_on_failure: Duration::ZERO,
+                ids: Ids::default(),
+            },
         }
     }
 
@@ -49,26 +49,26 @@ impl Server {
     /// Where a handler has no notice, an idle client is owed nothing: the one that has been idle for longest is closed
     /// instead, if there is one.
     pub fn max_connections(mut self, limit: usize) -> Server {
-        self.max_connections = limit;
+        self.plan.max_connections = limit;
         self
     }
 
     /// How long clients get to disconnect when the server fails, see [`Event::Failed`]. By default they are closed at
     /// once.
     pub fn grace_on_failure(mut self, grace: Duration) -> Server {
-        self.grace_on_failure = grace;
+        self.plan.grace_on_failure = grace;
         self
     }
 
     /// Where the numbers of its connections come from. By default it counts its own from 1.
     pub fn ids(mut self, ids: Ids) -> Server {
-        self.ids = ids;
+        self.plan.ids = ids;
         self
     }
 
     /// Sets what is called with everything that happens. Called from the server's threads: it must not block.
     pub fn observer(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Server {
-        self.observer = Arc::new(observer);
+        self.plan.observer = Arc::new(observer);
         self
     }
 
@@ -100,9 +100,7 @@ impl Server {
     }
 
     fn run(self, port: Arc<Shared>, own: Option<Port>) -> io::Result<Handle> {
-        let Server { handler, notice, observer, max_connections, grace_on_failure, ids } = self;
-        let plan = Plan { handler, notice, observer, max_connections, grace_on_failure, ids };
-        let generation = Arc::new(Generation::new(plan));
+        let generation = Arc::new(Generation::new(self.plan));
         let stopper = Stopper { port: port.clone(), generation: generation.clone() };
         let (report, reported) = mpsc::channel();
         let run = move || {
@@ -124,7 +122,7 @@ impl Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Server").field("max_connections", &self.max_connections).finish_non_exhaustive()
+        formatter.debug_struct("Server").field("max_connections", &self.plan.max_connections).finish_non_exhaustive()
     }
 }
 

@@ -657,3 +657,78 @@ fn a_server_still_accepts_when_others_change_the_mode_of_its_listener() {
     server.stop(HUGE);
     server.join();
 }
+
+/// Panics when it is asked again what it has been asked by [`Server::new`].
+struct AskedOnce {
+    is_built: Arc<AtomicBool>,
+    notice: Option<&'static [u8]>,
+}
+
+impl AskedOnce {
+    fn assert_first(&self) {
+        assert!(!self.is_built.load(Ordering::SeqCst), "it is asked again");
+    }
+
+    fn server(notice: Option<&'static [u8]>) -> Server {
+        let is_built = Arc::new(AtomicBool::new(false));
+        let server = Server::new(AskedOnce { is_built: is_built.clone(), notice });
+        is_built.store(true, Ordering::SeqCst);
+        server.max_connections(1)
+    }
+}
+
+impl Handler for AskedOnce {
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        if client.buffered().is_empty() {
+            client.write_all(b"hello")?;
+        }
+        answering(b'1', b'1').serve(client)
+    }
+
+    fn notice(&self) -> Option<&[u8]> {
+        self.assert_first();
+        self.notice
+    }
+
+    fn refusal(&self) -> &[u8] {
+        self.assert_first();
+        b"full"
+    }
+
+    fn speaks_first(&self) -> bool {
+        self.assert_first();
+        true
+    }
+
+    fn idle_timeout(&self) -> Option<Duration> {
+        self.assert_first();
+        Some(HUGE)
+    }
+}
+
+#[test]
+fn a_handler_is_not_asked_again_by_the_threads_that_accept() {
+    let server = Running::of(AskedOnce::server(Some(b"BYE")));
+    let mut client = server.client();
+    client.expect("hello");
+    server.client().expect_last("full");
+    drop(client);
+    eventually("there is room", || server.counts().now == 0);
+    server.client().expect("hello");
+}
+
+#[test]
+fn a_handler_is_not_asked_again_by_the_thread_that_replaces_a_server() {
+    let port = port();
+    let old = Running::from(AskedOnce::server(None).build(&port).unwrap());
+    let new = Running::from(AskedOnce::server(None).build(&port).unwrap());
+    old.serve();
+    let mut client = old.client();
+    client.expect("hello");
+    old.wait_for(1, Activity::Idle);
+    // So the move is up to the thread that calls `serve`.
+    old.retire_by(deadline_after(Instant::now(), HUGE));
+    new.serve();
+    ask(&mut client, "1");
+    eventually("it has moved", || new.counts().now == 1);
+}
