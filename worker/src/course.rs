@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::connection::{Connection, Course};
 use crate::engine::{Engine, Why};
-use crate::event::{Event, panic_message};
+use crate::event::{Event, let_go, panic_message};
 use crate::farewell::{Farewell, Step};
 use crate::generation::Generation;
 use crate::handover;
@@ -218,11 +218,13 @@ pub(crate) fn close(port: &Shared, entry: &Entry, held: Held, outcome: Outcome, 
     let generation = held.generation.clone();
     let outcome = if entry.forced.load(Ordering::SeqCst) { Outcome::Forced } else { outcome };
     finish(port, &generation, entry, Some(held), outcome, error);
+    let_go(generation);
 }
 
-/// Closes a connection by force, unless that has been done. If a handler works on it, it ends when that returns.
+/// Closes a connection of a generation by force, unless that has been done, or it has moved to another one. If a handler
+/// works on it, it ends when that returns.
 pub(crate) fn close_by_force(port: &Shared, generation: &Generation, entry: &Entry) {
-    if !generation.count_forced(entry.info(), &entry.counted, &entry.forced) {
+    if !generation.count_forced(entry.info(), || entry.claim_by_force(generation)) {
         return;
     }
     entry.shut();
@@ -256,10 +258,10 @@ fn finish(
     port.pausing.something_ended();
 }
 
-/// Drops a connection. A panic of its session's drop costs nothing else.
+/// Drops a connection.
 fn discard(port: &Shared, entry: &Entry, mut held: Held) {
     port.engine.forget(entry.key, &mut held.watch);
-    let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(held)));
+    let_go(held);
 }
 
 /// Has the handler serve what is at hand. Some: the connection has not ended, and there may be more to do.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::MutexGuard;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::accept;
@@ -12,6 +11,7 @@ use crate::generation::{For, Generation, Live, Stop};
 use crate::handover;
 use crate::idle;
 use crate::port::Shared;
+use crate::registry::Entry;
 use crate::report::{Closed, DrainReport, Outcome};
 
 /// How long handlers get to end after their connections were closed by force. One that takes longer is reported as stuck
@@ -72,7 +72,7 @@ fn drain(port: &Arc<Shared>, generation: &Arc<Generation>) -> DrainReport {
     generation.leave_now();
     for entry in port.registry.of(generation) {
         if !handover::move_waiting(port, &entry)
-            && !idle::close(port, &entry)
+            && !idle::close(port, generation, &entry)
             && !idle::is_being_answered(&entry, generation)
         {
             close_by_force(port, generation, &entry);
@@ -110,14 +110,25 @@ fn wait_until_empty(generation: &Generation, until: Instant) -> MutexGuard<'_, L
 /// None: there is no such connection.
 pub(crate) fn close(port: &Arc<Shared>, generation: &Arc<Generation>, id: u64, grace: Duration) -> Option<Closed> {
     let entry = port.registry.of(generation).into_iter().find(|entry| entry.id == id)?;
-    let ended = generation.await_end(id);
+    close_one(port, generation, &entry, grace)
+}
+
+/// The same for one connection. None: it has ended, or has moved to another generation.
+pub(crate) fn close_one(
+    port: &Arc<Shared>,
+    generation: &Arc<Generation>,
+    entry: &Arc<Entry>,
+    grace: Duration,
+) -> Option<Closed> {
     let connection = entry.info();
-    entry.leave.store(true, Ordering::SeqCst);
-    idle::release_one(port, &entry);
+    let ended = generation.await_end(entry.id, || entry.claim_to_leave(generation))?;
+    // If it has ended, that may have been counted before it was awaited.
+    port.registry.get(entry.key)?;
+    idle::release_one(port, generation, entry);
     if let Ok(outcome) = ended.recv_timeout(grace) {
         return Some(Closed { connection, outcome, stuck: false });
     }
-    close_by_force(port, generation, &entry);
+    close_by_force(port, generation, entry);
     let outcome = ended.recv_timeout(PATIENCE);
     Some(Closed { connection, outcome: outcome.unwrap_or(Outcome::Forced), stuck: outcome.is_err() })
 }

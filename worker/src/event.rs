@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{self, AssertUnwindSafe};
 
 use crate::report::{ConnectionInfo, DrainReport, Outcome};
 
@@ -126,6 +127,11 @@ impl std::error::Error for ServerError {
             Failure::Panicked(_) | Failure::Hung(_) => None,
         }
     }
+}
+
+/// Drops what may be the last of a handler or a session. A panic of its drop costs nothing else.
+pub(crate) fn let_go<T>(it: T) {
+    let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(it)));
 }
 
 /// A panic's message, from what [`std::panic::catch_unwind`] or a thread's end returns of it.

@@ -248,11 +248,17 @@ impl Generation {
         self.lock().counts.now += 1;
     }
 
-    /// A connection has moved to another generation.
-    pub(crate) fn gave_away(&self) {
+    /// Gives a connection to another generation by `hand_over`, which returns whether it was still to be had. It runs
+    /// under the lock under which [`count_forced`](Generation::count_forced) and [`await_end`](Generation::await_end)
+    /// claim a connection: one that is claimed stays, and one that has moved cannot be claimed here.
+    pub(crate) fn give_away(&self, hand_over: impl FnOnce() -> bool) -> bool {
         let mut live = self.lock();
-        live.counts.now -= 1;
-        self.wake(&live);
+        let moves = hand_over();
+        if moves {
+            live.counts.now -= 1;
+            self.wake(&live);
+        }
+        moves
     }
 
     /// Counts how a connection has ended, unless that is counted: when it was closed by force.
@@ -275,18 +281,17 @@ impl Generation {
         self.wake(&live);
     }
 
-    /// Counts a connection that is to be closed by force. Returns false if its end is counted.
-    pub(crate) fn count_forced(&self, connection: ConnectionInfo, counted: &AtomicBool, forced: &AtomicBool) -> bool {
+    /// Counts a connection that is to be closed by force, if `claim` returns true, which runs under the lock.
+    pub(crate) fn count_forced(&self, connection: ConnectionInfo, claim: impl FnOnce() -> bool) -> bool {
         let mut live = self.lock();
-        let first = !counted.swap(true, Ordering::SeqCst);
-        if first {
-            forced.store(true, Ordering::SeqCst);
+        let claimed = claim();
+        if claimed {
             live.counts.forced += 1;
             if live.stop.is_some() {
                 live.forced.push(connection);
             }
         }
-        first
+        claimed
     }
 
     pub(crate) fn count_notified(&self) {
@@ -310,11 +315,15 @@ impl Generation {
         Counts { notified: self.notified(), ..self.lock().counts }
     }
 
-    /// Where the outcome of a connection will be sent.
-    pub(crate) fn await_end(&self, id: u64) -> Receiver<Outcome> {
+    /// Where the outcome of a connection will be sent, if `claim` returns true, which runs under the lock.
+    pub(crate) fn await_end(&self, id: u64, claim: impl FnOnce() -> bool) -> Option<Receiver<Outcome>> {
         let (tell, ended) = mpsc::channel();
-        self.lock().awaited.push((id, tell));
-        ended
+        let mut live = self.lock();
+        if !claim() {
+            return None;
+        }
+        live.awaited.push((id, tell));
+        Some(ended)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Live> {

@@ -1,8 +1,11 @@
 //! A connection moves to the generation that has replaced its own, if it carries nothing over and there is no notice.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use crate::event::let_go;
+use crate::generation::Generation;
 use crate::port::Shared;
 use crate::registry::{Entry, Held, Service};
 
@@ -11,7 +14,8 @@ pub(crate) fn can_move(port: &Shared, entry: &Entry, held: &Held) -> bool {
     held.generation.hands_over()
         && held.carries_nothing()
         && !entry.leave.load(Ordering::SeqCst)
-        && port.successor(&held.generation).is_some()
+        && !entry.counted.load(Ordering::SeqCst)
+        && port.has_successor(&held.generation)
 }
 
 /// Whether it has to leave at the boundary that it has reached. It was `active` then, as far as that is known.
@@ -19,20 +23,39 @@ pub(crate) fn must_leave(port: &Shared, entry: &Entry, held: &Held, active: Opti
     entry.leave.load(Ordering::SeqCst) || entry.must_leave(&held.generation, active) && !can_move(port, entry, held)
 }
 
-/// Moves to the generation that serves now. Returns false if there is none.
+/// What a connection no longer needs when it has moved, or could not. Dropping it may run a handler's drop.
+type Left = Option<(Arc<Generation>, Option<Service>)>;
+
+/// Moves to the generation that serves now. Returns false if there is none, or if its own one has claimed it.
 pub(crate) fn move_on(port: &Shared, entry: &Entry, held: &mut Held) -> bool {
-    let Some(next) = port.successor(&held.generation) else { return false };
-    next.took_over();
-    entry.generation.store(next.number, Ordering::SeqCst);
-    held.idle_timeout = next.idle_timeout;
-    held.service = Some(Service::Unasked(next.handler.clone()));
-    std::mem::replace(&mut held.generation, next).gave_away();
-    true
+    let (moved, left) = change(port, entry, held);
+    let_go(left);
+    moved
 }
 
 /// Moves a connection that waits. Returns whether it did.
 pub(crate) fn move_waiting(port: &Shared, entry: &Entry) -> bool {
-    entry.slot.look(|held| can_move(port, entry, held) && move_on(port, entry, held)).unwrap_or(false)
+    let change = |held: &mut Held| match can_move(port, entry, held) {
+        true => change(port, entry, held),
+        false => (false, None),
+    };
+    // What is left is dropped when the slot's lock is free again.
+    let (moved, left) = entry.slot.look(change).unwrap_or_default();
+    let_go(left);
+    moved
+}
+
+fn change(port: &Shared, entry: &Entry, held: &mut Held) -> (bool, Left) {
+    let Some(next) = port.successor(&held.generation) else { return (false, None) };
+    // Counted twice for a moment, rather than not at all: neither drain may end without it.
+    next.took_over();
+    if !held.generation.give_away(|| entry.hand_over(&next)) {
+        next.give_away(|| true);
+        return (false, Some((next, None)));
+    }
+    held.idle_timeout = next.idle_timeout;
+    let service = held.service.replace(Service::Unasked(next.handler.clone()));
+    (true, Some((std::mem::replace(&mut held.generation, next), service)))
 }
 
 /// Moves those that have waited for a generation to serve: the last one failed before there was another.

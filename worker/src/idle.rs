@@ -39,7 +39,7 @@ pub(crate) fn release(port: &Arc<Shared>, generation: &Generation) -> Option<Ins
         // One that is busy is active now.
         let active = entry.slot.look(|held| held.idle_since()).unwrap_or_else(|| Some(Instant::now()));
         if entry.must_leave(generation, active) {
-            release_one(port, &entry);
+            release_one(port, generation, &entry);
         } else {
             awaited = awaited.max(entry.awaits(generation, active));
         }
@@ -48,22 +48,26 @@ pub(crate) fn release(port: &Arc<Shared>, generation: &Generation) -> Option<Ins
     turn.map(|turn| turn.max(began + pause)).into_iter().chain(awaited).min()
 }
 
-/// Lets one connection go if it is idle.
-pub(crate) fn release_one(port: &Arc<Shared>, entry: &Arc<Entry>) {
-    let owed = |held: &mut Held| held.farewell.is_none() && held.generation.notice.is_some();
+/// Lets one connection of a generation go if it is idle.
+pub(crate) fn release_one(port: &Arc<Shared>, generation: &Generation, entry: &Arc<Entry>) {
+    let owed =
+        |held: &mut Held| held.belongs_to(generation) && held.farewell.is_none() && held.generation.notice.is_some();
     match entry.slot.take_if(owed) {
         Some(held) => course::notify(port, entry, held),
         None => {
-            close(port, entry);
+            close(port, generation, entry);
         }
     }
 }
 
-/// Closes a connection that is idle and owed nothing. A message that has arrived is answered first: then it is left to
+/// Closes a connection of a generation that is idle and owed nothing. A message that has arrived is answered first: then it is left to
 /// the engine, which reports it. Returns whether it was idle.
-pub(crate) fn close(port: &Shared, entry: &Entry) -> bool {
+pub(crate) fn close(port: &Shared, generation: &Generation, entry: &Entry) -> bool {
     let is_idle = |held: &mut Held| {
-        held.farewell.is_none() && held.generation.notice.is_none() && !socket::has_input(&held.socket)
+        held.belongs_to(generation)
+            && held.farewell.is_none()
+            && held.generation.notice.is_none()
+            && !socket::has_input(&held.socket)
     };
     match entry.slot.take_if(is_idle) {
         Some(held) => {
@@ -87,7 +91,7 @@ pub(crate) fn give_up_idlest(port: &Shared, generation: &Generation) -> bool {
     let all = port.registry.all().into_iter();
     let mut idle: Vec<_> = all.filter(|entry| entry.belongs_to(generation)).filter_map(idle_since).collect();
     idle.sort_unstable_by_key(|(since, entry)| (*since, entry.id));
-    idle.iter().any(|(_, entry)| close(port, entry))
+    idle.iter().any(|(_, entry)| close(port, generation, entry))
 }
 
 /// Whether a connection waits, but has a message that is about to be served.

@@ -186,8 +186,9 @@ impl Shared {
         if let Some(failure) = &door.failure {
             return generation.fail(failure.duplicate());
         }
-        door.target = Some(generation.clone());
+        let before = door.target.replace(generation.clone());
         drop(door);
+        drop(before); // Its handler may be dropped with it.
         self.engine.arm_listener(Rearm::OnClient);
     }
 
@@ -267,6 +268,11 @@ impl Shared {
     /// The generation that serves now, if it is another one.
     pub(crate) fn successor(&self, of: &Generation) -> Option<Arc<Generation>> {
         self.lock().target.clone().filter(|target| target.number != of.number)
+    }
+
+    /// Whether another generation serves now. Asked under locks of others: it takes nothing that would have to be dropped.
+    pub(crate) fn has_successor(&self, of: &Generation) -> bool {
+        self.lock().target.as_ref().is_some_and(|target| target.number != of.number)
     }
 
     /// A connection has ended: there is room for another one.

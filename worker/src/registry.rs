@@ -85,6 +85,10 @@ impl std::fmt::Debug for Held {
 }
 
 impl Held {
+    pub(crate) fn belongs_to(&self, generation: &Generation) -> bool {
+        self.generation.number == generation.number
+    }
+
     /// Whether another generation can continue where this one has stopped.
     pub(crate) fn carries_nothing(&self) -> bool {
         !self.has_session && self.farewell.is_none() && self.rest.is_empty()
@@ -161,6 +165,33 @@ impl Entry {
 
     fn socket(&self) -> std::sync::MutexGuard<'_, Option<Arc<TcpStream>>> {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner) // One assignment.
+    }
+
+    /// Makes it one of another generation, unless it is claimed by the one that it has. Under the lock of that one.
+    pub(crate) fn hand_over(&self, next: &Generation) -> bool {
+        let moves = !self.leave.load(Ordering::SeqCst) && !self.counted.load(Ordering::SeqCst);
+        if moves {
+            self.generation.store(next.number, Ordering::SeqCst);
+        }
+        moves
+    }
+
+    /// Claims it for its end by force, if it is still one of this generation. Under the lock of that one.
+    pub(crate) fn claim_by_force(&self, generation: &Generation) -> bool {
+        let first = self.belongs_to(generation) && !self.counted.swap(true, Ordering::SeqCst);
+        if first {
+            self.forced.store(true, Ordering::SeqCst);
+        }
+        first
+    }
+
+    /// Has it leave at its next message boundary, if it is still one of this generation. Under the lock of that one.
+    pub(crate) fn claim_to_leave(&self, generation: &Generation) -> bool {
+        let stays = self.belongs_to(generation);
+        if stays {
+            self.leave.store(true, Ordering::SeqCst);
+        }
+        stays
     }
 
     pub(crate) fn belongs_to(&self, generation: &Generation) -> bool {

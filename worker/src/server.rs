@@ -278,3 +278,6 @@ pub fn deadline_after(now: Instant, grace: Duration) -> Instant {
     // A hundred years are as good as for ever, and far from what the clock cannot count.
     now + grace.min(Duration::from_secs(u32::MAX.into()))
 }
+
+#[cfg(test)]
+mod tests;
