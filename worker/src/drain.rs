@@ -107,10 +107,13 @@ fn wait_until_empty(generation: &Generation, until: Instant) -> MutexGuard<'_, L
 }
 
 /// Ends one connection: notifies its client, waits for it to disconnect, and closes it by force when the time is up.
-/// None: there is no such connection.
+/// One that has moved is looked for in the generation that serves now. None: there is no such connection.
 pub(crate) fn close(port: &Arc<Shared>, generation: &Arc<Generation>, id: u64, grace: Duration) -> Option<Closed> {
-    let entry = port.registry.of(generation).into_iter().find(|entry| entry.id == id)?;
-    close_one(port, generation, &entry, grace)
+    let entry = port.registry.of(generation).into_iter().find(|entry| entry.id == id);
+    entry.and_then(|entry| close_one(port, generation, &entry, grace)).or_else(|| {
+        let next = port.successor(generation).filter(|next| next.ids.are_shared_with(&generation.ids))?;
+        close(port, &next, id, grace)
+    })
 }
 
 /// The same for one connection. None: it has ended, or has moved to another generation.

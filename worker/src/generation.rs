@@ -33,6 +33,11 @@ pub(crate) const ACTIVE: Duration = Duration::from_secs(1);
 pub struct Ids(Arc<AtomicU64>);
 
 impl Ids {
+    /// Whether one number is one connection in both.
+    pub(crate) fn are_shared_with(&self, other: &Ids) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(crate) fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }

@@ -326,10 +326,13 @@ impl Upstream {
         asked::connections(&self.hub, Some(self.target.number))
     }
 
-    /// Ends one connection: between two messages, or by force when the grace period is over. Waits for that. None: there
-    /// is no such connection.
+    /// Ends one connection: between two messages, or by force when the grace period is over. Waits for that. One that has
+    /// moved to the generation that serves now is ended there. None: there is no such connection.
     pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
-        asked::close(&self.hub, Some(self.target.number), id, grace)
+        asked::close(&self.hub, Some(self.target.number), id, grace).or_else(|| {
+            let serving = self.hub.door().0.serving?.number;
+            asked::close(&self.hub, Some(serving), id, grace)
+        })
     }
 
     /// After [`Upstream::retire_by`], [`Upstream::stop_by`] or [`Upstream::lost`]: waits until the last connection has

@@ -247,6 +247,8 @@ impl Stopper {
     /// Ends one connection: its client is notified as in a stop, and closed by force if it is still there when the grace
     /// period is over. Waits for that. None: there is no such connection.
     ///
+    /// One that has moved to the server that replaced this one is ended there, if both share their [`Ids`].
+    ///
     /// Not to be called by the connection's own handler: it would wait for itself.
     pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
         drain::close(&self.port, &self.generation, id, grace)

@@ -55,6 +55,23 @@ fn an_idle_connection_moves_to_the_new_generation() {
 }
 
 #[test]
+fn a_connection_that_has_moved_is_closed_through_the_generation_that_it_has_left() {
+    let (old, new) = (Program::http("old"), Program::http("new"));
+    let front = Front::http();
+    let upstream = front.serve(&old);
+    let mut client = front.client();
+    client.get("/");
+    client.expect_answer("old / ");
+    let id = upstream.connections()[0].id;
+    let next = front.serve(&new);
+    upstream.retire_by(never());
+    eventually("it has moved", || next.counts().now == 1);
+    assert_eq!(upstream.close(id, HUGE).expect("it is found").connection.id, id);
+    client.expect_end();
+    assert!(upstream.close(id, HUGE).is_none());
+}
+
+#[test]
 fn a_busy_connection_moves_when_its_message_is_answered() {
     let (old, connections) = Program::by_hand();
     let front = Front::http();

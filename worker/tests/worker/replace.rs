@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mastercontrol_worker::handlers::Echo;
 use mastercontrol_worker::{
-    Activity, Connection, Handle, Handler, Ids, Port, Server, Session, Sessions, deadline_after,
+    Activity, Connection, Handle, Handler, Ids, Outcome, Port, Server, Session, Sessions, deadline_after,
 };
 
 use crate::support::{Client, Gated, HUGE, LIMIT, Log, Running, answering, eventually};
@@ -656,6 +656,21 @@ fn a_server_still_accepts_when_others_change_the_mode_of_its_listener() {
     assert_eq!(log.count("exhausted"), 0);
     server.stop(HUGE);
     server.join();
+}
+
+#[test]
+fn a_connection_that_has_moved_is_closed_through_the_server_that_it_has_left() {
+    let (port, ids) = (port(), Ids::default());
+    let server = || Server::new(answering(b'1', b'x')).ids(ids.clone()).build(&port).unwrap();
+    let (old, new) = (Running::from(server()), Running::from(server()));
+    old.serve();
+    let mut client = old.idle_clients(1).remove(0);
+    let id = old.connections()[0].id;
+    replace(&old, &new, HUGE);
+    eventually("it has moved", || new.counts().now == 1 && old.counts().now == 0);
+    assert_eq!(old.close(id, HUGE).expect("it is found").outcome, Outcome::Closed);
+    client.expect_last("");
+    assert!(old.close(id, HUGE).is_none());
 }
 
 /// Panics when it is asked again what it has been asked by [`Server::new`].
