@@ -358,11 +358,15 @@ fn a_server_that_takes_no_connections_is_found_and_restarted() {
 
 /// The first line of a health endpoint's answer.
 fn ask_health(address: SocketAddr, path: &str) -> String {
+    ask_health_in_full(address, path).lines().next().unwrap().to_owned()
+}
+
+fn ask_health_in_full(address: SocketAddr, path: &str) -> String {
     let mut client = TcpStream::connect(address).unwrap();
     write!(client, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
-    answer.lines().next().unwrap().to_owned()
+    answer
 }
 
 #[test]
@@ -415,6 +419,47 @@ fn a_handler_that_hangs_is_reported_and_does_not_hold_up_the_end() {
     running.control().stop(Duration::ZERO);
     let report = wait(running).unwrap();
     assert_eq!((report.drain.stuck.len(), report.exit()), (1, Exit::Overrun));
+}
+
+#[test]
+fn a_handler_whose_drop_blocks_holds_up_its_own_generation_and_no_command() {
+    /// Those of the first generation wait for the test, which hears of it.
+    struct Closes(Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>);
+    impl Drop for Closes {
+        fn drop(&mut self) {
+            if let Some((begins, go_on)) = &self.0 {
+                begins.send(()).unwrap();
+                let _ = go_on.recv(); // The test has failed.
+            }
+        }
+    }
+    /// A receiver is not `Sync`.
+    struct Guarded {
+        _closes: Mutex<Closes>,
+    }
+    impl Handler for Guarded {
+        fn serve(&self, client: &mut Connection) -> io::Result<()> {
+            Echo.serve(client)
+        }
+    }
+    let (begins, begun) = mpsc::channel();
+    let (go_on, waits) = mpsc::channel();
+    let mut first = Some((begins, waits));
+    let supervisor =
+        Supervisor::with_factory(move |_| Ok(Arc::new(Guarded { _closes: Mutex::new(Closes(first.take())) })));
+    let running = supervisor.health(anywhere()).start(Listen::Bind(anywhere())).unwrap();
+    let metrics = || ask_health_in_full(running.health().unwrap(), "/metrics");
+    running.control().restart(HUGE);
+    begun.recv_timeout(Duration::from_secs(60)).unwrap();
+    let status = metrics();
+    assert!(status.contains("_restarts_total 0\n") && status.contains("_generation 2\n"), "{status}");
+    greet(&mut client(&running));
+    drop(go_on);
+    while !metrics().contains("_restarts_total 1\n") {
+        thread::yield_now();
+    }
+    running.control().stop(HUGE);
+    wait(running).unwrap();
 }
 
 /// Runs in a process of its own, which the last resort ends.

@@ -76,7 +76,7 @@ fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, pe
     #[cfg(not(target_os = "linux"))]
     let _ = stream.set_nonblocking(false);
     let _ = stream.set_nodelay(true);
-    let handler = &generation.handler;
+    let Some(handler) = generation.handler() else { return };
     match panic::catch_unwind(AssertUnwindSafe(|| handler.admits(peer))) {
         Ok(true) => {}
         Ok(false) => return,
@@ -98,7 +98,6 @@ fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, pe
     let held = Held {
         socket: stream,
         generation: generation.clone(),
-        service: Some(Service::Unasked(handler.clone())),
         has_session: false,
         speaks: !refused && generation.speaks_first,
         rest: Vec::new(),
@@ -108,6 +107,7 @@ fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, pe
         due: None,
         farewell: refused.then(|| Box::new(Farewell::refusal(&generation.refusal))),
         watch: Watch::default(),
+        service: Some(Service::Unasked(handler)),
     };
     if !refused {
         generation.connected();

@@ -32,6 +32,7 @@ pub(crate) fn run(port: &Arc<Shared>, generation: &Arc<Generation>) -> Result<Dr
     }
     port.withdraw(generation);
     let drain = drain(port, generation);
+    generation.drop_handler();
     generation.say(&Event::Finished);
     match failure {
         None => Ok(drain),

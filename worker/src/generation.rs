@@ -47,7 +47,8 @@ impl Ids {
 pub(crate) struct Generation {
     /// No other one of this process has it.
     pub(crate) number: u64,
-    pub(crate) handler: Arc<dyn Handler>,
+    /// None: its thread has dropped it.
+    handler: Mutex<Option<Arc<dyn Handler>>>,
     pub(crate) notice: Option<Box<[u8]>>,
     pub(crate) refusal: Box<[u8]>,
     pub(crate) speaks_first: bool,
@@ -125,7 +126,7 @@ impl Generation {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         Generation {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed) + 1,
-            handler: plan.handler,
+            handler: Mutex::new(Some(plan.handler)),
             notice: plan.notice,
             refusal: plan.refusal,
             speaks_first: plan.speaks_first,
@@ -144,6 +145,18 @@ impl Generation {
             live: Mutex::default(),
             changed: Condvar::new(),
         }
+    }
+
+    /// What serves its connections. None: it has ended.
+    pub(crate) fn handler(&self) -> Option<Arc<dyn Handler>> {
+        self.handler.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets go of the handler, whose drop may do anything: that is a matter of the generation's own thread, however long
+    /// others look into the generation. A panic in it costs nothing else.
+    pub(crate) fn drop_handler(&self) {
+        let handler = self.handler.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(handler)));
     }
 
     /// Reports an event. If the observer panics, that costs its own report and nothing else.

@@ -47,14 +47,16 @@ pub(crate) fn move_waiting(port: &Shared, entry: &Entry) -> bool {
 
 fn change(port: &Shared, entry: &Entry, held: &mut Held) -> (bool, Left) {
     let Some(next) = port.successor(&held.generation) else { return (false, None) };
+    let Some(handler) = next.handler() else { return (false, Some((next, None))) };
+    let new = Service::Unasked(handler);
     // Counted twice for a moment, rather than not at all: neither drain may end without it.
     next.took_over();
     if !held.generation.give_away(|| entry.hand_over(&next)) {
         next.give_away(|| true);
-        return (false, Some((next, None)));
+        return (false, Some((next, Some(new))));
     }
     held.idle_timeout = next.idle_timeout;
-    let service = held.service.replace(Service::Unasked(next.handler.clone()));
+    let service = held.service.replace(new);
     (true, Some((std::mem::replace(&mut held.generation, next), service)))
 }
 

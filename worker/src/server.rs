@@ -141,7 +141,8 @@ impl Handle {
         self.stopper.clone()
     }
 
-    /// Waits for the server to end and returns what became of its connections.
+    /// Waits for the server to end and returns what became of its connections. The handler has been dropped then, on a
+    /// thread of the server, unless a connection is [stuck](DrainReport::stuck) in it.
     ///
     /// Not to be called by a handler of the same server: it would wait for itself until the end of the grace period.
     ///
@@ -241,7 +242,7 @@ impl Stopper {
     /// # Errors
     /// Why it does not.
     pub fn available(&self) -> io::Result<()> {
-        self.generation.handler.available()
+        self.generation.handler().map_or(Ok(()), |handler| handler.available())
     }
 
     /// Ends one connection: its client is notified as in a stop, and closed by force if it is still there when the grace

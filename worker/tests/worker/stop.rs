@@ -1,16 +1,16 @@
 //! When a stop ends, and from where it can be asked for.
 
 use std::hint;
-use std::io::{BufRead, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use mastercontrol_worker::handlers::{Commands, Echo};
-use mastercontrol_worker::{Connection, Event, Server, Stopper};
+use mastercontrol_worker::{Connection, Event, Handler, Server, Stopper};
 
-use crate::support::{Client, HUGE, Running, ServeAndTell, Watchdog, eventually};
+use crate::support::{Client, HUGE, Log, Running, ServeAndTell, Watchdog, eventually};
 
 #[test]
 fn stop_without_clients_ends_at_once() {
@@ -18,6 +18,29 @@ fn stop_without_clients_ends_at_once() {
     server.stop(HUGE);
     let report = server.join();
     assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (0, 0, 0, 0));
+}
+
+#[test]
+fn a_handler_is_dropped_by_the_server_before_its_end_is_reported() {
+    struct Dropped(Log);
+    impl Handler for Dropped {
+        fn serve(&self, _client: &mut Connection) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.say(format!("dropped in thread {}", thread::current().name().unwrap_or("?")));
+            panic!("which costs nothing else");
+        }
+    }
+    let log = Log::default();
+    let server = Running::of(log.observe(Server::new(Dropped(log.clone()))));
+    let others = server.stopper();
+    server.stop(HUGE);
+    server.join();
+    assert_eq!(log.lines(), ["dropped in thread generation", "finished in thread generation"]);
+    drop(others);
 }
 
 #[test]
@@ -74,7 +97,7 @@ fn a_thousand_idle_clients_are_told_and_none_is_forced() {
         drop(clients);
         let report = server.join();
         assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (1_000, 1_000, 0, 0));
-        let _ = writeln!(std::io::stdout(), "1,000 clients: {:?}", report.took);
+        let _ = writeln!(io::stdout(), "1,000 clients: {:?}", report.took);
     };
     // Both ends of each connection are in one process, which needs more descriptors than many systems give at first.
     #[cfg(unix)]

@@ -166,7 +166,11 @@ pub struct Log(Arc<Mutex<Vec<String>>>);
 impl Log {
     pub fn observe(&self, server: Server) -> Server {
         let log = self.clone();
-        server.observer(move |event| log.0.lock().unwrap().push(line(event)))
+        server.observer(move |event| log.say(line(event)))
+    }
+
+    pub fn say(&self, line: String) {
+        self.0.lock().unwrap().push(line);
     }
 
     pub fn lines(&self) -> Vec<String> {
