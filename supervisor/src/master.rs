@@ -152,7 +152,7 @@ impl Master {
         }
         let is_ready = self.readiness.is_ready();
         self.builder.set_in_rotation(!self.readiness.lets_clients_go(&self.settings));
-        for live in state.current().into_iter().chain(state.next()) {
+        for live in state.serving() {
             live.generation.set_in_rotation(is_ready);
         }
     }

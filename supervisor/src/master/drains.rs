@@ -142,10 +142,10 @@ impl Drains {
         self.live().filter_map(Live::open).reduce(|some, more| some + more)
     }
 
-    /// How many connections there are and were, with those of this generation.
-    pub(super) fn counts<'a>(&'a self, current: Option<&'a Live>) -> Counts {
+    /// How many connections there are and were, with those of the generations that serve.
+    pub(super) fn counts<'a>(&'a self, serving: impl Iterator<Item = &'a Live>) -> Counts {
         let mut counts = self.past;
-        self.live().chain(current).for_each(|live| add(&mut counts, live.counts()));
+        self.live().chain(serving).for_each(|live| add(&mut counts, live.counts()));
         counts
     }
 

@@ -211,6 +211,11 @@ impl State {
         }
     }
 
+    /// All generations that serve.
+    pub(super) fn serving(&self) -> impl Iterator<Item = &Live> {
+        self.current().into_iter().chain(self.next())
+    }
+
     /// The supervisor ends: the generations that serve, and the restart that is not completed.
     pub(super) fn dissolve(self) -> (Vec<Live>, Option<Restart>) {
         match self {

@@ -107,9 +107,9 @@ pub(super) struct Snapshot<'a> {
 }
 
 impl<'a> Snapshot<'a> {
-    /// All generations, the current one last.
+    /// All generations, oldest first.
     pub(super) fn live(self) -> impl Iterator<Item = &'a Live> {
-        self.drains.live().chain(self.state.current()).chain(self.state.next())
+        self.drains.live().chain(self.state.serving())
     }
 
     /// The clients of each of them, and those that no generation has.
@@ -202,7 +202,7 @@ impl<'a> Snapshot<'a> {
             generation: state.current().map_or(record.generations, |current| current.number),
             restarts: record.restarts,
             crashes: record.crashes,
-            connections: identity.has_clients.then(|| wire::counts(drains.counts(state.current()))),
+            connections: identity.has_clients.then(|| wire::counts(drains.counts(state.serving()))),
             relay: self.relay(),
             drain,
             last_end: record.last_end.as_ref().map(|end| protocol::LastEnd {

@@ -430,6 +430,17 @@ fn beside() -> Drive {
 }
 
 #[test]
+fn the_clients_of_both_generations_are_counted_while_they_serve_beside_each_other() {
+    let drive = beside();
+    for (build, clients) in [(1, 1), (2, 2)] {
+        lock(&drive.world).generation(build).clients = clients;
+    }
+    let status = drive.master.look(drive.state.as_ref().unwrap(), drive.now).status();
+    assert_eq!(status.connections.unwrap().now, 3);
+    drive.finish();
+}
+
+#[test]
 fn a_generation_that_has_proved_itself_takes_over() {
     let mut drive = beside();
     drive.wait(Duration::from_secs(1));
