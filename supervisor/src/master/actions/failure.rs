@@ -88,7 +88,10 @@ impl Master {
             Cause::Emptied { .. } => Ok(restart::Ended { crashed: false, ..crash(Duration::ZERO) }),
         };
         let state = match ended {
-            Ok(ended) => self.recover(self.record.generations + 1, failure, ended, program, now),
+            Ok(ended) => {
+                self.record.ended(self.record.generations + 1, &failure, now);
+                self.recover(failure, ended, program, now)
+            }
             Err(until) => self.wait(until, now),
         };
         if let Some(restart) = rebuilding.cause.into_restart() {
@@ -109,7 +112,7 @@ impl Master {
         self.note_crash(current, &failure, now);
         let reason = format!("{}{}", failure.reason, LastWords(&failure.wrote));
         let ended = restart::Ended { failed: !failure.clean, ran, crashed: true };
-        let state = self.recover(generation, failure, ended, None, now);
+        let state = self.recover(failure, ended, None, now);
         if let Some(restart) = restart {
             let nothing_runs = nothing_runs(&state, now);
             restart.failed(format!("restart failed, generation {generation} crashed, {nothing_runs}: {reason}"));
@@ -153,21 +156,11 @@ impl Master {
     }
 
     /// No generation serves: the restart policy says what now. `program` is how that ended, if no generation knows.
-    fn recover(
-        &mut self,
-        generation: u64,
-        failure: Failure,
-        ended: restart::Ended,
-        program: Option<ProgramEnd>,
-        now: Instant,
-    ) -> State {
+    fn recover(&mut self, failure: Failure, ended: restart::Ended, program: Option<ProgramEnd>, now: Instant) -> State {
         let decision = self.history.decide(&self.settings.restart, ended, now, restart::chance());
         let clean = failure.clean;
         let error = match decision {
-            Decision::Wait(wait) => {
-                self.record.ended(generation, &failure, now);
-                return self.wait(now + wait, now);
-            }
+            Decision::Wait(wait) => return self.wait(now + wait, now),
             Decision::GiveUp(times) => {
                 let RestartPolicy { max_restarts, period, .. } = self.settings.restart;
                 Error::CrashedTooOften { times, max_restarts, period, reason: failure.reason }
