@@ -18,6 +18,9 @@ const ROOM: usize = 1024 * 1024;
 /// How much of that programs can fill with what they write to stderr. Then they wait, as for any pipe.
 const ROOM_FOR_PROGRAMS: usize = 64 * 1024;
 
+/// As much goes into a pipe that has room, without waiting.
+const PIECE: usize = 512;
+
 /// How long the end of the process waits for what has not been written yet, as a whole.
 pub(crate) const LAST_LINES: Duration = Duration::from_millis(200);
 
@@ -154,7 +157,8 @@ impl Shared {
         self.wake_thread(&mut queue);
         match end.map(|end| end.saturating_duration_since(Instant::now())) {
             // There is no other thread that could.
-            _ if !queue.has_thread && !queue.writing => self.write(queue),
+            Some(left) if !queue.has_thread && !queue.writing => self.write_within(left, queue),
+            None if !queue.has_thread && !queue.writing => self.write(queue, usize::MAX),
             None => self.emptied.wait(queue).unwrap_or_else(PoisonError::into_inner),
             Some(left) => self.emptied.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
         }
@@ -171,7 +175,7 @@ impl Shared {
             if queue.waiting.is_empty() {
                 return;
             }
-            queue = self.write(queue);
+            queue = self.write(queue, usize::MAX);
             if queue.has_room_again() {
                 drop(queue);
                 (self.on_room)();
@@ -180,9 +184,19 @@ impl Shared {
         }
     }
 
-    /// Writes all that waits.
-    fn write<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
-        let lines = mem::take(&mut queue.waiting);
+    /// Writes a little of what waits, if there is room for it by then.
+    fn write_within<'a>(&'a self, limit: Duration, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        drop(queue);
+        let has_room = lock(&self.sink).has_room_within(limit);
+        let queue = self.queue();
+        if has_room { self.write(queue, PIECE) } else { queue }
+    }
+
+    /// Writes what waits, up to so much of it.
+    fn write<'a>(&'a self, mut queue: MutexGuard<'a, Queue>, most: usize) -> MutexGuard<'a, Queue> {
+        let length = most.min(queue.waiting.len());
+        let rest = queue.waiting.split_off(length);
+        let lines = mem::replace(&mut queue.waiting, rest);
         queue.writing = true;
         drop(queue);
         // Programs wait for room, and that is there now.
@@ -354,6 +368,36 @@ mod tests {
         }
         writer.flush(Instant::now() + Duration::from_secs(60));
         assert!(!writer.0.queue().writing);
+    }
+
+    /// Runs in a process of its own, which gets no threads: nobody has that much room for a stack.
+    #[test]
+    fn without_a_thread_the_end_writes_itself_and_does_not_wait_for_a_reader_that_has_stalled() {
+        const CHILD: &str = "MASTERCONTROL_TEST_NO_THREADS";
+        if std::env::var_os(CHILD).is_none() {
+            let output = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", thread::current().name().unwrap(), "--nocapture", "--test-threads", "1"])
+                .envs([(CHILD, "1"), ("RUST_MIN_STACK", "1000000000000000000")])
+                .output()
+                .unwrap();
+            let text = format!("{}{:?}", String::from_utf8_lossy(&output.stdout), output);
+            assert!(output.status.success() && text.contains("1 passed"), "{text}");
+            return;
+        }
+        // Ends the process if that hangs.
+        nix::unistd::alarm::set(60);
+        let pipe = Pipe::new("threadless");
+        let writer = writer(&pipe.path);
+        let line = format!("{}\n", "x".repeat(10_000));
+        writer.line(&line);
+        writer.flush(Instant::now() + Duration::from_secs(50));
+        assert!(!writer.0.queue().has_thread);
+        let mut read = vec![0; line.len()];
+        (&pipe.reader).read_exact(&mut read).unwrap();
+        assert_eq!(read, line.as_bytes());
+        writer.line(&line.repeat(100));
+        writer.flush(Instant::now() + Duration::from_millis(50));
+        assert!(writer.0.queue().stalled);
     }
 
     #[test]

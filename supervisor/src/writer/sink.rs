@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::log::Place;
 use crate::text::Clock;
@@ -42,6 +43,28 @@ impl Sink {
     #[cfg(all(test, unix))]
     pub(crate) fn tear(&mut self) {
         self.torn = true;
+    }
+
+    /// Waits up to so long until a small piece can be written without waiting. A disk is never waited for.
+    #[cfg(unix)]
+    pub(crate) fn has_room_within(&self, limit: Duration) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        use std::os::fd::AsFd;
+
+        let stderr = io::stderr();
+        let to = match &self.to {
+            To::Stderr(_) => stderr.as_fd(),
+            To::File(LogFile { file: Some(file), .. }) => file.as_fd(),
+            To::File(LogFile { file: None, .. }) => return true,
+        };
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        poll(&mut [PollFd::new(to, PollFlags::POLLOUT)], limit).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Windows cannot say that.
+    #[cfg(windows)]
+    pub(crate) fn has_room_within(&self, _limit: Duration) -> bool {
+        true
     }
 
     /// Writes all of it, however long that takes. Returns how many lines could not be written: a supervisor does not end
