@@ -152,8 +152,8 @@ impl Generation {
         self.handler.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets go of the handler, whose drop may do anything: that is a matter of the generation's own thread, however long
-    /// others look into the generation. A panic in it costs nothing else.
+    /// Lets go of the handler, whose drop may do anything. That is a matter of the generation's own thread, however
+    /// long others look into the generation. A panic in it costs nothing else.
     pub(crate) fn drop_handler(&self) {
         let handler = self.handler.lock().unwrap_or_else(PoisonError::into_inner).take();
         let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(handler)));
