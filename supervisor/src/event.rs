@@ -37,8 +37,8 @@ pub(crate) enum Event {
     Prepared { build: u64, prepared: Result<(), BuildError> },
     /// A server has been built, or why it has not.
     Built { build: u64, built: Result<Built, BuildError> },
-    /// A server takes no connections any more without a request. It lets its clients go. `clean`: it ended
-    /// by itself without a failure, with exit status 0. `wrote`: the last lines of a program on stderr, else.
+    /// A server takes no more connections, although nothing asked it to end. It lets its clients go. `clean`: it ended
+    /// by itself without a failure, with exit status 0. `wrote`: otherwise, the last lines of a program on stderr.
     Exited { build: u64, reason: String, clean: bool, wrote: Vec<String> },
     /// Nothing can be accepted any more, by no generation: the listening socket has failed for good.
     PortFailed { reason: String },

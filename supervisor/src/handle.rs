@@ -51,7 +51,7 @@ impl<L> Handle<L> {
         self.health
     }
 
-    /// What stops or restarts the server from any thread.
+    /// A handle that stops or restarts the server from any thread.
     pub fn control(&self) -> Control {
         self.control.clone()
     }
@@ -75,7 +75,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Asks for a stop, in which clients get this long to leave. A stop that is under way is made shorter, but not
+    /// Asks for a stop, in which clients get this long to disconnect. A stop that is under way is made shorter, but not
     /// longer.
     pub fn stop(&self, grace: Duration) {
         // An error means that the server has stopped already.
@@ -83,7 +83,7 @@ impl Control {
     }
 
     /// Asks for a restart: a new generation of the server takes over, and the clients of the old one get this long to
-    /// leave. If it fails, that is logged, and the old generation keeps serving.
+    /// disconnect. If it fails, that is logged, and the old generation keeps serving.
     pub fn restart(&self, grace: Duration) {
         // An error means that the server has stopped already.
         let _ = self.events.send(Event::Restart { by: Trigger::Code, grace: Some(grace) });

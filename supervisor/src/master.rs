@@ -162,7 +162,7 @@ impl Master {
         self.builder.awaits_builds() && self.record.building > 0
     }
 
-    /// What an event means. One of a build or a generation that is not meant any more means nothing.
+    /// What an event means. An event of a build or a generation that is no longer current means nothing.
     fn on_event(&mut self, mut state: State, event: Event, now: Instant) -> State {
         let is_current = |build| state.current().is_some_and(|current| current.build == build);
         let input = match event {

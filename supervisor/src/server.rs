@@ -39,7 +39,7 @@ pub(crate) trait Builder: fmt::Debug + Send {
     /// not overlap; what is found is what the build with this number uses.
     fn prepare(&mut self, build: u64);
 
-    /// Whether the next server can be built beside the one that it replaces. Else that has to be gone before.
+    /// Whether the next server can be built beside the one that it replaces. Otherwise that one has to be gone first.
     fn overlaps(&self) -> bool;
 
     /// How long it may take to build one.
@@ -83,9 +83,8 @@ pub(crate) trait Builder: fmt::Debug + Send {
     fn resume(&self) {}
 
     /// No generation is built any more, and the listening socket is closed: by the generation that serves, if that has
-    /// been told to stop and has to notify the clients in the accept queue first. A build under way is handed over
-    /// as it is, if it has to be waited for, and until this deadline it has to be gone. A further call says
-    /// when the deadline has moved.
+    /// been told to stop and has to notify the clients in the accept queue first. A build under way is handed over as
+    /// it is, if it has to be waited for, and has to be gone by this deadline. A further call moves the deadline.
     fn close(&mut self, deadline: Deadline);
 }
 
@@ -156,8 +155,8 @@ pub(crate) trait Generation: fmt::Debug + Send {
         None
     }
 
-    /// What has shown that it is ready, for people. None: nothing had to, or it
-    /// ended, or has to end, before anything did.
+    /// What has shown that it is ready, for people. None: nothing had to, or it ended, or has to end, before anything
+    /// did.
     fn evidence(&self) -> Option<String> {
         None
     }

@@ -78,11 +78,11 @@ impl Supervisor<Handlers> {
 }
 
 impl Supervisor<Programs> {
-    /// Binds the sockets and starts the program, which gets them. When this returns it is ready, and all
-    /// triggers are in place. The path of a Unix socket is removed at the end.
+    /// Binds the sockets and starts the program, which gets them. When this returns it is ready, and all triggers are
+    /// in place. The path of a Unix socket is removed at the end.
     ///
-    /// No other child process may be started by this process from then on: on Unix only the supervisor may wait
-    /// for one, and on Windows it would be taken for the program's, and ended with it.
+    /// No other child process may be started by this process from then on: on Unix only the supervisor may wait for
+    /// one, and on Windows it would be taken for the program's, and ended with it.
     ///
     /// # Errors
     /// When an address cannot be bound, the name is taken, the program cannot be started or is not ready in time, or
@@ -155,7 +155,7 @@ impl Supervised {
     }
 }
 
-/// `builder` makes what makes the generations, and something that is dropped when their end has been reported.
+/// `builder` makes the [`Builder`] of the generations, and something that is dropped when their end has been reported.
 fn start<L, T: Send + 'static>(
     options: Options,
     bound: Bound<L, impl Send + 'static>,
@@ -227,7 +227,7 @@ fn start<L, T: Send + 'static>(
     }
 }
 
-/// Runs on the thread `master-control`: it, and what is to be done after its end, in this order.
+/// Runs on the thread `master-control`: master control, and then what has to be done after its end, in this order.
 fn run(
     master: Master,
     received: Receiver<Event>,
@@ -248,7 +248,7 @@ fn run(
     }
     drop(files);
     let last_answers = triggers.admin.take().map(Admin::close);
-    // Those who follow have heard of the whole stop.
+    // Followers have heard of the whole stop.
     drop(ending);
     end.adopt(received);
     // None of its clients waits for an answer any more, and its port is free before the end is reported.

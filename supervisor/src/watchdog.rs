@@ -27,7 +27,8 @@ const LAST_CHANCE: Duration = Duration::from_millis(200);
 /// A thread that wakes up that much too late has stood still.
 const LATE: Duration = Duration::from_millis(500);
 
-/// The same, if that was so already when the last part began: then a guardian first has to ask its program to end.
+/// [`LAST_CHANCE`] where the process had stood still already when the last part began: then a guardian first has to ask
+/// its program to end.
 const AFTER_A_STANDSTILL: Duration = OVERRUN;
 
 /// Watches on a thread named `watchdog`, as long as a clone of it lives. While there is nothing to watch it does not
@@ -53,8 +54,8 @@ struct Watch {
 
 struct Watched {
     stop: Option<(Instant, Arc<WhatHangs>)>,
-    /// Events that master control has not dealt with. Less than none for a moment: it may be done with one before
-    /// its sender has said that it comes.
+    /// Events that master control has not dealt with. It can be negative for a moment: master control may be done with
+    /// an event before its sender has counted it.
     open: i64,
     /// When it dealt with one the last time, or got the first of these.
     since: Instant,
@@ -224,7 +225,7 @@ fn abort_process(log: Journal, why: Why) {
     }
 }
 
-/// To find out what hangs may hang, and so may the log's reader. Together they get [`LAST_LINES`].
+/// Finding out what hangs may itself hang, and so may the log's reader. Together they get [`LAST_LINES`].
 fn log_and_exit(exit: Exit, log: Journal, speak: impl FnOnce(&Journal) + Send + 'static) -> ! {
     let end = Instant::now() + LAST_LINES;
     let (said, done) = mpsc::channel::<()>();

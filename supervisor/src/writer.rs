@@ -138,7 +138,7 @@ impl Shared {
         lock(&self.queue)
     }
 
-    /// Something waits to be written. If the system gives no thread now, the next one who comes by asks again.
+    /// Something waits to be written. If the system gives no thread now, the next caller tries again.
     fn wake_thread(self: &Arc<Self>, queue: &mut Queue) {
         if !queue.has_thread {
             let shared = self.clone();

@@ -45,7 +45,7 @@ impl Ids {
 
 /// What the threads that serve a generation share.
 pub(crate) struct Generation {
-    /// No other one of this process has it.
+    /// Unique within this process.
     pub(crate) number: u64,
     /// None: its thread has dropped it.
     handler: Mutex<Option<Arc<dyn Handler>>>,
@@ -83,7 +83,7 @@ pub(crate) struct Live {
     /// Those that were closed by force during the drain, as they were then.
     pub(crate) forced: Vec<ConnectionInfo>,
     waiting: Option<For>,
-    /// Those who want to hear how one connection ends.
+    /// The callers that wait for the end of one connection.
     awaited: Vec<(u64, Sender<Outcome>)>,
 }
 

@@ -60,8 +60,8 @@ pub(crate) fn release_one(port: &Arc<Shared>, generation: &Generation, entry: &A
     }
 }
 
-/// Closes a connection of a generation that is idle and owed nothing. A message that has arrived is answered first: then it is left to
-/// the engine, which reports it. Returns whether it was idle.
+/// Closes a connection of a generation that is idle and owed nothing. A message that has arrived is answered first: then it
+/// is left to the engine, which reports it. Returns whether it was idle.
 pub(crate) fn close(port: &Shared, generation: &Generation, entry: &Entry) -> bool {
     let is_idle = |held: &mut Held| {
         held.belongs_to(generation)

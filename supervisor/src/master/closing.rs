@@ -17,7 +17,8 @@ use crate::wire;
 
 use super::reply::Reply;
 
-/// Closes a connection of these clients, each of which are those of a generation. Its client gets this long to disconnect.
+/// Closes one of these connections, which come with the number of their generation. Its client gets this long to
+/// disconnect.
 pub(super) fn close<'a>(
     mut clients: impl Iterator<Item = (Option<u64>, &'a dyn Clients)>,
     id: u64,

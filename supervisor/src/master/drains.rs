@@ -71,7 +71,7 @@ impl Drains {
         Drains { old: Vec::new(), past: Counts::default(), after_deadline, log }
     }
 
-    /// When a generation is gone at the latest whose drain has this deadline, unless something hangs.
+    /// By when a generation whose drain has this deadline is gone, unless something hangs.
     pub(super) fn gone_by(&self, deadline: Instant) -> Instant {
         deadline + self.after_deadline
     }

@@ -36,7 +36,7 @@ impl Restart {
         Restart { spread, ..self }
     }
 
-    /// So many others come before it. For a client that does not wait that is the answer.
+    /// This many others come before it. A client that does not wait gets that as its answer.
     pub(super) fn accepted(mut self, ahead: usize) -> Restart {
         if let Some(reply) = self.reply.take_if(|reply| !reply.wait) {
             reply.answer(Answer::Restarting { ahead });
@@ -62,7 +62,7 @@ impl Restart {
         }
     }
 
-    /// How long the outage was at most that it has been for the clients, if it was one, and its end is known.
+    /// How long the outage has lasted for the clients at most, if there was one and its end is known.
     pub(super) fn outage(&self, current: &Live, now: Instant) -> Option<Duration> {
         self.down_since
             .filter(|_| current.generation.is_known_to_serve())

@@ -163,7 +163,7 @@ impl Draining {
         drains.drain(self.why.to_string(), self.deadline.at(), now)
     }
 
-    /// This client hears how it goes, now and, if wanted, until its end.
+    /// Reports progress to this client, now and, if it wants that, until the end.
     pub(super) fn attend(&mut self, reply: Reply, drains: &Drains, now: Instant) {
         let drain = self.drain(drains, now);
         if !reply.wait {

@@ -1,4 +1,4 @@
-//! One epoll, in which as many threads wait as there are cores. They serve what they are told of.
+//! One epoll, in which as many threads wait as there are cores. They serve the connections that it reports.
 //!
 //! A thread takes several events at once and serves them one after the other, since each wait is a system call. Those
 //! that it has not come to yet are common property: another thread takes them if it does not come back soon.
@@ -40,7 +40,7 @@ const AWAY: Duration = Duration::from_millis(1);
 /// How many events are taken at once.
 const BATCH: usize = 8;
 
-/// Names of what is no connection.
+/// The keys of what is not a connection.
 const LISTENER: Key = Key { place: u32::MAX, serial: 0 };
 const QUEUE: Key = Key { place: u32::MAX, serial: 1 };
 const TIMER: Key = Key { place: u32::MAX, serial: 2 };
@@ -51,7 +51,7 @@ pub(crate) struct Watch {
     registered: Registered,
     /// Whether room in the send buffer is awaited.
     pub(crate) room: bool,
-    /// When the timer comes to it. It may have to come again, since its time has been put off.
+    /// When the timer looks at it. Its time may have been put off since: then the timer is set again.
     scheduled: Option<Instant>,
 }
 
@@ -73,7 +73,7 @@ struct Shared {
     queue: Mutex<VecDeque<Key>>,
     /// Events that a thread has taken and not come to yet.
     taken: Mutex<VecDeque<(Key, Why)>>,
-    /// How many these are, to be asked without the lock.
+    /// How many there are, to be read without the lock.
     left: AtomicUsize,
     /// Readable while something is queued, and for ever when the engine is closed.
     wake: OwnedFd,
@@ -101,7 +101,7 @@ impl Engine {
     pub(crate) const POLLS: bool = true;
 
     /// # Errors
-    /// What the system does not give.
+    /// When the system gives no descriptor.
     pub(crate) fn new() -> io::Result<Engine> {
         let shared = Shared {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
@@ -120,7 +120,7 @@ impl Engine {
         Ok(Engine(Arc::new(shared)))
     }
 
-    /// Starts a thread a core, which report to `events`, and the sentinel.
+    /// Starts one thread per core, which report to `events`, and the sentinel.
     ///
     /// # Errors
     /// When the system does not give a single thread, or no sentinel.
@@ -258,7 +258,7 @@ impl Shared {
         };
         match registered {
             Ok(()) => watch.registered = Registered::For { room: watch.room },
-            // The system lacks memory. So it is looked at without being asked, which may be too early, until it works.
+            // The system lacks memory. So the timer tries again until it works.
             Err(_) => {
                 let at = Instant::now() + AWAY;
                 self.schedule(key, watch.scheduled.replace(at), Some(at));

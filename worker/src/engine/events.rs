@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The name of a connection in the engine: its place in the registry, and the how manieth it is there. So a late event
-/// finds nothing when its connection has ended.
+/// The name of a connection in the engine: its place in the registry, and how many connections have had that place
+/// before it. So a late event finds nothing when its connection has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     pub(crate) place: u32,

@@ -80,7 +80,7 @@ pub(super) fn admit(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair> {
 }
 
 /// A client beyond the limit. It gets a refusal where the protocol has one.
-pub(super) fn turn_away(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair> {
+pub(super) fn refused(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair> {
     let parting = Course::Parting(Parting { outcome: Outcome::Closed, until: None });
     let mut pair = pair(accepted, key, REFUSED, parting);
     if let Protocol::Http(_) = tools.hub.options.protocol {

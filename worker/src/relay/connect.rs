@@ -29,8 +29,8 @@ pub(super) fn begin(to: SocketAddr) -> Result<Asked, Errno> {
     }
 }
 
-/// On one machine the other side has answered before the call returns, though that says "in progress". To ask again costs
-/// less than to be told.
+/// On the same machine the other side has answered before the call returns, although that says "in progress". Asking
+/// again costs less than waiting for the event.
 fn judge(socket: OwnedFd, to: SocketAddr, asked: Result<(), Errno>) -> Result<Asked, Errno> {
     match asked {
         Ok(()) => made(socket, to),

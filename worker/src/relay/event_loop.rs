@@ -126,7 +126,7 @@ impl EventLoop {
         }
     }
 
-    /// How long nothing will have to be done. None: until something happens.
+    /// How long until something has to be done. None: until something happens.
     fn timeout(&mut self) -> Option<Timespec> {
         if !self.ready.is_empty() {
             return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
@@ -357,7 +357,7 @@ impl EventLoop {
         }
         self.tools.hub.say(&Event::Refused { peer });
         let key = self.pairs.reserve();
-        let pair = accept::turn_away(accepted, key, &self.tools);
+        let pair = accept::refused(accepted, key, &self.tools);
         if self.refusals < REFUSALS {
             self.refusals += 1;
             self.pairs.put(key, pair);

@@ -94,7 +94,7 @@ fn next_attempt(pair: &Pair, tools: &Tools) -> Option<Instant> {
 
 fn link(socket: OwnedFd, writable: bool) -> Side {
     let mut side = Side::new(socket);
-    side.readable = false; // To register it tells whether there is something.
+    side.readable = false; // Registering it reports whether there is something to read.
     side.writable = writable;
     side
 }

@@ -153,8 +153,8 @@ impl Side {
         self.readable = !self.heard_all;
     }
 
-    /// Has the system say now that all was received, and not up to 40 ms later. The other side may wait for that with the
-    /// rest of a message (Nagle's algorithm).
+    /// Has the system acknowledge now what was received, and not up to 40 ms later. The other side may wait for that
+    /// before it sends the rest of a message (Nagle's algorithm).
     pub(super) fn acknowledge(&self) {
         let _ = sockopt::set_tcp_quickack(&self.socket, true); // At worst it is said later.
     }

@@ -11,7 +11,7 @@ use crate::spread::Turns;
 
 #[derive(Debug)]
 pub(super) struct Target {
-    /// No other one of this process has it.
+    /// Unique within this process.
     pub(super) number: u64,
     pub(super) address: SocketAddr,
     /// Beside the lock, because it is asked at each message: the port closes, and messages are the last ones.

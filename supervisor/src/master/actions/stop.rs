@@ -77,7 +77,7 @@ impl Master {
         let asked = why.to_string();
         let deadline = Deadline::after(now, grace);
         for live in serving {
-            self.drains.push(live, why.to_string(), deadline.at(), now);
+            self.drains.push(live, asked.clone(), deadline.at(), now);
         }
         let mut draining = Draining::begin(why, deadline, spread, &self.drains, self.watchdog.clone(), now);
         let open = self.drains.stop_by(deadline, spread);
