@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::event::{Event, Failure, Observer};
+use crate::event::{Event, Failure, Observer, let_go};
 use crate::handler::Handler;
 use crate::report::{ConnectionInfo, Counts, Outcome};
 use crate::spread::Turns;
@@ -156,7 +156,7 @@ impl Generation {
     /// long others look into the generation. A panic in it costs nothing else.
     pub(crate) fn drop_handler(&self) {
         let handler = self.handler.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(handler)));
+        let_go(handler);
     }
 
     /// Reports an event. If the observer panics, that costs its own report and nothing else.
