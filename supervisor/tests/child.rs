@@ -48,6 +48,7 @@ impl Directory {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("child-test-{}-{number}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory); // Of a run that was killed, and had that process id.
         fs::create_dir(&directory).unwrap();
         Directory(directory)
     }

@@ -295,6 +295,7 @@ fn what_a_handler_has_to_say_stands_among_the_events_even_if_nothing_is_logged()
         }
     }
     let directory = std::env::temp_dir().join(format!("events-test-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&directory); // Of a run that was killed, and had that process id.
     std::fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
     let socket = directory.join("x.sock");
     let journal = Journal::new(Log::silent());

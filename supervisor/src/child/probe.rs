@@ -325,6 +325,7 @@ mod tests {
         use std::os::unix::net::{UnixListener, UnixStream};
 
         let path = std::env::temp_dir().join(format!("mastercontrol-takes-{}", std::process::id()));
+        let _ = fs::remove_file(&path);
         let address = Address::Unix(path.clone());
         assert!(!takes_connections(&address));
         let listener = UnixListener::bind(&path).unwrap();

@@ -345,6 +345,7 @@ mod tests {
     #[test]
     fn only_what_nobody_has_any_more_is_removed() {
         let temporary = std::env::temp_dir().join(format!("ready-test-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&temporary);
         fs::create_dir(&temporary).unwrap();
         let directory = |name: &str| {
             let directory = temporary.join(name);
@@ -370,6 +371,7 @@ mod tests {
     #[test]
     fn those_that_come_and_go_at_the_same_time_do_not_disturb_each_other() {
         let temporary = std::env::temp_dir().join(format!("ready-test-many-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&temporary);
         fs::create_dir(&temporary).unwrap();
         let come_and_go = || {
             for _ in 0..200 {
