@@ -50,7 +50,7 @@ impl Health {
     /// The same, when it does not matter whether it is there or has room.
     fn try_get(self, path: &str) -> Option<(u16, String)> {
         let mut client = Client::try_connect(self.0).ok()?;
-        std::io::Write::write_all(&mut client.0, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
+        client.0.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
         let answer = client.try_rest().ok()?;
         let (header, text) = answer.split_once("\r\n\r\n")?;
         Some((header.split(' ').nth(1)?.parse().unwrap(), text.to_owned()))
@@ -313,7 +313,7 @@ fn silent_broken_and_huge_requests_do_not_hold_it_up() {
         eventually("there is room", || {
             let mut client = health.client();
             // Of what is too long not all is taken.
-            let _ = std::io::Write::write_all(&mut client.0, request.as_bytes());
+            let _ = client.0.write_all(request.as_bytes());
             answer = client.try_rest().unwrap_or_default();
             !answer.starts_with("HTTP/1.1 503 ")
         });
