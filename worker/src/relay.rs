@@ -330,8 +330,8 @@ impl Upstream {
     /// moved to the generation that serves now is ended there. None: there is no such connection.
     pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
         asked::close(&self.hub, Some(self.target.number), id, grace).or_else(|| {
-            let serving = self.hub.door().0.serving?.number;
-            asked::close(&self.hub, Some(serving), id, grace)
+            let serving = self.hub.door().0.serving.filter(|serving| serving.number != self.target.number)?;
+            asked::close(&self.hub, Some(serving.number), id, grace)
         })
     }
 
