@@ -14,6 +14,9 @@ use crate::report::Outcome;
 /// How often one direction is read before others get a turn.
 const ROUNDS: usize = 8;
 
+/// A side that sends this many bytes at once may have more, and wait for an acknowledgement before it sends the rest.
+const BULK: usize = 16 * 1024;
+
 /// What becomes of a pair. It has ended if this breaks.
 pub(super) type Step = ControlFlow<Outcome>;
 
@@ -84,6 +87,9 @@ fn pump(from: &mut Side, to: &mut Side, pending: &mut Pending, passed: &mut u64,
             Read::Bytes(length) => {
                 *passed += length as u64;
                 pending.send(&tools.scratch[..length], false, to);
+                if length >= BULK && !from.readable {
+                    from.acknowledge();
+                }
             }
             Read::Nothing => return false,
             Read::End | Read::Broken => {}
