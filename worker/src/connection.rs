@@ -305,6 +305,10 @@ impl Connection {
             start = &start[sent..];
         }
         let mut total = 0;
+        if Engine::POLLS {
+            total = socket::send_file_at_once(&self.held.socket, file, length)?;
+            self.entry.sent.fetch_add(total, Ordering::Relaxed);
+        }
         while total < length {
             let sent = self.send_waiting(|stream| socket::send_file(stream, file, length - total))?;
             if sent == 0 {

@@ -1,13 +1,16 @@
 //! What std cannot ask of a socket: with `rustix` on Linux as it should be; else as near as std comes.
 
 #[cfg(all(feature = "linux-sys", target_os = "linux"))]
-pub(crate) use linux::{has_input, receive_at_once, send_at_once, send_file, send_more_follows};
+pub(crate) use linux::{has_input, receive_at_once, send_at_once, send_file, send_file_at_once, send_more_follows};
 #[cfg(not(all(feature = "linux-sys", target_os = "linux")))]
-pub(crate) use portable::{has_input, receive_at_once, send_at_once, send_file, send_more_follows};
+pub(crate) use portable::{has_input, receive_at_once, send_at_once, send_file, send_file_at_once, send_more_follows};
+
+use std::io;
+use std::net::TcpStream;
 
 /// `io::ErrorKind` has no name for this. The numbers are the same on all Unix systems.
 #[cfg(feature = "http")]
-pub(crate) fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     const ERROR_TOO_MANY_OPEN_FILES: i32 = 4;
@@ -18,8 +21,26 @@ pub(crate) fn is_out_of_descriptors(error: &std::io::Error) -> bool {
     }
 }
 
+/// Does that without waiting, on a socket that waits otherwise. No other thread may use the socket meanwhile, except
+/// for one that waits in it already.
+fn at_once<T>(stream: &TcpStream, call: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
+    stream.set_nonblocking(true)?;
+    let result = call(stream);
+    stream.set_nonblocking(false)?;
+    result
+}
+
+/// What was sent, or nothing if it would have had to wait.
+fn or_none<T: Default>(sent: io::Result<T>) -> io::Result<T> {
+    match sent {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(T::default()),
+        sent => sent,
+    }
+}
+
 #[cfg(all(feature = "linux-sys", target_os = "linux"))]
 mod linux {
+    use super::{at_once, or_none};
     use rustix::fs::sendfile;
     use rustix::io::{Errno, retry_on_intr};
     use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -45,10 +66,8 @@ mod linux {
     /// Sends as much as the socket takes without waiting. With `more` the system need not make a packet of it yet.
     pub(crate) fn send_at_once(stream: &TcpStream, bytes: &[u8], more: bool) -> io::Result<usize> {
         let more = if more { SendFlags::MORE } else { SendFlags::empty() };
-        match retry_on_intr(|| send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more)) {
-            Err(Errno::AGAIN) => Ok(0),
-            sent => Ok(sent?),
-        }
+        let sent = retry_on_intr(|| send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more));
+        or_none(sent.map_err(io::Error::from))
     }
 
     /// Sends what more is going to follow: the system need not make a packet for it alone.
@@ -64,25 +83,22 @@ mod linux {
         let length = usize::try_from(length).unwrap_or(PIECE).min(PIECE);
         Ok(retry_on_intr(|| sendfile(stream, file, None, length))? as u64)
     }
+
+    /// The same, but only as much as the socket takes without waiting.
+    pub(crate) fn send_file_at_once(stream: &TcpStream, file: &File, length: u64) -> io::Result<u64> {
+        or_none(at_once(stream, |stream| send_file(stream, file, length)))
+    }
 }
 
 #[cfg(not(all(feature = "linux-sys", target_os = "linux")))]
 mod portable {
+    use super::{at_once, or_none};
     use std::fs::File;
     use std::io::{self, Read, Write};
     use std::net::TcpStream;
 
     /// How much is read and sent at once, in bytes.
     const PIECE: usize = 64 * 1024;
-
-    /// Does that without waiting, on a socket that waits otherwise. No other thread may use the socket meanwhile, except
-    /// for one that waits in it already.
-    fn at_once<T>(stream: &TcpStream, call: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
-        stream.set_nonblocking(true)?;
-        let result = call(stream);
-        stream.set_nonblocking(false)?;
-        result
-    }
 
     /// Whether the client has sent something that was not read yet, or has closed its side.
     pub(crate) fn has_input(stream: &TcpStream) -> bool {
@@ -97,10 +113,7 @@ mod portable {
 
     /// Sends as much as the socket takes without waiting.
     pub(crate) fn send_at_once(stream: &TcpStream, bytes: &[u8], _more: bool) -> io::Result<usize> {
-        match at_once(stream, |mut stream| stream.write(bytes)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            sent => sent,
-        }
+        or_none(at_once(stream, |mut stream| stream.write(bytes)))
     }
 
     /// Sends what more is going to follow.
@@ -114,5 +127,10 @@ mod portable {
         let length = file.read(&mut piece)?;
         stream.write_all(&piece[..length])?;
         Ok(length as u64)
+    }
+
+    /// Sends nothing: what was read and not sent would be lost.
+    pub(crate) fn send_file_at_once(_stream: &TcpStream, _file: &File, _length: u64) -> io::Result<u64> {
+        Ok(0)
     }
 }

@@ -18,13 +18,17 @@ fn a_file_is_served_with_the_fields_that_describe_it() {
 }
 
 #[test]
-fn a_file_of_any_length_arrives_whole() {
+fn a_file_of_any_length_arrives_whole_and_its_connection_is_kept() {
     for length in [0, 1, 4095, 64 * 1024, 64 * 1024 + 1, 3_000_000] {
         let content: Vec<u8> = (0..length).map(|at: u32| (at % 251) as u8).collect();
         let site = Directory::new().file("data.unknown", &content).serve();
-        let reply = site.get("/data.unknown");
-        assert!(reply.body == content, "a file of {length} bytes");
-        assert_eq!(reply.field("Content-Type"), Some("application/octet-stream"));
+        let mut client = site.connect();
+        for _ in 0..2 {
+            client.send("GET /data.unknown HTTP/1.1\r\nHost: a\r\n\r\n");
+            let reply = client.reply();
+            assert!(reply.body == content, "a file of {length} bytes");
+            assert_eq!(reply.field("Content-Type"), Some("application/octet-stream"));
+        }
     }
 }
 
