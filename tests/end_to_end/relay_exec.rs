@@ -552,6 +552,32 @@ fn a_program_begins_with_the_limit_of_descriptors_that_the_supervisor_began_with
 }
 
 #[test]
+fn a_program_is_replaced_though_its_clients_could_take_all_descriptors() {
+    let home = Home::new();
+    let (script, port) = (script(&home), free_port().to_string());
+    let start = |clients: &str| {
+        let options =
+            ["exec", "--name", home.name(), "--listen", &port, "--relay", "http", "--max-connections", clients];
+        let line = [&options[..], &["--", "python3", &script, &script]].concat();
+        // A client and its connection to the program take two.
+        home.supervisor_by(&["sh", "-c", "ulimit -n 256; exec \"$0\" \"$@\""], &line)
+    };
+    home.run(start("200")).expect(2).says("the limit of file descriptors allows 156; say 156 or fewer");
+    let mut command = start("150");
+    command.stderr(Stdio::piped());
+    let instance = home.exec_by(command);
+    let mut clients: Vec<_> = (0..150).map(|_| instance.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/").status, 200);
+    }
+    instance.admin(&["restart"]).expect(0);
+    for client in &mut clients {
+        assert_eq!(client.get("/").status, 200);
+    }
+    assert_stops(&home, &instance);
+}
+
+#[test]
 fn what_a_relay_cannot_do_is_refused_at_the_start() {
     let home = Home::new();
     let refused = |options: &[&str], says: &str| {

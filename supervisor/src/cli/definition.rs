@@ -14,7 +14,8 @@ use super::probes::{parse_check, parse_ready};
 use super::signals::parse_on_hup;
 use super::signals::{Signals, parse_signal, parse_stop_signals, parse_stop_to};
 use super::values::{
-    Form, RelayKind, default_max_connections, parse_failures, parse_interval, parse_number, parse_relay,
+    Form, RelayKind, default_max_connections, parse_connections, parse_failures, parse_interval, parse_number,
+    parse_relay,
 };
 use crate::child::{Check, CheckKind, Ready, StopTo};
 use crate::instance::InstanceName;
@@ -251,7 +252,7 @@ pub(super) struct Relaying {
     pub(super) answer_within: Option<Duration>,
     /// How many connections are relayed or held at once (with --relay); idle http clients make room for new ones [default:
     /// 10000, or half as many as the process may have descriptors]
-    #[arg(long, value_name = "N", value_parser = parse_number::<usize>, hide = cfg!(not(target_os = "linux")))]
+    #[arg(long, value_name = "N", value_parser = parse_connections, hide = cfg!(not(target_os = "linux")))]
     pub(super) max_connections: Option<usize>,
 }
 
@@ -292,7 +293,7 @@ impl Checks {
 #[derive(Debug, Args)]
 pub(super) struct Connections {
     /// How many connections are served at once
-    #[arg(long, value_name = "N", default_value_t = default_max_connections(), value_parser = parse_number::<usize>)]
+    #[arg(long, value_name = "N", default_value_t = default_max_connections(), value_parser = parse_connections)]
     pub(super) max_connections: usize,
     /// Probe the server at this interval; restart it if it stops accepting connections
     #[arg(long, value_name = "TIME", value_parser = parse_interval)]

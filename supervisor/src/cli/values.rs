@@ -117,26 +117,38 @@ pub(super) fn word(value: impl ValueEnum) -> String {
 /// How many connections there are at most, unless told otherwise.
 const MOST: usize = 10_000;
 
-/// 10,000, or fewer if the system gives fewer descriptors: some are kept for files, admin clients and refusals.
+/// How many descriptors there are for connections: some are kept for files, admin clients and refusals.
 #[cfg(unix)]
-fn most_with(descriptors_each: usize) -> usize {
+fn descriptors_for_connections() -> usize {
     const KEPT: usize = 100;
-    descriptors::most().map_or(MOST, |most| ((most - KEPT.min(most / 2)) / descriptors_each).clamp(1, MOST))
+    descriptors::most().map_or(usize::MAX, |most| most - KEPT.min(most / 2)).max(1)
 }
 
 /// Windows has no such limit on handles.
 #[cfg(windows)]
-fn most_with(_descriptors_each: usize) -> usize {
-    MOST
+fn descriptors_for_connections() -> usize {
+    usize::MAX
 }
 
 pub(super) fn default_max_connections() -> usize {
-    most_with(1)
+    descriptors_for_connections().min(MOST)
 }
 
 /// Each has a connection to the program, too.
 pub(super) fn default_max_relayed() -> usize {
-    most_with(2)
+    (descriptors_for_connections() / 2).clamp(1, MOST)
+}
+
+/// With as many as there are descriptors, no command could be carried out.
+pub(super) fn parse_connections(text: &str) -> Result<usize, String> {
+    let (asked, most) = (parse_number::<usize>(text)?, descriptors_for_connections());
+    if asked <= most {
+        return Ok(asked);
+    }
+    Err(format!(
+        "the limit of file descriptors allows {most}; say {most} or fewer, or raise the hard limit (ulimit -Hn, \
+         LimitNOFILE= in a unit)"
+    ))
 }
 
 /// How often something may fail.

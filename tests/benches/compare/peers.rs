@@ -58,7 +58,8 @@ pub fn relayed_nginx(directory: &Path, files: &Path, protocol: &str) -> Running 
     write(&template, nginx_configuration(directory, files, "PORT", Queues::OnePerWorker));
     let template = template.display();
     let script = format!("sed s/PORT/$PORT/g {template} > {template}.$PORT && exec {NGINX} -c {template}.$PORT");
-    Running::supervisor_of(&["exec", "--relay", protocol], &["--", "sh", "-c", &script])
+    let arguments = ["exec", "--relay", protocol, "--max-connections", "10000"];
+    Running::supervisor_of(&arguments, &["--", "sh", "-c", &script])
 }
 
 /// lighttpd as Debian configures it, with its limit on requests a connection lifted.

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, socket_with, sockopt};
 
+use super::hub::Hub;
+
 /// How many other source addresses are tried when one has no free port left.
 const SOURCES: u32 = 16;
 
@@ -21,10 +23,10 @@ pub(super) enum Asked {
 ///
 /// # Errors
 /// What the system says at once: that the program does not listen, or that no descriptor is left.
-pub(super) fn begin(to: SocketAddr) -> Result<Asked, Errno> {
-    let socket = open(to)?;
+pub(super) fn begin(to: SocketAddr, hub: &Hub) -> Result<Asked, Errno> {
+    let socket = open(to, hub)?;
     match connect(&socket, &to) {
-        Err(Errno::ADDRNOTAVAIL) if is_loopback_v4(to) => from_another_source(to),
+        Err(Errno::ADDRNOTAVAIL) if is_loopback_v4(to) => from_another_source(to, hub),
         asked => judge(socket, to, asked),
     }
 }
@@ -50,9 +52,12 @@ fn made(socket: OwnedFd, to: SocketAddr) -> Result<Asked, Errno> {
     if SocketAddr::try_from(own).is_ok_and(|own| own == to) { Err(Errno::CONNREFUSED) } else { Ok(Asked::Made(socket)) }
 }
 
-fn open(to: SocketAddr) -> Result<OwnedFd, Errno> {
+fn open(to: SocketAddr, hub: &Hub) -> Result<OwnedFd, Errno> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    if hub.is_in_reserve(&socket) {
+        return Err(Errno::MFILE);
+    }
     sockopt::set_tcp_nodelay(&socket, true)?;
     Ok(socket)
 }
@@ -63,13 +68,13 @@ fn is_loopback_v4(address: SocketAddr) -> bool {
 
 /// All ports of our address are taken, most of them by connections that have ended just now. All of 127.0.0.0/8 is this
 /// machine, and each address of it has ports of its own.
-fn from_another_source(to: SocketAddr) -> Result<Asked, Errno> {
+fn from_another_source(to: SocketAddr, hub: &Hub) -> Result<Asked, Errno> {
     static LAST: AtomicU32 = AtomicU32::new(0);
     for _ in 0..SOURCES {
         let number = LAST.fetch_add(1, Ordering::Relaxed) % 250;
         // From 127.0.0.2 on.
         let source = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + 1 + number);
-        let socket = open(to)?;
+        let socket = open(to, hub)?;
         match bind(&socket, &SocketAddrV4::new(source, 0)).and_then(|()| connect(&socket, &to)) {
             Err(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE) => {}
             asked => return judge(socket, to, asked),

@@ -274,7 +274,13 @@ impl EventLoop {
                 return self.pause();
             }
             match accept::take(listener) {
-                Taken::Client(accepted) => self.deal(accepted),
+                Taken::Client(accepted) => {
+                    let is_in_reserve = self.tools.hub.is_in_reserve(&accepted.socket);
+                    self.deal(accepted);
+                    if is_in_reserve && !self.make_room() {
+                        return self.pause();
+                    }
+                }
                 Taken::None => return,
                 Taken::Vanished => {}
                 Taken::Failed(error) => {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use super::options::{Options, RelayCounts};
 use super::tally::Tally;
@@ -19,6 +20,9 @@ use super::target::Target;
 use crate::event::{Event, Failure, Observer};
 use crate::pausing::Pausing;
 use crate::report::{ConnectionInfo, Outcome};
+
+/// How many descriptors the relay leaves for others: the clients of an admin socket, and the program's next generation.
+const RESERVED: RawFd = 64;
 
 /// While the system stays exhausted, that is reported once in this time.
 const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
@@ -44,6 +48,8 @@ pub(super) struct Hub {
     longest_wait: AtomicU64,
     pub(super) mailboxes: Box<[Mailbox]>,
     exhausted: Mutex<Option<Instant>>,
+    /// Descriptors from this number on are kept for others.
+    reserve: RawFd,
 }
 
 /// Where clients come in, and where they go.
@@ -134,6 +140,12 @@ impl Mailbox {
     }
 }
 
+/// From which number on descriptors are kept for others.
+fn reserve() -> RawFd {
+    let most = getrlimit(Resource::Nofile).current.and_then(|most| RawFd::try_from(most).ok()).unwrap_or(RawFd::MAX);
+    most - RESERVED.min(most / 4)
+}
+
 impl Hub {
     pub(super) fn new(
         listener: Arc<TcpListener>,
@@ -157,6 +169,7 @@ impl Hub {
             longest_wait: AtomicU64::new(0),
             mailboxes,
             exhausted: Mutex::new(None),
+            reserve: reserve(),
         })
     }
 
@@ -240,6 +253,11 @@ impl Hub {
     /// Reports an event. If the observer panics, that costs its own report and nothing else.
     pub(super) fn say(&self, event: &Event<'_>) {
         let _ = panic::catch_unwind(AssertUnwindSafe(|| (self.observer)(event)));
+    }
+
+    /// Whether nearly all descriptors are in use: they are given out from the lowest number on.
+    pub(super) fn is_in_reserve(&self, socket: &OwnedFd) -> bool {
+        socket.as_raw_fd() >= self.reserve
     }
 
     pub(super) fn report_exhausted(&self, error: &io::Error) {

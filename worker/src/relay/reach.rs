@@ -57,7 +57,7 @@ fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
         return Reached::Later;
     }
     let Some(target) = &pair.target else { return Reached::Unserved };
-    match connect::begin(target.address) {
+    match connect::begin(target.address, &tools.hub) {
         Ok(Asked::Made(socket)) => opened(pair, tools, link(socket, true)),
         Ok(Asked::UnderWay(socket)) => {
             if !schedule(pair, tools, false) {
