@@ -1,6 +1,6 @@
 #!/bin/sh
 # Deploys a release of a program that binds a port itself: Node, Python or any other. The supervisor keeps the port, so no
-# request is lost, and a release that does not get ready does not take over.
+# request is lost, and a release that does not become ready does not take over.
 #
 #   deploy.sh NAME ROOT RELEASE
 #   deploy.sh shop /srv/shop 2026-01-31
@@ -10,7 +10,7 @@
 #
 #   supervisor exec --name shop --listen 8080 --relay http --dir /srv/shop/current --ready http=/ -- node server.js
 #
-# Exit codes: 0 the release serves; else it does not, and the one before serves on.
+# Exit codes: 0 the release serves; otherwise it does not, and the one before keeps serving.
 set -eu
 name=${1:?usage: deploy.sh NAME ROOT RELEASE}
 root=${2:?usage: deploy.sh NAME ROOT RELEASE}
@@ -27,9 +27,14 @@ switch() {
 switch "releases/$release"
 code=0
 admin-cli --name "$name" restart || code=$?
-if [ "$code" -ne 0 ]; then
-    # The next start, after a crash for example, is one of the release that works.
-    switch "$before"
-    echo "deploy: $release was not taken over, $before serves on" >&2
-fi
-exit "$code"
+case $code in
+    0) ;;
+    # The old program's clients did not disconnect in time, or it did not end. The new one serves.
+    5 | 8) echo "deploy: $release serves, some clients of $before were closed by force" ;;
+    *)
+        # The next start, after a crash for example, is one of the release that works.
+        switch "$before"
+        echo "deploy: $release did not take over, $before keeps serving" >&2
+        exit "$code"
+        ;;
+esac

@@ -618,10 +618,34 @@ fn the_deploy_script_replaces_a_server_in_node_and_one_in_python() {
         assert_eq!(body(&mut client, "/"), "1\n");
         deploy("2").expect(0);
         assert_eq!(body(&mut client, "/"), "2\n", "{program}");
-        deploy("3").expect(1).says("3 was not taken over, releases/2 serves on");
+        deploy("3").expect(1).says("3 did not take over, releases/2 keeps serving");
         assert_eq!(fs::read_link(&current).unwrap().to_str(), Some("releases/2"));
         assert_eq!(body(&mut client, "/"), "2\n", "{program}");
         drop(client);
         assert_stops(&home, &instance);
     }
+}
+
+#[test]
+fn a_release_that_has_taken_over_stays_though_clients_of_the_old_one_had_to_be_closed_by_force() {
+    let home = Home::new();
+    let (root, script, port) = (path(&home, "shop"), script(&home), free_port().to_string());
+    let current = root.join("current");
+    for release in ["1", "2"] {
+        fs::create_dir_all(root.join("releases").join(release)).unwrap();
+    }
+    symlink("releases/1", &current).unwrap();
+    let options =
+        ["--listen", &port, "--relay", "http", "--dir", current.to_str().unwrap(), "--ready", "http=/", "--grace", "0"];
+    let instance = home.exec(&options, &["python3", &script, &script]);
+    let mut client = instance.client();
+    client.send("GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_until_held(&home);
+    let mut deploy = shell(&home, &format!("examples/relay/deploy.sh {} {} 2", home.name(), root.display()));
+    deploy.stdout(Stdio::piped()).stderr(Stdio::piped());
+    home.run(deploy).expect(0).says("2 serves");
+    assert_eq!(fs::read_link(&current).unwrap().to_str(), Some("releases/2"));
+    drop(client);
+    instance.admin(&["stop", "--grace", HUGE]).expect(0);
+    assert_eq!(instance.wait(), 0);
 }
