@@ -429,3 +429,16 @@ fn the_restart_script_replaces_one_that_runs_and_starts_one_that_does_not() {
     assert_eq!(restart("command"), 0);
     home.admin(&["--name", &name, "stop", "--grace", HUGE]).expect(0);
 }
+
+#[test]
+fn the_restart_script_ends_when_a_program_that_binds_its_port_itself_is_ready() {
+    let home = Home::new();
+    let name = home.name();
+    let script = format!("examples/restart.sh {name} supervisor exec --name {name} --ready 0 --log json sleep 600");
+    for _ in 0..2 {
+        let mut command = shell(&home, &script);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        assert_eq!(home.spawn(command).wait(), 0);
+    }
+    home.admin(&["--name", name, "stop", "--grace", HUGE]).expect(0);
+}
