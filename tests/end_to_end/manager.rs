@@ -472,6 +472,17 @@ fn number_after(file: &str, before: &str) -> u64 {
     found[0].chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
 }
 
+/// The first start of a program is not repeated by the supervisor, see `ready.rs`, and by default systemd gives up
+/// after five starts within ten seconds: one that waits for its database at boot would stay down.
+#[test]
+fn systemd_tries_for_as_long_as_it_takes() {
+    for service in ["mastercontrol-http.service", "mastercontrol@.service"] {
+        let text = fs::read_to_string(deploy(service)).unwrap();
+        let unit = text.split("\n[Service]\n").next().unwrap();
+        assert!(unit.contains("\nStartLimitIntervalSec=0\n") && text.contains("\nRestart=on-failure\n"), "{service}");
+    }
+}
+
 #[test]
 fn whoever_stops_it_has_more_patience_than_it_needs() {
     // The second after the deadline, in which the process ends whatever hangs, and one to tidy up.
