@@ -117,7 +117,7 @@ pub(crate) enum Command {
   admin-cli close 17                        the ID column of `connections`
   admin-cli close 17 --now")]
     Close(Close),
-    /// Watch it on the terminal: state, connections, events; and close, move, restart or stop by a key
+    /// Watch its state, connections and events on the terminal, and control it with keys
     #[command(after_help = "Examples:
   admin-cli top                             a list first if there are several
   admin-cli --name web top
@@ -320,7 +320,7 @@ pub(crate) struct Grace {
 /// How long to pause.
 #[derive(Debug, Args)]
 pub(crate) struct Pause {
-    /// It is over by itself after this time [default: 30 s, or with a command as long as that runs]
+    /// End the pause after this time [default: 30 s, or with a command as long as that runs]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) max: Option<Duration>,
     /// Run this command meanwhile
@@ -334,8 +334,8 @@ pub(crate) struct Restart {
     /// How long clients of the old server get to disconnect [default: the supervisor's own]
     #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Option<Duration>,
-    /// Notify these over this time, oldest first, and not all at once: at most the grace period [default: the
-    /// supervisor's own]
+    /// Notify these clients and close their connections over this time, oldest first, and not all at once: at most the
+    /// grace period [default: the supervisor's own]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) spread: Option<Duration>,
     #[command(flatten)]

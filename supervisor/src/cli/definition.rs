@@ -174,20 +174,21 @@ pub(super) enum ServerArgs {
         #[arg(short, long, value_name = "ADDR", value_parser = parse_passed, hide = cfg!(windows))]
         listen: Vec<ProgramSocket>,
         /// Keep the port, and pass its connections on to the program, which listens on a private port (PORT in its
-        /// environment, {port} in its arguments): HTTP/1, where kept-alive connections survive a restart, or any bytes
-        /// (Linux, with one --listen)
+        /// environment, {port} in its arguments): http for HTTP/1, where kept-alive connections survive a restart, or
+        /// tcp for any bytes (Linux, with one --listen)
         #[arg(long, value_name = "PROTOCOL", value_parser = parse_relay, hide = cfg!(not(target_os = "linux")))]
         relay: Option<RelayKind>,
         #[command(flatten)]
         relaying: Relaying,
-        /// Mode of these Unix sockets, which decides who may connect [default: 666, all users]
+        /// Mode of the Unix sockets of --listen, which decides who may connect [default: 666, all users]
         #[arg(long, value_name = "MODE", value_parser = parse_mode, hide = cfg!(windows))]
         socket_mode: Option<u32>,
         /// Signal that asks the program to stop, or several, each for a time, then KILL (QUIT:20s,TERM:5s)
         /// [default: TERM]
         #[arg(long, value_name = "SIGNAL", value_parser = parse_stop_signals, hide = cfg!(windows))]
         stop_signal: Option<Signals>,
-        /// Who gets it: the program's process alone, or its whole group [default: group]
+        /// Which processes get --stop-signal: the program's own alone (leader), or its whole process group (group)
+        /// [default: group]
         #[arg(long, value_name = "WHO", value_parser = parse_stop_to, hide = cfg!(windows))]
         stop_to: Option<StopTo>,
         /// Signal for a program that is taken out of rotation, by `admin-cli drain` or a delayed stop; with --relay also
@@ -197,7 +198,7 @@ pub(super) enum ServerArgs {
         /// Signal for a program that is back in rotation, after `admin-cli resume` (with --drain-signal)
         #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, hide = cfg!(windows))]
         resume_signal: Option<i32>,
-        /// Exit codes of the program that are no failure, beside 0 (143, 130)
+        /// Exit codes of the program that count as success, besides 0 (143,130)
         #[arg(long, value_name = "CODE", value_delimiter = ',', value_parser = parse_number::<i32>)]
         success_exit: Vec<i32>,
         #[cfg_attr(
@@ -232,7 +233,7 @@ pub(super) enum ServerArgs {
         env_file: Option<PathBuf>,
         #[command(flatten)]
         options: Options,
-        /// The program, and its arguments: everything behind it is its own
+        /// The program and its arguments: everything after its name is passed to it
         #[arg(trailing_var_arg = true, required_unless_present = "config", value_name = "PROGRAM")]
         program: Vec<OsString>,
     },
@@ -270,13 +271,13 @@ pub(super) struct Checks {
     )]
     #[arg(long, value_name = "HOW", value_parser = parse_check)]
     pub(super) check: Option<CheckKind>,
-    /// How often to check it
+    /// How often to run --check
     #[arg(long, value_name = "TIME", default_value = "10", value_parser = parse_interval)]
     check_every: Duration,
-    /// How long an answer may take
+    /// How long an answer to --check may take
     #[arg(long, value_name = "TIME", default_value = "1", value_parser = parse_interval)]
     check_timeout: Duration,
-    /// How many checks in a row have to fail
+    /// How many checks in a row have to fail before the program is replaced
     #[arg(long, value_name = "N", default_value = "3", value_parser = parse_failures)]
     check_failures: u32,
 }
@@ -305,7 +306,7 @@ pub(super) struct Options {
     /// Read settings from a JSON file, named like these options; read again at each restart
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Name under which admin-cli finds this instance [default: the server's]
+    /// Name under which admin-cli finds this instance [default: http, echo, command, or the name of the program's file]
     #[arg(short, long)]
     pub(super) name: Option<InstanceName>,
     /// How long clients get to disconnect on a stop
@@ -315,8 +316,8 @@ pub(super) struct Options {
     /// request to stop skips the wait
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_seconds)]
     pub(super) delay: Duration,
-    /// Over which time clients are notified and connections closed on a stop or restart, oldest first, so that they do not
-    /// all come back at once: at most --grace
+    /// Time over which clients are notified and connections closed on a stop or restart, oldest first, so that they do
+    /// not all come back at once: at most --grace
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_seconds)]
     pub(super) spread: Duration,
     /// When to start the server again after it has exited
@@ -333,7 +334,7 @@ pub(super) struct Options {
     #[cfg_attr(unix, arg(long, value_name = "ACTION", default_value = "stop"))]
     #[cfg_attr(windows, arg(long, default_value = "stop", value_parser = parse_on_hup, hide = true))]
     pub(super) on_hup: OnHup,
-    /// Where Enter is read: from stdin if it is a terminal, or from stdin whatever it is
+    /// Where Enter is read: on stdin if that is a terminal, or on stdin whatever it is
     #[arg(long, value_name = "WHERE", default_value = "terminal")]
     pub(super) console: Console,
     /// Admin socket: start without it if it is not available, require it, or turn it off

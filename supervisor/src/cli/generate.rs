@@ -26,7 +26,7 @@ pub enum Generate {
 
 The same with `supervisor`, which has completions of its own.")]
     Completions {
-        /// The shell that shall complete this program's command lines
+        /// The shell that is to complete this program's command lines
         shell: Shell,
     },
     /// Write the man pages, one for the program and one for each of its commands
@@ -34,7 +34,7 @@ The same with `supervisor`, which has completions of its own.")]
   admin-cli manual ~/.cargo/share/man/man1      man looks there if ~/.cargo/bin is in PATH
   supervisor manual ~/.cargo/share/man/man1")]
     Manual {
-        /// Directory for them; it is made if it does not exist
+        /// Directory for them; created if it does not exist
         dir: PathBuf,
     },
 }
