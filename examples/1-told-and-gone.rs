@@ -1,4 +1,4 @@
-//! An echo server, and a client that leaves when it is told that the server goes away.
+//! An echo server, and a client that disconnects when it is notified that the server goes away.
 //!
 //! The grace period is a minute, and the stop takes no longer than the client needs.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     drop(client);
-    // The client leaves, and with it the last reason to wait.
+    // The client has disconnected, so there is no reason to wait any more.
 
     let report = running.wait()?;
     println!(
