@@ -11,7 +11,7 @@ use worker::{Handle, Server};
 use crate::event::{Event, EventSender, Trigger};
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::protocol::{Answer, Request, Response, Status};
+use crate::protocol::{Answer, Request, Response};
 use crate::{metrics, text};
 
 /// How many clients are served at the same time. The one too many is told so.
@@ -67,16 +67,19 @@ impl Drop for Health {
 
 /// What is said to a request for this path. None: there is no such thing.
 fn page(path: &str, events: &EventSender) -> Option<Page> {
-    let describe: fn(&Status) -> Page = match path {
-        "ready" | "readyz" => |status| line(status.ready, text::readiness(status)),
-        // As Kubernetes and others call them.
-        "live" | "livez" | "healthz" => |_| line(true, "alive".into()),
-        "metrics" => |status| Page { available: true, media_type: metrics::MEDIA_TYPE, text: metrics::text(status) },
+    let answer = match path {
+        "ready" | "readyz" | "metrics" => ask(Request::Status {}, events),
+        // As Kubernetes and others call them. Whether there is something to serve says nothing of the supervisor.
+        "live" | "livez" | "healthz" => ask(Request::Ping {}, events),
         _ => return None,
     };
-    Some(match ask(events) {
-        Some(status) => describe(&status),
-        None => line(false, "master control does not answer".into()),
+    Some(match answer {
+        Some(Answer::Pong { .. }) => line(true, "alive".into()),
+        Some(Answer::Status(status)) if path == "metrics" => {
+            Page { available: true, media_type: metrics::MEDIA_TYPE, text: metrics::text(&status) }
+        }
+        Some(Answer::Status(status)) => line(status.ready, text::readiness(&status)),
+        Some(_) | None => line(false, "master control does not answer".into()),
     })
 }
 
@@ -85,12 +88,12 @@ fn line(available: bool, text: String) -> Page {
 }
 
 /// Asks in the same way as a client of the admin socket. None: master control hangs, or has just ended.
-fn ask(events: &EventSender) -> Option<Box<Status>> {
+fn ask(request: Request, events: &EventSender) -> Option<Answer> {
     let (reply, answers) = mpsc::channel();
-    // The log does not name the client of a status.
-    events.send(Event::Request { request: Request::Status {}, by: Trigger::Code, reply }).ok()?;
+    // The log does not name the client of such a request.
+    events.send(Event::Request { request, by: Trigger::Code, reply }).ok()?;
     match answers.recv_timeout(ANSWER_LIMIT).ok()? {
-        Response::Answer(Answer::Status(status)) => Some(status),
-        Response::Progress(_) | Response::Entry(_) | Response::Answer(_) => None,
+        Response::Answer(answer) => Some(answer),
+        Response::Progress(_) | Response::Entry(_) => None,
     }
 }

@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -382,6 +382,37 @@ fn a_health_endpoint_answers_at_its_address_and_is_gone_with_the_supervisor() {
     TcpListener::bind(health).unwrap();
     drop(silent);
     assert_eq!(Supervisor::new(Echo).start(Listen::Bind(anywhere())).unwrap().health(), None);
+}
+
+/// A disk that does not answer, for example.
+#[test]
+fn what_hangs_when_it_is_looked_at_is_not_ready_and_the_supervisor_is_alive() {
+    struct Hangs {
+        looks: Arc<AtomicUsize>,
+        until: Mutex<mpsc::Receiver<()>>,
+    }
+    impl Handler for Hangs {
+        fn serve(&self, client: &mut Connection) -> io::Result<()> {
+            Echo.serve(client)
+        }
+
+        fn available(&self) -> io::Result<()> {
+            self.looks.fetch_add(1, Ordering::SeqCst);
+            let _ = self.until.lock().unwrap().recv(); // The test is over.
+            Ok(())
+        }
+    }
+    let (_over, until) = mpsc::channel();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let hangs = Hangs { looks: looks.clone(), until: Mutex::new(until) };
+    let running = Supervisor::new(hangs).health(anywhere()).start(Listen::Bind(anywhere())).unwrap();
+    let health = running.health().unwrap();
+    assert_eq!(ask_health(health, "/live"), "HTTP/1.1 200 OK");
+    assert_eq!(looks.load(Ordering::SeqCst), 0, "it is no matter of what is served");
+    let ready = ask_health_in_full(health, "/ready");
+    assert!(ready.starts_with("HTTP/1.1 503 ") && ready.ends_with(" could not be read within 1 s\n"), "{ready}");
+    running.control().stop(HUGE);
+    wait(running).unwrap();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +24,9 @@ use crate::text::{Reason, Seconds};
 
 /// How many looks whether there is something to serve can be under way: a disk that does not answer stops each of them.
 const MAX_LOOKS: usize = 16;
+
+/// How long such a look may take. Those that ask do not wait for much longer.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
 
 /// Makes the handler of a generation, and may change its settings.
 pub(crate) type Factory = Box<dyn FnMut(&mut Settings) -> Result<Arc<dyn Handler>, BuildError> + Send>;
@@ -209,11 +213,8 @@ impl Generation for HandlerGeneration {
             }
         };
         let theirs = done.clone();
-        let thread = thread::Builder::new().name("check".into()).spawn(move || {
-            let available = panic::catch_unwind(AssertUnwindSafe(|| stopper.available()));
-            drop(look);
-            tell(&theirs, available.unwrap_or_else(|panic| Err(io::Error::other(panic_message(&*panic)))));
-        });
+        let thread =
+            thread::Builder::new().name("check".into()).spawn(move || tell(&theirs, look_within_limit(stopper, look)));
         if thread.is_err() {
             // Nothing is known, least of all that something is missing.
             tell(&done, Ok(()));
@@ -231,6 +232,28 @@ impl Generation for HandlerGeneration {
     fn end(self: Box<Self>) -> Result<Ended, ServerError> {
         let drain = self.handle.join()?;
         Ok(Ended { drain, ..Ended::default() })
+    }
+}
+
+/// Looks whether there is something to serve. A disk may not answer at all, and those that ask want to hear that, too.
+fn look_within_limit(stopper: Stopper, look: Arc<()>) -> io::Result<()> {
+    let (tell, told) = mpsc::channel();
+    let looks = move || {
+        let available = panic::catch_unwind(AssertUnwindSafe(|| stopper.available()));
+        drop(look);
+        // It may be too late for that.
+        let _ = tell.send(available.unwrap_or_else(|panic| Err(io::Error::other(panic_message(&*panic)))));
+    };
+    // Without a thread the other end is dropped.
+    drop(thread::Builder::new().name("check".into()).spawn(looks));
+    match told.recv_timeout(LOOK_LIMIT) {
+        Ok(available) => available,
+        Err(RecvTimeoutError::Timeout) => {
+            let message = format!("what is to be served could not be read within {}", Seconds(LOOK_LIMIT));
+            Err(io::Error::other(message))
+        }
+        // Nothing is known, least of all that something is missing.
+        Err(RecvTimeoutError::Disconnected) => Ok(()),
     }
 }
 
