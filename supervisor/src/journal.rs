@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Map, Value};
 
 use crate::log::{Log, Place};
-use crate::protocol::{Entry, Level, MAX_LINE};
+use crate::protocol::{CUT, Entry, Level, MAX_LINE};
 use crate::sync::lock;
 use crate::text::Count;
 use crate::writer::{LAST_LINES, LogFile, Sink, Writer};
@@ -39,9 +39,6 @@ const PART: usize = 64 * 1024;
 /// Events within this time after a follower got some are sent together. To send each event by itself to each of many
 /// followers would take all the time of the processors.
 const TOGETHER: Duration = Duration::from_millis(20);
-
-/// How much of a message is left, in characters, if its entry is longer than a line of the protocol.
-const CUT: usize = 1000;
 
 /// The names of what belongs to each entry.
 const ALWAYS: [&str; 5] = ["seq", "time", "level", "event", "message"];

@@ -2,8 +2,9 @@
 //!
 //! A client connects to the admin socket (on Windows: the named pipe) and sends one request: one JSON object on one
 //! line, in UTF-8, at most 64 KiB long. The supervisor sends any number of event lines, then one result line, and closes
-//! the connection: one request per connection. An event line with a `seq` is an [`Entry`] of the journal, sent only in
-//! answer to `events`; every other event line is [`Progress`].
+//! the connection: one request per connection. Its lines are at most 64 KiB long, too: the long texts of one that would
+//! be longer are cut, and end in `…`. An event line with a `seq` is an [`Entry`] of the journal, sent only in answer to
+//! `events`; every other event line is [`Progress`].
 //!
 //! ```text
 //! -> {"v":1,"request":"stop","grace_ms":5000}
@@ -32,8 +33,10 @@ mod tests;
 pub use answer::{Answer, Change, ErrorCode, Refusal, Undone};
 pub use connection::{Activity, Connection, ConnectionState, Drain, MAX_NAMED, Outcome, ProgramConnection, Report};
 pub use entry::{Entry, Level};
+pub(crate) use line::CUT;
 pub use line::{
     LineError, MAX_LINE, Response, VERSION, parse_request, parse_response, read_line, write_line, write_request,
+    write_response,
 };
 pub use progress::Progress;
 pub use request::Request;

@@ -108,6 +108,17 @@ fn assert_ends_well(home: &Home, instance: &Instance) {
 }
 
 #[test]
+fn a_program_with_a_very_long_command_line_can_be_looked_at() {
+    let home = Home::new();
+    let long = "x".repeat(100_000);
+    let instance = home.exec(&[], &["sh", "-c", "exec sleep 1000", &long]);
+    let program = instance.status()["program"].as_str().unwrap().to_owned();
+    assert!(program.starts_with("sh -c exec sleep 1000 xxx") && program.ends_with('…'), "{program}");
+    home.admin(&["list"]).expect(0).says("serving");
+    instance.admin(&["stop"]).expect(0);
+}
+
+#[test]
 fn python_under_exec_answers_and_enter_ends_it() {
     let home = Home::new();
     let instance = http_server(&home, &["--grace", HUGE]);

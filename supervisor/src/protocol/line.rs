@@ -21,6 +21,9 @@ const RELEASE: &str = env!("CARGO_PKG_VERSION");
 /// The longest line, in bytes, its line feed included.
 pub const MAX_LINE: usize = 64 * 1024;
 
+/// How much of a text is left, in characters, if its line would be longer than that.
+pub(crate) const CUT: usize = 1000;
+
 /// A line from the supervisor: any number of events, and then one result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -67,10 +70,42 @@ pub fn read_line(input: &mut impl BufRead) -> Result<Vec<u8>, LineError> {
 /// # Errors
 /// What the socket says.
 pub fn write_line(output: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(value)?;
+    write_whole(output, serde_json::to_vec(value)?)
+}
+
+/// Writes a line, which gets its end.
+fn write_whole(output: &mut impl Write, mut line: Vec<u8>) -> io::Result<()> {
     line.push(b'\n');
     output.write_all(&line)?;
     output.flush()
+}
+
+/// Writes a response as one line. If that would be longer than [`MAX_LINE`], its long texts are cut.
+///
+/// # Errors
+/// What the socket says.
+pub fn write_response(output: &mut impl Write, response: &impl Serialize) -> io::Result<()> {
+    let line = serde_json::to_vec(response)?;
+    if line.len() < MAX_LINE {
+        return write_whole(output, line);
+    }
+    let mut response = serde_json::to_value(response)?;
+    cut_texts(&mut response);
+    write_line(output, &response)
+}
+
+fn cut_texts(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Some((end, _)) = text.char_indices().nth(CUT) {
+                text.truncate(end);
+                text.push('…');
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(cut_texts),
+        Value::Object(members) => members.values_mut().for_each(cut_texts),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// Writes a request with the protocol's version.

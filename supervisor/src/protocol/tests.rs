@@ -59,6 +59,28 @@ fn a_line_is_read_up_to_the_limit_and_not_beyond() {
 }
 
 #[test]
+fn a_response_is_a_line_that_can_be_read_however_long_its_texts_are() {
+    let change = |value: String| Change { name: "arguments".into(), from: Some("é".into()), to: Some(value) };
+    let restarted = |changes| Answer::Restarted {
+        generation: 2,
+        replaced: Some(1),
+        report: None,
+        changes: Some(changes),
+        evidence: None,
+        down_ms: None,
+    };
+    let read = |answer: &Answer| {
+        let mut line = Vec::new();
+        write_response(&mut line, answer).unwrap();
+        parse_response(&read_line(&mut &line[..]).unwrap()).unwrap().unwrap()
+    };
+    let short = restarted(vec![change("x".repeat(60_000))]);
+    assert_eq!(read(&short), Response::Answer(short));
+    let (long, cut) = ("é".repeat(MAX_LINE), format!("{}…", "é".repeat(CUT)));
+    assert_eq!(read(&restarted(vec![change(long)])), Response::Answer(restarted(vec![change(cut)])));
+}
+
+#[test]
 fn an_older_supervisor_has_one_address_and_a_newer_one_all_of_them() {
     let status = |addresses: &str| {
         let line = format!(

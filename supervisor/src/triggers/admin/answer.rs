@@ -14,7 +14,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Writes a line of an answer. The client has [`PATIENCE`] to read it.
 pub(super) fn write_answer(client: &Stream, line: &impl Serialize) -> io::Result<()> {
-    protocol::write_line(&mut DeadlineWriter { stream: client, end: Instant::now() + PATIENCE }, line)
+    protocol::write_response(&mut DeadlineWriter { stream: client, end: Instant::now() + PATIENCE }, line)
 }
 
 /// Says why a client gets nothing else.
