@@ -1,13 +1,14 @@
 //! Clients and requests wait, and none is lost.
 
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use load::{Load, Mode};
 
 use crate::rotation::behind_a_relay;
-use crate::support::{Client, Home, Instance, eventually, some_more};
+use crate::support::{Client, Home, Instance, LIMIT, eventually, some_more};
 
 /// Files over HTTP: `/a` is `a`.
 fn start(home: &Home) -> Instance {
@@ -130,6 +131,27 @@ fn a_pause_is_over_by_itself_after_its_time() {
     let ended = instance.admin(&["pause", "--max", "0.1", "--", "touch", made.to_str().unwrap()]).expect(1);
     ended.says("the pause was over before the requests that were under way: its time was up");
     assert!(!made.exists());
+}
+
+#[test]
+fn a_client_whose_pause_is_over_is_disconnected_as_any_other_is_that_has_its_answer() {
+    let home = Home::new();
+    let instance = start(&home);
+    let pause = |max_ms: u32| {
+        let mut stream = UnixStream::connect(home.socket()).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        writeln!(stream, r#"{{"v":1,"request":"pause","max_ms":{max_ms},"hold":true}}"#).unwrap();
+        stream
+    };
+    let mut heard = String::new();
+    pause(50).read_to_string(&mut heard).unwrap();
+    assert!(heard.contains(r#""result":"resumed""#) && heard.contains("its time was up"), "{heard}");
+    let _held = pause(600_000);
+    eventually("it is paused", || is_paused(&instance));
+    heard.clear();
+    pause(50).read_to_string(&mut heard).unwrap();
+    assert!(heard.contains("it is paused already"), "{heard}");
+    assert!(is_paused(&instance));
 }
 
 #[test]

@@ -21,3 +21,19 @@ pub(super) fn write_answer(client: &Stream, line: &impl Serialize) -> io::Result
 pub(super) fn refuse(client: &Stream, code: ErrorCode, message: String, end: Instant) -> io::Result<()> {
     protocol::write_line(&mut DeadlineWriter { stream: client, end }, &Answer::Error(Refusal { code, message }))
 }
+
+/// Ends the connection, whatever thread still reads from it. What was written before still reaches the client.
+#[cfg(unix)]
+pub(super) fn disconnect(client: &Stream) {
+    use std::os::fd::{AsFd, AsRawFd};
+
+    use nix::sys::socket::{Shutdown, shutdown};
+
+    let Stream::UdSocket(client) = client;
+    // A client that has gone away needs no end.
+    let _ = shutdown(client.as_fd().as_raw_fd(), Shutdown::Both);
+}
+
+/// Nothing wakes a read of a pipe on Windows. So the connection ends with the client's end.
+#[cfg(windows)]
+pub(super) fn disconnect(_client: &Stream) {}

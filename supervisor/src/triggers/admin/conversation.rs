@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use interprocess::local_socket::Stream;
 
-use super::answer::{PATIENCE, refuse, write_answer};
+use super::answer::{PATIENCE, disconnect, refuse, write_answer};
 use super::follow::tell_events;
 use super::slots::ClientSlot;
 use crate::deadline::DeadlineReader;
@@ -144,6 +144,10 @@ fn ask_master_control(client: &Arc<Stream>, request: Request, by: Trigger, event
         if write_answer(client, &response).is_err() || last {
             break;
         }
+    }
+    if holder.is_some() {
+        // The thread that watches it has the connection, too.
+        disconnect(client);
     }
 }
 

@@ -52,18 +52,14 @@ impl Drop for ClientSlot {
 /// Its thread reads the end of it now.
 #[cfg(unix)]
 fn hang_up(client: &Stream, message: String) {
-    use std::os::fd::{AsFd, AsRawFd};
     use std::time::Instant;
 
-    use nix::sys::socket::{Shutdown, shutdown};
-
-    use super::answer::refuse;
+    use super::answer::{disconnect, refuse};
     use crate::protocol::ErrorCode;
 
     // Without waiting, and a client that has gone away needs neither.
     let _ = refuse(client, ErrorCode::Busy, message, Instant::now());
-    let Stream::UdSocket(client) = client;
-    let _ = shutdown(client.as_fd().as_raw_fd(), Shutdown::Both);
+    disconnect(client);
 }
 
 /// Nothing wakes a read of a pipe on Windows. So that thread stays until its client has gone, or has asked after all.
