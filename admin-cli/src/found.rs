@@ -35,9 +35,17 @@ pub(crate) struct Found {
 pub(crate) fn find() -> Result<Vec<Found>, Failure> {
     let names = instance::list().map_err(|error| Failure::system(&error))?;
     let places = names.iter().map(|name| named(name).map(|chosen| chosen.paths)).collect::<Result<Vec<_>, _>>()?;
-    // At the same time: one that hangs does not delay the others.
-    let looks: Vec<_> = places.into_iter().map(|paths| thread::spawn(move || look(&paths))).collect();
-    let looked = looks.into_iter().map(|look| look.join().unwrap_or(Err(AskError::Disconnected)));
+    // At the same time: one that hangs does not delay the others. Without threads it may: a program that uses them up
+    // shall not lock out its administrator.
+    let begin = |paths: InstancePaths| {
+        let theirs = paths.clone();
+        thread::Builder::new().spawn(move || look(&theirs)).map_err(|_| paths)
+    };
+    let looks: Vec<_> = places.into_iter().map(begin).collect();
+    let looked = looks.into_iter().map(|begun| match begun {
+        Ok(thread) => thread.join().unwrap_or(Err(AskError::Disconnected)),
+        Err(paths) => look(&paths),
+    });
     Ok(names.into_iter().zip(looked).map(|(name, status)| Found { name, status }).collect())
 }
 

@@ -341,6 +341,25 @@ fn what_dead_ones_have_left_is_removed_on_request_and_the_living_stay() {
     }
 }
 
+/// As where a program uses up all that its user may have.
+#[cfg(unix)]
+#[test]
+fn supervisors_are_found_without_threads() {
+    let home = Home::new();
+    let all: Vec<_> = ["a", "b"].map(|name| home.start(&["echo", "--name", &home.another(name)])).into();
+    let admin = |arguments: &[&str]| {
+        let mut command = home.admin_command(arguments);
+        // The system has no room for such a stack.
+        command.env("RUST_MIN_STACK", "1000000000000000000").stdout(Stdio::piped()).stderr(Stdio::piped());
+        home.run(command)
+    };
+    let list = admin(&["list"]).expect(0);
+    for instance in &all {
+        list.says(&instance.name);
+    }
+    admin(&["--port", &all[1].address.port().to_string(), "stop"]).expect(0);
+}
+
 #[test]
 fn all_are_asked_in_the_order_of_their_names() {
     let home = Home::new();
