@@ -2,6 +2,8 @@
 
 #[cfg(target_os = "linux")]
 use crate::support::eventually;
+#[cfg(unix)]
+use crate::support::free_port;
 use crate::support::{HUGE, Home};
 
 #[test]
@@ -61,6 +63,21 @@ fn one_that_ends_before_it_is_ready_is_waited_for_no_longer() {
     eventually("it has been seen", || std::fs::read_to_string(&sleeps).is_ok_and(|it| it.contains("nanosleep")));
     instance.admin(&["stop"]).expect(0);
     wait.end().expect(3).says("it has ended");
+}
+
+#[cfg(unix)]
+#[test]
+fn another_one_that_hangs_does_not_end_a_wait_for_the_one_with_a_port() {
+    use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
+    let home = Home::new();
+    let hangs = home.start(&["echo", "--name", &home.another("hangs")]);
+    hangs.signal(SIGSTOP);
+    let port = free_port().to_string();
+    home.admin(&["--port", &port, "wait", "--ready", "--timeout", "0"]).expect(7);
+    let wait = home.spawn(home.admin_command(&["--port", &port, "wait", "--ready"]));
+    let _instance = home.start(&["echo", "--listen", &port]);
+    assert_eq!(wait.wait(), 0);
+    hangs.signal(SIGCONT);
 }
 
 #[test]

@@ -65,6 +65,8 @@ fn look(target: &Target, seen: &mut Option<Chosen>, patience: Patience) -> Resul
         None => match choose(target) {
             Ok(chosen) => Some(chosen),
             Err(failure) if failure.exit == Exit::NotRunning => return Ok(Seen::Gone),
+            // It may be that one, and may not.
+            Err(failure) if failure.exit == Exit::NoAnswer => return Ok(Seen::Unknown),
             Err(failure) => return Err(failure),
         },
     };
