@@ -371,6 +371,8 @@ fn all_are_asked_in_the_order_of_their_names() {
     let lines = restarted.out.lines().filter(|line| line.contains(": restarted: generation 2 is serving"));
     assert_eq!(names(&lines.map(|line| format!("{line}\n")).collect::<String>()), "abc", "{restarted}");
     home.admin(&["close", "1", "--all"]).expect(2).says("close is for one supervisor");
+    home.admin(&["metrics", "--all"]).expect(2).says("metrics is for one supervisor");
+    assert_eq!(home.admin(&["metrics", "--all", "--json"]).expect(0).out.lines().count(), 3);
     let stopped = home.admin(&["stop", "--all", "--json"]).expect(0);
     let lines: Vec<serde_json::Value> = stopped.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told: Vec<_> = lines.iter().map(|line| (&line["name"], &line["answer"]["result"])).collect();
