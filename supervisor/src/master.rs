@@ -96,9 +96,12 @@ impl Master {
     pub(crate) fn run(mut self, events: &Receiver<Event>) -> End {
         let mut state = self.start(Instant::now());
         loop {
-            let event = match self.next_tick(&state) {
+            let left = self.next_tick(&state).map(|at| at.saturating_duration_since(Instant::now()));
+            let event = match left {
                 None => events.recv().map_err(RecvTimeoutError::from),
-                Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
+                // Before what waits: otherwise nothing would ever be due while one event follows the other.
+                Some(Duration::ZERO) => Err(RecvTimeoutError::Timeout),
+                Some(left) => events.recv_timeout(left),
             };
             let event = match event {
                 Ok(event) => event,

@@ -1,5 +1,6 @@
 //! Single promises of master control.
 
+use std::sync::mpsc;
 use std::time::Duration;
 
 use super::super::state::{Serving, State};
@@ -112,6 +113,17 @@ fn a_scheduled_stop_begins_when_it_is_due_unless_it_is_cancelled() {
     drive.wait(Duration::from_secs(5));
     assert!(matches!(drive.state, Some(State::Draining(_))));
     drive.finish();
+}
+
+#[test]
+fn what_is_due_happens_though_one_event_follows_the_other() {
+    let mut drive = Drive::starting(None, true);
+    drive.take(stop(None, 1));
+    let (events, waiting) = mpsc::channel();
+    // As if another one came as soon as one is dealt with, for much longer than that millisecond.
+    (0..200_000).for_each(|_| events.send(Event::HolderGone { holder: 0 }).unwrap());
+    assert!(drive.master.run(&waiting).result.is_ok());
+    assert!(waiting.try_iter().next().is_some(), "first it has dealt with all of them");
 }
 
 #[test]
