@@ -25,7 +25,7 @@ pub fn text(status: &Status) -> String {
     }
     metrics.gauge("state_age_seconds", "For how long it has been doing that.", Seconds(status.state_ms));
     metrics.gauge("generation", "The number of the generation that serves, or served last.", status.generation);
-    metrics.counter("restarts", "Restarts that were requested.", status.restarts);
+    metrics.counter("restarts", "Restarts that were requested and have succeeded.", status.restarts);
     metrics.counter("crashes", "How many times the server has ended by itself.", status.crashes);
     let next_try = Seconds(status.next_try_ms.unwrap_or(0));
     metrics.gauge("next_try_seconds", "Until a server that has ended by itself is started again.", next_try);

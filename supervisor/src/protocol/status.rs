@@ -88,7 +88,7 @@ pub struct Status {
     /// The number of the generation that serves, or served last.
     #[serde(default)]
     pub generation: u64,
-    /// How many restarts were requested.
+    /// How many restarts were requested and have succeeded.
     #[serde(default)]
     pub restarts: usize,
     /// How many times the server has crashed.
