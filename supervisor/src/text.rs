@@ -122,7 +122,7 @@ pub fn status_line(status: &Status) -> String {
     let not_ready = match &status.delay {
         Some(stop) => format!(", {}", delay(stop)),
         None if status.unavailable.is_some() => format!(", {}", readiness(status)),
-        None if *state == State::Serving && !status.ready => ", not ready for new clients".into(),
+        None if serves(status) && !status.ready => ", not ready for new clients".into(),
         None => String::new(),
     };
     let not_ready = match &status.pause {
@@ -149,7 +149,7 @@ pub fn readiness(status: &Status) -> String {
     }
     let why = match (&status.delay, &status.state) {
         (Some(stop), _) => scheduled(stop.remaining_ms.map(whole_seconds)),
-        (None, State::Serving) => status.unavailable.clone().unwrap_or_else(|| "by request".into()),
+        (None, _) if serves(status) => status.unavailable.clone().unwrap_or_else(|| "by request".into()),
         (None, state @ State::Draining) => {
             let remaining = status.drain.as_ref().map_or(Some(0), |drain| drain.remaining_ms);
             format!("{state}, {}", ToGo(remaining))
@@ -158,11 +158,21 @@ pub fn readiness(status: &Status) -> String {
             Some(next_try_ms @ 1..) => format!("{state}, next try in {} s", next_try_ms.div_ceil(1000)),
             Some(0) | None => format!("{state}, trying now"),
         },
-        (None, state @ (State::Starting | State::Restarting | State::Other(_))) => {
+        (None, state @ (State::Starting | State::Serving | State::Restarting | State::Other(_))) => {
             status.unavailable.clone().unwrap_or_else(|| state.to_string())
         }
     };
     format!("not ready: {why}")
+}
+
+/// Whether a server is there, be it ready for new clients or not.
+fn serves(status: &Status) -> bool {
+    match status.state {
+        State::Serving => true,
+        // Between two programs that cannot run side by side, none runs.
+        State::Restarting => status.program.is_none() || status.program_pid.is_some(),
+        State::Starting | State::Waiting | State::Draining | State::Other(_) => false,
+    }
 }
 
 /// What a generation is made of that the one before was not.
@@ -324,14 +334,18 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// What a status with these fields says of its readiness.
-    fn readiness_with(fields: Value) -> String {
+    /// A status with these fields.
+    fn status_with(fields: Value) -> Status {
         let mut status = serde_json::json!({
             "name": "x", "kind": "echo", "state": "serving", "pid": 1, "uptime_ms": 1, "version": "1",
             "connections": { "now": 0, "total": 0, "refused": 0 },
         });
         status.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        readiness(&serde_json::from_value(status).unwrap())
+        serde_json::from_value(status).unwrap()
+    }
+
+    fn readiness_with(fields: Value) -> String {
+        readiness(&status_with(fields))
     }
 
     #[test]
@@ -346,13 +360,28 @@ mod tests {
             (serde_json::json!({ "state": "draining", "drain": drain }), "not ready: draining, 12 s to go"),
             (serde_json::json!({ "state": "waiting", "next_try_ms": 1 }), "not ready: waiting, next try in 1 s"),
             (serde_json::json!({ "state": "waiting", "next_try_ms": 0 }), "not ready: waiting, trying now"),
-            (serde_json::json!({ "state": "restarting", "drain": drain }), "not ready: restarting"),
+            (serde_json::json!({ "state": "restarting", "drain": drain }), "not ready: by request"),
+            (serde_json::json!({ "state": "restarting", "program": "x", "program_pid": 2 }), "not ready: by request"),
+            // Between two programs none runs.
+            (serde_json::json!({ "state": "restarting", "program": "x" }), "not ready: restarting"),
             (serde_json::json!({ "delay": delay }), "not ready: stopping in 4 s"),
             (serde_json::json!({}), "not ready: by request"),
             (serde_json::json!({ "unavailable": "no directory" }), "not ready: no directory"),
         ] {
             assert_eq!(readiness_with(fields.clone()), text, "{fields}");
         }
+    }
+
+    #[test]
+    fn in_one_line_a_server_that_is_restarted_may_be_not_ready_by_request() {
+        let line = |fields| status_line(&status_with(fields));
+        let not_ready = ", not ready for new clients, generation 0";
+        for state in ["serving", "restarting"] {
+            let shown = line(serde_json::json!({ "state": state }));
+            assert!(shown.contains(&format!(": {state}{not_ready}")), "{shown}");
+        }
+        let shown = line(serde_json::json!({ "state": "restarting", "ready": true }));
+        assert!(shown.contains(": restarting, generation 0"), "{shown}");
     }
 
     #[test]
