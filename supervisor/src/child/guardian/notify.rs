@@ -118,7 +118,8 @@ impl NotifySocket {
 
     #[cfg(target_os = "linux")]
     fn receive(&self) -> Option<Message> {
-        use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg};
+        use nix::libc::{SCM_CREDENTIALS, SCM_RIGHTS};
+        use nix::sys::socket::{MsgFlags, UnixCredentials, recvmsg};
         use std::io::IoSliceMut;
         use std::os::fd::AsRawFd;
 
@@ -133,19 +134,20 @@ impl NotifySocket {
                 received => break received.ok()?,
             }
         };
-        let (mut sender, mut descriptors) = (None, Vec::new());
-        for control in received.cmsgs().into_iter().flatten() {
-            match control {
-                ControlMessageOwned::ScmCredentials(credentials) => {
-                    sender = Some(Sender { pid: credentials.pid().unsigned_abs(), user: credentials.uid() });
+        let length = received.bytes;
+        text.truncate(length);
+        // The system always names the sender. One that it did not name would not count: no user has this number.
+        let (mut sender, mut descriptors) = (Sender { pid: 0, user: u32::MAX }, Vec::new());
+        for (kind, numbers) in control_messages(&control) {
+            match (kind, &numbers[..]) {
+                (SCM_CREDENTIALS, &[pid, user, _group]) => {
+                    sender = Sender { pid: pid.unsigned_abs(), user: user.cast_unsigned() };
                 }
-                ControlMessageOwned::ScmRights(passed) => descriptors.extend(passed),
+                (SCM_RIGHTS, passed) => descriptors.extend(passed),
                 _ => {}
             }
         }
-        let length = received.bytes;
-        text.truncate(length);
-        Some(Message { text, sender, descriptors })
+        Some(Message { text, sender: Some(sender), descriptors })
     }
 
     /// Elsewhere the system does not name the sender.
@@ -161,6 +163,26 @@ impl NotifySocket {
 /// How many descriptors a message may pass. The system closes further ones.
 #[cfg(target_os = "linux")]
 const DESCRIPTORS: usize = 16;
+
+/// What the system has written into an empty buffer, see cmsg(3): the type of each message, and the numbers in it.
+/// `nix` shows none of them if one has been cut off: then nothing would name the sender, and descriptors would stay
+/// open.
+#[cfg(target_os = "linux")]
+fn control_messages(mut buffer: &[u8]) -> Vec<(i32, Vec<i32>)> {
+    const LENGTH: usize = size_of::<usize>();
+    let mut messages = Vec::new();
+    while let Some(length) = buffer.first_chunk().map(|length| usize::from_ne_bytes(*length))
+        && let Some(message) = buffer.get(LENGTH..length)
+    {
+        let numbers = message.as_chunks::<4>().0.iter().map(|number| i32::from_ne_bytes(*number));
+        let numbers: Vec<_> = numbers.collect();
+        if let [_level, kind, numbers @ ..] = &numbers[..] {
+            messages.push((*kind, numbers.to_owned()));
+        }
+        buffer = buffer.get(length.next_multiple_of(LENGTH)..).unwrap_or_default();
+    }
+    messages
+}
 
 #[derive(Debug)]
 struct Message {
@@ -340,6 +362,30 @@ mod tests {
         assert_eq!(barrier.read(&mut [0]).unwrap(), 0);
         program.send_to(b"READY=1", notify.path()).unwrap();
         assert_eq!(notify.listen(|sender| !own(sender)), []);
+    }
+
+    /// Such a message is cut off, and so are those that come when this process has no free descriptors any more.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_message_that_passes_more_than_it_may_says_whose_it_is_and_leaves_nothing_open() {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+        use std::io::IoSlice;
+        use std::os::fd::AsRawFd;
+
+        let notify = NotifySocket::new().unwrap();
+        let stranger = UnixDatagram::unbound().unwrap();
+        let (end, passed) = io::pipe().unwrap();
+        let address = UnixAddr::new(notify.path()).unwrap();
+        let rights = [passed.as_raw_fd(); DESCRIPTORS + 1];
+        let control = [ControlMessage::ScmRights(&rights)];
+        let text = [IoSlice::new(b"READY=1")];
+        sendmsg(stranger.as_raw_fd(), &text, &control, MsgFlags::empty(), Some(&address)).unwrap();
+        drop(passed);
+        let own = |sender: Sender| sender.pid == std::process::id() && sender.user == geteuid().as_raw();
+        assert_eq!(notify.listen(|sender| !own(sender)), []);
+        let mut end = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut end, PollTimeout::ZERO), Ok(1), "its other end is open");
     }
 
     #[test]
