@@ -28,6 +28,10 @@ const DIGITS: usize = 16;
 /// not mean.
 const LONGEST_MESSAGE: usize = 4096;
 
+/// How many messages are taken at once. There are more only if their senders do not stop, and the guardian has to be
+/// heard, too.
+const AT_ONCE: usize = 64;
+
 /// What a program says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Word {
@@ -103,10 +107,10 @@ impl NotifySocket {
         &self.path
     }
 
-    /// Takes what has been said by senders that count.
+    /// Takes what has been said by senders that count, or a part of it.
     pub(super) fn listen(&self, counts: impl Fn(Sender) -> bool) -> Vec<Word> {
         let mut words = Vec::new();
-        while let Some(message) = self.receive() {
+        for message in std::iter::from_fn(|| self.receive()).take(AT_ONCE) {
             if message.sender.is_none_or(&counts) && message.text.len() <= LONGEST_MESSAGE {
                 words.extend(message.text.split(|&byte| byte == b'\n').filter_map(Word::of));
             }
@@ -362,6 +366,27 @@ mod tests {
         assert_eq!(barrier.read(&mut [0]).unwrap(), 0);
         program.send_to(b"READY=1", notify.path()).unwrap();
         assert_eq!(notify.listen(|sender| !own(sender)), []);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_sender_that_does_not_stop_is_heard_in_parts() {
+        let notify = NotifySocket::new().unwrap();
+        let program = UnixDatagram::unbound().unwrap();
+        let said = std::cell::Cell::new(0);
+        let say = || {
+            said.set(said.get() + 1);
+            assert!(said.get() < 10_000, "nothing else is heard any more");
+            program.send_to(b"STATUS=busy", notify.path()).unwrap();
+        };
+        say();
+        let words = notify.listen(|_| {
+            say();
+            true
+        });
+        assert!(!words.is_empty());
+        // The rest is there the next time.
+        assert_eq!(notify.listen(|_| true), [Word::Status("busy".into())]);
     }
 
     /// Such a message is cut off, and so are those that come when this process has no free descriptors any more.
