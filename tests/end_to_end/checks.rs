@@ -337,8 +337,13 @@ fn only_the_programs_own_processes_say_how_it_does() {
     let pid = std::process::id();
     process.err.wait_for(&format!("a message on NOTIFY_SOCKET was ignored: pid {pid} is no process of the program"));
     home.admin(&["--name", home.name(), "status"]).expect(0).says("is starting");
+    // More than the queue has room for: most of these have been read when the last one has been sent.
+    for _ in 0..1000 {
+        stranger.send_to(b"READY=1", socket.trim_end()).unwrap();
+    }
     home.admin(&["--name", home.name(), "stop"]).expect(0);
     process.wait();
+    assert_eq!(process.err.whole().matches("was ignored").count(), 1, "a stranger fills the log");
 }
 
 /// A helper that is gone when its message is read would not be known any more: `systemd-notify` waits for that.

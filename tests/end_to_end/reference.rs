@@ -68,7 +68,10 @@ const EVENTS: &[(&str, &str)] = &[
     ("not_ready_yet", "A program that is being started is not ready after five seconds, for the reason that is given."),
     ("not_started", "The supervisor could not start. It exits."),
     ("not_written", "Completions or man pages could not be written."),
-    ("notify_ignored", "A message on `NOTIFY_SOCKET` came from a process that does not belong to the program."),
+    (
+        "notify_ignored",
+        "A message on `NOTIFY_SOCKET` came from a process that does not belong to the program. Logged once a generation.",
+    ),
     ("old_failed", "A generation failed that was draining already."),
     ("out_of_control", "Master control hung or panicked. The supervisor exits."),
     ("outage", "The old program is stopped before the new one starts, so nothing serves meanwhile."),

@@ -1,5 +1,6 @@
 //! The supervisor's end: starts guardians, asks them to end their programs, and hears what becomes of those.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -204,24 +205,23 @@ fn is_checked_by_notify(program: &Program) -> bool {
 
 /// Whether a process of the program has sent a message. One that cannot be seen from here has to be of its user, at least.
 #[cfg(target_os = "linux")]
-fn is_of_program(sender: Sender, root: u32, running: &Running, log: &Journal) -> bool {
+fn is_of_program(sender: Sender, root: u32, running: &Running) -> bool {
     let Sender { pid, user } = sender;
-    let counts = if pid == 0 {
-        running.program().and_then(proc::user) == Some(user)
-    } else {
-        proc::descendants(root).contains(&pid)
-    };
-    if !counts {
-        let message = format!("a message on NOTIFY_SOCKET was ignored: pid {pid} is no process of the program");
-        log.line(Level::Warning, "notify_ignored", message, [("pid", pid.into()), ("user", user.into())]);
-    }
-    counts
+    if pid == 0 { running.program().and_then(proc::user) == Some(user) } else { proc::descendants(root).contains(&pid) }
 }
 
 /// The system does not name the sender.
 #[cfg(not(target_os = "linux"))]
-fn is_of_program(_: Sender, _root: u32, _running: &Running, _log: &Journal) -> bool {
+fn is_of_program(_: Sender, _root: u32, _running: &Running) -> bool {
     true
+}
+
+fn warn_of_stranger(Sender { pid, user }: Sender, log: &Journal) {
+    let message = format!(
+        "a message on NOTIFY_SOCKET was ignored: pid {pid} is no process of the program; further ones are ignored \
+         without a warning"
+    );
+    log.line(Level::Warning, "notify_ignored", message, [("pid", pid.into()), ("user", user.into())]);
 }
 
 /// Hears what the guardian and the program say, until the guardian ends. Returns whether that said before that nothing
@@ -236,6 +236,15 @@ fn follow(
     let mut lines = Lines::default();
     let mut piece = [0; 1024];
     let mut told = false;
+    // Any user may write there, and shall not fill the log.
+    let warned = Cell::new(false);
+    let counts = |sender: Sender| {
+        let counts = is_of_program(sender, root, running);
+        if !counts && !warned.replace(true) {
+            warn_of_stranger(sender, log);
+        }
+        counts
+    };
     loop {
         let mut happened = vec![PollFd::new(guardian.as_fd(), PollFlags::POLLIN)];
         happened.extend(notify.map(|notify| PollFd::new(notify.as_fd(), PollFlags::POLLIN)));
@@ -245,8 +254,7 @@ fn follow(
         }
         let guardian_speaks = happened[0].any().unwrap_or(false);
         drop(happened);
-        let counts = |sender: Sender| is_of_program(sender, root, running, log);
-        for word in notify.map(|notify| notify.listen(counts)).unwrap_or_default() {
+        for word in notify.map(|notify| notify.listen(&counts)).unwrap_or_default() {
             match word {
                 Word::Ready => running.says_ready(),
                 Word::Status(status) => running.says_status(status),
