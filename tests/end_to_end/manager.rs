@@ -266,12 +266,9 @@ fn a_manager_that_reads_nothing_holds_up_nothing() {
     for _ in 0..3 {
         instance.admin(&["restart"]).expect(0);
     }
-    // It hears how it is when it reads again and something happens.
-    manager.0.set_nonblocking(true).unwrap();
-    while manager.0.recv(&mut [0; 4096]).is_ok() {}
-    manager.0.set_nonblocking(false).unwrap();
-    instance.admin(&["ping"]).expect(0);
-    assert_eq!(manager.hears(), format!("READY=1\nSTATUS=serving on {}, generation 4", instance.address));
+    // It hears how it is when it reads again, though nothing happens.
+    let said = std::iter::repeat_with(|| manager.hears()).find(|said| said != "STATUS=full").unwrap();
+    assert_eq!(said, format!("READY=1\nSTATUS=serving on {}, generation 4", instance.address));
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
 }

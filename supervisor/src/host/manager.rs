@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::reports::Reports;
 use super::store::{Errand, Kept};
@@ -13,10 +13,15 @@ use crate::listen::Bound;
 use crate::log::{Level, Log};
 use crate::text::Reason;
 
+/// How long to wait before a report is tried again that the manager had no room for.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// Tells the service manager what it wants to hear. Master control has it.
 pub(crate) struct Manager {
     to: To,
     log: Journal,
+    /// When to try again a report that the manager had no room for.
+    again: Option<Instant>,
     /// Whether it has been logged that something could not be said.
     warned: bool,
 }
@@ -32,7 +37,7 @@ enum To {
 
 impl Manager {
     fn new(to: To, log: Journal) -> Manager {
-        Manager { to, log, warned: false }
+        Manager { to, log, again: None, warned: false }
     }
 
     /// There is no service manager to tell.
@@ -99,10 +104,10 @@ impl Manager {
         }
     }
 
-    /// When the next sign of life is due.
+    /// When the next sign of life is due, or what could not be said.
     pub(crate) fn next_beat(&self) -> Option<Instant> {
         match &self.to {
-            To::Notify(notify) => notify.next_beat(),
+            To::Notify(notify) => notify.next_beat().into_iter().chain(self.again).min(),
             To::Nothing | To::Reports(_) => None,
         }
     }
@@ -129,6 +134,8 @@ impl Manager {
             }
             To::Reports(reports) => reports.tell(&view, now),
         };
+        let is_full = sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        self.again = is_full.then(|| now + AGAIN);
         self.warn_of(sent);
     }
 

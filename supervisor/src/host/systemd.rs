@@ -1,8 +1,8 @@
 //! The reports to a service manager such as systemd.
 //!
 //! It says by environment variables what it wants to hear: sd_notify(3) and sd_watchdog_enabled(3) are the specification.
-//! Each report is one datagram. A datagram that cannot be sent, or not without waiting, is tried again when something
-//! happens, and holds up nothing.
+//! Each report is one datagram. One that cannot be sent holds up nothing: it is tried again when something happens, or,
+//! if the manager had no room for it, after a moment.
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +32,9 @@ pub const VARIABLES: [&str; 8] = [
 
 /// The shortest time between two signs of life. A manager that asks for more is up to no good.
 const SHORTEST_BEAT: Duration = Duration::from_millis(1);
+
+/// How many more times a sign of life is tried that cannot be sent, before the manager takes this process for hung.
+const TRIES: u32 = 5;
 
 /// The longest status, in characters. Systemd ignores whole messages that are longer than 4096 bytes.
 const LONGEST_STATUS: usize = 400;
@@ -99,13 +102,14 @@ impl Notify {
         self.keep_alive.as_ref().map(|keep_alive| keep_alive.next)
     }
 
-    /// Gives a sign of life if that is due.
+    /// Gives a sign of life if that is due. One that cannot be sent is tried again before the manager misses it.
     pub(super) fn beat(&mut self, now: Instant) -> io::Result<()> {
         let Some(keep_alive) = self.keep_alive.as_mut().filter(|keep_alive| keep_alive.next <= now) else {
             return Ok(());
         };
-        keep_alive.next = now + keep_alive.every;
-        (self.line)("WATCHDOG=1", None)
+        let sent = (self.line)("WATCHDOG=1", None);
+        keep_alive.next = now + if sent.is_ok() { keep_alive.every } else { keep_alive.every / TRIES };
+        sent
     }
 
     /// Reports the changes. A report that cannot be sent is sent again with the next change.

@@ -78,6 +78,35 @@ fn what_could_not_be_said_is_said_with_the_next_event_if_it_still_holds() {
 }
 
 #[test]
+fn what_the_manager_had_no_room_for_is_said_soon_though_nothing_happens() {
+    let (heard, now) = (Heard::default(), Instant::now());
+    let mut manager = heard.manager(None, now);
+    assert_eq!(manager.next_beat(), None);
+    heard.be_deaf(true);
+    manager.tell(view(Phase::Ready, "one", None), now);
+    heard.be_deaf(false);
+    let again = manager.next_beat().expect("it is tried again only when something happens");
+    assert!(again > now);
+    manager.tell(view(Phase::Ready, "one", None), again);
+    assert_eq!(heard.news(), ["READY=1 STATUS=one"]);
+    assert_eq!(manager.next_beat(), None);
+}
+
+#[test]
+fn a_sign_of_life_that_could_not_be_sent_is_sent_before_the_manager_misses_it() {
+    let (heard, start, limit) = (Heard::default(), Instant::now(), Duration::from_secs(10));
+    let mut manager = heard.manager(Some(limit), start);
+    heard.be_deaf(true);
+    manager.beat(start + limit / 2);
+    heard.be_deaf(false);
+    let again = manager.next_beat().unwrap();
+    assert!(again < start + limit, "the manager ends the process first");
+    manager.beat(again);
+    assert_eq!(heard.news(), ["WATCHDOG=1"]);
+    assert_eq!(manager.next_beat(), Some(again + limit / 2));
+}
+
+#[test]
 fn a_status_is_one_line_that_fits_into_a_message() {
     let (heard, now) = (Heard::default(), Instant::now());
     heard.manager(None, now).tell(view(Phase::Ready, &"ä\n".repeat(10_000), None), now);
