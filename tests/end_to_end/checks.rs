@@ -323,6 +323,18 @@ fn a_program_that_stops_is_checked_no_more_and_says_so() {
     assert_eq!(instance.status()["generation"], 1);
 }
 
+#[test]
+fn a_command_that_still_asks_the_last_program_does_not_hold_up_the_next_one() {
+    let home = Home::new();
+    let asked = home.directory().join("asked");
+    let check = format!("exec=touch {}; exec sleep 600", asked.display());
+    let options = ["--check", &check, "--check-every", "0.1", "--check-timeout", "600", "--grace", HUGE];
+    let instance = home.exec(&options, &["sleep", "600"]);
+    eventually("it is asked", || asked.exists());
+    instance.admin(&["restart"]).expect(0);
+    assert_eq!(instance.status()["generation"], 2);
+}
+
 /// A process of another program has the name of the socket, and even the same user.
 #[test]
 fn only_the_programs_own_processes_say_how_it_does() {

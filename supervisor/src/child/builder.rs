@@ -10,7 +10,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use worker::panic_message;
 
@@ -54,6 +54,9 @@ use crate::text::milliseconds;
 
 /// How long to wait for the end of what the last program has left behind: its guardian gives that a second.
 const LAST: Duration = Duration::from_secs(5);
+
+/// How long a command gets to end that asks whether the last program works. No answer of it matters any more.
+const COMMAND: Duration = Duration::from_secs(1);
 
 /// Where the clients of programs come from.
 #[derive(Debug)]
@@ -260,8 +263,13 @@ impl Children {
     /// Starts a program. If there shall be none any more, it has to end.
     fn start(&self, build: u64, program: &Program, log: Journal) -> Result<Started, BuildError> {
         let sockets = self.sockets.try_clone()?;
-        if !self.overlaps && !self.sockets.last_ones().all(|running| running.wait_until_gone(LAST)) {
-            return Err("the processes that the previous program left behind do not end".into());
+        if !self.overlaps {
+            // A command that still asks the last one would be waited for, too.
+            let soon = Deadline::after(Instant::now(), COMMAND);
+            self.sockets.last_ones().for_each(|running| running.stop_building(soon));
+            if !self.sockets.last_ones().all(|running| running.wait_until_gone(LAST)) {
+                return Err("the processes that the previous program left behind do not end".into());
+            }
         }
         let started = self.host.start(build, program, sockets, log)?;
         self.sockets.keep(&started.running);
