@@ -15,6 +15,8 @@ mod paths;
 
 #[cfg(windows)]
 pub(crate) use directory::log_file;
+#[cfg(unix)]
+pub(crate) use directory::temporary;
 pub(crate) use lock::{InstanceLock, InstanceLockError};
 pub use name::InstanceName;
 #[cfg(all(unix, feature = "cli"))]

@@ -358,6 +358,33 @@ fn only_the_programs_own_processes_say_how_it_does() {
     assert_eq!(process.err.whole().matches("was ignored").count(), 1, "a stranger fills the log");
 }
 
+#[test]
+fn a_program_says_that_it_is_ready_whatever_tmpdir_is() {
+    let home = Home::new();
+    let script = r#"
+import os, socket, time
+name = os.environ["NOTIFY_SOCKET"]
+assert os.path.isabs(name), name
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", name)
+time.sleep(600)
+"#;
+    let script = file(&home, "ready.py", script);
+    let start = |temporary: &str| {
+        let options = ["--ready", "notify", "--ready-within", HUGE, "--grace", HUGE];
+        let mut command = home.exec_command(&options, &["python3", &script]);
+        command.env("TMPDIR", temporary);
+        home.exec_by(command)
+    };
+    let instance = start("");
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    let temporary = home.directory().join("temporary");
+    fs::create_dir(&temporary).unwrap();
+    let instance = start(temporary.to_str().unwrap());
+    fs::remove_dir_all(&temporary).unwrap();
+    instance.admin(&["restart"]).expect(0);
+}
+
 /// A helper that is gone when its message is read would not be known any more: `systemd-notify` waits for that.
 #[test]
 fn a_helper_of_the_program_that_waits_for_the_barrier_says_that_it_is_ready() {

@@ -59,11 +59,12 @@ fn directory(home: &Home, name: &str) -> PathBuf {
 fn cron_sudo_and_a_login_shell_find_each_others_instances_and_take_no_name_twice() {
     let home = Home::new();
     let [runtime, temporary, own] = ["runtime", "temporary", "home"].map(|name| directory(&home, name));
-    let environments: [Environment<'_>; 4] = [
+    let environments: [Environment<'_>; 5] = [
         &[],
         &[("XDG_RUNTIME_DIR", &runtime)],
         &[("TMPDIR", &temporary), ("HOME", &own)],
         &[("XDG_RUNTIME_DIR", Path::new("/no/such/directory"))],
+        &[("TMPDIR", Path::new(""))],
     ];
     for started_in in environments {
         let instance = start(&home, started_in);

@@ -32,8 +32,15 @@ pub(super) fn sockets() -> Result<PathBuf, String> {
         (Some(directory), _) => directory,
         (None, Some(runtime)) => runtime.join("mastercontrol"),
         (None, None) if user.is_root() => "/run/mastercontrol".into(),
-        (None, None) => env::temp_dir().join(format!("mastercontrol-{user}")),
+        (None, None) => temporary().join(format!("mastercontrol-{user}")),
     })
+}
+
+/// The directory for temporary files. A `TMPDIR` that is empty or no absolute path counts as unset: what is below it would
+/// not be found from another directory.
+#[cfg(unix)]
+pub(crate) fn temporary() -> PathBuf {
+    Some(env::temp_dir()).filter(|directory| directory.is_absolute()).unwrap_or_else(|| "/tmp".into())
 }
 
 #[cfg(unix)]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 
 use crate::child::check::Beat;
+use crate::instance::temporary;
 
 /// The variable that leads a program to the socket, see `sd_notify(3)`.
 pub(super) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
@@ -70,8 +71,9 @@ pub(super) struct NotifySocket {
 
 impl NotifySocket {
     pub(super) fn new() -> io::Result<NotifySocket> {
-        let temporary = std::env::temp_dir();
-        let temporary = if temporary.as_os_str().len() > LONGEST_DIRECTORY { PathBuf::from("/tmp") } else { temporary };
+        // The one that was there at the start may be gone.
+        let is_usable = |directory: &PathBuf| directory.as_os_str().len() <= LONGEST_DIRECTORY && directory.is_dir();
+        let temporary = Some(temporary()).filter(is_usable).unwrap_or_else(|| "/tmp".into());
         remove_stale(&temporary);
         NotifySocket::below(&temporary)
     }
