@@ -288,8 +288,11 @@ fn exchange(mut client: TcpStream, request: &[u8], end: Instant) -> io::Result<V
     let mut answer = Vec::new();
     let mut piece = [0; 1024];
     while answer.len() < LONGEST {
-        client.set_read_timeout(Some(remaining(end)?))?;
-        match client.read(&mut piece) {
+        let read = remaining(end).and_then(|remaining| {
+            client.set_read_timeout(Some(remaining))?;
+            client.read(&mut piece)
+        });
+        match read {
             Ok(0) => break,
             Ok(length) => answer.extend_from_slice(&piece[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -372,6 +375,22 @@ mod tests {
         let outcome = request(&url, stream, &program, Duration::from_secs(30), Instant::now()).unwrap();
         assert!(server.join().unwrap().starts_with("GET /health HTTP/1.1\r\nHost: 127.0.0.1:"));
         outcome
+    }
+
+    #[test]
+    fn an_answer_that_does_not_end_counts_by_its_status() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        let streams = thread::spawn(move || {
+            while server.write_all(b".").is_ok() {
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let answer = exchange(client, b"GET / HTTP/1.1\r\n\r\n", Instant::now() + Duration::from_secs(1)).unwrap();
+        assert_eq!(status_of(&answer), Some((200, "200 OK".into())));
+        streams.join().unwrap();
     }
 
     #[test]
