@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::Signal::SIGTERM;
+use nix::sys::signal::Signal::{SIGHUP, SIGTERM};
 use nix::unistd::{User, geteuid};
 
 use crate::support::{
@@ -141,6 +141,43 @@ fn a_stop_that_continues_after_admin_cli_has_to_give_up_waiting_is_exit_code_7()
     client.assert_told();
     drop(client);
     assert_eq!(instance.wait(), 0);
+}
+
+/// With one more than before, another step of the start fails each time.
+#[test]
+fn a_program_that_cannot_be_started_for_lack_of_threads_leaves_no_process_behind() {
+    let Some(lobby) = Lobby::open() else { return };
+    if !is_installed("prlimit") {
+        return;
+    }
+    // No other test counts against the limit of this user.
+    let user = "61061";
+    chown(&lobby.directory, Some(61061), Some(61061)).unwrap();
+    let as_user = |program: &str, arguments: &[&str]| {
+        let mut command = lobby.home.program("setpriv");
+        command.args(["--reuid", user, "--regid", user, "--clear-groups", program]).args(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let (port, supervisor) = (free_port().to_string(), lobby.directory.join("supervisor").display().to_string());
+    let options = ["exec", "--name", lobby.home.name(), "--listen", &port, "--on-hup", "restart", "--grace", HUGE];
+    let instance = lobby.home.exec_by(as_user(&supervisor, &[&options[..], &["--", "sleep", "600"]].concat()));
+    let log_has = |part: &str| instance.err.so_far().matches(part).count();
+    for limit in 1.. {
+        let limits = [format!("--pid={}", instance.pid), format!("--nproc={limit}:")];
+        lobby.home.run(as_user("prlimit", &[&limits[0], &limits[1]])).expect(0);
+        instance.signal(SIGHUP);
+        let serves = || log_has("generation 2 is ready") > 0;
+        eventually("it is restarted or not", || log_has("restart failed") == limit || serves());
+        if serves() {
+            break;
+        }
+    }
+    eventually("all that ended has been waited for", || {
+        let mut ps = command("ps");
+        let children = ps.args(["-o", "stat=", "--ppid", &instance.pid.to_string()]).output().unwrap();
+        !String::from_utf8_lossy(&children.stdout).lines().any(|state| state.starts_with('Z'))
+    });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -126,19 +126,18 @@ impl Host {
         if let Some(check) = program.check.as_ref().filter(|_| is_checked_by_notify(program)) {
             command.env(WATCHDOG_USEC, check.every.as_micros().to_string());
         }
-        let family = self.family.clone();
-        let guardian = family.spawn(&mut command).map_err(lacking("a process for its guardian"))?;
-        // It has our copies of the guardian's descriptors.
-        drop(command);
         let heard = "what it takes to hear of the program";
         control.set_write_timeout(Some(ORDER)).map_err(lacking(heard))?;
         let socket = control.try_clone().map_err(lacking(heard))?;
         let control = Box::new(Guardian { guardian: control, signals: program.stop.clone() });
         let (steps, received) = mpsc::channel();
-        let root = guardian.id();
-        let sockets = FamilySockets::new(root, passed);
+        let (spawned, guardian) = mpsc::channel::<Child>();
+        let family = self.family.clone();
+        // Before there is a guardian: without this thread nothing would wait for its end.
         let running = Running::start(build, program, control, log.clone(), output, steps, move |running| {
-            let told = follow(running, root, socket, notify.as_ref(), &log);
+            // Or there is none.
+            let Ok(guardian) = guardian.recv() else { return };
+            let told = follow(running, guardian.id(), socket, notify.as_ref(), &log);
             family.wait(guardian);
             if !told {
                 running.guardian_lost(family.kill_leftovers(&mark, running.program()));
@@ -146,7 +145,12 @@ impl Host {
             // Its socket is removed before its end is reported.
             drop(notify);
         });
-        Ok(Started { running: running.map_err(lacking(heard))?, steps: received, sockets })
+        let running = running.map_err(lacking(heard))?;
+        let guardian = self.family.spawn(&mut command).map_err(lacking("a process for its guardian"))?;
+        let sockets = FamilySockets::new(guardian.id(), passed);
+        // It waits for that.
+        let _ = spawned.send(guardian);
+        Ok(Started { running, steps: received, sockets })
     }
 
     /// The guardian's command line, with the sockets.
