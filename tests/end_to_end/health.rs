@@ -255,8 +255,10 @@ fn a_port_that_is_taken_is_no_start_and_nothing_is_left_behind() {
         ended.says("(pid ");
     }
     // Its own server has that one.
-    let ended = home.run(home.supervisor(&["echo", "--listen", &port, "--health", &port])).expect(1);
-    ended.says(&format!("cannot start the health endpoint: port {port} is the server's own; choose another one"));
+    for server in [port.clone(), format!("0.0.0.0:{port}")] {
+        let ended = home.run(home.supervisor(&["echo", "--listen", &server, "--health", &port])).expect(1);
+        ended.says(&format!("cannot start the health endpoint: port {port} is the server's own; choose another one"));
+    }
     home.admin(&["--name", home.name(), "ping"]).expect(3);
     drop(taken);
     home.start(&["echo", "--listen", &port, "--health", &address.to_string()]).assert_serves();

@@ -127,13 +127,15 @@ fn whence(passed: usize, kept: usize, all: usize) -> String {
 
 /// Binds the address of the health endpoint. The server has been bound to its own.
 pub(super) fn bind_health(health: SocketAddr, server: &[Address]) -> Result<TcpListener, Error> {
-    let address = Address::Tcp(health);
-    if server.contains(&address) {
-        let message = format!("port {} is the server's own; choose another one", health.port());
-        let source = io::Error::new(io::ErrorKind::AddrInUse, message);
-        return Err(Error::Start { what: "the health endpoint", source });
-    }
-    bind(&address, Duration::ZERO, || listen::bind_tcp(health))
+    let is_own = |address: &Address| address.tcp().is_some_and(|address| address.port() == health.port());
+    bind(&Address::Tcp(health), Duration::ZERO, || listen::bind_tcp(health)).map_err(|error| match error {
+        // Perhaps on another address, such as that of all interfaces.
+        Error::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse && server.iter().any(is_own) => {
+            let message = format!("port {} is the server's own; choose another one", health.port());
+            Error::Start { what: "the health endpoint", source: io::Error::new(source.kind(), message) }
+        }
+        error => error,
+    })
 }
 
 /// Binds an address. If it is taken, that is tried again while its holder is ending, and for as long as `patience`: a
