@@ -409,6 +409,19 @@ print("passed", flush=True)
     assert_eq!(instance.status()["evidence"], "it sent READY=1");
 }
 
+/// Nothing tells afterwards which generation had accepted a connection. But there is only one.
+#[test]
+fn a_program_that_closes_each_connection_at_once_does_not_work() {
+    let home = Home::new();
+    let closes = "import socket\nlistener = socket.socket(fileno=3)\nlistener.setblocking(True)\n\
+                  while True: listener.accept()[0].close()";
+    let port = free_port().to_string();
+    let check = format!("http=http://127.0.0.1:{port}/");
+    let options = ["--listen", &port, "--check", &check, "--check-every", "0.1", "--check-failures", "20"];
+    let instance = home.exec(&[&options[..], &["--grace", HUGE]].concat(), &["python3", "-c", closes]);
+    instance.err.wait_for(&format!("does not work: check {check} failed 20 times in a row"));
+}
+
 #[test]
 fn a_check_that_can_show_nothing_is_refused() {
     let home = Home::new();

@@ -25,6 +25,11 @@ impl FamilySockets {
         FamilySockets { root, passed }
     }
 
+    /// The same where no other generation is there to share sockets: only this one can have accepted a connection.
+    pub(super) fn unshared(&self) -> FamilySockets {
+        FamilySockets::new(self.root, HashMap::new())
+    }
+
     /// The process above all that the program has started.
     #[cfg(target_os = "linux")]
     pub(super) fn root(&self) -> u32 {

@@ -28,6 +28,8 @@ impl Children {
     /// Asks a program for an answer.
     #[cfg_attr(windows, allow(unused_variables))]
     pub(super) fn ask(&self, program: &Program, sockets: &FamilySockets, probe: &Probe, limit: Duration) -> Outcome {
+        let is_alone = self.sockets.last_ones().filter(|running| running.is_left()).count() <= 1;
+        let sockets = &if is_alone { sockets.unshared() } else { sockets.clone() };
         match probe {
             Probe::Connect(address) => probe::connect(address, sockets),
             Probe::Port(port) => probe::connect_to_port(*port, sockets),
