@@ -1,5 +1,5 @@
-//! A server that `supervisor exec` replaces with its next version: it uses the socket that it inherits, reports when it is
-//! ready, and drains its clients on SIGTERM.
+//! A server that `supervisor exec` replaces with its next version: it uses the socket that it inherits, reports when it
+//! is ready, and drains its clients on SIGTERM.
 //!
 //! ```text
 //! cargo build -p examples --example 6-replace-yourself

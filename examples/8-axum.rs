@@ -1,5 +1,5 @@
-//! An axum server that `supervisor exec` replaces with its next version: it uses the socket that it inherits, and on SIGTERM
-//! it answers what it has begun.
+//! An axum server that `supervisor exec` replaces with its next version: it uses the socket that it inherits, and on
+//! SIGTERM it answers what it has begun.
 //!
 //! ```text
 //! cargo build -p examples --example 8-axum
@@ -32,8 +32,8 @@ async fn main() -> io::Result<()> {
     let stopping = stop_signal()?;
     let app = Router::new().route("/", get(|| async { "hello\n" })).layer(map_response(last_answer(stopping.clone())));
 
-    // axum closes connections that have sent no request yet. One that was accepted just before the signal is about to send
-    // its first, and one that is kept alive may send another: so they have a second for it.
+    // axum closes connections that have sent no request yet. One that was accepted just before the signal is about to
+    // send its first, and one that is kept alive may send another: so they have a second for it.
     let mut asked = stopping.clone();
     let shutdown = async move {
         let _ = asked.wait_for(|stopping| *stopping).await;

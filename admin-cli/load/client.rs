@@ -237,8 +237,9 @@ impl Connection {
         }
     }
 
-    /// Whether a request that got no byte of an answer was not read by the server. A system that resets a connection says
-    /// so: it does that when a process closes a socket from which it has not read everything, and for what arrives later.
+    /// Whether a request that got no byte of an answer was not read by the server. A system that resets a connection
+    /// says so: it does that when a process closes a socket from which it has not read everything, and for what arrives
+    /// later.
     fn is_unread(&self, fate: Fate) -> bool {
         match fate {
             Fate::Failed(kind) => is_reset(kind),

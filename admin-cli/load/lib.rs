@@ -2,8 +2,8 @@
 //! it, and so do the tests and the benchmarks of this project.
 //!
 //! A thread a connection, each with one request under way at a time. A request that got no whole answer is lost, and is
-//! counted by how it was lost. None is repeated, unless [`Load::resend`] permits it for the one case in which HTTP clients
-//! do.
+//! counted by how it was lost. None is repeated, unless [`Load::resend`] permits it for the one case in which HTTP
+//! clients do.
 
 mod answer;
 mod client;
@@ -27,8 +27,8 @@ pub use url::Url;
 /// How long an answer may take until its request counts as lost, unless told otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a connection waits after a request was lost, or when the system has no port for it: a client that hammers at
-/// a server that is not there takes the processor from those who would put it right.
+/// How long a connection waits after a request was lost, or when the system has no port for it: a client that hammers
+/// at a server that is not there takes the processor from those who would put it right.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// What happens to a connection after an answer.
@@ -37,8 +37,8 @@ pub enum Mode {
     /// Each request has a connection of its own, asks for its end, and the answer is read up to the end of file.
     OnePerConnection,
     /// A connection is used until the server says that it ends, by `Connection: close` or by closing it while it is
-    /// idle. The latter is looked for before each request: a client that finds a closed connection has sent nothing, and
-    /// so has lost nothing.
+    /// idle. The latter is looked for before each request: a client that finds a closed connection has sent nothing,
+    /// and so has lost nothing.
     KeptAlive,
 }
 
@@ -103,8 +103,8 @@ impl Load {
         self
     }
 
-    /// The least time from the beginning of a connection's request to that of its next one, none by default. With a pace
-    /// that the server can follow, the number of lost requests says how long it was away.
+    /// The least time from the beginning of a connection's request to that of its next one, none by default. With a
+    /// pace that the server can follow, the number of lost requests says how long it was away.
     pub fn pace(mut self, pace: Duration) -> Load {
         self.0.pace = pace;
         self

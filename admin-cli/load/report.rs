@@ -148,8 +148,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// How many requests took how long: a count for each sixteenth of each power of two of microseconds, whatever the number
-/// of requests.
+/// How many requests took how long: a count for each sixteenth of each power of two of microseconds, whatever the
+/// number of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Times(Vec<u64>);
 

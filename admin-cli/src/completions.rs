@@ -1,5 +1,5 @@
-//! Completions of what runs: names, ports and connections. The scripts of `clap_complete` know only the definition of the
-//! command line; these lines are added to them, and ask `admin-cli offer`.
+//! Completions of what runs: names, ports and connections. The scripts of `clap_complete` know only the definition of
+//! the command line; these lines are added to them, and ask `admin-cli offer`.
 
 use mastercontrol::cli::generate::Shell;
 

@@ -24,8 +24,8 @@ pub(crate) fn message(line: &str) {
     let _ = io::stderr().write_all(whole(line).as_bytes());
 }
 
-/// The line with its end, for one write: other processes that write there at the same time, such as the supervisor in the same
-/// terminal, must not come between.
+/// The line with its end, for one write: other processes that write there at the same time, such as the supervisor in
+/// the same terminal, must not come between.
 fn whole(line: &str) -> String {
     format!("{line}\n")
 }

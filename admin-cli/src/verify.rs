@@ -17,8 +17,8 @@ use crate::output;
 /// How long requests are sent before and after.
 const AROUND: Duration = Duration::from_secs(1);
 
-/// Carries something out, a `restart` or a `stop`, while requests are sent, if that is wanted. They are sent before it, too:
-/// if any of those is lost, nothing is carried out.
+/// Carries something out, a `restart` or a `stop`, while requests are sent, if that is wanted. They are sent before it,
+/// too: if any of those is lost, nothing is carried out.
 pub(crate) fn verified(
     verify: &Verify,
     json: bool,

@@ -28,8 +28,8 @@ pub struct Programs(pub(crate) ProgramFactory);
 /// A supervisor that has not been started yet: of handlers ([`Supervisor::new`], [`Supervisor::with_factory`]) or of a
 /// program ([`Supervisor::program`]).
 ///
-/// The two are types of their own. A program is started with the addresses of its sockets, and what is asked of a server
-/// thread cannot be asked of it:
+/// The two are types of their own. A program is started with the addresses of its sockets, and what is asked of a
+/// server thread cannot be asked of it:
 ///
 /// ```no_run
 /// # use mastercontrol::{Address, Listen, Supervisor, worker::handlers::Echo};
@@ -176,8 +176,8 @@ impl<S> Supervisor<S> {
         self
     }
 
-    /// How long a stop waits before it begins, unless a trigger says otherwise: not at all at the start. Meanwhile it is
-    /// not ready and still accepts, so that load balancers notice. A second request to stop skips the wait.
+    /// How long a stop waits before it begins, unless a trigger says otherwise: not at all at the start. Meanwhile it
+    /// is not ready and still accepts, so that load balancers notice. A second request to stop skips the wait.
     pub fn delay(mut self, delay: Duration) -> Supervisor<S> {
         self.options.settings.delay = delay;
         self
@@ -268,9 +268,9 @@ impl<S> Supervisor<S> {
         self
     }
 
-    /// The sockets that the service manager passed to this process. A server listens on the one that has its address, and
-    /// a program gets all of them, in front of its others. A stop leaves them as they are, with the clients in their
-    /// queues.
+    /// The sockets that the service manager passed to this process. A server listens on the one that has its address,
+    /// and a program gets all of them, in front of its others. A stop leaves them as they are, with the clients in
+    /// their queues.
     pub fn passed(mut self, passed: Passed) -> Supervisor<S> {
         self.options.passed = passed;
         self

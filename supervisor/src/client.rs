@@ -104,9 +104,9 @@ pub struct PauseOver {
     pub early: Option<String>,
 }
 
-/// Pauses, and does `during` when nothing is under way any more. The pause is over when that returns, and also with this
-/// process, however it ends. Returns what `during` has, and how long the pause has lasted, with the reason if it was over
-/// before.
+/// Pauses, and does `during` when nothing is under way any more. The pause is over when that returns, and also with
+/// this process, however it ends. Returns what `during` has, and how long the pause has lasted, with the reason if it
+/// was over before.
 ///
 /// # Errors
 /// When it cannot be paused: then `during` is not done.

@@ -15,8 +15,8 @@ pub(crate) fn most() -> Option<usize> {
     getrlimit(Resource::RLIMIT_NOFILE).ok().and_then(|(_, hard)| usize::try_from(hard).ok())
 }
 
-/// Takes all that there can be, for servers of our own and for a relay. A program begins with the limit that this process
-/// was started with.
+/// Takes all that there can be, for servers of our own and for a relay. A program begins with the limit that this
+/// process was started with.
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub fn raise_descriptor_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)

@@ -19,8 +19,8 @@ pub enum Exit {
     Usage = 2,
     /// `admin-cli`: no supervisor is running there. With `port`: the port is free.
     NotRunning = 3,
-    /// `admin-cli`: not permitted: the supervisor or the process belongs to another user. `supervisor`: not permitted: a
-    /// port below 1024, a directory, …
+    /// `admin-cli`: not permitted: the supervisor or the process belongs to another user. `supervisor`: not permitted:
+    /// a port below 1024, a directory, …
     NotPermitted = 4,
     /// `admin-cli`: done, but clients were closed by force, or processes had to be killed. `supervisor`: stopped, but
     /// clients were closed by force, or processes had to be killed.

@@ -111,8 +111,8 @@ impl Underway {
     }
 }
 
-/// What nothing needs after the report. Dropping it ends threads. The receiver of the report drops it: if master control
-/// did, each of these threads could run before a process that is about to exit.
+/// What nothing needs after the report. Dropping it ends threads. The receiver of the report drops it: if master
+/// control did, each of these threads could run before a process that is about to exit.
 #[derive(Debug)]
 pub(crate) struct Remains {
     pub(crate) _signals: Option<Signals>,

@@ -1,7 +1,7 @@
 //! Where an instance is found: its name, its admin socket, and the lock that makes the name its own.
 //!
-//! On Unix the lock is in one place for each user, whatever the environment says: so cron, `sudo` and a login shell find
-//! each other's instances, and none takes the name of another. That is `/run/mastercontrol` for root, and
+//! On Unix the lock is in one place for each user, whatever the environment says: so cron, `sudo` and a login shell
+//! find each other's instances, and none takes the name of another. That is `/run/mastercontrol` for root, and
 //! `/tmp/mastercontrol-UID` for others. Beside the lock, `NAME.sock` is the admin socket, or a link to it: where
 //! `XDG_RUNTIME_DIR` names a directory of this user, it is there. `MASTERCONTROL_DIR` takes the place of all these.
 //!

@@ -153,8 +153,8 @@ impl Journal {
     /// Writes down an event with its name, a message for people, and fields for programs, which have other names than
     /// those that each [entry](Entry) has. A line that it does not [tell](Journal::tells) is no event.
     ///
-    /// This never waits for the reader of the log, or for a disk. If that is too slow, or the line cannot be written, it
-    /// is lost for the log. How many were lost is an entry of its own, as soon as there is room again.
+    /// This never waits for the reader of the log, or for a disk. If that is too slow, or the line cannot be written,
+    /// it is lost for the log. How many were lost is an entry of its own, as soon as there is room again.
     pub fn line<const N: usize>(&self, level: Level, event: &str, message: impl Display, fields: [(&str, Value); N]) {
         if !self.tells(level) {
             return;
@@ -167,8 +167,8 @@ impl Journal {
         self.shared.announce(kept);
     }
 
-    /// Waits until the log is written: for a fifth of a second at most, if its reader stalls. To be called at the end of a
-    /// program, which otherwise loses its last lines.
+    /// Waits until the log is written: for a fifth of a second at most, if its reader stalls. To be called at the end
+    /// of a program, which otherwise loses its last lines.
     pub fn flush(&self) {
         self.flush_until(Instant::now() + LAST_LINES);
     }

@@ -24,15 +24,16 @@
 //!
 //! 1. **Your protocol** is a [`Handler`] of the package [`worker`]: `serve` answers one message, and `notice` is what
 //!    clients are sent when the server goes away.
-//! 2. **[`Supervisor`]** is the builder. [`new`](Supervisor::new) takes one handler, [`with_factory`](Supervisor::with_factory)
-//!    builds a fresh one for each generation, and [`program`](Supervisor::program) supervises a child process instead.
-//! 3. **Triggers** are off until you turn them on: the [console](Supervisor::console), [signals](Supervisor::signals), the
-//!    [admin socket](Supervisor::admin) and the [service manager](Supervisor::service_manager). Code can always stop or restart
-//!    the server, from any thread, with the [`Control`] of [`Handle::control`].
-//! 4. **[`start`](Supervisor::start)** binds the address and returns a [`Handle`] once the server is ready. From then on a crash
-//!    is answered by the [`RestartPolicy`].
-//! 5. **[`Handle::wait`]** returns at the end, with a [`Report`] of what became of the clients. [`Report::exit`] is the exit
-//!    code for a program of your own.
+//! 2. **[`Supervisor`]** is the builder. [`new`](Supervisor::new) takes one handler,
+//!    [`with_factory`](Supervisor::with_factory) builds a fresh one for each generation, and
+//!    [`program`](Supervisor::program) supervises a child process instead.
+//! 3. **Triggers** are off until you turn them on: the [console](Supervisor::console), [signals](Supervisor::signals),
+//!    the [admin socket](Supervisor::admin) and the [service manager](Supervisor::service_manager). Code can always
+//!    stop or restart the server, from any thread, with the [`Control`] of [`Handle::control`].
+//! 4. **[`start`](Supervisor::start)** binds the address and returns a [`Handle`] once the server is ready. From then
+//!    on a crash is answered by the [`RestartPolicy`].
+//! 5. **[`Handle::wait`]** returns at the end, with a [`Report`] of what became of the clients. [`Report::exit`] is the
+//!    exit code for a program of your own.
 //!
 //! # To control a supervisor from Rust
 //!
@@ -64,8 +65,8 @@
 //! # Features
 //!
 //! `cli` (on by default) is the command line of the programs: the module `cli` has the settings of `supervisor`, its
-//! configuration file, completions and man pages. It follows these programs and may change in any release. It needs `clap`.
-//! Turn it off if you use the library alone.
+//! configuration file, completions and man pages. It follows these programs and may change in any release. It needs
+//! `clap`. Turn it off if you use the library alone.
 
 mod announcement;
 mod builder;

@@ -1,5 +1,5 @@
-//! What the operator reads on stderr, or for a service in a file: the entries of the [journal](crate::Journal), one line
-//! each.
+//! What the operator reads on stderr, or for a service in a file: the entries of the [journal](crate::Journal), one
+//! line each.
 
 use std::borrow::Cow;
 

@@ -95,14 +95,17 @@ impl Master {
     /// Starts the server, and handles events until it has stopped.
     pub(crate) fn run(mut self, events: &Receiver<Event>) -> End {
         let mut state = self.start(Instant::now());
+        let mut has_ticked = false;
         loop {
             let left = self.next_tick(&state).map(|at| at.saturating_duration_since(Instant::now()));
             let event = match left {
                 None => events.recv().map_err(RecvTimeoutError::from),
-                // Before what waits: otherwise nothing would ever be due while one event follows the other.
-                Some(Duration::ZERO) => Err(RecvTimeoutError::Timeout),
+                // Before what waits: otherwise nothing would ever be due while one event follows the other. Then it is
+                // the turn of the events.
+                Some(Duration::ZERO) if !has_ticked => Err(RecvTimeoutError::Timeout),
                 Some(left) => events.recv_timeout(left),
             };
+            has_ticked = event.is_err();
             let event = match event {
                 Ok(event) => event,
                 // The builder holds a sender, so it is never disconnected.

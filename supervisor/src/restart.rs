@@ -23,8 +23,8 @@ const JITTER: f64 = 0.25;
 pub struct RestartPolicy {
     /// After which ends.
     pub mode: RestartMode,
-    /// How many crashes within the period are answered by a restart. At the next one the supervisor gives up, unless the
-    /// mode is [`RestartMode::Always`]. Crashes before a run of a minute do not count any more.
+    /// How many crashes within the period are answered by a restart. At the next one the supervisor gives up, unless
+    /// the mode is [`RestartMode::Always`]. Crashes before a run of a minute do not count any more.
     pub max_restarts: u32,
     /// See `max_restarts`.
     pub period: Duration,

@@ -67,7 +67,8 @@ pub(crate) trait Builder: fmt::Debug + Send {
         None
     }
 
-    /// Whether clients shall come here. If not, they are asked to connect anew elsewhere, where the protocol can say so.
+    /// Whether clients shall come here. If not, they are asked to connect anew elsewhere, where the protocol can say
+    /// so.
     fn set_in_rotation(&self, _in_rotation: bool) {}
 
     /// No client and no request reaches a server from now on: they wait. Returns how many requests are under way.
@@ -118,19 +119,19 @@ pub(crate) trait Generation: fmt::Debug + Send {
     /// From now on it gets the clients, in place of the one that got them before.
     fn serve(&self);
 
-    /// From now on it gets the clients, to prove itself, while the one before is still there. Where both accept from one
-    /// socket, it gets its share anyway.
+    /// From now on it gets the clients, to prove itself, while the one before is still there. Where both accept from
+    /// one socket, it gets its share anyway.
     fn serve_on_trial(&self) {}
 
     /// It gets the clients again: the one that had to prove itself beside it is withdrawn.
     fn serve_again(&self) {}
 
-    /// Lets its clients go until the deadline, since another one takes its place: spread over this time, as far as it knows
-    /// them.
+    /// Lets its clients go until the deadline, since another one takes its place: spread over this time, as far as it
+    /// knows them.
     fn retire_by(&self, deadline: Deadline, spread: Duration);
 
-    /// Lets its clients go until the deadline, and those that wait in the queue: spread over this time, as far as it knows
-    /// them.
+    /// Lets its clients go until the deadline, and those that wait in the queue: spread over this time, as far as it
+    /// knows them.
     fn stop_by(&self, deadline: Deadline, spread: Duration);
 
     /// Moves the deadline until which it lets its clients go.
@@ -139,8 +140,8 @@ pub(crate) trait Generation: fmt::Debug + Send {
     /// Its clients. None: they are a program's, and only that knows them.
     fn clients(&self) -> Option<&dyn Clients>;
 
-    /// Looks at the connections of a program from outside, as it accepts them itself. To be called on a thread of its own:
-    /// a system may have very many of them. None: its clients are known, or the system does not show them.
+    /// Looks at the connections of a program from outside, as it accepts them itself. To be called on a thread of its
+    /// own: a system may have very many of them. None: its clients are known, or the system does not show them.
     fn look(&self) -> Option<Look> {
         None
     }
@@ -191,8 +192,8 @@ pub(crate) trait Generation: fmt::Debug + Send {
     /// Whether clients shall come to it: a program may be told.
     fn set_in_rotation(&self, _in_rotation: bool) {}
 
-    /// Gives up what hangs of it, for this reason: it fails, and lets its clients go without that. A program is asked to end
-    /// before it is killed.
+    /// Gives up what hangs of it, for this reason: it fails, and lets its clients go without that. A program is asked
+    /// to end before it is killed.
     fn give_up(&mut self, why: &str);
 
     /// Passes on a signal that asks nothing of the supervisor.

@@ -102,8 +102,9 @@ impl Supervisor<Programs> {
     }
 
     /// Binds the address and starts the program, to which the clients of that address are relayed. Each generation gets
-    /// a port of its own (`PORT` in its environment, `{port}` in its arguments), so the program needs to know nothing of
-    /// sockets from others, and no connection is lost when it is replaced. The rest is as with [`Supervisor::start`].
+    /// a port of its own (`PORT` in its environment, `{port}` in its arguments), so the program needs to know nothing
+    /// of sockets from others, and no connection is lost when it is replaced. The rest is as with
+    /// [`Supervisor::start`].
     ///
     /// A stop may take five seconds longer than the grace period: the program is asked to end when the last connection
     /// has ended, or at the deadline, and is killed five seconds after that.

@@ -1,7 +1,7 @@
 //! Words for people: the same in the log and in `admin-cli`.
 //!
-//! Functions say a part of an answer or an event in a sentence, and types show a number, a time or an error as it is shown
-//! everywhere:
+//! Functions say a part of an answer or an event in a sentence, and types show a number, a time or an error as it is
+//! shown everywhere:
 //!
 //! ```
 //! use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The one thread that writes lines to stderr, or into a log file. Others leave their lines to it and continue: only this
-//! thread waits for a reader that stalls, or for a disk.
+//! The one thread that writes lines to stderr, or into a log file. Others leave their lines to it and continue: only
+//! this thread waits for a reader that stalls, or for a disk.
 
 mod sink;
 
@@ -24,8 +24,8 @@ const PIECE: usize = 512;
 /// How long the end of the process waits for what has not been written yet, as a whole.
 pub(crate) const LAST_LINES: Duration = Duration::from_millis(200);
 
-/// Writes lines in the order in which they come, on a thread named `log`. That starts with the first line, and ends when
-/// the writer is dropped and all is written.
+/// Writes lines in the order in which they come, on a thread named `log`. That starts with the first line, and ends
+/// when the writer is dropped and all is written.
 pub(crate) struct Writer(Arc<Shared>);
 
 struct Shared {

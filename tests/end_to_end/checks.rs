@@ -6,8 +6,8 @@ use crate::exec::{SERVER, assert_leaves_nothing, assert_nothing_runs, below, fil
 use crate::support::{HUGE, Home, Instance, eventually, free_port};
 
 /// Answers each request with its process id: on the socket that it was passed, or else on the port that it is told.
-/// `hang` and `slow` have the process id of one that takes connections and never answers, or answers late; while there is
-/// `sick`, each answers 503.
+/// `hang` and `slow` have the process id of one that takes connections and never answers, or answers late; while there
+/// is `sick`, each answers 503.
 const ANSWERS: &str = r#"
 import os, socket, sys, time
 os.chdir(os.path.dirname(sys.argv[0]))
@@ -267,7 +267,8 @@ fn a_new_version_of_which_no_check_has_had_an_answer_does_not_take_over() {
         .says("has had no good answer from it")
         .says("never accepts");
     assert_eq!(pid_that_answers(&instance), old);
-    // One that answers does. It has to begin, and to take a connection before the old one does, on a machine that is busy.
+    // One that answers does. It has to begin, and to take a connection before the old one does, on a machine that is
+    // busy.
     file(&home, "config.json", r#"{"overlap": 15}"#);
     file(&home, "server.py", ANSWERS);
     instance.admin(&["restart"]).expect(0);

@@ -249,8 +249,8 @@ fn without_a_deadline_a_program_ends_when_it_is_done() {
     assert_eq!(instance.wait(), 0);
 }
 
-/// Has a child of the shell that begins to sleep, and waits until it does: one that has not become `sleep` yet would lose
-/// a signal that the shell has a handler for.
+/// Has a child of the shell that begins to sleep, and waits until it does: one that has not become `sleep` yet would
+/// lose a signal that the shell has a handler for.
 const SLEEPER: &str = "sleep 600 & until grep -q sleep /proc/$!/comm; do :; done";
 
 #[test]

@@ -1,4 +1,5 @@
-//! Three supervisors behind HAProxy: restarted one after the other by `examples/haproxy/rolling-restart.sh`, and stopped.
+//! Three supervisors behind HAProxy: restarted one after the other by `examples/haproxy/rolling-restart.sh`, and
+//! stopped.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -40,7 +41,8 @@ impl Balanced {
         let body = "x".repeat(1024);
         fs::write(files.join("1k"), &body).unwrap();
 
-        // The example's ports become free ones. For so many connections it would need descriptors that not every user has.
+        // The example's ports become free ones. For so many connections it would need descriptors that not every user
+        // has.
         let mut config = fs::read_to_string(project().join("examples/haproxy/haproxy.cfg")).unwrap();
         config = config.replace("maxconn 4096", "maxconn 64");
         let front = free_port();

@@ -264,8 +264,8 @@ fn a_port_that_is_taken_is_no_start_and_nothing_is_left_behind() {
     home.start(&["echo", "--listen", &port, "--health", &address.to_string()]).assert_serves();
 }
 
-/// Three times as many clients as are served at the same time. Returns whether those that ask do so before they are closed
-/// for having said nothing, for which a busy machine may be too slow.
+/// Three times as many clients as are served at the same time. Returns whether those that ask do so before they are
+/// closed for having said nothing, for which a busy machine may be too slow.
 fn ask_among_many() -> bool {
     const PATIENCE: Duration = Duration::from_secs(5);
     let home = Home::new();
@@ -348,7 +348,8 @@ fn admin_cli_prints_the_metrics_of_the_endpoint() {
     assert_eq!(instance.admin(&["metrics", "--json"]).expect(0).json()["result"], "status");
 }
 
-/// Prometheus' own library understands the text as it is meant. The text is the same on Windows, and Python is not there.
+/// Prometheus' own library understands the text as it is meant. The text is the same on Windows, and Python is not
+/// there.
 #[cfg(unix)]
 #[test]
 fn prometheus_reads_the_metrics_as_they_are_meant() {

@@ -1,4 +1,5 @@
-//! `kill -9` of programs, guardians and supervisors, some of them suspended: what is said of it, and that nothing is left.
+//! `kill -9` of programs, guardians and supervisors, some of them suspended: what is said of it, and that nothing is
+//! left.
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -80,9 +81,9 @@ impl Lives {
         Lives { home, port: free_port().to_string(), temporary, random: Random(seed) }
     }
 
-    /// One that runs a server with a descendant which has left it, and takes no crash amiss. What is written at each start
-    /// is more than fits into a pipe that is not read. With `proves`, a generation proves itself beside the old one, and
-    /// is checked while it serves.
+    /// One that runs a server with a descendant which has left it, and takes no crash amiss. What is written at each
+    /// start is more than fits into a pipe that is not read. With `proves`, a generation proves itself beside the old
+    /// one, and is checked while it serves.
     fn start(&self, proves: bool) -> Instance {
         let options = ["--listen", &self.port, "--grace", HUGE, "--ready", "notify", "--restart", "always"];
         let proving =
@@ -211,7 +212,8 @@ fn a_killed_guardian_is_said_to_be_the_reason_and_what_had_to_be_killed_is_count
     assert_leaves_nothing(&home);
 }
 
-/// A shell that becomes the supervisor, and has started something before. That leaves a daemon behind when it is told to.
+/// A shell that becomes the supervisor, and has started something before. That leaves a daemon behind when it is told
+/// to.
 #[test]
 fn a_killed_guardian_takes_nothing_along_that_is_not_its_program_s() {
     let home = Home::new();

@@ -47,7 +47,8 @@ pub fn shell(home: &Home, script: &str) -> Command {
     command
 }
 
-/// The pages that a user reads: the README of the project and of each package, what is said to contributors, and the book.
+/// The pages that a user reads: the README of the project and of each package, what is said to contributors, and the
+/// book.
 pub fn pages() -> Vec<PathBuf> {
     fn add(directory: &Path, pages: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -101,7 +102,8 @@ pub fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// All shell commands of a page, in order, as one script. It says in which line of the page it failed. None: it has none.
+/// All shell commands of a page, in order, as one script. It says in which line of the page it failed. None: it has
+/// none.
 fn script_of(page: &str) -> Option<String> {
     let mut script = "trap 'echo \"the block in line $LINE failed\" >&2' ERR\n".to_owned();
     let mut commands = blocks(page);
@@ -221,7 +223,8 @@ wait
 cat followed
 "#;
 
-/// A program that does not read what its client sends, and does not stop when it is asked to. Another client is not accepted.
+/// A program that does not read what its client sends, and does not stop when it is asked to. Another client is not
+/// accepted.
 const UNREAD: &str = r#"
 cat > unread.py <<'END'
 import signal, socket, time

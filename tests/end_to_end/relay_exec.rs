@@ -14,9 +14,9 @@ use crate::exec::{assert_nothing_runs, file, sh};
 use crate::readme::{project, shell};
 use crate::support::{Client, HUGE, Home, Instance, eventually, free_port, is_installed, some_more};
 
-/// Binds the address in HOST and PORT. Answers with the text in the file `text`, or with its port, and notes each signal to
-/// end in the file `signals`. `/hold` is answered when the file `release` is there, `/die` with its exit. A connection is
-/// kept alive.
+/// Binds the address in HOST and PORT. Answers with the text in the file `text`, or with its port, and notes each
+/// signal to end in the file `signals`. `/hold` is answered when the file `release` is there, `/die` with its exit. A
+/// connection is kept alive.
 const SERVER: &str = r#"
 import http.server, os, signal, sys, threading, time
 assert "LISTEN_FDS" not in os.environ and "MASTERCONTROL_DESCRIPTORS" not in os.environ, dict(os.environ)

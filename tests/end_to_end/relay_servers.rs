@@ -1,5 +1,5 @@
-//! Servers that others have written, as they are, behind `supervisor exec --relay http`: replaced under load, each loses
-//! nothing.
+//! Servers that others have written, as they are, behind `supervisor exec --relay http`: replaced under load, each
+//! loses nothing.
 //!
 //! `RESTARTS` is how often each is replaced.
 
@@ -89,9 +89,9 @@ fn connections_that_the_file_server_of_python_keeps_survive_its_restarts() {
     }
 }
 
-/// Asks on one connection after the other, or on one that is kept, for numbers of its own. Each answer has the number that
-/// was asked for, and when the process started that answers (its id may be used again): one that has been replaced does
-/// not come back.
+/// Asks on one connection after the other, or on one that is kept, for numbers of its own. Each answer has the number
+/// that was asked for, and when the process started that answers (its id may be used again): one that has been replaced
+/// does not come back.
 struct Counting<'a> {
     address: SocketAddr,
     keeps: bool,

@@ -1,4 +1,5 @@
-//! What programs behind a relay have begun when they are replaced or stopped: WebSockets, downloads, sessions of a database.
+//! What programs behind a relay have begun when they are replaced or stopped: WebSockets, downloads, sessions of a
+//! database.
 
 use std::fs;
 use std::io::Read;
@@ -8,8 +9,8 @@ use crate::process::{descriptors, memory};
 use crate::support::{Client, HUGE, Home, Instance, crowd, eventually, free_port};
 use crate::under_load::restarts;
 
-/// Knows of no signal. `/socket` becomes a WebSocket that returns each message, `/download` sends half a file and the rest
-/// when the file `release` is there, `/hold` is answered then. Everything else is answered with its port.
+/// Knows of no signal. `/socket` becomes a WebSocket that returns each message, `/download` sends half a file and the
+/// rest when the file `release` is there, `/hold` is answered then. Everything else is answered with its port.
 const SERVER: &str = r#"
 import base64, hashlib, http.server, os, sys, time
 home, port = sys.argv[1], int(os.environ["PORT"])
@@ -203,8 +204,8 @@ fn a_program_without_a_signal_handler_answers_what_it_has_begun() {
     }
 }
 
-/// Speaks like PostgreSQL: messages with a kind and a length, transactions that belong to a connection, and `X` to end it.
-/// Each answer has the port of the program, and how many rows the transaction has.
+/// Speaks like PostgreSQL: messages with a kind and a length, transactions that belong to a connection, and `X` to end
+/// it. Each answer has the port of the program, and how many rows the transaction has.
 const DATABASE: &str = r#"
 import os, socketserver, struct
 class Session(socketserver.StreamRequestHandler):

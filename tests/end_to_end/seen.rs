@@ -1,5 +1,5 @@
-//! The connections of programs that accept them themselves, seen from outside: listed, and named by a drain that they hold
-//! up.
+//! The connections of programs that accept them themselves, seen from outside: listed, and named by a drain that they
+//! hold up.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -10,9 +10,9 @@ use crate::exec::{assert_nothing_runs, file};
 use crate::gunicorn;
 use crate::support::{Client, HUGE, Home, Instance, eventually, free_port};
 
-/// Serves the socket that was passed, or the port of the second argument, and has a connection of its own to the port of
-/// the first one. It accepts three connections, and keeps them; when it is asked to end, it closes its socket, and ends
-/// when all its clients have disconnected.
+/// Serves the socket that was passed, or the port of the second argument, and has a connection of its own to the port
+/// of the first one. It accepts three connections, and keeps them; when it is asked to end, it closes its socket, and
+/// ends when all its clients have disconnected.
 const KEEPS_THREE: &str = r#"
 import os, signal, socket, sys, threading
 database = socket.create_connection(("127.0.0.1", int(sys.argv[1])))

@@ -113,7 +113,8 @@ fn under_nohup_sighup_is_ignored_and_other_signals_are_not() {
     assert!(log.contains("SIGTERM") && !log.contains("SIGHUP"), "{log}");
 }
 
-/// Runs what follows with all signals blocked, and those ignored that can be. (32 and 33 are for a C library's own use.)
+/// Runs what follows with all signals blocked, and those ignored that can be. (32 and 33 are for a C library's own
+/// use.)
 pub const DEAF: [&str; 3] = [
     "python3",
     "-c",

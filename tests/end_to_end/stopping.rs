@@ -91,8 +91,8 @@ fn a_stop_in_the_middle_of_a_restart_asks_both_programs_to_end() {
     assert_nothing_runs(&home);
 }
 
-/// Like celery: a master that waits for its worker, which has a job and knows nothing of signals. The job takes two seconds
-/// from the moment in which the test says so.
+/// Like celery: a master that waits for its worker, which has a job and knows nothing of signals. The job takes two
+/// seconds from the moment in which the test says so.
 const MASTER: &str = r#"
 import multiprocessing, os, signal, sys, time
 def work(job):

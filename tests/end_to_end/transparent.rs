@@ -71,8 +71,8 @@ fn each_signal_that_asks_nothing_of_the_supervisor_reaches_the_program() {
         Signal::SIGIO,
         Signal::SIGURG,
     ];
-    // Another signal may come while the handler still writes, where `print` would fail, or right before a `pause`, which would
-    // not end then.
+    // Another signal may come while the handler still writes, where `print` would fail, or right before a `pause`,
+    // which would not end then.
     let script = "import os, signal, sys, time
 for it in sys.argv[1:]:
     signal.signal(int(it), lambda number, _: os.write(1, b'got %d\\n' % number))

@@ -73,7 +73,8 @@ fn nothing_is_restarted_if_the_url_does_not_answer_before() {
     assert_eq!(instance.status()["generation"], 1);
 }
 
-/// A server that answers one request after the other, each with the next of these answers, and the rest with the last one.
+/// A server that answers one request after the other, each with the next of these answers, and the rest with the last
+/// one.
 fn answers(answers: &'static [&'static str]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());

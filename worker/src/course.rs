@@ -1,5 +1,5 @@
-//! What a thread does with a connection that has been reported: it serves messages, notifies the client, waits again, or
-//! ends it.
+//! What a thread does with a connection that has been reported: it serves messages, notifies the client, waits again,
+//! or ends it.
 
 use std::io::{self, ErrorKind};
 use std::panic::{self, AssertUnwindSafe};
@@ -70,8 +70,8 @@ fn is_due(port: &Shared, entry: &Entry) -> bool {
     due.unwrap_or(false)
 }
 
-/// Whether the port is paused, and so the next message of this connection is not served. It is reported again when that is
-/// over.
+/// Whether the port is paused, and so the next message of this connection is not served. It is reported again when that
+/// is over.
 fn awaits_resume(port: &Shared, entry: &Entry, held: &Held) -> bool {
     port.pausing.is_paused() && held.farewell.is_none() && !handover::must_leave(port, entry, held, held.idle_since())
 }
@@ -221,8 +221,8 @@ pub(crate) fn close(port: &Shared, entry: &Entry, held: Held, outcome: Outcome, 
     let_go(generation);
 }
 
-/// Closes a connection of a generation by force, unless that has been done, or it has moved to another one. If a handler
-/// works on it, it ends when that returns.
+/// Closes a connection of a generation by force, unless that has been done, or it has moved to another one. If a
+/// handler works on it, it ends when that returns.
 pub(crate) fn close_by_force(port: &Shared, generation: &Generation, entry: &Entry) {
     if !generation.count_forced(entry.info(), || entry.claim_by_force(generation)) {
         return;

@@ -14,8 +14,8 @@ use crate::port::Shared;
 use crate::registry::Entry;
 use crate::report::{Closed, DrainReport, Outcome};
 
-/// How long handlers get to end after their connections were closed by force. One that takes longer is reported as stuck
-/// and left behind.
+/// How long handlers get to end after their connections were closed by force. One that takes longer is reported as
+/// stuck and left behind.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Runs on the thread `generation`: waits until the generation is asked to stop, or fails, and lets its clients go.
@@ -43,7 +43,8 @@ pub(crate) fn run(port: &Arc<Shared>, generation: &Arc<Generation>) -> Result<Dr
 /// Waits for all connections to end, lets the idle ones go as soon as they have to, and closes by force what is left at
 /// the deadline.
 fn drain(port: &Arc<Shared>, generation: &Arc<Generation>) -> DrainReport {
-    // When the idle ones are looked at next. None: all that are left will find out by themselves that they have to leave.
+    // When the idle ones are looked at next. None: all that are left will find out by themselves that they have to
+    // leave.
     let mut next = Some(Instant::now());
     let mut before = None;
     let mut live = generation.lock();

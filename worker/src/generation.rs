@@ -21,8 +21,8 @@ use crate::spread::Turns;
 pub const FIRST_MESSAGE_WAIT: Duration = Duration::from_millis(250);
 
 /// How long a stop waits for the next message of a client whose last one came within a second before: it may be on its
-/// way, and is answered as the last one. Where there is no [notice](crate::Handler::notice), and never beyond the stop's
-/// deadline.
+/// way, and is answered as the last one. Where there is no [notice](crate::Handler::notice), and never beyond the
+/// stop's deadline.
 pub const NEXT_MESSAGE_WAIT: Duration = Duration::from_millis(250);
 
 /// A client that has been idle for longer when a stop begins is not expected to send anything in that moment.

@@ -58,15 +58,15 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// A connection that is idle for this long is closed, unless [`Connection::set_idle_timeout`] says otherwise. None,
-    /// as by default, lets it wait for ever. Asked for once, by [`Server::new`](crate::Server::new), so it is the same for
-    /// all connections.
+    /// as by default, lets it wait for ever. Asked for once, by [`Server::new`](crate::Server::new), so it is the same
+    /// for all connections.
     fn idle_timeout(&self) -> Option<Duration> {
         None
     }
 
-    /// Whether there is something to serve at the moment. Clients are served in any case; but no new ones should be sent
-    /// here while there is not. Asked for by [`Stopper::available`](crate::Stopper::available), on the thread that calls
-    /// it.
+    /// Whether there is something to serve at the moment. Clients are served in any case; but no new ones should be
+    /// sent here while there is not. Asked for by [`Stopper::available`](crate::Stopper::available), on the thread that
+    /// calls it.
     ///
     /// # Errors
     /// Why there is not, for people.

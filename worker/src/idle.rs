@@ -17,13 +17,13 @@ const STEP: Duration = Duration::from_millis(10);
 /// How much of the time goes to looking at connections, as far as the longest step allows.
 const SHARE: u32 = 10;
 
-/// The longest time between two turns that are due: a look that took long because its thread was held up must not make the
-/// next one late, too.
+/// The longest time between two turns that are due: a look that took long because its thread was held up must not make
+/// the next one late, too.
 const LONGEST_STEP: Duration = Duration::from_millis(50);
 
-/// Lets every idle connection go that has to, or that another generation can serve. The busy ones find out at their next
-/// message boundary. Returns when it is the turn of the next one, or no message is awaited any longer: the time to come
-/// again. None: there is nothing to come for.
+/// Lets every idle connection go that has to, or that another generation can serve. The busy ones find out at their
+/// next message boundary. Returns when it is the turn of the next one, or no message is awaited any longer: the time to
+/// come again. None: there is nothing to come for.
 pub(crate) fn release(port: &Arc<Shared>, generation: &Generation) -> Option<Instant> {
     let began = Instant::now();
     let (mut turn, mut awaited): (Option<Instant>, Option<Instant>) = (None, None);
@@ -60,8 +60,8 @@ pub(crate) fn release_one(port: &Arc<Shared>, generation: &Generation, entry: &A
     }
 }
 
-/// Closes a connection of a generation that is idle and owed nothing. A message that has arrived is answered first: then it
-/// is left to the engine, which reports it. Returns whether it was idle.
+/// Closes a connection of a generation that is idle and owed nothing. A message that has arrived is answered first:
+/// then it is left to the engine, which reports it. Returns whether it was idle.
 pub(crate) fn close(port: &Shared, generation: &Generation, entry: &Entry) -> bool {
     let is_idle = |held: &mut Held| {
         held.belongs_to(generation)
@@ -78,8 +78,8 @@ pub(crate) fn close(port: &Shared, generation: &Generation, entry: &Entry) -> bo
     }
 }
 
-/// Closes the connection that has been idle for longest, to make room for a new one. Returns false if none may be closed:
-/// all are busy, or the protocol has a notice, and an idle client is there to stay.
+/// Closes the connection that has been idle for longest, to make room for a new one. Returns false if none may be
+/// closed: all are busy, or the protocol has a notice, and an idle client is there to stay.
 pub(crate) fn give_up_idlest(port: &Shared, generation: &Generation) -> bool {
     if generation.notice.is_some() {
         return false;

@@ -42,11 +42,12 @@
 //!
 //! # A tour
 //!
-//! - [`Handler`] is your protocol. [`Connection`] is one client as the handler sees it: a buffered stream that knows where
-//!   messages begin. If a client has state of its own between messages, implement [`Sessions`] instead.
-//! - [`Server`] has the limits. [`Server::start`] serves on a listener of its own and returns a [`Handle`]; its [`Stopper`]
-//!   stops the server from any thread, a handler's own included.
-//! - [`Port`] is a listener that outlives a server, so that another server can take its place without refusing a client.
+//! - [`Handler`] is your protocol. [`Connection`] is one client as the handler sees it: a buffered stream that knows
+//!   where messages begin. If a client has state of its own between messages, implement [`Sessions`] instead.
+//! - [`Server`] has the limits. [`Server::start`] serves on a listener of its own and returns a [`Handle`]; its
+//!   [`Stopper`] stops the server from any thread, a handler's own included.
+//! - [`Port`] is a listener that outlives a server, so that another server can take its place without refusing a
+//!   client.
 //! - [`DrainReport`] says what became of each connection at a stop: disconnected, closed or forced.
 //! - [`handlers`] has three protocols to use or to copy: echo, a line protocol, and files over HTTP (feature `http`).
 //!
@@ -55,22 +56,22 @@
 //! There are three owners, by lifetime. The [`Port`] owns the listener and accepts. A generation ([`Server`], then
 //! [`Handle`]) owns the handler and the limits; replacing one with another is one assignment in the port. A connection
 //! belongs to one place at a time: the thread that serves a message, or its slot in the registry while it waits for its
-//! client (`slot`). The engine takes a waiting connection from there when its client has sent something, and the drain when
-//! it has to end. Only one of them can take it, so a notice never falls into an answer, and exactly one thread notifies a
-//! client.
+//! client (`slot`). The engine takes a waiting connection from there when its client has sent something, and the drain
+//! when it has to end. Only one of them can take it, so a notice never falls into an answer, and exactly one thread
+//! notifies a client.
 //!
-//! A connection is *idle* while it waits for the first byte of its next message, and *busy* otherwise. An idle connection
-//! has no buffer, and on Linux with the feature `epoll` no thread. Half a message holds a thread.
+//! A connection is *idle* while it waits for the first byte of its next message, and *busy* otherwise. An idle
+//! connection has no buffer, and on Linux with the feature `epoll` no thread. Half a message holds a thread.
 //!
-//! A stop sets a flag, empties the accept queue and closes the listener (unless it is [shared](Port::start_shared)), and
-//! then takes all idle connections and notifies their clients. A busy connection finds the flag at its next boundary.
-//! After the notice the connection is half-closed, and further input is read and discarded until the client closes
-//! (`farewell`): closing a socket with unread input would reset it, and a reset can destroy the notice before the client
-//! has read it.
+//! A stop sets a flag, empties the accept queue and closes the listener (unless it is [shared](Port::start_shared)),
+//! and then takes all idle connections and notifies their clients. A busy connection finds the flag at its next
+//! boundary. After the notice the connection is half-closed, and further input is read and discarded until the client
+//! closes (`farewell`): closing a socket with unread input would reset it, and a reset can destroy the notice before
+//! the client has read it.
 //!
-//! A protocol without a notice (HTTP) owes an idle client nothing, so its connection is closed, unless a message is most
-//! likely on its way: the first one of a connection that was accepted just before is awaited for [`FIRST_MESSAGE_WAIT`],
-//! the next one of a client that was active within the last second for [`NEXT_MESSAGE_WAIT`].
+//! A protocol without a notice (HTTP) owes an idle client nothing, so its connection is closed, unless a message is
+//! most likely on its way: the first one of a connection that was accepted just before is awaited for
+//! [`FIRST_MESSAGE_WAIT`], the next one of a client that was active within the last second for [`NEXT_MESSAGE_WAIT`].
 
 mod accept;
 #[cfg_attr(windows, allow(clippy::missing_const_for_thread_local, reason = "it is const; the macro hides that there"))]

@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const REFUSALS: usize = 8;
 
 /// A listening socket. It accepts clients for the [server](crate::Handle) that [serves](crate::Stopper::serve) there,
-/// and replacing that one by another is one assignment: nothing is refused meanwhile. While none serves, clients wait in
-/// the accept queue.
+/// and replacing that one by another is one assignment: nothing is refused meanwhile. While none serves, clients wait
+/// in the accept queue.
 ///
 /// Dropping it is [`Port::close`], and ends its threads when the last connection has ended.
 #[derive(Debug)]
@@ -88,9 +88,9 @@ impl Port {
         self.shared.in_rotation.store(in_rotation, Ordering::SeqCst);
     }
 
-    /// No client is accepted and no message served from now on: they wait, in the accept queue and in their connections.
-    /// Messages that are under way are served to their end. A server can be replaced meanwhile; a [stop](crate::Stopper::stop)
-    /// ends the pause.
+    /// No client is accepted and no message served from now on: they wait, in the accept queue and in their
+    /// connections. Messages that are under way are served to their end. A server can be replaced meanwhile; a
+    /// [stop](crate::Stopper::stop) ends the pause.
     pub fn pause(&self) -> Paused {
         self.shared.pausing.pause();
         let shared = self.shared.clone();
@@ -202,8 +202,8 @@ impl Shared {
         let (mut door, waited) =
             self.passed.wait_timeout_while(door, PATIENCE, admits).unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
-            // It hangs in the handler. The next one that serves here needs the turn, and its clients may have been reported
-            // meanwhile to threads that did not have it.
+            // It hangs in the handler. The next one that serves here needs the turn, and its clients may have been
+            // reported meanwhile to threads that did not have it.
             door.turn = None;
             door.admitting = None;
             drop(door);
@@ -270,7 +270,8 @@ impl Shared {
         self.lock().target.clone().filter(|target| target.number != of.number)
     }
 
-    /// Whether another generation serves now. Asked under locks of others: it takes nothing that would have to be dropped.
+    /// Whether another generation serves now. Asked under locks of others: it takes nothing that would have to be
+    /// dropped.
     pub(crate) fn has_successor(&self, of: &Generation) -> bool {
         self.lock().target.as_ref().is_some_and(|target| target.number != of.number)
     }

@@ -123,8 +123,8 @@ impl Held {
 }
 
 impl Entry {
-    /// Whether its generation lets no connection stay, it is the turn of this one, and no message of it is awaited. It was
-    /// `active` then, as far as that is known.
+    /// Whether its generation lets no connection stay, it is the turn of this one, and no message of it is awaited. It
+    /// was `active` then, as far as that is known.
     pub(crate) fn must_leave(&self, generation: &Generation, active: Option<Instant>) -> bool {
         generation.is_leaving()
             && generation.turn(self.id).is_none()

@@ -1,8 +1,8 @@
 //! A port in front of any program: the relay passes the bytes of its clients on to the generation that serves now.
 //!
-//! It has threads of its own, one event loop a core. A client's connection and the one to the program that belongs to it
-//! are a *pair*, and one loop owns both, so nothing is locked on the path of a byte. Nothing in a loop waits for anything:
-//! it reads and sends what can be read and sent at once. What others ask of it comes through a mailbox.
+//! It has threads of its own, one event loop a core. A client's connection and the one to the program that belongs to
+//! it are a *pair*, and one loop owns both, so nothing is locked on the path of a byte. Nothing in a loop waits for
+//! anything: it reads and sends what can be read and sent at once. What others ask of it comes through a mailbox.
 
 mod accept;
 mod answers;
@@ -48,8 +48,8 @@ use event_loop::EventLoop;
 use hub::{Command, Door, Hub};
 use target::Target;
 
-/// How many clients may wait in the accept queue: what Linux allows unless told otherwise. As many are taken from it when
-/// the port is closed.
+/// How many clients may wait in the accept queue: what Linux allows unless told otherwise. As many are taken from it
+/// when the port is closed.
 const QUEUE: u16 = 4096;
 
 /// A port whose clients are served by programs that know nothing of it. Dropping it closes everything.
@@ -73,8 +73,9 @@ impl Relay {
         Relay::new(listener, false, options, Box::new(observer))
     }
 
-    /// The same with a listener from which others accept, too, or will, see [`Port::start_shared`](crate::Port::start_shared).
-    /// When the relay closes, what waits in the queue is left to them.
+    /// The same with a listener from which others accept, too, or will, see
+    /// [`Port::start_shared`](crate::Port::start_shared). When the relay closes, what waits in the queue is left to
+    /// them.
     ///
     /// # Errors
     /// When the listener has no address, or the system gives no thread or descriptor.
@@ -89,7 +90,8 @@ impl Relay {
     fn new(listener: TcpListener, is_shared: bool, options: Options, observer: Box<Observer>) -> io::Result<Relay> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
-        // Its queue was made for a program that accepts now and then, and clients that find it full try again a second later.
+        // Its queue was made for a program that accepts now and then, and clients that find it full try again a second
+        // later.
         rustix::net::listen(&listener, QUEUE.into())?;
         // Those that are accepted inherit this. A client that has vanished is found out in the end.
         rustix::net::sockopt::set_tcp_nodelay(&listener, true)?;
@@ -130,15 +132,15 @@ impl Relay {
         self.hub.change(|door| door.serving = None);
     }
 
-    /// Whether clients shall come here, which is so at the start. If not, answers (`http`) end their connections, so that
-    /// clients connect anew; nothing else changes.
+    /// Whether clients shall come here, which is so at the start. If not, answers (`http`) end their connections, so
+    /// that clients connect anew; nothing else changes.
     pub fn set_in_rotation(&self, in_rotation: bool) {
         self.hub.set_in_rotation(in_rotation);
     }
 
-    /// No new client, and with `http` no request, reaches a program from now on: they are held, for as long as the pause
-    /// lasts. Requests that are under way are answered, and bytes of which nothing is known are passed on. A generation can be
-    /// replaced meanwhile; a [stop](Upstream::stop_by) ends the pause.
+    /// No new client, and with `http` no request, reaches a program from now on: they are held, for as long as the
+    /// pause lasts. Requests that are under way are answered, and bytes of which nothing is known are passed on. A
+    /// generation can be replaced meanwhile; a [stop](Upstream::stop_by) ends the pause.
     pub fn pause(&self) -> Paused {
         self.hub.pausing.pause();
         let hub = self.hub.clone();
@@ -165,8 +167,9 @@ impl Relay {
         self.hub.reset_longest_wait();
     }
 
-    /// Accepts nothing any more: closes the listener, and answers what waits in its queue, unless that is shared, and what is
-    /// held (`http`: 503, `tcp`: closed). With `http`, a generation that serves still answers what waits in the queue.
+    /// Accepts nothing any more: closes the listener, and answers what waits in its queue, unless that is shared, and
+    /// what is held (`http`: 503, `tcp`: closed). With `http`, a generation that serves still answers what waits in the
+    /// queue.
     pub fn close(&self) {
         close(&self.hub);
     }
@@ -175,8 +178,8 @@ impl Relay {
 /// Closes the port, unless that is done.
 fn close(hub: &Hub) {
     let Some((listener, serving)) = hub.take_listener() else { return };
-    // When no loop accepts any more, the queue is ours, or the others'. A client that a loop accepts until then is served by
-    // the generation that still serves.
+    // When no loop accepts any more, the queue is ours, or the others'. A client that a loop accepts until then is
+    // served by the generation that still serves.
     hub.wait_until_seen();
     if hub.is_shared {
         return;
@@ -264,7 +267,8 @@ impl Upstream {
         self.drain(|target| target.retire(deadline));
     }
 
-    /// The port closes, too: idle connections are closed, busy ones end with their message, at the deadline all of them.
+    /// The port closes, too: idle connections are closed, busy ones end with their message, at the deadline all of
+    /// them.
     pub fn stop_by(&self, deadline: Instant) {
         self.stop_over(Duration::ZERO, deadline);
     }
@@ -275,8 +279,8 @@ impl Upstream {
         self.drain_over(spread, deadline, Target::retire);
     }
 
-    /// The same as [`Upstream::stop_by`], but idle connections are not all closed at once: evenly over this time, oldest
-    /// first. Others as by [`Upstream::retire_over`].
+    /// The same as [`Upstream::stop_by`], but idle connections are not all closed at once: evenly over this time,
+    /// oldest first. Others as by [`Upstream::retire_over`].
     pub fn stop_over(&self, spread: Duration, deadline: Instant) {
         self.hub.resume();
         close(&self.hub);
@@ -299,8 +303,8 @@ impl Upstream {
 
     /// The program has ended. Idle connections wait for the next generation, a request under way is answered with 502.
     ///
-    /// What is left of it may last as long as the clients need to read what the program had sent; a deadline for that is
-    /// set by [`Upstream::retire_by`].
+    /// What is left of it may last as long as the clients need to read what the program had sent; a deadline for that
+    /// is set by [`Upstream::retire_by`].
     pub fn lost(&self) {
         self.drain(Target::lose);
     }
@@ -326,8 +330,8 @@ impl Upstream {
         asked::connections(&self.hub, Some(self.target.number))
     }
 
-    /// Ends one connection: between two messages, or by force when the grace period is over. Waits for that. One that has
-    /// moved to the generation that serves now is ended there. None: there is no such connection.
+    /// Ends one connection: between two messages, or by force when the grace period is over. Waits for that. One that
+    /// has moved to the generation that serves now is ended there. None: there is no such connection.
     pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
         asked::close(&self.hub, Some(self.target.number), id, grace).or_else(|| {
             let serving = self.hub.door().0.serving.filter(|serving| serving.number != self.target.number)?;

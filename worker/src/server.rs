@@ -189,16 +189,16 @@ impl Stopper {
         self.port.resume();
     }
 
-    /// The same as [`Stopper::stop_by`], but not all clients at once are notified, or their connections closed: evenly over
-    /// this time, oldest first. So they come back one after the other where they connect anew. It should be shorter than
-    /// the grace period: at the deadline all are closed.
+    /// The same as [`Stopper::stop_by`], but not all clients at once are notified, or their connections closed: evenly
+    /// over this time, oldest first. So they come back one after the other where they connect anew. It should be
+    /// shorter than the grace period: at the deadline all are closed.
     pub fn stop_over(&self, spread: Duration, deadline: Instant) {
         self.spread(spread);
         self.stop_by(deadline);
     }
 
-    /// Moves the deadline of a stop that is in progress, of either kind: nearer or farther, also to now. Returns whether
-    /// there is one.
+    /// Moves the deadline of a stop that is in progress, of either kind: nearer or farther, also to now. Returns
+    /// whether there is one.
     pub fn move_deadline(&self, deadline: Instant) -> bool {
         self.generation.move_deadline(deadline)
     }
@@ -226,8 +226,8 @@ impl Stopper {
         self.generation.turns.begin(ids, over, Instant::now());
     }
 
-    /// Gives up a server that hangs, for this reason: a failure like a panic. Its clients are notified without the thread
-    /// that hangs, and another server can serve the port.
+    /// Gives up a server that hangs, for this reason: a failure like a panic. Its clients are notified without the
+    /// thread that hangs, and another server can serve the port.
     pub fn give_up(&self, why: impl Into<String>) {
         self.generation.fail(Failure::Hung(why.into()));
     }
@@ -245,8 +245,8 @@ impl Stopper {
         self.generation.handler().map_or(Ok(()), |handler| handler.available())
     }
 
-    /// Ends one connection: its client is notified as in a stop, and closed by force if it is still there when the grace
-    /// period is over. Waits for that. None: there is no such connection.
+    /// Ends one connection: its client is notified as in a stop, and closed by force if it is still there when the
+    /// grace period is over. Waits for that. None: there is no such connection.
     ///
     /// One that has moved to the server that replaced this one is ended there, if both share their [`Ids`].
     ///

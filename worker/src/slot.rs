@@ -263,7 +263,8 @@ mod model {
         });
     }
 
-    /// A connection serves messages and waits after each, while a drain begins: exactly one of them notifies the client.
+    /// A connection serves messages and waits after each, while a drain begins: exactly one of them notifies the
+    /// client.
     fn exactly_one_notifies(messages: usize) {
         loom::model(move || {
             let (slot, flag) = (Arc::new(Slot::new()), Arc::new(AtomicBool::new(false)));

@@ -1,9 +1,9 @@
 //! When each connection of a drain is let go, if not all at once: evenly over a time, oldest first. So clients that
 //! connect anew come back at a rate that others can bear.
 //!
-//! A turn comes when it is asked for. If nothing asked in time, since the process or a thread was held up, those that were
-//! missed do not come all at once: they have new turns behind the last one. So the rate is kept, and the end is later, by
-//! the deadline at most; where that is too near, the rest of the time is shared anew.
+//! A turn comes when it is asked for. If nothing asked in time, since the process or a thread was held up, those that
+//! were missed do not come all at once: they have new turns behind the last one. So the rate is kept, and the end is
+//! later, by the deadline at most; where that is too near, the rest of the time is shared anew.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -48,7 +48,8 @@ pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Whether a server of this kind could be started with the file. Returns whether the service manager has to pass a socket.
+/// Whether a server of this kind could be started with the file. Returns whether the service manager has to pass a
+/// socket.
 fn check_for(file: &Path, kind: &str) -> Result<bool, String> {
     let Checked { config, has_program, needs_socket } = cli::check(file, kind).map_err(|error| error.to_string())?;
     let problem = match config.server {

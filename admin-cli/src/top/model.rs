@@ -1,5 +1,5 @@
-//! What `top` shows, and what a key or a message makes of it. Nothing here waits, or asks a supervisor for anything: what
-//! is to be done is an [`Effect`].
+//! What `top` shows, and what a key or a message makes of it. Nothing here waits, or asks a supervisor for anything:
+//! what is to be done is an [`Effect`].
 
 use std::time::Duration;
 

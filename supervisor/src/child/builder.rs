@@ -153,8 +153,8 @@ impl Children {
         Ok(Prepared { build, program, settings })
     }
 
-    /// Starts a program, and waits until it is ready, or has to end already. It says nothing to master control until it is
-    /// told to.
+    /// Starts a program, and waits until it is ready, or has to end already. It says nothing to master control until it
+    /// is told to.
     ///
     /// # Errors
     /// What the factory says, why the program was not ready, or [`CannotStart`].
@@ -201,8 +201,8 @@ impl Children {
         }
     }
 
-    /// A program that gets its clients from a relay, on a port of its own. If another process takes that port before it can,
-    /// it gets another one.
+    /// A program that gets its clients from a relay, on a port of its own. If another process takes that port before it
+    /// can, it gets another one.
     #[cfg(target_os = "linux")]
     fn make_relayed(
         &self,

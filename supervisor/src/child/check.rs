@@ -73,9 +73,9 @@ pub(super) enum Shown {
     Fails(String),
 }
 
-/// Checks until the program ends or is to end, which disconnects `beats`. `heard` is called for each answer, and for as many
-/// failures in a row as the check allows. A program on `probation` is asked more often until it has answered for the first
-/// time: often enough to fail within that time.
+/// Checks until the program ends or is to end, which disconnects `beats`. `heard` is called for each answer, and for as
+/// many failures in a row as the check allows. A program on `probation` is asked more often until it has answered for
+/// the first time: often enough to fail within that time.
 pub(super) fn run(
     check: &Check,
     probation: Duration,

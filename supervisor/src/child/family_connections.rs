@@ -29,8 +29,8 @@ struct Network {
 }
 
 impl FamilySockets {
-    /// The connections that clients have made to the program, those with the longest queues first: what its processes have
-    /// accepted, and what waits for that.
+    /// The connections that clients have made to the program, those with the longest queues first: what its processes
+    /// have accepted, and what waits for that.
     ///
     /// # Errors
     /// When none is seen, and a process may not be looked into.

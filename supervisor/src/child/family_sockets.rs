@@ -117,8 +117,8 @@ mod linux {
             all.iter().any(|(inode, listener)| self.passed.contains_key(inode) && listener.is_at(address))
         }
 
-        /// Whether the program listens there, on a socket of its own or of ours. None: that cannot be known, since one of
-        /// its processes cannot be looked into, and no other process is seen to listen there.
+        /// Whether the program listens there, on a socket of its own or of ours. None: that cannot be known, since one
+        /// of its processes cannot be looked into, and no other process is seen to listen there.
         pub(in crate::child) fn listen_at(&self, address: &Address) -> Option<bool> {
             if self.find(|_, listener| listener.is_at(address)).is_some() {
                 return Some(true);
@@ -140,7 +140,8 @@ mod linux {
             if let Some(own) = self.find(|_, listener| at_port(listener).is_some()) {
                 return at_port(&own).map(connectable);
             }
-            // If one of its processes cannot be looked into, and none of another is seen to listen there, it is that one.
+            // If one of its processes cannot be looked into, and none of another is seen to listen there, it is that
+            // one.
             let at = listeners(std::process::id()).iter().find_map(|(_, listener)| at_port(listener))?;
             self.listen_at(&Address::Tcp(at)).is_none().then(|| connectable(at))
         }

@@ -20,7 +20,8 @@ const FIRST: Duration = Duration::from_millis(200);
 #[cfg(target_os = "linux")]
 const EVERY: Duration = Duration::from_secs(1);
 
-/// A look that takes long is followed by a pause of so many times that, because the system may have very many connections.
+/// A look that takes long is followed by a pause of so many times that, because the system may have very many
+/// connections.
 #[cfg(target_os = "linux")]
 const PAUSES: u32 = 20;
 
@@ -40,8 +41,8 @@ impl Looks {
         Looks { sockets, begun: Once::new(), seen: Arc::default() }
     }
 
-    /// Its drain has begun: it is looked at on a thread named `connections`, each second, until it is over, for which `is_over`
-    /// waits this long at most. Without a thread, nothing is seen.
+    /// Its drain has begun: it is looked at on a thread named `connections`, each second, until it is over, for which
+    /// `is_over` waits this long at most. Without a thread, nothing is seen.
     #[cfg(target_os = "linux")]
     pub(super) fn begin(&self, is_over: impl Fn(Duration) -> bool + Send + 'static) {
         self.begun.call_once(|| {

@@ -107,7 +107,8 @@ impl Observed {
         }
     }
 
-    /// From now on its end is a failure: also one that has been, if it `may_have_ended`, and none that it was asked for.
+    /// From now on its end is a failure: also one that has been, if it `may_have_ended`, and none that it was asked
+    /// for.
     pub(super) fn is_ready(&mut self, build: u64, may_have_ended: bool) -> Result<(), BuildError> {
         match self.end {
             Some(end) if self.asked.is_none() && !may_have_ended => Err(EndedEarly::of(end)),

@@ -54,8 +54,8 @@ impl Output {
         Ok((output, writer))
     }
 
-    /// Waits until all that the program has written is passed on, for a moment at most, and not again for a reader that has
-    /// stalled. Others may still have its stderr, so what counts is that nothing is on its way.
+    /// Waits until all that the program has written is passed on, for a moment at most, and not again for a reader that
+    /// has stalled. Others may still have its stderr, so what counts is that nothing is on its way.
     pub(super) fn settle(&self) {
         let end = Instant::now() + REST;
         let mut tail = lock(&self.kept.tail);

@@ -19,7 +19,8 @@ use crate::text::{Reason, Seconds};
 /// Something that a program answers if it serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
-    /// It takes connections at this address. Where the system tells (Linux), an answer of another process does not count.
+    /// It takes connections at this address. Where the system tells (Linux), an answer of another process does not
+    /// count.
     Connect(Address),
     /// It takes connections on its private port, whichever that is: one behind a relay has one.
     PrivatePort,
@@ -98,7 +99,8 @@ pub(super) enum Outcome {
     /// It has answered, in these words: `it answers on …`.
     Answered(String),
     Failed(String),
-    /// Another generation of the program has answered, on a socket that both have from us, or it is not known which one.
+    /// Another generation of the program has answered, on a socket that both have from us, or it is not known which
+    /// one.
     OfAnother,
 }
 
@@ -212,8 +214,8 @@ pub(super) fn http(url: &Url, program: &FamilySockets, limit: Duration) -> Outco
     }
 }
 
-/// How long to wait until another connection is made when one has gone to another generation. Nothing announces when this
-/// one would take one.
+/// How long to wait until another connection is made when one has gone to another generation. Nothing announces when
+/// this one would take one.
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// How long to wait before the second look which process has accepted a connection, and between two at most.
@@ -264,7 +266,8 @@ fn request(
         accepted = wait_until_accepted(&client, program, end);
     }
     let answer = match accepted {
-        // Its time begins here: on a machine with many connections the look for the process that has accepted takes long.
+        // Its time begins here: on a machine with many connections the look for the process that has accepted takes
+        // long.
         AcceptedBy::TheProgram => exchange(client, request, Instant::now() + limit)?,
         AcceptedBy::Another | AcceptedBy::Unknown => {
             // Some servers do not survive a client that says nothing and leaves. What is answered is of no interest.

@@ -25,14 +25,14 @@ use crate::server::program_end::ProgramEnd;
 use crate::server::{BuildError, Ended};
 use crate::text::{Seconds, milliseconds};
 
-/// How long a program gets from the request to end to KILL that has to end though no stop was asked for: it does not get
-/// ready, or does not work any more.
+/// How long a program gets from the request to end to KILL that has to end though no stop was asked for: it does not
+/// get ready, or does not work any more.
 pub(super) const UNWANTED: Duration = Duration::from_secs(5);
 
 /// Commands a program, by way of whatever guards it. None of these waits.
 pub(super) trait Control: fmt::Debug + Send + Sync {
-    /// Asks the program to end, and kills what is left of it at the end of this time: at once, without a request, if that
-    /// is zero. A further one only moves that.
+    /// Asks the program to end, and kills what is left of it at the end of this time: at once, without a request, if
+    /// that is zero. A further one only moves that.
     fn stop(&self, within: Duration);
     fn signal(&self, signal: i32);
 }
@@ -89,8 +89,8 @@ impl Running {
         self.observed().tell_builder(Step::Ready);
     }
 
-    /// The beats of its check, until it ends or is to end. It has to pass that once to prove itself, if it is `asked` by
-    /// it.
+    /// The beats of its check, until it ends or is to end. It has to pass that once to prove itself, if it is `asked`
+    /// by it.
     pub(super) fn check(&self, how: &CheckKind) -> Receiver<Beat> {
         let (checked, beats) = mpsc::channel();
         let mut observed = self.observed();
@@ -155,7 +155,8 @@ impl Running {
         observed.finish(self.build);
     }
 
-    /// The last lines that it wrote to stderr, if that is of interest. Not while it is observed: this may take a moment.
+    /// The last lines that it wrote to stderr, if that is of interest. Not while it is observed: this may take a
+    /// moment.
     fn last_words(&self, end: ProgramEnd) -> Vec<String> {
         if end == ProgramEnd::Exited(0) { Vec::new() } else { self.last_lines() }
     }

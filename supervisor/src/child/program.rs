@@ -57,8 +57,8 @@ pub struct Program {
     pub ready: Ready,
     /// How long that may take.
     pub ready_within: Duration,
-    /// How long it serves beside the program that it replaces, if it can: if it exits or fails its check meanwhile, it is
-    /// withdrawn.
+    /// How long it serves beside the program that it replaces, if it can: if it exits or fails its check meanwhile, it
+    /// is withdrawn.
     pub overlap: Duration,
     /// Whether and how it is checked while it serves. One that fails is replaced.
     pub check: Option<Check>,

@@ -33,8 +33,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 #[cfg(unix)]
 const COMMAND: Duration = Duration::from_secs(10);
 
-/// After this time the log says why a program is not ready yet. That is long before the end of `--ready-within`, so a user
-/// can correct the cause at once.
+/// After this time the log says why a program is not ready yet. That is long before the end of `--ready-within`, so a
+/// user can correct the cause at once.
 const DELAY: Duration = Duration::from_secs(5);
 
 /// How long to wait for the end of a program that has been killed.
@@ -85,8 +85,8 @@ pub(super) struct Started {
 }
 
 impl Started {
-    /// What has shown that it is ready. None: nothing has, and nothing more is awaited, since it has ended already or has to.
-    /// `ask` probes it. It is given up when another process listens on its private port.
+    /// What has shown that it is ready. None: nothing has, and nothing more is awaited, since it has ended already or
+    /// has to. `ask` probes it. It is given up when another process listens on its private port.
     ///
     /// # Errors
     /// Why it is not.
@@ -172,8 +172,8 @@ impl Started {
         }
     }
 
-    /// Waits until it is seen to listen on its private port. Returns where that can be connected to, also if it has to end
-    /// already.
+    /// Waits until it is seen to listen on its private port. Returns where that can be connected to, also if it has to
+    /// end already.
     ///
     /// # Errors
     /// If it does not.

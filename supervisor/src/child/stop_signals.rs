@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-/// The signals that ask a program to end, one after the other, and where they go. At the deadline KILL goes to all that is
-/// left in any case.
+/// The signals that ask a program to end, one after the other, and where they go. At the deadline KILL goes to all that
+/// is left in any case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopSignals {
     /// The one that begins a stop.

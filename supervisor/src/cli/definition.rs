@@ -191,8 +191,8 @@ pub(super) enum ServerArgs {
         /// [default: group]
         #[arg(long, value_name = "WHO", value_parser = parse_stop_to, hide = cfg!(windows))]
         stop_to: Option<StopTo>,
-        /// Signal for a program that is taken out of rotation, by `admin-cli drain` or a delayed stop; with --relay also
-        /// when its drain begins, before its last connection has ended and it gets --stop-signal
+        /// Signal for a program that is taken out of rotation, by `admin-cli drain` or a delayed stop; with --relay
+        /// also when its drain begins, before its last connection has ended and it gets --stop-signal
         #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, hide = cfg!(windows))]
         drain_signal: Option<i32>,
         /// Signal for a program that is back in rotation, after `admin-cli resume` (with --drain-signal)
@@ -248,11 +248,12 @@ pub(super) struct Relaying {
     /// How long clients are held while no program serves, after a crash for example (with --relay) [default: 30]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, hide = cfg!(not(target_os = "linux")))]
     pub(super) wait: Option<Duration>,
-    /// How long the program may take to begin its answer to a request (with --relay http) [default: as long as it wants]
+    /// How long the program may take to begin its answer to a request (with --relay http) [default: as long as it
+    /// wants]
     #[arg(long, value_name = "TIME", value_parser = parse_interval, hide = cfg!(not(target_os = "linux")))]
     pub(super) answer_within: Option<Duration>,
-    /// How many connections are relayed or held at once (with --relay); idle http clients make room for new ones [default:
-    /// 10000, or half as many as the process may have descriptors]
+    /// How many connections are relayed or held at once (with --relay); idle http clients make room for new ones
+    /// [default: 10000, or half as many as the process may have descriptors]
     #[arg(long, value_name = "N", value_parser = parse_connections, hide = cfg!(not(target_os = "linux")))]
     pub(super) max_connections: Option<usize>,
 }
@@ -312,8 +313,8 @@ pub(super) struct Options {
     /// How long clients get to disconnect on a stop
     #[arg(short, long, value_name = "TIME", default_value = "5", value_parser = parse_seconds)]
     pub(super) grace: Duration,
-    /// How long a stop waits before it begins: not ready but still accepting, until load balancers have noticed; a second
-    /// request to stop skips the wait
+    /// How long a stop waits before it begins: not ready but still accepting, until load balancers have noticed; a
+    /// second request to stop skips the wait
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_seconds)]
     pub(super) delay: Duration,
     /// Time over which clients are notified and connections closed on a stop or restart, oldest first, so that they do

@@ -3,8 +3,9 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The working directory: `$PWD` if that leads there, else the path that the system says. A shell has in `$PWD` the path
-/// by which its user has gone there. If a symbolic link in it is switched, the same path leads to another directory.
+/// The working directory: `$PWD` if that leads there, else the path that the system says. A shell has in `$PWD` the
+/// path by which its user has gone there. If a symbolic link in it is switched, the same path leads to another
+/// directory.
 pub(super) fn of_the_start() -> PathBuf {
     let named = env::var_os("PWD").map(PathBuf::from).filter(|named| is_working_directory(named));
     // A directory that has been removed has no path. Then only the system knows what is meant.

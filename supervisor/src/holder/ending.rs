@@ -64,8 +64,8 @@ mod linux {
         known: Vec<Known>,
         /// How often processes that were not known before have been asked to end.
         rounds: u32,
-        /// A process that is found after this is not asked any more, if others were in more than one round. None: none has
-        /// been asked yet.
+        /// A process that is found after this is not asked any more, if others were in more than one round. None: none
+        /// has been asked yet.
         last: Option<Instant>,
     }
 
@@ -209,10 +209,10 @@ mod linux {
             format!("port {} is held by {process}{why}", self.port)
         }
 
-        /// Asks those that hold a socket to end, and kills those whose time is over. Each has the whole grace period from
-        /// the moment in which it is asked: to find out who holds a socket can take longer than that. Only a server that
-        /// starts others as fast as they end has them killed at once after twice that time, and not before the third round
-        /// of them. Returns whether there is anybody to be waited for.
+        /// Asks those that hold a socket to end, and kills those whose time is over. Each has the whole grace period
+        /// from the moment in which it is asked: to find out who holds a socket can take longer than that. Only a
+        /// server that starts others as fast as they end has them killed at once after twice that time, and not before
+        /// the third round of them. Returns whether there is anybody to be waited for.
         fn ask(&mut self, holding: &[Process], grace: Duration) -> io::Result<bool> {
             let too_late = self.rounds > 1 && self.last.is_some_and(|last| last <= Instant::now());
             self.last.get_or_insert_with(|| deadline_after(Instant::now(), grace.saturating_mul(2)));

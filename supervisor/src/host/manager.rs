@@ -77,8 +77,8 @@ impl Manager {
         }
     }
 
-    /// Has the manager keep a listener for the next supervisor, unless it does so already, since an earlier one has asked it
-    /// to. Returns whether it is kept.
+    /// Has the manager keep a listener for the next supervisor, unless it does so already, since an earlier one has
+    /// asked it to. Returns whether it is kept.
     ///
     /// # Errors
     /// What there is to say when the listener cannot be given to it.

@@ -6,7 +6,8 @@ use std::net::{SocketAddr, TcpListener};
 use super::store::Kept;
 use crate::listen::{Address, Bound};
 
-/// The listening sockets that the service manager passed to this process. It may keep them, and pass them to the next one.
+/// The listening sockets that the service manager passed to this process. It may keep them, and pass them to the next
+/// one.
 #[derive(Debug, Default)]
 pub struct Passed {
     sockets: Vec<Bound>,
@@ -59,8 +60,8 @@ impl fmt::Display for PassedError {
 
 impl std::error::Error for PassedError {}
 
-/// Takes the sockets that the service manager passed to this process. To be called at the start of a program, before it has
-/// other threads or files: the sockets are taken out of the environment, too.
+/// Takes the sockets that the service manager passed to this process. To be called at the start of a program, before it
+/// has other threads or files: the sockets are taken out of the environment, too.
 ///
 /// # Errors
 /// When what it passed is not what it says, or something else than listening TCP and Unix sockets.

@@ -3,8 +3,8 @@
 /// The variable in which the process that sockets are passed to is named so, see sd_listen_fds(3).
 pub(crate) const VARIABLE: &str = "LISTEN_PIDFDID";
 
-/// That of this process, which keeps it when it becomes another program. None: the system has no such numbers (Linux has
-/// them since 6.9).
+/// That of this process, which keeps it when it becomes another program. None: the system has no such numbers (Linux
+/// has them since 6.9).
 #[cfg(target_os = "linux")]
 pub(crate) fn own_id() -> Option<u64> {
     use rustix::fs::{fstat, fstatfs};

@@ -1,5 +1,5 @@
-//! Listeners that the service manager keeps for the next supervisor, see `FDSTORE=1` in sd_notify(3): clients that wait in
-//! their queues survive a restart of the service, a crash of this process, and its upgrade.
+//! Listeners that the service manager keeps for the next supervisor, see `FDSTORE=1` in sd_notify(3): clients that wait
+//! in their queues survive a restart of the service, a crash of this process, and its upgrade.
 
 use crate::listen::{Address, Bound};
 #[cfg(unix)]
@@ -39,8 +39,8 @@ impl Store {
     }
 }
 
-/// The prefix of the names under which the manager keeps listeners for this program. Sockets of a `.socket` unit must not
-/// have it: by default they are named after the unit.
+/// The prefix of the names under which the manager keeps listeners for this program. Sockets of a `.socket` unit must
+/// not have it: by default they are named after the unit.
 #[cfg(unix)]
 const PREFIX: &str = "mastercontrol-listener-";
 

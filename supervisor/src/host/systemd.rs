@@ -1,8 +1,8 @@
 //! The reports to a service manager such as systemd.
 //!
-//! It says by environment variables what it wants to hear: sd_notify(3) and sd_watchdog_enabled(3) are the specification.
-//! Each report is one datagram. One that cannot be sent holds up nothing: it is tried again when something happens, or,
-//! if the manager had no room for it, after a moment.
+//! It says by environment variables what it wants to hear: sd_notify(3) and sd_watchdog_enabled(3) are the
+//! specification. Each report is one datagram. One that cannot be sent holds up nothing: it is tried again when
+//! something happens, or, if the manager had no room for it, after a moment.
 
 #[cfg(test)]
 mod tests;

@@ -36,8 +36,8 @@ pub(super) fn sockets() -> Result<PathBuf, String> {
     })
 }
 
-/// The directory for temporary files. A `TMPDIR` that is empty or no absolute path counts as unset: what is below it would
-/// not be found from another directory.
+/// The directory for temporary files. A `TMPDIR` that is empty or no absolute path counts as unset: what is below it
+/// would not be found from another directory.
 #[cfg(unix)]
 pub(crate) fn temporary() -> PathBuf {
     Some(env::temp_dir()).filter(|directory| directory.is_absolute()).unwrap_or_else(|| "/tmp".into())

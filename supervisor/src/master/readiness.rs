@@ -45,8 +45,8 @@ impl Readiness {
         matches!(self, Readiness::Ready)
     }
 
-    /// Whether each client is to connect anew for its next message. Not before a stop that lets them go one after the other:
-    /// those that are active would all come back at once.
+    /// Whether each client is to connect anew for its next message. Not before a stop that lets them go one after the
+    /// other: those that are active would all come back at once.
     pub(super) fn lets_clients_go(&self, settings: &Settings) -> bool {
         match self {
             Readiness::Ready => false,

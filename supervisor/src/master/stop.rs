@@ -24,8 +24,8 @@ pub(super) const COUNTDOWN: Duration = Duration::from_secs(1);
 /// How long at most a drain goes without a line in the log.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// When those who wait for a drain hear how it goes: each second. In the log that would be a line a second for as long as
-/// the drain lasts, so there the pauses double.
+/// When those who wait for a drain hear how it goes: each second. In the log that would be a line a second for as long
+/// as the drain lasts, so there the pauses double.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Countdown {
     pub(super) next: Instant,
@@ -53,8 +53,8 @@ impl Countdown {
     }
 }
 
-/// A plain request to stop within this time after the first one is the same decision, which has arrived twice: a service
-/// manager sends a SIGHUP along with its signal, and `timeout` signals its child and then the group.
+/// A plain request to stop within this time after the first one is the same decision, which has arrived twice: a
+/// service manager sends a SIGHUP along with its signal, and `timeout` signals its child and then the group.
 pub(super) const TOGETHER: Duration = Duration::from_millis(500);
 
 /// A stop under way.

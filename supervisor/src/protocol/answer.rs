@@ -155,8 +155,8 @@ pub enum Undone {
     Other(String),
 }
 
-/// A difference between a generation and the one before. With neither value it has changed and is not shown, as with the
-/// value of a variable.
+/// A difference between a generation and the one before. With neither value it has changed and is not shown, as with
+/// the value of a variable.
 ///
 /// `{"name":"grace","from":"5","to":"30"}`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,8 +27,8 @@ pub struct Drain {
     pub remaining_ms: Option<u64>,
     /// The connections that are still open, oldest first, up to [`MAX_NAMED`] of them.
     pub connections: Vec<Connection>,
-    /// The same of a program that accepts its connections itself, as they were when it was last looked at. Omitted: none
-    /// was seen.
+    /// The same of a program that accepts its connections itself, as they were when it was last looked at. Omitted:
+    /// none was seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub program_connections: Vec<ProgramConnection>,
 }

@@ -73,8 +73,8 @@ pub enum Progress {
         /// Its number.
         generation: u64,
     },
-    /// Where reading the journal begins. Sent before the first entry, and again if entries were dropped because the client
-    /// reads too slowly.
+    /// Where reading the journal begins. Sent before the first entry, and again if entries were dropped because the
+    /// client reads too slowly.
     ///
     /// `{"event":"journal","began":"2026-01-31T12:00:00.000Z","next":18,"missed":0}`
     Journal {

@@ -49,13 +49,13 @@ pub enum Request {
     ///
     /// `{"v":1,"request":"drain"}`
     Drain {},
-    /// Undoes a drain request, a pause and a scheduled stop, whichever is in force. Answered with [`Answer::Readiness`], or
-    /// with [`ErrorCode::Stopping`] when a stop has begun.
+    /// Undoes a drain request, a pause and a scheduled stop, whichever is in force. Answered with
+    /// [`Answer::Readiness`], or with [`ErrorCode::Stopping`] when a stop has begun.
     ///
     /// `{"v":1,"request":"resume"}`
     Resume {},
-    /// Pauses: no new client and no request reaches the server, and those that come wait. Requests that are under way are
-    /// answered. A restart prepares the next generation meanwhile, and a stop ends the pause. Answered with
+    /// Pauses: no new client and no request reaches the server, and those that come wait. Requests that are under way
+    /// are answered. A restart prepares the next generation meanwhile, and a stop ends the pause. Answered with
     /// [`Progress::Paused`] and then, when nothing is under way any more, with [`Answer::Paused`].
     ///
     /// `{"v":1,"request":"pause","max_ms":30000}`
@@ -63,14 +63,14 @@ pub enum Request {
         /// After this time it is over, in milliseconds. Omitted: it lasts until [`Request::Resume`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_ms: Option<u64>,
-        /// With true, this connection holds the pause: when nothing is under way any more, [`Progress::Paused`] says so, and
-        /// the pause is over when the client sends anything or disconnects. Then it is answered with
+        /// With true, this connection holds the pause: when nothing is under way any more, [`Progress::Paused`] says
+        /// so, and the pause is over when the client sends anything or disconnects. Then it is answered with
         /// [`Answer::Resumed`].
         #[serde(default)]
         hold: bool,
     },
-    /// Sends a signal to the program of `exec`. Answered with [`Answer::Signaled`], or with [`ErrorCode::BadRequest`] if the
-    /// supervisor's system has no such signal.
+    /// Sends a signal to the program of `exec`. Answered with [`Answer::Signaled`], or with [`ErrorCode::BadRequest`]
+    /// if the supervisor's system has no such signal.
     ///
     /// `{"v":1,"request":"signal","signal":1}`
     Signal {
@@ -80,8 +80,8 @@ pub enum Request {
     /// Stops the server. Answered with [`Progress::Draining`] events and then [`Answer::Stopped`]. During a stop it
     /// joins that stop, and can shorten it but not extend it.
     ///
-    /// With a delay, the stop begins later. Until then the supervisor reports not ready, as after [`Request::Drain`]. It is
-    /// answered with [`Progress::Delayed`] first. Of several, the earliest counts.
+    /// With a delay, the stop begins later. Until then the supervisor reports not ready, as after [`Request::Drain`].
+    /// It is answered with [`Progress::Delayed`] first. Of several, the earliest counts.
     ///
     /// `{"v":1,"request":"stop","grace_ms":5000,"wait":true}`
     Stop {
@@ -89,8 +89,8 @@ pub enum Request {
         /// supervisor's own grace period.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_ms: Option<u64>,
-        /// Over which time clients are notified and connections closed, in milliseconds, oldest first: at most the grace
-        /// period. Omitted: as the supervisor's own settings say.
+        /// Over which time clients are notified and connections closed, in milliseconds, oldest first: at most the
+        /// grace period. Omitted: as the supervisor's own settings say.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         spread_ms: Option<u64>,
         /// How long the stop is postponed, in milliseconds; 0 begins at once. Omitted: as long as the supervisor's own

@@ -66,8 +66,8 @@ pub struct Status {
     pub evidence: Option<String>,
     /// The supervisor's process id.
     pub pid: u32,
-    /// The address that the server listens on, or listened on before the drain: the first one with a port. Omitted: there
-    /// is none, or the program binds its own.
+    /// The address that the server listens on, or listened on before the drain: the first one with a port. Omitted:
+    /// there is none, or the program binds its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
     /// All addresses that the server listens on: `127.0.0.1:8000`, or the path of a Unix socket. Omitted: the program

@@ -11,8 +11,8 @@ pub(crate) const MOMENT: Duration = Duration::from_millis(500);
 /// signal, with its container, or with the whole system.
 pub(crate) const STOOD_STILL: Duration = Duration::from_secs(1);
 
-/// The moment that a program has left when its deadline is found to be over because this process stood still: the program
-/// did so, too, most likely, and has to do what it was asked to do meanwhile. It is given once.
+/// The moment that a program has left when its deadline is found to be over because this process stood still: the
+/// program did so, too, most likely, and has to do what it was asked to do meanwhile. It is given once.
 #[derive(Debug, Default)]
 pub(crate) struct LastMoment {
     is_given: bool,
@@ -62,8 +62,8 @@ impl Deadline {
         if other.at < self.at { other } else { self }
     }
 
-    /// How long from now. If this process was held up and comes too late, there is a moment left: it is not the fault of
-    /// those that hear of it only now.
+    /// How long from now. If this process was held up and comes too late, there is a moment left: it is not the fault
+    /// of those that hear of it only now.
     pub(crate) fn remaining(self, now: Instant) -> Duration {
         self.at.saturating_duration_since(now).max(self.grace.min(MOMENT))
     }

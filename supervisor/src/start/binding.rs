@@ -37,8 +37,8 @@ pub(super) type BoundListener = (TcpListener, bool, Bound<SocketAddr, ()>);
 pub(super) type BoundSockets = (Vec<child::Socket>, Bound<Vec<Address>, Vec<SocketFile>>);
 
 impl Options {
-    /// What the service manager has kept for each of these addresses. It forgets the rest. The time is how long one of them
-    /// may be taken until then.
+    /// What the service manager has kept for each of these addresses. It forgets the rest. The time is how long one of
+    /// them may be taken until then.
     fn find_kept(&mut self, addresses: &[Address], manager: &mut Manager) -> (Vec<Option<listen::Bound>>, Duration) {
         let (found, rest) = self.passed.take_kept(addresses);
         for kept in &rest {

@@ -49,8 +49,8 @@ pub(super) fn claim(options: &Options) -> Result<Option<Claimed>, Error> {
     }
 }
 
-/// Takes a lock. If it is taken, but no instance answers, that is tried again for a moment: a process that was forked by
-/// a supervisor which has been killed holds it until it runs another program.
+/// Takes a lock. If it is taken, but no instance answers, that is tried again for a moment: a process that was forked
+/// by a supervisor which has been killed holds it until it runs another program.
 fn take_lock(
     mut take: impl FnMut() -> Result<InstanceLock, InstanceLockError>,
     mut answers: impl FnMut() -> bool,

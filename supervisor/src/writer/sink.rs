@@ -67,8 +67,8 @@ impl Sink {
         true
     }
 
-    /// Writes all of it, however long that takes. Returns how many lines could not be written: a supervisor does not end
-    /// because its log has no reader any more, or its disk no room.
+    /// Writes all of it, however long that takes. Returns how many lines could not be written: a supervisor does not
+    /// end because its log has no reader any more, or its disk no room.
     pub(crate) fn write(&mut self, lines: &[u8]) -> usize {
         if let To::File(file) = &mut self.to {
             file.make_room(lines.len());

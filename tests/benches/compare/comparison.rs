@@ -14,8 +14,8 @@
 //! apt-get install haproxy nodejs puma systemd
 //! ```
 //!
-//! systemd takes root: it runs in namespaces of its own. `MASTERCONTROL_PEERS=systemd,pm2` measures only those peers whose
-//! names contain one of these words.
+//! systemd takes root: it runs in namespaces of its own. `MASTERCONTROL_PEERS=systemd,pm2` measures only those peers
+//! whose names contain one of these words.
 
 use std::fs;
 use std::io::{Read, Write};

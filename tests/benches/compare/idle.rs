@@ -1,5 +1,5 @@
-//! What it costs to wait: context switches of all threads in ten seconds in which nothing happens, with the timeouts that
-//! each has by default.
+//! What it costs to wait: context switches of all threads in ten seconds in which nothing happens, with the timeouts
+//! that each has by default.
 
 use std::time::Duration;
 

@@ -6,9 +6,10 @@
 //!                                               # relay-ports, restart, events, status, comparison
 //! ```
 //!
-//! Peers that are not installed (HAProxy, nginx, lighttpd, runit; wrk for HTTP) are left out; tokio is compiled in. On Debian:
-//! `apt-get install haproxy lighttpd nginx-light runit wrk`. Each figure is the median of five rounds, in which all have their
-//! turns, unless it is said to be another one; behind a ratio are the smallest and the largest one in a round.
+//! Peers that are not installed (HAProxy, nginx, lighttpd, runit; wrk for HTTP) are left out; tokio is compiled in. On
+//! Debian: `apt-get install haproxy lighttpd nginx-light runit wrk`. Each figure is the median of five rounds, in which
+//! all have their turns, unless it is said to be another one; behind a ratio are the smallest and the largest one in a
+//! round.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and may end with a panic")]
 #![allow(clippy::disallowed_methods, reason = "a measurement chooses the state that servers start from")]
 

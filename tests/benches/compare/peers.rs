@@ -28,8 +28,8 @@ pub const NGINX: &str = "/usr/sbin/nginx";
 /// Where clients wait for nginx to accept them.
 #[derive(Debug, Clone, Copy)]
 enum Queues {
-    /// All workers take from one queue, as nginx is configured by default. It depends on chance whether one of them gets
-    /// half of the clients or all, and that decides what the slowest requests take.
+    /// All workers take from one queue, as nginx is configured by default. It depends on chance whether one of them
+    /// gets half of the clients or all, and that decides what the slowest requests take.
     Common,
     /// Each worker has its own, and the kernel divides the clients among them.
     OnePerWorker,

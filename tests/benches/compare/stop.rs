@@ -1,5 +1,5 @@
-//! How long a stop takes whose clients are idle, from the signal until the process is gone. Each client is notified, where
-//! the protocol has a notice, and closes its connection when the server has ended its half.
+//! How long a stop takes whose clients are idle, from the signal until the process is gone. Each client is notified,
+//! where the protocol has a notice, and closes its connection when the server has ended its half.
 
 use std::time::{Duration, Instant};
 

@@ -3,13 +3,14 @@
 //! A thread takes several events at once and serves them one after the other, since each wait is a system call. Those
 //! that it has not come to yet are common property: another thread takes them if it does not come back soon.
 //!
-//! A new connection is looked at before its socket is registered: its first message has mostly arrived by then, and many
-//! a connection has only one. A socket is registered once, edge-triggered: what happens while a thread has the connection
-//! is remembered in its [slot](crate::slot::Slot). The listener is one-shot: one thread accepts.
+//! A new connection is looked at before its socket is registered: its first message has mostly arrived by then, and
+//! many a connection has only one. A socket is registered once, edge-triggered: what happens while a thread has the
+//! connection is remembered in its [slot](crate::slot::Slot). The listener is one-shot: one thread accepts.
 //!
 //! Another thread is started only when these are blocked, not when they are busy: more threads than cores serve fewer
 //! clients. A connection says when it is about to wait ([`Engine::blocked`]). For handlers that wait in their own code
-//! there is a sentinel, which looks each millisecond whether any thread has come back, and sleeps while nothing happens.
+//! there is a sentinel, which looks each millisecond whether any thread has come back, and sleeps while nothing
+//! happens.
 
 mod crew;
 
@@ -472,7 +473,8 @@ fn accept(shared: &Arc<Shared>, events: &Arc<dyn Events>) {
     }
 }
 
-/// Has others take what is left when no thread has come back for a while: their handlers wait for something of their own.
+/// Has others take what is left when no thread has come back for a while: their handlers wait for something of their
+/// own.
 fn sentinel(shared: &Arc<Shared>) {
     let crew = &shared.crew;
     let needs_no_one = || crew.waiting() > 0 && shared.left.load(Ordering::SeqCst) == 0;

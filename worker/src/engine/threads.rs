@@ -1,8 +1,8 @@
 //! A thread for each connection, which waits in `peek` for its client and serves it. By std alone, on any system.
 //!
 //! Such a thread owns nothing: the connection is in its slot while the thread waits. So one that never wakes, as on
-//! Windows, where nothing ends a blocked call, does no harm. Another thread accepts, and is woken by a connection of our
-//! own when the listener is closed.
+//! Windows, where nothing ends a blocked call, does no harm. Another thread accepts, and is woken by a connection of
+//! our own when the listener is closed.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -317,8 +317,8 @@ impl Shared {
         door.accepting
     }
 
-    /// Waits until clients are accepted, and says that they are not from now on. None: the listener is closed. What is in
-    /// hand is a late client then, unless it is a connection of our own.
+    /// Waits until clients are accepted, and says that they are not from now on. None: the listener is closed. What is
+    /// in hand is a late client then, unless it is a connection of our own.
     fn wait_until_armed(
         &self,
         in_hand: &mut Option<io::Result<(TcpStream, SocketAddr)>>,

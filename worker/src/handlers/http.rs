@@ -54,9 +54,9 @@ const MAX_LOGGED: usize = 380;
 
 /// Serves the files below a directory over HTTP/1.1: GET and HEAD, with listings of directories.
 ///
-/// No file outside the directory is ever served, by whatever path or symbolic link it is asked for. The directory is the
-/// one that has its path at the time of the request: it may be replaced, or be a symbolic link that is switched. While it
-/// is missing, requests are answered with 503, and [`Handler::available`] says why.
+/// No file outside the directory is ever served, by whatever path or symbolic link it is asked for. The directory is
+/// the one that has its path at the time of the request: it may be replaced, or be a symbolic link that is switched.
+/// While it is missing, requests are answered with 503, and [`Handler::available`] says why.
 ///
 /// [`Http::pages`] serves what code makes instead.
 ///

@@ -19,7 +19,8 @@ use super::tools::Tools;
 use crate::event::Event;
 use crate::report::Outcome;
 
-/// How many more connections a loop may have than the one with fewest, before it gives new ones away: that costs a wakeup.
+/// How many more connections a loop may have than the one with fewest, before it gives new ones away: that costs a
+/// wakeup.
 const LEAD: usize = 4;
 
 /// What the accept queue has given.

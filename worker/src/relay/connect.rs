@@ -45,8 +45,8 @@ fn judge(socket: OwnedFd, to: SocketAddr, asked: Result<(), Errno>) -> Result<As
     }
 }
 
-/// Where nothing listens on a port, the system may choose that very port for our side, and a socket that is connected to
-/// itself would answer with what it is asked.
+/// Where nothing listens on a port, the system may choose that very port for our side, and a socket that is connected
+/// to itself would answer with what it is asked.
 fn made(socket: OwnedFd, to: SocketAddr) -> Result<Asked, Errno> {
     let own = getsockname(&socket)?;
     if SocketAddr::try_from(own).is_ok_and(|own| own == to) { Err(Errno::CONNREFUSED) } else { Ok(Asked::Made(socket)) }

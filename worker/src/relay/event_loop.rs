@@ -321,8 +321,8 @@ impl EventLoop {
         }
     }
 
-    /// Gives back a descriptor: that of a connection to the program that nothing is done with, of which its client knows
-    /// nothing, or else that of a client. Returns false if there is none of either here.
+    /// Gives back a descriptor: that of a connection to the program that nothing is done with, of which its client
+    /// knows nothing, or else that of a client. Returns false if there is none of either here.
     fn make_room(&mut self) -> bool {
         let is_idle = |pair: &&Pair| pair.activity() == Activity::Idle && matches!(pair.link, Link::Open(_));
         let Some(key) = self.pairs.iter().find(is_idle).map(|pair| pair.key) else { return self.give_up_idlest() };
@@ -333,8 +333,8 @@ impl EventLoop {
         true
     }
 
-    /// A client that wants something counts for more than one that has wanted nothing for the longest time. Returns false
-    /// if there is none of those here.
+    /// A client that wants something counts for more than one that has wanted nothing for the longest time. Returns
+    /// false if there is none of those here.
     fn give_up_idlest(&mut self) -> bool {
         let first_since = self.tools.now.checked_sub(FIRST_MESSAGE_WAIT);
         // The first message of one that has connected just now is most likely on its way.

@@ -41,8 +41,8 @@ pub(super) struct Hub {
     /// Those that were accepted and not refused.
     pub(super) connections: AtomicUsize,
     held: AtomicUsize,
-    /// Those that were accepted, and for which there is no descriptor to reach the program. Others are not accepted before
-    /// these are served: they would take the next descriptors, and nothing would ever be served.
+    /// Those that were accepted, and for which there is no descriptor to reach the program. Others are not accepted
+    /// before these are served: they would take the next descriptors, and nothing would ever be served.
     pub(super) starved: AtomicUsize,
     /// In microseconds.
     longest_wait: AtomicU64,
@@ -220,8 +220,8 @@ impl Hub {
         self.tell(|| Command::Look(None));
     }
 
-    /// Takes the listener from the door. Returns it, and the generation that serves. None: it is gone already, and no loop
-    /// is disturbed.
+    /// Takes the listener from the door. Returns it, and the generation that serves. None: it is gone already, and no
+    /// loop is disturbed.
     pub(super) fn take_listener(&self) -> Option<(Arc<TcpListener>, Option<Arc<Target>>)> {
         let mut door = lock(&self.door);
         let taken = (door.listener.take()?, door.serving.clone());

@@ -19,8 +19,8 @@ pub enum Protocol {
 pub struct Options {
     /// What is known of the bytes.
     pub protocol: Protocol,
-    /// How many clients are connected at once, those included that are held. Further ones are refused, unless an idle one
-    /// can be closed in their place.
+    /// How many clients are connected at once, those included that are held. Further ones are refused, unless an idle
+    /// one can be closed in their place.
     pub max_connections: usize,
     /// How long a client is held while no generation serves.
     pub wait: Duration,

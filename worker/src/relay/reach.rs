@@ -11,8 +11,8 @@ use super::side::Side;
 use super::tally::Fate;
 use super::tools::Tools;
 
-/// For how long the program is asked for a connection. One that does not listen may have ended just now, which others find
-/// out and say. One whose queue is full gives no answer; the system would ask it again only after a second.
+/// For how long the program is asked for a connection. One that does not listen may have ended just now, which others
+/// find out and say. One whose queue is full gives no answer; the system would ask it again only after a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The shortest time between two attempts.

@@ -19,8 +19,8 @@ use crate::report::Outcome;
 /// How long a client may take to send a head, from its first byte.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
-/// From how many bytes on a part of a head is looked at again only if it has ended: one that comes byte by byte, or line by
-/// line, must not be parsed with each of them. Fewer can be the beginning of another protocol.
+/// From how many bytes on a part of a head is looked at again only if it has ended: one that comes byte by byte, or
+/// line by line, must not be parsed with each of them. Fewer can be the beginning of another protocol.
 const SHORT: usize = 64;
 
 /// How often a body is read before others get a turn.
@@ -127,8 +127,8 @@ fn received(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Out
     ControlFlow::Continue(None)
 }
 
-/// Whether a head that was not complete is decided by its last bytes, so many: it has come to its end, or it has a line that
-/// ends with LF alone, or it is too long.
+/// Whether a head that was not complete is decided by its last bytes, so many: it has come to its end, or it has a line
+/// that ends with LF alone, or it is too long.
 pub(super) fn may_be_complete(head: &[u8], last: usize) -> bool {
     let decides = |end: usize| match &head[..end] {
         [.., before, b'\r'] => *before == b'\n',

@@ -177,8 +177,8 @@ impl Side {
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
     }
 
-    /// Closes it when nothing is under way. The other side reads its end. The system keeps a connection that we have closed
-    /// first for a minute, and with it its port: not this one, unless the other side is very quick.
+    /// Closes it when nothing is under way. The other side reads its end. The system keeps a connection that we have
+    /// closed first for a minute, and with it its port: not this one, unless the other side is very quick.
     pub(super) fn close_idle(mut self) {
         if self.heard_all && !self.broken {
             return; // The other side has closed first, and keeps it.

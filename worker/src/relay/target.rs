@@ -22,7 +22,8 @@ pub(super) struct Target {
     lost: AtomicBool,
     /// When connections have to leave, if not all at once.
     turns: Turns,
-    /// When those are closed by force of whose bytes nothing is known, if not all at once: the last ones at the deadline.
+    /// When those are closed by force of whose bytes nothing is known, if not all at once: the last ones at the
+    /// deadline.
     cuts: Turns,
     /// A client has spoken another protocol than HTTP/1.
     has_opaque: AtomicBool,
@@ -104,8 +105,8 @@ impl Target {
         self.drain(Some(deadline));
     }
 
-    /// These connections are let go over this time from now on, when that begins, or closed by force over the last of the
-    /// time until the deadline. If they are already, that takes so long at most.
+    /// These connections are let go over this time from now on, when that begins, or closed by force over the last of
+    /// the time until the deadline. If they are already, that takes so long at most.
     pub(super) fn spread(&self, ids: Vec<u64>, over: Duration, deadline: Instant) {
         let now = Instant::now();
         self.turns.begin(|| ids.clone(), over, now);

@@ -199,7 +199,8 @@ fn towards(port: u16, state: &str) -> HashSet<String> {
     table.lines().skip(1).filter_map(own).collect()
 }
 
-/// Has a program whose queue is full asked. Returns whether that was over in time, which a busy machine may not let it be.
+/// Has a program whose queue is full asked. Returns whether that was over in time, which a busy machine may not let it
+/// be.
 fn is_asked_again_and_again() -> bool {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     rustix::net::listen(&listener, 0).unwrap();

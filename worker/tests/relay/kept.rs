@@ -189,8 +189,8 @@ fn a_request_that_may_change_something_is_sent_once() {
     }
 }
 
-/// A program crashes, and the next one begins to serve later than requests are made. Returns whether the relay heard of the
-/// crash before it gave those up, which a busy machine may prevent.
+/// A program crashes, and the next one begins to serve later than requests are made. Returns whether the relay heard of
+/// the crash before it gave those up, which a busy machine may prevent.
 fn crashes_and_is_heard_of_in_time() -> bool {
     let (program, connections) = Program::by_hand();
     let front = Front::http();

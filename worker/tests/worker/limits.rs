@@ -66,8 +66,8 @@ fn one_more_takes_the_place_of_the_client_that_has_been_idle_for_longest_if_that
     server.join();
 }
 
-/// A client whose message is served for longer than it may be idle, and which is idle after that. Returns whether it was not
-/// late itself, which a busy machine can make it.
+/// A client whose message is served for longer than it may be idle, and which is idle after that. Returns whether it
+/// was not late itself, which a busy machine can make it.
 fn is_closed_after_a_long_message() -> bool {
     const IDLE: Duration = Duration::from_millis(200);
     let handler = Serve(|client: &mut Connection| {
@@ -347,8 +347,8 @@ fn an_idle_server_does_not_wake_up() {
             client.send("hello");
             client.expect("hello");
         });
-        // A thread that has said that it is idle is about to wait, and one that was needed for the start alone ends after a
-        // second. Then nothing is the subject.
+        // A thread that has said that it is idle is about to wait, and one that was needed for the start alone ends
+        // after a second. Then nothing is the subject.
         eventually("all wait", || {
             let before = wake_ups();
             thread::sleep(Duration::from_millis(1500));

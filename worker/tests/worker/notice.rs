@@ -41,7 +41,8 @@ fn much(client: &mut Connection) -> std::io::Result<()> {
 /// takes a whole notice, however full it is.
 #[cfg(unix)]
 fn fill(client: &mut Connection) -> std::io::Result<()> {
-    // What is left of the client's window and smaller than a segment is used only when the system probes it, after 200 ms.
+    // What is left of the client's window and smaller than a segment is used only when the system probes it, after 200
+    // ms.
     client.set_write_timeout(Some(Duration::from_millis(600)))?;
     for size in [65_536, 1] {
         let full = loop {

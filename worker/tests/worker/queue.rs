@@ -57,8 +57,8 @@ impl<H: Handler> Handler for HoldsUp<H> {
     }
 }
 
-/// A server whose accepting thread is held up, until the sender is dropped. Its connections have left meanwhile: there is
-/// room for as many clients, which have to wait in the accept queue.
+/// A server whose accepting thread is held up, until the sender is dropped. Its connections have left meanwhile: there
+/// is room for as many clients, which have to wait in the accept queue.
 pub fn held_up(handler: impl Handler, room: usize) -> (Running, Sender<()>) {
     let (open, gate) = mpsc::channel::<()>();
     let stage = Arc::new(Mutex::new(Stage::Admitting));

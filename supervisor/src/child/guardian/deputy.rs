@@ -1,6 +1,6 @@
-//! The deputy of a guardian: the process between the supervisor and a guardian, which takes over when that is killed. The
-//! system gives it all that the guardian had below it then, whatever group, session or environment that has by now. So
-//! what it kills is what the program has started, and nothing else.
+//! The deputy of a guardian: the process between the supervisor and a guardian, which takes over when that is killed.
+//! The system gives it all that the guardian had below it then, whatever group, session or environment that has by now.
+//! So what it kills is what the program has started, and nothing else.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};

@@ -80,9 +80,9 @@ fn refusal(stage: &Stage) -> (u8, String) {
     }
 }
 
-/// Signals that are ignored stay ignored in a program, and one of them may be what asks it to end: a shell ignores SIGINT
-/// and SIGQUIT for what it starts in the background, `nohup` SIGHUP. Those that have a handler have none any more in the
-/// program, and are not ignored either.
+/// Signals that are ignored stay ignored in a program, and one of them may be what asks it to end: a shell ignores
+/// SIGINT and SIGQUIT for what it starts in the background, `nohup` SIGHUP. Those that have a handler have none any
+/// more in the program, and are not ignored either.
 fn ignore_none() {
     let unused = Arc::default();
     for signal in (1..=64).filter(|signal| !FORBIDDEN.contains(signal)) {

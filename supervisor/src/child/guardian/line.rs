@@ -10,8 +10,8 @@ use crate::text::milliseconds;
 /// What the supervisor wants of a guardian.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Order {
-    /// `stop SIGNALS MILLISECONDS`: the signals, the first one now, and at the end of this time KILL to all that is left.
-    /// With 0 milliseconds KILL is all. A further one only moves the deadline.
+    /// `stop SIGNALS MILLISECONDS`: the signals, the first one now, and at the end of this time KILL to all that is
+    /// left. With 0 milliseconds KILL is all. A further one only moves the deadline.
     Stop { signals: StopSignals, within: Duration },
     /// `signal NUMBER`: to the program itself.
     Signal(i32),

@@ -25,8 +25,8 @@ const LONGEST_DIRECTORY: usize = 49;
 const DIRECTORY: &str = "mastercontrol-ready-";
 const DIGITS: usize = 16;
 
-/// The longest message, in bytes. Systemd ignores longer ones as a whole, too: one that is cut off could say what it does
-/// not mean.
+/// The longest message, in bytes. Systemd ignores longer ones as a whole, too: one that is cut off could say what it
+/// does not mean.
 const LONGEST_MESSAGE: usize = 4096;
 
 /// How many messages are taken at once. There are more only if their senders do not stop, and the guardian has to be
@@ -58,8 +58,8 @@ pub(super) struct Sender {
 /// Where a program says how it does. Removed when it is dropped.
 ///
 /// The program may run as another user by now, so any process that knows the name may write there. On Linux the system
-/// names the sender. The socket is a file, since some of the libraries that programs use do not support Linux's abstract
-/// names.
+/// names the sender. The socket is a file, since some of the libraries that programs use do not support Linux's
+/// abstract names.
 #[derive(Debug)]
 pub(super) struct NotifySocket {
     socket: UnixDatagram,

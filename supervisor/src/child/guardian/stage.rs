@@ -1,5 +1,5 @@
-//! The command lines of the hidden stages: `@deputy`, `@guard` and `@launch`, then how many sockets there are from descriptor 3 on
-//! and their names, then the directory in which the program starts, then the program and its arguments.
+//! The command lines of the hidden stages: `@deputy`, `@guard` and `@launch`, then how many sockets there are from
+//! descriptor 3 on and their names, then the directory in which the program starts, then the program and its arguments.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -75,8 +75,8 @@ pub(super) fn own() -> io::Result<OsString> {
 /// How much a pipe takes in one piece when it has any room.
 const PIPE_BUF: usize = 4096;
 
-/// Says something that no other process says. It is lost if stderr has no room for it, since the supervisor waits for the
-/// end of this process.
+/// Says something that no other process says. It is lost if stderr has no room for it, since the supervisor waits for
+/// the end of this process.
 pub(super) fn complain(message: &str) {
     let mut stderr = io::stderr();
     let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];

@@ -207,7 +207,8 @@ fn is_checked_by_notify(program: &Program) -> bool {
     program.check.as_ref().is_some_and(|check| check.how == CheckKind::Notify)
 }
 
-/// Whether a process of the program has sent a message. One that cannot be seen from here has to be of its user, at least.
+/// Whether a process of the program has sent a message. One that cannot be seen from here has to be of its user, at
+/// least.
 #[cfg(target_os = "linux")]
 fn is_of_program(sender: Sender, root: u32, running: &Running) -> bool {
     let Sender { pid, user } = sender;
@@ -258,7 +259,7 @@ fn follow(
         }
         let guardian_speaks = happened[0].any().unwrap_or(false);
         drop(happened);
-        for word in notify.map(|notify| notify.listen(&counts)).unwrap_or_default() {
+        for word in notify.map(|notify| notify.listen(counts)).unwrap_or_default() {
             match word {
                 Word::Ready => running.says_ready(),
                 Word::Status(status) => running.says_status(status),

@@ -43,7 +43,8 @@ impl Master {
         State::Proving(Proving { current, next, settings, restart, until: deadline_after(now, overlap) })
     }
 
-    /// It has served beside the current one for as long as it had to. That proves nothing if its check has had no answer.
+    /// It has served beside the current one for as long as it had to. That proves nothing if its check has had no
+    /// answer.
     pub(in crate::master) fn proved(&mut self, proving: Proving, now: Instant) -> State {
         if let Some(failure) = proving.next.generation.unproved() {
             return self.withdraw(proving, failure, now);

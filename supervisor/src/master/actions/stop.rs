@@ -19,8 +19,8 @@ use crate::server::BuildError;
 use crate::server::deadline::Deadline;
 
 impl Master {
-    /// Whether a stop begins at once, or when the delay has passed that it or the settings ask for. A second request skips
-    /// the wait.
+    /// Whether a stop begins at once, or when the delay has passed that it or the settings ask for. A second request
+    /// skips the wait.
     pub(in crate::master) fn now_or_later(
         &self,
         state: &State,

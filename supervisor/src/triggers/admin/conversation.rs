@@ -21,8 +21,8 @@ use crate::log::Level;
 use crate::protocol::{self, ErrorCode, LineError, MAX_LINE, Refusal, Request, Response};
 use crate::text::Seconds;
 
-/// How long the client may take in all where the admin thread itself answers: others wait meanwhile, and so does the end
-/// of the supervisor, which takes a second at most.
+/// How long the client may take in all where the admin thread itself answers: others wait meanwhile, and so does the
+/// end of the supervisor, which takes a second at most.
 const HURRY: Duration = Duration::from_millis(800);
 
 /// How many clients have asked and are not answered yet.
@@ -196,8 +196,8 @@ fn discard_a_line(client: &Stream, end: Instant) {
     let _ = io::copy(&mut rest, &mut io::sink());
 }
 
-/// Who asks. An error if that is neither this process's user nor root. The process is for the log alone: that of a client
-/// in another PID namespace has no number here.
+/// Who asks. An error if that is neither this process's user nor root. The process is for the log alone: that of a
+/// client in another PID namespace has no number here.
 #[cfg(unix)]
 fn identify(client: &Stream) -> Result<Trigger, String> {
     let Stream::UdSocket(client) = client;

@@ -93,8 +93,8 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         assert_eq!(ours.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(void);
-        // Its end comes when the last descriptor of the other one is closed. A process that another test is just starting
-        // has all descriptors for a moment, and the kernel looks again only when some Unix socket is closed.
+        // Its end comes when the last descriptor of the other one is closed. A process that another test is just
+        // starting has all descriptors for a moment, and the kernel looks again only when some Unix socket is closed.
         let end = Instant::now() + Duration::from_secs(60);
         let read = loop {
             match ours.read(&mut [0]) {

@@ -1,5 +1,5 @@
-//! The clients of the admin socket that are about to send their request. There is room for [`MAX_CLIENTS`], or for fewer when
-//! descriptors run out (Unix); one more takes the place of the one that has been silent for longest.
+//! The clients of the admin socket that are about to send their request. There is room for [`MAX_CLIENTS`], or for
+//! fewer when descriptors run out (Unix); one more takes the place of the one that has been silent for longest.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -14,8 +14,8 @@ use super::server::Acceptor;
 use crate::log::Level;
 use crate::text::Reason;
 
-/// How long to wait before trying again when the system is out of descriptors. A client that is disconnected for that has
-/// mostly given its own back by then.
+/// How long to wait before trying again when the system is out of descriptors. A client that is disconnected for that
+/// has mostly given its own back by then.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(20);
 
 /// How long to wait before trying again to make what is missing: at first, when that is worth a line of the log, and at

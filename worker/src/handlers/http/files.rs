@@ -1,7 +1,7 @@
 //! Files below one directory, and nothing else.
 //!
-//! The directory is the one that has this path *now*: each request looks it up, so it may be replaced, also by a symbolic
-//! link that is switched, or be missing for a while.
+//! The directory is the one that has this path *now*: each request looks it up, so it may be replaced, also by a
+//! symbolic link that is switched, or be missing for a while.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};

@@ -14,8 +14,8 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target<'request> {
-    /// Decoded, without `.`, `..` and empty parts: `/directory/file`, `/directory/`, `/`. Empty for the served directory
-    /// itself if it was named without a slash.
+    /// Decoded, without `.`, `..` and empty parts: `/directory/file`, `/directory/`, `/`. Empty for the served
+    /// directory itself if it was named without a slash.
     path: Cow<'request, [u8]>,
     /// What follows the `?`.
     query: Option<&'request str>,

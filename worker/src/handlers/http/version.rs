@@ -72,8 +72,8 @@ impl Version {
     }
 
     /// Whether a date names this version and no other, as far as a server can know: within that second the file may
-    /// change once more. A client that has the date has compared it with the field `Date` of its copy (RFC 9110, section
-    /// 8.8.2.2).
+    /// change once more. A client that has the date has compared it with the field `Date` of its copy (RFC 9110,
+    /// section 8.8.2.2).
     fn is_of(&self, date: &[u8], now: Now) -> bool {
         second_of(date).is_some_and(|second| Some(second) == self.second() && second < now.second())
     }

@@ -94,8 +94,8 @@ impl BodyReader {
     /// How many of these bytes, the next ones that have come, belong to the body. Where these are not all, it is done.
     ///
     /// # Errors
-    /// When this is not a body. Then none of these bytes may be passed on in a request, since they could complete it for
-    /// a program that is less strict.
+    /// When this is not a body. Then none of these bytes may be passed on in a request, since they could complete it
+    /// for a program that is less strict.
     pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<usize, BadBody> {
         match &mut self.state {
             State::Done => Ok(0),
@@ -161,8 +161,8 @@ impl State {
 }
 
 impl Place {
-    /// The place behind this byte, outside of a chunk's data. `Some(None)`: the body ends with it. None: the byte cannot
-    /// be here.
+    /// The place behind this byte, outside of a chunk's data. `Some(None)`: the body ends with it. None: the byte
+    /// cannot be here.
     #[expect(clippy::option_option, reason = "the outer one is the error, which has no content")]
     fn after(self, byte: u8, is_request: bool) -> Option<Option<Place>> {
         let next = match self {

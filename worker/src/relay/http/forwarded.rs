@@ -10,8 +10,8 @@ use super::fields::{Rewriting, options};
 /// What becomes of the fields that say from where a request comes: `X-Forwarded-For` and `X-Forwarded-Proto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarded {
-    /// The client's address is added to those that the request has, and `http` only if the request has no protocol: what
-    /// stands in front of this relay is trusted.
+    /// The client's address is added to those that the request has, and `http` only if the request has no protocol:
+    /// what stands in front of this relay is trusted.
     Append,
     /// What the request has is removed, a field `Forwarded` as well, and the client's address takes its place.
     Replace,
@@ -64,8 +64,8 @@ fn is_ours(name: &[u8]) -> bool {
     [FOR, PROTO, STANDARD].iter().any(|ours| reads_as(name, ours))
 }
 
-/// Whether a program could take this name of a field for the other one, which is in lower case. Many programs know fields
-/// as variables (`HTTP_X_FORWARDED_FOR`), where case is lost, and which sign stood between two words.
+/// Whether a program could take this name of a field for the other one, which is in lower case. Many programs know
+/// fields as variables (`HTTP_X_FORWARDED_FOR`), where case is lost, and which sign stood between two words.
 pub(super) fn reads_as(name: &[u8], other: &[u8]) -> bool {
     name.len() == other.len() && name.iter().map(|&byte| as_read(byte)).eq(other.iter().copied())
 }

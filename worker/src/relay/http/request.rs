@@ -57,8 +57,8 @@ impl Request {
         self.body == Body::None && matches!(self.method, Method::Head | Method::Safe | Method::Idempotent)
     }
 
-    /// Whether the program may leave the body unread, and take its first byte for the start of another request: many do,
-    /// where a method has no body as a rule.
+    /// Whether the program may leave the body unread, and take its first byte for the start of another request: many
+    /// do, where a method has no body as a rule.
     pub(super) fn has_unusual_body(&self) -> bool {
         self.body != Body::None && matches!(self.method, Method::Head | Method::Safe)
     }

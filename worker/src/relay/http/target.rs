@@ -29,8 +29,8 @@ pub(super) fn is_valid(is_options: bool, is_connect: bool, target: &str, host: O
     is_authority(authority) && host.is_none_or(is_named)
 }
 
-/// Whether these are the characters of a host with or without a port. Some of all that are allowed in names are missing,
-/// such as the comma: no host has them, but two fields that something has joined do.
+/// Whether these are the characters of a host with or without a port. Some of all that are allowed in names are
+/// missing, such as the comma: no host has them, but two fields that something has joined do.
 pub(super) fn is_authority(text: &[u8]) -> bool {
     let is_allowed = |byte: &u8| {
         byte.is_ascii_alphanumeric()
