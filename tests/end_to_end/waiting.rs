@@ -80,6 +80,28 @@ fn another_one_that_hangs_does_not_end_a_wait_for_the_one_with_a_port() {
     hangs.signal(SIGCONT);
 }
 
+#[cfg(unix)]
+#[test]
+fn one_that_is_too_busy_to_answer_is_waited_for() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+    let home = Home::new();
+    let socket = home.directory().join("busy.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let answers = [
+        r#"{"result":"error","code":"busy","message":"out of file descriptors, try again"}"#,
+        r#"{"result":"status","name":"x","kind":"x","state":"serving","ready":true,"pid":1,"uptime_ms":1,"version":""}"#,
+    ];
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (mut client, _) = listener.accept().unwrap();
+            BufReader::new(&client).read_line(&mut String::new()).unwrap();
+            writeln!(client, "{answer}").unwrap();
+        }
+    });
+    home.admin(&["--socket", socket.to_str().unwrap(), "wait", "--ready"]).expect(0).says("serving");
+}
+
 #[test]
 fn it_has_to_be_said_what_is_waited_for() {
     let home = Home::new();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mastercontrol::Exit;
 use mastercontrol::client::{self, AskError, Patience};
-use mastercontrol::protocol::{Answer, Request, Status};
+use mastercontrol::protocol::{Answer, ErrorCode, Refusal, Request, Status};
 use mastercontrol::text::status_line;
 use serde_json::json;
 
@@ -78,6 +78,7 @@ fn look(target: &Target, seen: &mut Option<Chosen>, patience: Patience) -> Resul
             }
             Ok(Seen::Running(status))
         }
+        Ok(Answer::Error(Refusal { code: ErrorCode::Busy, .. })) => Ok(Seen::Unknown),
         Ok(Answer::Error(refusal)) => Err(Failure::refused(&chosen.label, &refusal)),
         Ok(answer) => Err(not_understood(chosen, &answer)),
         Err(AskError::NotRunning) => Ok(Seen::Gone),
