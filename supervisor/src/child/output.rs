@@ -174,13 +174,38 @@ impl Tail {
         let current = Some(&self.current).filter(|line| !line.is_empty());
         let lines: Vec<_> = self.complete.iter().chain(current).collect();
         let kept = lines.len().saturating_sub(KEPT);
-        lines[kept..].iter().map(|line| String::from_utf8_lossy(line).trim_end().to_owned()).collect()
+        lines[kept..].iter().map(|line| plain(line)).collect()
     }
+}
+
+/// The line without what would move the cursor or change the colors of the terminal on which it is read.
+fn plain(line: &[u8]) -> String {
+    let mut text = String::new();
+    let line = String::from_utf8_lossy(line);
+    let mut letters = line.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\t' => text.push(' '),
+            // What follows `ESC [` belongs to it up to its first letter (ECMA-48).
+            '\x1b' if letters.as_str().starts_with('[') => _ = letters.find(|letter| letter.is_ascii_alphabetic()),
+            letter if letter.is_control() => {}
+            letter => text.push(letter),
+        }
+    }
+    text.truncate(text.trim_end().len());
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_lines_do_nothing_to_a_terminal() {
+        let mut tail = Tail::default();
+        tail.add(b"\x1b[1;31merror:\x1b[0m\tno \x07memory\r\n\x9b2J\x1b]0;title\x07\n");
+        assert_eq!(tail.lines(), ["error: no memory", "\u{fffd}2J]0;title"]);
+    }
 
     #[test]
     fn the_last_lines_are_kept_even_without_a_line_feed() {
