@@ -41,8 +41,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<u8>,
-    /// Whether what was taken out of the queue is still being written.
-    writing: bool,
+    /// How many threads are still writing what they have taken out of the queue.
+    writing: usize,
     has_thread: bool,
     /// How many lines were lost since a line said how many.
     lost: usize,
@@ -104,9 +104,10 @@ impl Writer {
     /// Waits until all is written, but not longer than until `end`, and not again for a reader that has stalled.
     pub(crate) fn flush(&self, end: Instant) {
         let mut queue = self.0.queue();
-        while !queue.stalled && (queue.writing || !queue.waiting.is_empty()) {
+        while !queue.stalled && (queue.writing > 0 || !queue.waiting.is_empty()) {
             if Instant::now() >= end {
-                queue.stalled = true;
+                queue = self.0.write_at_once(queue);
+                queue.stalled = queue.writing > 0 || !queue.waiting.is_empty();
                 return;
             }
             queue = self.0.wait_for_progress(queue, Some(end));
@@ -157,8 +158,8 @@ impl Shared {
         self.wake_thread(&mut queue);
         match end.map(|end| end.saturating_duration_since(Instant::now())) {
             // There is no other thread that could.
-            Some(left) if !queue.has_thread && !queue.writing => self.write_within(left, queue),
-            None if !queue.has_thread && !queue.writing => self.write(queue, usize::MAX),
+            Some(left) if !queue.has_thread && queue.writing == 0 => self.write_within(left, queue),
+            None if !queue.has_thread && queue.writing == 0 => self.write(queue, usize::MAX),
             None => self.emptied.wait(queue).unwrap_or_else(PoisonError::into_inner),
             Some(left) => self.emptied.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
         }
@@ -192,18 +193,34 @@ impl Shared {
         if has_room { self.write(queue, PIECE) } else { queue }
     }
 
+    /// Writes what waits, as far as there is room, if the thread has not come to it: on a busy machine that may take long.
+    #[cfg(unix)]
+    fn write_at_once<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        while queue.writing == 0 && !queue.waiting.is_empty() && lock(&self.sink).has_room_within(Duration::ZERO) {
+            queue = self.write(queue, PIECE);
+        }
+        queue
+    }
+
+    /// There it cannot be known whether there is room.
+    #[cfg(windows)]
+    #[allow(clippy::unused_self, reason = "the other one uses it")]
+    fn write_at_once<'a>(&'a self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        queue
+    }
+
     /// Writes what waits, up to so much of it.
     fn write<'a>(&'a self, mut queue: MutexGuard<'a, Queue>, most: usize) -> MutexGuard<'a, Queue> {
         let length = most.min(queue.waiting.len());
         let rest = queue.waiting.split_off(length);
         let lines = mem::replace(&mut queue.waiting, rest);
-        queue.writing = true;
+        queue.writing += 1;
         drop(queue);
         // Programs wait for room, and that is there now.
         self.emptied.notify_all();
         let lost = lock(&self.sink).write(&lines);
         let mut queue = self.queue();
-        queue.writing = false;
+        queue.writing -= 1;
         queue.stalled = false;
         queue.failing = lost > 0;
         queue.lost += lost;
@@ -367,7 +384,19 @@ mod tests {
             thread::yield_now();
         }
         writer.flush(Instant::now() + Duration::from_secs(60));
-        assert!(!writer.0.queue().writing);
+        assert_eq!(writer.0.queue().writing, 0);
+    }
+
+    #[test]
+    fn the_end_writes_itself_what_the_thread_has_not_come_to() {
+        let pipe = Pipe::new("late");
+        let writer = writer(&pipe.path);
+        // There is one, and it does not get its turn.
+        writer.0.queue().has_thread = true;
+        writer.line("why it has ended\n");
+        writer.flush(Instant::now() + Duration::from_millis(50));
+        assert_eq!(writer.0.queue().waiting, b"");
+        assert_eq!(pipe.lines().next().unwrap(), "why it has ended");
     }
 
     /// Runs in a process of its own, which gets no threads: nobody has that much room for a stack.

@@ -251,14 +251,14 @@ os.execvp("python3", ["python3", sys.argv[1], sys.argv[1]])
 fn a_program_that_listens_elsewhere_is_not_ready_and_the_message_says_where_it_does() {
     let home = Home::new();
     let (port, elsewhere) = (free_port().to_string(), free_port().to_string());
-    let options = ["--listen", &port, "--relay", "tcp", "--ready-within", "1"];
+    let options = ["--listen", &port, "--relay", "tcp", "--ready-within", "5"];
     let line = ["python3", "-m", "http.server", &elsewhere, "--bind", "127.0.0.1"];
     let ended = home.run(home.exec_command(&options, &line)).expect(1);
     ended.says("it does not listen on its private port ").says(&format!(", but on 127.0.0.1:{elsewhere};"));
     // Whatever else would show that it is ready.
     let options = [&options[..], &["--ready", "200ms"]].concat();
     let ended = home.run(home.exec_command(&options, &line)).expect(1);
-    ended.says("it was not ready within 1 s: it does not listen on its private port ");
+    ended.says("it was not ready within 5 s: it does not listen on its private port ");
     // Long before the end of what it may take.
     let options = ["--listen", &port, "--relay", "tcp", "--ready-within", "1000"];
     let starting = home.spawn(home.exec_command(&options, &line));

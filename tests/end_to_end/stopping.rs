@@ -61,7 +61,7 @@ fn a_second_ctrl_c_kills_a_program_that_is_not_ready_yet() {
 fn a_second_ctrl_c_kills_a_program_that_was_not_ready_in_time_and_is_ending() {
     let home = Home::new();
     let script = "trap '' TERM; echo up; while :; do sleep 0.05; done";
-    let options = ["--ready", "notify", "--ready-within", "1", "--grace", HUGE];
+    let options = ["--ready", "notify", "--ready-within", "3", "--grace", HUGE];
     let process = home.spawn(home.exec_command(&options, &sh(script)));
     process.err.wait_for("asking the program");
     process.signal(SIGINT);

@@ -28,6 +28,7 @@ impl Children {
     /// Asks a program for an answer.
     #[cfg_attr(windows, allow(unused_variables))]
     pub(super) fn ask(&self, program: &Program, sockets: &FamilySockets, probe: &Probe, limit: Duration) -> Outcome {
+        // Then nothing has to tell which generation has accepted a connection.
         let is_alone = self.sockets.last_ones().filter(|running| running.is_left()).count() <= 1;
         let sockets = &if is_alone { sockets.unshared() } else { sockets.clone() };
         match probe {
