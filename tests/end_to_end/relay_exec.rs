@@ -270,11 +270,11 @@ fn a_program_that_listens_elsewhere_is_not_ready_and_the_message_says_where_it_d
 #[test]
 fn a_new_version_that_does_not_get_ready_leaves_the_old_one_serving() {
     let home = Home::new();
-    let instance = start(&home, "tcp", &["--ready", "http=/", "--ready-within", "5"]);
+    let instance = start(&home, "tcp", &["--ready", "http=/", "--ready-within", "10"]);
     let before = answer(&instance);
     write(&home, "text", "broken");
     instance.admin(&["restart"]).expect(1).says(
-        "generation 1 keeps serving: the new program failed to start: it was not ready within 5 s: it answers 503",
+        "generation 1 keeps serving: the new program failed to start: it was not ready within 10 s: it answers 503",
     );
     assert_eq!(answer(&instance), before);
     assert_stops(&home, &instance);
