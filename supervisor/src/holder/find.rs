@@ -112,7 +112,8 @@ pub fn holders(port: u16) -> io::Result<Vec<Holder>> {
     linux::holders(port).map_err(|error| io::Error::other(format!("cannot see which ports are in use: {error}")))
 }
 
-/// The processes that have any of these sockets open, and which. Those that cannot be looked into are missing.
+/// The processes that have any of these sockets open, and which, the oldest first. Those that cannot be looked into are
+/// missing.
 #[cfg(target_os = "linux")]
 pub(super) fn who_has(sockets: &HashSet<u64>) -> io::Result<Vec<(Process, HashSet<u64>)>> {
     linux::who_has(sockets).map_err(|error| io::Error::other(format!("cannot see who has sockets open: {error}")))
@@ -188,14 +189,22 @@ mod linux {
         if sockets.is_empty() {
             return Ok(Vec::new());
         }
-        let processes = all_processes()?.filter_map(|process| {
-            let process = process.ok()?;
-            let open: HashSet<u64> = process.fd().ok()?.filter_map(|open| socket_of(&open.ok()?)).collect();
-            let open: HashSet<u64> = open.intersection(sockets).copied().collect();
-            // One that ends meanwhile has none.
-            if open.is_empty() { None } else { Some((describe(&process).ok()?, open)) }
-        });
-        Ok(processes.collect())
+        let mut processes: Vec<_> = all_processes()?
+            .filter_map(|process| {
+                let process = process.ok()?;
+                let open: HashSet<u64> = process.fd().ok()?.filter_map(|open| socket_of(&open.ok()?)).collect();
+                let open: HashSet<u64> = open.intersection(sockets).copied().collect();
+                // One that ends meanwhile has none.
+                if open.is_empty() {
+                    None
+                } else {
+                    Some((process.stat().ok()?.starttime, describe(&process).ok()?, open))
+                }
+            })
+            .collect();
+        // A process has inherited a socket from an older one, and many have one only until they run their program.
+        processes.sort_by_key(|(started, ..)| *started);
+        Ok(processes.into_iter().map(|(_, process, open)| (process, open)).collect())
     }
 
     /// The sockets that listen at a path.
