@@ -112,14 +112,15 @@ const CLIENTS: usize = 120;
 /// A connection that the system has forgotten is reset only when its client sends something.
 fn fate_of_late(client: &mut Client) -> Fate {
     client.0.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let is_forgotten = client
-        .0
-        .peek(&mut [0])
-        .is_err_and(|error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
-    if is_forgotten {
-        let _ = client.0.write_all(b"?");
+    match client.0.peek(&mut [0]) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            let _ = client.0.write_all(b"?");
+            client.fate()
+        }
+        // It is said only once.
+        Err(_) => Fate::Reset,
+        Ok(_) => client.fate(),
     }
-    client.fate()
 }
 
 /// No more can be promised: between the last look into the queue and the close of the listener, the system completes
