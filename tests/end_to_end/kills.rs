@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
@@ -95,6 +95,11 @@ impl Lives {
         self.home.exec_by(command)
     }
 
+    /// What its journal has: its log may not be read.
+    fn events(&self, instance: &Instance) -> String {
+        self.home.admin(&["--name", &instance.name, "events"]).out
+    }
+
     /// One of these, of whatever generation. None: there is none at this moment.
     fn find(&mut self, victim: Victim, supervisor: &Instance) -> Option<Pid> {
         let below = |is_it: fn(&str) -> bool| {
@@ -145,8 +150,18 @@ impl Lives {
                 }
             }
             // A kill of a supervisor while it kills what a guardian has left kills both.
+            let (began, mut has_said) = (Instant::now(), false);
             eventually("one generation serves, and nothing is left of others", || {
                 let below = below(&self.home, &instance);
+                if !has_said && began.elapsed() > LIMIT / 2 {
+                    has_said = true;
+                    // Why it takes so long, if it never comes true.
+                    eprintln!(
+                        "{deed:?} of {victim:?}\n{below:#?}\n{:#}\n{}",
+                        instance.status(),
+                        self.events(&instance)
+                    );
+                }
                 let number = |is_it: &dyn Fn(&str) -> bool| below.iter().filter(|(_, line)| is_it(line)).count();
                 // A check has its own, for a moment.
                 let is_check = |line: &str| line.ends_with("\ntrue");
