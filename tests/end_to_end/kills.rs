@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -172,8 +172,15 @@ impl Lives {
                 let status = instance.status();
                 let is_alone = guardians == 1 && deputies <= 1 && servers == 1 && sleepers <= 1;
                 let is_well = is_alone && status["state"] == "serving" && status["drain"].is_null();
-                // One that has been killed may still be ending.
-                is_well && answer(&instance).is_ok_and(|answer| answer == "version_1 0.1.0: hello\n")
+                // One that has been killed may still be ending, and closes the connection.
+                is_well
+                    && match answer(&instance) {
+                        Ok(answer) => answer == "version_1 0.1.0: hello\n",
+                        Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => {
+                            panic!("{deed:?} of {victim:?}: a client got no answer\n{}", self.events(&instance))
+                        }
+                        Err(_) => false,
+                    }
             });
         }
         instance.admin(&["stop"]).expect(0);
