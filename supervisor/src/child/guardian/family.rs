@@ -68,6 +68,9 @@ mod linux {
     /// process is ours now.
     const LOOK: Duration = Duration::from_millis(10);
 
+    /// How often to look again at processes without an environment, of which some have none for good.
+    const MORE_LOOKS: u32 = 10;
+
     impl Family {
         /// Sees to it that no orphan stays a zombie and no guardian suspended, on a thread named `orphans`. From now
         /// on, no other code in this process may start a child.
@@ -111,9 +114,9 @@ mod linux {
         /// This process may have children that are none of its program's, such as those that it has inherited, and what
         /// these leave behind. So only what shows by its group or its environment that it is the program's is killed.
         pub(in super::super) fn kill_leftovers(&self, mark: &str, program: Option<u32>) -> usize {
-            let (mut killed, mut kills) = (HashSet::new(), 0);
+            let (mut killed, mut kills, mut more_looks) = (HashSet::new(), 0, MORE_LOOKS);
             loop {
-                let leftovers = self.leftovers(mark, program);
+                let (leftovers, is_unclear) = self.leftovers(mark, program);
                 for &leftover in leftovers.difference(&killed) {
                     let counts = program != Some(number(leftover)) && !proc::has_ended(leftover);
                     kills += usize::from(counts);
@@ -122,7 +125,10 @@ mod linux {
                 // The children of a process that ends come here a moment later, and are found in the next round. The
                 // program is the last of those that cannot be known by now.
                 if leftovers.is_empty() && killed.is_empty() && !program.is_some_and(is_there) {
-                    return kills;
+                    if !is_unclear || more_looks == 0 {
+                        return kills;
+                    }
+                    more_looks -= 1;
                 }
                 killed.extend(leftovers);
                 killed.retain(|&leftover| !proc::reap_one(leftover));
@@ -130,12 +136,22 @@ mod linux {
             }
         }
 
-        /// Those of our children that are of this generation. Their own children become ours when they end.
-        fn leftovers(&self, mark: &str, program: Option<u32>) -> HashSet<Pid> {
+        /// Those of our children that are of this generation, and whether others may be: a process that is about to run
+        /// a program has no environment for a moment. The children of those become ours when they end.
+        fn leftovers(&self, mark: &str, program: Option<u32>) -> (HashSet<Pid>, bool) {
             let known = self.lock();
-            let of_it = |&child: &Pid| is_in_group(child, program) || is_marked(child, mark);
+            let mut is_unclear = false;
+            let mut is_of_it = |&child: &Pid| {
+                is_in_group(child, program) || {
+                    let environment = fs::read(format!("/proc/{}/environ", number(child))).unwrap_or_default();
+                    is_unclear |= environment.is_empty() && !proc::has_ended(child);
+                    is_marked(&environment, mark)
+                }
+            };
             let children = proc::children().into_iter();
-            children.filter(|child| !known.guardians.contains(&number(*child))).filter(of_it).collect()
+            let others = children.filter(|child| !known.guardians.contains(&number(*child)));
+            let leftovers = others.filter(|child| is_of_it(child)).collect();
+            (leftovers, is_unclear)
         }
     }
 
@@ -154,9 +170,8 @@ mod linux {
         program.is_some_and(|program| number(child) == program || group == Some(program))
     }
 
-    fn is_marked(child: Pid, mark: &str) -> bool {
+    fn is_marked(environment: &[u8], mark: &str) -> bool {
         let mark = format!("{MARK}={mark}");
-        let environment = fs::read(format!("/proc/{}/environ", number(child))).unwrap_or_default();
         environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
     }
 }
