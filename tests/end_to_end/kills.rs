@@ -234,8 +234,7 @@ fn a_killed_guardian_is_said_to_be_the_reason_and_what_had_to_be_killed_is_count
     assert_leaves_nothing(&home);
 }
 
-/// A shell that becomes the supervisor, and has started something before. That leaves a daemon behind when it is told
-/// to.
+/// A shell starts a child, and then becomes the supervisor by `exec`. On command, that child leaves a daemon behind.
 #[test]
 fn a_killed_guardian_takes_nothing_along_that_is_not_its_program_s() {
     let home = Home::new();

@@ -9,8 +9,8 @@ use super::slab::Key;
 pub(super) struct Timers(BTreeSet<(Instant, Key)>);
 
 impl Timers {
-    /// Moves one. If it is put off, its timer stays: it is looked at too early once, and that is cheaper than to move
-    /// it with each message.
+    /// Schedules a connection. If its time is put off, the old timer stays: one early look costs less than moving the
+    /// timer with each message.
     pub(super) fn set(&mut self, key: Key, scheduled: &mut Option<Instant>, due: Option<Instant>) {
         let Some(due) = due else { return };
         if scheduled.is_none_or(|scheduled| due < scheduled) {
