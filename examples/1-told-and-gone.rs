@@ -1,6 +1,6 @@
-//! An echo server, and a client that disconnects when it is notified that the server goes away.
+//! An echo server, and a client that disconnects when it is notified that the server is shutting down.
 //!
-//! The grace period is a minute, and the stop takes no longer than the client needs.
+//! The grace period is a minute, but the stop takes no longer than the client needs.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     drop(client);
-    // The client has disconnected, so there is no reason to wait any more.
+    // The client has disconnected, so there is no reason to wait any longer.
 
     let report = running.wait()?;
     println!(

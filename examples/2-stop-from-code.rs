@@ -1,6 +1,6 @@
-//! A server that is stopped by code: by a handler's own thread, when a client asks for it.
+//! A server that is stopped from code: by a handler's own thread, when a client asks for it.
 //!
-//! A handler only asks for the stop and does not wait for it, so it cannot wait for itself.
+//! A handler only requests the stop and does not wait for it: otherwise it would wait for itself.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use mastercontrol::worker::Connection;
 use mastercontrol::{Control, Handler, Listen, Supervisor};
 
-/// What stops the server. It exists only after the server was started, and so after the handler was made.
+/// Stops the server. It is set only after the server has started, and so after the handler was made.
 static CONTROL: OnceLock<Control> = OnceLock::new();
 
 struct StopOnRequest;

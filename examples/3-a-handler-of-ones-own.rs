@@ -1,7 +1,7 @@
 //! A protocol of one's own: each message is a length byte and that many bytes, answered in reverse.
 //!
 //! The connection is idle only while it waits for the first byte of a message. So a client that has sent half a message
-//! when the stop comes still gets its answer, and the notice after it.
+//! when the stop begins still gets its answer, and the notice after it.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;
@@ -29,7 +29,7 @@ impl Handler for Reverse {
         Ok(())
     }
 
-    /// A message of length 0 means: the server goes away.
+    /// A message of length 0 means that the server is shutting down.
     fn notice(&self) -> Option<&[u8]> {
         Some(&[0])
     }
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut client = TcpStream::connect(stopper.address())?;
     client.write_all(b"\x06mas")?;
-    // Until the handler has seen the first byte.
+    // Wait until the handler has seen the first byte.
     while !stopper.connections().iter().any(|client| client.activity == Activity::Busy && client.received > 0) {
         thread::yield_now();
     }

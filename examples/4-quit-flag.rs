@@ -1,6 +1,6 @@
 //! The server thread by itself, without a supervisor: start it, wait for some event, tell it to quit, join it.
 //!
-//! `worker` alone has no dependencies. The event is Enter here; anything else does as well, on any system.
+//! `worker` alone has no dependencies. Here the event is Enter; anything else works as well, on any system.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;

@@ -1,5 +1,5 @@
-//! A server that crashes on command, to see what the supervisor does then: it sends back what it gets, and after
-//! `CRASH` its accepting thread panics as soon as another client comes.
+//! A server that crashes on command, to show what the supervisor does then: it echoes what it receives, and after
+//! `CRASH` its accepting thread panics as soon as another client connects.
 //!
 //! ```text
 //! cargo run -p examples --example 5-crash-on-command -- --name fragile --listen 127.0.0.1:7777
@@ -36,14 +36,14 @@ impl Handler for Fragile {
         Some(b"SHUTDOWN\n")
     }
 
-    /// Runs on the accepting thread: a panic here is the end of the server.
+    /// Runs on the accepting thread: a panic here ends the server.
     fn admits(&self, _peer: SocketAddr) -> bool {
         assert!(!self.crash.load(Ordering::SeqCst), "crashed on command");
         true
     }
 }
 
-/// Each generation has a handler of its own: what made the last one crash is gone.
+/// Each generation has a new handler, without the state that made the last one crash.
 fn supervisor() -> Supervisor {
     Supervisor::with_factory(|_settings| Ok(Arc::new(Fragile::default())))
 }
@@ -82,7 +82,7 @@ mod tests {
         client.read_to_string(&mut heard)?;
         assert_eq!(heard, "SHUTDOWN\n");
         drop(client);
-        // This one waits in the queue until there is a server again.
+        // This client waits in the queue until a server is running again.
         let mut client = TcpStream::connect(running.address())?;
         client.write_all(b"hello\n")?;
         client.read_exact(&mut [0; 6])?;

@@ -38,15 +38,15 @@ impl Handler for Versioned {
     }
 }
 
-/// Its console, its admin socket and its grace period are those of `supervisor exec`, which kills what is left at its
-/// end.
+/// The console, the admin socket and the grace period are those of `supervisor exec`, which kills whatever is left at
+/// the end of the grace period.
 fn supervisor() -> Supervisor {
     Supervisor::new(Versioned).grace(Duration::MAX).signals().last_resort().service_manager()
 }
 
-/// Takes the socket and serves. (Public, since a test builds its next version from this file, too.)
+/// Takes the socket and serves. (Public, because a test builds its next version from this file, too.)
 pub fn main() -> Result<ExitCode, Box<dyn Error>> {
-    // First of all: nothing else may have taken its number, and no other thread may look at the environment.
+    // First of all, because nothing else may have taken its descriptor, and no other thread may read the environment.
     let passed = host::passed()?;
     let [Address::Tcp(address)] = passed.addresses()[..] else {
         return Err("no TCP socket was passed, or several: start this by `supervisor exec --listen PORT`".into());

@@ -1,6 +1,6 @@
-//! A protocol with a login: what a connection remembers from one message to the next is in its session.
+//! A protocol with a login: whatever a connection remembers from one message to the next is in its session.
 //!
-//! While a client is quiet its connection has no thread, so nothing can be kept in a local variable of the handler.
+//! While a client is quiet, its connection has no thread, so nothing can be kept in a local variable of the handler.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mastercontrol::worker::{Connection, Server, Session, Sessions};
 
-/// `LOGIN name`, then `WHO`; one line each.
+/// `LOGIN name`, then `WHO`; one per line.
 #[derive(Default)]
 struct Login {
     user: Option<String>,
@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     assert_eq!(ask("WHO\n")?, "log in first\n");
     assert_eq!(ask("LOGIN Ada\n")?, "welcome\n");
-    // Each of these lines may be served by another thread.
+    // Each of these lines may be served by a different thread.
     let answer = ask("WHO\n")?;
     println!("the client heard: {}", answer.trim_end());
     assert_eq!(answer, "you are Ada\n");

@@ -1,5 +1,5 @@
 //! An axum server that `supervisor exec` replaces with its next version: it uses the socket that it inherits, and on
-//! SIGTERM it answers what it has begun.
+//! SIGTERM it answers the requests that it has begun.
 //!
 //! ```text
 //! cargo build -p examples --example 8-axum
@@ -42,7 +42,7 @@ async fn main() -> io::Result<()> {
     axum::serve(UntilStop { listener, stopping }, app).with_graceful_shutdown(shutdown).await
 }
 
-/// True after what a supervisor sends to stop a program: SIGTERM, or Ctrl-Break on Windows.
+/// Becomes true on the signal with which a supervisor stops a program: SIGTERM, or Ctrl-Break on Windows.
 fn stop_signal() -> io::Result<watch::Receiver<bool>> {
     #[cfg(unix)]
     let mut signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -57,7 +57,7 @@ fn stop_signal() -> io::Result<watch::Receiver<bool>> {
     Ok(stopping)
 }
 
-/// Tells each client with the answer to its last request that its connection ends.
+/// Announces to each client, with the answer to its last request, that its connection ends.
 fn last_answer(stopping: watch::Receiver<bool>) -> impl Fn(Response) -> Ready<Response> + Clone {
     move |mut response| {
         if *stopping.borrow() {
@@ -67,7 +67,7 @@ fn last_answer(stopping: watch::Receiver<bool>) -> impl Fn(Response) -> Ready<Re
     }
 }
 
-/// Accepts nothing after the stop signal: the next program does.
+/// Accepts nothing after the stop signal, because the next program does.
 struct UntilStop {
     listener: TcpListener,
     stopping: watch::Receiver<bool>,

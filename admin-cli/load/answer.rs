@@ -4,18 +4,18 @@ use std::io::{self, BufRead, ErrorKind, Read};
 
 use crate::Expected;
 
-/// How long a header may be.
+/// The longest header accepted.
 const LONGEST_HEADER: usize = 64 * 1024;
 
-/// How many fields it may have.
+/// The most fields it may have.
 const MOST_FIELDS: usize = 128;
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// A whole answer, and a right one.
+    /// A whole answer, and the right one.
     Answered,
-    /// An answer that is none of HTTP, or not the expected one.
+    /// Not an HTTP answer, or not the expected one.
     Wrong,
     /// The connection was closed without a byte of an answer.
     Empty,
@@ -31,7 +31,7 @@ impl From<io::Error> for Fate {
     }
 }
 
-/// An answer that was read whole.
+/// An answer that was read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -40,12 +40,12 @@ pub(crate) struct Answer {
     pub(crate) is_last: bool,
 }
 
-/// How the end of a body is known.
+/// How the end of a body is recognized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
     Length(u64),
     Chunks,
-    /// It is the end of the connection.
+    /// It ends with the connection.
     Close,
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn read(stream: &mut impl BufRead, expected: &Expected, buffer: &mut 
     let header = loop {
         read_header(stream, buffer)?;
         let header = Header::parse(buffer).ok_or(Fate::Wrong)?;
-        // One that says that the answer follows.
+        // Interim answers are skipped; the final one follows.
         if !(100..200).contains(&header.status) || header.status == 101 {
             break header;
         }
@@ -72,7 +72,7 @@ pub(crate) fn read(stream: &mut impl BufRead, expected: &Expected, buffer: &mut 
             header.status == 200
         }
         Expected::Status(status) => header.status == *status,
-        // To another protocol, that was not asked for.
+        // A switch to another protocol was not asked for.
         Expected::Any => header.status != 101,
     };
     match header.framing {
@@ -105,7 +105,7 @@ impl Body<'_> {
         Ok(())
     }
 
-    /// At most so much, and nothing at the end.
+    /// Takes at most `most` bytes; returns 0 at the end.
     fn take_some(&mut self, stream: &mut impl BufRead, most: u64) -> Result<u64, Fate> {
         let received = fill(stream)?;
         let length = received.len().min(usize::try_from(most).unwrap_or(usize::MAX));
@@ -145,7 +145,7 @@ impl Body<'_> {
 }
 
 impl Header {
-    /// None: it is none.
+    /// None: not an HTTP header.
     fn parse(bytes: &[u8]) -> Option<Header> {
         let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
         let mut head = httparse::Response::new(&mut fields);
@@ -174,7 +174,7 @@ fn has_token(value: &[u8], token: &str) -> bool {
     value.split(|&byte| byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Up to the empty line.
+/// Reads a header up to the empty line.
 fn read_header(stream: &mut impl BufRead, header: &mut Vec<u8>) -> Result<(), Fate> {
     header.clear();
     loop {
@@ -189,7 +189,7 @@ fn read_header(stream: &mut impl BufRead, header: &mut Vec<u8>) -> Result<(), Fa
     }
 }
 
-/// Adds a line, its end included.
+/// Appends a line, including its end.
 fn read_line(stream: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), Fate> {
     let most = (LONGEST_HEADER - line.len().min(LONGEST_HEADER)) as u64;
     stream.by_ref().take(most).read_until(b'\n', line)?;
@@ -200,9 +200,9 @@ fn read_line(stream: &mut impl BufRead, line: &mut Vec<u8>) -> Result<(), Fate> 
     }
 }
 
-/// What is at hand, or the next that arrives. Nothing: the end.
+/// The bytes at hand, or the next that arrive. Empty: the end.
 pub(crate) fn fill(stream: &mut impl BufRead) -> io::Result<&[u8]> {
-    // Twice, because what has been returned cannot be looked at before.
+    // Two calls, because the first result cannot be inspected and then returned.
     loop {
         match stream.fill_buf() {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -11,7 +11,7 @@ use crate::answer::{self, Answer, Fate};
 use crate::report::Report;
 use crate::{Expected, Mode, PAUSE};
 
-/// How long a reset may take after the end of a connection on which a request was sent: longer than most round trips.
+/// How long after the end of a connection a reset may arrive for the request sent on it: longer than most round trips.
 const RESET_WITHIN: Duration = Duration::from_millis(200);
 
 /// What a load does.
@@ -41,7 +41,7 @@ impl Shared {
     }
 }
 
-/// A count that is alone in its cache line, so that it costs its thread nothing.
+/// A count that has its cache line to itself, so that it costs its thread nothing.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Count(AtomicU64);
@@ -51,7 +51,7 @@ impl Count {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// For its only writer.
+    /// May be called only by the single writer.
     fn add_one(&self) {
         self.0.store(self.get() + 1, Ordering::Relaxed);
     }
@@ -60,14 +60,14 @@ impl Count {
 pub(crate) struct Client {
     shared: Arc<Shared>,
     connection: Option<Connection>,
-    /// For headers. It is used again for the next one.
+    /// For headers; reused for each answer.
     buffer: Vec<u8>,
     report: Report,
 }
 
 struct Connection {
     stream: BufReader<TcpStream>,
-    /// Whether it has been used for a request before.
+    /// Whether it has carried a request before.
     used: bool,
 }
 
@@ -78,7 +78,7 @@ struct NoPort;
 enum Attempt {
     Answered(Answer),
     Lost(Fate),
-    /// It was sent on a kept connection, and the server closed that without reading it.
+    /// It was sent on a kept connection, which the server closed without reading it.
     Unread(Fate),
 }
 
@@ -95,7 +95,7 @@ impl Client {
         }
     }
 
-    /// Sends requests, and begins after this time.
+    /// Sends requests, after an initial wait of this time.
     pub(crate) fn run(mut self, after: Duration, answered: &Count, lost: &Count) -> Report {
         self.wait(after);
         while !self.shared.done.load(Ordering::Relaxed) {
@@ -124,7 +124,7 @@ impl Client {
 
     /// Waits, but not longer than the load lasts.
     fn wait(&self, time: Duration) {
-        /// How soon its end is noticed.
+        /// The end is noticed within this time.
         const STEP: Duration = Duration::from_millis(50);
         let until = Instant::now() + time;
         while let Some(remaining) = until.checked_duration_since(Instant::now())
@@ -141,7 +141,7 @@ impl Client {
             return Ok(attempt);
         }
         self.report.sent_again += 1;
-        // No longer a used one, so that there is no third attempt.
+        // The new connection is not a used one, so there is no third attempt.
         self.connection = None;
         self.attempt()
     }
@@ -188,7 +188,7 @@ fn fate(answer: Answer) -> Fate {
     if answer.is_right { Fate::Answered } else { Fate::Wrong }
 }
 
-/// Connects to the first address that takes it.
+/// Connects to the first address that accepts.
 fn connect(plan: &Plan) -> io::Result<TcpStream> {
     let mut failed = io::Error::from(ErrorKind::NotFound);
     for address in &plan.addresses {
@@ -215,13 +215,13 @@ impl Connection {
         let mut answer = answer::read(&mut self.stream, &plan.expected, buffer)?;
         answer.is_right &= self.stream.buffer().is_empty();
         if plan.mode == Mode::OnePerConnection && answer.is_right {
-            // Up to the end of file: a reset instead could have destroyed the answer.
+            // Read up to the end of file: a reset instead could have destroyed the answer.
             answer.is_right &= answer::fill(&mut self.stream)?.is_empty();
         }
         Ok(answer)
     }
 
-    /// Whether the server has closed a connection on which nothing is under way.
+    /// Whether the server has closed a connection on which no request is in progress.
     fn is_closed(&self) -> bool {
         let stream = self.stream.get_ref();
         let looked = stream.set_nonblocking(true).and_then(|()| {
@@ -230,21 +230,20 @@ impl Connection {
             looked
         });
         match looked {
-            // Something that was not asked for: it will be taken for the next answer, and be a wrong one.
+            // Unsolicited data: it will be taken for the next answer, and be a wrong one.
             Ok(1..) => false,
             Ok(0) => true,
             Err(error) => error.kind() != ErrorKind::WouldBlock,
         }
     }
 
-    /// Whether a request that got no byte of an answer was not read by the server. A system that resets a connection
-    /// says so: it does that when a process closes a socket from which it has not read everything, and for what arrives
-    /// later.
+    /// Whether a request that got no byte of an answer was left unread by the server. A reset is the evidence: the
+    /// system resets a connection when a process closes a socket with unread data, and when data arrives after that.
     fn is_unread(&self, fate: Fate) -> bool {
         match fate {
             Fate::Failed(kind) => is_reset(kind),
             // Closed before the request arrived: the reset follows within a round trip. Nothing announces it on a
-            // connection that has ended, so it is looked for.
+            // connection that has ended, so it is polled for.
             Fate::Empty => {
                 let until = Instant::now() + RESET_WITHIN;
                 loop {

@@ -1,9 +1,9 @@
-//! Load for an HTTP server, that counts the fate of every request: `admin-cli restart --verify` and `stop --verify` use
+//! Load for an HTTP server that counts the fate of every request. `admin-cli restart --verify` and `stop --verify` use
 //! it, and so do the tests and the benchmarks of this project.
 //!
-//! A thread a connection, each with one request under way at a time. A request that got no whole answer is lost, and is
-//! counted by how it was lost. None is repeated, unless [`Load::resend`] permits it for the one case in which HTTP
-//! clients do.
+//! Each connection has a thread, with one request in progress at a time. A request that got no whole answer is lost,
+//! and is counted by how it was lost. No request is repeated, unless [`Load::resend`] permits it for the one case in
+//! which HTTP clients do.
 
 mod answer;
 mod client;
@@ -24,25 +24,26 @@ use client::{Client, Count, Plan, Shared};
 pub use report::Report;
 pub use url::Url;
 
-/// How long an answer may take until its request counts as lost, unless told otherwise.
+/// How long an answer may take before its request counts as lost, by default.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a connection waits after a request was lost, or when the system has no port for it: a client that hammers
-/// at a server that is not there takes the processor from those who would put it right.
+/// How long a connection waits after a lost request, or when the system has no port for it: a client that hammers at a
+/// server that is down takes processor time from the processes that would restore it.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// What happens to a connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Each request has a connection of its own, asks for its end, and the answer is read up to the end of file.
+    /// Each request has a connection of its own and asks the server to close it; the answer is read up to the end of
+    /// file.
     OnePerConnection,
-    /// A connection is used until the server says that it ends, by `Connection: close` or by closing it while it is
-    /// idle. The latter is looked for before each request: a client that finds a closed connection has sent nothing,
-    /// and so has lost nothing.
+    /// A connection is used until the server ends it, by `Connection: close` or by closing it while it is idle. The
+    /// latter is checked before each request: a client that finds its connection closed has sent nothing, and so has
+    /// lost nothing.
     KeptAlive,
 }
 
-/// Which answers are right.
+/// Which answers are the right ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expected {
     /// Those with status 200 and this body.
@@ -58,12 +59,12 @@ pub enum Expected {
 pub struct Load(Plan);
 
 impl Load {
-    /// Asks for `path`, which has to be answered with this body.
+    /// Requests `path`, which must be answered with this body.
     pub fn new(address: SocketAddr, path: &str, body: impl Into<Vec<u8>>, mode: Mode) -> Load {
         Load::of(vec![address], &address.to_string(), path, Expected::Body(body.into()), mode)
     }
 
-    /// Asks for a URL, at the addresses that its host has now.
+    /// Requests a URL, at the addresses that its host has now.
     pub fn from_url(url: &Url, expected: Expected, mode: Mode) -> io::Result<Load> {
         let addresses = (url.host(), url.port()).to_socket_addrs()?.collect();
         Ok(Load::of(addresses, url.authority(), url.path(), expected, mode))
@@ -85,41 +86,41 @@ impl Load {
         })
     }
 
-    /// How many connections there are at the same time, 16 by default.
+    /// The number of simultaneous connections, 16 by default.
     pub fn connections(mut self, connections: usize) -> Load {
         self.0.connections = connections;
         self
     }
 
-    /// How long an answer may take until its request counts as lost, half a minute by default.
+    /// How long an answer may take before its request counts as lost, half a minute by default.
     pub fn patience(mut self, patience: Duration) -> Load {
         self.0.patience = patience;
         self
     }
 
-    /// How long a connection that was made waits before its first request, not at all by default.
+    /// How long a new connection waits before its first request, not at all by default.
     pub fn hesitation(mut self, hesitation: Duration) -> Load {
         self.0.hesitation = hesitation;
         self
     }
 
-    /// The least time from the beginning of a connection's request to that of its next one, none by default. With a
-    /// pace that the server can follow, the number of lost requests says how long it was away.
+    /// The shortest time from the start of one request of a connection to the start of the next, none by default. With
+    /// a pace that the server can follow, the number of lost requests shows how long it was away.
     pub fn pace(mut self, pace: Duration) -> Load {
         self.0.pace = pace;
         self
     }
 
-    /// Sends a request again, once and on a new connection, if the server closed a kept connection and had not read it:
+    /// Sends a request again, once and on a new connection, if the server closed a kept connection without reading it:
     /// a server may close an idle connection at any time, and every HTTP client does this with a request that may be
     /// repeated. The evidence is a reset without a byte of an answer. An end without a reset is no such evidence: a
-    /// server that drops a request that it has read closes the connection like that.
+    /// server that drops a request after reading it closes the connection in the same way.
     pub fn resend(mut self) -> Load {
         self.0.resend = true;
         self
     }
 
-    /// Begins. Without threads for it, that is a panic.
+    /// Begins. Panics if there are no threads for it.
     pub fn begin(self) -> Running {
         self.try_begin().unwrap_or_else(|error| panic!("no thread for a load: {error}"))
     }
@@ -130,7 +131,7 @@ impl Load {
         let connections = shared.plan.connections;
         let threads = (0..connections)
             .map(|number| {
-                // With a pace, not all at the same moment.
+                // With a pace, the connections do not all begin at the same moment.
                 let after = shared.plan.pace.mul_f64(number as f64 / connections as f64);
                 let (answered, lost) = (Arc::<Count>::default(), Arc::<Count>::default());
                 let client = Client::new(shared.clone());
@@ -145,7 +146,7 @@ impl Load {
         Ok(Running { shared, threads })
     }
 
-    /// Sends one request. What became of it, and the status of its answer.
+    /// Sends one request. Returns its fate and the status of its answer.
     pub fn once(self) -> (Fate, Option<u16>) {
         Client::new(Arc::new(Shared::new(self.0))).once()
     }
@@ -157,7 +158,7 @@ impl Load {
         running.end()
     }
 
-    /// Begins, and ends when at least so many requests have found their fate.
+    /// Begins, and ends when at least this many requests have been answered or lost.
     pub fn run(self, requests: u64) -> Report {
         let running = self.begin();
         while running.answered() + running.lost() < requests {
@@ -174,7 +175,7 @@ struct Worker {
     thread: JoinHandle<Report>,
 }
 
-/// A load under way. It ends with [`Running::end`], or when it is dropped.
+/// A load in progress. It ends with [`Running::end`], or when it is dropped.
 #[derive(Debug)]
 pub struct Running {
     shared: Arc<Shared>,
@@ -192,12 +193,12 @@ impl Running {
         self.threads.iter().map(|worker| worker.lost.get()).sum()
     }
 
-    /// When it began: the times of losses in its report count from then.
+    /// When it began: the times of losses in its report are relative to it.
     pub fn began(&self) -> Instant {
         self.shared.began
     }
 
-    /// Ends: the requests under way are still waited for, and no other begins.
+    /// Ends: begins no further requests, and waits for those in progress.
     pub fn end(mut self) -> Report {
         self.shared.done.store(true, Ordering::Relaxed);
         let mut report = Report::default();

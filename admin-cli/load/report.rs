@@ -11,13 +11,13 @@ use crate::client::is_reset;
 /// What became of the requests of a load.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Whole answers, and right ones.
+    /// Whole answers that were the right ones.
     pub answered: u64,
-    /// Answers that are not the expected ones, or no answers of HTTP at all.
+    /// Answers other than the expected one, or not HTTP at all.
     pub wrong: u64,
     /// Nothing listened.
     pub refused: u64,
-    /// The connection was reset, whatever had come before.
+    /// The connection was reset, even if part of an answer had arrived before.
     pub reset: u64,
     /// The connection was closed without a byte of an answer.
     pub empty: u64,
@@ -29,19 +29,19 @@ pub struct Report {
     pub other: BTreeMap<String, u64>,
     /// Connections that were made.
     pub connections: u64,
-    /// Answers after which the server wanted to end a connection that was to be kept.
+    /// Answers with which the server announced the end of a connection that the client wanted to keep.
     pub notified: u64,
     /// Kept connections that were found closed before a request was sent: nothing was lost.
     pub found_closed: u64,
-    /// Requests that were sent again because the server had closed a kept connection without reading them. Each of them
-    /// counts by what became of it then.
+    /// Requests that were sent again because the server had closed a kept connection without reading them. Each is also
+    /// counted by its fate after that.
     pub sent_again: u64,
-    /// How often the system had no port for a connection, and it was tried again. No request had begun, so none is
-    /// lost; but a load like that is not the load that was asked for.
+    /// How often the system had no port for a connection, so that it was tried again. No request had begun, so none is
+    /// lost; but the load was lighter than requested.
     pub no_port: u64,
-    /// The longest time from the beginning of a request, its connection included, to the end of its answer.
+    /// The longest time from the start of a request, including its connection, to the end of its answer.
     pub slowest: Duration,
-    /// When the first and the last loss were noticed, since the load began.
+    /// When the first and the last loss were noticed, relative to the start of the load.
     pub losses: Option<(Duration, Duration)>,
     /// How long the load took.
     pub took: Duration,
@@ -54,12 +54,12 @@ impl Report {
         self.answered + self.lost()
     }
 
-    /// All requests that were not answered.
+    /// All requests that got no right answer.
     pub fn lost(&self) -> u64 {
         self.fates().into_iter().map(|(_, count)| count).sum()
     }
 
-    /// How often each of these befell a lost request.
+    /// The number of lost requests for each fate.
     pub fn fates(&self) -> Vec<(&str, u64)> {
         let Report { wrong, refused, reset, empty, cut, timed_out, .. } = *self;
         let named = [
@@ -73,12 +73,12 @@ impl Report {
         named.into_iter().chain(self.other.iter().map(|(kind, count)| (kind.as_str(), *count))).collect()
     }
 
-    /// Answered requests a second.
+    /// Answered requests per second.
     pub fn rate(&self) -> f64 {
         self.answered as f64 / self.took.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
-    /// The time within which so many percent of the requests found their fate, to within a sixteenth of it.
+    /// The time within which this percentage of the requests was answered or lost, to within a sixteenth of it.
     pub fn percentile(&self, percent: u64) -> Duration {
         self.times.percentile(percent).min(self.slowest)
     }
@@ -97,14 +97,14 @@ impl Report {
             Fate::Failed(kind) => match kind {
                 ErrorKind::ConnectionRefused => self.refused += 1,
                 kind if is_reset(kind) => self.reset += 1,
-                // A read that waits no longer says one or the other, by the system.
+                // The system decides which of the two a timed-out read reports.
                 ErrorKind::TimedOut | ErrorKind::WouldBlock => self.timed_out += 1,
                 kind => *self.other.entry(kind.to_string()).or_default() += 1,
             },
         }
     }
 
-    /// Adds what became of other requests at the same time.
+    /// Adds the report of a load that ran at the same time.
     pub fn add(&mut self, report: Report) {
         self.answered += report.answered;
         self.wrong += report.wrong;
@@ -148,12 +148,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// How many requests took how long: a count for each sixteenth of each power of two of microseconds, whatever the
-/// number of requests.
+/// How long requests took: one count for each sixteenth of each power of two of microseconds, whatever the number of
+/// requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Times(Vec<u64>);
 
-/// How many bits of a time, behind its first one, make a difference.
+/// How many bits of a time after its leading one are kept.
 const BITS: u32 = 4;
 
 impl Times {
@@ -172,7 +172,7 @@ impl Times {
         }
     }
 
-    /// The end of the place in which this percentile is.
+    /// The upper end of the bucket that contains this percentile.
     fn percentile(&self, percent: u64) -> Duration {
         let wanted = (self.0.iter().sum::<u64>() * percent).div_ceil(100);
         let mut seen = 0;
@@ -185,12 +185,12 @@ impl Times {
 }
 
 fn place(micros: u64) -> usize {
-    // So many bits are not told apart.
+    // Drops the bits that are not distinguished.
     let shift = (u64::BITS - micros.leading_zeros()).saturating_sub(BITS + 1);
     ((u64::from(shift) << BITS) + (micros >> shift)) as usize
 }
 
-/// The largest time in a place.
+/// The largest time in a bucket.
 fn end(place: usize) -> u64 {
     let place = place as u64;
     let shift = (place >> BITS).saturating_sub(1);

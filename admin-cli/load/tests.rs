@@ -8,7 +8,7 @@ use super::*;
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody";
 const LAST: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: Close\r\n\r\nbody";
 
-/// A server that does this with each of its connections, one after the other.
+/// A server that calls `serve` for each connection, one after the other.
 fn server(mut serve: impl FnMut(TcpStream) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -16,7 +16,7 @@ fn server(mut serve: impl FnMut(TcpStream) + Send + 'static) -> SocketAddr {
     address
 }
 
-/// Reads a request. False: there is none any more.
+/// Reads a request. False: there are no more.
 fn request(stream: &mut TcpStream) -> bool {
     let mut received = Vec::new();
     let mut byte = [0];
@@ -33,7 +33,7 @@ fn one(address: SocketAddr, mode: Mode) -> Load {
     Load::new(address, "/", "body", mode).connections(1)
 }
 
-/// What became of some requests, each of which the server answers with this and then closes the connection.
+/// The report of some requests, each of which the server answers with this before it closes the connection.
 fn answered_with(answer: &'static str) -> Report {
     let address = server(move |mut stream| {
         request(&mut stream);
@@ -113,12 +113,12 @@ fn no_answer_counts_as_empty_and_a_part_of_one_as_cut() {
     assert!(report.cut >= 5 && report.lost() == report.cut && report.answered == 0, "{report}");
 }
 
-/// Under Wine a reset behind an answer looks like the end of file.
+/// Under Wine a reset after an answer looks like the end of file.
 #[cfg(unix)]
 #[test]
 fn a_reset_counts_as_reset_even_behind_a_whole_answer() {
     let address = server(|mut stream| {
-        // To close with a part of the request unread resets the connection.
+        // Closing with part of the request unread resets the connection.
         let _ = stream.read(&mut [0]);
         let _ = stream.write_all(ANSWER.as_bytes());
     });
@@ -128,7 +128,7 @@ fn a_reset_counts_as_reset_even_behind_a_whole_answer() {
 
 #[test]
 fn nobody_there_counts_as_refused() {
-    // A port that no system gives to anybody.
+    // A port that the system never assigns.
     let report = one("127.0.0.1:1".parse().unwrap(), Mode::KeptAlive).run(3);
     assert!(report.refused >= 3 && report.lost() == report.refused && report.connections == 0, "{report}");
 }
@@ -149,7 +149,7 @@ fn a_kept_connection_is_used_until_the_server_says_that_it_ends() {
                 let _ = stream.write_all(answer.as_bytes());
             }
         }
-        // It is the client that closes now.
+        // Here the client closes.
         let _ = stream.read(&mut [0]);
     });
     let report = one(address, Mode::KeptAlive).run(30);
@@ -162,14 +162,14 @@ fn a_kept_connection_is_used_until_the_server_says_that_it_ends() {
 fn a_connection_that_is_closed_before_the_next_request_is_found_closed_and_nothing_is_lost() {
     let address = server(|mut stream| {
         request(&mut stream);
-        // Most often in one packet with the answer, and then the client finds it before it sends anything.
+        // Usually in one packet with the answer, and then the client finds it before it sends anything.
         let _ = stream.write_all(ANSWER.as_bytes());
         let _ = stream.shutdown(Shutdown::Write);
         while request(&mut stream) {}
     });
     let mut runs = (0..1000).map(|_| one(address, Mode::KeptAlive).run(50));
     let report = runs.find(|report| report.found_closed > 0).expect("it is never found");
-    // What was sent in that very moment is lost, and is not hidden.
+    // A request sent at that very moment is lost, and is not hidden.
     assert!(report.answered > 0, "{report}");
     assert_eq!(report.lost(), report.empty, "{report}");
 }
@@ -222,7 +222,7 @@ fn an_answer_with_the_expected_status_is_right_whatever_its_body() {
     assert!(report.wrong >= 3 && report.lost() == report.wrong, "{report}");
 }
 
-/// What becomes of the second request of each connection, which the server ends like this.
+/// What becomes of the second request of each connection, which the server ends with `end`.
 #[cfg(unix)]
 fn second_requests(end: impl Fn(TcpStream) + Send + 'static) -> Report {
     let address = server(move |mut stream| {
@@ -237,7 +237,7 @@ fn second_requests(end: impl Fn(TcpStream) + Send + 'static) -> Report {
 #[cfg(unix)]
 #[test]
 fn a_request_on_a_kept_connection_that_was_closed_unread_is_sent_again_and_not_lost() {
-    // It is there, and stays unread.
+    // The request has arrived, and stays unread.
     let report = second_requests(|stream| drop(stream.peek(&mut [0])));
     assert!(report.sent_again >= 5 && report.lost() == 0, "{report}");
     assert!(report.answered >= 20 && report.connections > report.sent_again, "{report}");

@@ -1,4 +1,4 @@
-//! The URL that a load asks for.
+//! The URL that a load requests.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ pub struct Url {
 }
 
 impl Url {
-    /// Host and port, as they were written.
+    /// Host and port, as written.
     pub fn authority(&self) -> &str {
         &self.authority
     }
@@ -27,7 +27,7 @@ impl Url {
         self.port
     }
 
-    /// With the query.
+    /// Including the query.
     pub(crate) fn path(&self) -> &str {
         &self.path
     }

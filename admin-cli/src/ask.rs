@@ -1,4 +1,4 @@
-//! A request to the supervisors that are meant, and what becomes of it.
+//! A request to the selected supervisors, and what becomes of it.
 
 use mastercontrol::Exit;
 use mastercontrol::client::{self, AskError, Patience};
@@ -12,13 +12,13 @@ use crate::live::LiveLine;
 use crate::output;
 use crate::target::{self, choose};
 
-/// How long to wait for the end of what was asked for.
+/// How long to wait for the end of the requested action.
 pub(crate) fn patience(wait: &Wait) -> Patience {
     Patience { whole: wait.timeout, ..Patience::short() }
 }
 
-/// How an answer is shown that comes before the end of what was asked for, and its exit code. A client that would have
-/// waited gets one, too, from a supervisor that is out of threads.
+/// How an answer is shown that arrives before the end of the requested action, and its exit code. A supervisor that is
+/// out of threads gives this answer even to a client that wants to wait.
 pub(crate) fn in_progress(text: String, wait: &Wait) -> (String, Exit) {
     if wait.no_wait {
         return (text, Exit::Done);
@@ -42,7 +42,8 @@ impl Asked {
     }
 }
 
-/// Asks, and writes the answer as `show` puts it, or as JSON. `show` returns None for an answer to another question.
+/// Asks, and writes the answer as formatted by `show`, or as JSON. `show` returns None for an answer to another
+/// question.
 pub(crate) fn ask(
     target: &Target,
     json: bool,
@@ -53,7 +54,7 @@ pub(crate) fn ask(
     ask_those(&Asked::by(target)?, json, request, patience, show)
 }
 
-/// The same, of supervisors that have been found.
+/// The same for supervisors that have been found already.
 pub(crate) fn ask_those(
     asked: &Asked,
     json: bool,
@@ -64,7 +65,7 @@ pub(crate) fn ask_those(
     let (supervisors, keep_going) = match asked {
         Asked::One(chosen) => {
             let (answer, text, exit) = ask_one(chosen, json, request, patience, show)?;
-            // As it was received, in the order of the specification.
+            // As received, with fields in the order of the specification.
             output::data(&if json { serde_json::to_string(&answer).unwrap_or_default() } else { text })?;
             return Ok(exit);
         }
@@ -98,7 +99,7 @@ pub(crate) fn ask_those(
     Ok(whole)
 }
 
-/// The answer, how `show` puts it, and the exit code.
+/// The answer, the text that `show` makes of it, and the exit code.
 fn ask_one(
     chosen: &Chosen,
     json: bool,
@@ -113,7 +114,7 @@ fn ask_one(
     }
 }
 
-/// Asks, and shows meanwhile how it goes, unless `quiet`.
+/// Asks, and shows the progress meanwhile unless `quiet`.
 pub(crate) fn converse(chosen: &Chosen, quiet: bool, request: Request, patience: Patience) -> Result<Answer, Failure> {
     let live = LiveLine::new();
     answer(chosen, request, patience, |progress| {
@@ -123,7 +124,7 @@ pub(crate) fn converse(chosen: &Chosen, quiet: bool, request: Request, patience:
     })
 }
 
-/// Asks. That there is no answer, or a refusal, is a failure.
+/// Asks. No answer, or a refusal, is a failure.
 pub(crate) fn answer(
     chosen: &Chosen,
     request: Request,

@@ -1,4 +1,4 @@
-//! What `admin-cli` can do, one file a command.
+//! The commands of `admin-cli`, one file per command.
 
 mod check;
 mod close;

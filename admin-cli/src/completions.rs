@@ -1,5 +1,5 @@
-//! Completions of what runs: names, ports and connections. The scripts of `clap_complete` know only the definition of
-//! the command line; these lines are added to them, and ask `admin-cli offer`.
+//! Completions for what is running: names, ports and connections. The scripts of `clap_complete` know only the
+//! definition of the command line; these lines are added to them and ask `admin-cli offer`.
 
 use mastercontrol::cli::generate::Shell;
 
@@ -36,7 +36,7 @@ _admin_cli_running() {
 }
 "#;
 
-/// The script with these. Other shells complete what the definition has.
+/// The script with these added. In other shells only the definition is completed.
 pub(crate) fn with_running(shell: Shell, script: String) -> String {
     match shell {
         Shell::Bash => script + BASH,
@@ -53,7 +53,7 @@ pub(crate) fn with_running(shell: Shell, script: String) -> String {
                 }
             });
             let lines: Vec<_> = lines.collect();
-            // It begins with what makes it a completion.
+            // The first line makes the script a completion, so it must stay first.
             match lines.split_first() {
                 Some((first, rest)) => format!("{first}\n{ZSH}{}\n", rest.join("\n")),
                 None => String::new(),

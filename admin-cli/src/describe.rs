@@ -26,7 +26,7 @@ pub(crate) fn describe_report(report: &Report) -> String {
     lines.join("\n")
 }
 
-/// The smaller, the longer it may hold up a drain: an idle connection has been told at once, or closed.
+/// The smaller the number, the longer it may hold up a drain: an idle connection has been notified or closed at once.
 pub(crate) fn holds_up(activity: &Activity) -> u8 {
     match activity {
         Activity::Stuck => 0,
@@ -34,24 +34,24 @@ pub(crate) fn holds_up(activity: &Activity) -> u8 {
         Activity::Draining => 2,
         Activity::Held => 3,
         Activity::Idle => 4,
-        // Of a newer supervisor.
+        // From a newer supervisor.
         Activity::Other(_) => 5,
     }
 }
 
-/// A bar of this width, of which this part is full.
+/// A bar of this width, filled to this part.
 pub(crate) fn bar(part: f64, width: usize) -> String {
     let full = ((part.clamp(0.0, 1.0) * width as f64).ceil() as usize).min(width);
     "█".repeat(full) + &"░".repeat(width - full)
 }
 
-/// As much of a line as fits into so many columns, in whole words. That some is missing is shown.
+/// As many whole words of a line as fit into this many columns. Shows that some are missing.
 pub(crate) fn shorten(line: &str, columns: usize) -> String {
     if line.chars().count() <= columns {
         return line.to_owned();
     }
     let room: String = line.chars().take(columns.saturating_sub(1)).collect();
-    // A word that would be cut in the middle is left out, unless nothing remains then.
+    // A word that would be cut in the middle is left out, unless nothing would remain.
     let is_cut = line[room.len()..].chars().next().is_some_and(|next| next.is_alphanumeric());
     let whole = match room.trim_end().rfind(' ') {
         Some(end) if is_cut && !room[..end].trim().is_empty() => &room[..end],

@@ -15,7 +15,7 @@ use crate::output::{self, Unwritten};
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
     pub(crate) message: String,
-    /// For programs, if the exit code alone does not say it.
+    /// For programs, if the exit code alone is not specific enough.
     code: Option<&'static str>,
 }
 
@@ -24,12 +24,12 @@ impl Failure {
         Failure { exit, message: message.into(), code: None }
     }
 
-    /// Requests were lost before what they were to verify, which was not begun.
+    /// Requests were lost before the action that they were to verify, so it was not begun.
     pub(crate) fn unanswered(message: String) -> Failure {
         Failure { code: Some("unanswered"), ..Failure::new(Exit::Failed, message) }
     }
 
-    /// What the system does not do, in words for people.
+    /// An error of the system, in words for people.
     pub(crate) fn system(error: &io::Error) -> Failure {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::NotPermitted,
@@ -39,7 +39,7 @@ impl Failure {
         Failure::new(exit, error.to_string())
     }
 
-    /// What went wrong with the supervisor `whom`.
+    /// An error in talking to the supervisor `whom`.
     pub(crate) fn asking(whom: &str, error: &AskError) -> Failure {
         let exit = match error {
             AskError::NotRunning => return Failure::new(Exit::NotRunning, format!("{whom} is not running")),
@@ -52,7 +52,7 @@ impl Failure {
         Failure::new(exit, format!("{whom}: {error}"))
     }
 
-    /// What `whom` does not want to do.
+    /// A request that `whom` refused.
     pub(crate) fn refused(whom: &str, refusal: &Refusal) -> Failure {
         let exit = match refusal.code {
             ErrorCode::NotPermitted => Exit::NotPermitted,
@@ -81,12 +81,12 @@ impl Failure {
         Failure { code, ..Failure::new(exit, format!("{whom}: {}", refusal.message)) }
     }
 
-    /// Tells the user: on stderr, and on stdout for programs.
+    /// Reports it on stderr, and as JSON on stdout for programs.
     pub(crate) fn tell(&self, json: bool) -> Exit {
         self.tell_with(json.then(|| self.json()))
     }
 
-    /// The same where several are asked, and this is the answer of the one with this name.
+    /// The same when several are asked and this is the answer of the one with this name.
     pub(crate) fn tell_of(&self, name: &str, json: bool) -> Exit {
         self.tell_with(json.then(|| json!({ "name": name, "answer": self.json() })))
     }

@@ -12,14 +12,14 @@ use mastercontrol::text;
 use crate::failure::Failure;
 use crate::output;
 
-/// How long each of several supervisors may take to say what it is.
+/// How long each of several supervisors may take to report its status.
 const LOOK: Patience = Patience { first: Duration::from_secs(2), whole: Some(Duration::from_secs(2)) };
 
 /// A supervisor to talk to.
 #[derive(Debug)]
 pub(crate) struct Chosen {
     pub(crate) paths: InstancePaths,
-    /// What it is called in messages.
+    /// Its name in messages.
     pub(crate) label: String,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Chosen {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) name: InstanceName,
-    /// What it said of itself.
+    /// The status that it reported.
     pub(crate) status: Result<Status, AskError>,
 }
 
@@ -35,8 +35,8 @@ pub(crate) struct Found {
 pub(crate) fn find() -> Result<Vec<Found>, Failure> {
     let names = instance::list().map_err(|error| Failure::system(&error))?;
     let places = names.iter().map(|name| named(name).map(|chosen| chosen.paths)).collect::<Result<Vec<_>, _>>()?;
-    // At the same time: one that hangs does not delay the others. Without threads it may: a program that uses them up
-    // shall not lock out its administrator.
+    // All at the same time, so that one that hangs does not delay the others. Without threads it may: a program that
+    // uses up all threads must not lock out its administrator.
     let begin = |paths: InstancePaths| {
         let theirs = paths.clone();
         thread::Builder::new().spawn(move || look(&theirs)).map_err(|_| paths)
@@ -63,7 +63,7 @@ pub(crate) fn named(name: &InstanceName) -> Result<Chosen, Failure> {
 }
 
 impl Found {
-    /// Removes what it has left, and says so. It is dead.
+    /// Removes the leftovers of a dead supervisor, and says so.
     pub(crate) fn clean(&self) -> Result<(), Failure> {
         let Found { name, .. } = self;
         match named(name)?.paths.clean() {

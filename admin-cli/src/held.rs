@@ -1,4 +1,4 @@
-//! Who holds a port.
+//! The processes that hold a port.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,10 +12,10 @@ use crate::failure::Failure;
 use crate::found::{self, Found};
 use crate::output;
 
-/// How many of those who hold a port are named in a sentence.
+/// How many of the holders of a port are named in a sentence.
 const NAMED: usize = 2;
 
-/// Who holds a port.
+/// The processes that hold a port.
 pub(crate) struct Held {
     pub(crate) port: u16,
     pub(crate) by: Vec<By>,
@@ -24,9 +24,9 @@ pub(crate) struct Held {
 /// A process that holds a port.
 pub(crate) struct By {
     pub(crate) address: SocketAddr,
-    /// What the system tells. None: only the supervisor itself says so.
+    /// What the system reports. None: only the supervisor itself says so.
     pub(crate) holder: Option<Holder>,
-    /// The supervisor of this user that it is, or belongs to.
+    /// The supervisor of this user that the process is, or belongs to.
     pub(crate) supervisor: Option<Ours>,
 }
 
@@ -43,7 +43,7 @@ impl Held {
         Held::by(port, &found::find()?)
     }
 
-    /// What holds it, where these are our supervisors.
+    /// The holders of a port, and which of them are our supervisors.
     pub(crate) fn by(port: u16, found: &[Found]) -> Result<Held, Failure> {
         let holders = holder::holders(port).map_err(|error| Failure::system(&error))?;
         let ours = found.iter().filter_map(|found| {
@@ -53,7 +53,7 @@ impl Held {
         });
         let ours: Vec<Ours> = ours.collect();
         let mut by: Vec<By> = holders.into_iter().map(|holder| By::new(holder, &ours)).collect();
-        // Where the system does not tell of all addresses, our own supervisors do.
+        // Where the system does not report all addresses, ask our own supervisors.
         if !cfg!(target_os = "linux") {
             for supervisor in ours {
                 let address = supervisor.addresses.iter().find(|address| address.port() == port);
@@ -71,7 +71,7 @@ impl Held {
         each_once(self.by.iter().filter_map(|by| by.supervisor.clone()))
     }
 
-    /// What holds it beside our supervisors.
+    /// The holders that are not our supervisors.
     pub(crate) fn others(&self) -> Vec<Holder> {
         let others = self.by.iter().filter(|by| by.supervisor.is_none());
         others.filter_map(|by| by.holder.clone()).collect()
@@ -105,7 +105,7 @@ pub(crate) fn each_once<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     once
 }
 
-/// The first few of them, and how many more there are.
+/// The first few names, and how many more there are.
 pub(crate) fn some(mut names: Vec<String>) -> String {
     if names.len() > NAMED + 1 {
         let more = names.split_off(NAMED).len();
@@ -117,11 +117,11 @@ pub(crate) fn some(mut names: Vec<String>) -> String {
 impl By {
     fn new(holder: Holder, ours: &[Ours]) -> By {
         let supervisor = match &holder.process {
-            // The outermost one: it would start the others again.
+            // The outermost one, because it would start the others again.
             Some(process) => {
                 process.keepers().iter().rev().find_map(|&pid| ours.iter().find(|supervisor| supervisor.pid == pid))
             }
-            // It cannot be seen, but says itself where it listens.
+            // Its process cannot be seen, but the supervisor itself says where it listens.
             None => ours.iter().find(|supervisor| {
                 supervisor.addresses.iter().any(|own| {
                     *own == holder.address || own.ip().is_unspecified() && own.port() == holder.address.port()
@@ -171,7 +171,7 @@ impl By {
     }
 }
 
-/// Who it is, in a sentence.
+/// The holder, in a sentence.
 impl fmt::Display for By {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.supervisor, self.process(), self.user()) {

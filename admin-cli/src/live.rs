@@ -1,4 +1,4 @@
-//! One line on the terminal that is written over.
+//! One line on the terminal that is overwritten.
 
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
@@ -15,12 +15,11 @@ const NAMED: usize = 2;
 /// How wide its bars are.
 const BAR: usize = 10;
 
-/// Shows how things go in one line that is written over, if stderr is a terminal. The line is gone when this is
-/// dropped.
+/// Shows progress in one line that is overwritten, if stderr is a terminal. Dropping it clears the line.
 #[derive(Debug)]
 pub(crate) struct LiveLine {
     terminal: bool,
-    /// The most clients and the most time, in milliseconds, that a drain was seen to have: its bars are full then.
+    /// The most clients and the most time, in milliseconds, that a drain was seen to have: its bars are full at these.
     most: Cell<(usize, u64)>,
 }
 
@@ -58,7 +57,7 @@ impl LiveLine {
         self.say(&line);
     }
 
-    /// How many clients there are and how much time remains, each with a bar.
+    /// The number of clients and the remaining time, each with a bar.
     fn bars(&self, drain: &Drain) -> String {
         let most = self.most.get();
         let (clients, time) = (most.0.max(drain.open), most.1.max(drain.remaining_ms.unwrap_or(0)));
@@ -69,7 +68,7 @@ impl LiveLine {
             None => to_go.to_string(),
         };
         match drain.open {
-            // As with a program of whose clients nothing is known.
+            // A program's clients may be unknown.
             0 => to_go,
             open => {
                 let whom =
@@ -82,11 +81,11 @@ impl LiveLine {
 
     pub(crate) fn say(&self, line: &str) {
         if self.terminal {
-            // One line alone can be written over.
+            // Only a single line can be overwritten.
             let columns =
                 terminal::size().ok().map(|(columns, _)| columns).filter(|&columns| columns > 0).unwrap_or(80);
             let line = shorten(line, usize::from(columns));
-            // Cut off at the edge instead of wrapped, should the terminal be narrower by now.
+            // Cut off at the edge instead of wrapped, in case the terminal has become narrower.
             let shown = format!("\r\x1b[K\x1b[?7l{line}\x1b[?7h");
             let _ = io::stderr().write_all(shown.as_bytes());
         }

@@ -40,7 +40,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         return Err(Failure::new(Exit::Usage, why));
     }
     let done = match command {
-        // That of a command is passed on.
+        // The exit code of the command is passed on.
         Command::Pause(pause) => return commands::pause(&target, json, &pause),
         Command::Ping => commands::ping(&target, json),
         Command::Status(status) => commands::status(&target, json, &status),
@@ -69,7 +69,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     done.map(ExitCode::from)
 }
 
-/// Why a command asks no supervisor that could be named. None: it asks one.
+/// Why a command takes no target. None: it asks a supervisor, which can be named.
 fn takes_no_target(command: &Command) -> Option<&'static str> {
     match command {
         Command::List(_) => Some("list shows all; it takes no target"),

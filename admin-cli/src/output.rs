@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 #[derive(Debug)]
 pub(crate) struct Unwritten(pub(crate) io::Error);
 
-/// Writes a line of data. A reader that has gone away, as `head` does, is no failure; a full disk is one.
+/// Writes a line of data. A reader that has gone away, as `head` does, is not a failure; a full disk is.
 pub(crate) fn data(line: &str) -> Result<(), Unwritten> {
     match try_data(line) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Unwritten(error)),
@@ -14,7 +14,7 @@ pub(crate) fn data(line: &str) -> Result<(), Unwritten> {
     }
 }
 
-/// Writes a line of data, of which there are more if this one finds a reader.
+/// Writes a line of data that more will follow, as long as there is a reader.
 pub(crate) fn try_data(line: &str) -> io::Result<()> {
     io::stdout().write_all(whole(line).as_bytes())
 }
@@ -24,8 +24,8 @@ pub(crate) fn message(line: &str) {
     let _ = io::stderr().write_all(whole(line).as_bytes());
 }
 
-/// The line with its end, for one write: other processes that write there at the same time, such as the supervisor in
-/// the same terminal, must not come between.
+/// The line with its end, for a single write: output of other processes, such as the supervisor in the same terminal,
+/// must not end up in the middle.
 fn whole(line: &str) -> String {
     format!("{line}\n")
 }
@@ -41,7 +41,7 @@ pub(crate) fn ask(question: &str) -> Option<String> {
     Some(answer.trim().to_owned())
 }
 
-/// Lines whose columns are as wide as what is in them.
+/// Lines with columns as wide as their contents.
 pub(crate) fn table<const N: usize>(rows: Vec<[String; N]>) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();

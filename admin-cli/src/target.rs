@@ -11,7 +11,7 @@ use crate::found::{Chosen, Found, find, named};
 use crate::held::Held;
 use crate::output;
 
-/// Finds the supervisor that is meant. If that is not clear, asks on a terminal.
+/// Finds the supervisor that is meant. If that is ambiguous, asks on a terminal.
 pub(crate) fn choose(target: &Target) -> Result<Chosen, Failure> {
     match (&target.name, &target.socket, target.port) {
         _ if target.all => Err(Failure::new(Exit::Usage, "this command is for one supervisor, not for all")),
@@ -25,7 +25,7 @@ pub(crate) fn choose(target: &Target) -> Result<Chosen, Failure> {
             let all = find()?;
             match all.iter().find(|found| found.status.as_ref().is_ok_and(on_port)) {
                 Some(found) => named(&found.name),
-                // A program may listen on a port of its own, of which its supervisor does not know.
+                // A program may listen on a port of its own that its supervisor does not know.
                 None => match Held::by(port, &all)?.supervisors().first() {
                     Some(supervisor) => named(&supervisor.name),
                     None => Err(nobody_has(port, &all)),
@@ -36,7 +36,7 @@ pub(crate) fn choose(target: &Target) -> Result<Chosen, Failure> {
     }
 }
 
-/// The supervisor that is meant. None: several are running, and none of them is named.
+/// The supervisor that is meant. None: several are running, and the target names none of them.
 pub(crate) fn one_or_several(target: &Target) -> Result<Option<Chosen>, Failure> {
     if target.is_given() {
         return choose(target).map(Some);
@@ -47,7 +47,7 @@ pub(crate) fn one_or_several(target: &Target) -> Result<Option<Chosen>, Failure>
     }
 }
 
-/// None of these says that it has the port.
+/// The failure if none of these says that it has the port.
 fn nobody_has(port: u16, found: &[Found]) -> Failure {
     let unknown = found.iter().find_map(|Found { name, status }| match status {
         Ok(_) | Err(AskError::NotRunning) => None,
@@ -61,14 +61,14 @@ fn nobody_has(port: u16, found: &[Found]) -> Failure {
     }
 }
 
-/// All that are running, in the order of their names.
+/// All running supervisors, in the order of their names.
 pub(crate) fn all() -> Result<Vec<Chosen>, Failure> {
     running()?.iter().map(|found| named(&found.name)).collect()
 }
 
-/// At least one.
+/// At least one supervisor.
 fn running() -> Result<Vec<Found>, Failure> {
-    // One that does not answer is there, too; only leftovers are not.
+    // A supervisor that does not answer is running, too; only leftovers are not.
     let mut found = find()?;
     found.retain(|found| !matches!(found.status, Err(AskError::NotRunning)));
     if found.is_empty() {
@@ -78,7 +78,7 @@ fn running() -> Result<Vec<Found>, Failure> {
 }
 
 fn only_one() -> Result<Chosen, Failure> {
-    // Whether that one runs shows when it is asked for what is wanted.
+    // Whether it is running will show when the request is sent.
     if let [one] = &instance::list().map_err(|error| Failure::system(&error))?[..] {
         return named(one);
     }

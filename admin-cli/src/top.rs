@@ -1,4 +1,4 @@
-//! `top`: the display, and the loop around it, which never waits for anything but an input.
+//! `top`: the display, and the loop around it, which waits only for inputs.
 
 mod feeds;
 mod input;
@@ -28,10 +28,10 @@ use input::{Effect, Input};
 use model::Model;
 use view::View;
 
-/// How often it is drawn although nothing happens: times pass.
+/// How often it is redrawn although nothing happens, because the times shown change.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Shows one supervisor, or the list of all, until that is to end.
+/// Shows one supervisor, or the list of all, until the user quits.
 pub(crate) fn run(chosen: Option<Chosen>) -> Result<Exit, Failure> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         let message = "top needs a terminal; `status`, `connections` and `events --follow` print what it shows";
@@ -61,7 +61,7 @@ fn show(terminal: &mut DefaultTerminal, chosen: Option<Chosen>) -> io::Result<()
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => continue,
         };
-        // Not drawn for each of many.
+        // Drawn once for many inputs, not for each.
         for (number, input) in std::iter::once(first).chain(arrive.try_iter()) {
             if !feed.is_for(number) {
                 continue;
@@ -86,14 +86,14 @@ fn show(terminal: &mut DefaultTerminal, chosen: Option<Chosen>) -> io::Result<()
     }
 }
 
-/// The terminal, which is as it was before when this is dropped.
+/// The terminal; dropping this restores it.
 struct Terminal(DefaultTerminal);
 
 impl Terminal {
     fn take() -> io::Result<Terminal> {
         let terminal = ratatui::try_init()?;
-        // That of ratatui restores the terminal. A panic of any thread then ends the program: what it might still draw
-        // would be drawn into the shell.
+        // ratatui's own hook restores the terminal. A panic of any thread then ends the program, because anything it
+        // still drew would end up in the shell.
         let hook = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
             let _ = execute!(io::stdout(), Show);

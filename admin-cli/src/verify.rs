@@ -1,4 +1,4 @@
-//! Real requests before, during and after a restart or a stop, and what became of each.
+//! Real requests before, during and after a restart or a stop, and the fate of each.
 
 use std::io;
 use std::thread;
@@ -14,11 +14,11 @@ use crate::failure::Failure;
 use crate::live::LiveLine;
 use crate::output;
 
-/// How long requests are sent before and after.
+/// How long requests are sent before and after the action.
 const AROUND: Duration = Duration::from_secs(1);
 
-/// Carries something out, a `restart` or a `stop`, while requests are sent, if that is wanted. They are sent before it,
-/// too: if any of those is lost, nothing is carried out.
+/// Carries out an action, a `restart` or a `stop`, while requests are sent, if the user wants that. They are also sent
+/// before it: if any of those is lost, nothing is carried out.
 pub(crate) fn verified(
     verify: &Verify,
     json: bool,
@@ -43,7 +43,7 @@ pub(crate) fn verified(
     }
 }
 
-/// Loads that have been answered so far.
+/// Loads in progress that have been answered so far.
 struct Verification(Vec<Running>);
 
 impl Verification {
@@ -80,7 +80,7 @@ impl Verification {
         Ok(verification)
     }
 
-    /// When the requests began, and what became of them.
+    /// When the requests began, and their fates.
     fn end(self) -> (Instant, Report) {
         let began = self.0.iter().map(Running::began).min().unwrap_or_else(Instant::now);
         let reports = self.0.into_iter().map(Running::end);
@@ -94,7 +94,7 @@ impl Verification {
     }
 }
 
-/// Nothing is carried out.
+/// The failure if the requests before the action are not answered.
 fn unanswered(url: &Url, what: &str, why: &str) -> Failure {
     let message = format!("no {what}: {url} does not answer as it should before it: {why}. Nothing was changed");
     Failure::unanswered(message)
@@ -112,7 +112,7 @@ fn describe(fate: Fate) -> String {
     }
 }
 
-/// Those that befell any request.
+/// The fates of all requests that were lost.
 fn fates(report: &Report) -> String {
     let fates = report.fates().into_iter().filter(|(_, count)| *count > 0);
     fates.map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")

@@ -1,4 +1,4 @@
-//! What the operator and the caller of `start` get when the server is ready.
+//! The announcement that the server is ready: for the operator, and for the caller of `start`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use crate::journal::Journal;
 use crate::listen::{self, Address};
 use crate::log::Level;
 
-/// What the operator and the caller of `start` get when the server is ready.
+/// The announcement that the server is ready: for the operator, and for the caller of `start`.
 #[derive(Debug)]
 pub(crate) struct Announcement {
     pub(crate) log: Journal,
@@ -16,7 +16,7 @@ pub(crate) struct Announcement {
     pub(crate) addresses: Vec<Address>,
     pub(crate) whence: String,
     pub(crate) socket: Option<PathBuf>,
-    /// Whether its path was chosen, and is not the one that belongs to the name, where `admin-cli` looks.
+    /// Whether its path was chosen, instead of the one that belongs to the name, where `admin-cli` looks.
     pub(crate) socket_chosen: bool,
     pub(crate) health: Option<SocketAddr>,
     pub(crate) enter: bool,
@@ -37,7 +37,7 @@ impl Announcement {
         let enter = if self.enter { ", press Enter to stop" } else { "" };
         let doing = match &addresses[..] {
             [] => "running".into(),
-            // To click on.
+            // A URL to click on.
             [Address::Tcp(address)] if self.kind == "http" => format!("listening on http://{address}/"),
             addresses => format!("listening on {}", listen::in_words(addresses)),
         };

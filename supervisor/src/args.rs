@@ -36,7 +36,7 @@ pub(crate) fn run(asked: Asked, passed: Result<Passed, PassedError>) -> i32 {
     }
 }
 
-/// Logs why something other than a server has failed. Returns the exit code.
+/// Logs why something other than a server failed. Returns the exit code.
 fn failed(event: &'static str, message: impl Display, exit: Exit) -> i32 {
     let journal = Journal::new(Log::text());
     journal.line(Level::Error, event, message, []);
@@ -44,7 +44,7 @@ fn failed(event: &'static str, message: impl Display, exit: Exit) -> i32 {
     exit as i32
 }
 
-/// Runs the server as a service: without a console, and with the service manager in its place.
+/// Runs the server as a service: without a console, and with the service manager instead.
 #[cfg(windows)]
 fn run_service(invocation: Invocation) -> i32 {
     let journal = Journal::new(invocation.log());
@@ -61,7 +61,7 @@ fn run_service(invocation: Invocation) -> i32 {
     })
 }
 
-/// Says what became of a service.
+/// Reports what became of a service.
 #[cfg(windows)]
 fn say(done: Result<String, windows_service::ServiceError>) -> i32 {
     use std::io::Write;
@@ -74,7 +74,7 @@ fn say(done: Result<String, windows_service::ServiceError>) -> i32 {
     }
 }
 
-/// Runs the server, which its triggers stop. Returns the exit code.
+/// Runs the server until its triggers stop it. Returns the exit code.
 fn serve(invocation: &Invocation, passed: Result<Passed, PassedError>, journal: &Journal, triggers: Triggers) -> i32 {
     let not_started = |error: &dyn Error| {
         journal.line(Level::Error, "not_started", error, []);
@@ -122,7 +122,7 @@ fn serve(invocation: &Invocation, passed: Result<Passed, PassedError>, journal: 
     }
 }
 
-/// What stops the server, beside the admin socket.
+/// What stops the server, besides the admin socket.
 enum Triggers {
     /// Enter and signals.
     Terminal,
@@ -131,12 +131,12 @@ enum Triggers {
     Service(windows_service::Service),
 }
 
-/// What is the same whatever is supervised.
+/// Applies the settings that are the same whatever is supervised.
 fn configure<S>(supervisor: Supervisor<S>, config: &Config, journal: &Journal, triggers: Triggers) -> Supervisor<S> {
     let mut supervisor = supervisor
         .kind(config.server.kind())
         .name(config.name.clone())
-        // Until the first generation is built: the stop of one that is never ready has it, too.
+        // In force until the first generation is built, and so for the stop of one that is never ready.
         .grace(config.grace)
         .delay(config.delay)
         .spread(config.spread)
@@ -176,8 +176,8 @@ fn wait<L>(started: Result<Handle<L>, mastercontrol::Error>, config: &Config, jo
     ended.map_or_else(|error| code(&error, config.restart.mode, success), |report| report.exit() as i32)
 }
 
-/// The exit code for an error. A program that ended by itself, or could not be started, is passed on as a shell would.
-/// One that ended before it was ready has failed, unless the supervisor is to end as it does in any case.
+/// The exit code for an error. If a program ended by itself or could not be started, its code is passed on as a shell
+/// would. If it ended before it was ready, that is a failure, unless the supervisor ends with its program in any case.
 fn code(error: &mastercontrol::Error, mode: RestartMode, success: &[i32]) -> i32 {
     match error {
         mastercontrol::Error::Ended { program: Some(end), .. } if end.is_success(success) => Exit::Done as i32,
@@ -192,7 +192,7 @@ fn code(error: &mastercontrol::Error, mode: RestartMode, success: &[i32]) -> i32
     }
 }
 
-/// The settings that the command line and the file give a generation now. Sockets on these addresses were passed.
+/// The settings that the command line and the file now give a generation. Sockets on these addresses were passed.
 fn settings_now(
     invocation: &Invocation,
     passed: &[Address],

@@ -28,8 +28,8 @@ pub struct Programs(pub(crate) ProgramFactory);
 /// A supervisor that has not been started yet: of handlers ([`Supervisor::new`], [`Supervisor::with_factory`]) or of a
 /// program ([`Supervisor::program`]).
 ///
-/// The two are types of their own. A program is started with the addresses of its sockets, and what is asked of a
-/// server thread cannot be asked of it:
+/// The two are different types: a program is started with the addresses of its sockets, and has none of the settings of
+/// a server thread:
 ///
 /// ```no_run
 /// # use mastercontrol::{Address, Listen, Supervisor, worker::handlers::Echo};
@@ -55,7 +55,7 @@ pub struct Supervisor<S = Handlers> {
     pub(crate) options: Options,
 }
 
-/// What is the same whatever is supervised.
+/// The options that are the same whatever is supervised.
 pub(crate) struct Options {
     pub(crate) settings: Settings,
     pub(crate) journal: Journal,
@@ -77,16 +77,16 @@ pub(crate) struct Options {
 }
 
 impl Supervisor<Handlers> {
-    /// A supervisor for a server whose connections are served by `handler`, by the same one after each restart. It has
-    /// no triggers and logs nothing.
+    /// A supervisor for a server whose connections are served by `handler`, the same one after each restart. It has no
+    /// triggers and logs nothing.
     pub fn new(handler: impl Handler) -> Supervisor<Handlers> {
         let handler: Arc<dyn Handler> = Arc::new(handler);
         Supervisor::with_factory(move |_| Ok(handler.clone()))
     }
 
     /// A supervisor for a server that is built afresh for each restart: `factory` makes the handler of each generation,
-    /// and may change its settings, which begin as those of this supervisor. With an error, or a panic, the supervisor
-    /// does not start, or the restart fails and the old generation keeps serving.
+    /// and may change its settings, which begin as those of this supervisor. If the factory fails or panics, the
+    /// supervisor does not start, or the restart fails and the old generation keeps serving.
     ///
     /// It is called on a thread of its own.
     pub fn with_factory(
@@ -101,7 +101,7 @@ impl Supervisor<Handlers> {
         self
     }
 
-    /// How often to look whether the server takes connections, see [`Settings::check_every`]: never at the start.
+    /// How often to check whether the server accepts connections, see [`Settings::check_every`]: never by default.
     pub fn check_every(mut self, interval: Duration) -> Supervisor<Handlers> {
         self.options.settings.check_every = Some(interval);
         self
@@ -109,8 +109,8 @@ impl Supervisor<Handlers> {
 }
 
 impl Supervisor<Programs> {
-    /// A supervisor for a program, of which each generation is a process. `factory` says for each which program that
-    /// is, and may change its settings, which begin as those of this supervisor.
+    /// A supervisor for a program, each generation of which is a process. `factory` says which program a generation
+    /// runs, and may change its settings, which begin as those of this supervisor.
     ///
     /// It is called on a thread of its own.
     pub fn program(
@@ -119,7 +119,7 @@ impl Supervisor<Programs> {
         Supervisor::of(Programs(Box::new(factory)))
     }
 
-    /// What program is the server, for people.
+    /// The program that is the server, for people.
     pub fn shown_as(mut self, program: &str) -> Supervisor<Programs> {
         self.options.shown = Some(program.into());
         self
@@ -158,45 +158,45 @@ impl<S> Supervisor<S> {
         Supervisor { source, options }
     }
 
-    /// The name under which `admin-cli` finds this instance: `server`, unless told otherwise.
+    /// The name by which `admin-cli` finds this instance: `server` by default.
     pub fn name(mut self, name: InstanceName) -> Supervisor<S> {
         self.options.name = name;
         self
     }
 
-    /// What is served, for people: `server`, unless told otherwise.
+    /// What is served, for people: `server` by default.
     pub fn kind(mut self, kind: &str) -> Supervisor<S> {
         self.options.kind = kind.into();
         self
     }
 
-    /// How long clients get to leave, unless a trigger says otherwise: [`DEFAULT_GRACE`] at the start.
+    /// How long clients get to disconnect, unless a trigger says otherwise: [`DEFAULT_GRACE`] by default.
     pub fn grace(mut self, grace: Duration) -> Supervisor<S> {
         self.options.settings.grace = grace;
         self
     }
 
-    /// How long a stop waits before it begins, unless a trigger says otherwise: not at all at the start. Meanwhile it
-    /// is not ready and still accepts, so that load balancers notice. A second request to stop skips the wait.
+    /// How long a stop waits before it begins, unless a trigger says otherwise: not at all by default. Meanwhile the
+    /// server is not ready but still accepts, so that load balancers notice. A second request to stop skips the wait.
     pub fn delay(mut self, delay: Duration) -> Supervisor<S> {
         self.options.settings.delay = delay;
         self
     }
 
-    /// Over which time clients are notified and connections closed in a drain, oldest first, unless a trigger says
-    /// otherwise: all at once at the start. Of a time longer than the grace period only that much counts.
+    /// The time over which a drain notifies clients and closes connections, oldest first, unless a trigger says
+    /// otherwise: all at once by default. A time longer than the grace period counts as the grace period.
     pub fn spread(mut self, spread: Duration) -> Supervisor<S> {
         self.options.settings.spread = spread;
         self
     }
 
-    /// How events are logged: not at all at the start.
+    /// How events are logged: not at all by default.
     pub fn log(self, log: Log) -> Supervisor<S> {
         let journal = self.options.journal.with(log);
         self.journal(journal)
     }
 
-    /// The journal for what happens, if others than this supervisor have something to say there, too. It is of this
+    /// The journal for events, for when others than this supervisor record events there, too. It must belong to this
     /// supervisor alone, and events are logged as it says.
     pub fn journal(mut self, journal: Journal) -> Supervisor<S> {
         self.options.settings.log = journal.log();
@@ -204,32 +204,32 @@ impl<S> Supervisor<S> {
         self
     }
 
-    /// When the server is started again after it has ended by itself: [`RestartPolicy::default`] at the start.
+    /// When the server is started again after it has ended by itself: [`RestartPolicy::default`] by default.
     pub fn restart(mut self, policy: RestartPolicy) -> Supervisor<S> {
         self.options.settings.restart = policy;
         self
     }
 
-    /// Enter stops the server; a second Enter closes what is left by force. End of file is not Enter.
+    /// Enter stops the server; a second Enter closes by force what is left. End of file is not Enter.
     ///
-    /// On Unix the calling thread, and the threads that it starts from then on, have SIGTTIN and SIGTTOU blocked: the
-    /// terminal cannot suspend them.
+    /// On Unix, SIGTTIN and SIGTTOU are blocked in the calling thread and in the threads that it starts from then on:
+    /// the terminal cannot suspend them.
     pub fn console(mut self, console: Console) -> Supervisor<S> {
         self.options.console = Some(console);
         self
     }
 
-    /// SIGHUP, SIGINT, SIGTERM and SIGQUIT (on Windows: console events) stop the server; a second one closes what is
-    /// left by force. They stay taken for the rest of the process, also when the supervisor has ended.
+    /// SIGHUP, SIGINT, SIGTERM and SIGQUIT (on Windows: console events) stop the server; a second one closes by force
+    /// what is left. They stay taken for the rest of the process, even after the supervisor has ended.
     ///
-    /// When the console's window is closed, the user logs off or the system shuts down, Windows leaves a process five
-    /// seconds: clients get four of them at most, and the process has to end when the stop is done.
+    /// When the console window is closed, the user logs off or the system shuts down, Windows gives a process five
+    /// seconds: clients get at most four of them, and the process has to end when the stop is done.
     pub fn signals(mut self) -> Supervisor<S> {
         self.options.signals = true;
         self
     }
 
-    /// What SIGHUP does, with [`Supervisor::signals`]: it stops the server, unless told otherwise.
+    /// What SIGHUP does, with [`Supervisor::signals`]: it stops the server by default.
     pub fn on_hup(mut self, action: OnHup) -> Supervisor<S> {
         self.options.on_hup = action;
         self
@@ -241,27 +241,27 @@ impl<S> Supervisor<S> {
         self
     }
 
-    /// Puts the admin socket at a path of its own instead of the one that belongs to the name.
+    /// Puts the admin socket at this path instead of the one that belongs to the name.
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Supervisor<S> {
         self.options.socket = Some(path.into());
         self
     }
 
     /// Answers `GET /ready`, `/live` and `/metrics` over HTTP on this address, from the start to the very end. It
-    /// takes no commands.
+    /// accepts no commands.
     pub fn health(mut self, address: SocketAddr) -> Supervisor<S> {
         self.options.health = Some(address);
         self
     }
 
     /// Ends the whole process when a stop overruns its deadline by a second ([`crate::Exit::Overrun`]), or when master
-    /// control hangs or panics ([`crate::Exit::OutOfControl`]): it could not be controlled any more.
+    /// control hangs or panics ([`crate::Exit::OutOfControl`]) and the process could no longer be controlled.
     pub fn last_resort(mut self) -> Supervisor<S> {
         self.options.last_resort = true;
         self
     }
 
-    /// Tells the host's service manager, if it wants to know (`NOTIFY_SOCKET`), when the server is ready, restarted and
+    /// Tells the host's service manager, if it listens (`NOTIFY_SOCKET`), when the server is ready, restarted and
     /// stopped, how long a stop may take, and that master control is alive (`WATCHDOG_USEC`).
     pub fn service_manager(mut self) -> Supervisor<S> {
         self.options.service_manager = true;
@@ -269,15 +269,15 @@ impl<S> Supervisor<S> {
     }
 
     /// The sockets that the service manager passed to this process. A server listens on the one that has its address,
-    /// and a program gets all of them, in front of its others. A stop leaves them as they are, with the clients in
-    /// their queues.
+    /// and a program gets all of them, before its other ones. A stop leaves them, and the clients in their queues, as
+    /// they are.
     pub fn passed(mut self, passed: Passed) -> Supervisor<S> {
         self.options.passed = passed;
         self
     }
 
-    /// The service manager of Windows stops the server, and is told when it is ready, that it stops, and how long that
-    /// may take.
+    /// Lets the service manager of Windows stop the server, and tells it when the server is ready, that it stops, and
+    /// how long that may take.
     #[cfg(windows)]
     pub fn service(mut self, service: Service) -> Supervisor<S> {
         self.options.service = Some(service);

@@ -1,10 +1,10 @@
 //! A server that is a child process: any program.
 //!
-//! This part is the same everywhere: what to run (`program.rs`), how a program is built (`builder.rs`), what it takes
-//! to be ready (`started.rs`, `ready.rs`, `evidence.rs`, `family_sockets.rs`), what is known of one that runs
-//! (`process.rs`), and what master control sees of one that is ready (`generation.rs`). On Unix a `guardian` stands
-//! between the supervisor and a program; `windows.rs` has the same for Windows: how it is started, asked to end and
-//! killed, and how it is known that nothing of it is left.
+//! This part is the same on all systems: what to run (`program.rs`), how a program is built (`builder.rs`), when it is
+//! ready (`started.rs`, `ready.rs`, `evidence.rs`, `family_sockets.rs`), the state of a running program (`process.rs`),
+//! and a ready program as master control sees it (`generation.rs`). On Unix a `guardian` runs between the supervisor
+//! and a program; `windows.rs` does the same for Windows: it starts a program, asks it to end, kills it, and detects
+//! when no process of it remains.
 
 mod builder;
 mod check;

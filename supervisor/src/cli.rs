@@ -1,7 +1,7 @@
 //! The settings of the program `supervisor`: its command line, and the file that `--config` names.
 //!
-//! Both have one definition, that of the command line. The content of the file is made into arguments (`{"grace": 5}`
-//! into `--grace=5`) and put before those of the command line; clap parses them together, and the last one counts.
+//! Both have one definition, that of the command line. The content of the file is turned into arguments (`{"grace": 5}`
+//! into `--grace=5`) and put before those of the command line. clap parses them together, and the last one counts.
 //!
 //! This is for the programs `supervisor` and `admin-cli`, and may change in any release.
 

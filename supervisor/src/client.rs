@@ -18,15 +18,15 @@ use connect::{connect, is_suspended};
 use conversation::Conversation;
 pub use error::AskError;
 
-/// How long to look whether a supervisor is still there.
+/// How long to check whether a supervisor is still there.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long to wait for a supervisor.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Until its first word.
+    /// Until its first response.
     pub first: Duration,
-    /// Until the result, however much it says before. None: for ever.
+    /// Until the result, however much it sends before. None: forever.
     pub whole: Option<Duration>,
 }
 
@@ -43,7 +43,7 @@ impl Patience {
     }
 }
 
-/// Asks for something and returns the answer. `progress` hears what is said before.
+/// Sends a request and returns the answer. `progress` is given what arrives before that.
 ///
 /// # Errors
 /// When there is no answer in time, or none that is understood.
@@ -63,8 +63,7 @@ pub fn ask(
     })
 }
 
-/// Asks for something, and has `hear` hear each line of the answer until it breaks off. What it breaks off with is
-/// returned.
+/// Sends a request, and gives `hear` each line of the answer until that breaks off. Returns what it breaks off with.
 ///
 /// # Errors
 /// When the answer does not come in time, ends before, or is not understood; and when the supervisor does not
@@ -100,13 +99,13 @@ pub fn listen<T>(
 pub struct PauseOver {
     /// How long it has lasted.
     pub took: Duration,
-    /// Why it was over before what was done meanwhile. None: it was not.
+    /// Why it ended before `during` returned. None: it did not.
     pub early: Option<String>,
 }
 
-/// Pauses, and does `during` when nothing is under way any more. The pause is over when that returns, and also with
-/// this process, however it ends. Returns what `during` has, and how long the pause has lasted, with the reason if it
-/// was over before.
+/// Pauses, and runs `during` when nothing is under way any more. The pause ends when that returns, or when this process
+/// ends, for whatever reason. Returns the result of `during`, and how long the pause has lasted, with the reason if it
+/// ended early.
 ///
 /// # Errors
 /// When it cannot be paused: then `during` is not done.
@@ -166,7 +165,7 @@ fn listen_once<T>(
         }
     });
     match heard {
-        // It was ending in that moment.
+        // It was ending at that moment.
         Err(AskError::Io(_) | AskError::Disconnected) if !spoken && is_gone(paths) => Err(AskError::NotRunning),
         Err(AskError::NoResponse) if let Some(pid) = supervisor.filter(|&pid| is_suspended(pid)) => {
             Err(AskError::Suspended { pid })

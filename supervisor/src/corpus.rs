@@ -1,5 +1,5 @@
-//! Inputs of the parsers that are kept, one a file in `corpus`, and others that are nearly like them. An input that a
-//! property test has found is put there, under a name that says what is odd about it.
+//! Inputs of the parsers that are kept, one per file in `corpus`, and others that are similar. An input found by a
+//! property test goes there, under a name that says what is odd about it.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// What is kept for a parser, with the names of the files.
+/// The kept inputs of a parser, with the names of their files.
 pub(crate) fn kept(parser: &str) -> Vec<(String, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(parser);
     let files = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
@@ -23,7 +23,7 @@ pub(crate) fn kept(parser: &str) -> Vec<(String, Vec<u8>)> {
     kept
 }
 
-/// What is nearly like the inputs that are kept.
+/// Inputs that are similar to the kept ones.
 pub(crate) fn nearly(parser: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
     let kept: Vec<Vec<u8>> = kept(parser).into_iter().map(|(_, input)| input).collect();
     let change = change(kept.clone());
@@ -32,7 +32,7 @@ pub(crate) fn nearly(parser: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
 
 #[derive(Debug, Clone)]
 enum Change {
-    /// Other bytes in the place of some.
+    /// Other bytes in place of some.
     Replace(Index, Vec<u8>),
     /// More bytes.
     Insert(Index, Vec<u8>),
@@ -42,12 +42,12 @@ enum Change {
     Repeat(Index, usize),
     /// Nothing from here on.
     CutOff(Index),
-    /// From here on the end of another one.
+    /// From here on, the end of another input.
     Continue(Index, Vec<u8>, Index),
 }
 
 fn change(kept: Vec<Vec<u8>>) -> impl Strategy<Value = Change> {
-    // Those that mean something to a parser, and others.
+    // Bytes that mean something to a parser, and others.
     let byte = || prop_oneof![select(&b"{}[]\",:=\\\n\r\t 0159-+.eEnu\0\x7f\x80\xff"[..]), any::<u8>()];
     let bytes = move || vec(byte(), 1..4);
     prop_oneof![
@@ -62,7 +62,7 @@ fn change(kept: Vec<Vec<u8>>) -> impl Strategy<Value = Change> {
 
 impl Change {
     fn apply(mut input: Vec<u8>, change: &Change) -> Vec<u8> {
-        // The end is a place, too.
+        // The end is a valid place, too.
         let place = |at: &Index, bytes: &[u8]| at.index(bytes.len() + 1);
         match change {
             Change::Replace(at, bytes) => {

@@ -1,4 +1,4 @@
-//! Reading from the admin socket, and writing to it, until a time is up: however often something comes or goes before.
+//! Reads from the admin socket, and writes to it, until a time is up: however much progress there is before.
 
 use std::borrow::Borrow;
 use std::io::{self, Read, Write};
@@ -8,7 +8,7 @@ use interprocess::local_socket::Stream;
 #[cfg(unix)]
 use interprocess::local_socket::traits::Stream as _;
 
-/// Reads until `end`; without that for as long as it takes. Windows has no such limit for pipes.
+/// Reads until `end`, or for as long as it takes if there is none. Windows has no such limit for pipes.
 pub(crate) struct DeadlineReader<S> {
     pub(crate) stream: S,
     #[cfg_attr(windows, allow(dead_code))]
@@ -38,7 +38,7 @@ pub(crate) struct DeadlineWriter<'a> {
 }
 
 impl Write for DeadlineWriter<'_> {
-    /// A send timeout would be renewed for each part of this that the client takes.
+    /// A send timeout would begin anew with each part that the client takes.
     #[cfg(unix)]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         use nix::errno::Errno;
@@ -58,7 +58,7 @@ impl Write for DeadlineWriter<'_> {
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            // Rounded up, so that the end has come when this gives up.
+            // Rounded up, so that the end has been reached when this gives up.
             let left = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(stream, PollFlags::POLLOUT)], left) {
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -91,7 +91,7 @@ mod tests {
     fn the_time_of_a_write_is_not_renewed_by_a_client_that_reads_a_little_now_and_then() {
         let (client, ours) = UnixStream::pair().unwrap();
         thread::spawn(move || {
-            // Enough for each limit that counts from the last progress, and far from all.
+            // Fast enough for any limit that counts from the last progress, but far from reading everything.
             while (&client).read(&mut [0; 4096]).is_ok_and(|length| length > 0) {
                 thread::sleep(Duration::from_millis(20));
             }

@@ -1,5 +1,5 @@
-//! How many descriptors this process may have open. The limit that it starts with, the soft one, is low for the sake of
-//! programs that use `select`. Each may raise it to the hard one.
+//! How many descriptors this process may have open. The limit at its start, the soft one, is low for the sake of
+//! programs that use `select`. Any process may raise it to the hard one.
 
 use std::sync::OnceLock;
 
@@ -8,27 +8,27 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 /// The soft limit that this process was started with, if it has been raised since.
 static RAISED_FROM: OnceLock<rlim_t> = OnceLock::new();
 
-/// How many there can be. None: the system does not say, or any number.
+/// The most there can be. None: the system does not say, or there is no limit.
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub(crate) fn most() -> Option<usize> {
-    // FreeBSD's limits are signed, and a limit that is larger than any number of descriptors is none.
+    // FreeBSD's limits are signed, and a limit larger than any number of descriptors is no limit.
     getrlimit(Resource::RLIMIT_NOFILE).ok().and_then(|(_, hard)| usize::try_from(hard).ok())
 }
 
-/// Takes all that there can be, for servers of our own and for a relay. A program begins with the limit that this
-/// process was started with.
+/// Raises the limit as far as possible, for our own servers and for a relay. Programs still begin with the limit that
+/// this process was started with.
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub fn raise_descriptor_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
-        // macOS has another limit below that. Then it stays as it is.
+        // macOS has another, lower limit. In that case this one stays as it is.
         && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok()
     {
         let _ = RAISED_FROM.set(soft); // The first one counts.
     }
 }
 
-/// The limit that a program is to begin with. None: that of this process.
+/// The limit that a program begins with. None: that of this process.
 pub(crate) fn of_programs() -> Option<rlim_t> {
     RAISED_FROM.get().copied()
 }

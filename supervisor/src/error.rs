@@ -19,7 +19,7 @@ pub enum Error {
     Bind {
         /// The address.
         address: Address,
-        /// Who has it, where the system tells.
+        /// The process that has it, where the system tells.
         holder: Option<String>,
         /// What the system said.
         source: io::Error,
@@ -28,26 +28,26 @@ pub enum Error {
     NameTaken {
         /// The name.
         name: String,
-        /// Who has it, if it says so.
+        /// The instance that has it, if it answers.
         holder: Option<String>,
     },
     /// The admin socket's path is taken by another instance.
     SocketTaken {
         /// The path.
         path: PathBuf,
-        /// Who has it, if it says so.
+        /// The instance that has it, if it answers.
         holder: Option<String>,
     },
-    /// The admin socket cannot be had.
+    /// The admin socket cannot be created.
     AdminSocket {
         /// The socket, its lock, or their directory.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
-    /// Something else that is needed cannot be had.
+    /// Something else that is needed is not available.
     Start {
-        /// What that is.
+        /// What it is.
         what: &'static str,
         /// What the system said.
         source: io::Error,
@@ -193,7 +193,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// That the supervisor could not be started for lack of something.
+/// The error for a supervisor that could not be started for lack of something.
 pub(crate) fn lacking(what: &'static str) -> impl Fn(io::Error) -> Error + Copy {
     move |source| Error::Start { what, source }
 }

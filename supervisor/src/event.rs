@@ -1,4 +1,4 @@
-//! All that can happen: what master control waits for.
+//! Everything that can happen: the events that master control waits for.
 
 use std::fmt;
 use std::sync::mpsc::Sender;
@@ -9,49 +9,49 @@ use crate::server::BuildError;
 use crate::server::Built;
 use crate::watchdog::Watchdog;
 
-/// Everything that master control hears of. Triggers only enqueue one of these. Those of a server carry the number of
+/// Everything that master control is told. Triggers only enqueue one of these. Events of a server carry the number of
 /// the build that it came from.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A request to stop the server.
     Stop {
         by: Trigger,
-        /// How long clients get to leave. None: the supervisor's own grace period.
+        /// How long clients get to disconnect. None: the supervisor's own grace period.
         grace: Option<Duration>,
     },
     /// A request for a new generation of the server.
     Restart {
         by: Trigger,
-        /// How long the clients of the old one get to leave. None: the supervisor's own grace period.
+        /// How long clients of the old one get to disconnect. None: the supervisor's own grace period.
         grace: Option<Duration>,
     },
-    /// A client of the admin socket asks for something.
+    /// A client of the admin socket requests something.
     Request { request: Request, by: Trigger, reply: Sender<Response> },
-    /// A client of the admin socket asks for a pause. `holder`: its connection holds it, and it is over without that.
+    /// A client of the admin socket requests a pause. `holder`: its connection holds the pause, which ends with it.
     Pause { by: Trigger, max: Option<Duration>, holder: Option<u64>, reply: Sender<Response> },
-    /// In the pause of this number nothing is under way any more.
+    /// In the pause with this number, nothing is under way any more.
     Quiet { pause: u64 },
-    /// This client lets its pause go, or is gone.
+    /// This client has released its pause, or is gone.
     HolderGone { holder: u64 },
-    /// Whether a server could be built, as far as that is known beforehand.
+    /// Whether a server can be built, as far as that is known beforehand.
     Prepared { build: u64, prepared: Result<(), BuildError> },
-    /// A server has been built, or why it has not.
+    /// A server has been built, or could not be.
     Built { build: u64, built: Result<Built, BuildError> },
-    /// A server takes no more connections, although nothing asked it to end. It lets its clients go. `clean`: it ended
-    /// by itself without a failure, with exit status 0. `wrote`: otherwise, the last lines of a program on stderr.
+    /// A server no longer accepts connections, although nothing asked it to end. It lets its clients go. `clean`: it
+    /// ended by itself without a failure, with exit status 0. `wrote`: if not, a program's last lines on stderr.
     Exited { build: u64, reason: String, clean: bool, wrote: Vec<String> },
-    /// Nothing can be accepted any more, by no generation: the listening socket has failed for good.
+    /// No generation can accept connections any more: the listening socket has failed for good.
     PortFailed { reason: String },
-    /// A signal that asks nothing of the supervisor has come, and is for the program.
+    /// A signal has arrived that asks nothing of the supervisor, and is for the program.
     #[cfg_attr(windows, allow(dead_code))]
     Signal { signal: i32 },
     /// A server is done.
     Finished { build: u64 },
-    /// A server does not work any more, for this reason. It has not ended. `wrote`: its last lines on stderr.
+    /// A server no longer works, for this reason. It has not ended. `wrote`: its last lines on stderr.
     Unhealthy { build: u64, reason: String, wrote: Vec<String> },
-    /// Whether a server was found to take connections.
+    /// Whether a server was found to accept connections.
     Checked { build: u64, accepting: bool },
-    /// The time has come that the state waited for.
+    /// The time that the state waited for has come.
     Tick,
 }
 
@@ -59,7 +59,7 @@ pub(crate) enum Event {
 #[derive(Debug, Clone)]
 pub(crate) struct EventSender {
     events: Sender<Event>,
-    /// Sees to it that master control deals with what it is told.
+    /// Makes sure that master control handles what it is sent.
     watchdog: Option<Watchdog>,
 }
 
@@ -81,14 +81,14 @@ impl EventSender {
     }
 }
 
-/// What can ask for something.
+/// A source of requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trigger {
     /// Enter on the console.
     Console,
-    /// What Windows tells the processes of a console.
+    /// An event that Windows sends to the processes of a console.
     ConsoleEvent(ConsoleEvent),
-    /// The host's service manager, on Windows. (On Unix that sends signals.)
+    /// The host's service manager, on Windows. (On Unix it sends signals.)
     ServiceManager(ServiceControl),
     /// A signal.
     Signal {
@@ -106,16 +106,16 @@ pub enum Trigger {
     },
     /// A call in code.
     Code,
-    /// The check of the server, which has failed.
+    /// The check of the server, which failed.
     Check,
 }
 
 impl Trigger {
-    /// What a person presses once more to force a stop. None: it was not a key.
+    /// What a person presses again to force a stop. None: it was not a key.
     pub(crate) fn key(&self) -> Option<&'static str> {
         match self {
             Trigger::Console => Some("Enter"),
-            // That of a terminal, which is no process.
+            // From a terminal, which is not a process.
             Trigger::Signal { name: "SIGINT", sender: None } | Trigger::ConsoleEvent(ConsoleEvent::CtrlC) => {
                 Some("Ctrl-C")
             }
@@ -128,7 +128,7 @@ impl Trigger {
         }
     }
 
-    /// The longest grace period that it leaves. None: any.
+    /// The longest grace period that it allows. None: any.
     pub(crate) fn limit(&self) -> Option<Duration> {
         match self {
             Trigger::ConsoleEvent(event) => event.limit(),
@@ -157,7 +157,7 @@ pub enum ConsoleEvent {
     Shutdown,
 }
 
-/// Windows ends the process five seconds after it has told it of these, unless its user has changed that
+/// Windows ends the process five seconds after it has reported one of these, unless the user has changed that
 /// (HungAppTimeout, WaitToKillAppTimeout). The rest is for the end of the process.
 const LIMIT: Duration = Duration::from_secs(4);
 
@@ -180,12 +180,12 @@ pub enum ServiceControl {
 }
 
 impl ServiceControl {
-    /// What a control code of the service manager (`SERVICE_CONTROL_…`) asks for. None: nothing.
+    /// What a control code of the service manager (`SERVICE_CONTROL_…`) requests. None: nothing.
     #[cfg_attr(all(unix, not(test)), allow(dead_code))]
     pub(crate) fn of(control: u32) -> Option<ServiceControl> {
         match control {
             1 => Some(ServiceControl::Stop),
-            // Beside the control of that name there is an earlier one, which leaves time (PRESHUTDOWN).
+            // Besides the control of that name, there is an earlier one that leaves time (PRESHUTDOWN).
             5 | 15 => Some(ServiceControl::Shutdown),
             _ => None,
         }
@@ -232,7 +232,7 @@ mod tests {
             let limit = Trigger::ConsoleEvent(event).limit();
             assert_eq!(limit.is_some_and(|limit| limit < Duration::from_secs(5)), is_limited, "{event:?}");
         }
-        // A service has the time that its installation has asked for.
+        // A service has the time that was requested at its installation.
         assert_eq!(Trigger::ServiceManager(ServiceControl::Shutdown).limit(), None);
     }
 

@@ -1,4 +1,4 @@
-//! A supervisor that runs: waited for, or commanded from code.
+//! A running supervisor: waited for, or controlled from code.
 
 use std::any::Any;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::listen::Address;
 use crate::report::Report;
 use crate::triggers::signals::Signals;
 
-/// A supervisor that runs. Dropping this leaves it running.
+/// A running supervisor. Dropping this leaves it running.
 #[derive(Debug)]
 #[must_use = "it says how the server ends; dropping it leaves the server running"]
 pub struct Handle<L = SocketAddr> {
@@ -56,7 +56,7 @@ impl<L> Handle<L> {
         self.control.clone()
     }
 
-    /// Waits until the server has stopped, whatever caused that, and says what became of its connections.
+    /// Waits until the server has stopped, whatever caused that, and returns what became of its connections.
     ///
     /// # Errors
     /// When the server failed instead of being stopped, and is not started again.
@@ -68,21 +68,21 @@ impl<L> Handle<L> {
     }
 }
 
-/// Stops or restarts a server from any thread: a handler's own thread included, since it only asks and does not wait.
+/// Stops or restarts a server from any thread, even a handler's own, because it only asks and does not wait.
 #[derive(Debug, Clone)]
 pub struct Control {
     pub(crate) events: EventSender,
 }
 
 impl Control {
-    /// Asks for a stop, in which clients get this long to disconnect. A stop that is under way is made shorter, but not
-    /// longer.
+    /// Requests a stop, in which clients get this long to disconnect. A stop that is under way can be shortened, but
+    /// not extended.
     pub fn stop(&self, grace: Duration) {
         // An error means that the server has stopped already.
         let _ = self.events.send(Event::Stop { by: Trigger::Code, grace: Some(grace) });
     }
 
-    /// Asks for a restart: a new generation of the server takes over, and the clients of the old one get this long to
+    /// Requests a restart: a new generation of the server takes over, and clients of the old one get this long to
     /// disconnect. If it fails, that is logged, and the old generation keeps serving.
     pub fn restart(&self, grace: Duration) {
         // An error means that the server has stopped already.
@@ -98,7 +98,7 @@ pub(crate) struct Underway {
 }
 
 impl Underway {
-    /// Waits for the report, and not for the thread that has made it, which has nothing more to do.
+    /// Waits for the report, but not for the thread that has made it, which has nothing more to do.
     pub(crate) fn wait(self) -> Result<Report, Error> {
         match self.reported.recv() {
             Ok((end, _remains)) => end,
@@ -111,8 +111,8 @@ impl Underway {
     }
 }
 
-/// What nothing needs after the report. Dropping it ends threads. The receiver of the report drops it: if master
-/// control did, each of these threads could run before a process that is about to exit.
+/// Everything that is not needed after the report. Dropping it ends threads. The receiver of the report drops it: if
+/// master control did, each of these threads could run first in a process that is about to exit.
 #[derive(Debug)]
 pub(crate) struct Remains {
     pub(crate) _signals: Option<Signals>,

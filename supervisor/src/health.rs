@@ -14,30 +14,30 @@ use crate::log::Level;
 use crate::protocol::{Answer, Request, Response};
 use crate::{metrics, text};
 
-/// How many clients are served at the same time. The one too many is told so.
+/// How many clients are served at the same time. Further ones are rejected with a message.
 const MAX_CLIENTS: usize = 64;
 
-/// How long a client may take to begin with a request, to send the rest of it, and to read the answer.
+/// How long a client may take to begin a request, to send the rest of it, and to read the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long master control may take to answer. Probes do not wait for much longer.
+/// How long master control may take to answer. Probes do not wait much longer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long the end of the supervisor waits for that of the endpoint. It takes that long only if nothing can connect to
+/// How long the end of the supervisor waits for the endpoint to end. It takes that long only if nothing can connect to
 /// its address, so that its thread cannot be woken.
 const END_LIMIT: Duration = Duration::from_secs(1);
 
-/// A server of its own beside the one that is supervised. It answers until it is dropped: then its port is free, and no
-/// client is waited for.
+/// A separate server beside the supervised one. It answers until it is dropped: then its port is free, without waiting
+/// for any client.
 #[derive(Debug)]
 pub(crate) struct Health {
     server: Handle,
-    /// Hears when it has ended.
+    /// Signals that it has ended.
     ended: Receiver<()>,
 }
 
 impl Health {
-    /// Answers on a listener that is bound already, as soon as there is master control to ask.
+    /// Answers on a listener that is already bound, as soon as there is a master control to ask.
     pub(crate) fn start(listener: TcpListener, events: EventSender, log: Journal) -> io::Result<Health> {
         let http = Http::pages(move |path| page(path, &events)).patience(PATIENCE);
         let (ends, ended) = mpsc::channel();
@@ -65,11 +65,11 @@ impl Drop for Health {
     }
 }
 
-/// What is said to a request for this path. None: there is no such thing.
+/// The answer to a request for this path. None: there is no such page.
 fn page(path: &str, events: &EventSender) -> Option<Page> {
     let answer = match path {
         "ready" | "readyz" | "metrics" => ask(Request::Status {}, events),
-        // As Kubernetes and others call them. Whether there is something to serve says nothing of the supervisor.
+        // As Kubernetes and others call it. Whether there is something to serve says nothing about the supervisor.
         "live" | "livez" | "healthz" => ask(Request::Ping {}, events),
         _ => return None,
     };

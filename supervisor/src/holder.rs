@@ -1,8 +1,8 @@
 //! The processes that hold a TCP port.
 //!
-//! Linux tells, in proc(5), which sockets listen, and which process has them open if that one can be looked into: if it
-//! is this user's, or if this user is root, and not in another container. Elsewhere it is known only
-//! whether a connection is accepted.
+//! Linux shows in proc(5) which sockets listen, and which process has them open if that process can be inspected: if it
+//! belongs to this user, or this user is root, and it is not in another container. Other systems show only whether a
+//! connection is accepted.
 //!
 //! ```no_run
 //! for holder in mastercontrol::holder::holders(8080)? {

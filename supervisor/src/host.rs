@@ -1,6 +1,7 @@
-//! The host's service manager: it passes sockets to this process, and gets reports from it.
+//! The host's service manager: it passes sockets to this process, and receives reports from it.
 //!
-//! One such as systemd is told by datagrams, that of Windows by reports, both of the same view of master control.
+//! A manager such as systemd receives datagrams, that of Windows status reports; both are made from the same view of
+//! master control.
 
 mod manager;
 mod passed;

@@ -1,9 +1,10 @@
-//! Where an instance is found: its name, its admin socket, and the lock that makes the name its own.
+//! Where to find an instance: its name, its admin socket, and the lock that makes the name exclusive.
 //!
-//! On Unix the lock is in one place for each user, whatever the environment says: so cron, `sudo` and a login shell
-//! find each other's instances, and none takes the name of another. That is `/run/mastercontrol` for root, and
-//! `/tmp/mastercontrol-UID` for others. Beside the lock, `NAME.sock` is the admin socket, or a link to it: where
-//! `XDG_RUNTIME_DIR` names a directory of this user, it is there. `MASTERCONTROL_DIR` takes the place of all these.
+//! On Unix the lock is in one place per user, independent of the environment: so cron, `sudo` and a login shell find
+//! each other's instances, and none takes the name of another. That place is `/run/mastercontrol` for root, and
+//! `/tmp/mastercontrol-UID` for others. Beside the lock, `NAME.sock` is the admin socket, or a link to it: if
+//! `XDG_RUNTIME_DIR` names a directory of this user, the socket is there. `MASTERCONTROL_DIR` replaces all these
+//! directories.
 //!
 //! On Windows the admin socket is the named pipe `\\.\pipe\mastercontrol-NAME`, and the lock is in the user's local
 //! application data.

@@ -1,9 +1,9 @@
-//! All that happens, as numbered entries: one source of two outputs, the log on stderr, and the events at the
+//! All events of a supervisor, as numbered entries. They feed two outputs: the log on stderr, and the events at the
 //! admin socket.
 //!
-//! The last entries are kept, and each reader takes from there what comes next for it, at its own pace. So a writer
-//! never waits for a reader, and a reader that comes again with the number of its last entry continues behind that.
-//! The log is written by a thread of its own, so it is never waited for, either.
+//! The last entries are kept, and each reader reads on from there at its own pace. So a writer never waits for a
+//! reader, and a reader that returns with the number of its last entry continues after that. The log is written by a
+//! thread of its own, so nothing waits for it, either.
 
 #[cfg(test)]
 mod tests;
@@ -27,23 +27,23 @@ use crate::writer::{LAST_LINES, LogFile, Sink, Writer};
 /// How many entries are kept.
 const KEPT: usize = 1000;
 
-/// How many are kept while a client follows: a follower may be behind by as many, and misses nothing.
+/// How many are kept while a client follows: a follower that is up to this far behind misses nothing.
 const KEPT_FOR_FOLLOWERS: usize = 20_000;
 
 /// How many clients can follow at the same time.
 pub(crate) const MAX_FOLLOWERS: usize = 100;
 
-/// How much a reader takes at once, in bytes, if there is so much.
+/// How much a reader takes at once, in bytes, if there is that much.
 const PART: usize = 64 * 1024;
 
-/// Events within this time after a follower got some are sent together. To send each event by itself to each of many
+/// Events within this time after a follower got some are sent together. Sending each event on its own to each of many
 /// followers would take all the time of the processors.
 const TOGETHER: Duration = Duration::from_millis(20);
 
-/// The names of what belongs to each entry.
+/// The names of the members that every entry has.
 const ALWAYS: [&str; 5] = ["seq", "time", "level", "event", "message"];
 
-/// Where all that happens in a supervisor is written down: for its log, and for the admin socket's `events`.
+/// Records everything that happens in a supervisor, for its log and for the admin socket's `events`.
 ///
 /// A clone writes to the same journal.
 #[derive(Debug, Clone)]
@@ -56,34 +56,34 @@ pub struct Journal {
 struct Shared {
     began: String,
     kept: Mutex<Kept>,
-    /// There is something new for a reader that waits.
+    /// There is something new for a waiting reader.
     news: Condvar,
     ended: Condvar,
-    /// Gets the lines of the log while `kept` is locked: so they have the order of the entries.
+    /// Gets the lines of the log while `kept` is locked, so that they are in the order of the entries.
     writer: Arc<Writer>,
-    /// Where they are written.
+    /// Where the lines of the log are written.
     place: Place,
 }
 
-/// The last entries, and who reads them.
+/// The last entries, and their readers.
 #[derive(Debug)]
 struct Kept {
-    /// Each a line of JSON with its end, the newest at the back.
+    /// Each a line of JSON with its line feed, the newest at the back.
     lines: VecDeque<Box<str>>,
-    /// The number of the newest.
+    /// The number of the newest entry.
     last: u64,
-    /// How that was logged.
+    /// How the newest entry was logged.
     log: Log,
     followers: usize,
-    /// Whether a reader waits for news.
+    /// Whether a reader is waiting for news.
     awaited: bool,
-    /// How many followers have come so far.
+    /// How many clients have asked to follow so far.
     arrivals: u64,
-    /// Whether followers need not wait for more.
+    /// Whether followers need not wait for more entries.
     ended: bool,
 }
 
-/// What happens that has no number yet.
+/// An entry that has no number yet.
 struct Draft {
     level: Level,
     event: String,
@@ -100,13 +100,13 @@ impl Draft {
 }
 
 impl Journal {
-    /// A journal of one supervisor, see [`Supervisor::journal`](crate::Supervisor::journal), that is logged like this.
+    /// A journal for one supervisor, see [`Supervisor::journal`](crate::Supervisor::journal), logged as `log` says.
     pub fn new(log: Log) -> Journal {
         Journal::written_to(Sink::stderr(), log)
     }
 
-    /// A journal whose log is written into this file instead of on stderr, behind what it has. When it is longer than
-    /// 10 MiB, it gets `.old` behind its name, in place of the one before, and a new one begins.
+    /// A journal whose log is appended to this file instead of written to stderr. A file longer than 10 MiB is renamed,
+    /// with `.old` after its name, replacing the one before, and a new file begins.
     ///
     /// # Errors
     /// When the file cannot be opened.
@@ -135,31 +135,31 @@ impl Journal {
         Journal { log, shared }
     }
 
-    /// The same journal, where what is said with this one is logged like this.
+    /// The same journal, but events recorded through this one are logged as `log` says.
     pub fn with(&self, log: Log) -> Journal {
         Journal { log, shared: self.shared.clone() }
     }
 
-    /// Whether what has this level is an event: what is [`Level::Detail`] only if the log is verbose.
+    /// Whether something of this level is an event. [`Level::Detail`] counts only if the log is verbose.
     pub fn tells(&self, level: Level) -> bool {
         self.log.tells(level)
     }
 
-    /// How it is logged.
+    /// How its events are logged.
     pub fn log(&self) -> Log {
         self.log
     }
 
-    /// Writes down an event with its name, a message for people, and fields for programs, which have other names than
-    /// those that each [entry](Entry) has. A line that it does not [tell](Journal::tells) is no event.
+    /// Records an event with its name, a message for people, and fields for programs, whose names differ from those
+    /// that each [entry](Entry) has. A level that it does not [tell](Journal::tells) is not recorded.
     ///
-    /// This never waits for the reader of the log, or for a disk. If that is too slow, or the line cannot be written,
-    /// it is lost for the log. How many were lost is an entry of its own, as soon as there is room again.
+    /// This never waits for the reader of the log, or for a disk. If either is too slow, or the line cannot be written,
+    /// the log loses the line. The number of lost lines becomes an entry of its own as soon as there is room again.
     pub fn line<const N: usize>(&self, level: Level, event: &str, message: impl Display, fields: [(&str, Value); N]) {
         if !self.tells(level) {
             return;
         }
-        // Before the lock is taken: how long it takes to display a message is unknown.
+        // Before taking the lock: it is unknown how long displaying a message takes.
         let draft = Draft::new(level, event, message, fields);
         let mut kept = lock(&self.shared.kept);
         self.shared.add_what_was_lost(&mut kept);
@@ -167,8 +167,8 @@ impl Journal {
         self.shared.announce(kept);
     }
 
-    /// Waits until the log is written: for a fifth of a second at most, if its reader stalls. To be called at the end
-    /// of a program, which otherwise loses its last lines.
+    /// Waits until the log is written: for a fifth of a second at most, if its reader stalls. Call this at the end of a
+    /// program, which otherwise loses its last lines.
     pub fn flush(&self) {
         self.flush_until(Instant::now() + LAST_LINES);
     }
@@ -177,7 +177,7 @@ impl Journal {
         self.shared.writer.flush(end);
     }
 
-    /// What writes to stderr for others, too.
+    /// The writer to stderr, which others use, too.
     pub(crate) fn stderr(&self) -> Arc<Writer> {
         match self.shared.place {
             Place::Stderr(_) => self.shared.writer.clone(),
@@ -185,17 +185,17 @@ impl Journal {
         }
     }
 
-    /// Reads what has happened so far.
+    /// Reads past events.
     pub(crate) fn read(&self, since: Option<u64>) -> Reader {
         let kept = lock(&self.shared.kept);
         Reader::new(&self.shared, &kept, since, Until::Number(kept.last))
     }
 
-    /// Reads what has happened, and what happens. None: too many do that.
+    /// Reads past events, and then new ones. None: too many clients do that.
     pub(crate) fn follow(&self, since: Option<u64>) -> Option<Reader> {
         let mut kept = lock(&self.shared.kept);
         kept.arrivals += 1;
-        // Those whose clients have gone away make room.
+        // Wakes followers, so that those whose clients are gone make room.
         self.shared.news.notify_all();
         if kept.followers >= MAX_FOLLOWERS {
             return None;
@@ -204,7 +204,7 @@ impl Journal {
         Some(Reader::new(&self.shared, &kept, since, Until::TheEnd))
     }
 
-    /// What tells followers, when it is dropped, that there is nothing more to wait for.
+    /// Tells followers, when it is dropped, that there is nothing more to wait for.
     pub(crate) fn ending(&self) -> Ending {
         Ending(self.shared.clone())
     }
@@ -231,7 +231,7 @@ impl Shared {
         }
     }
 
-    /// There is room again, and perhaps nothing happens for a long time.
+    /// Reports lost lines now that there is room again: perhaps nothing else happens for a long time.
     fn say_what_was_lost(&self) {
         let mut kept = lock(&self.kept);
         self.add_what_was_lost(&mut kept);
@@ -247,7 +247,7 @@ impl Shared {
 }
 
 impl Kept {
-    /// The number of the oldest, or, if there is none, of the next.
+    /// The number of the oldest entry or, if there is none, of the next one.
     fn first(&self) -> u64 {
         self.last + 1 - self.lines.len() as u64
     }
@@ -264,8 +264,8 @@ impl Kept {
         self.lines.drain(..excess);
     }
 
-    /// About as many lines as one part has, from this number on, which is not forgotten. Returns the number of the next
-    /// one, too.
+    /// About one part of the lines from this number on, which must still be kept. Also returns the number after the
+    /// last one.
     fn part(&self, from: u64) -> (String, u64) {
         let mut part = String::new();
         let mut next = from;
@@ -283,7 +283,7 @@ impl Kept {
 
 /// An entry as a line of JSON.
 fn json(entry: &Entry) -> String {
-    // Texts, numbers and maps of them can always be written.
+    // Texts, numbers and maps of these can always be serialized.
     let line = serde_json::to_string(entry).unwrap_or_default();
     if line.len() < MAX_LINE {
         return line + "\n";
@@ -312,9 +312,9 @@ impl Drop for Ending {
 #[derive(Debug)]
 pub(crate) struct Reader {
     shared: Arc<Shared>,
-    /// The number of the entry that comes next.
+    /// The number of the next entry.
     next: u64,
-    /// Whether it has been said from where on it reads.
+    /// Whether it has reported where it begins.
     placed: bool,
     until: Until,
     arrivals: u64,
@@ -327,16 +327,16 @@ enum Until {
     TheEnd,
 }
 
-/// What a reader hears next.
+/// What a reader gets next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Where it reads on, and how many entries before that it has missed.
+    /// Where it continues, and how many entries before that it has missed.
     Position { began: String, next: u64, missed: u64 },
     /// Entries, each a line of JSON.
     Entries(String),
-    /// Another client wants to follow, so this is a moment to look whether the client is still there.
+    /// Another client wants to follow, so this is the moment to check whether this client is still there.
     Look,
-    /// That was all, up to this number.
+    /// The end: everything up to this number has been read.
     End { last: u64 },
 }
 
@@ -344,14 +344,14 @@ impl Reader {
     fn new(shared: &Arc<Shared>, kept: &Kept, since: Option<u64>, until: Until) -> Reader {
         let next = match since {
             None => kept.first().max((kept.last + 1).saturating_sub(KEPT as u64)),
-            // That was another journal, of which the client knows something.
+            // The client's last entry belongs to another journal.
             Some(since) if since > kept.last => 1,
             Some(since) => since + 1,
         };
         Reader { shared: shared.clone(), next, placed: false, until, arrivals: kept.arrivals }
     }
 
-    /// Waits for what comes next. After the end there is nothing.
+    /// Waits for what is next. After the end there is nothing more.
     pub(crate) fn next(&mut self) -> Next {
         let mut kept = lock(&self.shared.kept);
         loop {
@@ -382,7 +382,7 @@ impl Reader {
         }
     }
 
-    /// Lets a moment pass in which more may happen, if the reader follows and knows all that has.
+    /// Lets a moment pass in which more may happen, if the reader follows and is up to date.
     pub(crate) fn pause(&self) {
         let kept = lock(&self.shared.kept);
         if self.until == Until::TheEnd && self.next > kept.last {

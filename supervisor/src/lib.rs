@@ -37,7 +37,7 @@
 //!
 //! # To control a supervisor from Rust
 //!
-//! `admin-cli` is made of these modules, and a program of your own can be, too:
+//! `admin-cli` is built from these modules, and a program of your own can be, too:
 //!
 //! ```no_run
 //! use mastercontrol::client::{self, Patience};
@@ -131,12 +131,12 @@ pub use version::{VERSION, version};
 pub use worker;
 pub use worker::Handler;
 
-/// The code of the book compiles.
+/// Compiles the code of the book.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/src/library.md")]
 struct Book;
 
-/// So does that of the package's page.
+/// Compiles the code of the package's page.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! Where a server listens: its addresses, and the sockets that are bound to them.
+//! Where a server listens: its addresses, and the sockets bound to them.
 
 mod address;
 mod names;

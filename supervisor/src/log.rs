@@ -1,5 +1,4 @@
-//! What the operator reads on stderr, or for a service in a file: the entries of the [journal](crate::Journal), one
-//! line each.
+//! The log on stderr or, for a service, in a file: the entries of the [journal](crate::Journal), one line each.
 
 use std::borrow::Cow;
 
@@ -8,7 +7,7 @@ use crate::text::{self, Clock};
 
 pub use crate::protocol::Level;
 
-/// In what form lines are written.
+/// The form in which lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     Silent,
@@ -46,12 +45,12 @@ impl Log {
         Log { form: Form::Json, verbose: false }
     }
 
-    /// Whether what each connection and each request does is an event, too.
+    /// Whether the actions of each connection and each request are events, too.
     pub fn verbose(self, verbose: bool) -> Log {
         Log { verbose, ..self }
     }
 
-    /// Whether what has this level is an event.
+    /// Whether something of this level is an event.
     pub(crate) fn tells(self, level: Level) -> bool {
         match level {
             Level::Detail => self.verbose,
@@ -59,12 +58,12 @@ impl Log {
         }
     }
 
-    /// An entry in the log. `json` is what it is in JSON. None: nothing is logged.
+    /// An entry as a line of the log. `json` is the entry in JSON. None: nothing is logged.
     pub(crate) fn line<'a>(self, entry: &Entry, json: &'a str, to: Place) -> Option<Cow<'a, str>> {
         match self.form {
             Form::Silent => None,
             Form::Text => Some(match to {
-                // What a program writes stands there already.
+                // What the program writes is on stderr already.
                 Place::Stderr(clock) => format!("{}\n", text::line(entry, clock)).into(),
                 Place::File => format!("{}\n", text::entry(entry, Clock::Utc)).into(),
             }),

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     if let Some(code) = mastercontrol::child::hidden_stage() {
         return code;
     }
-    // First of all: nothing else may have taken its number, and no other thread may look at the environment.
+    // First of all: nothing else may have taken a passed descriptor, and no other thread may access the environment.
     let passed = host::passed();
     match Asked::parse(std::env::args_os().collect()) {
         Ok(asked) => exit_code(args::run(asked, passed)),
@@ -25,7 +25,7 @@ fn exit_code(code: i32) -> ExitCode {
     u8::try_from(code).unwrap_or(u8::MAX).into()
 }
 
-/// An exit code has 32 bits there, and std has a type for 8 of them only.
+/// On Windows an exit code has 32 bits, and std's type has only 8.
 #[cfg(windows)]
 fn exit_code(code: i32) -> ExitCode {
     std::process::exit(code)

@@ -50,12 +50,12 @@ pub(crate) use stop::End;
 pub(crate) struct Master {
     identity: Identity,
     builder: Box<dyn Builder>,
-    /// None where nothing shall end the process.
+    /// None: nothing may end the process.
     watchdog: Option<Watchdog>,
     manager: Manager,
-    /// What is said when the first generation is ready.
+    /// Made when the first generation is ready.
     announcement: Option<Announcement>,
-    /// Those of the generation that serves.
+    /// The settings of the generation that serves.
     settings: Settings,
     record: Record,
     drains: Drains,
@@ -100,8 +100,8 @@ impl Master {
             let left = self.next_tick(&state).map(|at| at.saturating_duration_since(Instant::now()));
             let event = match left {
                 None => events.recv().map_err(RecvTimeoutError::from),
-                // Before what waits: otherwise nothing would ever be due while one event follows the other. Then it is
-                // the turn of the events.
+                // A due tick goes before queued events: otherwise a steady stream of events would delay it forever.
+                // Then it is the turn of an event.
                 Some(Duration::ZERO) if !has_ticked => Err(RecvTimeoutError::Timeout),
                 Some(left) => events.recv_timeout(left),
             };
@@ -151,7 +151,7 @@ impl Master {
         }
     }
 
-    /// Those that serve hear whether they are in rotation. In a stop each lets its clients go by itself.
+    /// Tells the serving generations whether they are in rotation. In a stop, each lets its clients go on its own.
     fn tell_rotation(&self, state: &State) {
         if let State::Draining(_) = state {
             return;
@@ -163,12 +163,12 @@ impl Master {
         }
     }
 
-    /// Whether something is being built that has to be waited for.
+    /// Whether a build is under way that must finish before the supervisor ends.
     fn awaits_build(&self) -> bool {
         self.builder.awaits_builds() && self.record.building > 0
     }
 
-    /// What an event means. An event of a build or a generation that is no longer current means nothing.
+    /// Interprets an event. Events of a build or a generation that is no longer current have no effect.
     fn on_event(&mut self, mut state: State, event: Event, now: Instant) -> State {
         let is_current = |build| state.current().is_some_and(|current| current.build == build);
         let input = match event {
@@ -221,7 +221,7 @@ impl Master {
             Event::Built { build, built } => {
                 self.record.building -= 1;
                 match built {
-                    // One that comes too late is dropped; but the supervisor does not end before it is gone.
+                    // One that is late is dropped, except in a stop: the supervisor must not end before it is gone.
                     Ok(built) if build == self.record.builds || matches!(state, State::Draining(_)) => {
                         Input::Built(build, built)
                     }
@@ -247,7 +247,7 @@ impl Master {
             Event::Unhealthy { .. } => return state,
             Event::Checked { build, accepting } if is_current(build) => Input::Checked(accepting),
             Event::Checked { .. } => return state,
-            // The current generation is none of these: it reports that it has failed before it is finished.
+            // Never the current generation: it reports its failure before it is finished.
             Event::Finished { build } => match self.drains.finished(build, now) {
                 Some(gone) => Input::Gone(gone),
                 None => return state,
@@ -289,7 +289,7 @@ impl Master {
         }
     }
 
-    /// When there is something to do, although nothing happens.
+    /// When to act even if no event arrives.
     fn next_tick(&self, state: &State) -> Option<Instant> {
         let own = state.due(self.builder.limit());
         [own, self.drains.due(), self.readiness.due(), self.pausing.due(), self.manager.next_beat()]
@@ -298,7 +298,7 @@ impl Master {
             .min()
     }
 
-    /// The table: what happens, in which state, and what is done then. A cell with [`nothing`] is empty.
+    /// The table: what is done for each input in each state. A cell with [`nothing`] is empty.
     #[rustfmt::skip]
     fn step(&mut self, state: State, input: Input, now: Instant) -> State {
         use {Input::*, State::*};
@@ -325,7 +325,7 @@ impl Master {
             (Replacing(s),  Built(build, built)) => self.replace(s, build, built, now),
             (Rebuilding(s), Built(build, built)) => self.serve_again(s, build, built, now),
             (Draining(s),   Built(build, built)) => self.discard(s, build, built, now),
-            // It took too long, and is dropped.
+            // The build took too long, and its result is dropped.
             (s @ (Serving(_) | Preparing(_) | Proving(_) | Emptying(_) | Retiring(_) | Waiting(_)),
                             Built(..)) => nothing(s),
 
@@ -361,7 +361,7 @@ impl Master {
 
             (Serving(s),    Unhealthy(reason)) => self.unhealthy(s, &reason, now),
             (Retiring(s),   Unhealthy(reason)) => self.unhealthy_alone(s, &reason),
-            // Another one is on its way, or serves already.
+            // A replacement is on its way, or serves already.
             (s @ (Starting(_) | Replacing(_) | Preparing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Waiting(_) | Draining(_)),
                             Unhealthy(_)) => nothing(s),
 
@@ -375,7 +375,7 @@ impl Master {
             (Retiring(s),   Due) => self.count_down_retiring(s, now),
             (Waiting(_),    Due) => self.try_again(now),
             (Draining(s),   Due) => self.count_down(s, now),
-            // These wait for a build, and one that takes too long has failed.
+            // These states wait for a build, and `on_tick` fails a build that takes too long.
             (s @ (Starting(_) | Replacing(_) | Preparing(_) | Rebuilding(_)),
                             Due) => nothing(s),
         }
@@ -386,7 +386,7 @@ impl Master {
         Snapshot { identity, record, state, drains, readiness, pausing, builder: self.builder.as_ref(), now }
     }
 
-    /// Tells the service manager what has changed, if there is one.
+    /// Tells the service manager, if there is one, what has changed.
     fn tell_manager(&mut self, state: &State, now: Instant) {
         if self.manager.listens() {
             let view = self.look(state, now).view();
@@ -395,7 +395,7 @@ impl Master {
     }
 }
 
-/// Nothing is to be done: an empty cell of the table.
+/// Does nothing: an empty cell of the table.
 fn nothing(state: State) -> State {
     state
 }

@@ -7,11 +7,11 @@ use crate::protocol::{Relay, Requests, State, Status};
 /// The media type of [`text`].
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// All that a supervisor can be doing.
+/// Everything that a supervisor can be doing.
 const STATES: [State; 5] = [State::Starting, State::Serving, State::Restarting, State::Waiting, State::Draining];
 
-/// The metrics of a supervisor. The same ones are there at any time, with 0 for what is not the case; only of its
-/// connections nothing is said if a program looks after them itself.
+/// The metrics of a supervisor. They are always the same ones, with 0 for what is not the case; only those about
+/// connections are missing if a program accepts its connections itself.
 pub fn text(status: &Status) -> String {
     let mut metrics = Metrics(String::new());
     let about = [("name", &*status.name), ("kind", &*status.kind), ("version", &*status.version)];
@@ -98,7 +98,7 @@ fn relayed(metrics: &mut Metrics, relay: &Relay) {
     );
 }
 
-/// Metrics one below the other. Each name gets the prefix that all have.
+/// Metrics, one after the other. Each name gets the common prefix.
 struct Metrics(String);
 
 impl Metrics {
@@ -107,7 +107,7 @@ impl Metrics {
         self.sample(name, &[], value);
     }
 
-    /// The suffix of a counter is added.
+    /// Adds the suffix of a counter.
     fn counter(&mut self, name: &str, help: &str, value: impl Display) {
         let name = format!("{name}_total");
         self.begin(&name, "counter", help);
@@ -115,7 +115,7 @@ impl Metrics {
     }
 
     fn begin(&mut self, name: &str, kind: &str, help: &str) {
-        // To write to memory does not fail.
+        // Writing to memory does not fail.
         let _ = write!(self.0, "# HELP mastercontrol_{name} {help}\n# TYPE mastercontrol_{name} {kind}\n");
     }
 
@@ -126,12 +126,12 @@ impl Metrics {
     }
 }
 
-/// A label's value as it stands between quotes.
+/// A label's value, as it is written between quotes.
 fn escape(value: &str) -> String {
     value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }
 
-/// Milliseconds in the unit that Prometheus wants.
+/// Milliseconds, in the unit of Prometheus.
 struct Seconds(u64);
 
 impl Display for Seconds {
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// A supervisor with this name that is doing this.
+    /// A supervisor with this name in this state.
     fn status(name: &str, state: State) -> Status {
         serde_json::from_value(json!({
             "name": name, "kind": "echo", "state": state, "state_ms": 90_061, "ready": true, "pid": 1,

@@ -18,7 +18,7 @@ pub struct Report {
     pub program: Option<ProgramEnd>,
     /// How many of its processes had to be killed.
     pub killed: usize,
-    /// The connections that a program, if it accepts them itself, had at the last look before its end.
+    /// The connections of a program that accepts them itself, as of the last look before its end.
     pub held_up_by: Vec<ProgramConnection>,
 }
 

@@ -1,46 +1,46 @@
-//! The restart policy: whether, and when, a server that ended by itself is started again. It depends on nothing but
-//! the history and `now`.
+//! The restart policy: whether, and when, a server that ended by itself is started again. It depends only on the
+//! history and `now`.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
-/// The wait before the first new try. It doubles with each further one.
+/// The wait before the first retry. It doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// A server that was ready for so long is stable: its crash is like the first one.
+/// A server that was ready for this long is stable: its crash counts as a first one.
 const STABLE: Duration = Duration::from_secs(60);
 
-/// By how much of itself a wait is made longer by chance at most, so that servers that crash together do not come back
-/// together.
+/// The largest part of itself by which a wait is extended at random, so that servers that crash together do not come
+/// back together.
 const JITTER: f64 = 0.25;
 
 /// When a server that ended by itself is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RestartPolicy {
-    /// After which ends.
+    /// After which kinds of end.
     pub mode: RestartMode,
-    /// How many crashes within the period are answered by a restart. At the next one the supervisor gives up, unless
-    /// the mode is [`RestartMode::Always`]. Crashes before a run of a minute do not count any more.
+    /// How many crashes within the period lead to a restart. At the next one the supervisor gives up, unless the mode
+    /// is [`RestartMode::Always`]. Crashes before a run of a minute no longer count.
     pub max_restarts: u32,
     /// See `max_restarts`.
     pub period: Duration,
 }
 
-/// After a failure, up to ten times in two minutes: at the eleventh it gives up.
+/// Restarts after a failure, up to ten times in two minutes: at the eleventh it gives up.
 impl Default for RestartPolicy {
     fn default() -> RestartPolicy {
         RestartPolicy { mode: RestartMode::OnFailure, max_restarts: 10, period: Duration::from_secs(120) }
     }
 }
 
-/// After which ends a server is started again.
+/// After which kinds of end a server is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartMode {
-    /// After each, however many there were: the supervisor never gives up.
+    /// After each one, however many there were: the supervisor never gives up.
     Always,
     /// After a failure.
     OnFailure,
@@ -51,9 +51,9 @@ pub enum RestartMode {
 /// The ends that count.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History {
-    /// Within the period before the last one, oldest first.
+    /// Those within the period before the last one, oldest first.
     recent: VecDeque<Instant>,
-    /// Since the last stable run.
+    /// How many there were since the last stable run.
     in_a_row: u32,
 }
 
@@ -62,9 +62,9 @@ pub(crate) struct History {
 pub(crate) enum Decision {
     /// Try again after this time.
     Wait(Duration),
-    /// It ended too often: so many times within the period.
+    /// It ended too often: this many times within the period.
     GiveUp(usize),
-    /// The policy starts nothing again.
+    /// The policy does not start it again.
     End,
 }
 
@@ -75,12 +75,12 @@ pub(crate) struct Ended {
     pub(crate) failed: bool,
     /// How long it was ready. Zero if it never was.
     pub(crate) ran: Duration,
-    /// Whether it is a crash. A failed restart is none: trying a new version uses up no tries.
+    /// Whether it counts as a crash. A failed restart does not: trying a new version uses up no tries.
     pub(crate) crashed: bool,
 }
 
 impl History {
-    /// Decides what to do now, when a server has ended, and remembers that. `chance` is a random number from 0 to 1.
+    /// Decides what to do now that a server has ended, and records that. `chance` is a random number from 0 to 1.
     pub(crate) fn decide(&mut self, policy: &RestartPolicy, ended: Ended, now: Instant, chance: f64) -> Decision {
         match policy.mode {
             RestartMode::Always => {}
@@ -108,12 +108,12 @@ impl History {
     }
 }
 
-/// A random number from 0 to 1, as good as it has to be to spread restarts.
+/// A random number from 0 to 1, good enough to spread restarts.
 pub(crate) fn chance() -> f64 {
     f64::from(RandomState::new().build_hasher().finish() as u32) / f64::from(u32::MAX)
 }
 
-/// The wait before the try after so many ends in a row.
+/// The wait before the next try after this many ends in a row.
 fn wait(in_a_row: u32, chance: f64) -> Duration {
     let doublings = in_a_row.saturating_sub(1).min(16);
     let wait = FIRST_WAIT * 2_u32.pow(doublings);
@@ -142,7 +142,7 @@ mod tests {
         }
         let sixth = history.clone().decide(&policy(5, 60), CRASH, now + Duration::from_secs(59), 0.5);
         assert_eq!(sixth, Decision::GiveUp(6));
-        // A second later the first one does not count any more.
+        // A second later the first one no longer counts.
         let sixth = history.decide(&policy(5, 60), CRASH, now + Duration::from_secs(60), 0.5);
         assert!(matches!(sixth, Decision::Wait(_)));
     }

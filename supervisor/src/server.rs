@@ -21,7 +21,7 @@ use crate::text::Reason;
 use deadline::Deadline;
 use program_end::ProgramEnd;
 
-/// How long it may take to build a server. Then the restart has failed.
+/// How long building a server may take. After that, the restart has failed.
 pub(crate) const BUILD_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why the clients of a program cannot be held.
@@ -34,30 +34,30 @@ pub(crate) trait Builder: fmt::Debug + Send {
     /// ready.
     fn build(&mut self, build: u64);
 
-    /// Begins to look whether the server that is built next could be built at all, before the one that it replaces is
-    /// stopped for it. [`Event::Prepared`](crate::event::Event::Prepared) with this number says so. For servers that do
-    /// not overlap; what is found is what the build with this number uses.
+    /// Begins to check whether the next server can be built at all, before the one that it replaces is stopped for it.
+    /// [`Event::Prepared`](crate::event::Event::Prepared) with this number has the result. For servers that do not
+    /// overlap. The build with this number uses what was found.
     fn prepare(&mut self, build: u64);
 
     /// Whether the next server can be built beside the one that it replaces. Otherwise that one has to be gone first.
     fn overlaps(&self) -> bool;
 
-    /// How long it may take to build one.
+    /// How long building one may take.
     fn limit(&self) -> Duration {
         BUILD_LIMIT
     }
 
-    /// Whether what is being built has to be waited for before the supervisor ends.
+    /// Whether a build under way must finish before the supervisor ends.
     fn awaits_builds(&self) -> bool {
         false
     }
 
-    /// How long after the deadline of its drain a generation may take to end, without being overdue.
+    /// How long after the deadline of its drain a generation may take to end before it is overdue.
     fn after_deadline(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// What relays the clients to the programs, if something does.
+    /// The relay between the clients and the programs, if there is one.
     fn relay(&self) -> Option<protocol::Relay> {
         None
     }
@@ -67,11 +67,10 @@ pub(crate) trait Builder: fmt::Debug + Send {
         None
     }
 
-    /// Whether clients shall come here. If not, they are asked to connect anew elsewhere, where the protocol can say
-    /// so.
+    /// Whether clients should come here. If not, they are asked to reconnect elsewhere, where the protocol can say so.
     fn set_in_rotation(&self, _in_rotation: bool) {}
 
-    /// No client and no request reaches a server from now on: they wait. Returns how many requests are under way.
+    /// Pauses: new clients and requests wait instead of reaching a server. Returns how many requests are under way.
     /// [`Event::Quiet`](crate::event::Event::Quiet) with this number is sent when none is any more.
     ///
     /// # Errors
@@ -83,86 +82,86 @@ pub(crate) trait Builder: fmt::Debug + Send {
     /// Ends a pause: what has waited is served.
     fn resume(&self) {}
 
-    /// No generation is built any more, and the listening socket is closed: by the generation that serves, if that has
-    /// been told to stop and has to notify the clients in the accept queue first. A build under way is handed over as
-    /// it is, if it has to be waited for, and has to be gone by this deadline. A further call moves the deadline.
+    /// Builds no more generations, and closes the listening socket. A serving generation that was told to stop, and
+    /// first has to notify the clients in the accept queue, closes it itself. A build under way that must be waited for
+    /// is handed over as it is, and must be gone by this deadline. A further call moves that.
     fn close(&mut self, deadline: Deadline);
 }
 
 /// Why a server could not be built.
 pub type BuildError = Box<dyn Error + Send + Sync>;
 
-/// That a server could not be built for lack of something.
+/// The error for a server that could not be built for lack of something.
 pub(crate) fn lacking(what: &str, error: &io::Error) -> BuildError {
     format!("the system does not give {what}: {}", Reason(error)).into()
 }
 
-/// A generation that is ready, and gets no clients yet.
+/// A generation that is ready, but gets no clients yet.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub(crate) generation: Box<dyn Generation>,
     pub(crate) settings: Settings,
-    /// How long it serves beside the one that it replaces, and can be withdrawn.
+    /// How long it serves beside the one that it replaces, and can still be withdrawn.
     pub(crate) overlap: Duration,
-    /// The program that it is, for people. None: it is one of handlers.
+    /// The program that it runs, for people. None: it consists of handlers.
     pub(crate) program: Option<String>,
 }
 
-/// Hears how a connection ended.
+/// A callback for how a connection ended.
 pub(crate) type Closer = Box<dyn FnOnce(&Closed) + Send>;
 
-/// Hears whether there is something to serve, or why not.
+/// A callback for whether there is something to serve, or why not.
 pub(crate) type Availability = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// One run of the server. It reports what happens to it by events. Dropped before its end, it is stopped at once.
+/// One run of the server. It reports what happens to it as events. If dropped before its end, it is stopped at once.
 pub(crate) trait Generation: fmt::Debug + Send {
-    /// From now on it gets the clients, in place of the one that got them before.
+    /// Gets the clients from now on, in place of the generation before.
     fn serve(&self);
 
-    /// From now on it gets the clients, to prove itself, while the one before is still there. Where both accept from
-    /// one socket, it gets its share anyway.
+    /// Gets the clients from now on, to prove itself, while the generation before is still there. Where both accept
+    /// from one socket, it gets its share anyway.
     fn serve_on_trial(&self) {}
 
-    /// It gets the clients again: the one that had to prove itself beside it is withdrawn.
+    /// Gets the clients again, because the generation that had to prove itself beside it is withdrawn.
     fn serve_again(&self) {}
 
-    /// Lets its clients go until the deadline, since another one takes its place: spread over this time, as far as it
-    /// knows them.
+    /// Lets its clients go until the deadline, because another generation replaces it: spread over this time, as far as
+    /// it knows them.
     fn retire_by(&self, deadline: Deadline, spread: Duration);
 
-    /// Lets its clients go until the deadline, and those that wait in the queue: spread over this time, as far as it
-    /// knows them.
+    /// Lets its clients go until the deadline, including those in the queue: spread over this time, as far as it knows
+    /// them.
     fn stop_by(&self, deadline: Deadline, spread: Duration);
 
-    /// Moves the deadline until which it lets its clients go.
+    /// Moves the deadline of its drain.
     fn move_deadline(&self, deadline: Deadline);
 
-    /// Its clients. None: they are a program's, and only that knows them.
+    /// Its clients. None: they are a program's, and only that program knows them.
     fn clients(&self) -> Option<&dyn Clients>;
 
-    /// Looks at the connections of a program from outside, as it accepts them itself. To be called on a thread of its
-    /// own: a system may have very many of them. None: its clients are known, or the system does not show them.
+    /// Looks at a program's connections from outside, because the program accepts them itself. Run the result on a
+    /// thread of its own: a system may have very many. None: its clients are known, or the system does not show them.
     fn look(&self) -> Option<Look> {
         None
     }
 
-    /// What the last look of its drain has shown.
+    /// The connections that the last look of its drain has shown.
     fn seen(&self) -> Vec<ProgramConnection> {
         Vec::new()
     }
 
-    /// Where the program listens to which its connections are relayed. None: they are not.
+    /// The address of the program to which its connections are relayed. None: they are not relayed.
     fn upstream(&self) -> Option<SocketAddr> {
         None
     }
 
-    /// What has shown that it is ready, for people. None: nothing had to, or it ended, or has to end, before anything
-    /// did.
+    /// The evidence that it is ready, for people. None: none was needed, or it ended, or has to end, before there was
+    /// any.
     fn evidence(&self) -> Option<String> {
         None
     }
 
-    /// Whether that shows that it takes connections, and not merely that it runs.
+    /// Whether that evidence shows that it accepts connections, and not merely that it runs.
     fn is_known_to_serve(&self) -> bool {
         true
     }
@@ -172,35 +171,35 @@ pub(crate) trait Generation: fmt::Debug + Send {
         None
     }
 
-    /// The process id of the program that it is. None: it is none, or that has ended.
+    /// The process id of its program. None: it has no program, or that has ended.
     fn pid(&self) -> Option<u32> {
         None
     }
 
-    /// What it says of itself, for people. None: nothing.
+    /// What it says about itself, for people. None: nothing.
     fn says(&self) -> Option<String> {
         None
     }
 
-    /// Begins to look whether it takes connections, for which it has this long.
+    /// Begins to check whether it accepts connections, within this limit.
     /// [`Event::Checked`](crate::event::Event::Checked) has the result.
     fn check(&self, limit: Duration);
 
-    /// Begins to look whether it has something to serve; `done` hears that. A disk may be asked, so it may take long.
+    /// Begins to check whether it has something to serve, and tells `done`. This may ask a disk, so it may take long.
     fn available(&self, done: Availability);
 
-    /// Whether clients shall come to it: a program may be told.
+    /// Whether clients should come to it: a program may be told.
     fn set_in_rotation(&self, _in_rotation: bool) {}
 
-    /// Gives up what hangs of it, for this reason: it fails, and lets its clients go without that. A program is asked
-    /// to end before it is killed.
+    /// Gives up whatever hangs in it, for this reason: it fails, and lets its clients go without waiting for that. A
+    /// program is asked to end before it is killed.
     fn give_up(&mut self, why: &str);
 
     /// Passes on a signal that asks nothing of the supervisor.
     #[cfg_attr(windows, allow(dead_code))]
     fn signal(&self, signal: i32);
 
-    /// What became of it, after it reported that it is finished.
+    /// What became of it. For use after it has reported that it is finished.
     fn end(self: Box<Self>) -> Result<Ended, ServerError>;
 }
 
@@ -212,10 +211,10 @@ pub(crate) trait Clients {
     /// The connections that are open now, oldest first.
     fn connections(&self) -> Vec<ConnectionInfo>;
 
-    /// The same, for another thread.
+    /// The same list, for another thread.
     fn watcher(&self) -> Watcher;
 
-    /// Begins to end one of them, whose client is notified and has this long to disconnect; `done` hears how it went.
+    /// Begins to end one of them: its client is notified, and has this long to disconnect. `done` is told the outcome.
     /// None: there is no such connection.
     ///
     /// # Errors
@@ -223,8 +222,8 @@ pub(crate) trait Clients {
     fn close(&self, id: u64, grace: Duration, done: Closer) -> io::Result<Option<ConnectionInfo>>;
 }
 
-/// Begins to end one of these connections by `close`, which waits for that; `done` hears how it went. None: there is no
-/// such connection.
+/// Begins to end one of these connections by `close`, which waits for its end. `done` is told the outcome. None: there
+/// is no such connection.
 ///
 /// # Errors
 /// When the system gives no thread.
@@ -249,7 +248,7 @@ pub(crate) fn close_on_a_thread(
 /// Looks at the connections of a program.
 pub(crate) type Look = Box<dyn FnOnce() -> io::Result<Vec<ProgramConnection>> + Send>;
 
-/// Lists the connections of a generation, from any thread.
+/// Lists the connections of a generation on any thread.
 pub(crate) type Watcher = Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync>;
 
 /// Why a generation ended by itself, or cannot take over.
@@ -267,7 +266,7 @@ pub(crate) struct Failure {
 pub(crate) struct Ended {
     /// What became of its connections, as far as it knows them.
     pub(crate) drain: DrainReport,
-    /// How its program ended. None: it has none, or it is not known.
+    /// How its program ended. None: it has none, or that is unknown.
     pub(crate) program: Option<ProgramEnd>,
     /// How many of its processes had to be killed.
     pub(crate) killed: usize,
@@ -276,7 +275,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Of several servers. If several had a program, the last one counts.
+    /// Adds what became of another server. If several had a program, the last one counts.
     pub(crate) fn add(&mut self, other: Ended) {
         let Ended { drain, program, killed, held_up_by } = other;
         self.drain.notified += drain.notified;

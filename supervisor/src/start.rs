@@ -1,4 +1,4 @@
-//! What is started, in which order.
+//! What is started, and in which order.
 
 mod binding;
 mod claim;
@@ -45,23 +45,23 @@ use claim::{Claimed, claim, without_admin};
 pub enum Listen {
     /// An address that is bound for it, unless the service manager has passed a socket on it ([`Supervisor::passed`]).
     Bind(SocketAddr),
-    /// A listener that is bound already, and that this supervisor has for itself.
+    /// A listener that is already bound, and that only this supervisor uses.
     Listener(TcpListener),
-    /// A listener from which others accept, too, or will, see [`worker::Port::start_shared`]: a stop leaves it, and
-    /// the clients that wait in its queue, to them.
+    /// A listener from which others accept, too, or will, see [`worker::Port::start_shared`]: a stop leaves the
+    /// listener, and the clients in its queue, to them.
     Shared(TcpListener),
 }
 
 impl Supervisor<Handlers> {
-    /// Starts. When this returns, the server takes connections and all triggers are in place, or it was stopped before
-    /// it was ready: the triggers are there before.
+    /// Starts. When this returns, the server accepts connections and all triggers are in place, or it was stopped
+    /// before it was ready: the triggers start before the server.
     ///
     /// # Errors
     /// When the address cannot be bound, the name is taken, the server cannot be built, or something else that is
     /// needed cannot be had. Nothing is left behind then; a listener is closed.
     pub fn start(self, listen: Listen) -> Result<Handle, Error> {
         let Supervisor { source: Handlers(factory), mut options } = self;
-        // The name first: of two that are started with the same name, the second hears that, and not of a taken port.
+        // The name first: if two start with the same name, the second reports that, and not a taken port.
         let claimed = claim(&options)?;
         let mut manager = options.manager();
         let (listener, shared, bound) = match listen {
@@ -78,11 +78,11 @@ impl Supervisor<Handlers> {
 }
 
 impl Supervisor<Programs> {
-    /// Binds the sockets and starts the program, which gets them. When this returns it is ready, and all triggers are
-    /// in place. The path of a Unix socket is removed at the end.
+    /// Binds the sockets and starts the program, which gets them. When this returns, the program is ready, and all
+    /// triggers are in place. The path of a Unix socket is removed at the end.
     ///
-    /// No other child process may be started by this process from then on: on Unix only the supervisor may wait for
-    /// one, and on Windows it would be taken for the program's, and ended with it.
+    /// From then on, this process must not start any other child process: on Unix only the supervisor may wait for one,
+    /// and on Windows it would be taken for the program's, and ended with it.
     ///
     /// # Errors
     /// When an address cannot be bound, the name is taken, the program cannot be started or is not ready in time, or
@@ -102,8 +102,8 @@ impl Supervisor<Programs> {
     }
 
     /// Binds the address and starts the program, to which the clients of that address are relayed. Each generation gets
-    /// a port of its own (`PORT` in its environment, `{port}` in its arguments), so the program needs to know nothing
-    /// of sockets from others, and no connection is lost when it is replaced. The rest is as with
+    /// a port of its own (`PORT` in its environment, `{port}` in its arguments), so the program need not know about
+    /// inherited sockets, and no connection is lost when it is replaced. Everything else is as with
     /// [`Supervisor::start`].
     ///
     /// A stop may take five seconds longer than the grace period: the program is asked to end when the last connection
@@ -129,13 +129,13 @@ impl Supervisor<Programs> {
 }
 
 impl Options {
-    /// The service manager that is to be told, if there is one.
+    /// The service manager to inform, if there is one.
     fn manager(&self) -> Manager {
         if self.service_manager { Manager::from_environment(self.journal.clone()) } else { Manager::none() }
     }
 }
 
-/// What is supervised, as far as that makes a difference here.
+/// What is supervised, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Supervised {
     Handlers,
@@ -156,7 +156,7 @@ impl Supervised {
     }
 }
 
-/// `builder` makes the [`Builder`] of the generations, and something that is dropped when their end has been reported.
+/// `builder` makes the [`Builder`] of the generations, and something to drop when their end has been reported.
 fn start<L, T: Send + 'static>(
     options: Options,
     bound: Bound<L, impl Send + 'static>,
@@ -176,7 +176,7 @@ fn start<L, T: Send + 'static>(
         console::block_job_control().map_err(lacking("the console"))?;
     }
     let (builder, threads) = builder(options.settings.clone(), events.clone(), log.clone())?;
-    // From here on a stop may be requested, also while the server is not ready yet.
+    // From here on a stop may be requested, even before the server is ready.
     let mut triggers = Triggers::start(&options, &events, supervised, health, claimed)?;
     let health = triggers.health.as_ref().map(Health::address);
     #[cfg(windows)]
@@ -217,7 +217,7 @@ fn start<L, T: Send + 'static>(
         let remains = Remains { _signals: triggers.signals.take(), _threads: Box::new(threads) };
         let _ = report.send((end, remains)); // It may not be waited for.
     });
-    // Without that thread, all that it should have had is dropped, which ends it.
+    // Without that thread, everything meant for it is dropped, and thereby ended.
     let thread = thread.map_err(lacking("master control"))?;
     let underway = Underway { reported, thread };
     let handle = |course| Handle { control: Control { events }, listens_on, health, course };
@@ -228,7 +228,7 @@ fn start<L, T: Send + 'static>(
     }
 }
 
-/// Runs on the thread `master-control`: master control, and then what has to be done after its end, in this order.
+/// Runs on the thread `master-control`: master control, and then everything to do after its end, in this order.
 fn run(
     master: Master,
     received: Receiver<Event>,
@@ -244,7 +244,7 @@ fn run(
         None => panic::resume_unwind(panic),
     });
     if let Some(watchdog) = watchdog {
-        // Twice that: the health endpoint and the admin thread may have to wait for a client, too.
+        // Twice that: both the health endpoint and the admin thread may have to wait for a client.
         watchdog.watch_stop(Instant::now() + 2 * LAST_ANSWERS, || "what listens for commands does not end".into());
     }
     drop(files);
@@ -262,7 +262,7 @@ fn run(
     end.result
 }
 
-/// What can ask for something, once it is started.
+/// The triggers, once they are started.
 struct Triggers {
     signals: Option<Signals>,
     /// Whether Enter stops the server.

@@ -1,5 +1,5 @@
-//! The TCP sockets of this machine. They are asked for by sock_diag(7), which picks them in the kernel: the tables of
-//! proc_net_tcp(5) are read where that is not allowed or not there, and take milliseconds even when they are empty.
+//! The TCP sockets of this machine, as selected in the kernel by sock_diag(7). Where that is not allowed or not
+//! available, the tables of proc_net_tcp(5) are read, which takes milliseconds even if they are empty.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -21,17 +21,17 @@ pub(crate) struct TcpSocket {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
     pub(crate) state: TcpState,
-    /// How many bytes of the peer the process has not read yet.
+    /// How many bytes from the peer the process has not read yet.
     pub(crate) receive_queue: u32,
     /// How many bytes the peer has not acknowledged yet.
     pub(crate) send_queue: u32,
-    /// Whose process made it.
+    /// The user whose process created it.
     pub(crate) user: u32,
     /// Its number in proc(5). A connection has none (0) before it is accepted and after it is closed.
     pub(crate) inode: u64,
 }
 
-/// The sockets in these states that a process sees. One in another network namespace sees others.
+/// The sockets in these states that a process sees. A process in another network namespace sees others.
 ///
 /// # Errors
 /// When neither the kernel answers nor its tables can be read.
@@ -62,7 +62,7 @@ pub(crate) fn at_port(port: u16, states: StateFlags) -> io::Result<Vec<TcpSocket
 /// # Errors
 /// When neither the kernel answers nor its tables can be read.
 pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<TcpSocket>> {
-    // A link-local address is one of an interface.
+    // A link-local address belongs to an interface.
     let scope = if let SocketAddr::V6(local) = local { local.scope_id() } else { 0 };
     let (local, remote) = (canonical(local), canonical(remote));
     let is_it = |socket: &TcpSocket| (canonical(socket.local), canonical(socket.remote)) == (local, remote);
@@ -72,22 +72,22 @@ pub(crate) fn connection(local: SocketAddr, remote: SocketAddr) -> io::Result<Op
         source_address: local.ip(),
         destination_address: remote.ip(),
         interface_id: scope,
-        // Any.
+        // Matches any.
         cookie: [0xff; 8],
     };
-    // In place of a connection that is over it answers with the listener.
+    // If the connection is over, the kernel answers with the listener instead.
     if let Ok(found) = ask(StateFlags::all(), id, 0) {
         return Ok(found.into_iter().find(is_it));
     }
     Ok(read_tables(std::process::id(), &StateFlags::all())?.into_iter().find(is_it))
 }
 
-/// An address without a scope, and one of IPv4 as such, whichever family its socket has.
+/// An address without a scope; one of IPv4 as such, whichever family its socket has.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Which network a process sees. None: it has ended, or may not be looked into.
+/// The network that a process sees. None: it has ended, or may not be inspected.
 pub(crate) fn network_of(pid: u32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/net")).ok()
 }
@@ -116,7 +116,7 @@ fn ask(states: StateFlags, socket_id: SocketId, flags: u16) -> io::Result<Vec<Tc
     send(&kernel, &bytes, SendFlags::empty())?;
 
     let mut sockets = Vec::new();
-    // The kernel sends no longer messages.
+    // The kernel sends no messages longer than this.
     let mut buffer = vec![0; 32 * 1024];
     loop {
         let (length, _) = recv(&kernel, &mut buffer[..], RecvFlags::empty())?;
@@ -151,7 +151,7 @@ fn read_tables(pid: u32, states: &StateFlags) -> io::Result<Vec<TcpSocket>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound && table == "tcp6" => continue,
             Err(error) => return Err(error),
         };
-        // The table may have tens of thousands of lines, of which few are parsed.
+        // The table may have tens of thousands of lines, few of which are parsed.
         let mut wanted = lines.next().transpose()?.unwrap_or_default();
         for line in lines {
             let line = line?;
@@ -247,7 +247,7 @@ mod tests {
             return;
         };
         let is_apart = || network_of(apart.id()) != network_of(std::process::id());
-        // Not everyone may make a network: then it ends.
+        // Not every user may create a network namespace; without that permission, the program ends.
         let end = Instant::now() + Duration::from_secs(30);
         while !is_apart() {
             assert!(Instant::now() < end, "it stays in our network");
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn a_connection_has_a_number_from_its_accept_to_its_close() {
         for address in ["127.0.0.1:0", "[::]:0"] {
-            // Without IPv6 a machine has only the first one.
+            // A machine without IPv6 has only the first one.
             let Some((ours, _)) = listener(address) else { continue };
             let there = SocketAddr::from((Ipv4Addr::LOCALHOST, ours.local_addr().unwrap().port()));
             let client = TcpStream::connect(there).unwrap();
@@ -274,7 +274,7 @@ mod tests {
             assert_eq!(waiting.iter().map(|socket| socket.inode).collect::<Vec<_>>(), [0]);
             let (accepted, _) = ours.accept().unwrap();
             assert_eq!(number(), Some((TcpState::Established, inode(&accepted))));
-            // Reset, so that nothing of it stays.
+            // Reset, so that nothing of it remains.
             rustix::net::sockopt::set_socket_linger(&accepted, Some(Duration::ZERO)).unwrap();
             drop(accepted);
             // The listener is still there.

@@ -1,7 +1,7 @@
 //! Words for people: the same in the log and in `admin-cli`.
 //!
-//! Functions say a part of an answer or an event in a sentence, and types show a number, a time or an error as it is
-//! shown everywhere:
+//! Functions put a part of an answer or an event into a sentence, and types show a number, a time or an error in the
+//! same way everywhere:
 //!
 //! ```
 //! use std::time::Duration;
@@ -35,7 +35,7 @@ pub enum Clock {
     Utc,
     /// The local date and time, for people.
     Local,
-    /// The local time, for people who are there when it happens.
+    /// The local time, for people who watch as it happens.
     LocalTime,
 }
 
@@ -55,7 +55,7 @@ impl Clock {
     }
 }
 
-/// An entry of the journal for those who do not see what the program writes: with its last output.
+/// An entry of the journal for readers who do not see what the program writes: with its last output.
 pub fn entry(entry: &Entry, clock: Clock) -> String {
     let wrote = entry.fields.get("last_output").and_then(Value::as_array).into_iter().flatten();
     let wrote: String = wrote.filter_map(Value::as_str).map(|line| format!("\n  | {line}")).collect();
@@ -72,8 +72,8 @@ pub fn line(entry: &Entry, clock: Clock) -> String {
     format!("{} {weight}{}", clock.show(&entry.time), entry.message)
 }
 
-/// How many are still connected, and for how long they may be. Without any, as with a program, whose clients are not
-/// known, only how long that is.
+/// How many clients are still connected, and for how long they may be. Only the latter if there are none, as with a
+/// program whose clients are unknown.
 pub fn countdown(drain: &Drain) -> String {
     let whom = drain.generation.map(|generation| format!(" to generation {generation}")).unwrap_or_default();
     let open = match drain.open {
@@ -107,7 +107,7 @@ pub fn pause(pause: &Pause) -> String {
     format!("paused for {} s{most}", pause.paused_ms / 1000)
 }
 
-/// Where a server is found: its addresses, or the program that looks after that.
+/// Where a server is found: its addresses, or the program that binds its own.
 pub fn place(status: &Status) -> String {
     match (&status.all_addresses()[..], &status.program) {
         ([], Some(program)) => program.clone(),
@@ -116,7 +116,7 @@ pub fn place(status: &Status) -> String {
     }
 }
 
-/// What a supervisor knows, in one line.
+/// The status of a supervisor, in one line.
 pub fn status_line(status: &Status) -> String {
     let Status { name, state, generation, connections, uptime_ms, .. } = status;
     let not_ready = match &status.delay {
@@ -142,7 +142,7 @@ pub fn status_line(status: &Status) -> String {
     format!("{name} on {}: {state}{not_ready}, generation {generation}{open}, up {up}{how}", place(status))
 }
 
-/// Whether new clients may be sent there, and if not, why, and for how long.
+/// Whether new clients may be sent there and, if not, why, and for how long.
 pub fn readiness(status: &Status) -> String {
     if status.ready {
         return "ready".into();
@@ -165,7 +165,7 @@ pub fn readiness(status: &Status) -> String {
     format!("not ready: {why}")
 }
 
-/// Whether a server is there, be it ready for new clients or not.
+/// Whether a server is running, be it ready for new clients or not.
 fn serves(status: &Status) -> bool {
     match status.state {
         State::Serving => true,
@@ -175,7 +175,7 @@ fn serves(status: &Status) -> bool {
     }
 }
 
-/// What a generation is made of that the one before was not.
+/// How a generation differs from the one before.
 pub fn change(change: &Change) -> String {
     let Change { name, from, to } = change;
     match (from, to) {
@@ -186,7 +186,7 @@ pub fn change(change: &Change) -> String {
     }
 }
 
-/// A restart that was asked for.
+/// A requested restart.
 pub fn describe_restart(ahead: usize) -> String {
     match ahead {
         0 => "restarting".into(),
@@ -194,7 +194,7 @@ pub fn describe_restart(ahead: usize) -> String {
     }
 }
 
-/// What `resume` has undone.
+/// What `resume` undid.
 pub fn undone(undone: &Undone) -> String {
     match undone {
         Undone::Drain => "the drain is cancelled".into(),
@@ -219,7 +219,7 @@ pub fn describe(connection: &Connection) -> String {
     format!("connection {} from {}, {}", connection.id, connection.peer, connection.activity)
 }
 
-/// A connection of a program, and what is known of it.
+/// A connection of a program, and what is known about it.
 pub fn describe_seen(connection: &ProgramConnection) -> String {
     let ProgramConnection { peer, state, pid, receive_queue, send_queue, .. } = connection;
     let process = pid.map(|pid| format!(" of process {pid}")).unwrap_or_default();
@@ -233,7 +233,7 @@ pub fn describe_seen(connection: &ProgramConnection) -> String {
     text
 }
 
-/// How a connection ended that was to be closed on request.
+/// How a connection that was closed on request ended.
 pub fn describe_closed(id: u64, outcome: &Outcome) -> String {
     let how = match outcome {
         Outcome::Disconnected => "disconnected",
@@ -245,7 +245,7 @@ pub fn describe_closed(id: u64, outcome: &Outcome) -> String {
     format!("connection {id} {how}")
 }
 
-/// The signals that kill a program or say that it has crashed. Any other one has asked it to end.
+/// The signals that kill a program or report a crash of it. Any other one asked it to end.
 const FATAL: [&str; 7] = ["SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGKILL", "SIGSEGV", "SIGSYS"];
 
 /// A stop in one line.
@@ -293,7 +293,7 @@ impl fmt::Display for Count {
     }
 }
 
-/// Words in a list: `a, b and c`, where the last two have `and` or `or` between them.
+/// A list in words: `a, b and c`, with `and` or `or` between the last two.
 pub fn listed<S: AsRef<str>>(words: &[S], between: &str) -> String {
     let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
     match &words[..] {
@@ -396,7 +396,7 @@ mod tests {
         let time = DateTime::parse_from_rfc3339(&crash.time).unwrap().with_timezone(&Local).format("%H:%M:%S");
         assert_eq!(shown, format!("{time} error: it crashed"));
         assert!(line(&crash, Clock::Local).ends_with(&shown));
-        // That of a newer supervisor is shown as it is.
+        // The time of a newer supervisor is shown as it is.
         assert_eq!(line(&Entry { time: "soon".into(), ..crash }, Clock::Local), "soon error: it crashed");
     }
 
@@ -428,7 +428,7 @@ mod tests {
             ("it was killed by SIGTERM", 1, "exited on SIGTERM, 1 process had to be killed"),
             ("it was killed by SIGRTMIN+3", 0, "exited on SIGRTMIN+3"),
             ("it was killed by SIGKILL", 2, "killed by SIGKILL, 2 processes had to be killed"),
-            // By another one than us, or by its own fault.
+            // By something else, or by its own fault.
             ("it was killed by SIGKILL", 0, "killed by SIGKILL"),
             ("it was killed by SIGSEGV", 0, "killed by SIGSEGV"),
             ("it exited with code 0", 0, "exited with code 0"),
@@ -439,7 +439,7 @@ mod tests {
             });
             let mut report = serde_json::from_value(report).unwrap();
             assert_eq!(summary(&report), format!("stopped in 2 ms ({text})"));
-            // The clients of one behind a relay are known.
+            // The clients of a program behind a relay are known.
             report.closed = 3;
             let clients = "0 notified, 0 disconnected, 3 closed, 0 forced";
             assert_eq!(summary(&report), format!("stopped in 2 ms: {clients} ({text})"));

@@ -1,4 +1,4 @@
-//! What can ask for something: one thread each, each a loop of `events.send(..)`. None touches the server.
+//! The sources of requests: one thread each, each a loop of `events.send(..)`. None of them touches the server.
 
 pub(crate) mod admin;
 pub(crate) mod console;

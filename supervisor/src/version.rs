@@ -7,7 +7,7 @@ use crate::protocol;
 /// The version of this crate.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What `--version` says behind a program's name: the version of this crate, and the protocol's.
+/// What `--version` prints after a program's name: the version of this crate, and the protocol's.
 pub fn version() -> &'static str {
     static TEXT: LazyLock<String> = LazyLock::new(|| format!("{VERSION} (protocol {})", protocol::VERSION));
     &TEXT

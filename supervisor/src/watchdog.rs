@@ -1,5 +1,5 @@
 //! The last resort (in the film Tron, it fights for the users): ends the process when a stop overruns its deadline
-//! because something hangs, or when master control stands still.
+//! because something hangs, or when master control makes no progress.
 
 use std::fmt;
 use std::io;
@@ -17,26 +17,26 @@ use crate::writer::LAST_LINES;
 /// How far a stop may overrun its deadline.
 pub(crate) const OVERRUN: Duration = STOOD_STILL;
 
-/// How long master control may take for one event. It never waits, so it takes milliseconds.
+/// How long master control may take for one event. It never waits, so it takes only milliseconds.
 const HANG: Duration = Duration::from_secs(10);
 
-/// The last part of each of these. If the whole process stood still meanwhile, by Ctrl-Z or with the whole machine,
-/// no thread had a chance before, and each gets this part again.
+/// The last part of each of these limits. If the whole process stood still meanwhile, by Ctrl-Z or with the whole
+/// machine, no thread had a chance before, so all get this part again.
 const LAST_CHANCE: Duration = Duration::from_millis(200);
 
-/// A thread that wakes up that much too late has stood still.
+/// A thread that wakes up this much too late has stood still.
 const LATE: Duration = Duration::from_millis(500);
 
-/// [`LAST_CHANCE`] where the process had stood still already when the last part began: then a guardian first has to ask
-/// its program to end.
+/// Replaces [`LAST_CHANCE`] if the process had already stood still when the last part began: then a guardian first has
+/// to ask its program to end.
 const AFTER_A_STANDSTILL: Duration = OVERRUN;
 
-/// Watches on a thread named `watchdog`, as long as a clone of it lives. While there is nothing to watch it does not
-/// wake up.
+/// Watches on a thread named `watchdog`, as long as a clone of it exists. The thread does not wake up while there is
+/// nothing to watch.
 #[derive(Debug, Clone)]
 pub(crate) struct Watchdog(Arc<Hold>);
 
-/// The watch ends when this is dropped.
+/// Ends the watch when it is dropped.
 #[derive(Debug)]
 struct Hold(Arc<Watch>);
 
@@ -54,10 +54,10 @@ struct Watch {
 
 struct Watched {
     stop: Option<(Instant, Arc<WhatHangs>)>,
-    /// Events that master control has not dealt with. It can be negative for a moment: master control may be done with
-    /// an event before its sender has counted it.
+    /// Events that master control has not handled. It can be negative for a moment: master control may have handled an
+    /// event before its sender has counted it.
     open: i64,
-    /// When it dealt with one the last time, or got the first of these.
+    /// When it last handled an event, or got the first of these.
     since: Instant,
     over: bool,
 }
@@ -91,7 +91,7 @@ impl Watchdog {
         Ok(Watchdog(Arc::new(Hold(watch))))
     }
 
-    /// Ends the process one second after the deadline of a stop, and says with `what_hangs` why.
+    /// Ends the process one second after the deadline of a stop, with `what_hangs` as the reason.
     pub(crate) fn watch_stop(&self, deadline: Instant, what_hangs: impl Fn() -> String + Send + Sync + 'static) {
         self.change(|watched| watched.stop = Some((last_chance(deadline, OVERRUN), Arc::new(what_hangs))));
     }
@@ -105,7 +105,7 @@ impl Watchdog {
         });
     }
 
-    /// Master control has something to do.
+    /// Master control has an event to handle.
     pub(crate) fn event_queued(&self) {
         self.change(|watched| {
             if watched.open <= 0 {
@@ -115,7 +115,7 @@ impl Watchdog {
         });
     }
 
-    /// Master control has done it.
+    /// Master control has handled an event.
     pub(crate) fn event_done(&self) {
         self.change(|watched| {
             watched.since = Instant::now();
@@ -123,7 +123,7 @@ impl Watchdog {
         });
     }
 
-    /// There is nothing to watch any more.
+    /// Ends the watch.
     pub(crate) fn off(&self) {
         self.change(|watched| watched.over = true);
     }
@@ -148,7 +148,7 @@ fn last_chance(from: Instant, limit: Duration) -> Instant {
 }
 
 impl Watch {
-    /// Waits until the process has to end. None: nothing is watched any more.
+    /// Waits until the process has to end. None: the watch is over.
     fn wait(&self) -> Option<Why> {
         let mut watched = self.lock();
         loop {
@@ -181,10 +181,10 @@ impl Watch {
         let mut watched = self.lock();
         let before = watched.end();
         change(&mut watched);
-        // A later end is noticed when the earlier one has come. Without any end, no thread shall wake up.
+        // A later end is noticed when the earlier one is reached. Without any end, the thread must stop its timed wait.
         let end = watched.end();
         let matters = watched.over || end.is_none() || end < before || before.is_none();
-        // Before the thread wakes up: it would wait for the lock.
+        // Before the thread wakes up, because it would wait for the lock.
         drop(watched);
         if matters {
             self.changed.notify_all();
@@ -203,7 +203,7 @@ impl fmt::Debug for Watched {
     }
 }
 
-/// Ends the process, since master control has panicked.
+/// Ends the process, because master control has panicked.
 pub(crate) fn end_after_panic(log: Journal, message: &str) -> ! {
     let message = format!("master control panicked, so the process ends, with all connections: {message}");
     log_and_exit(Exit::OutOfControl, log, move |log| log.line(Level::Error, "out_of_control", message, []))
@@ -244,7 +244,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// A watch that tells the test instead of ending the process.
+    /// A watchdog that tells the test instead of ending the process.
     fn watchdog() -> (Watchdog, mpsc::Receiver<Why>) {
         let (tell, told) = mpsc::channel();
         (Watchdog::start_with(move |why| tell.send(why).unwrap()).unwrap(), told)
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn an_event_that_nobody_deals_with_ends_the_process() {
         let (watchdog, told) = watchdog();
-        // Some are dealt with, and one is not.
+        // Some are handled, and one is not.
         watchdog.event_queued();
         watchdog.event_queued();
         watchdog.event_done();
@@ -297,7 +297,7 @@ mod tests {
     fn after_a_limit_there_is_a_last_chance() {
         let (watchdog, told) = watchdog();
         watchdog.event_queued();
-        // As if the process had stood still since.
+        // As if the process had stood still since then.
         watchdog.change(|watched| watched.since = ago(HANG));
         watchdog.event_done();
         watchdog.watch_stop(ago(OVERRUN), || "a handler".into());

@@ -1,5 +1,5 @@
-//! The one thread that writes lines to stderr, or into a log file. Others leave their lines to it and continue: only
-//! this thread waits for a reader that stalls, or for a disk.
+//! The one thread that writes lines to stderr, or into a log file. Other threads queue their lines and continue: only
+//! this thread waits for a stalled reader, or for a disk.
 
 mod sink;
 
@@ -12,25 +12,25 @@ use std::time::{Duration, Instant};
 use crate::sync::lock;
 pub(crate) use sink::{LogFile, Sink};
 
-/// How much can wait to be written, in bytes. A line beyond that is lost.
+/// The size of the queue, in bytes. A line that does not fit is lost.
 const ROOM: usize = 1024 * 1024;
 
-/// How much of that programs can fill with what they write to stderr. Then they wait, as for any pipe.
+/// How much of that programs can fill with what they write to stderr. After that they wait, as for any pipe.
 const ROOM_FOR_PROGRAMS: usize = 64 * 1024;
 
-/// As much goes into a pipe that has room, without waiting.
+/// This much goes into a pipe that has room, without waiting.
 const PIECE: usize = 512;
 
-/// How long the end of the process waits for what has not been written yet, as a whole.
+/// How long the end of the process waits in total for everything that is not written yet.
 pub(crate) const LAST_LINES: Duration = Duration::from_millis(200);
 
-/// Writes lines in the order in which they come, on a thread named `log`. That starts with the first line, and ends
-/// when the writer is dropped and all is written.
+/// Writes lines in the order in which they arrive, on a thread named `log`. The thread starts with the first line, and
+/// ends when the writer is dropped and everything is written.
 pub(crate) struct Writer(Arc<Shared>);
 
 struct Shared {
     queue: Mutex<Queue>,
-    /// There is something to write, or nothing comes any more.
+    /// There is something to write, or no more will come.
     filled: Condvar,
     /// Something was written, or cannot be.
     emptied: Condvar,
@@ -41,23 +41,23 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<u8>,
-    /// How many threads are still writing what they have taken out of the queue.
+    /// How many threads are still writing what they took out of the queue.
     writing: usize,
     has_thread: bool,
-    /// How many lines were lost since a line said how many.
+    /// How many lines were lost since a line last reported how many.
     lost: usize,
-    /// Lines are lost until a line has said how many.
+    /// Lines are lost until a line has reported how many.
     full: bool,
     /// The last write failed.
     failing: bool,
-    /// The end has waited in vain for what is being written.
+    /// A flush has waited in vain for what is being written.
     stalled: bool,
     /// The writer was dropped.
     over: bool,
 }
 
 impl Writer {
-    /// `on_room` is called on the thread when lines were lost and there is room again: the moment for
+    /// `on_room` is called on the thread when lines were lost and there is room again: the moment to call
     /// [`Writer::take_lost`].
     pub(crate) fn new(sink: Sink, on_room: impl Fn() + Send + Sync + 'static) -> Writer {
         Writer(Arc::new(Shared {
@@ -69,7 +69,7 @@ impl Writer {
         }))
     }
 
-    /// Leaves a line to the thread, without waiting. If there is no room for it, it is lost, and counted.
+    /// Queues a line without waiting. If there is no room for it, it is lost, and counted.
     pub(crate) fn line(&self, line: &str) {
         let mut queue = self.0.queue();
         queue.full |= queue.waiting.len() + line.len() > ROOM;
@@ -81,7 +81,7 @@ impl Writer {
         }
     }
 
-    /// How many lines were lost, if there is room again for a line that says so. That has to be the next one.
+    /// How many lines were lost, if there is room again for a line that reports it. That has to be the next line.
     pub(crate) fn take_lost(&self) -> usize {
         let mut queue = self.0.queue();
         if !queue.has_room_again() {
@@ -91,7 +91,7 @@ impl Writer {
         mem::take(&mut queue.lost)
     }
 
-    /// Leaves something that a program has written to the thread. Waits for room.
+    /// Queues something that a program has written. Waits for room.
     pub(crate) fn pass_on(&self, piece: &[u8]) {
         let mut queue = self.0.queue();
         while queue.waiting.len() > ROOM_FOR_PROGRAMS {
@@ -101,7 +101,7 @@ impl Writer {
         self.0.wake_thread(&mut queue);
     }
 
-    /// Waits until all is written, but not longer than until `end`, and not again for a reader that has stalled.
+    /// Waits until everything is written, but at most until `end`, and not again for a reader that has stalled.
     pub(crate) fn flush(&self, end: Instant) {
         let mut queue = self.0.queue();
         while !queue.stalled && (queue.writing > 0 || !queue.waiting.is_empty()) {
@@ -139,7 +139,7 @@ impl Shared {
         lock(&self.queue)
     }
 
-    /// Something waits to be written. If the system gives no thread now, the next caller tries again.
+    /// Starts or wakes the thread. If the system gives no thread now, the next caller tries again.
     fn wake_thread(self: &Arc<Self>, queue: &mut Queue) {
         if !queue.has_thread {
             let shared = self.clone();
@@ -157,7 +157,7 @@ impl Shared {
     ) -> MutexGuard<'a, Queue> {
         self.wake_thread(&mut queue);
         match end.map(|end| end.saturating_duration_since(Instant::now())) {
-            // There is no other thread that could.
+            // No other thread could write.
             Some(left) if !queue.has_thread && queue.writing == 0 => self.write_within(left, queue),
             None if !queue.has_thread && queue.writing == 0 => self.write(queue, usize::MAX),
             None => self.emptied.wait(queue).unwrap_or_else(PoisonError::into_inner),
@@ -185,7 +185,7 @@ impl Shared {
         }
     }
 
-    /// Writes a little of what waits, if there is room for it by then.
+    /// Writes a small part of the queue, if there is room for it within the limit.
     fn write_within<'a>(&'a self, limit: Duration, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
         drop(queue);
         let has_room = lock(&self.sink).has_room_within(limit);
@@ -193,7 +193,7 @@ impl Shared {
         if has_room { self.write(queue, PIECE) } else { queue }
     }
 
-    /// Writes what waits, as far as there is room, if the thread has not come to it: on a busy machine that may take long.
+    /// Writes the queue as far as there is room, in case the thread is late: on a busy machine that may take long.
     #[cfg(unix)]
     fn write_at_once<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
         while queue.writing == 0 && !queue.waiting.is_empty() && lock(&self.sink).has_room_within(Duration::ZERO) {
@@ -202,21 +202,21 @@ impl Shared {
         queue
     }
 
-    /// There it cannot be known whether there is room.
+    /// Windows does not tell whether there is room.
     #[cfg(windows)]
     #[allow(clippy::unused_self, reason = "the other one uses it")]
     fn write_at_once<'a>(&'a self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
         queue
     }
 
-    /// Writes what waits, up to so much of it.
+    /// Writes at most this much of the queue.
     fn write<'a>(&'a self, mut queue: MutexGuard<'a, Queue>, most: usize) -> MutexGuard<'a, Queue> {
         let length = most.min(queue.waiting.len());
         let rest = queue.waiting.split_off(length);
         let lines = mem::replace(&mut queue.waiting, rest);
         queue.writing += 1;
         drop(queue);
-        // Programs wait for room, and that is there now.
+        // Programs wait for room, and now there is some.
         self.emptied.notify_all();
         let lost = lock(&self.sink).write(&lines);
         let mut queue = self.queue();
@@ -224,19 +224,19 @@ impl Shared {
         queue.stalled = false;
         queue.failing = lost > 0;
         queue.lost += lost;
-        // A line that is lost because there is no room would never find out that writing works again.
+        // Otherwise lines would be lost for lack of room, and none would ever find out that writing works again.
         queue.full &= !queue.failing;
         self.emptied.notify_all();
         queue
     }
 }
 
-/// A terminal can be set to suspend a process in the background that writes to it, and with it the server. The thread
-/// that writes does not take notice.
+/// A terminal can be set to suspend a background process that writes to it, and with it the server. The thread that
+/// writes ignores that.
 #[cfg(unix)]
 fn outlive_the_terminal() {
     use nix::sys::signal::{SigSet, Signal};
-    // It fails only for what is no signal.
+    // It fails only for an invalid signal.
     let _ = SigSet::from(Signal::SIGTTOU).thread_block();
 }
 
@@ -252,7 +252,7 @@ mod tests {
     use crate::journal::Journal;
     use crate::log::{Level, Log};
 
-    /// A pipe with a name, in place of a log file.
+    /// A named pipe, in place of a log file.
     struct Pipe {
         path: PathBuf,
         reader: File,
@@ -263,7 +263,7 @@ mod tests {
             let path = std::env::temp_dir().join(format!("mastercontrol-{}-{test}", std::process::id()));
             let _ = std::fs::remove_file(&path);
             nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-            // Open for both, so that nothing waits for the other end.
+            // Opened for both directions, so that nothing waits for the other end.
             let reader = File::options().read(true).write(true).open(&path).unwrap();
             Pipe { path, reader }
         }
@@ -293,7 +293,7 @@ mod tests {
         const LINES: u64 = 20_000;
         let pipe = Pipe::new("lost");
         let journal = Journal::in_file(Log::json(), &pipe.path).unwrap();
-        // More than there is room for. Should one of them wait, this never ends.
+        // More than there is room for. If one of them waited, this would never end.
         for number in 1..=LINES {
             journal.line(
                 Level::Info,
@@ -356,7 +356,7 @@ mod tests {
             writer.line("no room for this\n");
             writer.flush(end());
         }
-        // As long as nothing can be written, nothing is said of it.
+        // As long as nothing can be written, no loss is reported.
         assert_eq!((writer.take_lost(), writer.0.queue().lost), (0, 3));
         let mut sink = Sink::file(LogFile::open(path.clone()).unwrap());
         sink.write(b"half a li");
@@ -376,7 +376,7 @@ mod tests {
         writer.pass_on(&vec![b'x'; 1024 * 1024]);
         writer.flush(Instant::now() + Duration::from_millis(50));
         assert!(writer.0.queue().stalled);
-        // It would be so long.
+        // This would take that long if it waited.
         writer.flush(Instant::now() + Duration::from_secs(100_000));
         let mut reader = pipe.reader.try_clone().unwrap();
         thread::spawn(move || reader.read_exact(&mut vec![0; 1024 * 1024]));
@@ -391,7 +391,7 @@ mod tests {
     fn the_end_writes_itself_what_the_thread_has_not_come_to() {
         let pipe = Pipe::new("late");
         let writer = writer(&pipe.path);
-        // There is one, and it does not get its turn.
+        // There is a thread, but it does not get its turn.
         writer.0.queue().has_thread = true;
         writer.line("why it has ended\n");
         writer.flush(Instant::now() + Duration::from_millis(50));
@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(pipe.lines().next().unwrap(), "why it has ended");
     }
 
-    /// Runs in a process of its own, which gets no threads: nobody has that much room for a stack.
+    /// Runs in a process of its own, which gets no threads: no system has that much room for a stack.
     #[test]
     fn without_a_thread_the_end_writes_itself_and_does_not_wait_for_a_reader_that_has_stalled() {
         const CHILD: &str = "MASTERCONTROL_TEST_NO_THREADS";
@@ -413,7 +413,7 @@ mod tests {
             assert!(output.status.success() && text.contains("1 passed"), "{text}");
             return;
         }
-        // Ends the process if that hangs.
+        // Ends the process if the test hangs.
         nix::unistd::alarm::set(60);
         let pipe = Pipe::new("threadless");
         let writer = writer(&pipe.path);

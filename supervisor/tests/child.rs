@@ -1,4 +1,4 @@
-//! Programs as servers: their guardians, talked to as the supervisor does, and what master control hears of them.
+//! Programs as servers: their guardians, driven as the supervisor drives them, and what is reported to master control.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
@@ -23,7 +23,7 @@ use mastercontrol::{Address, ProgramEnd};
 
 const SUPERVISOR: &str = env!("CARGO_BIN_EXE_supervisor");
 
-/// How long anything may take that should happen at once, on a machine that is busy with something else.
+/// How long anything may take that should happen at once, on a machine that is busy with other work.
 const LIMIT: Duration = Duration::from_secs(45);
 
 /// A grace period that no test can wait for.
@@ -40,7 +40,7 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A directory of a test's own.
+/// A directory for one test.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -64,7 +64,7 @@ impl Directory {
         path.to_str().unwrap().into()
     }
 
-    /// The lines of a file, when it has so many.
+    /// The lines of a file, once it has this many.
     fn lines(&self, name: &str, wanted: usize) -> Vec<String> {
         let mut lines = Vec::new();
         eventually(&format!("{name} has {wanted} lines"), || {
@@ -86,13 +86,13 @@ impl Drop for Directory {
     }
 }
 
-/// Whether it runs. A zombie does not.
+/// Whether a process runs. A zombie does not.
 fn runs(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit_once(") ").unwrap().1.starts_with('Z'))
 }
 
-/// A process is there, even as a zombie.
+/// Whether a process exists, even as a zombie.
 fn is_there(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
@@ -144,7 +144,7 @@ impl Guardian {
         report.strip_prefix("started ").unwrap_or_else(|| panic!("{report}")).parse().unwrap()
     }
 
-    /// All that is reported from now on, and that the guardian has ended by itself then.
+    /// All further reports. Returns when the guardian has ended by itself.
     fn rest(mut self) -> Vec<String> {
         let mut reports = Vec::new();
         loop {
@@ -177,7 +177,7 @@ fn every_exit_code_is_told() {
 
 #[test]
 fn every_signal_that_ends_a_program_is_told_by_its_number() {
-    // Those that end a program, a realtime one among them.
+    // The signals that end a program, including a realtime signal.
     for signal in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31, 40] {
         let mut guardian = Guardian::sh(&format!("ulimit -c 0; kill -{signal} $$; sleep 1000"));
         guardian.started();
@@ -272,7 +272,7 @@ fn a_program_that_ignores_the_signal_is_killed_at_the_deadline() {
     assert!(pids.into_iter().all(|pid| !is_there(pid)));
 }
 
-/// As when a container is frozen for longer than the grace period.
+/// As if a container were frozen for longer than the grace period.
 #[test]
 fn after_a_standstill_the_program_has_a_moment_to_do_what_it_was_asked_to() {
     let directory = Directory::new();
@@ -288,11 +288,11 @@ fn after_a_standstill_the_program_has_a_moment_to_do_what_it_was_asked_to() {
     guardian.order("stop 15 2000");
     directory.lines("said", 2);
     [guardian.process.id(), program].into_iter().for_each(|pid| kill(pid, "STOP"));
-    // Its deadline has to be over, and by more than any other process would take.
+    // The deadline must have passed, by more than any other process would take.
     thread::sleep(Duration::from_millis(3500).saturating_sub(asked.elapsed()));
     fs::write(&go, "").unwrap();
     kill(guardian.process.id(), "CONT");
-    // It would have killed the program by then.
+    // The guardian would have killed the program by then.
     thread::sleep(Duration::from_millis(50));
     kill(program, "CONT");
     let reports = guardian.rest();
@@ -313,7 +313,7 @@ fn a_second_stop_moves_the_deadline_and_sends_no_second_signal() {
     guardian.order("stop 10 600000");
     directory.lines("said", 2);
     guardian.order("stop 10 300000");
-    // A shell that got both would do what USR1 wants first.
+    // A shell that got both would handle USR1 first.
     guardian.order("signal 12");
     assert_eq!(directory.lines("said", 3), ["ready", "stop", "other"]);
     guardian.order("stop 10 0");
@@ -361,7 +361,7 @@ fn what_a_program_leaves_behind_is_ended_after_it() {
 fn an_orphan_s_end_is_not_taken_for_the_program_s_and_a_thousand_are_reaped() {
     let directory = Directory::new();
     let done = directory.path("done").display().to_string();
-    // Each inner shell leaves an orphan behind.
+    // Each inner shell leaves an orphan.
     let script = format!("for i in $(seq 1000); do (exit 9 &) ; done; echo done > {done}; exec sleep 1000");
     let mut guardian = Guardian::sh(&script);
     let program = guardian.started();
@@ -406,7 +406,7 @@ fn signals_that_mean_the_supervisor_do_not_end_a_guardian() {
         kill(guardian.process.id(), signal);
     }
     guardian.order("stop 2 600000");
-    // The program itself has none of these ignored.
+    // The program itself ignores none of these.
     assert_eq!(guardian.rest(), ["ended signal 2", "gone 0"]);
 }
 
@@ -447,7 +447,7 @@ fn a_program_inherits_three_descriptors_no_blocked_signal_and_a_group_of_its_own
         status.display(),
         directory.path("group").display()
     );
-    // Descriptors of another library that are not closed on exec, and signals that are blocked.
+    // Descriptors of another library that are not closed on exec, and blocked signals.
     let outer = "import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU, signal.SIGCHLD, signal.SIGTERM})
 os.dup2(os.open('/dev/null', os.O_RDONLY), 5)
@@ -464,7 +464,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
     assert_eq!(reports[1..], ["ended exit 0", "gone 0"]);
     assert!(process.wait().unwrap().success());
     let listing = fs::read_to_string(fds).unwrap();
-    // The fourth is the directory that ls reads.
+    // The fourth is the directory that `ls` reads.
     assert_eq!(listing.lines().filter(|line| line.contains(" -> ")).count(), 4, "{listing}");
     assert!(listing.contains(" 0 -> /dev/null"), "{listing}");
     let status = fs::read_to_string(status).unwrap();
@@ -575,7 +575,7 @@ fn a_stop_that_is_made_shorter_kills() {
     assert!(killed >= 1);
 }
 
-/// The guardian hears of both at once.
+/// The guardian learns of both at once.
 #[test]
 fn a_stop_right_behind_a_kill_does_not_take_it_back() {
     let directory = Directory::new();
@@ -583,7 +583,7 @@ fn a_stop_right_behind_a_kill_does_not_take_it_back() {
     let driven = driven(sh(&format!("echo $PPID > {ready}; exec sleep 1000")), Vec::new());
     let one = driven.build_here(1).unwrap();
     let guardian = directory.lines("ready", 1)[0].parse().unwrap();
-    // Its deputy would have it continue.
+    // Its deputy would continue it.
     let deputy = cfg!(target_os = "linux").then(|| parent(guardian));
     deputy.into_iter().chain([guardian]).for_each(|pid| kill(pid, "STOP"));
     one.stop(Duration::ZERO);
@@ -614,7 +614,7 @@ fn what_is_dropped_is_gone() {
     assert!(!is_there(pid));
 }
 
-/// Says when it runs and when it is asked to end, and then ends in its own time.
+/// Reports when it runs and when it is asked to end, and then ends in its own time.
 fn polite(directory: &Directory) -> Program {
     let said = directory.path("said").display().to_string();
     sh(&format!("trap 'echo asked >> {said}; exit 7' TERM; echo up >> {said}; while :; do sleep 0.01; done"))
@@ -701,7 +701,7 @@ tcp.accept()
     let driven = driven(python(script), sockets);
     assert!(driven.overlaps());
     let one = driven.build_here(1).unwrap();
-    // The fifth is the directory that is read.
+    // The fifth is the directory that is being read.
     let wanted = "['2', 'http:', [0, 1, 2, 3, 4, 5]]\n";
     let mut line = String::new();
     BufReader::new(TcpStream::connect(address).unwrap()).read_line(&mut line).unwrap();
@@ -718,12 +718,12 @@ fn the_port_is_free_when_the_program_is_finished_and_no_guardian_holds_it() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
     let sockets = vec![Socket { name: String::new(), socket: tcp.into() }];
-    // The program closes it, and continues.
+    // The program closes the socket and keeps running.
     let script = "import os, time\nos.close(3)\ntime.sleep(1000)";
     let mut driven = driven(python(script), sockets);
     let one = driven.build_here(1).unwrap();
     driven.close(HUGE);
-    // If a process has it, its queue may fill up.
+    // If a process still has it, its queue may fill up.
     let connect = || TcpStream::connect_timeout(&address, LIMIT);
     eventually("nobody has the socket", || {
         connect().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
@@ -845,7 +845,7 @@ fn a_program_is_ready_after_a_time() {
     finished(&driven);
 }
 
-/// The launcher, which is there before the program, would lose them.
+/// The launcher, which exists before the program, would lose them.
 #[test]
 fn signals_that_come_before_the_program_has_started_are_for_the_program() {
     for _ in 0..20 {
@@ -866,7 +866,7 @@ fn a_build_under_way_is_handed_over_when_no_server_is_wanted_any_more() {
     let mut driven = driven(never, Vec::new());
     driven.build(1);
     let pid = directory.pids("pid", 1)[0];
-    // It has begun to do things, and is asked to end them: at once, whatever its builder is doing.
+    // The program has begun its work, and is asked to end at once, whatever its builder is doing.
     driven.close(HUGE);
     let one = built(&driven).unwrap();
     assert_eq!(finished(&driven), 1);

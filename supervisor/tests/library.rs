@@ -1,4 +1,4 @@
-//! The supervisor as a library: what code can ask for, and what it gets back as values.
+//! The supervisor as a library: what code can request, and the values that it gets back.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{self, Read, Write};
@@ -21,7 +21,7 @@ fn anywhere() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-/// Waits for the end, but not for ever: a test that hangs says nothing.
+/// Waits for the end, but not for ever: a test that hangs reports nothing.
 fn wait(running: Handle) -> Result<Report, Error> {
     let (done, ended) = mpsc::channel();
     thread::spawn(move || {
@@ -76,7 +76,7 @@ fn a_handler_stops_its_own_server_without_a_deadlock() {
     wait(running).unwrap();
 }
 
-/// What tests need of a connection and its users do not.
+/// For tests: a connection has no such method.
 trait ConsumeAll {
     fn consume_all(&mut self);
 }
@@ -96,7 +96,7 @@ fn of_several_stops_the_shortest_counts() {
     for grace in [HUGE, Duration::from_millis(50), HUGE] {
         running.control().stop(grace);
     }
-    // The client stays.
+    // The client stays connected.
     let report = wait(running).unwrap();
     assert_eq!((report.drain.forced.len(), report.exit()), (1, Exit::Forced));
 }
@@ -166,7 +166,7 @@ fn a_handler_that_cannot_be_made_keeps_the_supervisor_from_starting() {
     }
 }
 
-/// An echo server whose accepting thread panics when a client comes after a `!` was sent to it.
+/// An echo server whose accepting thread panics when a client connects after a `!` was received.
 #[derive(Default)]
 struct Crashes(AtomicBool);
 
@@ -191,13 +191,13 @@ impl Handler for Crashes {
     }
 }
 
-/// Has the server crash. Returns when it has.
+/// Makes the server crash. Returns when it has.
 fn crash(running: &Handle) {
     let mut client = client(running);
     client.write_all(b"!").unwrap();
     client.read_exact(&mut [0]).unwrap();
     let _last = self::client(running);
-    // Told, since its generation ends.
+    // The client is notified, because its generation ends.
     let mut heard = String::new();
     client.read_to_string(&mut heard).unwrap();
     assert_eq!(heard, "SHUTDOWN\n");
@@ -209,7 +209,7 @@ fn a_server_that_crashes_is_started_again_and_serves_who_came_meanwhile_until_th
     let running = Supervisor::new(Crashes::default()).restart(policy).start(Listen::Bind(anywhere())).unwrap();
     for _ in 0..5 {
         crash(&running);
-        // It waits in the queue until there is a server again.
+        // This client waits in the queue until a server is running again.
         greet(&mut client(&running));
     }
     crash(&running);
@@ -249,7 +249,7 @@ fn a_restart_from_code_builds_the_server_afresh() {
     let mut built = 0;
     let supervisor = Supervisor::with_factory(move |_| {
         built += 1;
-        // The second one cannot be built, and the first keeps serving.
+        // The second one cannot be built, so the first keeps serving.
         if built == 2 { Err("not today".into()) } else { Ok(Arc::new(Numbered(built))) }
     });
     let running = supervisor.start(Listen::Bind(anywhere())).unwrap();
@@ -265,7 +265,7 @@ fn a_restart_from_code_builds_the_server_afresh() {
     while ask(&mut client(&running)) != 3 {
         thread::yield_now();
     }
-    // Its connection is still there, and moves to the new generation in a moment.
+    // The connection is still open, and moves to the new generation in a moment.
     while ask(&mut first) != 3 {
         thread::yield_now();
     }
@@ -273,7 +273,7 @@ fn a_restart_from_code_builds_the_server_afresh() {
     wait(running).unwrap();
 }
 
-/// On Windows the name of a pipe is no path.
+/// On Windows the name of a pipe is not a path.
 #[cfg(unix)]
 #[test]
 fn what_a_handler_has_to_say_stands_among_the_events_even_if_nothing_is_logged() {
@@ -323,7 +323,7 @@ fn what_a_handler_has_to_say_stands_among_the_events_even_if_nothing_is_logged()
 
 #[test]
 fn a_server_that_takes_no_connections_is_found_and_restarted() {
-    /// Its accepting thread hangs for ever, in the first generation, as soon as it is to.
+    /// In the first generation, its accepting thread hangs for ever once the flag is set.
     struct Hangs(Option<Arc<AtomicBool>>);
     impl Handler for Hangs {
         fn serve(&self, client: &mut Connection) -> io::Result<()> {
@@ -347,7 +347,7 @@ fn a_server_that_takes_no_connections_is_found_and_restarted() {
     greet(&mut first);
     hang.store(true, Ordering::SeqCst);
     let _hangs = client(&running);
-    // Told, though the thread that should do it hangs.
+    // The client is notified, although the thread that should do it hangs.
     let mut heard = String::new();
     first.read_to_string(&mut heard).unwrap();
     assert_eq!(heard, "SHUTDOWN\n");
@@ -384,7 +384,7 @@ fn a_health_endpoint_answers_at_its_address_and_is_gone_with_the_supervisor() {
     assert_eq!(Supervisor::new(Echo).start(Listen::Bind(anywhere())).unwrap().health(), None);
 }
 
-/// A disk that does not answer, for example.
+/// For example, a disk that does not answer.
 #[test]
 fn what_hangs_when_it_is_looked_at_is_not_ready_and_the_supervisor_is_alive() {
     struct Hangs {
@@ -419,7 +419,7 @@ fn what_hangs_when_it_is_looked_at_is_not_ready_and_the_supervisor_is_alive() {
 fn whoever_cannot_start_has_no_health_endpoint_any_more() {
     let health = TcpListener::bind(anywhere()).unwrap().local_addr().unwrap();
     let supervisor = Supervisor::with_factory(move |_| {
-        // It is there while the server is being built.
+        // The endpoint exists while the server is being built.
         assert_eq!(ask_health(health, "/ready"), "HTTP/1.1 503 Service Unavailable");
         Err("it cannot be built".into())
     });
@@ -455,7 +455,7 @@ fn a_handler_that_hangs_is_reported_and_does_not_hold_up_the_end() {
 
 #[test]
 fn a_handler_whose_drop_blocks_holds_up_its_own_generation_and_no_command() {
-    /// Those of the first generation wait for the test, which hears of it.
+    /// The drop of the first generation's handler signals the test and waits for it.
     struct Closes(Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>);
     impl Drop for Closes {
         fn drop(&mut self) {
@@ -510,7 +510,7 @@ fn a_stop_that_hangs_is_ended_by_the_last_resort_which_says_so() {
     }
     impl Drop for HangsAtItsEnd {
         fn drop(&mut self) {
-            // The thread that lets the clients go hangs here, and nothing else would end it.
+            // The thread that drains the clients hangs here, and nothing else would end it.
             loop {
                 thread::park();
             }
@@ -521,7 +521,7 @@ fn a_stop_that_hangs_is_ended_by_the_last_resort_which_says_so() {
         let running = supervisor.last_resort().log(Log::text()).start(Listen::Bind(anywhere())).unwrap();
         let mut client = client(&running);
         client.write_all(b"?").and_then(|()| client.read_exact(&mut [0])).unwrap();
-        // Its connection waits again a moment after the answer, which nothing announces.
+        // The connection waits again a moment after the answer, which nothing announces.
         thread::sleep(Duration::from_millis(200));
         running.control().stop(Duration::from_millis(50));
         let _ = running.wait();

@@ -1,4 +1,5 @@
-//! Orphans come to a supervisor of programs. This is a process of its own, since all its children are concerned.
+//! Orphans become children of a supervisor of programs. This test is a process of its own, because it affects all
+//! children of the process.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
@@ -21,8 +22,8 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The guardian is killed, so all orphans are ours: those that have ended already, and those that have left group,
-/// session and environment.
+/// The guardian is killed, so all orphans are ours: both those that have already ended, and those that have left the
+/// group, the session and the environment.
 #[test]
 fn no_orphan_is_left_and_none_stays_a_zombie() {
     let pids = std::env::temp_dir().join(format!("orphans-test-{}", std::process::id()));

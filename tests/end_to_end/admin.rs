@@ -1,4 +1,4 @@
-//! `admin-cli`: what it does, and what its exit code says.
+//! `admin-cli`: what it does, and its exit codes.
 
 use std::fs;
 use std::process::Stdio;
@@ -31,7 +31,7 @@ fn two_stops_at_the_same_time_both_get_true_answers() {
     let (instance, mut client) = with_a_client(&home);
     let first = instance.admin_begins(&["stop", "--json"]);
     client.assert_told();
-    // A shorter one is logged, so it is known to have been heard.
+    // A shorter grace period is logged, so the log shows that the request has arrived.
     let second = instance.admin_begins(&["stop", "--grace", "500", "--json"]);
     instance.err.wait_for("the grace period ends in");
     drop(client);
@@ -178,16 +178,16 @@ fn a_supervisor_that_hangs_is_exit_code_6() {
         let answer = asking.end().expect(6).json();
         assert_eq!(answer["code"], "no_answer");
     }
-    // It is there anyway, and the only one that can be meant.
+    // It still exists, and is the only one that can be meant.
     home.admin(&["list"]).expect(0).says("it does not answer");
     #[cfg(target_os = "linux")]
     home.admin(&["list"]).says(&format!("it is suspended; `kill -CONT {}` continues it", instance.process.pid));
     instance.signal(SIGCONT);
-    // The stop was asked for, and is carried out now.
+    // The stop was requested before, and is carried out now.
     assert_eq!(instance.wait(), 0);
 }
 
-/// Linux interrupts who waits in a queue that is full, when it was suspended meanwhile.
+/// If a process waits for room in a full queue and is suspended meanwhile, Linux interrupts its wait.
 #[cfg(target_os = "linux")]
 #[test]
 fn who_was_suspended_goes_on_waiting_for_a_supervisor_that_hangs() {
@@ -248,7 +248,7 @@ fn an_answer_that_cannot_be_written_is_a_failure_unless_its_reader_has_gone() {
             full.says("cannot write the answer: No space left on device");
             assert_eq!(full.err.lines().count(), 1, "{arguments:?}: {full}");
         }
-        // One that follows may have written all before, and would wait for what happens.
+        // A client that follows may already have written everything, and would then wait for the next event.
         if !arguments.contains(&"--follow") {
             assert_eq!(run("(\"$@\" && echo done >&2) | :", arguments).expect(0).err, "done\n");
         }
@@ -309,7 +309,7 @@ fn a_leftover_is_shown_as_dead_and_is_not_in_the_way() {
     assert_eq!(list["instances"][0]["state"], "dead");
     home.admin(&["ping"]).expect(3);
     let alive = home.start(&["echo", "--name", &alive]);
-    // Only one that is alive can be meant.
+    // Only the live one can be meant.
     home.admin(&["ping"]).expect(0).says(&format!("pid {}", alive.pid));
     // The name can be used again.
     let again = home.start(&["echo", "--name", &dead]);
@@ -327,11 +327,11 @@ fn what_dead_ones_have_left_is_removed_on_request_and_the_living_stay() {
     assert!(list.err.contains(&format!("removed the stale socket of {dead}")) && !list.out.contains(&dead), "{list}");
     let left: Vec<_> = fs::read_dir(home.sockets()).unwrap().map(|file| file.unwrap().file_name()).collect();
     let is_alive = |file: &std::ffi::OsString| file.to_str().unwrap().starts_with(&format!("{}.", alive.name));
-    // A pipe is in no directory.
+    // A pipe is not in a directory.
     assert!(left.len() == if cfg!(unix) { 2 } else { 1 } && left.iter().all(is_alive), "{left:?}");
     alive.assert_serves();
     if cfg!(unix) {
-        // A file that is no socket is left alone, and hides nothing else.
+        // A file that is not a socket is left alone, and does not hide any other.
         let file = home.sockets().join("a-file.sock");
         fs::write(&file, "").unwrap();
         home.start(&["echo", "--name", "dead"]).kill();
@@ -341,7 +341,7 @@ fn what_dead_ones_have_left_is_removed_on_request_and_the_living_stay() {
     }
 }
 
-/// As where a program uses up all that its user may have.
+/// As if a program had used up all threads that its user may have.
 #[cfg(unix)]
 #[test]
 fn supervisors_are_found_without_threads() {
@@ -418,14 +418,15 @@ fn stop_and_start_twenty_times_with_the_same_name_and_port() {
         let instance = home.start(&["echo", "--listen", &address]);
         let mut client = instance.client();
         client.greet();
-        // The port is left by connections of both kinds: closed by the client first, and by the server first.
+        // The port is left with both kinds of closed connections: closed first by the client, and closed first by the
+        // server.
         let stop = instance.admin_begins(&["stop"]);
         if round % 2 == 0 {
             client.assert_told();
         }
         drop(client);
         stop.end().expect(0);
-        // The next one starts without waiting for the end of this process: what the answer says has to be true.
+        // The next one starts without waiting for the end of this process: the answer must already be true.
         ended.push(instance.into_process());
     }
     for process in ended {
@@ -433,7 +434,7 @@ fn stop_and_start_twenty_times_with_the_same_name_and_port() {
     }
 }
 
-/// A path for a socket of this test, in a directory that is there.
+/// A path for a socket of this test, in an existing directory.
 fn path_of_its_own(home: &Home) -> String {
     #[cfg(unix)]
     {

@@ -1,13 +1,13 @@
-//! Programs that are asked whether they work: before they are ready, while they serve, and by what they say themselves.
+//! Programs that are asked whether they work: before they are ready, while they serve, and through their own reports.
 
 use std::fs;
 
 use crate::exec::{SERVER, assert_leaves_nothing, assert_nothing_runs, below, file, sh};
 use crate::support::{HUGE, Home, Instance, eventually, free_port};
 
-/// Answers each request with its process id: on the socket that it was passed, or else on the port that it is told.
-/// `hang` and `slow` have the process id of one that takes connections and never answers, or answers late; while there
-/// is `sick`, each answers 503.
+/// Answers each request with its process id, on the socket that it was passed or else on the given port. The files
+/// `hang` and `slow` contain the process id of a program that accepts connections but never answers, or answers late;
+/// while the file `sick` exists, each answers 503.
 const ANSWERS: &str = r#"
 import os, socket, sys, time
 os.chdir(os.path.dirname(sys.argv[0]))
@@ -39,7 +39,7 @@ fn pid_that_answers(instance: &Instance) -> String {
     String::from_utf8(instance.client().get("/").body).unwrap()
 }
 
-/// Whether the log has this.
+/// Whether the log contains this.
 fn log_says(instance: &Instance, part: &str) -> bool {
     instance.err.so_far().contains(part)
 }
@@ -51,7 +51,7 @@ fn ready_http_waits_for_an_answer_of_2xx() {
     let sick = file(&home, "sick", "");
     let ready = format!("http=http://127.0.0.1:{port}/health");
     let options = ["--ready", &ready, "--grace", HUGE];
-    // Longer than an interpreter needs to begin on a machine that is busy.
+    // Longer than an interpreter needs to start on a busy machine.
     let late = [&options[..], &["--ready-within", "15"]].concat();
     let ended = home.run(home.exec_command(&late, &["python3", &script, &port])).expect(1);
     ended.says("it was not ready within 15 s: it answers 503 Service Unavailable");
@@ -61,7 +61,7 @@ fn ready_http_waits_for_an_answer_of_2xx() {
     assert_eq!(instance.status()["evidence"], evidence.as_str());
 }
 
-/// Both generations take connections from the same socket. Only an answer of the new one counts.
+/// Both generations take connections from the same socket, and only an answer of the new one counts.
 #[test]
 fn ready_http_counts_no_answer_of_the_old_generation() {
     let home = Home::new();
@@ -81,7 +81,7 @@ fn ready_http_counts_no_answer_of_the_old_generation() {
     assert_ne!(pid_that_answers(&instance), old);
 }
 
-/// Such a connection is accepted only when the request is there.
+/// Such a connection is accepted only once the request has arrived.
 #[test]
 fn ready_http_asks_a_server_that_accepts_no_connection_before_there_is_a_request() {
     let home = Home::new();
@@ -109,12 +109,12 @@ fn ready_exec_waits_until_a_command_succeeds() {
     let instance = home.exec(&["--ready", &ready, "--grace", HUGE], &sh(&script));
     assert_eq!(instance.status()["evidence"], format!("`{}` succeeded", &ready[5..]).as_str());
     assert!(fs::read_to_string(format!("{}.asked", up.display())).unwrap().lines().count() > 1);
-    // Its errors are passed through; what it writes to stdout is not the program's.
+    // Its errors are passed through; its stdout is not the program's.
     assert!(log_says(&instance, "No such file") && instance.out.so_far().is_empty());
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
     assert_leaves_nothing(&home);
-    // Longer than a shell needs to begin on a machine that is busy.
+    // Longer than a shell needs to start on a busy machine.
     let options = ["--ready", "exec=echo no database >&2; exit 7", "--ready-within", "8"];
     let ended = home.run(home.exec_command(&options, &["sleep", "600"])).expect(1);
     ended.says("it was not ready within 8 s: it exited with code 7").says("no database");
@@ -151,7 +151,7 @@ fn a_program_that_hangs_is_replaced_new_one_first_and_one_that_is_slow_is_not() 
     assert!(!log_says(&instance, "unhealthy"), "{}", instance.err.so_far());
     file(&home, "hang", &first);
     eventually("another one serves", || instance.status()["generation"] == 2);
-    // Until then the old one may take a client along.
+    // Until then the old one may still accept a client.
     instance.err.wait_for("generation 1 stopped in");
     assert_ne!(pid_that_answers(&instance), first);
     let log = instance.err.so_far();
@@ -177,7 +177,7 @@ fn without_sockets_of_ours_a_program_that_fails_its_check_is_killed_and_started_
         if check == &http {
             file(&home, "hang", &pid_that_answers(&instance));
         } else {
-            // It looks as if it had never listened.
+            // It behaves as if it had never listened.
             file(&home, "server.py", "import time; time.sleep(600)");
             instance.admin(&["restart"]).expect(0);
         }
@@ -226,17 +226,17 @@ fn a_new_version_that_fails_its_check_within_the_overlap_is_withdrawn() {
         ["--listen", &port, "--overlap", HUGE, "--check-every", "0.2", "--config", &config, "--check", &check];
     let instance = home.exec(&options, &["python3", &script]);
     let old = pid_that_answers(&instance);
-    // That of the old one is the same: it would be replaced, but the next one is there.
+    // The old generation has the same check: it would be replaced if the next one did not exist already.
     file(&home, "config.json", r#"{"check-timeout": 5, "grace": 600}"#);
     let restart = instance.admin(&["restart"]).expect(1);
     restart.says("generation 2 was withdrawn: check exec=").says("it exited with code 1");
     file(&home, "config.json", r#"{"check-timeout": 5, "grace": 600, "name": "healthy"}"#);
-    // Until then it may take a client along.
+    // Until then it may still accept a client.
     instance.err.wait_for("generation 2 stopped in");
     assert_eq!(pid_that_answers(&instance), old);
 }
 
-/// The old one answers all that both are asked.
+/// The old one answers every request that goes to both.
 #[test]
 fn a_new_version_of_which_no_check_has_had_an_answer_does_not_take_over() {
     let home = Home::new();
@@ -267,15 +267,15 @@ fn a_new_version_of_which_no_check_has_had_an_answer_does_not_take_over() {
         .says("has had no good answer from it")
         .says("never accepts");
     assert_eq!(pid_that_answers(&instance), old);
-    // One that answers does. It has to begin, and to take a connection before the old one does, on a machine that is
-    // busy.
+    // A version that answers does. On a busy machine it needs time to start, and to accept a connection before the old
+    // one does.
     file(&home, "config.json", r#"{"overlap": 15}"#);
     file(&home, "server.py", ANSWERS);
     instance.admin(&["restart"]).expect(0);
     assert_ne!(pid_that_answers(&instance), old);
 }
 
-/// Says that it is ready and works, until there is a file that says otherwise.
+/// Reports that it is ready and works, until a file says otherwise.
 const SAYS: &str = r#"
 import os, socket, sys, time
 def say(*words):
@@ -336,7 +336,7 @@ fn a_command_that_still_asks_the_last_program_does_not_hold_up_the_next_one() {
     assert_eq!(instance.status()["generation"], 2);
 }
 
-/// A process of another program has the name of the socket, and even the same user.
+/// A process of another program knows the name of the socket, and even has the same user.
 #[test]
 fn only_the_programs_own_processes_say_how_it_does() {
     let home = Home::new();
@@ -350,7 +350,7 @@ fn only_the_programs_own_processes_say_how_it_does() {
     let pid = std::process::id();
     process.err.wait_for(&format!("a message on NOTIFY_SOCKET was ignored: pid {pid} is no process of the program"));
     home.admin(&["--name", home.name(), "status"]).expect(0).says("is starting");
-    // More than the queue has room for: most of these have been read when the last one has been sent.
+    // More than the queue holds: most of these have been read when the last one has been sent.
     for _ in 0..1000 {
         stranger.send_to(b"READY=1", socket.trim_end()).unwrap();
     }
@@ -386,7 +386,7 @@ time.sleep(600)
     instance.admin(&["restart"]).expect(0);
 }
 
-/// A helper that is gone when its message is read would not be known any more: `systemd-notify` waits for that.
+/// A helper that has exited when its message is read could no longer be identified, so `systemd-notify` waits.
 #[test]
 fn a_helper_of_the_program_that_waits_for_the_barrier_says_that_it_is_ready() {
     let home = Home::new();
@@ -410,7 +410,7 @@ print("passed", flush=True)
     assert_eq!(instance.status()["evidence"], "it sent READY=1");
 }
 
-/// Nothing tells afterwards which generation had accepted a connection. But there is only one.
+/// Nothing shows afterwards which generation accepted a connection. But here there is only one.
 #[test]
 fn a_program_that_closes_each_connection_at_once_does_not_work() {
     let home = Home::new();

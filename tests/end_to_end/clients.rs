@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use crate::support::{Ended, HUGE, Home, Instance, Process, is_installed};
 
-/// Reads lines as a `socketserver.StreamRequestHandler` does, and leaves when it is told to.
+/// Reads lines as a `socketserver.StreamRequestHandler` does, and disconnects when it is notified.
 const PYTHON: &str = "
 import socket, sys
 with socket.create_connection(('127.0.0.1', int(sys.argv[1]))) as connection:
@@ -62,7 +62,7 @@ fn nc_gets_an_echo_and_is_told() {
     for (kind, say, answer) in [("echo", "hello\n", "hello"), ("command", "HAIKU\n", "The socket is free.")] {
         let instance = home.start(&[kind, "--grace", HUGE]);
         let mut command = home.program("nc");
-        // Netcat stays until its own stdin ends, too.
+        // Netcat also stays until its own stdin ends.
         command.args(["127.0.0.1", &instance.address.port().to_string()]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let nc = home.spawn(command);
@@ -86,7 +86,7 @@ fn curl(home: &Home, arguments: &[&str]) -> Ended {
     })
 }
 
-/// An HTTP server for a directory with two small files and one big one, if there is a curl to ask it.
+/// An HTTP server for a directory with two small files and one big one, if curl is installed to query it.
 fn http(home: &Home, options: &[&str]) -> Option<(Instance, String)> {
     if !is_installed("curl") {
         return None;
@@ -154,7 +154,7 @@ fn a_download_under_way_is_completed_before_the_server_stops() {
     let Some((instance, url)) = http(&home, &["--grace", HUGE]) else { return };
     let file = home.directory().join("downloaded");
     let mut command = home.program("curl");
-    // Slow enough to be under way for a while, and over long before the grace period is.
+    // Slow enough to be in progress for a while, and over long before the grace period ends.
     command.args(["--silent", "--show-error", "--limit-rate", "8M", "--noproxy", "*", "--output"]);
     command.arg(&file).arg(format!("{url}/big")).stderr(Stdio::piped());
     let curl = home.spawn(command);
@@ -181,6 +181,6 @@ fn an_idle_keep_alive_connection_does_not_hold_up_the_stop() {
     client.expect("HTTP/1.1 200");
     instance.admin(&["stop"]).expect(0).says("stopped in ");
     assert_eq!(instance.wait(), 0);
-    // It was closed, and not reset.
+    // It was closed, not reset.
     assert!(client.rest().ends_with("\r\n\r\n"));
 }

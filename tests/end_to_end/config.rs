@@ -13,7 +13,7 @@ fn write(home: &Home, settings: &Value) -> String {
     file.to_str().unwrap().to_owned()
 }
 
-/// It did not start, and said why in one line.
+/// The supervisor did not start, and said why in one line.
 #[track_caller]
 fn refused(home: &Home, arguments: &[&str]) -> Ended {
     let ended = home.run(home.supervisor(arguments)).expect(1);
@@ -42,7 +42,7 @@ fn a_supervisor_takes_its_settings_from_a_file() {
 fn a_flag_wins_over_the_file() {
     let home = Home::new();
     let file = write(&home, &json!({ "grace": HUGE, "listen": "192.0.2.1:8000", "name": "another" }));
-    // The address and the name are among the arguments, too.
+    // The address and the name are also among the arguments.
     let instance = home.start(&["echo", "--config", &file, "--grace", "0.2"]);
     let mut client = instance.client();
     client.greet();
@@ -96,7 +96,7 @@ fn check_says_for_which_servers_a_file_is_right() {
     assert_eq!(answer, json!({ "result": "valid", "for": ["command"] }));
     let http = write(&home, &json!({ "dir": "." }));
     home.admin(&["check", &http]).expect(0).says(&format!("{http}: valid for http and exec\n"));
-    // The most of these are settings of http.
+    // Most of these are settings of http.
     let typo = write(&home, &json!({ "dir": ".", "max-connections": 5, "grcae": 5 }));
     home.admin(&["check", &typo]).expect(1).says(r#"there is no setting "grcae"; did you mean "grace"?"#);
     home.admin(&["check", &http, "--for", "echo"]).expect(1).says(r#""dir" is a setting of http, not of echo"#);

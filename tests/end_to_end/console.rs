@@ -16,7 +16,7 @@ fn the_log_says_that_enter_stops_only_where_somebody_can_press_it() {
     assert!(!instance.err.wait_for("listening").contains("Enter"));
 }
 
-/// A pipe has the whole time in UTC.
+/// A pipe gets the whole time, in UTC.
 #[test]
 fn on_a_terminal_the_first_line_fits_and_has_a_link() {
     let home = Home::new();
@@ -27,7 +27,7 @@ fn on_a_terminal_the_first_line_fits_and_has_a_link() {
     eventually("it is ready", || shell.pty.screen().contains("press Enter to stop"));
     let screen = shell.pty.screen();
     let first = screen.lines().find(|line| line.contains("press Enter")).unwrap();
-    // Nothing ends the line that the shell has typed but a line feed.
+    // Only a line feed ends the line that the shell has typed.
     assert!(first.trim_end().len() <= 80 && first.contains("listening on http://127.0.0.1:"), "{first:?}");
     let time = first.split_once(" listening").unwrap().0;
     assert!(time.len() == 8 && time.split(':').count() == 3, "{first}");
@@ -61,7 +61,7 @@ fn what_is_typed_without_enter_is_no_enter() {
     assert_eq!(instance.wait(), 0);
 }
 
-/// Waits until stdin is not read any more: all that was written there has been understood.
+/// Waits until stdin is no longer read: everything that was written to it has been processed.
 fn wait_for_end_of_console(pid: u32) {
     eventually("the console thread has ended", || !threads(pid).iter().any(|(name, _)| name == "console"));
 }
@@ -160,12 +160,12 @@ fn a_terminal_that_is_closed_is_sighup_and_stops_gracefully() {
     assert!(instance.log().contains("SIGHUP: stopping"), "{}", instance.log());
 }
 
-/// Whether it serves and keeps serving: a program that reads from its terminal in the background is stopped.
+/// Asserts that it serves and keeps serving: a program that reads from its terminal in the background is stopped.
 fn assert_serves_in_background(job: &Job) {
     let pid = job.pid();
     job.assert_serves();
     assert!(!is_in_foreground(pid));
-    // It hears of every key, also of those that are not for it.
+    // It is woken by every key, including those that are not for it.
     eventually("all its threads wait", || threads(pid).iter().all(|(_, state)| state == "S"));
     assert!(!is_stopped(pid), "it was suspended");
     job.assert_serves();
@@ -178,7 +178,7 @@ fn in_the_background_it_goes_on_serving_and_in_the_foreground_enter_stops_it() {
     let (line, job) = shell.supervisor("echo");
     shell.run(&format!("{line} &"));
     assert_serves_in_background(&job);
-    // These lines are the shell's.
+    // These lines are for the shell.
     for _ in 0..3 {
         shell.run("");
         shell.run("true");
@@ -282,7 +282,7 @@ fn ctrl_z_suspends_the_supervisor_of_a_program_and_the_program_goes_on() {
     let mut client = Client::connect(([127, 0, 0, 1], port).into());
     client.send("hello\n");
     client.expect("version_1 0.1.0: hello\n");
-    // It hears that as soon as it is continued.
+    // The signal arrives as soon as it is continued.
     shell.run(&format!("kill {pid}"));
     shell.run("bg");
     client.assert_told();
@@ -295,7 +295,7 @@ fn ctrl_z_suspends_the_supervisor_of_a_program_and_the_program_goes_on() {
 fn a_log_that_is_written_to_the_terminal_in_the_background_does_not_suspend_it() {
     let home = Home::new();
     let shell = Shell::start(&home);
-    // The terminal stops programs in the background that write to it.
+    // The terminal stops background programs that write to it.
     shell.run("stty tostop");
     let (line, _) = shell.supervisor("echo");
     let (line, _into_a_file) = line.split_once(" 2>").unwrap();

@@ -1,4 +1,4 @@
-//! Programs that crash: what is said of it, and when the next one starts.
+//! Programs that crash: what is reported, and when the next one starts.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ fn events(instance: &Instance, name: &str) -> Vec<Value> {
     events.filter(|event| event["event"] == name).collect()
 }
 
-/// The first one writes this to stderr, and fails. The next one runs.
+/// The first program runs this script, which writes to stderr and fails. The next one keeps running.
 fn fails_once(home: &Home, script: &str) -> Instance {
     let first = home.directory().join("first");
     let script = format!("[ -e {0} ] && exec sleep 600; : > {0}; sleep 0.2; {script}", first.display());
@@ -60,7 +60,7 @@ fn a_program_that_ends_well_has_no_last_words() {
     assert_eq!((&last_end["reason"], last_end.get("last_output")), (&"it exited with code 0".into(), None));
 }
 
-/// As one that still has the port would do.
+/// Such as a process that still has the port.
 #[test]
 fn after_a_crash_the_next_program_starts_when_nothing_of_the_last_one_is_left() {
     let home = Home::new();

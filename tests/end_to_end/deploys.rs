@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use crate::exec::{SERVER as SOCKET_SERVER, file};
 use crate::support::{Client, Ended, HUGE, Home, Instance, SUPERVISOR, eventually, free_port, write_script};
 
-/// Releases, of which `current` is one.
+/// Releases, one of which is `current`.
 struct Releases<'a>(&'a Home);
 
-/// Says which release it is, and where it was started.
+/// Prints its release, and where it was started.
 const SERVER: &str = "#!/bin/sh
 echo \"$(cat release) in $(pwd -P), for others $PWD\"
 exec sleep 600
@@ -45,21 +45,21 @@ impl Releases<'_> {
         self.0.directory().join("current")
     }
 
-    /// As a deploy does: at no time there is no link.
+    /// Switches the link as a deploy does: it exists at all times.
     fn switch(&self, name: &str) {
         let link = self.0.directory().join("next");
         symlink(self.path(name), &link).unwrap();
         fs::rename(&link, self.current()).unwrap();
     }
 
-    /// Starts the command as a shell does whose user has gone to the current release.
+    /// Starts the command like a shell whose user has changed into the current release.
     fn in_current(&self, mut command: Command) -> Command {
         command.current_dir(self.current()).env("PWD", self.current());
         command
     }
 
     fn exec(&self, options: &[&str], program: &[&str]) -> Instance {
-        // What is said in the test counts more.
+        // Options of the test override this one.
         let options = [&["--ready", "20ms"], options].concat();
         self.0.exec_by(self.in_current(self.0.exec_command(&options, program)))
     }
@@ -69,7 +69,7 @@ impl Releases<'_> {
         self.0.start_by(self.in_current(self.0.supervisor(arguments)))
     }
 
-    /// What the server says of itself when it is this release.
+    /// The output of the server when it is this release.
     fn says(&self, name: &str) -> String {
         format!("{name} in {}, for others {}\n", self.path(name).display(), self.current().display())
     }
@@ -89,7 +89,7 @@ fn a_restart_starts_the_release_that_the_path_of_the_start_leads_to_now() {
     let releases = Releases::new(&home, &["one", "two"]);
     let instance = releases.exec(&[], &["./server"]);
     switch_and_restart(&releases, &instance);
-    // Though the directory of the start is gone by now.
+    // Although the directory of the start is gone by now.
     fs::remove_dir_all(releases.path("one")).unwrap();
     instance.admin(&["restart"]).expect(0);
 }
@@ -173,14 +173,14 @@ fn while_the_served_directory_is_missing_the_server_is_not_ready_and_says_why() 
     assert!(text.starts_with("not ready: ") && text.contains(dist.to_str().unwrap()), "{text}");
     instance.admin(&["status"]).expect(0).says("not ready").says(dist.to_str().unwrap());
     assert_eq!(instance.status()["ready"], false);
-    // A restart would not change that, and changes nothing.
+    // A restart would not help, and changes nothing.
     instance.admin(&["restart"]).expect(1).says(dist.to_str().unwrap());
     fs::create_dir(&dist).unwrap();
     assert_eq!(ready().status, 200);
     assert_eq!(instance.status()["ready"], true);
 }
 
-/// Whether the program has a socket of ours decides whether the two can run side by side.
+/// Runs a test with and without a socket of ours, which decides whether the two programs can run side by side.
 fn with_and_without_a_socket(test: impl Fn(&Home, &[&str])) {
     let port = free_port().to_string();
     for options in [&[][..], &["--listen", &port]] {
@@ -265,7 +265,7 @@ fn a_new_version_that_ends_when_the_old_one_is_gone_fails_the_command_which_says
     eventually("it runs again", || instance.status()["state"] == "serving");
 }
 
-/// Says what it has of the environment file.
+/// Prints what it got from the environment file.
 const SAYS_KEY: &str = "echo \"key $KEY\"; exec sleep 600";
 
 #[test]
@@ -389,7 +389,7 @@ fn a_restart_says_what_has_changed() {
     assert_eq!(json["changes"], serde_json::json!([]));
 }
 
-/// Binds its address only after a while, as many do.
+/// Binds its address only after a while, as many programs do.
 const SLOW: &str = "
 import socket, sys, time
 time.sleep(0.3)
@@ -405,12 +405,12 @@ while True:
 fn an_outage_is_not_reported_shorter_than_clients_see_it() {
     let home = Home::new();
     let (server, port) = (file(&home, "slow.py", SLOW), free_port());
-    // Else one that begins late would count as ready after a second.
+    // Otherwise a program that starts late would count as ready after a second.
     let ready = format!("connect={port}");
     let instance = home.exec(&["--ready", &ready], &["python3", &server, &port.to_string()]);
     let is_over = AtomicBool::new(false);
     let (restarted, seen) = thread::scope(|scope| {
-        // From the first client that is refused to the last one: the outage is not shorter.
+        // From the first refused client to the last one: the outage is at least this long.
         let clients = scope.spawn(|| {
             let mut refused = None;
             while !is_over.load(Ordering::Relaxed) {
@@ -442,13 +442,13 @@ fn of_a_program_of_which_nothing_is_known_nothing_is_claimed() {
     assert!(!(restarted.out + &instance.err.so_far()).contains("serv"));
 }
 
-/// Answers with its release, which it reads when it starts.
+/// Answers with its release, which it reads at its start.
 fn release_server() -> String {
     let server = SOCKET_SERVER.replace("str(os.getpid()).encode()", "release");
     format!("release = open('release', 'rb').read()\n{server}")
 }
 
-/// The part of a server that reports its readiness, and no more.
+/// The part of a server that reports its readiness, and nothing else.
 fn say_ready() -> String {
     let (says, _) = SOCKET_SERVER.split_once("while not ending").unwrap();
     says.to_owned()
@@ -462,7 +462,7 @@ fn sick_server() -> String {
     )
 }
 
-/// What one client is answered on a connection of its own.
+/// The answer to one client on a connection of its own.
 fn ask(address: SocketAddr) -> io::Result<String> {
     let mut client = TcpStream::connect(address)?;
     client.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
@@ -505,7 +505,7 @@ fn deploys_under_load_lose_no_request_and_what_answers_after_a_restart_is_the_cu
             while !is_over.load(Ordering::Relaxed) {
                 let oldest = deployed.load(Ordering::SeqCst);
                 let release = ask(instance.address).unwrap_or_else(|error| panic!("lost a request: {error}"));
-                // It shares the socket for as long as it is on probation.
+                // It shares the socket while it is on probation.
                 let on_probation = release == "sick" && oldest == DEPLOYS;
                 let position = names.iter().position(|name| *name == release);
                 assert!(on_probation || position.unwrap() >= oldest, "{release} after {oldest}");
@@ -514,7 +514,7 @@ fn deploys_under_load_lose_no_request_and_what_answers_after_a_restart_is_the_cu
             answers
         };
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
-        // Whatever fails here, the clients end.
+        // The clients end, whatever fails here.
         let ends = OnDrop(|| is_over.store(true, Ordering::Relaxed));
         for (number, name) in names.iter().enumerate().skip(1) {
             releases.switch(name);

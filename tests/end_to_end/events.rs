@@ -1,16 +1,16 @@
-//! `admin-cli events`: what has happened, what happens, and who is not heard out.
+//! `admin-cli events`: past events, new events, and followers that are refused or end early.
 
 use serde_json::Value;
 
 use crate::recover::{ask, crash, start_fragile};
 use crate::support::{Home, Instance};
 
-/// The entries among the lines that `--json` gives, as they are.
+/// The entries among the lines of `--json`, unchanged.
 fn entries(out: &str) -> Vec<&str> {
     out.lines().filter(|line| line.starts_with("{\"seq\":")).collect()
 }
 
-/// What is said before the entries, and after them.
+/// The lines before the entries and after them.
 fn ends(out: &str) -> (Value, Value) {
     let parse = |line: Option<&str>| serde_json::from_str(line.unwrap()).unwrap();
     (parse(out.lines().next()), parse(out.lines().last()))
@@ -20,7 +20,7 @@ fn seq(entry: &str) -> u64 {
     serde_json::from_str::<Value>(entry).unwrap()["seq"].as_u64().unwrap()
 }
 
-/// Each number from this one on, once and in order.
+/// Asserts that each number from this one on occurs once and in order.
 #[track_caller]
 fn assert_complete(out: &str, from: u64) {
     let numbers: Vec<u64> = entries(out).into_iter().map(seq).collect();
@@ -30,7 +30,7 @@ fn assert_complete(out: &str, from: u64) {
     assert!(numbers.iter().copied().eq(from..=last), "{from} to {last}, but got {numbers:?}");
 }
 
-/// Has something happen until a follower that does not read has no room for more.
+/// Produces events until a follower that does not read has no more room.
 fn happen(instance: &Instance) {
     for _ in 0..1000 {
         instance.client().greet();
@@ -49,7 +49,7 @@ fn a_follower_hears_of_a_whole_life_what_the_log_says_in_the_same_words_and_orde
     instance.admin(&["stop"]).expect(0);
     let heard = follower.end().expect(0);
     heard.says("has ended");
-    // Panics are in the log, too, without a time.
+    // Panics are also in the log, without a time.
     let log = instance.log();
     let log: Vec<&str> = log.lines().filter(|line| line.starts_with("20")).collect();
     let log: Vec<String> = log.iter().zip(1..).map(|(line, seq)| format!("{seq} {line}")).collect();
@@ -97,7 +97,7 @@ fn who_comes_again_with_the_number_of_its_last_event_hears_what_came_then() {
     let second = instance.admin(&["events", "--json", "--since", &last.to_string()]).expect(0);
     assert_complete(&second.out, last + 1);
     assert!(second.out.contains("\"restarting\""), "{second}");
-    // With the number of its very last one there is nothing new, and that is no failure.
+    // After the very last number there is nothing new, and that is not a failure.
     let last = ends(&second.out).1["last"].to_string();
     let third = instance.admin(&["events", "--since", &last]).expect(0);
     assert!(third.out.is_empty() && third.err.is_empty(), "{third}");
@@ -162,7 +162,7 @@ mod on_unix {
     use super::*;
     use crate::support::{ADMIN_CLI, HUGE, LIMIT, eventually};
 
-    /// A follower that has heard where it begins.
+    /// A follower that has received the start of the journal.
     fn follow(instance: &Instance, home: &Home) -> BufReader<UnixStream> {
         let mut stream = UnixStream::connect(home.socket()).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -206,7 +206,7 @@ mod on_unix {
         instance.signal(SIGTERM);
         assert_eq!(instance.wait(), 0);
         drop(silent);
-        // And it cuts no other off.
+        // And it cuts off no other reader.
         for reader in readers {
             let heard = reader.end().expect(0);
             let (_, result) = ends(&heard.out);
@@ -226,7 +226,7 @@ mod on_unix {
         follower.out.wait_for("listening on");
         instance.admin(&["stop"]).expect(0);
         follower.end().expect(0);
-        // What is written at once is a datagram.
+        // One write is one datagram.
         let mut line = [0; 100];
         let length = written.recv(&mut line).unwrap();
         assert_eq!(std::str::from_utf8(&line[..length]).unwrap(), format!("{} has ended\n", instance.name));
@@ -240,10 +240,10 @@ mod on_unix {
         instance.admin(&["events", "--follow"]).expect(1).says("100 clients follow the events already");
         let refusal = instance.admin(&["events", "--follow", "--json"]).expect(1).json();
         assert_eq!((&refusal["result"], &refusal["code"]), (&"error".into(), &"failed".into()));
-        // They are in no client's way.
+        // They are not in any client's way.
         instance.admin(&["ping"]).expect(0);
         instance.admin(&["events"]).expect(0).says("listening on");
-        // Nothing happens, so it is found out only because a client comes.
+        // Nothing happens, so it is noticed only because another client connects.
         followers.pop();
         let mut one_more = instance.admin_begins(&["events", "--follow"]);
         eventually("there is room", || {
@@ -272,7 +272,7 @@ mod on_unix {
         let mut line = String::new();
         BufReader::new(reader).read_line(&mut line).unwrap();
         assert!(line.contains("listening on"), "{line}");
-        // It finds that out with the next event.
+        // It finds out with the next event.
         instance.admin(&["restart"]).expect(0);
         let ended = follower.end().expect(0);
         assert!(ended.err.is_empty(), "{ended}");

@@ -75,7 +75,7 @@ fn every_command_that_the_help_names_is_carried_out() {
     ];
     let help = home.admin(&["--help"]).expect(0).out;
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    // A continuation in the next line is further in.
+    // A continuation on the next line is indented further.
     let names = commands.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
     let mut names: Vec<&str> = names.map(|line| line.split(' ').next().unwrap()).collect();
     let mut tried = lines.map(|(line, ..)| line[0]);
@@ -197,7 +197,7 @@ fn enter_through_a_pipe_stops_an_idle_server() {
     assert!(instance.log().contains("Enter: stopping"), "{}", instance.log());
 }
 
-/// Where the system has no terminals to test with, too.
+/// Also where the system has no terminals to test with.
 #[test]
 fn what_is_no_console_is_left_to_those_that_it_belongs_to() {
     let home = Home::new();
@@ -259,7 +259,7 @@ fn after_a_kill_it_starts_again_with_the_same_name_and_port() {
     let address = first.address.to_string();
     let mut client = first.client();
     client.greet();
-    // The system closes its connection first: then the port has one that waits for the last of its packets (TIME_WAIT).
+    // The system closes its connection first, so the port has one that waits for the last of its packets (TIME_WAIT).
     first.kill();
     drop(client);
     let second = home.start(&["echo", "--listen", &address]);
@@ -280,7 +280,7 @@ fn one_that_is_killed_in_the_middle_of_a_restart_or_a_stop_starts_again_with_the
         let waits = instance.admin_begins(&[middle]);
         client.assert_told();
         instance.kill();
-        // Not running, if it was killed before it could say a word about the order.
+        // Not running, if it was killed before it could answer the request.
         let ended = waits.end();
         assert!(matches!(ended.code, 3 | 6), "{ended}");
     }

@@ -1,4 +1,4 @@
-//! Programs under `supervisor exec`: as they are, without a line about master control in them.
+//! Programs under `supervisor exec`: unmodified, without a line about master control.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,7 +18,7 @@ use crate::support::{
     ADMIN_CLI, Client, HUGE, Home, Instance, Process, SUPERVISOR, can_run, eventually, free_port, write_script,
 };
 
-/// Serves one request a connection, on the socket that it was passed. A request under way is answered before it ends.
+/// Serves one request per connection on the passed socket. A request in progress is answered before it ends.
 pub const SERVER: &str = r#"
 import os, select, signal, socket, sys
 assert os.environ["LISTEN_FDS"] == "1" and os.environ["LISTEN_PID"] == str(os.getpid()), dict(os.environ)
@@ -69,7 +69,7 @@ pub fn sh(script: &str) -> [&str; 3] {
     ["sh", "-c", script]
 }
 
-/// Python's own server of files, which answers.
+/// Python's own file server. Returns when it answers.
 fn http_server(home: &Home, options: &[&str]) -> Instance {
     let port = free_port();
     let (text, files) = (port.to_string(), files(home));
@@ -88,7 +88,7 @@ fn eventually_answers(instance: &Instance) {
     assert_eq!((answer.status, answer.body), (200, b"small\n".to_vec()));
 }
 
-/// All that is there beside the supervisor itself.
+/// Everything that runs except the supervisor itself.
 pub fn below(home: &Home, supervisor: &Process) -> Vec<(u32, String)> {
     home.processes().into_iter().filter(|(pid, _)| *pid != supervisor.pid).collect()
 }
@@ -98,7 +98,7 @@ pub fn assert_nothing_runs(home: &Home) {
     assert_eq!(home.processes(), []);
 }
 
-/// The supervisor ends well, and nothing is left.
+/// The supervisor ends successfully, and nothing is left.
 fn assert_ends_well(home: &Home, instance: &Instance) {
     assert_eq!(instance.wait(), 0, "{}", instance.err.so_far());
     assert_nothing_runs(home);
@@ -157,11 +157,11 @@ fn python_under_exec_answers_and_admin_cli_ends_it() {
 fn the_stop_signal_is_the_one_that_was_said() {
     for signal in ["INT", "SIGUSR2", "10"] {
         let home = Home::new();
-        // Short sleeps: a signal that comes before one has begun is heard only when it is over.
+        // Short sleeps, because a signal that arrives before one has begun is handled only when it is over.
         let script = "for it in INT TERM USR1 USR2; do trap \"echo got $it; exit 0\" $it; done; echo up
                       while :; do sleep 0.1; done";
         let exec = home.exec_command(&["--stop-signal", signal, "--grace", HUGE], &sh(script));
-        // As a shell does for what it starts in the background.
+        // As a shell does for programs that it starts in the background.
         let mut command = home.program("sh");
         command.args(["-c", "trap '' INT QUIT; exec \"$@\"", "sh"]).arg(exec.get_program()).args(exec.get_args());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -211,7 +211,7 @@ fn of_a_program_that_ends_it_is_shown_how_long_it_has_and_nothing_of_clients() {
     assert!(log.contains("the grace period ends in 100 s") && !log.contains("client"), "{log}");
 }
 
-/// It signals the process that it has started, and then the group that both are in.
+/// `timeout` signals the process that it started, and then the group that both are in.
 #[test]
 fn timeout_stops_a_program_which_ends_in_its_own_time() {
     let mut limit = 1;
@@ -224,7 +224,7 @@ fn timeout_stops_a_program_which_ends_in_its_own_time() {
         command.arg(limit.to_string()).arg(exec.get_program()).args(exec.get_args());
         let ended = home.run(command).expect(124);
         if ended.out.is_empty() && limit < 60 {
-            // A busy machine needs longer to begin.
+            // A busy machine needs longer to start.
             limit *= 2;
             continue;
         }
@@ -249,8 +249,8 @@ fn without_a_deadline_a_program_ends_when_it_is_done() {
     assert_eq!(instance.wait(), 0);
 }
 
-/// Has a child of the shell that begins to sleep, and waits until it does: one that has not become `sleep` yet would
-/// lose a signal that the shell has a handler for.
+/// Starts a child of the shell that sleeps, and waits until it does: a child that has not become `sleep` yet would lose
+/// a signal that the shell has a handler for.
 const SLEEPER: &str = "sleep 600 & until grep -q sleep /proc/$!/comm; do :; done";
 
 #[test]
@@ -261,13 +261,13 @@ fn a_second_signal_kills_what_is_left() {
     instance.out.wait_for("up");
     instance.signal(Signal::SIGTERM);
     instance.out.wait_for("told");
-    // The first of these may still be the same decision.
+    // The first of these may still count as the same decision.
     eventually("it is killed", || !instance.try_signal(Signal::SIGTERM));
     assert_eq!(instance.wait(), 5);
     assert_nothing_runs(&home);
 }
 
-/// Has children that have left it in every way that there is, and says when all are there.
+/// Starts children that have left it in every possible way.
 const FAMILY: &str =
     "(sleep 601 &); setsid sleep 602 & setsid sh -c '(sleep 603 &); sleep 604' & (setsid nohup sleep 605 &)
                       python3 -c 'import os
@@ -298,7 +298,8 @@ fn all_that_a_program_has_started_is_gone_when_stop_returns() {
     assert_nothing_runs(&home);
 }
 
-/// Each is a session of its own, and the child of the one before: its end alone makes it the child of another process.
+/// Each is a session of its own and a child of the one before: only the end of that makes it the child of another
+/// process.
 #[test]
 fn a_stop_reaches_leftovers_of_leftovers_without_waiting_for_the_deadline() {
     let home = Home::new();
@@ -322,7 +323,7 @@ while not os.path.exists('{0}.end'): time.sleep(0.01)",
         said.display()
     );
     let script = file(&home, "leftover.py", &script);
-    // Some that end at once, each of which is a reason to look again.
+    // Some processes end at once, and each of their ends is a reason to look again.
     let line = format!("setsid sh -c 'python3 {script} & sleep 602 & wait' & setsid sleep 603 & sleep 604 & wait");
     let instance = home.exec(&["--grace", HUGE], &sh(&line));
     let has_said = || fs::read_to_string(&said).unwrap_or_default();
@@ -372,7 +373,7 @@ fn a_restart_leaves_nothing_of_the_old_generation() {
     assert_eq!(instance.wait(), 0);
 }
 
-/// Neither files nor processes.
+/// Neither files nor processes are left.
 #[track_caller]
 pub fn assert_leaves_nothing(home: &Home) {
     assert_nothing_runs(home);
@@ -433,7 +434,7 @@ import time; time.sleep(600)";
     let options = ["--listen", &one, "--listen", &two, "--grace", HUGE];
     let instance = home.exec(&options, &["python3", "-c", script]);
     instance.out.wait_for(&format!("2 {one} {two}"));
-    // Python's own sockets are closed again; the fifth one is that of the listing.
+    // Python's own sockets are closed again; the fifth descriptor is that of the listing.
     let open = instance.out.wait_for("open");
     assert!(!open.contains("'6'"), "{open}");
     instance.out.wait_for("notify None");
@@ -443,7 +444,7 @@ import time; time.sleep(600)";
     }
 }
 
-/// Connects again and again, with one request each.
+/// Connects repeatedly, with one request per connection.
 pub struct Clients {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
@@ -480,7 +481,7 @@ impl Clients {
         eventually("clients are answered", || self.answered.load(Ordering::Relaxed) >= next);
     }
 
-    /// What was refused, and what was lost in another way.
+    /// The errors of refused connections, and those of requests that were lost in another way.
     pub fn end(self) -> (Vec<String>, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
@@ -496,7 +497,7 @@ fn one_request(mut stream: impl Read + Write, path: &str) -> io::Result<String> 
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
-        // The whole answer was there before.
+        // The whole answer had already arrived.
         Err(error) if !(error.kind() == ErrorKind::ConnectionReset && answer.ends_with(b"\n")) => return Err(error),
         Ok(_) | Err(_) => {}
     }
@@ -508,7 +509,7 @@ pub fn restart_five_times(instance: &Instance, clients: &Clients) {
         clients.go_on(20);
         let restarted = instance.admin(&["restart", "--json"]).expect(0).json();
         assert_eq!((&restarted["generation"], &restarted["replaced"]), (&generation.into(), &(generation - 1).into()));
-        // The socket was there all the time.
+        // The socket was open all the time.
         assert!(restarted.get("down_ms").is_none(), "{restarted}");
     }
     clients.go_on(20);
@@ -565,7 +566,7 @@ fn a_program_that_never_gets_ready_at_the_start_is_exit_code_1_with_its_last_lin
         let options = if script.ends_with('7') { &options[..2] } else { &options };
         let ended = home.run(home.exec_command(options, &sh(script))).expect(1);
         ended.says(&format!("error: sh -c {script} failed to start: {reason}"));
-        // What it wrote stands there once, as it wrote it.
+        // Its output appears once, unchanged.
         assert!(ended.err.contains("no database\n") && ended.err.contains(&format!("{reason}\n")), "{ended}");
         assert_eq!(ended.err.matches("no database\n").count(), 1, "{ended}");
         assert_leaves_nothing(&home);
@@ -584,7 +585,7 @@ fn a_program_that_is_not_ready_in_time_is_asked_to_end_and_the_log_says_so() {
     assert_leaves_nothing(&home);
 }
 
-/// A program that never says that it is ready, and runs.
+/// A program that runs and never reports that it is ready.
 fn never_ready(home: &Home) -> Process {
     let options = ["--ready", "notify", "--ready-within", HUGE];
     let process = home.spawn(home.exec_command(&options, &sh("echo up; exec sleep 600")));
@@ -624,7 +625,7 @@ fn a_program_that_is_not_ready_yet_is_gone_when_the_supervisor_is_killed() {
 const READY_WITHIN: &str = r#"{"ready-within": 2}"#;
 const READY_WHENEVER: &str = r#"{"ready-within": 100}"#;
 
-/// A server that the script `start.sh` starts.
+/// A server that is started by the script `start.sh`.
 fn replaceable(home: &Home) -> Instance {
     let server = file(home, "server.py", SERVER);
     let script = file(home, "start.sh", &format!("exec python3 {server}"));
@@ -659,7 +660,7 @@ fn a_new_version_that_never_gets_ready_leaves_the_old_one_serving_and_says_why()
     assert_eq!((&status["generation"], &status["state"]), (&1.into(), &"serving".into()));
     let left: Vec<_> = below(&home, &instance).into_iter().filter(|(_, line)| !line.contains(" @")).collect();
     assert!(left.len() == 1 && left[0].0.to_string() == old, "{left:?}");
-    // The next version is right again.
+    // The next version works again.
     file(&home, "config.json", READY_WHENEVER);
     file(&home, "start.sh", &right);
     instance.admin(&["restart"]).expect(0).says("generation 2 is ready: ");
@@ -692,7 +693,7 @@ fn ready_connect_waits_until_the_port_answers() {
     let line = ["python3", "-m", "http.server", &text, "--bind", "127.0.0.1", "--directory", files.to_str().unwrap()];
     let mut instance = home.exec(&["--grace", HUGE, "--ready", &ready], &line);
     instance.address = ([127, 0, 0, 1], port).into();
-    // At once: no second try is needed.
+    // At once: no second attempt is needed.
     assert_eq!(instance.client().get("/small").status, 200);
     instance.admin(&["restart"]).expect(0);
     assert_eq!(instance.client().get("/small").status, 200);
@@ -717,7 +718,7 @@ fn without_sockets_of_ours_a_restart_is_a_stop_and_a_start_and_says_for_how_long
     let instance = http_server(&home, &["--grace", HUGE]);
     let restarted = instance.admin(&["restart", "--json"]).expect(0).json();
     assert_eq!((&restarted["generation"], &restarted["replaced"]), (&2.into(), &1.into()), "{restarted}");
-    // On a busy machine it may count as ready before it listens, and when the outage ends is not known then.
+    // On a busy machine it may count as ready before it listens; then the end of the outage is not known.
     let is_known = !restarted["evidence"].as_str().unwrap().starts_with("it has run");
     assert_eq!(restarted["down_ms"].is_u64(), is_known, "{restarted}");
     assert_eq!(restarted["report"]["program"], "it was killed by SIGTERM", "{restarted}");
@@ -786,7 +787,7 @@ fn a_program_that_ends_well_ends_the_supervisor_unless_it_is_to_run_always() {
     assert_leaves_nothing(&home);
 }
 
-/// How fast it ends makes no difference, so this is tried several times.
+/// How fast it ends must make no difference, so this is tried several times.
 #[test]
 fn a_program_that_ends_well_after_a_crash_ends_the_supervisor_though_it_was_passed_a_socket() {
     for _ in 0..10 {
@@ -838,7 +839,7 @@ if 'NOTIFY_SOCKET' in os.environ:
     }
 }
 
-/// What stands in a line before a time.
+/// The part of a line before a time.
 fn before_time(line: &str) -> &str {
     let length = "2026-01-31T12:04:10.321".len();
     let begin = line.find("Z ").and_then(|end| end.checked_sub(length));
@@ -850,7 +851,7 @@ fn what_a_program_writes_right_before_it_ends_is_in_the_log() {
     for code in [0, 3] {
         for _ in 0..3 {
             let home = Home::new();
-            // The pipe is made to hold it all, so that it is not read when the program ends.
+            // The pipe is made to hold everything, so that it is still unread when the program ends.
             let script = format!(
                 "import fcntl, os, sys
 fcntl.fcntl(2, fcntl.F_SETPIPE_SZ, 1 << 20)
@@ -859,7 +860,7 @@ sys.exit({code})"
             );
             let ended = home.run(home.exec_command(&["--max-restarts", "0"], &["python3", "-c", &script]));
             let written: String = (100_000..200_000).map(|number| format!("{number}\n")).collect();
-            // The supervisor's own lines begin with the time, and may come in the middle of one of the program's.
+            // The supervisor's own lines begin with the time, and may appear in the middle of one of the program's.
             let logged: String = ended.err.split_inclusive('\n').map(before_time).collect();
             assert!(logged == written, "{} bytes of {}", logged.len(), written.len());
         }
@@ -879,7 +880,7 @@ fn status_shows_program_generation_and_pid() {
     home.admin(&["list"]).expect(0).says("sleep 600");
 }
 
-/// Signals that nothing can catch in a supervisor that is linked with this C library.
+/// Signals that cannot be caught in a supervisor linked with this C library.
 const THE_C_LIBRARYS: Range<i32> = if cfg!(target_env = "musl") { 32..35 } else { 32..34 };
 
 #[test]
@@ -898,7 +899,7 @@ fn a_program_has_no_signal_blocked_or_ignored_whatever_its_supervisor_has_inheri
     }
 }
 
-/// Says the number of each signal that can be passed on, or `ready`.
+/// Prints the number of each signal that can be passed on, or `ready`.
 const LISTENER: &str = "
 import os, signal
 asleep, wake = os.pipe()
@@ -942,7 +943,7 @@ fn without_a_name_the_instance_is_called_like_the_program() {
     assert_leaves_nothing(&home);
 }
 
-/// A supervisor in a namespace of its own, as in a container. None: that is not permitted here.
+/// A supervisor in a namespace of its own, as in a container. None: not permitted here.
 pub fn as_process_1(home: &Home, options: &[&str], script: &str) -> Option<Process> {
     let unshare = ["--pid", "--fork", "--kill-child", "--mount-proc"];
     if !can_run(&[&["unshare"], &unshare[..], &["true"]].concat()) {
@@ -983,7 +984,7 @@ fn as_process_1_it_reaps_orphans_that_are_not_the_programs() {
         let sleepers = home.processes().iter().any(|(_, line)| line == "sleep 0.05");
         !sleepers && children.split_whitespace().count() == 1
     });
-    // Process 1 gets no signal that it has no handler for; this one has.
+    // Process 1 gets only signals that it has a handler for; it has one for this signal.
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisor.try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(process.wait(), 0, "{}", process.err.whole());
     assert_nothing_runs(&home);

@@ -1,7 +1,6 @@
-//! gunicorn under `supervisor exec`: a server that others have written, and that takes a socket and says when it
-//! is ready.
+//! gunicorn under `supervisor exec`: a third-party server that takes a socket and reports when it is ready.
 //!
-//! The real one, from PyPI: `MASTERCONTROL_TEST_GUNICORN` is its path, else it is looked for in `PATH`.
+//! This is the real one, from PyPI: `MASTERCONTROL_TEST_GUNICORN` is its path; otherwise it is searched for in `PATH`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,12 +11,12 @@ use crate::exec::{assert_nothing_runs, file};
 use crate::recipes::recipe;
 use crate::support::{HUGE, Home, Instance, can_run, free_port, some_more};
 
-/// None: there is none, which is said.
+/// None: not installed, which is reported.
 pub fn gunicorn() -> Option<PathBuf> {
     let told = std::env::var_os("MASTERCONTROL_TEST_GUNICORN").map(PathBuf::from);
     let program = told.clone().unwrap_or_else(|| "gunicorn".into());
     let can = can_run(&[program.to_str().unwrap(), "--version"]);
-    // The variable says that these tests shall run.
+    // The variable says that these tests must run.
     assert!(can || told.is_none(), "{} cannot be run", program.display());
     can.then_some(program)
 }
@@ -34,7 +33,7 @@ pub fn application(home: &Home, says: &str) {
     file(home, "app.py", &text);
 }
 
-/// It loads the application before it says that it is ready.
+/// Starts gunicorn, which loads the application before it reports that it is ready.
 pub fn start(home: &Home, gunicorn: &Path) -> Instance {
     start_with(home, gunicorn, &[])
 }
@@ -47,7 +46,7 @@ pub fn start_with(home: &Home, gunicorn: &Path, arguments: &[&str]) -> Instance 
     let words: Vec<_> = words[1..].iter().map(String::as_str).collect();
     let line = [&[gunicorn.to_str().unwrap(), "--workers", "2"], &words[..], arguments].concat();
     let mut command = home.exec_command(&options, &line);
-    // What Python compiles it keeps, and takes for the newer file if that has come within the same second.
+    // Python keeps compiled code, and would use it for a file that was changed within the same second.
     command.current_dir(home.directory()).env("PYTHONDONTWRITEBYTECODE", "1");
     home.exec_by(command)
 }

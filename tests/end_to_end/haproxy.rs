@@ -14,7 +14,7 @@ use crate::support::{Client, Home, Process, eventually, free_port, is_installed,
 
 const NAMES: [&str; 3] = ["web1", "web2", "web3"];
 
-/// How long the load balancer may take to see whether a server is ready, in seconds.
+/// How long the load balancer may take to notice whether a server is ready, in seconds.
 const DELAY: &str = "1";
 
 /// Three supervisors of file servers with the file `1k`, behind HAProxy.
@@ -22,15 +22,15 @@ struct Balanced {
     home: Home,
     supervisors: Process,
     haproxy: Process,
-    /// That of HAProxy.
+    /// The address of HAProxy.
     address: SocketAddr,
-    /// The script that starts one by its name.
+    /// The script that starts a supervisor by its name.
     start: String,
     body: String,
 }
 
 impl Balanced {
-    /// None: HAProxy is not installed, which is said.
+    /// None: HAProxy is not installed, which is reported.
     fn start() -> Option<Balanced> {
         if !is_installed("haproxy") {
             return None;
@@ -41,8 +41,8 @@ impl Balanced {
         let body = "x".repeat(1024);
         fs::write(files.join("1k"), &body).unwrap();
 
-        // The example's ports become free ones. For so many connections it would need descriptors that not every user
-        // has.
+        // The example's ports are replaced by free ones. For that many connections it would need descriptors that not
+        // every user has.
         let mut config = fs::read_to_string(project().join("examples/haproxy/haproxy.cfg")).unwrap();
         config = config.replace("maxconn 4096", "maxconn 64");
         let front = free_port();

@@ -1,4 +1,4 @@
-//! The HTTP endpoint of `--health`, and `admin-cli metrics`, which says the same without a port.
+//! The HTTP endpoint of `--health`, and `admin-cli metrics`, which reports the same without a port.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -29,8 +29,8 @@ impl Health {
         self.0.to_string()
     }
 
-    /// Starts a supervisor with this endpoint and these arguments, and waits until it is ready: that is a moment after
-    /// it listens.
+    /// Starts a supervisor with this endpoint and these arguments, and waits until it is ready, a moment after it
+    /// listens.
     fn start(self, home: &Home, arguments: &[&str]) -> Instance {
         let instance = home.start(&[arguments, &["--health", &self.option()]].concat());
         self.eventually_ready(200, "ready");
@@ -47,7 +47,7 @@ impl Health {
         (answer.status, String::from_utf8(answer.body).unwrap())
     }
 
-    /// The same, when it does not matter whether it is there or has room.
+    /// The same, when it does not matter whether the endpoint exists or has room.
     fn try_get(self, path: &str) -> Option<(u16, String)> {
         let mut client = Client::try_connect(self.0).ok()?;
         client.0.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
@@ -56,7 +56,7 @@ impl Health {
         Some((header.split(' ').nth(1)?.parse().unwrap(), text.to_owned()))
     }
 
-    /// Waits until this is what is said of its readiness.
+    /// Waits until its readiness is reported like this.
     fn eventually_ready(self, status: u16, text: &str) {
         eventually(text, || self.try_get("/ready") == Some((status, format!("{text}\n"))));
     }
@@ -69,8 +69,8 @@ impl Health {
 /// One line of metrics: name, labels, value.
 type Sample = (String, BTreeMap<String, String>, f64);
 
-/// Reads Prometheus' text format, and takes only what is beyond doubt: each metric with its help, its type and then its
-/// samples, named as it should be.
+/// Reads Prometheus' text format, and accepts only what is beyond doubt: each metric with its help, its type and then
+/// its samples, named correctly.
 fn parse(text: &str) -> Vec<Sample> {
     let is_name = |name: &str| {
         name.starts_with(|first: char| first.is_ascii_lowercase())
@@ -119,7 +119,7 @@ fn value(text: &str, name: &str) -> f64 {
     sample.unwrap_or_else(|| panic!("no {name} in {text}")).2
 }
 
-/// What it is doing, as its metrics have it.
+/// Its state according to its metrics.
 fn state(text: &str) -> String {
     let is_it = |sample: &Sample| sample.0 == "mastercontrol_state" && sample.2 == 1.0;
     parse(text).into_iter().find(is_it).unwrap().1["state"].clone()
@@ -133,7 +133,7 @@ fn three_things_are_answered_and_nothing_else() {
     assert_eq!(health.get("/ready"), (200, "ready\n".into()));
     assert_eq!(health.get("/live"), (200, "alive\n".into()));
     assert_eq!(health.get("/metrics").0, 200);
-    // As probes of others call them.
+    // The paths that probes of other systems use.
     assert_eq!(health.get("/readyz"), (200, "ready\n".into()));
     for path in ["/livez", "/healthz"] {
         assert_eq!(health.get(path), (200, "alive\n".into()), "{path}");
@@ -155,7 +155,7 @@ fn three_things_are_answered_and_nothing_else() {
     client.send("HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     let (head, length) = client.header();
     assert!(head.status == 200 && length > 1000, "{head:?}");
-    // Nothing of a body came.
+    // No body was sent.
     assert_eq!(client.get("/live").body, b"alive\n");
     // None of these is a client of the server, and none has changed anything.
     let status = instance.status();
@@ -172,7 +172,7 @@ fn during_a_drain_it_is_alive_and_not_ready_and_the_port_is_free_when_that_ends(
     let instance = health.start(&home, &["echo", "--grace", HUGE]);
     let mut client = instance.client();
     client.greet();
-    // Clients that ask for nothing, or for half a thing, must not disturb the others.
+    // Clients that send nothing, or half a request, must not disturb the others.
     let mut half = health.client();
     half.send("GET /rea");
     let (silent, mut kept) = (health.client(), health.client());
@@ -254,7 +254,7 @@ fn a_port_that_is_taken_is_no_start_and_nothing_is_left_behind() {
     if cfg!(target_os = "linux") {
         ended.says("(pid ");
     }
-    // Its own server has that one.
+    // Its own server has that port.
     for server in [port.clone(), format!("0.0.0.0:{port}")] {
         let ended = home.run(home.supervisor(&["echo", "--listen", &server, "--health", &port])).expect(1);
         ended.says(&format!("cannot start the health endpoint: port {port} is the server's own; choose another one"));
@@ -264,8 +264,8 @@ fn a_port_that_is_taken_is_no_start_and_nothing_is_left_behind() {
     home.start(&["echo", "--listen", &port, "--health", &address.to_string()]).assert_serves();
 }
 
-/// Three times as many clients as are served at the same time. Returns whether those that ask do so before they are
-/// closed for having said nothing, for which a busy machine may be too slow.
+/// Connects three times as many clients as are served at the same time. Returns whether those that ask do so before
+/// they are closed for their silence, for which a busy machine may be too slow.
 fn ask_among_many() -> bool {
     const PATIENCE: Duration = Duration::from_secs(5);
     let home = Home::new();
@@ -273,7 +273,7 @@ fn ask_among_many() -> bool {
     let _instance = health.start(&home, &["echo", "--grace", HUGE]);
     let began = Instant::now();
     let mut kept: Vec<_> = (0..192).map(|_| health.client()).collect();
-    // Some of those that came last. The ones before have made room.
+    // Some of the last that connected. The ones before have made room.
     for client in kept.iter_mut().rev().take(40) {
         let sent = client.0.write_all(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
         if began.elapsed() > PATIENCE {
@@ -311,10 +311,10 @@ fn silent_broken_and_huge_requests_do_not_hold_it_up() {
         ("GET /re".into(), "408"),
     ] {
         let mut answer = String::new();
-        // The silent ones leave one by one, and until then there may be no room.
+        // The silent clients are closed one by one, and until then there may be no room.
         eventually("there is room", || {
             let mut client = health.client();
-            // Of what is too long not all is taken.
+            // A request that is too long is not read completely.
             let _ = client.0.write_all(request.as_bytes());
             answer = client.try_rest().unwrap_or_default();
             !answer.starts_with("HTTP/1.1 503 ")
@@ -348,8 +348,8 @@ fn admin_cli_prints_the_metrics_of_the_endpoint() {
     assert_eq!(instance.admin(&["metrics", "--json"]).expect(0).json()["result"], "status");
 }
 
-/// Prometheus' own library understands the text as it is meant. The text is the same on Windows, and Python is not
-/// there.
+/// Prometheus' own library understands the text as it is meant. The text is the same on Windows, where Python is not
+/// available.
 #[cfg(unix)]
 #[test]
 fn prometheus_reads_the_metrics_as_they_are_meant() {
@@ -359,7 +359,7 @@ from prometheus_client.parser import text_string_to_metric_families
 families = list(text_string_to_metric_families(open(sys.argv[1]).read()))
 print(json.dumps([[s.name, s.labels, s.value, f.type] for f in families for s in f.samples]))
 ";
-    // The system's packages belong to its own Python, which need not be the first one.
+    // The system's packages belong to its own Python, which may not be the first one.
     let has_it = |python: &&str| can_run(&[python, "-c", "import prometheus_client"]);
     let Some(python) = ["python3", "/usr/bin/python3"].into_iter().find(has_it) else { return };
     let home = Home::new();
@@ -391,7 +391,7 @@ mod of_a_program {
     use super::*;
     use std::fs;
 
-    /// Is ready when there is a file `go`, and ends after a SIGTERM when there is none.
+    /// Is ready when the file `go` exists, and ends after a SIGTERM when it does not.
     const PROGRAM: &str = "
 import os, signal, socket, sys, time
 go, ending = sys.argv[1], []
@@ -414,14 +414,14 @@ while not ending or os.path.exists(go):
         let metrics = || health.get("/metrics").1;
         health.eventually_ready(503, "not ready: starting");
         assert_eq!((health.get("/live").0, state(&metrics()).as_str()), (200, "starting"));
-        // Long before the log says where it is.
+        // Long before the log says where it listens.
         assert_eq!(process.err.so_far(), "");
         fs::write(&go, "").unwrap();
         health.eventually_ready(200, "ready");
         let log = process.err.wait_for("running (pid ");
         assert!(log.contains(&format!("health on {}", health.0)), "{log}");
 
-        // The next one is not ready before there is a file again.
+        // The next one is not ready until the file exists again.
         fs::remove_file(&go).unwrap();
         let first = process.out.wait_for("ready as ").rsplit(' ').next().unwrap().parse().unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -458,12 +458,12 @@ fn who_asks_a_master_control_that_hangs_hears_that_it_is_not_alive() {
     let instance = health.start(&home, &["echo"]);
     assert_eq!(health.get("/live").0, 200);
     let hanging = crate::process::Hanging::new(instance.pid);
-    // At the same time, since the process ends when there is no answer for long.
+    // All at the same time, because the process ends when there is no answer for long.
     let answers = thread::scope(|scope| {
         let asking = ["/live", "/ready", "/metrics"].map(|path| scope.spawn(move || health.try_get(path)));
         asking.map(|asking| asking.join().ok().flatten())
     });
-    // A question without an answer ends it: the last resort.
+    // The last resort ends it because a question got no answer.
     hanging.wait();
     for answer in answers {
         assert_eq!(answer, Some((503, "master control does not answer\n".into())));

@@ -1,4 +1,4 @@
-//! What the programs say about themselves: help, completions, man pages, and what was probably meant.
+//! What the programs say about themselves: help, completions, man pages, and suggestions for mistyped arguments.
 
 use crate::support::{ADMIN_CLI, Ended, Home, SUPERVISOR};
 
@@ -6,7 +6,7 @@ const PROGRAMS: [(&str, &str); 2] = [("supervisor", SUPERVISOR), ("admin-cli", A
 
 fn run(home: &Home, program: &str, arguments: &[&str]) -> Ended {
     let mut command = home.program(program);
-    // These tests are not about colours that are wanted in pipes, too.
+    // These tests are not about colours that are wanted even in pipes.
     command.args(arguments).env_remove("CLICOLOR_FORCE");
     home.run(command)
 }
@@ -50,7 +50,7 @@ fn commands_of_other_programs_are_answered_with_ours() {
 fn a_time_is_taken_as_people_write_it_and_else_the_answer_says_how() {
     let home = Home::new();
     for time in ["5", "1.5", "90s", "2m", "1h", "500ms", "1m30s", "2d", "infinity"] {
-        // The time is understood, and then no supervisor is there.
+        // The time is accepted, and then no supervisor is found.
         let name = home.name();
         run(&home, ADMIN_CLI, &["--name", name, "stop", "--grace", time, "--timeout", time]).expect(3);
     }
@@ -134,7 +134,7 @@ mod generated {
     use super::{PROGRAMS, run};
     use crate::support::{ADMIN_CLI, Ended, Home, SUPERVISOR, is_installed};
 
-    /// Runs a script with the path of a program as its first argument, and these behind it.
+    /// Runs a script with the path of a program as its first argument, followed by these.
     fn script(home: &Home, shell: &[&str], program: &str, arguments: &[&str]) -> Ended {
         let mut command = home.program(shell[0]);
         command.args(&shell[1..]).arg(program).args(arguments).env("HOME", home.directory());
@@ -177,7 +177,7 @@ mod generated {
         let offers = |program: &str, line: &str| -> Vec<String> {
             let complete = "$argv[1] completions fish | source; complete --do-complete $argv[2]";
             let offered = script(&Home::new(), &["fish", "-c", complete], program, &[line]).expect(0);
-            // What it offers stands before a tab, and behind it what that means.
+            // Each offer is followed by a tab and its meaning.
             let mut offers: Vec<_> =
                 offered.out.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect();
             offers.sort();

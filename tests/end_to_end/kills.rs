@@ -1,4 +1,4 @@
-//! `kill -9` of programs, guardians and supervisors, some of them suspended: what is said of it, and that nothing is
+//! `kill -9` of programs, guardians and supervisors, some of them suspended: what is reported, and that nothing is
 //! left.
 
 use std::fs;
@@ -23,12 +23,12 @@ use crate::support::{HUGE, Home, Instance, LIMIT, Reader, SUPERVISOR, USUAL_KILL
 
 const SERVER: &str = env!("CARGO_BIN_EXE_version-1");
 
-/// How often something is killed or suspended. More of it, for a longer look than the suite has time for.
+/// How often something is killed or suspended. `KILLS` asks for a longer run than the suite has time for.
 fn kills() -> u64 {
     std::env::var("KILLS").map_or(USUAL_KILLS.into(), |kills| kills.parse().unwrap())
 }
 
-/// Numbers that look random, and are the same for the same seed (splitmix64).
+/// Numbers that look random and are the same for the same seed (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -43,7 +43,7 @@ impl Random {
         choices[usize::try_from(self.below(u64::try_from(choices.len()).unwrap())).unwrap()]
     }
 
-    /// A moment somewhere in a restart.
+    /// Waits for a random moment of a restart.
     fn moment(&mut self) {
         thread::sleep(Duration::from_micros(self.below(60_000)));
     }
@@ -57,7 +57,7 @@ enum Victim {
     Program,
 }
 
-/// What happens to a victim.
+/// What is done to a victim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Deed {
     Kill,
@@ -65,7 +65,7 @@ enum Deed {
     KillWhileSuspended,
 }
 
-/// Supervisors of one name and one port, one after the other.
+/// Supervisors with one name and one port, one after the other.
 struct Lives {
     home: Home,
     port: String,
@@ -81,9 +81,9 @@ impl Lives {
         Lives { home, port: free_port().to_string(), temporary, random: Random(seed) }
     }
 
-    /// One that runs a server with a descendant which has left it, and takes no crash amiss. What is written at each
-    /// start is more than fits into a pipe that is not read. With `proves`, a generation proves itself beside the old
-    /// one, and is checked while it serves.
+    /// A supervisor that tolerates crashes, with a server that has a detached descendant. Each start writes more than
+    /// fits into a pipe that is not read. With `proves`, a generation proves itself beside the old one, and is checked
+    /// while it serves.
     fn start(&self, proves: bool) -> Instance {
         let options = ["--listen", &self.port, "--grace", HUGE, "--ready", "notify", "--restart", "always"];
         let proving =
@@ -95,12 +95,12 @@ impl Lives {
         self.home.exec_by(command)
     }
 
-    /// What its journal has: its log may not be read.
+    /// The entries of its journal, because its log may not be read.
     fn events(&self, instance: &Instance) -> String {
         self.home.admin(&["--name", &instance.name, "events"]).out
     }
 
-    /// One of these, of whatever generation. None: there is none at this moment.
+    /// A process of this kind, of whatever generation. None: there is none at this moment.
     fn find(&mut self, victim: Victim, supervisor: &Instance) -> Option<Pid> {
         let below = |is_it: fn(&str) -> bool| {
             let found = below(&self.home, supervisor).into_iter().filter(|(_, line)| is_it(line));
@@ -118,7 +118,7 @@ impl Lives {
     fn live(&mut self, kills: u64) {
         let mut instance = self.start(false);
         for _ in 0..kills {
-            // It stays like that, maybe while the program and the supervisor have much to say.
+            // It stays like that, maybe while the program and the supervisor have much to write.
             instance.err.read_by(self.random.of(&[Reader::Eager, Reader::Slow, Reader::Stalled]));
             let restart = instance.admin_begins(&["restart"]);
             self.random.moment();
@@ -138,7 +138,7 @@ impl Lives {
                 }
                 (_, Victim::Supervisor) => {
                     let log = instance.err.clone();
-                    // The next one comes at once: what this one has started is still ending.
+                    // The next one starts at once, while everything that this one started is still ending.
                     instance.kill();
                     log.read_by(Reader::Eager);
                     let proves = self.random.of(&[false, true]);
@@ -155,7 +155,7 @@ impl Lives {
                 let below = below(&self.home, &instance);
                 if !has_said && began.elapsed() > LIMIT / 2 {
                     has_said = true;
-                    // Why it takes so long, if it never comes true.
+                    // Shows why it takes so long, in case it never comes true.
                     eprintln!(
                         "{deed:?} of {victim:?}\n{below:#?}\n{:#}\n{}",
                         instance.status(),
@@ -163,16 +163,16 @@ impl Lives {
                     );
                 }
                 let number = |is_it: &dyn Fn(&str) -> bool| below.iter().filter(|(_, line)| is_it(line)).count();
-                // A check has its own, for a moment.
+                // A check has a guardian and a deputy of its own, for a moment.
                 let is_check = |line: &str| line.ends_with("\ntrue");
                 let guardians = number(&|line| line.contains(" @guard ") && !is_check(line));
                 let deputies = number(&|line| line.contains(" @deputy ") && !is_check(line));
                 let (servers, sleepers) = (number(&|line| line == SERVER), number(&|line| line == "sleep 600"));
-                // The sleeper may have been killed before it became one: it has its parent's command line until then.
+                // The sleeper may have been killed before it became one: until then it has its parent's command line.
                 let status = instance.status();
                 let is_alone = guardians == 1 && deputies <= 1 && servers == 1 && sleepers <= 1;
                 let is_well = is_alone && status["state"] == "serving" && status["drain"].is_null();
-                // One that has been killed may still be ending, and closes the connection.
+                // One that has been killed may still be ending, and then closes the connection.
                 is_well
                     && match answer(&instance) {
                         Ok(answer) => answer == "version_1 0.1.0: hello\n",
@@ -193,12 +193,12 @@ impl Lives {
     }
 }
 
-/// The guardian of the one generation that there is.
+/// The guardian of the only generation.
 fn guardian(home: &Home, instance: &Instance) -> Pid {
     stage(home, instance, " @guard ")
 }
 
-/// The deputy of that.
+/// The deputy of that guardian.
 fn deputy(home: &Home, instance: &Instance) -> Pid {
     stage(home, instance, " @deputy ")
 }
@@ -209,7 +209,7 @@ fn stage(home: &Home, instance: &Instance, stage: &str) -> Pid {
     Pid::from_raw(i32::try_from(found[0].0).unwrap())
 }
 
-/// A program with two others, none of which ends when it is asked to.
+/// A program with two other processes, none of which ends when it is asked to.
 fn stubborn(home: &Home, options: &[&str]) -> Instance {
     let script = "trap '' TERM; setsid sleep 600 & sleep 601 & echo up; wait";
     let instance = home.exec(&[&["--grace", HUGE], options].concat(), &sh(script));
@@ -268,13 +268,13 @@ fn a_killed_guardian_takes_nothing_along_that_is_not_its_program_s() {
     }
 }
 
-/// A time to sleep that no other run of the tests has, since all see the same processes.
+/// A time to sleep that no other run of the tests uses, because all runs see the same processes.
 fn unique() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     1_000_000 + std::process::id() * 10 + NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The process that sleeps for so long, whatever its environment is.
+/// The process that sleeps for this long, whatever its environment.
 fn sleeper(duration: u32) -> Option<u32> {
     let line = format!("sleep\0{duration}\0");
     let pids = fs::read_dir("/proc").unwrap().flatten();
@@ -282,7 +282,7 @@ fn sleeper(duration: u32) -> Option<u32> {
     pids.find(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|it| it == line))
 }
 
-/// Whatever has changed its group, session, parent and environment has come to the deputy then.
+/// By then, a process that has changed its group, session, parent and environment is a child of the deputy.
 #[test]
 fn as_process_1_a_killed_guardian_leaves_nothing_of_its_program_and_takes_nothing_of_others() {
     let home = Home::new();
@@ -397,7 +397,7 @@ fn a_guardian_does_not_stay_suspended_where_the_signal_of_that_was_blocked() {
     assert_eq!(instance.wait(), 0);
 }
 
-/// A process that is held, as a debugger does: nothing but that continues it.
+/// A process that is held as by a debugger: nothing else can continue it.
 struct Held(Pid);
 
 impl Held {
@@ -446,7 +446,7 @@ fn a_program_that_is_suspended_is_logged_and_goes_on_when_it_is_continued() {
 fn a_supervisor_that_is_killed_together_with_its_guardian_leaves_nothing() {
     let lives = Lives::new(0);
     let instance = lives.start(false);
-    // It shall not clean up after its guardian.
+    // It must not clean up after its guardian.
     instance.signal(Signal::SIGSTOP);
     kill(guardian(&lives.home, &instance), Signal::SIGKILL).unwrap();
     instance.kill();
@@ -478,7 +478,7 @@ fn what_a_supervisor_leaves_that_is_killed_together_with_its_guardians_is_remove
     let lives = Lives::new(0);
     let left = || fs::read_dir(&lives.temporary).unwrap().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
     let instance = lives.start(false);
-    // It shall not clean up after them.
+    // It must not clean up after them.
     instance.signal(Signal::SIGSTOP);
     kill(deputy(&lives.home, &instance), Signal::SIGKILL).unwrap();
     kill(guardian(&lives.home, &instance), Signal::SIGKILL).unwrap();

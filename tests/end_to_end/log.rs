@@ -1,4 +1,4 @@
-//! The log: on a reader that stalls, is slow, or has gone away, nothing else waits.
+//! The log: nothing else waits for a reader that stalls, is slow, or has gone away.
 
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::process::Stdio;
@@ -28,7 +28,7 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// Whether a write to it would wait.
+/// Whether a write to it would block.
 fn is_full(pipe: &PipeWriter) -> bool {
     use std::os::fd::AsFd;
     poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO) == Ok(0)
@@ -110,7 +110,7 @@ fn the_log_has_the_order_of_the_events_and_says_where_lines_are_missing() {
     let an_event = number(&an_event.unwrap());
     let reader = thread::spawn(move || {
         let lines = BufReader::new(reader).lines().map(Result::unwrap);
-        // The first one comes behind what the pipe was full of.
+        // The first line follows the bytes that filled the pipe.
         let entry = |line: String| -> Value {
             serde_json::from_str(line.trim_start_matches('x')).unwrap_or_else(|error| panic!("{error}: {line}"))
         };

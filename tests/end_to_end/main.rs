@@ -1,6 +1,6 @@
 //! The real programs, as their users see them: with real clients, signals, terminals and admin clients.
 //!
-//! Each test has a directory, a name and a port of its own, so all run side by side.
+//! Each test has its own directory, name and port, so all run side by side.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod support; // Home, Instance, Process, Client: what the tests are written with.

@@ -1,4 +1,4 @@
-//! The host's service manager: sockets that it passes, what it hears, and the files in deploy.
+//! The host's service manager: sockets that it passes, messages that it receives, and the files in deploy.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -38,14 +38,14 @@ impl Manager {
         String::from_utf8(message[..length].to_vec()).unwrap()
     }
 
-    /// The first message of all: it is not ready yet, and has that long.
+    /// Expects the first message of all: it is not ready yet, and how long that may take.
     pub fn hears_start(&self) {
         let first = self.hears();
         let limit = first.strip_prefix("STATUS=starting generation 1\nEXTEND_TIMEOUT_USEC=");
         assert!(limit.is_some_and(|limit| limit.parse::<u64>().is_ok_and(|limit| limit > 30_000_000)), "{first}");
     }
 
-    /// Hears messages up to one with this line, and returns all their lines.
+    /// Receives messages up to one with this line, and returns all their lines.
     fn hears_up_to(&self, line: &str) -> Vec<String> {
         let mut lines = Vec::new();
         while !lines.iter().any(|it| it == line) {
@@ -61,13 +61,13 @@ impl Manager {
     }
 }
 
-/// The number behind `name=`.
+/// The number after `name=`.
 fn number(lines: &[String], name: &str) -> u64 {
     let found = lines.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     found.unwrap_or_else(|| panic!("no {name} in {lines:?}")).parse().unwrap()
 }
 
-/// The next message is about the deadline alone. Returns how many seconds are left.
+/// Expects a message about the deadline alone. Returns how many seconds remain.
 fn seconds_left(manager: &Manager) -> u64 {
     number(&[manager.hears()], "EXTEND_TIMEOUT_USEC") / 1_000_000
 }
@@ -121,7 +121,7 @@ fn the_manager_hears_of_a_restart_of_one_that_fails_and_of_a_stop_whose_deadline
     let lines = manager.hears_up_to("READY=1");
     assert_eq!((lines[0].as_str(), &lines[2]), ("RELOADING=1", &format!("{}; restarting", serving(1))));
     assert!((before..=monotonic()).contains(&number(&lines, "MONOTONIC_USEC")), "{lines:?} after {before}");
-    // The new one has that long to be ready, and then the clients of the old generation have that long.
+    // The new generation has this long to be ready, and then the clients of the old one have this long.
     assert!(number(&lines, "EXTEND_TIMEOUT_USEC") > 30_000_000, "{lines:?}");
     assert!(number(&lines[4..], "EXTEND_TIMEOUT_USEC") > 600_000_000, "{lines:?}");
     assert_eq!(lines[lines.len() - 2..], ["READY=1".to_owned(), serving(2)]);
@@ -172,7 +172,7 @@ fn restarts_that_are_asked_for_together_are_told_one_after_the_other() {
 fn signs_of_life_come_from_master_control_and_end_when_it_hangs() {
     let home = Home::new();
     let manager = Manager::new(&home);
-    // The process id that is meant is that of the program that comes after the shell.
+    // The process id must be that of the program that replaces the shell.
     let script = "WATCHDOG_PID=$$ exec \"$0\" \"$@\"";
     let mut command = home.supervisor_by(&["sh", "-c", script], &["echo"]);
     command.env("NOTIFY_SOCKET", Manager::place(&home)).env("WATCHDOG_USEC", "200000");
@@ -181,7 +181,7 @@ fn signs_of_life_come_from_master_control_and_end_when_it_hangs() {
         manager.hears_up_to("WATCHDOG=1");
     }
     let hanging = crate::process::Hanging::new(instance.pid);
-    // What was said before, and then nothing: that has to be waited for.
+    // First the messages sent before, and then nothing: that has to be waited for.
     manager.0.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let mut heard = 0;
     while manager.0.recv(&mut [0; 4096]).is_ok() {
@@ -210,7 +210,7 @@ fn a_watchdog_for_another_process_hears_nothing() {
     command.env("NOTIFY_SOCKET", Manager::place(&home)).env("WATCHDOG_USEC", "20000").env("WATCHDOG_PID", "1");
     let instance = home.start_by(command);
     manager.hears_up_to("READY=1");
-    // The test is that nothing comes.
+    // The test is that nothing arrives.
     manager.0.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     assert!(manager.0.recv(&mut [0; 4096]).is_err());
     instance.assert_serves();
@@ -244,10 +244,10 @@ fn a_manager_that_is_gone_or_cannot_be_reached_is_said_once_and_stops_nothing() 
     }
 }
 
-/// Fills a manager's queue, however long it is, until no process can send to it any more.
+/// Fills a manager's queue, however long it is, until no process can send to it.
 pub fn fill(manager: &Path) {
     loop {
-        // One sender alone may have its own buffer full first.
+        // A single sender may have its own buffer full first.
         let sender = UnixDatagram::unbound().unwrap();
         sender.set_nonblocking(true).unwrap();
         let sent = (0..).take_while(|_| sender.send_to(b"STATUS=full", manager).is_ok()).count();
@@ -266,7 +266,7 @@ fn a_manager_that_reads_nothing_holds_up_nothing() {
     for _ in 0..3 {
         instance.admin(&["restart"]).expect(0);
     }
-    // It hears how it is when it reads again, though nothing happens.
+    // When it reads again it gets the current state, although nothing happens.
     let said = std::iter::repeat_with(|| manager.hears()).find(|said| said != "STATUS=full").unwrap();
     assert_eq!(said, format!("READY=1\nSTATUS=serving on {}, generation 4", instance.address));
     instance.admin(&["stop"]).expect(0);
@@ -314,7 +314,7 @@ fn a_socket_that_was_passed_is_served_on_and_outlives_the_supervisor_with_its_qu
     assert_eq!(instance.client().get("/name").body, b"it");
     instance.admin(&["stop", "--grace", HUGE]).expect(0);
     assert_eq!(instance.wait(), 0);
-    // It waits, and is not refused.
+    // The client waits, and is not refused.
     let mut waiting = Client::connect(listener.local_addr().unwrap());
     waiting.send("GET /name HTTP/1.1\r\nHost: x\r\n\r\n");
     let next = start();
@@ -336,7 +336,7 @@ fn of_two_supervisors_on_one_socket_either_can_be_stopped_and_the_other_one_serv
     for round in 0..5 {
         let one = start(&format!("next-{round}"));
         let (stops, stays_now) = if round % 2 == 0 { (one, stays) } else { (stays, one) };
-        // Of both: who connects does not choose.
+        // Clients of both: a client cannot choose.
         for _ in 0..10 {
             stops.client().greet();
         }
@@ -371,7 +371,7 @@ fn sockets_that_cannot_be_served_on_are_refused_with_the_reason() {
     let other = format!("127.0.0.1:{}", free_port());
     let reason = format!("\"listen\" is {other}, but the service manager passed a socket on {address}");
     refused(listener.try_clone().unwrap().into(), &[3], &["echo", "--listen", &other], &reason);
-    // All that has left the listener as it was.
+    // All that has left the listener unchanged.
     let same = address.to_string();
     let instance = home.start_by(passing(&home, listener, &[3], &["echo", "--listen", &same]));
     instance.client().greet();
@@ -419,7 +419,7 @@ fn systemd_socket_activate_starts_it_for_the_first_client_who_gets_an_answer() {
     command.args(["-l", &address.to_string(), SUPERVISOR, "echo", "--name", home.name()]).stderr(Stdio::piped());
     let process = home.spawn(command);
     process.err.wait_for("Listening on");
-    // It waits with the start until a client comes, and becomes the supervisor then.
+    // It delays the start until a client connects, and then becomes the supervisor.
     let mut client = Client::connect(address);
     client.greet();
     process.err.wait_for("socket passed by the service manager");
@@ -448,7 +448,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     for unit in
         ["mastercontrol-http.service", "mastercontrol-http.socket", "mastercontrol@.service", "mastercontrol@.socket"]
     {
-        // It looks whether the programs are there.
+        // The command checks whether the programs exist.
         let text = fs::read_to_string(deploy(unit)).unwrap();
         let text = text.replace("/usr/local/bin/supervisor", SUPERVISOR).replace("/usr/local/bin/admin-cli", ADMIN_CLI);
         assert!(!text.contains("/usr/local"), "{unit}");
@@ -460,7 +460,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     assert_eq!((ended.out.as_str(), ended.err.as_str()), ("", ""));
 }
 
-/// The number after this in a file, which has it once.
+/// The number after this text in a file, which contains it once.
 fn number_after(file: &str, before: &str) -> u64 {
     let text = fs::read_to_string(deploy(file)).unwrap();
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
@@ -469,8 +469,8 @@ fn number_after(file: &str, before: &str) -> u64 {
     found[0].chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
 }
 
-/// The first start of a program is not repeated by the supervisor, see `ready.rs`, and by default systemd gives up
-/// after five starts within ten seconds: one that waits for its database at boot would stay down.
+/// The supervisor does not repeat the first start of a program (see `ready.rs`), and by default systemd gives up after
+/// five starts within ten seconds: a program that waits for its database at boot would stay down.
 #[test]
 fn systemd_tries_for_as_long_as_it_takes() {
     for service in ["mastercontrol-http.service", "mastercontrol@.service"] {
@@ -482,11 +482,11 @@ fn systemd_tries_for_as_long_as_it_takes() {
 
 #[test]
 fn whoever_stops_it_has_more_patience_than_it_needs() {
-    // The second after the deadline, in which the process ends whatever hangs, and one to tidy up.
+    // The second after the deadline, in which the process ends no matter what hangs, and one to tidy up.
     const MORE: u64 = 2;
     let service = "mastercontrol-http.service";
     assert!(number_after(service, "--grace ") + MORE <= number_after(service, "TimeoutStopSec="));
-    // The watchdog comes first: it says why, and gives its own exit code.
+    // The watchdog must act first, because it reports why and has its own exit code.
     assert!(number_after(service, "WatchdogSec=") > 10);
     const CONTAINERS_PATIENCE: u64 = 10;
     assert!(number_after("Containerfile", "CMD [\"--grace\", \"") + MORE <= CONTAINERS_PATIENCE);
@@ -514,7 +514,7 @@ fn the_kubernetes_manifest_is_yaml_and_its_times_fit_into_each_other() {
     let needed = seconds(&arguments[1]) + seconds(&arguments[3]) + 1;
     let patience = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
     assert!(needed < patience, "{needed} s, but only {patience} s");
-    // The probes go where the image has the health endpoint.
+    // The probes use the port of the image's health endpoint.
     let port = &container["ports"][1];
     assert_eq!(port["containerPort"], number_after("Containerfile", "\"--health\", \"0.0.0.0:"));
     assert_eq!(pod["metadata"]["annotations"]["prometheus.io/port"], port["containerPort"].to_string());
@@ -525,7 +525,7 @@ fn the_kubernetes_manifest_is_yaml_and_its_times_fit_into_each_other() {
         text.contains(&format!("{needed} s  Less than terminationGracePeriodSeconds")),
         "its comment adds up wrong"
     );
-    // What it gives the program, the program takes.
+    // The program accepts the arguments that it is given.
     let arguments: Vec<_> = container["args"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
     let health = format!("127.0.0.1:{}", free_port());
     let options = [&arguments[..], &["--name", home.name(), "--health", &health]].concat();

@@ -1,4 +1,4 @@
-//! Sockets that a service manager passes, for programs too: as many as it likes, with their names.
+//! Sockets that a service manager passes, also for programs: any number of them, with their names.
 
 use std::fs;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use crate::exec::{file, sh};
 use crate::manager::listener;
 use crate::support::{Client, HUGE, Home, Instance, LIMIT, eventually, free_port};
 
-/// Answers each client with the name of the socket on which it came, and its own process id.
+/// Answers each client with the name of the socket that it connected to, and its own process id.
 pub const SERVER: &str = r#"
 import os, select, signal, socket
 names = os.environ["LISTEN_FDNAMES"].split(":")
@@ -41,7 +41,7 @@ while not ending:
         client.close()
 "#;
 
-/// This command with these sockets, as a service manager passes them.
+/// This command with these sockets, passed as a service manager passes them.
 pub fn passing(home: &Home, command: &Command, sockets: Vec<(&str, OwnedFd)>) -> Command {
     let names: Vec<_> = sockets.iter().map(|(name, _)| *name).collect();
     let mut shell = by_shell(home, "", command, sockets.len());
@@ -52,7 +52,8 @@ pub fn passing(home: &Home, command: &Command, sockets: Vec<(&str, OwnedFd)>) ->
     shell
 }
 
-/// This command after another one of the shell's, and with word from a service manager that it passes so many sockets.
+/// This command after another one of the shell's, with the variables by which a service manager passes this many
+/// sockets.
 fn by_shell(home: &Home, first: &str, command: &Command, sockets: impl ToString) -> Command {
     let mut shell = home.program("sh");
     shell.arg("-c").arg(format!("{first} LISTEN_PID=$$ exec \"$0\" \"$@\""));
@@ -61,7 +62,7 @@ fn by_shell(home: &Home, first: &str, command: &Command, sockets: impl ToString)
     shell
 }
 
-/// What the program says to a client: the name of the socket, and its process id.
+/// The program's answer to a client: the name of the socket, and its process id.
 pub fn said(mut client: impl Read) -> (String, String) {
     let mut said = String::new();
     client.read_to_string(&mut said).unwrap();
@@ -133,7 +134,7 @@ fn a_relay_listens_on_the_socket_that_was_passed_and_its_queue_outlives_the_supe
     let address = listener.local_addr().unwrap().to_string();
     let program =
         ["python3", "-m", "http.server", "{port}", "--bind", "127.0.0.1", "--directory", files.to_str().unwrap()];
-    // The same address may be said, too.
+    // The same address may also be given.
     for options in [&["--relay", "http", "--grace", HUGE][..], &["--relay", "tcp", "--listen", &address]] {
         let exec = home.exec_command(options, &program);
         let mut waiting = Client::connect(listener.local_addr().unwrap());
@@ -231,7 +232,7 @@ fn what_is_said_of_sockets_and_makes_no_sense_is_refused_with_the_reason() {
     assert!(refused.contains("LISTEN_FDNAMES has 2 names (one:two), and LISTEN_FDS is 1"), "{refused}");
 }
 
-/// A program that says what it gets.
+/// The names that a program gets.
 fn names(home: &Home, change: impl FnOnce(&mut Command)) -> String {
     let socket = listener();
     let address = socket.local_addr().unwrap();
@@ -255,7 +256,7 @@ fn sockets_for_another_process_are_left_alone() {
     let mut release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     release.retain(|letter| letter.is_ascii_digit() || letter == '.');
     let numbers: Vec<u32> = release.split('.').filter_map(|number| number.parse().ok()).collect();
-    // Only from then on a process has such a number.
+    // Processes have such a number only since this version.
     if (numbers[0], numbers[1]) >= (6, 9) {
         assert_eq!(names(&Home::new(), |command| _ = command.env("LISTEN_PIDFDID", "1")), "sockets [ ]");
     }
@@ -274,7 +275,7 @@ fn a_name_of_the_abstract_kind_is_shown_as_systemd_writes_it() {
     instance.admin(&["stop"]).expect(0);
 }
 
-/// The program that our own server is has a place for one socket.
+/// One of our own servers, run as the program, has a place for only one socket.
 #[test]
 fn one_of_our_servers_under_exec_serves_on_the_socket_that_was_passed_to_the_outer_supervisor() -> io::Result<()> {
     let home = Home::new();

@@ -18,7 +18,7 @@ fn start(home: &Home) -> Instance {
     home.start(&["http", files.to_str().unwrap()])
 }
 
-/// It has asked, and gets no answer for now.
+/// Sends a request, which gets no answer for now.
 #[track_caller]
 fn assert_waits(client: &mut Client) {
     client.send("GET /a HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -120,7 +120,7 @@ fn a_pause_is_over_by_itself_after_its_time() {
     instance.err.wait_for(": its time was up");
     let ended = instance.admin(&["pause", "--max", "0.1", "--", "sleep", "1"]).expect(0);
     ended.says("before the command: its time was up");
-    // Nothing that is under way ends in time, so the command is not run.
+    // A message in progress does not end in time, so the command is not run.
     let mut busy = instance.client();
     busy.send("GET /a HTTP/1.1\r\n");
     eventually("it is busy", || {
@@ -183,7 +183,7 @@ fn a_program_that_accepts_its_clients_itself_cannot_be_paused() {
     }
 }
 
-/// Under load, with clients of either kind.
+/// Under load, with clients of both kinds.
 fn no_request_is_lost(instance: &Instance, path: &str, body: &str) {
     let loads = [Mode::KeptAlive, Mode::OnePerConnection]
         .map(|mode| Load::new(instance.address, path, body, mode).connections(4).begin());

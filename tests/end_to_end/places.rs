@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 
 use crate::support::{ADMIN_CLI, Ended, Home, Instance, SUPERVISOR, eventually, free_port};
 
-/// An environment with these variables, and none else that could say where something is.
+/// An environment with these variables, and no others that could say where something is.
 type Environment<'a> = &'a [(&'a str, &'a Path)];
 
 fn program(home: &Home, program: &str, environment: Environment<'_>) -> Command {
@@ -43,7 +43,7 @@ fn locks() -> PathBuf {
     if user.is_root() { "/run/mastercontrol".into() } else { format!("/tmp/mastercontrol-{user}").into() }
 }
 
-/// What there is of this instance among the locks.
+/// The files of this instance among the locks.
 fn left(home: &Home) -> Vec<PathBuf> {
     let files = fs::read_dir(locks()).into_iter().flatten().map(|file| file.unwrap().path());
     files.filter(|file| file.file_name().unwrap().to_str().unwrap().starts_with(home.name())).collect()
@@ -98,7 +98,7 @@ fn the_socket_is_in_the_runtime_directory_for_its_user_alone() {
     assert_eq!((mode(&socket), mode(socket.parent().unwrap()), mode(&locks())), (0o600, 0o700, 0o700));
 }
 
-/// As `sudo -E` has it.
+/// As with `sudo -E`.
 #[test]
 fn in_the_runtime_directory_of_another_user_nothing_is_made() {
     if !geteuid().is_root() {
@@ -139,12 +139,12 @@ fn what_one_that_was_killed_has_left_is_removed_in_all_places() {
     let socket = runtime.join("mastercontrol").join(format!("{}.sock", home.name()));
     start(&home, environment).kill();
     assert!(socket.exists(), "there is no leftover, so this test does not test anything");
-    // One that is started elsewhere.
+    // Removed by a supervisor that is started elsewhere.
     let instance = start(&home, &[]);
     assert!(!socket.exists());
     admin(&home, environment, &["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
-    // By hand. (A list may have others in it, so no more than this one is looked at.)
+    // Removed by hand. (The list may have others in it, so only this one is checked.)
     start(&home, environment).kill();
     let mut list = program(&home, ADMIN_CLI, &[]);
     list.args(["list", "--clean"]);

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal::{SIGSTOP, SIGTERM};
 use crate::pty::{ENTER, Pty, is_stopped};
 use crate::support::{ADMIN_CLI, Client, Ended, HUGE, Home, Process, SUPERVISOR, can_run, eventually, free_port};
 
-/// What each of the programs begins with: `listen` takes the port, on an address of IPv4 or IPv6.
+/// The beginning of each program: `listen` takes the port, on an IPv4 or IPv6 address.
 const LISTEN: &str = r#"
 import os, signal, socket, sys, time
 port = int(sys.argv[1])
@@ -22,7 +22,7 @@ def ready():
 /// Listens, and ends when it is asked to.
 const PLAIN: &str = "listener = listen(); ready(); signal.pause()";
 
-/// Listens, and does not mind TERM.
+/// Listens, and ignores TERM.
 const STUBBORN: &str = "signal.signal(signal.SIGTERM, signal.SIG_IGN); listener = listen(); ready(); time.sleep(1000)";
 
 /// Four processes share a socket.
@@ -78,14 +78,14 @@ fn python_command(home: &Home, by: &[&str], program: &str, port: u16) -> Command
     command
 }
 
-/// A program in Python that has the port when this returns.
+/// A program in Python. Returns when it has the port.
 fn python(home: &Home, program: &str, port: u16) -> Process {
     let process = home.spawn(python_command(home, &[], program, port));
     process.out.wait_for("ready");
     process
 }
 
-/// Runs `admin-cli`, a command, the port and options.
+/// Runs `admin-cli` with a command, the port and options.
 fn admin(home: &Home, command: &str, port: u16, options: &[&str]) -> Ended {
     home.admin(&[&[command, &port.to_string()], options].concat())
 }
@@ -227,7 +227,7 @@ fn a_server_that_does_not_mind_term_is_killed_after_the_grace_period() {
     assert_free(port);
 }
 
-/// To find out who holds a port takes longer than this grace period.
+/// Finding out who holds a port takes longer than this grace period.
 #[test]
 fn who_is_ended_is_asked_first_however_long_the_look_for_it_takes() {
     let home = Home::new();
@@ -331,7 +331,7 @@ fn the_program_of_a_supervisor_is_that_supervisor() {
     for (options, program) in [
         (&["--listen", &number][..], &["sleep", "1000"][..]),
         (&[], &["python3", "-c", &script, &number]),
-        // Not the program itself, but what it has started.
+        // Not the program itself, but a process that it has started.
         (&[], &["sh", "-c", "python3 -c \"$1\" $2 & wait", "sh", &script, &number]),
     ] {
         let instance = home.exec(&[&["--restart", "always"], options].concat(), program);
@@ -394,12 +394,12 @@ fn a_command_that_has_inherited_the_socket_is_not_ended() {
     assert!(server.is_running());
 }
 
-/// Whether a namespace of processes can be made: as root, and not everywhere.
+/// Whether a PID namespace can be created: as root, and not everywhere.
 fn has_namespaces() -> bool {
     can_run(&["unshare", "--pid", "--fork", "--mount-proc", "true"])
 }
 
-/// Runs what follows where it sees only itself.
+/// Runs the rest of the command where it sees only itself.
 const ALONE: [&str; 5] = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
 
 #[test]

@@ -1,4 +1,4 @@
-//! What proc(5) tells of a supervisor.
+//! What proc(5) reports about a supervisor.
 
 use std::fs;
 use std::thread;
@@ -15,7 +15,7 @@ pub fn threads(pid: u32) -> Vec<(String, String)> {
     let tasks = fs::read_dir(directory).into_iter().flatten().flatten();
     tasks
         .filter_map(|task| {
-            // One that ends meanwhile is not there.
+            // A thread that ends meanwhile is left out.
             let name = fs::read_to_string(task.path().join("comm")).ok()?.trim().to_owned();
             let stat = fs::read_to_string(task.path().join("stat")).ok()?;
             Some((name, stat.rsplit(") ").next()?.split(' ').next()?.to_owned()))
@@ -31,8 +31,8 @@ fn task(pid: u32, name: &str) -> nix::unistd::Pid {
     nix::unistd::Pid::from_raw(task.file_name().into_string().unwrap().parse().unwrap())
 }
 
-/// A master control that is stopped, as a debugger does, while all other threads run: between two events, where it
-/// holds nothing that others would wait for.
+/// A master control that is stopped, as by a debugger, while all other threads run: between two events, where it holds
+/// nothing that others would wait for.
 pub struct Hanging(nix::unistd::Pid);
 
 impl Hanging {
@@ -52,7 +52,7 @@ impl Hanging {
         ptrace::detach(self.0, None).unwrap();
     }
 
-    /// Waits until its process has ended it. The tracer of a thread has to see its end, or the process stays.
+    /// Waits until the process has ended. The tracer of a thread has to see its end, or the process stays.
     pub fn wait(self) {
         waitpid(self.0, Some(WaitPidFlag::__WALL)).unwrap();
     }
@@ -79,7 +79,7 @@ fn wake_ups(pid: u32) -> u64 {
     tasks.filter_map(|task| field(task.path().join("status").to_str()?, "voluntary_ctxt_switches:")).sum()
 }
 
-/// What the descriptors of a process are, except those that a program started by it would not get.
+/// The descriptors of a process that a program started by it would inherit.
 fn inheritable(pid: u32) -> Vec<String> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap().flatten();
     descriptors
@@ -103,7 +103,7 @@ fn a_program_that_it_started_would_inherit_none_of_its_sockets_and_pipes() {
     assert_nothing_leaks(&instance);
 }
 
-/// No socket or pipe of a supervisor would be inherited by a program that it started.
+/// A program started by the supervisor would inherit none of its sockets and pipes.
 pub fn assert_nothing_leaks(instance: &Instance) {
     let stderr = fs::read_link(format!("/proc/{}/fd/2", instance.pid)).unwrap().display().to_string();
     let given = inheritable(std::process::id());
@@ -123,8 +123,8 @@ fn an_idle_supervisor_has_no_wake_ups() {
     instance.admin(&["ping"]).expect(0);
     instance.admin_begins(&["events", "--follow"]).out.wait_for("listening on");
     eventually("it is idle", || threads(instance.pid).iter().all(|(_, state)| state == "S"));
-    // The test is that nothing happens, so here there is nothing to wait for but time. It may take a moment
-    // until everything rests; something that polls is never at rest.
+    // The test is that nothing happens, so there is only time to wait for. It may take a moment until everything rests;
+    // something that polls is never at rest.
     let restless = (0..5).all(|_| {
         let before = wake_ups(instance.pid);
         thread::sleep(Duration::from_secs(3));
@@ -157,13 +157,13 @@ fn the_names_of_its_threads_say_what_they_do() {
     expected.sort();
     let names = || {
         let names = threads(instance.pid).into_iter().map(|(name, _)| name);
-        // There is one a core.
+        // There is one per core.
         let mut names: Vec<String> =
             names.map(|name| if name.starts_with("engine-") { "engine".into() } else { name }).collect();
         names.sort();
         names
     };
-    // Each thread gives itself its name when it begins to run.
+    // Each thread sets its own name when it begins to run.
     eventually("all have their names", || names().iter().filter(|name| *name == "supervisor-unde").count() == 1);
     let mut names = names();
     names.dedup();

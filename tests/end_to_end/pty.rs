@@ -37,8 +37,8 @@ impl Pty {
         let name = ptsname_r(&person).unwrap();
         let program =
             OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(name).unwrap();
-        // Ctrl-C and Ctrl-Z first send their signal and then throw away what is on its way to the screen: with it could
-        // go the prompt that the shell has shown meanwhile.
+        // Ctrl-C and Ctrl-Z first send their signal and then discard output on its way to the screen, which could
+        // include the prompt that the shell has shown meanwhile.
         let mut settings = tcgetattr(&program).unwrap();
         settings.local_flags.insert(LocalFlags::NOFLSH);
         tcsetattr(&program, SetArg::TCSANOW, &settings).unwrap();
@@ -56,7 +56,7 @@ impl Pty {
             match (&self.person).read(&mut part) {
                 Ok(length @ 1..) => self.screen.borrow_mut().push_str(&String::from_utf8_lossy(&part[..length])),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Nothing more for now, or, as EIO, for ever.
+                // Nothing more for now or, with EIO, for ever.
                 Ok(0) | Err(_) => return self.screen.borrow().clone(),
             }
         }
@@ -114,7 +114,7 @@ impl Shell {
         self.pty.press(ENTER);
     }
 
-    /// The command line of a supervisor that logs into a file, and that job.
+    /// The command line of a supervisor that logs into a file, and its job.
     pub fn supervisor(&self, arguments: &str) -> (String, Job) {
         let log = self.home.directory().join("log").display().to_string();
         let (name, port) = (self.home.name(), free_port());
@@ -152,14 +152,14 @@ impl Job {
         log.split("(pid ").nth(1).unwrap().split(')').next().unwrap().parse().unwrap()
     }
 
-    /// Whether it answers.
+    /// Asserts that it answers.
     pub fn assert_serves(&self) {
         self.home.admin(&["--name", self.home.name(), "ping"]).expect(0);
     }
 }
 
 impl Drop for Job {
-    /// After a test that has failed it may still run: it is not the test's own child.
+    /// It may still run after a failed test, because it is not the test's own child.
     fn drop(&mut self) {
         let log = self.log();
         let pid = log.split("(pid ").nth(1).and_then(|rest| rest.split(')').next()?.parse().ok());
@@ -174,12 +174,12 @@ impl Drop for Job {
 /// A field of `/proc/PID/stat`, counted as proc(5) does.
 pub fn stat(pid: u32, field: usize) -> String {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name of the program, field 2, may have anything in it.
+    // The name of the program, field 2, may contain anything.
     let after_name = stat.rsplit(") ").next().unwrap_or_default();
     after_name.split(' ').nth(field - 3).unwrap_or_default().to_owned()
 }
 
-/// Whether the process is what its terminal listens to.
+/// Whether the process is in the foreground of its terminal.
 pub fn is_in_foreground(pid: u32) -> bool {
     let (group, foreground) = (stat(pid, 5), stat(pid, 8));
     !group.is_empty() && group == foreground

@@ -1,5 +1,6 @@
-//! What pages and files to copy show of the programs, beside the blocks that `readme.rs` runs: command lines that the
-//! programs accept, settings that are valid, and commands that need another machine, each with what runs it there.
+//! What pages and files to copy show of the programs, apart from the blocks that `readme.rs` runs: command lines that
+//! the programs accept, settings that are valid, and commands that need another machine, each with the file that runs
+//! it there.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,9 +18,10 @@ use crate::support::Home;
 #[allow(dead_code)]
 mod admin_cli;
 
-/// What runs a command that no page's script can have: it needs root, another system, a network or a whole checkout.
+/// What runs a command that cannot be in a page's script, because it needs root, another system, a network or a whole
+/// checkout.
 enum By {
-    /// This file has it like this.
+    /// This file contains it in this form.
     File(&'static str, &'static str),
     /// Nothing does.
     Nothing(&'static str),
@@ -98,7 +100,7 @@ const ELSEWHERE: &[(&str, By)] = &[
     ("setpriv --reuid www", File("tests/end_to_end/users.rs", "[\"setpriv\", \"--reuid\"")),
 ];
 
-/// The programs of others that pages have their readers run, at the beginning of a command.
+/// Third-party programs that pages have their readers run, at the beginning of a command.
 const OTHERS: &[&str] = &[
     "apt",
     "cargo",
@@ -185,16 +187,16 @@ fn is_a_command(line: &str) -> bool {
     PROGRAMS.contains(&word) || word.starts_with("./") || word.ends_with(".sh") || line.trim_end().ends_with(" &")
 }
 
-/// A command line of one of the two programs that stands somewhere.
+/// A command line of one of the two programs, as quoted somewhere.
 #[derive(Debug)]
 struct Quoted {
     at: String,
     line: String,
-    /// Whether all of it is there. A page may write `admin-cli close` and mean the command.
+    /// Whether it is complete. A page may write `admin-cli close` and mean the command.
     is_whole: bool,
 }
 
-/// What stands between backticks outside of blocks, with the line in which its paragraph begins.
+/// The text between backticks outside of blocks, with the line in which its paragraph begins.
 fn codes(page: &str) -> Vec<(usize, String)> {
     let mut paragraphs: Vec<(usize, String)> = Vec::new();
     let (mut in_block, mut continues) = (false, false);
@@ -219,7 +221,7 @@ fn codes(page: &str) -> Vec<(usize, String)> {
     codes.collect()
 }
 
-/// The command lines in the prose of the pages, and in the files that are there to be copied.
+/// The command lines in the prose of the pages, and in the files to copy.
 fn quoted() -> Vec<Quoted> {
     let mut all = Vec::new();
     for page in guides() {
@@ -258,7 +260,7 @@ fn quoted() -> Vec<Quoted> {
                 let line = line.trim_start();
                 let started = ["ExecStart=/usr/local/bin/", "ExecReload=/usr/local/bin/"];
                 let started = started.iter().find_map(|before| line.strip_prefix(before));
-                // What is said about a line of a comment stands behind some spaces.
+                // Text about a command in a comment follows it after some spaces.
                 let typed = ["#   ", "//   "].iter().find_map(|before| line.strip_prefix(before));
                 let typed = typed.and_then(|line| line.split("    ").next());
                 let line = started.or(typed).map(str::to_owned);
@@ -270,7 +272,7 @@ fn quoted() -> Vec<Quoted> {
     all
 }
 
-/// The commands that the files of a container have as lists of words. An image's arguments follow its entry point.
+/// The commands that a container's files have as lists of words. An image's arguments follow its entry point.
 fn lists(text: &str) -> Vec<String> {
     let (mut commands, mut entry_point) = (Vec::new(), String::new());
     for line in text.lines() {
@@ -286,8 +288,8 @@ fn lists(text: &str) -> Vec<String> {
     commands
 }
 
-/// The words of one of our command lines, with something in each place that the reader fills in. None: it is another
-/// program's, or leaves open which command it is.
+/// The words of one of our command lines, with a value in each place that the reader fills in. None: it belongs to
+/// another program, or does not say which command it is.
 fn words_of(line: &str) -> Option<Vec<OsString>> {
     let line = line.split(['|', '\\', '&']).next().unwrap();
     let line = line.split(" # ").next().unwrap();
@@ -317,7 +319,7 @@ fn every_command_line_that_is_quoted_is_one_that_the_programs_accept() {
             Some("supervisor") => Asked::parse(words).map(drop),
             _ => admin_cli::Cli::try_parse_from(words).map(drop),
         };
-        // On Windows alone, and its test parses it there.
+        // Only on Windows, where its own test parses it.
         if words.get(1).is_some_and(|word| word == "service") {
             continue;
         }
@@ -342,7 +344,7 @@ fn every_command_line_that_is_quoted_is_one_that_the_programs_accept() {
     assert!(tried > 80, "only {tried} command lines were found");
 }
 
-/// Options of other programs that pages name.
+/// Options of other programs that pages mention.
 const OPTIONS_OF_OTHERS: &[&str] = &["--preload", "--protocol", "--bind"];
 
 #[test]

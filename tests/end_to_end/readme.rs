@@ -1,4 +1,4 @@
-//! What README.md and the book show works as shown, and so does examples/restart.sh.
+//! README.md, the book and examples/restart.sh work as shown.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -16,8 +16,8 @@ pub fn project() -> PathBuf {
 }
 
 /// A shell command in the project's directory, in which `supervisor`, `admin-cli` and `cargo` are found. A supervisor
-/// that is given no address takes a free one, and Enter from stdin; `cargo run` runs the program, and `cargo test` and
-/// `cargo install` only see whether there is something to test or install.
+/// without an address takes a free one, and Enter from stdin; `cargo run` runs the program, and `cargo test` and `cargo
+/// install` only check whether there is something to test or install.
 pub fn shell(home: &Home, script: &str) -> Command {
     let bin = home.directory().join("bin");
     fs::create_dir_all(&bin).unwrap();
@@ -47,7 +47,7 @@ pub fn shell(home: &Home, script: &str) -> Command {
     command
 }
 
-/// The pages that a user reads: the README of the project and of each package, what is said to contributors, and the
+/// The pages that a user reads: the README of the project and of each package, the pages for contributors, and the
 /// book.
 pub fn pages() -> Vec<PathBuf> {
     fn add(directory: &Path, pages: &mut Vec<PathBuf>) {
@@ -70,7 +70,7 @@ pub fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// Those that say what to type. ARCHITECTURE.md describes the sources.
+/// The pages that say what to type. ARCHITECTURE.md describes the sources.
 pub fn guides() -> impl Iterator<Item = PathBuf> {
     pages().into_iter().filter(|page| !page.ends_with("ARCHITECTURE.md"))
 }
@@ -102,8 +102,8 @@ pub fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// All shell commands of a page, in order, as one script. It says in which line of the page it failed. None: it has
-/// none.
+/// All shell commands of a page, in order, as one script that reports the line of the page in which it failed. None:
+/// there are none.
 fn script_of(page: &str) -> Option<String> {
     let mut script = "trap 'echo \"the block in line $LINE failed\" >&2' ERR\n".to_owned();
     let mut commands = blocks(page);
@@ -128,10 +128,10 @@ fn run_in_a_directory_of_its_own(home: &Home, script: &str) -> Ended {
     fs::copy(project().join("examples/server.js"), directory.join("server.js")).unwrap();
     fs::create_dir_all(directory.join("target/release")).unwrap();
     symlink(env!("CARGO_BIN_EXE_axum-server"), directory.join("target/release/app")).unwrap();
-    // What is said of a checkout.
+    // What the pages say about a checkout.
     symlink(project().join("examples"), directory.join("examples")).unwrap();
     let mut command = shell(home, script);
-    // Enter, for what reads it.
+    // Enter, for programs that read it.
     let enter = home.directory().join("enter");
     fs::write(&enter, "\n").unwrap();
     let enter = File::open(enter).unwrap();
@@ -139,7 +139,7 @@ fn run_in_a_directory_of_its_own(home: &Home, script: &str) -> Ended {
     home.spawn(command).end()
 }
 
-/// What the commands of a page print. None: something that they need is not installed.
+/// The output of a page's commands. None: something that they need is not installed.
 fn run(page: &Path, text: &str) -> Option<String> {
     let Some(script) = script_of(text) else { return Some(String::new()) };
     let more = WITH_CLIENTS.iter().filter(|(with_clients, _)| page.ends_with(with_clients));
@@ -164,7 +164,7 @@ fn not_printed(page: &Path) -> Vec<String> {
     let text = fs::read_to_string(page).unwrap();
     let Some(printed) = run(page, &text) else { return Vec::new() };
     let masked_lines: Vec<_> = printed.lines().map(masked).collect();
-    // Those are generated.
+    // Reference pages are generated.
     let is_reference = page.starts_with(project().join("docs/src/reference"));
     let mut unknown = Vec::new();
     for Block { line, text, .. } in blocks(&text).iter().filter(|block| block.language == "text" && !is_reference) {
@@ -194,7 +194,7 @@ fn every_command_of_every_page_does_what_the_page_says_and_prints_what_it_shows(
     }
 }
 
-/// What is done on pages that show more than their commands print, because the reader brings the clients.
+/// Commands for pages that show more than their own commands print, because the reader brings the clients.
 const WITH_CLIENTS: &[(&str, &str)] = &[
     ("docs/src/restart.md", TWO_CLIENTS),
     ("docs/src/stop-and-drain.md", TWO_CLIENTS),
@@ -223,8 +223,8 @@ wait
 cat followed
 "#;
 
-/// A program that does not read what its client sends, and does not stop when it is asked to. Another client is not
-/// accepted.
+/// A program that does not read what its client sends, and does not stop when it is asked to. It accepts no second
+/// client.
 const UNREAD: &str = r#"
 cat > unread.py <<'END'
 import signal, socket, time
@@ -255,13 +255,13 @@ admin-cli stop --grace 2 || echo 'by force'
 wait
 "#;
 
-/// Lines whose words depend on which requests are lost.
+/// Lines whose wording depends on which requests are lost.
 const DIFFERENT_EACH_TIME: &[&str] = &[
     "not verified: 3 of 17950 requests lost: 2 reset, 1 empty",
     "  the first 0.31 s after the restart was requested, the last after 0.40 s",
 ];
 
-/// A line of output without what differs each time: numbers, units of time, paths, users and columns.
+/// A line of output without the parts that differ each time: numbers, units of time, paths, users and columns.
 fn masked(line: &str) -> String {
     let user = User::from_uid(getuid()).unwrap().unwrap().name;
     let masked = |word: &str| {
@@ -284,12 +284,12 @@ fn masked(line: &str) -> String {
     line.replace("under 1 ms", "1 ms").split_whitespace().map(masked).collect::<Vec<_>>().join(" ")
 }
 
-/// Whether all words of a line are those of the programs.
+/// Whether all words of a line occur in the programs.
 fn is_made_of(line: &str, sources: &str) -> bool {
     line.split(|letter: char| !letter.is_alphabetic()).all(|word| sources.contains(word))
 }
 
-/// The sources of both programs. A text that continues in the next line of a source is one line for its reader.
+/// The sources of both programs. Text that continues on the next line of a source is one line for its reader.
 fn sources() -> String {
     fn read(directory: &Path, sources: &mut String) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -310,7 +310,7 @@ fn sources() -> String {
     sources
 }
 
-/// What a page links to: the text in `](…)` outside of code, with the number of its line.
+/// The links of a page: the text in `](…)` outside of code, with the number of its line.
 fn links(page: &str) -> Vec<(usize, String)> {
     let mut links = Vec::new();
     let mut in_code = false;
@@ -355,7 +355,7 @@ fn every_link_and_anchor_of_every_page_leads_somewhere() {
             let (path, anchor) = link.split_once('#').map_or((&*link, None), |(path, anchor)| (path, Some(anchor)));
             let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
             let text = fs::read_to_string(&target).unwrap_or_default();
-            // The built book has nothing but its own pages.
+            // The built book contains only its own pages.
             let outside = page.starts_with(&book) && !target.canonicalize().is_ok_and(|path| path.starts_with(&book));
             if !target.exists()
                 || outside
@@ -415,7 +415,7 @@ fn the_restart_script_replaces_one_that_runs_and_starts_one_that_does_not() {
     let home = Home::new();
     let listen = format!("127.0.0.1:{}", free_port());
     let name = home.name().to_owned();
-    // Its stdout and stderr stay with the supervisor, which outlives the script: their end is not awaited.
+    // The supervisor keeps the script's stdout and stderr and outlives it, so their end is not awaited.
     let restart = |what: &str| {
         let mut command =
             shell(&home, &format!("examples/restart.sh {name} supervisor {what} --name {name} --listen {listen}"));

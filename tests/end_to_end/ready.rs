@@ -1,4 +1,4 @@
-//! What shows that a program under `supervisor exec` is ready, and what becomes of one that is not.
+//! The evidence that a program under `supervisor exec` is ready, and what becomes of one that is not.
 
 use std::fs;
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ fn evidence(instance: &Instance) -> String {
     instance.status()["evidence"].as_str().unwrap_or_default().to_owned()
 }
 
-/// On a machine that is very busy a program may need more than the second after which it counts as ready anyway.
+/// On a very busy machine a program may need more than the second after which it counts as ready anyway.
 fn be_fast(instance: &Instance) {
     while evidence(instance) == "it has run for 1 s" {
         instance.admin(&["restart"]).expect(0);
@@ -38,7 +38,7 @@ fn a_program_is_ready_as_soon_as_one_of_its_processes_listens() {
     let port = free_port();
     let instance = home.exec(&["--grace", HUGE], &["python3", "-c", &listens_late(port)]);
     be_fast(&instance);
-    // At once: no second try is needed.
+    // At once: no second attempt is needed.
     Client::try_connect(([127, 0, 0, 1], port).into()).unwrap();
     assert_eq!(evidence(&instance), format!("it listens on 127.0.0.1:{port}"));
     instance.admin(&["status"]).expect(0).says(&format!("ready        it listens on 127.0.0.1:{port}"));
@@ -64,7 +64,7 @@ time.sleep(600)",
     assert_eq!(evidence(&instance), format!("it listens on {}", path.display()));
 }
 
-/// Neither a socket of ours nor one that does not listen nor that of another program shows anything.
+/// Neither a socket of ours, nor one that does not listen, nor one of another program is evidence.
 #[test]
 fn a_program_that_does_not_listen_is_ready_when_it_has_run_for_a_second() {
     let home = Home::new();
@@ -82,12 +82,12 @@ time.sleep(600)"
     assert_eq!(evidence(&instance), "it has run for 1 s");
 }
 
-/// It runs for longer than an interpreter needs to begin.
+/// It runs for longer than an interpreter needs to start.
 #[test]
 fn without_ready_too_a_new_version_that_ends_soon_never_takes_over() {
     let home = Home::new();
     let works = format!("exec python3 {}", file(&home, "server.py", SERVER));
-    // A shell fails soon on a busy machine, too.
+    // A shell fails soon even on a busy machine.
     let start = file(&home, "start", &works);
     let port = free_port().to_string();
     let instance = home.exec(&["--listen", &port, "--grace", HUGE], &["sh", &start]);
@@ -121,7 +121,7 @@ fn a_restart_that_fails_is_a_failure_and_no_crash_of_the_policy() {
     assert_eq!(instance.status()["crashes"], 0);
 }
 
-/// It may do its work already.
+/// It may already be doing its work.
 #[test]
 fn a_program_that_does_not_have_to_show_anything_is_asked_to_end_from_its_first_moment_on() {
     for _ in 0..5 {
@@ -148,7 +148,7 @@ fn always_means_always() {
     assert_eq!(process.wait(), 0, "{}", process.err.whole());
 }
 
-/// Has the port, and is none of the program's.
+/// Has the port, and does not belong to the program.
 fn stranger(home: &Home, port: u16) -> Process {
     let mut command = home.program("python3");
     command.args([
@@ -182,7 +182,7 @@ fn an_answer_of_another_process_does_not_make_a_program_ready() {
     let taken = format!("port {port} is taken by python3 (pid {})", stranger.pid);
     let ready = format!("connect={port}");
     let options = ["--ready", &ready, "--ready-within", "8"];
-    // One that cannot have the port, one that does not say so, and one that never asks for it.
+    // One that cannot get the port, one that does not say so, and one that never asks for it.
     let listens = LISTEN.replace("PORT", &port.to_string());
     let quiet = format!("import os, sys\nsys.stderr = open(os.devnull, 'w')\n{listens}");
     for (script, end) in [
@@ -212,7 +212,7 @@ fn of_a_program_that_ends_before_it_serves_the_supervisor_is_not_named_as_what_i
         [("exit 3", HUGE, "it exited with code 3 before it was ready"), ("exec sleep 600", "500ms", "was not ready")]
     {
         let port = port.to_string();
-        // The first start is not repeated, whatever the policy is for crashes.
+        // The first start is not repeated, whatever the crash policy is.
         let options = ["--listen", &port, "--ready", &url, "--ready-within", within, "--restart", "always"];
         let ended = home.run(home.exec_command(&options, &sh(script))).expect(1);
         ended.says(reason);
@@ -249,7 +249,7 @@ time.sleep(600)",
     assert_eq!(evidence(&instance), format!("it answers on {}", path.display()));
 }
 
-/// A server that a restart replaces by whatever `server.py` is then. It has to prove itself for a while.
+/// A server that a restart replaces with the current `server.py`, which has to prove itself for a while.
 fn overlapping(home: &Home, overlap: &str) -> Instance {
     let script = file(home, "server.py", SERVER);
     let port = free_port().to_string();
@@ -257,7 +257,7 @@ fn overlapping(home: &Home, overlap: &str) -> Instance {
     home.exec(&options, &["python3", &script])
 }
 
-/// Says that it is ready, and more does not work.
+/// Reports that it is ready, but nothing else works.
 const BROKEN: &str = "
 import os, socket, sys, time
 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])

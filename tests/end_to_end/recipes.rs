@@ -1,7 +1,7 @@
-//! The recipes of `docs/src/replace-a-program.md`: servers that others have written use the socket of `--listen` as the
-//! page says, and what becomes of their clients when they are replaced under load.
+//! The recipes of `docs/src/replace-a-program.md`: third-party servers use the socket of `--listen` as the page says,
+//! and what becomes of their clients when they are replaced under load.
 //!
-//! axum is built in; each of the others is looked for in `target/peers/bin` and in `PATH`. One that is not installed is
+//! axum is built in; the others are searched for in `target/peers/bin` and in `PATH`. One that is not installed is
 //! skipped with a message.
 
 use std::fs;
@@ -16,10 +16,10 @@ use crate::support::{HUGE, Home, can_run, free_port, some_more};
 
 const BODY: &str = "hello\n";
 
-/// Slow enough that old and new program both get connections.
+/// Slow enough that the old and the new program both get connections.
 const PACE: Duration = Duration::from_millis(5);
 
-/// The words of the command that a table of a page has in the row of this server.
+/// The words of the command in a page's table, in the row of this server.
 pub fn recipe(page: &str, server: &str, column: usize) -> Vec<String> {
     let page = fs::read_to_string(project().join(format!("docs/src/{page}.md"))).unwrap();
     let rows = page.lines().filter(|row| row.starts_with(&format!("| {server} |")));
@@ -36,7 +36,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
     can_run(&[program.to_str().unwrap(), "--help"]).then_some(program)
 }
 
-/// Replaces a program under load, again and again: what became of the requests.
+/// Replaces a program repeatedly under load. Returns what became of the requests.
 fn restarts_under_load(home: &Home, program: &Path, arguments: &[String], port: u16, modes: &[Mode]) -> Vec<Report> {
     let url = format!("http=http://127.0.0.1:{port}/");
     let options = ["--listen", &port.to_string(), "--grace", HUGE, "--ready", &url];
@@ -71,7 +71,7 @@ fn node_listens_on_descriptor_3_and_restarts_lose_no_request() {
     }
 }
 
-/// It resets connections that it has accepted and not read yet, so more than this cannot be promised.
+/// It resets connections that it has accepted but not read yet, so no more than this can be promised.
 #[test]
 fn uvicorn_takes_descriptor_3_and_restarts_refuse_no_connection() {
     let Some(uvicorn) = find("uvicorn") else { return };

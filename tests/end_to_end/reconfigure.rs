@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::{HUGE, Home, Instance, SUPERVISOR, eventually, free_port};
 
-/// A directory with two directories to serve. In each there is `name`, which says which one it is, and `same`.
+/// A directory with two directories to serve. Each contains `name`, which says which one it is, and `same`.
 fn directories(home: &Home) -> PathBuf {
     for name in ["one", "two"] {
         let directory = home.directory().join(name);
@@ -41,7 +41,7 @@ fn a_restart_serves_what_the_file_says_now() {
     let (instance, file) = start(&home, json!({ "dir": "one", "grace": 600 }));
     assert_eq!(served(&instance), "one");
     configure(&file, &json!({ "dir": "two", "grace": 600 }));
-    // Not by itself.
+    // Not without a restart.
     assert_eq!(served(&instance), "one");
     instance.admin(&["restart"]).expect(0);
     assert_eq!(served(&instance), "two");
@@ -66,7 +66,7 @@ fn a_grace_period_from_the_file_counts_for_the_generation_that_was_made_with_it(
     let (instance, file) = start(&home, json!({ "dir": "one", "grace": 600 }));
     configure(&file, &json!({ "dir": "one", "grace": "200ms" }));
     instance.admin(&["restart"]).expect(0);
-    // The grace period of this one is over soon.
+    // The grace period of the new generation is short.
     let mut slow = instance.client();
     slow.send("GET /na");
     eventually("half a request has come", || {
@@ -82,7 +82,7 @@ fn a_wrong_file_fails_the_restart_and_the_old_generation_serves_on_until_it_is_r
     fs::write(home.directory().join("file"), "no directory").unwrap();
     let load = Load::new(instance.address, "/same", "same", Mode::KeptAlive).connections(2).begin();
     eventually("there is load", || load.answered() > 0);
-    // What is wrong, and what the message has to name.
+    // A wrong file, and what the message has to name.
     let wrong: [(&[u8], &str); 12] = [
         (b"", "server.json"),
         (b"dir = one", "server.json"),
@@ -97,7 +97,7 @@ fn a_wrong_file_fails_the_restart_and_the_old_generation_serves_on_until_it_is_r
         (br#"{"dir":"file"}"#, "file"),
         (b"{\"dir\":\"two\xff\"}", "server.json"),
     ];
-    // The clients of the load, and no other.
+    // The clients of the load, and no others.
     eventually("both are connected", || instance.status()["connections"]["now"] == 2);
     let fails = |what: &str, part: &str| {
         let answered = load.answered();
@@ -119,7 +119,7 @@ fn a_wrong_file_fails_the_restart_and_the_old_generation_serves_on_until_it_is_r
     fails("a directory", "server.json");
     fs::remove_dir(&file).unwrap();
     assert_eq!(served(&instance), "one");
-    // No client had to disconnect and come back.
+    // No client had to reconnect.
     assert_eq!(instance.status()["connections"]["total"], 3);
 
     configure(&file, &json!({ "dir": "two", "grace": 600 }));

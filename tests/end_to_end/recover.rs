@@ -1,4 +1,4 @@
-//! A server that crashes is started again, with growing waits, until that is too often.
+//! A server that crashes is started again, with growing waits, until it crashes too often.
 
 use crate::support::{Client, Home, Instance, eventually, free_port};
 
@@ -11,7 +11,7 @@ pub fn start_fragile(home: &Home) -> Instance {
     home.start_by(command)
 }
 
-/// Has the server crash. Its clients are told; the one that it crashed at is lost.
+/// Makes the server crash. Its clients are notified; the one that it crashed on is lost.
 pub fn crash(instance: &Instance) {
     let mut client = instance.client();
     client.send("CRASH\n");
@@ -20,13 +20,13 @@ pub fn crash(instance: &Instance) {
     client.assert_told();
 }
 
-/// A line comes back. The client may have had to wait for that in the queue.
+/// Sends a line and expects it back. The client may have had to wait in the queue for that.
 pub fn ask(client: &mut Client) {
     client.send("hello\n");
     client.expect("hello\n");
 }
 
-/// The waits that its log speaks of, in milliseconds.
+/// The waits that the log mentions, in milliseconds.
 fn waits(log: &str) -> Vec<u64> {
     let lines = log.lines().filter_map(|line| line.split_once("starting generation ")?.1.split_once(" in "));
     let wait = |text: &str| match text.split_once(' ') {
@@ -71,7 +71,7 @@ fn the_status_says_why_it_crashed_and_while_it_waits_until_when() {
     crash(&instance);
     eventually("it serves again", || {
         let status = instance.status();
-        // On a machine that is very busy its wait may not be seen.
+        // On a very busy machine the wait may not be seen.
         let waits = status["state"] == "waiting";
         assert_eq!(status["next_try_ms"].is_u64(), waits, "{status}");
         assert!(!waits || status["last_end"]["generation"] == 5, "{status}");
@@ -89,7 +89,7 @@ fn a_stop_while_it_waits_needs_no_server() {
         ask(&mut instance.client());
     }
     crash(&instance);
-    // In whatever state it finds it.
+    // Whatever its state is at that moment.
     instance.admin(&["stop", "--grace", "600", "--timeout", "60"]).expect(0);
     assert_eq!(instance.wait(), 0);
     instance.assert_port_is_free();
@@ -101,7 +101,7 @@ fn a_server_that_is_looked_at_and_takes_connections_goes_on() {
     let instance = home.start(&["echo", "--check-every", "1"]);
     let mut client = instance.client();
     client.greet();
-    // It was looked at twice by then, and that is no connection.
+    // It has been probed twice by then, and a probe does not count as a connection.
     std::thread::sleep(std::time::Duration::from_millis(2_500));
     client.greet();
     let status = instance.status();

@@ -1,5 +1,5 @@
 //! The pages of `docs/src/reference` that are generated from the definitions: the command lines, `exit.rs`,
-//! `protocol.rs` and its files, `metrics.rs`, and the events that the supervisor's sources write. To write them anew:
+//! `protocol.rs` and its files, `metrics.rs`, and the events that the supervisor's sources write. To regenerate them:
 //!
 //! ```text
 //! WRITE_REFERENCE=1 cargo test -p mastercontrol-e2e --test end-to-end reference

@@ -1,4 +1,4 @@
-//! Programs behind `supervisor exec --relay`: each binds a port itself and knows nothing of sockets from others.
+//! Programs behind `supervisor exec --relay`: each binds a port itself and does not know about passed sockets.
 
 use std::fs;
 use std::io::Read;
@@ -14,9 +14,9 @@ use crate::exec::{assert_nothing_runs, file, sh};
 use crate::readme::{project, shell};
 use crate::support::{Client, HUGE, Home, Instance, eventually, free_port, is_installed, some_more};
 
-/// Binds the address in HOST and PORT. Answers with the text in the file `text`, or with its port, and notes each
-/// signal to end in the file `signals`. `/hold` is answered when the file `release` is there, `/die` with its exit. A
-/// connection is kept alive.
+/// Binds the address in HOST and PORT. Answers with the text in the file `text`, or else with its port, and records
+/// each signal to end in the file `signals`. `/hold` is answered once the file `release` exists, `/die` with its exit.
+/// Connections are kept alive.
 const SERVER: &str = r#"
 import http.server, os, signal, sys, threading, time
 assert "LISTEN_FDS" not in os.environ and "MASTERCONTROL_DESCRIPTORS" not in os.environ, dict(os.environ)
@@ -75,7 +75,7 @@ fn wait_until_held(home: &Home) {
     fs::remove_file(path(home, "held")).unwrap();
 }
 
-/// What the server answers on a connection of its own.
+/// The server's answer on a new connection.
 #[track_caller]
 fn answer(instance: &Instance) -> String {
     body(&mut instance.client(), "/")
@@ -96,7 +96,7 @@ fn assert_stops(home: &Home, instance: &Instance) {
     instance.assert_port_is_free();
 }
 
-/// Restarts while requests for the same text come.
+/// Restarts while clients request the same text.
 fn restarts_under_load(protocol: &str, mode: Mode) -> Report {
     let home = Home::new();
     write(&home, "text", "hello");
@@ -212,7 +212,7 @@ fn the_private_port_is_in_arguments_variables_and_conditions() {
 fn a_program_whose_port_another_process_takes_gets_another_one() {
     let home = Home::new();
     let (script, port) = (script(&home), free_port().to_string());
-    // The first time, another process is faster.
+    // The first time, another process gets the port first.
     let thief = r#"
 import os, socket, subprocess, sys, time
 if not os.path.exists("stolen"):
@@ -255,11 +255,11 @@ fn a_program_that_listens_elsewhere_is_not_ready_and_the_message_says_where_it_d
     let line = ["python3", "-m", "http.server", &elsewhere, "--bind", "127.0.0.1"];
     let ended = home.run(home.exec_command(&options, &line)).expect(1);
     ended.says("it does not listen on its private port ").says(&format!(", but on 127.0.0.1:{elsewhere};"));
-    // Whatever else would show that it is ready.
+    // Even if something else would show that it is ready.
     let options = [&options[..], &["--ready", "200ms"]].concat();
     let ended = home.run(home.exec_command(&options, &line)).expect(1);
     ended.says("it was not ready within 5 s: it does not listen on its private port ");
-    // Long before the end of what it may take.
+    // Long before its time limit.
     let options = ["--listen", &port, "--relay", "tcp", "--ready-within", "1000"];
     let starting = home.spawn(home.exec_command(&options, &line));
     starting.err.wait_for("the program is not ready after 5 s: it does not listen on its private port ");
@@ -288,11 +288,11 @@ fn clients_are_held_while_a_crashed_program_is_replaced() {
     let mut killer = instance.client();
     killer.send("GET /die HTTP/1.1\r\nHost: x\r\n\r\n");
     instance.err.wait_for("generation 1 crashed: it exited with code 3");
-    // Whenever it connects, it is served by the next one.
+    // Whenever a client connects, the next program serves it.
     let second = answer(&instance);
     assert_ne!(first, second);
     assert_eq!(killer.try_rest().unwrap_or_default(), "");
-    // It has not closed its side.
+    // The client has not closed its side.
     instance.err.wait_for("generation 1 stopped in ");
     let status = instance.status();
     assert_eq!((&status["generation"], &status["crashes"]), (&2.into(), &1.into()), "{status}");
@@ -393,7 +393,7 @@ fn a_stop_waits_for_the_last_connection_before_the_program_hears_of_it() {
 fn a_program_hears_that_its_drain_begins_if_it_wants_to() {
     let home = Home::new();
     let script = script(&home);
-    // SIGUSR1 is no end for this one.
+    // SIGUSR1 does not end this program.
     let text = SERVER.replace(
         "signal.signal(signal.SIGTERM",
         "signal.signal(signal.SIGUSR1, lambda *_: open(\"drains\", \"w\").close())\nsignal.signal(signal.SIGTERM",
@@ -436,7 +436,7 @@ while True:
     let stopped = instance.admin(&["stop", "--json"]).expect(5).json();
     let report = &stopped["report"];
     assert_eq!((&report["forced"], &report["program"]), (&1.into(), &"it was killed by SIGKILL".into()), "{stopped}");
-    // It had five seconds to end, which is no overrun.
+    // It had five seconds to end, so this is not an overrun.
     assert!(report["took_ms"].as_u64().unwrap() >= 5000, "{stopped}");
     assert!(path(&home, "signaled").exists());
     assert_eq!(instance.wait(), 5, "{}", instance.err.so_far());
@@ -559,7 +559,7 @@ fn a_program_is_replaced_though_its_clients_could_take_all_descriptors() {
         let options =
             ["exec", "--name", home.name(), "--listen", &port, "--relay", "http", "--max-connections", clients];
         let line = [&options[..], &["--", "python3", &script, &script]].concat();
-        // A client and its connection to the program take two.
+        // A client and its connection to the program take two descriptors.
         home.supervisor_by(&["sh", "-c", "ulimit -n 256; exec \"$0\" \"$@\""], &line)
     };
     home.run(start("200")).expect(2).says("the limit of file descriptors allows 156; say 156 or fewer");

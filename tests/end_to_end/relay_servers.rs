@@ -1,7 +1,6 @@
-//! Servers that others have written, as they are, behind `supervisor exec --relay http`: replaced under load, each
-//! loses nothing.
+//! Unmodified third-party servers behind `supervisor exec --relay http`: replaced under load, each loses nothing.
 //!
-//! `RESTARTS` is how often each is replaced.
+//! `RESTARTS` sets how often each is replaced.
 
 use std::collections::HashSet;
 use std::fs;
@@ -18,10 +17,10 @@ use crate::recipes::{find, recipe};
 use crate::support::{Client, HUGE, Home, Instance, can_run, eventually, free_port};
 use crate::under_load::restarts;
 
-/// How many connections ask at the same time, of each kind.
+/// How many connections of each kind send requests at the same time.
 const CONNECTIONS: usize = 16;
 
-/// What the page says of a server, with the program of this path.
+/// The page's command line for a server, with the program at this path.
 fn line<'a>(program: &'a str, recipe: &'a [String]) -> Vec<&'a str> {
     std::iter::once(program).chain(recipe[1..].iter().map(String::as_str)).collect()
 }
@@ -35,7 +34,7 @@ fn start(home: &Home, options: &[&str], line: &[&str]) -> Instance {
     home.exec_by(command)
 }
 
-/// Restarts again and again, each time after some more answers.
+/// Restarts repeatedly, each time after some more answers.
 fn restart_under_load(instance: &Instance, answered: impl Fn() -> usize, is_lost: impl Fn() -> bool) {
     let some_more = || {
         let next = answered() + 20 * CONNECTIONS;
@@ -55,7 +54,7 @@ fn stop(home: &Home, instance: &Instance) {
     assert_nothing_runs(home);
 }
 
-/// A file server, which answers each request alike.
+/// A file server that answers all requests alike.
 fn file_server_loses_nothing(line: &[&str], keeps: bool) {
     let home = Home::new();
     fs::write(home.directory().join("hello"), "hello").unwrap();
@@ -89,9 +88,9 @@ fn connections_that_the_file_server_of_python_keeps_survive_its_restarts() {
     }
 }
 
-/// Asks on one connection after the other, or on one that is kept, for numbers of its own. Each answer has the number
-/// that was asked for, and when the process started that answers (its id may be used again): one that has been replaced
-/// does not come back.
+/// Requests numbers of its own, on one connection after the other or on one that is kept. Each answer has the requested
+/// number, and the start time of the process that answers (its id may be reused): a process that has been replaced must
+/// not answer again.
 struct Counting<'a> {
     address: SocketAddr,
     keeps: bool,
@@ -101,7 +100,7 @@ struct Counting<'a> {
 }
 
 impl Counting<'_> {
-    /// Returns how many connections it had.
+    /// Returns how many connections it used.
     fn run(self, first: usize) -> usize {
         let (mut connections, mut last) = (0, String::new());
         let mut kept = None;
@@ -130,7 +129,7 @@ impl Counting<'_> {
     }
 }
 
-/// Ends the clients when it is dropped: also those of a test that has failed.
+/// Ends the clients when it is dropped, even if the test has failed.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -139,7 +138,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// A server of which each generation is one process.
+/// A server with one process per generation.
 fn counting_server_loses_nothing(home: &Home, options: &[&str], line: &[&str], keeps: bool) {
     let instance = start(home, options, line);
     let (is_over, answered) = (AtomicBool::new(false), [AtomicUsize::new(0), AtomicUsize::new(0)]);
@@ -204,7 +203,7 @@ fn gunicorn_that_gets_no_socket_is_replaced_without_a_loss() {
     counting_server_loses_nothing(&home, &[], &line(gunicorn.to_str().unwrap(), &recipe), false);
 }
 
-/// A server of Python's that answers as the page says that it does.
+/// A Python server that answers as the page says.
 fn server_of_python_loses_nothing(name: &str, program: &str, application: &str, keeps: bool) {
     let Some(program) = find(program) else { return };
     let home = Home::new();
@@ -243,7 +242,7 @@ fn hypercorn_is_replaced_without_a_loss_and_its_kept_connections_survive() {
     let config = file(&home, "hypercorn.toml", "keep_alive_max_requests = 1000000000\n");
     let recipe = recipe("any-program", "hypercorn", 1);
     let line = [&line(program.to_str().unwrap(), &recipe)[..], &["--config", &config]].concat();
-    // Signalled together with its workers, it waits for ever for a lock that one of them had when it ended.
+    // Signalled together with its workers, it waits for ever for a lock that one of them held when it ended.
     counting_server_loses_nothing(&home, &["--stop-to", "leader"], &line, true);
 }
 

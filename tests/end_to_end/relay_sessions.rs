@@ -1,5 +1,5 @@
-//! What programs behind a relay have begun when they are replaced or stopped: WebSockets, downloads, sessions of a
-//! database.
+//! What programs behind a relay have in progress when they are replaced or stopped: WebSockets, downloads, database
+//! sessions.
 
 use std::fs;
 use std::io::Read;
@@ -9,8 +9,8 @@ use crate::process::{descriptors, memory};
 use crate::support::{Client, HUGE, Home, Instance, crowd, eventually, free_port};
 use crate::under_load::restarts;
 
-/// Knows of no signal. `/socket` becomes a WebSocket that returns each message, `/download` sends half a file and the
-/// rest when the file `release` is there, `/hold` is answered then. Everything else is answered with its port.
+/// Handles no signals. `/socket` becomes a WebSocket that echoes each message; `/download` sends half a file, and the
+/// rest once the file `release` exists; `/hold` is answered then, too. Everything else is answered with its port.
 const SERVER: &str = r#"
 import base64, hashlib, http.server, os, sys, time
 home, port = sys.argv[1], int(os.environ["PORT"])
@@ -91,7 +91,7 @@ fn web_socket(instance: &Instance) -> Client {
         head.extend(byte);
     }
     let head = String::from_utf8(head).unwrap();
-    // The example of the specification.
+    // The example in the specification.
     assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
     client
 }
@@ -99,7 +99,7 @@ fn web_socket(instance: &Instance) -> Client {
 const TEXT: u8 = 0x81;
 const CLOSE: u8 = 0x88;
 
-/// Sends a message and reads the same one.
+/// Sends a message and expects the same one back.
 #[track_caller]
 fn say(client: &mut Client, kind: u8, text: &str) {
     let mask = [1, 2, 3, 4];
@@ -141,11 +141,11 @@ fn a_web_socket_that_stays_is_closed_when_the_grace_period_is_over() {
     instance.admin(&["grace", "0"]).expect(0);
     let restarted = restart.end().expect(5).json();
     assert_eq!(restarted["report"]["forced"], 1, "{restarted}");
-    // The client can tell that from a regular end.
+    // The client can distinguish that from a regular end.
     assert!(client.try_rest().is_err());
 }
 
-/// A client that has half of the download.
+/// A client that has received half of the download.
 fn download(instance: &Instance) -> Client {
     let mut client = instance.client();
     client.send("GET /download HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -205,7 +205,7 @@ fn a_program_without_a_signal_handler_answers_what_it_has_begun() {
 }
 
 /// Speaks like PostgreSQL: messages with a kind and a length, transactions that belong to a connection, and `X` to end
-/// it. Each answer has the port of the program, and how many rows the transaction has.
+/// it. Each answer has the port of the program, and the number of rows in the transaction.
 const DATABASE: &str = r#"
 import os, socketserver, struct
 class Session(socketserver.StreamRequestHandler):
@@ -303,7 +303,7 @@ fn a_transaction_of_a_database_ends_where_it_has_begun() {
     assert_nothing_runs(&home);
 }
 
-/// `RESTARTS` is how often the program is replaced.
+/// `RESTARTS` sets how often the program is replaced.
 #[test]
 fn idle_connections_survive_restarts_and_leave_descriptors_and_memory_as_they_were() {
     let home = Home::new();
@@ -315,7 +315,7 @@ fn idle_connections_survive_restarts_and_leave_descriptors_and_memory_as_they_we
     };
     let mut clients: Vec<_> = (0..crowd(200)).map(connect).collect();
     let restart = || drop(instance.admin(&["restart"]).expect(0));
-    // The first one closes the connections to the program, and the supervisor gets what it keeps.
+    // The first restart closes the connections to the program, and the supervisor allocates what it keeps.
     restart();
     let before = (descriptors(instance.pid), memory(instance.pid));
     (0..restarts(4)).for_each(|_| restart());
@@ -329,7 +329,7 @@ fn idle_connections_survive_restarts_and_leave_descriptors_and_memory_as_they_we
     }
 }
 
-/// How many connections to this port have ended and are remembered on the side that has connected.
+/// How many ended connections to this port are still remembered on the side that connected.
 fn remembered(port: u16) -> usize {
     let tcp = fs::read_to_string("/proc/net/tcp").unwrap();
     let to = format!("0100007F:{port:04X}");
@@ -347,7 +347,7 @@ fn kept_connections_that_have_ended_do_not_use_up_the_ports_of_the_relay() {
         assert_eq!(instance.client().get("/").status, 200);
     }
     eventually("all are gone", || instance.status()["connections"]["now"] == 0);
-    // A program that closes its side in the very instant in which the relay does makes one of these.
+    // A program that closes its side at the very instant at which the relay does leaves one of these.
     let remembered = remembered(private);
     assert!(remembered < 50, "{remembered} of 100");
 }

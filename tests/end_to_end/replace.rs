@@ -12,14 +12,14 @@ use crate::support::{Client, HUGE, Home, Instance, LIMIT, eventually, free_port}
 
 const BUILDS: [&str; 2] = [env!("CARGO_BIN_EXE_version-1"), env!("CARGO_BIN_EXE_version-2")];
 
-/// What the builds say of themselves.
+/// How the builds identify themselves.
 const VERSIONS: [&str; 2] = ["version_1 0.1.0", "version_2 0.1.0"];
 
-/// Puts a build where the last one was, as an installation does: the file that runs stays what it is.
+/// Puts a build in the place of the last one, as an installation does, without changing the file that is running.
 fn install(home: &Home, build: usize) -> String {
     let (new, path) = (home.directory().join("server.new"), home.directory().join("server"));
-    // By a process of its own: what another test starts meanwhile has all files of this process for a moment, and a
-    // program that is open to be written cannot be run.
+    // Copied by a separate process: a program that another test starts meanwhile has all files of this process open for
+    // a moment, and a program that is open for writing cannot be run.
     let mut copy = home.program("cp");
     copy.arg(BUILDS[build]).arg(&new);
     home.run(copy).expect(0);
@@ -57,7 +57,7 @@ fn connected_clients_finish_with_the_old_build_and_new_ones_get_the_new_one() {
     install(&home, 1);
     let restart = instance.admin_begins(&["restart"]);
     idle.expect("SHUTDOWN\n");
-    // The old one keeps the clients that are in the middle of something, and leaves the others to the new one.
+    // The old one keeps clients with a message in progress, and leaves the others to the new one.
     for _ in 0..20 {
         assert_answers(&mut instance.client(), VERSIONS[1]);
     }
@@ -72,7 +72,7 @@ fn connected_clients_finish_with_the_old_build_and_new_ones_get_the_new_one() {
     end(&home, &instance);
 }
 
-/// Sends a line, and returns the first one that comes back.
+/// Sends a line, and returns the first line of the answer.
 fn one_message(address: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(LIMIT))?;
@@ -88,7 +88,7 @@ fn nobody_is_refused_or_reset_while_builds_replace_one_another() {
     let instance = start(&home);
     let (done, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     let wrong = |answer: &io::Result<String>| match answer {
-        // The old server notifies a client that connects in its last moment; the client connects again.
+        // The old server notifies a client that connects in its last moment; the client reconnects.
         Ok(answer) => answer != "SHUTDOWN\n" && !VERSIONS.iter().any(|it| *answer == format!("{it}: hello\n")),
         Err(_) => true,
     };

@@ -18,12 +18,12 @@ fn files(home: &Home) -> PathBuf {
     files
 }
 
-/// More than the buffers of a connection take, whatever the system allows them.
+/// More than the buffers of a connection take, whatever the system allows.
 fn big() -> Vec<u8> {
     (0..32 << 20).map(|at| (at / 1000 % 251) as u8).collect()
 }
 
-/// An HTTP server whose clients have all the time in the world.
+/// An HTTP server with a grace period that no test can wait for.
 fn http(home: &Home) -> Instance {
     home.start(&["http", files(home).to_str().unwrap(), "--grace", HUGE])
 }
@@ -32,7 +32,7 @@ fn echo(home: &Home) -> Instance {
     home.start(&["echo", "--grace", HUGE])
 }
 
-/// Begins a restart, and waits until its old generation knows that it has to go, and waits for this many clients.
+/// Begins a restart, and waits until the old generation is draining with this many clients.
 fn restart_begins(instance: &Instance, arguments: &[&str], clients: usize) -> Process {
     let restart = instance.admin_begins(&[&["restart"], arguments].concat());
     eventually_waits_for(instance, clients);
@@ -62,7 +62,7 @@ fn counts(ended: &Ended) -> (u64, u64, u64, u64) {
     (count("notified"), count("disconnected"), count("closed"), count("forced"))
 }
 
-/// Sends a line to an echo server that may be going away, and returns what comes first: the line, or the notice.
+/// Sends a line to an echo server that may be draining, and returns what arrives first: the line, or the notice.
 #[track_caller]
 fn ask(client: &mut Client) -> String {
     client.send("hello\n");
@@ -200,7 +200,7 @@ fn a_download_under_way_is_completed_by_the_old_generation_while_the_new_one_ser
     let mut received = vec![0; length];
     old.0.read_exact(&mut received).unwrap();
     assert!(received == big, "it has other contents");
-    // The connection is the new generation's now.
+    // The connection now belongs to the new generation.
     assert_eq!(counts(&restart.end().expect(0)), (0, 0, 0, 0));
     assert!(!old.get("/small").is_last);
 }
@@ -223,7 +223,7 @@ fn echo_and_command_clients_are_told_at_once_and_can_come_back_at_once() {
             .map(|mut client| {
                 let rest = client.rest();
                 assert!(rest.ends_with("SHUTDOWN\n"), "{kind}: {rest:?}");
-                // The old connection is still there, and holds the old generation up.
+                // The old connection still exists, and holds up the old generation.
                 let mut again = instance.client();
                 again.send(line);
                 again.expect(answer);
@@ -319,7 +319,7 @@ fn restarts_that_are_asked_for_during_a_restart_come_one_after_the_other() {
     stays.greet();
     let first = restart_begins(&instance, &["--json"], 1);
     let waiting: Vec<Process> = (0..5).map(|_| instance.admin_begins(&["restart", "--json"])).collect();
-    // None begins while the first one is under way: this client would be told.
+    // No restart begins while the first one is in progress: this client would be notified.
     let mut served = instance.client();
     for _ in 0..50 {
         served.greet();
@@ -352,14 +352,14 @@ fn a_stop_during_a_restart_ends_both_generations_and_whoever_waits_for_the_resta
     let waiting = instance.admin_begins(&["restart"]);
     let stop = instance.admin_begins(&["stop"]);
     old.assert_told();
-    // Told by the stop: the restart is none of its business.
+    // Notified by the stop: the restart does not concern it.
     new.assert_told();
     drop((old, new));
     stop.end().expect(0).says("stopped in").says("2 notified, 2 disconnected");
     let answer = restart.end().expect(1).json();
     assert_eq!(answer["result"], "error", "{answer}");
     assert!(answer["message"].as_str().unwrap().contains("stop"), "{answer}");
-    // That one may have come when the last server had ended.
+    // That request may have arrived after the last server had ended.
     let waiting = waiting.end();
     assert!([1, 3].contains(&waiting.code), "{waiting}");
     assert_eq!(instance.wait(), 0);
@@ -375,7 +375,7 @@ fn a_stop_during_a_restart_has_the_grace_period_of_the_stop() {
     let restart = restart_begins(&instance, &[], 1);
     let mut new = instance.client();
     new.greet();
-    // No client disconnects, neither here nor there.
+    // No client of either generation disconnects.
     let stop = instance.admin(&["stop", "--grace", "0.3", "--json"]).expect(5);
     assert_eq!(stop.json()["report"]["forced"], 2, "{stop}");
     restart.end().expect(1).says("stop");
@@ -391,11 +391,11 @@ fn twenty_restarts_and_five_stops_at_the_same_time_all_get_true_answers() {
     let instance = echo(&home);
     let mut clients: Vec<Client> = (0..5).map(|_| instance.client()).collect();
     clients.iter_mut().for_each(|client| client.greet());
-    // Clients that are notified disconnect, so that nothing is held up.
+    // Clients that are notified disconnect, so nothing is held up.
     let leaving = std::thread::spawn(move || clients.iter_mut().for_each(|client| client.assert_told()));
     let (mut restarts, mut stops) = (Vec::new(), Vec::new());
     for number in 0..25 {
-        // The stops are among the last ones: behind the first one there is nothing left to see.
+        // The stops are among the last requests: after the first one there is nothing left to see.
         if number >= 15 && number % 2 == 0 {
             stops.push(instance.admin_begins(&["stop", "--json"]));
         } else {
@@ -454,7 +454,7 @@ mod on_unix {
 
     use crate::support::LIMIT;
 
-    /// Sends a request to the admin socket, sooner than any program could.
+    /// Sends a request to the admin socket, faster than any program could.
     fn request(home: &Home, request: &str) -> UnixStream {
         let mut stream = UnixStream::connect(home.socket()).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -462,7 +462,7 @@ mod on_unix {
         stream
     }
 
-    /// The last line of the answer. None: the supervisor has ended without having come to the request.
+    /// The last line of the answer. None: the supervisor ended before it got to the request.
     fn result(stream: UnixStream) -> Option<Value> {
         let line = BufReader::new(stream).lines().map_while(Result::ok).last()?;
         Some(serde_json::from_str(&line).unwrap())
@@ -476,8 +476,8 @@ mod on_unix {
             let mut client = instance.client();
             client.greet();
             let restart = request(&home, "restart");
-            // While the new generation is built, while it takes over, while the old one drains: these are moments that
-            // cannot be waited for.
+            // While the new generation is built, while it takes over, while the old one drains: moments that cannot be
+            // waited for.
             thread::sleep(Duration::from_micros(round * 20));
             let stop = request(&home, "stop");
             client.assert_told();
@@ -485,7 +485,7 @@ mod on_unix {
             let (restart, stop) = (result(restart), result(stop).unwrap());
             assert_eq!(stop["result"], "stopped", "{round}: {stop}");
             assert_eq!(stop["report"]["forced"], 0, "{round}: {stop}");
-            // Each has a thread of its own there, so it may have been overtaken by the stop.
+            // Each request has its own thread there, so it may have been overtaken by the stop.
             if let Some(restart) = restart {
                 match restart["result"].as_str() {
                     Some("restarted") => assert_eq!(restart["generation"], 2, "{round}: {restart}"),
@@ -576,7 +576,7 @@ mod on_unix {
         fs::rename(&files, &away).unwrap();
         instance.admin(&["restart"]).expect(1).says("files");
         assert_eq!(instance.status()["generation"], 1);
-        // The client has been notified of nothing. Its answers are those for what the path leads to now.
+        // The client has not been notified. Its answers are for what the path leads to now.
         let answer = client.get("/small");
         assert_eq!((answer.status, answer.is_last), (503, false));
         fs::rename(&away, &files).unwrap();

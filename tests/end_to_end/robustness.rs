@@ -1,4 +1,4 @@
-//! Whatever happens to the admin socket, and whatever clients do there: the server keeps serving, and can be stopped.
+//! Whatever happens to the admin socket, and whatever clients do there: the server keeps serving and can be stopped.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -31,7 +31,7 @@ fn a_master_control_that_hangs_ends_the_process_with_an_exit_code_of_its_own() {
     let mut client = instance.client();
     client.greet();
     let hanging = Hanging::new(instance.pid);
-    // The server knows nothing of this, and cannot be commanded.
+    // The server is not affected, but cannot be commanded.
     client.greet();
     instance.admin(&["ping"]).expect(6);
     hanging.wait();
@@ -41,12 +41,12 @@ fn a_master_control_that_hangs_ends_the_process_with_an_exit_code_of_its_own() {
     home.start(&["echo"]).assert_serves();
 }
 
-/// Its socket is there again, and it answers.
+/// Asserts that its socket exists again and that it answers.
 fn assert_made_again(home: &Home, instance: &Instance) {
     eventually("the socket is there again", || home.socket().exists());
     eventually("it answers", || instance.admin(&["ping"]).code == 0);
     instance.err.wait_for("has been restored");
-    // The name is still its own.
+    // The name still belongs to it.
     home.run(home.supervisor(&["command"])).expect(1).says(&format!("pid {}", instance.pid));
 }
 
@@ -75,7 +75,7 @@ fn a_directory_that_was_deleted_is_made_again() {
     let home = Home::new();
     let instance = home.start(&["echo"]);
     for _ in 0..3 {
-        // While its files are deleted one by one, it may make them again.
+        // It may create files again while they are deleted one by one.
         eventually("the directory is deleted", || fs::remove_dir_all(home.sockets()).is_ok());
         assert_made_again(&home, &instance);
     }
@@ -89,14 +89,14 @@ fn a_directory_that_was_moved_away_is_made_again() {
     assert_made_again(&home, &instance);
 }
 
-/// Ways in which an admin socket goes and cannot be made again at once, and how they end.
+/// Ways in which an admin socket is lost and cannot be created again at once, and how they end.
 struct Loss {
     begin: fn(&Home, &Instance),
     end: fn(&Home, &Instance),
 }
 
 const LOSSES: [Loss; 4] = [
-    // Something else is in the place of the directory. In one step, so that there is no time to make anything again.
+    // Something else takes the place of the directory, in one step, so that there is no time to create anything again.
     Loss {
         begin: |home, _| {
             fs::write(home.directory().join("file"), "in its place").unwrap();
@@ -112,7 +112,7 @@ const LOSSES: [Loss; 4] = [
             fs::create_dir(&elsewhere).unwrap();
             std::os::unix::fs::symlink(&elsewhere, home.directory().join("link")).unwrap();
             fs::rename(home.sockets(), away).unwrap();
-            // It may have been made again already.
+            // It may have been created again already.
             eventually("the link is there", || {
                 let _ = fs::remove_dir_all(home.sockets());
                 fs::rename(home.directory().join("link"), home.sockets()).is_ok()
@@ -120,7 +120,7 @@ const LOSSES: [Loss; 4] = [
         },
         end: |home, _| fs::remove_file(home.sockets()).unwrap(),
     },
-    // The directory in which it is has gone, too.
+    // The parent directory is gone, too.
     Loss { begin: |home, _| remove_all(home), end: |home, _| fs::create_dir(home.directory()).unwrap() },
     // No descriptor is left.
     Loss {
@@ -132,7 +132,7 @@ const LOSSES: [Loss; 4] = [
     },
 ];
 
-/// While files are deleted one by one, some may be made again.
+/// While files are deleted one by one, some may be created again.
 fn remove_all(home: &Home) {
     eventually("the directory is gone", || {
         let _ = fs::remove_dir_all(home.directory());
@@ -140,7 +140,7 @@ fn remove_all(home: &Home) {
     });
 }
 
-/// Limits how many it can have, by the name of the first one that it cannot.
+/// Limits its descriptors; the limit is the lowest number that it cannot have.
 fn limit_descriptors(instance: &Instance, limit: &str) {
     let mut prlimit = command("prlimit");
     prlimit.arg(format!("--pid={}", instance.pid)).arg(format!("--nofile={limit}"));
@@ -156,7 +156,7 @@ fn an_admin_socket_that_cannot_be_made_again_at_once_is_made_as_soon_as_that_is_
         client.greet();
         begin(&home, &instance);
         instance.err.wait_for("the admin socket is gone");
-        // The server does not care.
+        // The server is not affected.
         client.greet();
         end(&home, &instance);
         assert_made_again(&home, &instance);
@@ -187,7 +187,7 @@ fn a_port_is_free_again_even_if_it_was_killed_with_clients() {
     home.start(&["echo", "--listen", &address]).assert_serves();
 }
 
-/// Numbers that look random, the same for the same seed.
+/// Numbers that look random and are the same for the same seed.
 struct Dice(u64);
 
 impl Dice {
@@ -216,7 +216,7 @@ fn println_seed(seed: u64) {
     println!("again with SEED={seed}");
 }
 
-/// Some request that is wrong, or at most asks for something that changes nothing.
+/// A request that is wrong, or at most asks for something that changes nothing.
 fn request(dice: &mut Dice) -> Vec<u8> {
     const GOOD: [&str; 2] = [r#"{"v":1,"request":"ping"}"#, r#"{"v":1,"request":"status"}"#];
     const BAD: [&str; 13] = [
@@ -236,7 +236,7 @@ fn request(dice: &mut Dice) -> Vec<u8> {
     ];
     match dice.below(8) {
         0 => (0..dice.below(300)).map(|_| u8::try_from(dice.below(256)).unwrap()).chain([b'\n']).collect(),
-        // Up to twice as long as a line may be.
+        // Up to twice the maximum length of a line.
         1 => vec![b'{'; dice.below(128 * 1024)],
         2 => format!("{}\n", "[".repeat(dice.below(60_000))).into_bytes(),
         3 => format!("{{\"v\":1,\"request\":\"ping\",\"x\":\"{}\"}}\n", "x".repeat(dice.below(80_000))).into_bytes(),
@@ -257,12 +257,12 @@ fn request(dice: &mut Dice) -> Vec<u8> {
     }
 }
 
-/// Sends a request, perhaps in pieces, and hangs up, perhaps without listening to the answer.
+/// Sends a request, perhaps in pieces, and disconnects, perhaps without reading the answer.
 fn ask(socket: &Path, request: &[u8], dice: &mut Dice) -> Option<String> {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let (first, second) = request.split_at(dice.below(request.len() + 1));
-    // Of what is too long not all is taken.
+    // A request that is too long is not read completely.
     let _ = stream.write_all(first).and_then(|()| stream.write_all(second));
     if dice.below(10) == 0 {
         return None;
@@ -288,7 +288,7 @@ fn thousands_of_broken_requests_are_answered_and_leave_no_trace() {
     client.greet();
     let mut dice = Dice::new();
     let mut errors = 0;
-    // More, for a longer look than the suite has time for.
+    // More, for a longer run than the suite has time for.
     let rounds = std::env::var("BROKEN_REQUESTS").map_or(3000, |rounds| rounds.parse().unwrap());
     instance.admin(&["ping"]).expect(0);
     let is_quiet = || !threads(instance.pid).iter().any(|(name, _)| name == "admin-client");
@@ -312,7 +312,7 @@ fn thousands_of_broken_requests_are_answered_and_leave_no_trace() {
     }
     assert!(errors > rounds / 3, "only {errors} errors: the requests are not broken enough");
     eventually("as many descriptors as before", || descriptors(instance.pid) == descriptors_before);
-    // The engine may have ended a spare one.
+    // The engine may have ended a spare thread.
     eventually("no more threads than before", || threads(instance.pid).len() <= threads_before);
     let memory = memory(instance.pid);
     assert!(memory < memory_before + 32 * 1024, "{memory_before} kB have become {memory} kB");
@@ -358,7 +358,7 @@ fn of_too_many_silent_admin_clients_the_one_that_has_been_there_for_longest_hear
     let mut answer = String::new();
     first.read_to_string(&mut answer).unwrap();
     assert!(answer.contains(r#""code":"busy""#), "{answer}");
-    // The others still have their places.
+    // The others still have their slots.
     for client in &mut clients {
         client.set_read_timeout(Some(LIMIT)).unwrap();
         client.write_all(b"{\"v\":1,\"request\":\"ping\"}\n").unwrap();
@@ -378,7 +378,7 @@ fn an_admin_client_that_asks_for_a_stop_and_vanishes_does_no_harm() {
     stream.write_all(b"{\"v\":1,\"request\":\"stop\"}\n").unwrap();
     drop(stream);
     client.assert_told();
-    // Each of these lines is one that the client would have got.
+    // The client would have got each of these lines.
     instance.err.wait_for("1 client still connected");
     assert_eq!(instance.status()["state"], "draining");
     drop(client);
@@ -398,7 +398,7 @@ fn an_admin_client_that_does_not_read_its_answer_does_not_hold_up_the_end() {
             stream
         })
         .collect();
-    // Until now the server has waited for this one, so all could ask.
+    // The server has waited for this client until now, so all could ask.
     client.assert_told();
     drop(client);
     assert_eq!(instance.wait(), 0);

@@ -1,10 +1,10 @@
-//! Out of rotation and back: what a program hears of it, and what `resume` undoes.
+//! Out of rotation and back: how a program learns of it, and what `resume` undoes.
 
 use std::fs;
 
 use crate::support::{Client, HUGE, Home, Instance, eventually, free_port};
 
-/// Notes what it hears, and its process id, in the file `heard`.
+/// Records what it learns, and its process id, in the file `heard`.
 const PROGRAM: &str = r#"
 import os, signal, socket, sys, time
 def note(text):
@@ -24,7 +24,7 @@ fn start(home: &Home) -> Instance {
     home.exec(&options, &["python3", "-c", PROGRAM, &heard])
 }
 
-/// The standard server of Python, which keeps connections alive.
+/// Python's standard server, which keeps connections alive.
 pub fn behind_a_relay(home: &Home, options: &[&str]) -> Instance {
     let port = free_port().to_string();
     let options = [&["--listen", &port, "--relay", "http"], options].concat();
@@ -36,7 +36,7 @@ fn heard(home: &Home) -> String {
     home.directory().join("heard").to_str().unwrap().to_owned()
 }
 
-/// Waits until the programs of these generations have heard this, in this order.
+/// Waits until these programs have learned this, in this order.
 #[track_caller]
 fn wait_until_heard(home: &Home, instance: &Instance, expected: &[(u64, &str)]) {
     let pids: Vec<_> = expected.iter().map(|(pid, what)| format!("{what} {pid}\n")).collect();
@@ -57,7 +57,7 @@ fn a_program_hears_once_that_it_is_taken_out_of_rotation_and_that_it_is_back() {
     instance.admin(&["drain"]).expect(0);
     instance.admin(&["drain"]).expect(0);
     wait_until_heard(&home, &instance, &[(first, "out")]);
-    // The next one is not in rotation, either.
+    // The next one is out of rotation, too.
     instance.admin(&["restart"]).expect(0);
     let second = pid(&instance);
     wait_until_heard(&home, &instance, &[(first, "out"), (second, "out")]);
@@ -83,7 +83,7 @@ fn a_program_hears_of_a_postponed_stop_and_of_its_cancellation() {
     instance.err.wait_for(": the stop is cancelled, ready for new clients again");
 }
 
-/// The server does not know that there is a stop, or a restart, as far as this client can tell.
+/// As far as this client can tell, the server does not know that there is a stop or a restart.
 #[track_caller]
 fn assert_is_served(client: &mut Client) {
     (0..3).for_each(|_| client.greet());
@@ -99,9 +99,9 @@ fn a_restart_notifies_clients_over_the_spread_oldest_first() {
     clients.remove(0).assert_told();
     instance.err.wait_for("generation 1 draining: 3 clients, grace period 600 s, spread over 600 s");
     clients.iter_mut().for_each(assert_is_served);
-    // One that comes now belongs to the new generation.
+    // A client that connects now belongs to the new generation.
     assert_is_served(&mut instance.client());
-    // The remaining time is shared again, and all have their turn in it.
+    // The remaining time is shared out again, and all have their turn in it.
     instance.admin(&["grace", "20"]).expect(0);
     for mut client in clients {
         client.assert_told();
@@ -130,7 +130,7 @@ fn every_stop_is_spread_as_the_settings_say_unless_it_says_otherwise() {
 fn kept_connections_behind_a_relay_are_closed_over_the_spread_too() {
     let home = Home::new();
     let instance = behind_a_relay(&home, &["--grace", HUGE]);
-    // One after the other, since the threads of a relay accept at the same time.
+    // One after the other, because the threads of a relay accept at the same time.
     let mut clients: Vec<_> = (0..2)
         .map(|_| {
             let mut client = instance.client();

@@ -10,9 +10,9 @@ use crate::exec::{assert_nothing_runs, file};
 use crate::gunicorn;
 use crate::support::{Client, HUGE, Home, Instance, eventually, free_port};
 
-/// Serves the socket that was passed, or the port of the second argument, and has a connection of its own to the port
-/// of the first one. It accepts three connections, and keeps them; when it is asked to end, it closes its socket, and
-/// ends when all its clients have disconnected.
+/// Serves the passed socket, or the port in the second argument, and connects to the port in the first one. It accepts
+/// three connections and keeps them; when it is asked to end, it closes its socket, and ends when all its clients have
+/// disconnected.
 const KEEPS_THREE: &str = r#"
 import os, signal, socket, sys, threading
 database = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
@@ -55,7 +55,7 @@ fn listed(instance: &Instance) -> Value {
     instance.admin(&["connections", "--json"]).expect(0).json()["program_connections"].clone()
 }
 
-/// The same program, and a peer to which it is connected.
+/// The same program, and a peer that it is connected to.
 fn start(home: &Home, passes: bool) -> (Instance, TcpListener) {
     let database = TcpListener::bind("127.0.0.1:0").unwrap();
     let (script, port) = (file(home, "server.py", KEEPS_THREE), free_port().to_string());
@@ -124,7 +124,7 @@ fn a_restart_names_the_clients_that_hold_it_up_and_those_of_both_generations_are
     instance.admin(&["stop"]).expect(0);
 }
 
-/// It binds its port itself, and has closed that when it is looked at.
+/// It binds its port itself, and has already closed it when it is looked at.
 #[test]
 fn the_report_of_a_stop_names_the_clients_that_held_it_up_until_the_program_was_killed() {
     let home = Home::new();

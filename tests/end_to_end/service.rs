@@ -1,4 +1,4 @@
-//! A supervisor as a service of Windows: installed, started, stopped and uninstalled, with the real service manager.
+//! A supervisor as a Windows service: installed, started, stopped and uninstalled, with the real service manager.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -18,11 +18,11 @@ use crate::support::{ADMIN_CLI, Client, Ended, HUGE, Home, SUPERVISOR, eventuall
 static START: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
-    // A test that failed meanwhile has nothing to do with this one.
+    // The failure of another test does not affect this one.
     START.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A service with an echo server and the test's name. It is gone after the test.
+/// A service with an echo server and the test's name. It is removed after the test.
 struct Service {
     home: Home,
     address: SocketAddr,
@@ -58,11 +58,11 @@ impl Service {
         let mut net = self.home.program("net");
         net.args(["start", self.home.name()]);
         self.home.run(net).expect(0);
-        // Wine's does not wait for that.
+        // Wine's service manager does not wait for that.
         self.await_state(ServiceState::Running);
     }
 
-    /// Returns what the service says of that at once.
+    /// Returns the status that the service reports at once.
     fn stop(&self) -> ServiceStatus {
         self.open(ServiceAccess::STOP).unwrap().stop().unwrap()
     }
@@ -82,8 +82,8 @@ impl Service {
         self.home.admin(&[&["--name", self.home.name()], arguments].concat())
     }
 
-    /// The service manager gives a service the environment of its user, and not that of the test's programs. (Under
-    /// Wine that is the same user.)
+    /// The service manager gives a service the environment of its user, not that of the test's programs. (Under Wine
+    /// that is the same user.)
     fn log_file(&self) -> PathBuf {
         let data = PathBuf::from(std::env::var_os("LOCALAPPDATA").unwrap());
         data.join("mastercontrol").join(format!("{}.log", self.home.name()))
@@ -118,7 +118,7 @@ fn a_service_serves_is_stopped_by_the_service_manager_and_tells_its_clients() {
 
     assert_eq!(service.stop().current_state, ServiceState::StopPending);
     client.assert_told();
-    // It says how long it may take, which is what the clients have.
+    // It reports how long it may take, which is the clients' grace period.
     eventually("it has said how long", || service.status().wait_hint.as_secs() > 500);
     service.admin(&["status", "--short"]).expect(0).says("draining");
     drop(client);
@@ -139,7 +139,7 @@ fn a_service_serves_is_stopped_by_the_service_manager_and_tells_its_clients() {
 fn the_commands_of_its_page_do_what_they_say() {
     let service = Service { home: Home::new(), address: ([127, 0, 0, 1], free_port()).into() };
     let name = service.home.name();
-    // Not below the directory for temporary files, which is the user's own.
+    // Not below the directory for temporary files, which belongs to the user.
     let directory = PathBuf::from(std::env::var_os("ProgramData").unwrap()).join(name);
     fs::create_dir_all(&directory).unwrap();
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/src/windows.md");
@@ -163,7 +163,7 @@ fn the_commands_of_its_page_do_what_they_say() {
         }
         service.home.run(command).expect(0);
         if line == "net stop files" {
-            // Wine's does not wait for that.
+            // Wine's service manager does not wait for that.
             service.await_state(ServiceState::Stopped);
         }
     }
@@ -265,7 +265,7 @@ fn a_service_that_could_not_start_is_not_installed() {
     refused(&["http", "public"], 1, "as an absolute path");
     refused(&["http"], 1, "as an absolute path");
     refused(&["http", r"C:\there\is\no\such\directory"], 1, "no directory");
-    // The directory of a test is below the one for temporary files, and that is the user's own.
+    // The directory of a test is below the one for temporary files, which belongs to the user.
     refused(&["http", own], 1, "is in your own directory");
     refused(&["echo", "--config", "echo.json"], 1, "there is no such file");
     let program = |program| {

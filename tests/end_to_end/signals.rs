@@ -1,4 +1,4 @@
-//! Signals are acknowledged, and a second one means at once.
+//! Signals are acknowledged, and a second one stops at once.
 
 use std::process::Stdio;
 
@@ -106,15 +106,15 @@ fn under_nohup_sighup_is_ignored_and_other_signals_are_not() {
     let home = Home::new();
     let instance = home.start_by(home.supervisor_by(&["nohup"], &["echo", "--grace", HUGE]));
     instance.signal(SIGHUP);
-    // Had it been taken, then before this one.
+    // If it had been accepted, that would have been before this one.
     instance.signal(SIGTERM);
     assert_eq!(instance.wait(), 0);
     let log = instance.log();
     assert!(log.contains("SIGTERM") && !log.contains("SIGHUP"), "{log}");
 }
 
-/// Runs what follows with all signals blocked, and those ignored that can be. (32 and 33 are for a C library's own
-/// use.)
+/// Runs the rest of the command with all signals blocked, and ignored where that is possible. (32 and 33 are for a C
+/// library's own use.)
 pub const DEAF: [&str; 3] = [
     "python3",
     "-c",
@@ -179,7 +179,7 @@ fn a_json_log_has_one_object_a_line_and_names_the_trigger() {
 
 #[test]
 fn signals_that_come_together_are_one_decision() {
-    // As a service manager sends them that wants to reach shells, too; and as a person does who is impatient.
+    // As a service manager that wants to reach shells, too, sends them, and as an impatient person does.
     for (first, second) in [(SIGTERM, SIGHUP), (SIGHUP, SIGTERM), (SIGTERM, SIGTERM), (SIGINT, SIGINT)] {
         let home = Home::new();
         let instance = home.start(&["echo", "--grace", HUGE]);
@@ -194,7 +194,7 @@ fn signals_that_come_together_are_one_decision() {
     }
 }
 
-/// It signals its child, and then the group that both are in.
+/// `timeout` signals its child, and then the group that both are in.
 #[test]
 fn timeout_stops_a_supervisor_gracefully() {
     let home = Home::new();

@@ -45,7 +45,7 @@ fn server(home: &Home, options: &[&str]) -> Instance {
     home.exec(&options, &["python3", &script])
 }
 
-/// Neither the socket nor its lock.
+/// Neither the socket nor its lock is left.
 #[track_caller]
 fn assert_is_gone(home: &Home) {
     let left: Vec<_> = fs::read_dir(home.directory()).unwrap().flatten().map(|entry| entry.file_name()).collect();
@@ -53,7 +53,7 @@ fn assert_is_gone(home: &Home) {
     assert_eq!(left.iter().filter(ours).collect::<Vec<_>>(), Vec::<&std::ffi::OsString>::new());
 }
 
-/// It did not start, and said why in one line.
+/// The supervisor did not start, and said why in one line.
 #[track_caller]
 fn refused(home: &Home, listen: &str) -> Ended {
     let ended = home.run(home.exec_command(&["--listen", listen], &["true"])).expect(1);
@@ -137,12 +137,12 @@ import time; time.sleep(600)";
     {
         instance.out.wait_for(&format!("at {fd} {name}"));
     }
-    // They are the same everywhere.
+    // The words are the same everywhere.
     let words = format!("{}, {one}, {} and {two}", text(&path), text(&other));
     instance.err.wait_for(&format!("listening on {words} (pid "));
     let status = instance.status();
     assert_eq!(status["addresses"], json!([text(&path), one, text(&other), two]), "{status}");
-    // For clients that know of one only.
+    // For clients that know only one address.
     assert_eq!(status["address"], one, "{status}");
     instance.admin(&["status"]).expect(0).says(&format!("address      {words}\n"));
     home.admin(&["list"]).expect(0).says(&words);
@@ -305,7 +305,7 @@ fn the_path_is_gone_however_the_supervisor_ends() {
     }
     home.run(home.exec_command(&["--listen", text(&path)], &["no-such-program"])).expect(127);
     assert_is_gone(&home);
-    // A stop while nothing runs, between two tries.
+    // A stop while nothing runs, between two attempts.
     let options = ["--listen", text(&path), "--max-restarts", "1000000", "--period", "1h", "--grace", HUGE];
     let instance = home.exec(&options, &sh("exit 3"));
     eventually("it waits", || instance.status()["state"] == "waiting");
@@ -344,7 +344,7 @@ while True:
     );
     let ready = format!("connect={}", path.display());
     let instance = home.exec(&["--grace", HUGE, "--ready", &ready], &["python3", "-c", &script]);
-    // At once: no second try is needed.
+    // At once: no second attempt is needed.
     let mut hello = [0; 6];
     connect(&path).unwrap().read_exact(&mut hello).unwrap();
     assert!(instance.status().get("addresses").is_none());
@@ -353,7 +353,7 @@ while True:
     home.run(home.exec_command(&options, &["true"])).expect(1).says("the supervisor itself holds that socket");
 }
 
-/// What a program of these settings says of its sockets.
+/// The socket names that a program with these settings reports.
 fn names(home: &Home, options: &[&str]) -> String {
     let script = "echo \"sockets [$LISTEN_FDNAMES]\"; exec sleep 600";
     let instance = home.exec(&[options, &["--grace", HUGE]].concat(), &sh(script));

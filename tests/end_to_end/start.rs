@@ -1,4 +1,4 @@
-//! What stands in the way of a start, and what it says then: one line, and an exit code.
+//! What can prevent a start, and how it is reported: one line, and an exit code.
 
 use std::fs;
 use std::net::TcpListener;
@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use crate::support::{Ended, Home, eventually, free_port};
 
-/// It did not start, said why in one line, and left nothing behind.
+/// The supervisor did not start, said why in one line, and left nothing behind.
 #[track_caller]
 fn refused(home: &Home, arguments: &[&str], code: i32) -> Ended {
     let ended = home.run(home.supervisor(arguments)).expect(code);
@@ -34,7 +34,7 @@ fn a_port_that_is_taken_is_refused_and_on_linux_says_by_whom() {
     let refused = || refused(&home, &["echo", "--listen", &port.to_string()], 1);
     refused().says(&format!("port {port} is taken"));
     if cfg!(target_os = "linux") {
-        // A process that another test is just starting has the listener, too, for a moment.
+        // A process that another test is just starting also has the listener, for a moment.
         let own = format!("(pid {})", std::process::id());
         eventually("it says by whom", || refused().err.contains(&own));
     }
@@ -89,7 +89,7 @@ fn a_wrong_command_line_is_exit_code_2() {
 #[test]
 fn two_that_start_at_the_same_time_with_one_name_one_of_them_serves() {
     let home = Home::new();
-    // To start a program takes long under Wine.
+    // Starting a program takes long under Wine.
     for _ in 0..if cfg!(windows) { 3 } else { 10 } {
         let starting: Vec<_> = (0..4)
             .map(|_| {
@@ -134,7 +134,7 @@ mod on_unix {
         assert_eq!(instance.process.wait(), 0);
     }
 
-    /// Makes the directory for the sockets unusable, and says what the log then has to say.
+    /// Makes the directory for the sockets unusable, and returns what the log must say then.
     type Spoil = fn(&Path) -> &'static str;
 
     const SPOILED: [Spoil; 3] = [

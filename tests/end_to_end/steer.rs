@@ -1,4 +1,4 @@
-//! What an operator sees of a drain, and can change in it: connections, deadlines, readiness.
+//! What an operator sees and can change during a drain: connections, deadlines, readiness.
 
 use std::fs;
 use std::io::{self, Read};
@@ -133,7 +133,7 @@ fn sigterm_takes_the_server_out_of_rotation_first_and_the_stop_loses_no_request(
     eventually("it is not ready", || ready() == 503);
     assert_eq!(instance.client().get("/a").status, 200);
     some_more(&load, 100);
-    // As a load balancer does that has noticed.
+    // As a load balancer does that has noticed the drain.
     let report = load.end();
     assert!(report.lost() == 0 && report.notified > 0, "{report}");
     assert_eq!(instance.wait(), 0);
@@ -146,7 +146,7 @@ fn a_second_signal_does_not_wait_for_the_delay() {
     let home = Home::new();
     let instance = home.start(&["echo", "--delay", HUGE]);
     instance.signal(nix::sys::signal::Signal::SIGTERM);
-    // Signals that come together are one request.
+    // Signals that arrive together are one request.
     let remaining = || instance.status()["delay"]["remaining_ms"].as_u64();
     eventually("it has been scheduled for a second", || remaining().is_some_and(|remaining| remaining < 599_000));
     instance.signal(nix::sys::signal::Signal::SIGTERM);
@@ -267,7 +267,7 @@ fn a_drain_that_is_held_up_is_looked_into_lengthened_and_ended_client_by_client(
         let places: Vec<_> =
             story.iter().map(|part| told.find(part).unwrap_or_else(|| panic!("{part}: {told}"))).collect();
         assert!(places.is_sorted(), "{told}");
-        // The stop ends with this one: either may be reported first.
+        // The stop ends with this connection: either may be reported first.
         assert!(told.contains(&format!("connection {} forced", ids[1])), "{told}");
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::exec::{assert_nothing_runs, file, sh};
 use crate::support::{HUGE, Home, Instance, eventually, free_port};
 
-/// Is never ready.
+/// A program that is never ready.
 const NEVER: [&str; 6] = ["--ready", "notify", "--ready-within", HUGE, "--grace", HUGE];
 
 #[test]
@@ -51,7 +51,7 @@ fn a_second_ctrl_c_kills_a_program_that_is_not_ready_yet() {
     let process = home.spawn(home.exec_command(&NEVER, &sh(script)));
     process.out.wait_for("up");
     process.signal(SIGINT);
-    // The first of these may still be the same decision.
+    // The first of these may still count as the same decision.
     eventually("it is killed", || !process.try_signal(SIGINT));
     assert_eq!(process.wait(), 5);
     assert_nothing_runs(&home);
@@ -71,7 +71,7 @@ fn a_second_ctrl_c_kills_a_program_that_was_not_ready_in_time_and_is_ending() {
     assert_nothing_runs(&home);
 }
 
-/// The next one is being built beside the one that serves, and both have to end.
+/// The next one is being built beside the one that serves, and both must end.
 #[test]
 fn a_stop_in_the_middle_of_a_restart_asks_both_programs_to_end() {
     let home = Home::new();
@@ -91,8 +91,8 @@ fn a_stop_in_the_middle_of_a_restart_asks_both_programs_to_end() {
     assert_nothing_runs(&home);
 }
 
-/// Like celery: a master that waits for its worker, which has a job and knows nothing of signals. The job takes two
-/// seconds from the moment in which the test says so.
+/// Like celery: a master that waits for its worker, which has a job and does not handle signals. The job ends two
+/// seconds after the test says so.
 const MASTER: &str = r#"
 import multiprocessing, os, signal, sys, time
 def work(job):
@@ -157,7 +157,7 @@ fn at_the_deadline_all_are_killed_whoever_got_the_signal() {
     assert_nothing_runs(&home);
 }
 
-/// Says which signals it gets, and ends by TERM if told so.
+/// Reports which signals it gets, and ends on TERM if `ends`.
 fn witness(home: &Home, signals: &str, ends: bool) -> Instance {
     let end = if ends { "; exit 0" } else { "" };
     let script = format!(
@@ -242,7 +242,7 @@ fn an_exit_code_that_is_a_success_is_no_crash() {
     home.run(home.exec_command(&options, &sh("exit 4"))).expect(9).says("crashed");
 }
 
-/// They arrive together at a process that could not hear them.
+/// They arrive together at a process that could not receive them before.
 #[test]
 fn a_hangup_that_comes_with_a_signal_for_the_program_restarts_it() {
     let home = Home::new();
@@ -263,7 +263,7 @@ fn limit_of(process: u32) -> String {
     line.split_whitespace().nth(3).unwrap().to_owned()
 }
 
-/// `select` knows no descriptors above 1023, so a program gets the limit that it would have without a supervisor.
+/// `select` cannot handle descriptors above 1023, so a program gets the limit that it would have without a supervisor.
 #[test]
 fn own_servers_use_all_descriptors_that_there_are_and_programs_get_what_they_would_have() {
     let home = Home::new();
@@ -298,7 +298,7 @@ fn a_signal_from_admin_cli_is_for_the_program_alone() {
     assert!(instance.is_running());
 }
 
-/// `admin-cli` knows them all; other clients of the socket may not.
+/// `admin-cli` knows all signals; other clients of the socket may not.
 #[test]
 fn a_signal_that_there_is_not_is_refused_and_not_reported_as_sent() {
     let home = Home::new();

@@ -18,10 +18,10 @@ use crate::manager::{Manager, fill};
 use crate::passed::{SERVER, passing, said, tcp, unix};
 use crate::support::{Client, HUGE, Home, Instance, Process, SUPERVISOR, eventually, free_port};
 
-/// What it keeps, by name.
+/// The descriptors that it keeps, by name.
 type Kept = Arc<Mutex<Vec<(String, OwnedFd)>>>;
 
-/// A service manager that keeps up to so many descriptors.
+/// A service manager that keeps up to this many descriptors.
 struct Keeper<'a> {
     home: &'a Home,
     places: usize,
@@ -52,7 +52,7 @@ impl<'a> Keeper<'a> {
         Keeper { home, places, kept }
     }
 
-    /// This command, as the manager starts it: with all that it keeps.
+    /// This command, as the manager starts it: with everything that it keeps.
     fn command(&self, command: &Command) -> Command {
         let kept = self.kept();
         let sockets = kept.iter().map(|(name, socket)| (name.as_str(), socket.try_clone().unwrap())).collect();
@@ -74,7 +74,7 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// The next message, with what it passes.
+/// The next message, with the descriptors that it passes.
 fn receive(socket: &UnixDatagram) -> (String, Vec<OwnedFd>) {
     let mut text = [0; 4096];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
@@ -89,7 +89,7 @@ fn receive(socket: &UnixDatagram) -> (String, Vec<OwnedFd>) {
     (String::from_utf8(text[..length].to_vec()).unwrap(), descriptors)
 }
 
-/// Connects so many clients to a port, says so, and then counts how many of them get an answer.
+/// Connects this many clients to a port, says so, and then counts how many of them get an answer.
 const CLIENTS: &str = r#"
 import resource, socket, sys
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -127,7 +127,7 @@ impl Crowd {
     }
 }
 
-/// The address of a port that nothing has.
+/// The address of a port that nothing uses.
 fn address() -> SocketAddr {
     ([127, 0, 0, 1], free_port()).into()
 }
@@ -183,12 +183,12 @@ fn clients_that_wait_for_a_server_of_ours_survive_kill_9_of_the_supervisor() {
     instance.signal(Signal::SIGSTOP);
     let crowd = Crowd::waiting(&home, address, "GET /name HTTP/1.1|Host: x|Connection: close||");
     kill(&home, instance);
-    // It is satisfied with any port, so with this one, too.
+    // It accepts any port, and so also this one.
     let instance = start(&command);
     assert_eq!(instance.address, address);
     assert!(instance.err.so_far().contains(", socket kept by the service manager)"), "{}", instance.err.so_far());
     crowd.assert_are_served();
-    // And a stop leaves the queue to the next one.
+    // A stop also leaves the queue to the next one.
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
     let mut waiting = Client::connect(address);
@@ -228,7 +228,7 @@ fn what_is_not_configured_any_more_is_closed_and_forgotten() {
     let instance = exec(&[&all, path]);
     keeper.wait_until_it_keeps(2);
     kill(&home, instance);
-    // The same port, of one address: it is free only when the manager has closed the other one.
+    // The same port, on one address: it is free only when the manager has closed the other socket.
     let one = all.replace("0.0.0.0", "127.0.0.1");
     let instance = exec(&[&one]);
     for address in [all.as_str(), path] {

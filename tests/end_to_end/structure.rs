@@ -1,4 +1,4 @@
-//! How the sources hang together: which file knows of which other one.
+//! How the sources depend on each other: which file knows of which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::{self, Visit};
 
-/// The crates that are looked at.
+/// The crates that are checked.
 const CRATES: [&str; 3] = ["admin-cli", "supervisor", "worker"];
 
-/// A handler is called with a connection, which has its handler: the file of that trait, and what it may name of what
-/// is built on it.
+/// A handler is called with a connection, which has its handler: the file of that trait, and the file built on it that
+/// it may name.
 const SEAM: (&str, &str, &str) = ("worker", "handler", "connection");
 
 /// The path of a module, without the crate.
@@ -21,16 +21,16 @@ struct Sources {
     files: BTreeMap<Module, syn::File>,
 }
 
-/// What a file names of its own crate.
+/// What a file names in its own crate.
 struct Names<'a> {
     sources: &'a Sources,
-    /// The module of the file, and those in it that are being looked through.
+    /// The module of the file, and the modules in it that are being visited.
     module: Module,
     file: &'a Module,
     /// Tests may know of everything.
     with_tests: bool,
     files: BTreeSet<Module>,
-    /// What comes straight from the root of the crate.
+    /// What is named straight from the root of the crate.
     from_root: Vec<String>,
 }
 
@@ -63,7 +63,7 @@ impl Sources {
         names
     }
 
-    /// The file that has what a path names: that of the module which is the longest part of it.
+    /// The file that contains what a path names: that of the module which is the longest part of it.
     fn file_of(&self, path: &[String]) -> Option<&Module> {
         (0..=path.len()).rev().find_map(|length| self.files.get_key_value(&path[..length])).map(|(module, _)| module)
     }
@@ -86,7 +86,7 @@ impl Names<'_> {
                 let above = &self.module[..self.module.len().saturating_sub(up)];
                 above.iter().chain(&path[up..]).cloned().collect()
             }
-            // A module in this one, or else something of another crate.
+            // A module in this one, or else something from another crate.
             _ => self.module.iter().chain(path).cloned().collect(),
         };
         let Some(file) = self.sources.file_of(&whole) else { return };
@@ -132,7 +132,7 @@ impl<'ast> Visit<'ast> for Names<'_> {
         }
     }
 
-    /// It says who may name something, and names nothing.
+    /// A visibility says who may name something, and names nothing itself.
     fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
@@ -152,8 +152,8 @@ fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// Conditions that only a compiler newer than worker's oldest one takes: `let` beside `&&`, and in the guard of an arm.
-/// The lints know what std has had since when, and nothing of the language.
+/// Conditions that only a compiler newer than worker's oldest one accepts: `let` beside `&&`, and in the guard of an
+/// arm. The lints know since when std has had something, but nothing about the language.
 #[derive(Default)]
 struct NewConditions(usize);
 
@@ -228,7 +228,7 @@ fn files_know_of_each_other_in_one_direction() {
     assert!(found.is_empty(), "these know of each other, directly or by way of others:\n{}", found.join("\n"));
 }
 
-/// The files that can be reached from each other, one list for each circle.
+/// The files that can be reached from each other, one list for each cycle.
 fn circles<'a>(known: &BTreeMap<&'a Module, BTreeSet<Module>>) -> Vec<Vec<&'a Module>> {
     let reached: BTreeMap<&Module, _> = known.keys().map(|&file| (file, reach(known, file))).collect();
     let mut found: Vec<Vec<&Module>> = Vec::new();

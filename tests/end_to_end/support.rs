@@ -21,8 +21,8 @@ pub const ADMIN_CLI: &str = env!("CARGO_BIN_EXE_admin-cli-under-test");
 /// A grace period that no test can wait for: a stop that takes it whole is ended by the watchdog.
 pub const HUGE: &str = "600";
 
-/// How long anything may take that should happen at once, on a machine that is busy with something else. A process that
-/// has ended is not gone as long as the system writes to a disk what one of its threads waits for.
+/// How long anything may take that should happen at once, on a machine that is busy with other work. A process that has
+/// ended does not disappear while the system writes data to a disk that one of its threads waits for.
 pub const LIMIT: Duration = Duration::from_secs(100);
 
 /// How long a whole test may take. The longest one has hundreds of rounds, and some machines are busy.
@@ -43,13 +43,13 @@ pub fn some_more(load: &load::Running, more: u64) {
     eventually("the load continues", || load.answered() >= next || load.lost() > 0);
 }
 
-/// The address that a supervisor says it listens on, in its first line.
+/// The address that a supervisor announces in its first line.
 pub fn announced(line: &str) -> Option<SocketAddr> {
     let place = line.split("listening on ").nth(1)?.split([' ', ',']).next()?;
     place.trim_start_matches("http://").trim_end_matches('/').parse().ok()
 }
 
-/// A port that no other process takes meanwhile: below those that the system gives to clients, and each only once.
+/// A port that no other process takes meanwhile: below the range that the system gives to clients, and each only once.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     static SHARE: LazyLock<(u16, fs::File)> = LazyLock::new(share_of_the_ports);
@@ -64,12 +64,12 @@ pub fn free_port() -> u16 {
 /// How many ports one run of the tests has.
 const PORTS: u16 = 440;
 
-/// The first port of this run, and the file that it has locked: other runs at the same time have others.
+/// The first port of this run, and the file that it has locked: other runs at the same time have other ports.
 fn share_of_the_ports() -> (u16, fs::File) {
-    // Below those from which the relay chooses the private ports of programs.
+    // Below the range from which the relay chooses the private ports of programs.
     let mut free = (10_000..19_500).step_by(PORTS.into()).filter_map(|first| {
         let path = std::env::temp_dir().join(format!("mastercontrol-tests-{first}.lock"));
-        // Another user's can be read, which is enough to lock it, unless that user's umask says otherwise.
+        // Another user's file can be read, which is enough to lock it, unless that user's umask prevents that.
         let file = fs::File::open(&path).or_else(|_| fs::File::create(&path)).ok()?;
         file.try_lock().ok()?;
         Some((first, file))
@@ -77,8 +77,8 @@ fn share_of_the_ports() -> (u16, fs::File) {
     free.next().expect("twenty runs at the same time are enough")
 }
 
-/// Writes a program that is a script. A process of its own does: what this one has open for writing is open for a
-/// moment in each process that another thread starts, and a file that is open for writing cannot be run.
+/// Writes a program that is a script. A separate process does it: a file that this process has open for writing is open
+/// for a moment in each process that another thread starts, and a file that is open for writing cannot be run.
 #[cfg(unix)]
 pub fn write_script(path: &Path, text: &str) {
     let mut writer = command("sh");
@@ -98,22 +98,22 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     if cfg!(unix) {
         command.env_clear().env("PATH", path()).env("LANG", "C.UTF-8").env("TERM", "xterm");
     } else {
-        // Windows and Wine need much of theirs.
+        // Windows and Wine need much of their environment.
         command.env_remove("NO_COLOR");
     }
     command.stdin(Stdio::null());
     command
 }
 
-/// Where programs are. Directories that this user cannot enter are left out: there, a program that does not exist may
-/// be one that is not permitted.
+/// The directories with programs. Those that this user cannot enter are left out: there, a program that does not exist
+/// may look like one that is not permitted.
 fn path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let entered = std::env::split_paths(&path).filter(|directory| directory.join(".").exists());
     std::env::join_paths(entered).unwrap()
 }
 
-/// Whether a program is there that not every machine has. If not, that is said: it is why a test is left out.
+/// Whether a program is installed that not every machine has. If not, says so, because a test is skipped.
 #[cfg(unix)]
 pub fn is_installed(program: &str) -> bool {
     let found = std::env::split_paths(&path()).any(|directory| directory.join(program).is_file());
@@ -123,7 +123,7 @@ pub fn is_installed(program: &str) -> bool {
     found
 }
 
-/// Whether something succeeds that does not on every machine. If not, that is said: it is why a test is left out.
+/// Whether a command succeeds that does not succeed on every machine. If not, says so, because a test is skipped.
 #[cfg(unix)]
 pub fn can_run(line: &[&str]) -> bool {
     let mut command = command(line[0]);
@@ -135,7 +135,7 @@ pub fn can_run(line: &[&str]) -> bool {
     can
 }
 
-/// As many clients as a test wants, or fewer where the system gives few descriptors: it shall not take those of the
+/// As many clients as a test wants, or fewer where the system gives few descriptors: a test must not take those of the
 /// tests beside it.
 pub fn crowd(wanted: usize) -> usize {
     #[cfg(unix)]
@@ -143,7 +143,7 @@ pub fn crowd(wanted: usize) -> usize {
     wanted
 }
 
-/// What a program inherits that no `Command` can set: it is set for the tests themselves.
+/// State that a program inherits and no `Command` can set: it is set for the tests themselves.
 #[cfg(unix)]
 mod inherited {
     use std::sync::{Arc, Once};
@@ -166,22 +166,22 @@ mod inherited {
         ONCE.call_once(|| {
             umask(Mode::from_bits_truncate(0o022));
             let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-            // To raise the hard one takes privileges.
+            // Raising the hard limit takes privileges.
             if soft < DESCRIPTORS && setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, hard.max(DESCRIPTORS)).is_err() {
                 setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
             }
-            // A signal that is ignored is so in each program that is started, too. One that has a handler is not, and
+            // An ignored signal is also ignored in each program that is started. A signal with a handler is not, and
             // this handler does as little.
             for signal in ignored().filter(|signal| !signal_hook::consts::FORBIDDEN.contains(signal)) {
                 // The C library keeps some of them for itself.
                 let _ = signal_hook::flag::register(signal, Arc::default());
             }
         });
-        // A handler would interrupt what the thread of a test waits for. The main thread is left to be interrupted.
+        // A handler would interrupt the waits of a test's thread. The main thread is left to be interrupted.
         own_mask().thread_set_mask().unwrap();
     }
 
-    /// What the threads of tests block: all but what ends them for a reason of their own.
+    /// The signals that the threads of tests block: all but those that their own faults raise.
     fn own_mask() -> SigSet {
         let faults = [Signal::SIGABRT, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGSEGV];
         faults.into_iter().fold(SigSet::all(), |mut mask, fault| {
@@ -190,7 +190,8 @@ mod inherited {
         })
     }
 
-    /// Each thread has its own mask, and programs start with that of the thread that starts them: with none.
+    /// Starts a program with an empty mask: threads have their own masks, and a program inherits that of the thread
+    /// that starts it.
     pub fn with_no_mask<T>(start: impl FnOnce() -> T) -> T {
         reset();
         let mask = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap();
@@ -204,12 +205,12 @@ mod inherited {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
         let mask = mask.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
-        // Std ignores SIGPIPE itself, and lets no child do so.
+        // Std ignores SIGPIPE itself, but does not pass that on to children.
         (1..=64).filter(move |signal| (mask >> (signal - 1)) & 1 == 1 && *signal != signal_hook::consts::SIGPIPE)
     }
 }
 
-/// Starts a program. Wine now and then fails to, on a machine that is very busy, with an internal error of its own.
+/// Starts a program. On a very busy machine Wine sometimes fails to, with an internal error of its own.
 fn start(command: &mut Command) -> io::Result<Child> {
     const ERROR_INTERNAL_ERROR: i32 = 1359;
     let mut tries = 0;
@@ -244,7 +245,7 @@ impl Home {
     pub fn new() -> Home {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        // Short, since the path of a socket has at most 107 bytes.
+        // Short, because the path of a socket has at most 107 bytes.
         let directory = if cfg!(unix) { Path::new("/tmp").join(&name) } else { std::env::temp_dir().join(&name) };
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir(&directory).unwrap();
@@ -258,12 +259,12 @@ impl Home {
         &self.0.name
     }
 
-    /// A name for one more instance of the test. (On Windows everybody shares the names of pipes.)
+    /// A name for one more instance of the test. (On Windows all users share the names of pipes.)
     pub fn another(&self, name: &str) -> String {
         format!("{}-{name}", self.name())
     }
 
-    /// A directory that is gone after the test. The programs' own directory is in it.
+    /// A directory that is removed after the test. It contains the programs' own directory.
     pub fn directory(&self) -> &Path {
         &self.0.directory
     }
@@ -335,8 +336,8 @@ impl Home {
         command
     }
 
-    /// Starts a supervisor of a program and waits until that is ready. Its address is the first one of `--listen`; if
-    /// that is none, or has no port, the address is to be filled in.
+    /// Starts a supervisor of a program and waits until the program is ready. Its address is the first one of
+    /// `--listen`; if there is none, or it has no port, the test has to fill in the address.
     pub fn exec(&self, options: &[&str], program: &[&str]) -> Instance {
         self.exec_by(self.exec_command(options, program))
     }
@@ -351,15 +352,15 @@ impl Home {
         Instance { address, process, name, home: self.clone(), released: false }
     }
 
-    /// What runs of all that the test has started, and what that has started, whatever group, session or parent it has
-    /// by now: process ids and command lines. (The directory is in the environment of all of them.)
+    /// All running processes that the test has started, directly or indirectly, whatever group, session or parent they
+    /// have by now: process ids and command lines. (The directory is in the environment of all of them.)
     #[cfg(target_os = "linux")]
     pub fn processes(&self) -> Vec<(u32, String)> {
         let mark = format!("XDG_RUNTIME_DIR={}", self.directory().display());
         let all = fs::read_dir("/proc").unwrap().flatten();
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         pids.filter_map(|pid| {
-            // One that ends meanwhile is not there.
+            // A process that ends meanwhile is left out.
             let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
             let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
             let is_ours = environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes());
@@ -402,7 +403,7 @@ impl Home {
 impl Drop for Inside {
     fn drop(&mut self) {
         kill_all(&self.children);
-        // A program that is not the test's own child may still be ending, and tidy up at the same time.
+        // A program that is not the test's own child may still be ending, and tidying up at the same time.
         let end = Instant::now() + Duration::from_secs(2);
         while self.directory.exists() && fs::remove_dir_all(&self.directory).is_err() && Instant::now() < end {
             thread::sleep(Duration::from_millis(2));
@@ -413,8 +414,8 @@ impl Drop for Inside {
 /// How often supervisors are killed, unless `KILLS` says otherwise.
 pub const USUAL_KILLS: u32 = 300;
 
-/// Ends what a test has started, and says which test it was, if it takes too long: a hanging test says nothing by
-/// itself. Without its programs most tests fail at once; if not even that helps, all tests end here.
+/// Ends everything that a test has started, and names the test, if it takes too long: a hanging test reports nothing by
+/// itself. Without its programs most tests fail at once; if even that does not help, all tests end here.
 fn watch(children: Children) -> Sender<()> {
     let (alive, ended) = mpsc::channel::<()>();
     let test = thread::current().name().unwrap_or("?").to_owned();
@@ -434,7 +435,7 @@ fn watch(children: Children) -> Sender<()> {
     alive
 }
 
-/// A test that has failed with the lock held still has to be tidied up.
+/// Locks even a poisoned mutex: a test that failed with the lock held still has to be tidied up.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -442,13 +443,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn kill_all(children: &Children) {
     for child in lock(children).iter() {
         let mut child = lock(child);
-        // One that has been waited for is not killed: another process may have its number by now.
+        // A process that has been waited for is not killed: another one may have its number by now.
         let _ = child.kill();
         let _ = child.wait();
     }
 }
 
-/// What a program has written so far.
+/// The output of a program so far.
 #[derive(Clone, Default)]
 pub struct Text(Arc<(Mutex<Written>, Condvar)>);
 
@@ -459,15 +460,15 @@ struct Written {
     reader: Reader,
 }
 
-/// How what a program writes is read.
+/// How a program's output is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reader {
-    /// As fast as it comes.
+    /// As fast as it arrives.
     #[default]
     Eager,
     /// A few hundred kilobytes a second.
     Slow,
-    /// Not at all, until it is read in another way.
+    /// Not at all, until that is changed.
     Stalled,
 }
 
@@ -492,13 +493,13 @@ impl Text {
         text
     }
 
-    /// From now on it is read in this way.
+    /// Reads in this way from now on.
     #[cfg(target_os = "linux")]
     pub fn read_by(&self, reader: Reader) {
         self.change(|written| written.reader = reader);
     }
 
-    /// How it is to be read, as soon as it is to be.
+    /// How to read, as soon as it is not stalled.
     fn reader(&self) -> Reader {
         let written = self.0.0.lock().unwrap();
         self.0.1.wait_while(written, |written| written.reader == Reader::Stalled).unwrap().reader
@@ -524,7 +525,7 @@ impl Text {
         }
     }
 
-    /// What has been written so far.
+    /// The output so far.
     pub fn so_far(&self) -> String {
         self.0.0.lock().unwrap().text.clone()
     }
@@ -538,13 +539,13 @@ impl Text {
     }
 }
 
-/// What the threads of all processes wait for, where the system tells.
+/// What the threads of all processes wait for, where the system reports that.
 fn what_hangs() -> String {
     let mut ps = command("ps");
     ps.args(["-eLo", "pid,ppid,tid,stat,wchan:32,comm,args"]).stdout(Stdio::piped());
     let all = start(&mut ps).and_then(Child::wait_with_output);
     let all = all.map(|ps| String::from_utf8_lossy(&ps.stdout).into_owned()).unwrap_or_default();
-    // Those in brackets are the kernel's.
+    // Those in brackets belong to the kernel.
     all.lines().filter(|line| !line.ends_with(']')).collect::<Vec<_>>().join("\n")
 }
 
@@ -606,10 +607,10 @@ impl Process {
         assert!(self.try_signal(signal), "it has ended already");
     }
 
-    /// Returns false if it has ended already.
+    /// Sends a signal. Returns false if the process has already ended.
     #[cfg(unix)]
     pub fn try_signal(&self, signal: nix::sys::signal::Signal) -> bool {
-        // The lock keeps the number from becoming that of another test.
+        // The lock keeps the number from being reused by another test.
         let mut child = lock(&self.child);
         let runs = child.try_wait().unwrap().is_none();
         if runs {
@@ -662,13 +663,13 @@ impl fmt::Display for Ended {
     }
 }
 
-/// A supervisor that runs. At the end of the test it is stopped, and must have left nothing behind.
+/// A running supervisor. At the end of the test it is stopped, and must have left nothing behind.
 pub struct Instance {
     pub process: Process,
     pub address: SocketAddr,
     pub name: String,
     home: Home,
-    /// Whether the test looks after its end by itself.
+    /// Whether the test takes care of its end itself.
     released: bool,
 }
 
@@ -703,12 +704,12 @@ impl Instance {
         command
     }
 
-    /// What `admin-cli status --json` says.
+    /// The output of `admin-cli status --json`.
     pub fn status(&self) -> Value {
         self.admin(&["status", "--json"]).expect(0).json()
     }
 
-    /// Waits until a stop with one client has taken a second: a request to stop is a new decision then.
+    /// Waits until a stop with one client has taken a second: by then a request to stop is a new decision.
     #[cfg(unix)]
     pub fn wait_for_countdown(&self) {
         self.err.wait_for("1 client still connected");
@@ -722,7 +723,7 @@ impl Instance {
         client.0.read_exact(&mut answer).unwrap();
     }
 
-    /// Waits for the end, returns the exit code, and looks whether anything is left.
+    /// Waits for the end, checks whether anything is left, and returns the exit code.
     pub fn wait(&self) -> i32 {
         let code = self.process.wait();
         let left: Vec<_> = ["sock", "lock"]
@@ -737,7 +738,7 @@ impl Instance {
     /// Stops it without waiting for its clients.
     #[cfg(unix)]
     fn stop(&self) {
-        // One that is a decision of its own, half a second later, closes what is left.
+        // A signal that is a decision of its own, half a second later, closes the remaining connections.
         while self.try_signal(nix::sys::signal::Signal::SIGTERM) {
             let next = Instant::now() + Duration::from_millis(100);
             while self.is_running() && Instant::now() < next {
@@ -753,19 +754,19 @@ impl Instance {
         }
     }
 
-    /// Takes the process away without giving it a chance to tidy up.
+    /// Kills the process without giving it a chance to tidy up.
     pub fn kill(mut self) {
         self.released = true;
         self.process.kill();
     }
 
-    /// Only the process: what it leaves behind may belong to another one by now.
+    /// Only the process: anything that it leaves behind may belong to another one by now.
     pub fn into_process(mut self) -> Process {
         self.released = true;
         self.process.clone()
     }
 
-    /// Whether another server can have the port.
+    /// Asserts that another server can have the port.
     #[track_caller]
     pub fn assert_port_is_free(&self) {
         TcpListener::bind(self.address).unwrap_or_else(|error| panic!("{} is not free: {error}", self.address));
@@ -779,7 +780,7 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // A test that has failed says why; its programs end with its home.
+        // A failed test reports why; its programs end with its home.
         if self.released || thread::panicking() {
             return;
         }
@@ -792,7 +793,7 @@ impl Drop for Instance {
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    /// Whether it says that the connection ends with it.
+    /// Whether it announces that the connection ends with it.
     pub is_last: bool,
     pub body: Vec<u8>,
 }
@@ -817,7 +818,7 @@ impl Client {
         self.0.write_all(bytes.as_ref()).unwrap();
     }
 
-    /// The next bytes are these.
+    /// Asserts that the next bytes are these.
     #[track_caller]
     pub fn expect(&mut self, expected: &str) {
         let mut received = vec![0; expected.len()];
@@ -825,13 +826,13 @@ impl Client {
         assert_eq!(String::from_utf8_lossy(&received), expected);
     }
 
-    /// Asks an echo server for an answer, and so makes sure that it has this client.
+    /// Gets an answer from an echo server, and so makes sure that the server has this client.
     pub fn greet(&mut self) {
         self.send("hello\n");
         self.expect("hello\n");
     }
 
-    /// Reads up to the end, which is not a reset.
+    /// Reads up to the end, which must not be a reset.
     pub fn rest(&mut self) -> String {
         self.try_rest().unwrap()
     }
@@ -844,7 +845,7 @@ impl Client {
         Ok(String::from_utf8(rest).unwrap())
     }
 
-    /// Asks an HTTP server for a file, on a connection that is to be kept.
+    /// Requests a file from an HTTP server, on a connection that is to be kept.
     #[track_caller]
     pub fn get(&mut self, path: &str) -> Answer {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
@@ -860,7 +861,7 @@ impl Client {
         answer
     }
 
-    /// Reads the header of an answer, and no further. Returns the length of its body, too.
+    /// Reads the header of an answer, and no further. Also returns the length of its body.
     #[track_caller]
     pub fn header(&mut self) -> (Answer, usize) {
         let mut header = Vec::new();
@@ -875,7 +876,7 @@ impl Client {
         (Answer { status, is_last: header.contains("\r\nconnection: close\r\n"), body: Vec::new() }, length)
     }
 
-    /// The last that the server says is `SHUTDOWN`, once.
+    /// Asserts that the last thing that the server sends is `SHUTDOWN`, once.
     #[track_caller]
     pub fn assert_told(&mut self) {
         assert_eq!(self.rest(), "SHUTDOWN\n");

@@ -1,4 +1,4 @@
-//! `admin-cli top` on a terminal that can be looked at: that of tmux.
+//! `admin-cli top` on a terminal whose screen can be read: that of tmux.
 
 use std::process::Command;
 use std::thread;
@@ -11,7 +11,7 @@ use crate::support::{ADMIN_CLI, HUGE, Home, eventually, is_installed};
 /// How long anything may take to be shown.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A terminal of 80 columns and 24 lines with a shell. It is gone afterwards.
+/// A terminal of 80 columns and 24 lines with a shell. It is removed afterwards.
 struct Tmux {
     home: Home,
 }
@@ -55,13 +55,13 @@ impl Tmux {
         }
     }
 
-    /// Begins `top`, with a mark on the screen that is there again afterwards.
+    /// Starts `top`, with a mark on the screen that must be there again afterwards.
     fn top(&self, target: &str) {
         self.press(&[&format!("echo be''fore; {ADMIN_CLI} {target} top; echo ended $?"), "Enter"]);
         self.wait_for("q quit");
     }
 
-    /// It is the shell's again: its screen, its cursor, and what is typed is shown.
+    /// The terminal belongs to the shell again: its screen and its cursor are back, and typed text is shown.
     fn assert_restored(&self, code: i32) {
         self.wait_for(&format!("ended {code}\n"));
         let screen = self.screen();
@@ -106,7 +106,7 @@ fn top_sorts_closes_a_connection_restarts_and_gives_the_terminal_back() {
     tmux.wait_for("listening on ");
     tmux.press(&["o"]);
     tmux.wait_for("Connections, oldest first");
-    // The oldest one is selected. Nothing is closed before that is confirmed.
+    // The oldest connection is selected. Nothing is closed before that is confirmed.
     tmux.press(&["k"]);
     tmux.wait_for("and close it?  y: yes");
     tmux.press(&["n"]);
@@ -117,11 +117,11 @@ fn top_sorts_closes_a_connection_restarts_and_gives_the_terminal_back() {
     drop(first);
     tmux.wait_for("connection 1 disconnected");
     second.greet();
-    // Its clients stay, and so the old generation drains.
+    // Its clients stay connected, so the old generation drains.
     tmux.press(&["r"]);
     tmux.wait_for(&format!("Restart the server of {}?", home.name()));
     tmux.press(&["y"]);
-    // With its bar: the event says that, too, and may come before.
+    // With its bar: the event has the same words, and may appear before.
     tmux.wait_for(" s to go █");
     tmux.press(&["+", "y"]);
     tmux.wait_for("generation 1 draining, requested by ");
@@ -152,7 +152,7 @@ fn top_gives_the_terminal_back_when_it_is_asked_to_end_and_says_that_a_superviso
     tmux.wait_for("it is not running any more");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(tmux.pid()), SIGTERM).unwrap();
     tmux.assert_restored(0);
-    // Ctrl-C comes as a key.
+    // Ctrl-C arrives as a key.
     let instance = home.start(&["echo"]);
     tmux.top("");
     tmux.wait_for("0 connected");

@@ -1,4 +1,4 @@
-//! `supervisor exec` in front of a program as if it were not there: how the program ends, and signals that are for it.
+//! `supervisor exec` in front of a program as if it were not there: how the program ends, and signals meant for it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -45,8 +45,8 @@ fn an_exit_code_of_a_program_that_has_run_for_a_while_passes_through() {
 
 #[test]
 fn each_signal_that_ends_a_program_is_128_and_its_number() {
-    // 32 and 33 are the C library's own. What is left out suspends a program, or does nothing to one that expects
-    // nothing.
+    // 32 and 33 belong to the C library. The others that are left out suspend a program, or do nothing to one that does
+    // not expect them.
     let nothing = [Signal::SIGCHLD, Signal::SIGCONT, Signal::SIGURG, Signal::SIGWINCH];
     let suspends = [Signal::SIGSTOP, Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
     let left_out = nothing.into_iter().chain(suspends).map(|signal| signal as i32).chain([32, 33]);
@@ -71,8 +71,8 @@ fn each_signal_that_asks_nothing_of_the_supervisor_reaches_the_program() {
         Signal::SIGIO,
         Signal::SIGURG,
     ];
-    // Another signal may come while the handler still writes, where `print` would fail, or right before a `pause`,
-    // which would not end then.
+    // Another signal may arrive while the handler is still writing, where `print` would fail, or right before a
+    // `pause`, which would then not end.
     let script = "import os, signal, sys, time
 for it in sys.argv[1:]:
     signal.signal(int(it), lambda number, _: os.write(1, b'got %d\\n' % number))
@@ -88,7 +88,7 @@ while True: time.sleep(0.05)";
     }
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
-    // The guardian passes them on, and no other process got one.
+    // The guardian passes them on, and no other process gets one.
     assert_eq!(instance.out.whole().matches("got").count(), signals.len());
     assert_leaves_nothing(&home);
 }

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use crate::pty::{CTRL_C, ENTER, Pty};
 use crate::support::{Client, HUGE, Home, Instance, Process, crowd, eventually};
 
-/// What asks for the stop.
+/// The source of the request to stop.
 #[derive(Debug, Clone, Copy)]
 enum Trigger {
     #[cfg(unix)]
@@ -86,7 +86,7 @@ impl Stage {
             #[cfg(unix)]
             EnterOnTerminal => "Enter".into(),
             EnterThroughPipe => "Enter".into(),
-            // The terminal has sent it, and that is no process.
+            // The terminal sent it, and that is not a process.
             #[cfg(unix)]
             CtrlC => "SIGINT".into(),
             #[cfg(unix)]
@@ -98,7 +98,7 @@ impl Stage {
         }
     }
 
-    /// The process ends with this code, logs this, and leaves nothing behind.
+    /// Asserts that the process ends with this code, logs this, and leaves nothing behind.
     fn ends(&self, admin: Option<&Process>, code: i32, summary: &str) {
         assert_eq!(self.instance.wait(), code, "{}", self.instance.log());
         self.instance.assert_port_is_free();
@@ -136,7 +136,7 @@ fn idle_client_that_stays(trigger: Trigger) {
     stage.ends(admin.as_ref(), 5, "1 notified, 0 disconnected, 0 closed, 1 forced");
 }
 
-/// A client in the middle of a line, and the server knows it.
+/// A client in the middle of a line, as the server knows.
 fn busy_client(stage: &Stage) -> Client {
     let mut client = stage.instance.client();
     client.send("SO");
@@ -187,7 +187,7 @@ fn client_that_never_reads(trigger: Trigger) {
     stage.ends(admin.as_ref(), 5, "1 forced");
 }
 
-/// A client that is connected when the stop begins is notified, also if it is not accepted yet. A later one is
+/// A client that is connected when the stop begins is notified, even if it has not been accepted yet. A later one is
 /// notified, too, or refused.
 fn clients_that_connect_in_that_instant(trigger: Trigger) {
     let stage = Stage::set(trigger, &["echo", "--grace", HUGE]);
@@ -217,14 +217,14 @@ fn clients_that_connect_in_that_instant(trigger: Trigger) {
         client.0.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut end = client.0.read_to_end(&mut rest);
         if end.as_ref().is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)) {
-            // Linux can forget a connection that is made in the very moment in which the listener is closed. Its client
-            // hears of that when it sends something.
+            // Linux can forget a connection that is made at the very moment at which the listener is closed. Its client
+            // learns of that when it sends something.
             client.send("x");
             end = client.0.read_to_end(&mut rest);
         }
         match end {
             Ok(_) => assert_eq!(rest, b"SHUTDOWN\n"),
-            // It came after the last look into the queue.
+            // It arrived after the last look at the queue.
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
         }
         let _ = client.0.flush();

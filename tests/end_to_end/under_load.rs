@@ -1,4 +1,4 @@
-//! Restarts and stops while clients come and go. None of them loses anything.
+//! Restarts and stops while clients connect and disconnect. None of them loses anything.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -20,11 +20,11 @@ use crate::support::{SUPERVISOR, free_port};
 /// How many requests are answered between two restarts. Wine is slow.
 const BETWEEN: u64 = if cfg!(windows) { 200 } else { 2500 };
 
-/// How long a client that has connected takes until it sends its request: much less than a server waits for that.
+/// How long a connected client waits before it sends its request: much less than a server waits for that.
 #[cfg(unix)]
 const HESITATION: Duration = Duration::from_millis(50);
 
-/// More of them, for a longer look than the suite has time for.
+/// The number of restarts. `RESTARTS` sets more, for a longer run than the suite has time for.
 pub fn restarts(usually: u64) -> u64 {
     std::env::var("RESTARTS").map_or(usually, |restarts| restarts.parse().unwrap())
 }
@@ -41,8 +41,8 @@ fn one_k() -> String {
     "x".repeat(1024)
 }
 
-/// Restarts the server again and again while it answers requests, none of which is lost. Returns what became of them,
-/// and what each restart said.
+/// Restarts the server repeatedly while it answers requests, none of which is lost. Returns what became of them, and
+/// the report of each restart.
 fn restart_under_load(instance: &Instance, mode: Mode) -> (Report, Vec<Value>) {
     let restarts = restarts(8);
     let load = Load::new(instance.address, "/1k", one_k(), mode).begin();
@@ -62,7 +62,7 @@ fn restart_under_load(instance: &Instance, mode: Mode) -> (Report, Vec<Value>) {
     (report, said)
 }
 
-/// The same for a server that is a thread of the supervisor, which counts its connections.
+/// The same for a server in a thread of the supervisor, which counts its connections.
 fn restart_thread_under_load(mode: Mode) -> Report {
     let home = Home::new();
     let server = http(&home);
@@ -84,7 +84,7 @@ fn restarts_under_load_lose_no_request_of_kept_alive_connections() {
     assert_eq!((report.connections, report.notified, report.found_closed), (16, 0, 0), "{report}");
 }
 
-/// The old program is stopped, and there are always connections whose requests are on their way.
+/// The old program is stopped, while there are always connections whose requests are on their way.
 #[cfg(target_os = "linux")]
 #[test]
 fn restarts_of_our_own_server_as_a_program_lose_no_request_of_one_request_connections() {
@@ -117,12 +117,12 @@ fn one_message(address: SocketAddr) -> io::Result<String> {
         }
     }
     let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
-    // The notice may come along with the echo.
+    // The notice may arrive together with the echo.
     Ok(answer.split_inclusive('\n').next().unwrap_or_default().to_owned())
 }
 
-/// Which generation takes a connection from the queue, the old one, the new one, or the old one as it goes, is not for
-/// the client to care about.
+/// Which generation takes a connection from the queue, the old one, the new one, or the old one as it drains, must not
+/// matter to the client.
 #[test]
 fn whoever_connects_during_restarts_back_to_back_is_answered() {
     let home = Home::new();
@@ -135,7 +135,7 @@ fn whoever_connects_during_restarts_back_to_back_is_answered() {
                 scope.spawn(|| {
                     while !done.load(Ordering::SeqCst) {
                         let answer = match one_message(instance.address) {
-                            // This system's own ports are used up for a moment.
+                            // This system is out of ports for a moment.
                             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => continue,
                             answer => answer,
                         };
@@ -153,7 +153,7 @@ fn whoever_connects_during_restarts_back_to_back_is_answered() {
         let restarted: Vec<_> = (0..restarts)
             .map(|_| {
                 let before = count.load(Ordering::SeqCst);
-                // One that has failed does not come back.
+                // A client that has failed does not continue.
                 let is_over = || clients.iter().any(|client| client.is_finished());
                 eventually("clients come", || count.load(Ordering::SeqCst) > before || is_over());
                 instance.admin(&["restart"])
@@ -169,7 +169,7 @@ fn whoever_connects_during_restarts_back_to_back_is_answered() {
     assert_eq!(instance.status()["generation"], restarts + 1);
 }
 
-/// Restarts with clients, each of which has to go with its generation.
+/// Restarts with clients, each of which must disconnect with its generation.
 fn restart_with_clients(instance: &Instance) {
     let mut clients: Vec<Client> = (0..3).map(|_| instance.client()).collect();
     clients.iter_mut().for_each(|client| client.greet());
@@ -215,8 +215,8 @@ fn many_restarts_leave_threads_descriptors_and_memory_as_they_were() {
     assert_eq!(instance.status()["generation"], restarts + 2);
 }
 
-/// Stops a supervisor when clients have connected, and have not sent their requests. All are answered if these come as
-/// early as they are to. Returns whether they do, which may be too much for a busy machine.
+/// Stops a supervisor when clients have connected but not sent their requests yet. All are answered if the requests
+/// arrive in time. Returns whether they do, for which a busy machine may be too slow.
 #[cfg(unix)]
 fn stop_while_clients_hesitate() -> bool {
     let home = Home::new();

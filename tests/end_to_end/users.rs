@@ -1,4 +1,4 @@
-//! Another user's commands. Only root can be two users at once, so these tests need it.
+//! Commands of another user. Only root can act as two users, so these tests need it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -19,10 +19,10 @@ const OTHER: u32 = 65534;
 const LISTEN: &str = "import signal, socket, sys; listener = socket.create_server((sys.argv[1], int(sys.argv[2]))); \
                       print('ready', flush=True); signal.pause()";
 
-/// Runs what follows as another user.
+/// Runs the rest of the command as another user.
 const AS_OTHER: [&str; 6] = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
 
-/// A directory that everybody can enter, with the programs in it: those that were built may be where only root gets to.
+/// A directory that everybody can enter, with the programs in it: the built ones may be where only root has access.
 struct Lobby {
     home: Home,
     directory: PathBuf,
@@ -62,7 +62,7 @@ impl Lobby {
         process
     }
 
-    /// Runs `admin-cli` as the other user, with that one's own directory.
+    /// Runs `admin-cli` as the other user, with that user's own directory.
     fn admin_as_other(&self, arguments: &[&str]) -> Ended {
         let mut command = self.as_other("admin-cli", arguments);
         command.env_remove("MASTERCONTROL_DIR").env_remove("XDG_RUNTIME_DIR");
@@ -116,7 +116,7 @@ fn root_may_command_the_supervisor_of_another_user() {
     assert!(instance.log().contains("admin client (user 0, pid "), "{}", instance.log());
 }
 
-/// The limit on threads does not hold for root.
+/// The limit on threads does not apply to root.
 #[test]
 fn a_stop_that_continues_after_admin_cli_has_to_give_up_waiting_is_exit_code_7() {
     let Some(lobby) = Lobby::open() else { return };
@@ -143,7 +143,7 @@ fn a_stop_that_continues_after_admin_cli_has_to_give_up_waiting_is_exit_code_7()
     assert_eq!(instance.wait(), 0);
 }
 
-/// With one more than before, another step of the start fails each time.
+/// With one more thread than before, a different step of the start fails each time.
 #[test]
 fn a_program_that_cannot_be_started_for_lack_of_threads_leaves_no_process_behind() {
     let Some(lobby) = Lobby::open() else { return };
@@ -186,7 +186,7 @@ fn a_client_in_another_pid_namespace_is_served_since_its_user_decides() {
         return;
     }
     let home = Home::new();
-    // For a process in there, those outside have no numbers.
+    // A process in the namespace has no numbers for processes outside it.
     let instance = home.start_by(home.supervisor_by(&["unshare", "--pid", "--fork", "--kill-child"], &["echo"]));
     instance.admin(&["ping"]).expect(0);
     instance.admin(&["stop"]).expect(0);
@@ -267,7 +267,7 @@ fn a_process_of_another_user_is_not_ended_whatever_this_one_may() {
     command.args(["-c", &script, &port]).stdout(Stdio::piped());
     let server = lobby.home.spawn(command);
     server.out.wait_for("ready");
-    // One who sees and may end everybody's processes, and is not root.
+    // A user who sees and may end all processes, and is not root.
     let mut command = lobby.home.program(AS_OTHER[0]);
     command.args(&AS_OTHER[1..]).env_remove("MASTERCONTROL_DIR").env_remove("XDG_RUNTIME_DIR");
     for set in ["--inh-caps", "--ambient-caps"] {
@@ -278,11 +278,11 @@ fn a_process_of_another_user_is_not_ended_whatever_this_one_may() {
     assert!(server.is_running());
 }
 
-/// A program that is set-user-id cannot be looked into.
+/// A set-user-id program cannot be inspected.
 #[test]
 fn the_private_port_of_a_program_that_runs_as_another_user_is_found() {
     let Some(lobby) = Lobby::open() else { return };
-    // Others may not get to the one of the tests.
+    // Others may have no access to the Python of the tests.
     if !can_run(&["/usr/bin/python3", "--version"]) {
         return;
     }

@@ -1,4 +1,4 @@
-//! `--verify`: real requests before, during and after a restart or a stop, and what is said of each.
+//! `--verify`: real requests before, during and after a restart or a stop, and the report on each.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -51,7 +51,8 @@ fn a_rate_is_shared_by_all_connections() {
     let instance = start(&home);
     let restart = ["restart", "--json", "--verify", &url(&instance, "/hello"), "--rate", "2", "--connections", "8"];
     let verification = verification(&instance.admin(&restart).expect(0));
-    // One request each in four seconds, of which the verification takes two; a slow machine takes longer.
+    // Each connection sends one request in four seconds, of which the verification takes two; a slow machine takes
+    // longer.
     let requests = verification["requests"].as_f64().unwrap();
     let longest = instance.status()["uptime_ms"].as_f64().unwrap() / 1e3;
     assert!(requests <= 8.0 * (1.0 + longest / 4.0), "{requests} within {longest} s");
@@ -73,8 +74,8 @@ fn nothing_is_restarted_if_the_url_does_not_answer_before() {
     assert_eq!(instance.status()["generation"], 1);
 }
 
-/// A server that answers one request after the other, each with the next of these answers, and the rest with the last
-/// one.
+/// A server that answers one request after the other, each with the next of these answers, and all further ones with
+/// the last.
 fn answers(answers: &'static [&'static str]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -131,8 +132,8 @@ mod programs {
     use crate::gunicorn;
     use crate::support::free_port;
 
-    /// Serves the socket that was passed. When it is asked to end, it serves some more requests, of which it drops one:
-    /// it has read it, and closes the connection.
+    /// Serves the passed socket. When it is asked to end, it serves some more requests and drops one of them: it reads
+    /// it, and closes the connection.
     const DROPS_ONE: &str = r#"
 import http.server, os, signal, socket, sys, threading
 ending, count, lock = threading.Event(), 0, threading.Lock()

@@ -1,4 +1,4 @@
-//! Programs of different versions: they understand each other as far as they can, and say so when they do not.
+//! Programs of different versions: they understand each other as far as they can, and report when they do not.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::{ADMIN_CLI, Home, SUPERVISOR};
 
-/// A supervisor that answers each request with these lines, and that it is of this version. Returns its socket.
+/// A supervisor that claims to be of this version and answers each request with these lines. Returns its socket.
 fn pretend(home: &Home, version: &str, answer: &[Value]) -> String {
     let socket = home.directory().join("other.sock");
     pretend_at(&socket, version, answer);
@@ -29,13 +29,13 @@ fn pretend_at(socket: &Path, version: &str, answer: &[Value]) {
             let mut request = String::new();
             BufReader::new(&client).read_line(&mut request).unwrap();
             let answer = if request.contains(r#""ping""#) { &pong } else { &answer };
-            // A client may have heard enough.
+            // A client may have read enough.
             let _ = client.write_all(answer.as_bytes());
         }
     });
 }
 
-/// What a supervisor says when it does not know a request.
+/// The answer of a supervisor that does not know a request.
 fn refusal() -> [Value; 1] {
     [
         json!({ "result": "error", "code": "bad_request", "message": "supervisor 0.0.7 does not understand this request" }),

@@ -58,7 +58,7 @@ fn one_that_ends_before_it_is_ready_is_waited_for_no_longer() {
     let instance = home.start(&["echo", "--grace", HUGE]);
     instance.admin(&["drain"]).expect(0);
     let wait = instance.admin_begins(&["wait", "--ready"]);
-    // Between two looks it sleeps.
+    // It sleeps between two looks.
     let sleeps = format!("/proc/{}/wchan", wait.pid);
     eventually("it has been seen", || std::fs::read_to_string(&sleeps).is_ok_and(|it| it.contains("nanosleep")));
     instance.admin(&["stop"]).expect(0);

@@ -1,5 +1,5 @@
-//! Programs under `supervisor exec` on Windows. They are supervisors themselves: each of these is a program that starts
-//! another one, and takes Ctrl-Break for a stop.
+//! Programs under `supervisor exec` on Windows. They are supervisors themselves, because each of these is a program
+//! that starts another one and takes Ctrl-Break as a request to stop.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ fn echo(address: &str) -> Vec<&str> {
     vec![SUPERVISOR, "echo", "--listen", address, "--admin", "off", "--grace", HUGE]
 }
 
-/// One that is two processes away from the supervisor under test.
+/// An echo server that is two processes away from the supervisor under test.
 fn grandchild(address: &str) -> Vec<&str> {
     [vec![SUPERVISOR, "exec", "--admin", "off", "--grace", HUGE, "--"], echo(address)].concat()
 }
@@ -29,7 +29,7 @@ fn address() -> SocketAddr {
     ([127, 0, 0, 1], free_port()).into()
 }
 
-/// Nothing is left. (Each of the processes has the supervisor's stderr.)
+/// Asserts that nothing is left. (Each of the processes has the supervisor's stderr.)
 #[track_caller]
 fn assert_nothing_is_left(instance: &Instance) -> String {
     let log = instance.log();
@@ -45,7 +45,7 @@ fn a_stop_sends_ctrl_break_or_says_that_it_cannot() {
     let mut client = instance.client();
     client.greet();
     instance.admin(&["stop", "--no-wait"]).expect(0);
-    // Wine 8 has no Ctrl-Break for others.
+    // Wine 8 cannot send Ctrl-Break to other processes.
     let cannot = || instance.err.so_far().contains("Ctrl-Break cannot be sent");
     eventually("the program knows", || cannot() || instance.err.so_far().contains("Ctrl-Break: stopping"));
     if cannot() {

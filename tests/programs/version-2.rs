@@ -1,5 +1,5 @@
-//! The next version of `examples/6-replace-yourself.rs`: the same program under another name, which is what it answers
-//! with.
+//! The next version of `examples/6-replace-yourself.rs`: the same program under another name, which is part of its
+//! answers.
 
 #[path = "../../examples/6-replace-yourself.rs"]
 mod program;

@@ -1,4 +1,4 @@
-//! From the accept queue to a connection: clients are admitted or refused, and a stop takes what waits in the queue.
+//! From the accept queue to a connection: clients are admitted or refused, and a stop empties the queue.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,17 +17,17 @@ use crate::registry::{Applied, Held, New, Service};
 use crate::socket;
 
 /// How long to wait before trying again when the system is out of descriptors, memory or threads, unless a connection
-/// ends before. Nothing else would say that there is room again.
+/// ends first. Nothing else reports that there is room again.
 const EXHAUSTED_WAIT: Duration = Duration::from_secs(1);
 
 /// How many clients are accepted before others get a turn.
 const BATCH: usize = 64;
 
-/// How many clients are still taken from the accept queue when a stop has begun: as many as can have waited there,
-/// which is what Linux allows unless told otherwise. Clients that keep coming meanwhile must not hold up the stop.
+/// How many clients a stop takes from the accept queue: as many as can have been waiting there, which is the limit that
+/// Linux sets by default. Clients that keep connecting meanwhile must not hold up the stop.
 const QUEUE: usize = 4096;
 
-/// The engine reports to the port, which finds whom it concerns.
+/// The engine reports to the port, which finds the connection concerned.
 impl Events for Shared {
     fn ready(self: Arc<Self>, key: Key, why: Why) {
         if let Some(entry) = self.registry.get(key) {
@@ -71,8 +71,8 @@ fn accept_batch(
 
 /// Serves or refuses a client that was accepted.
 fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, peer: SocketAddr) {
-    // Where accepted sockets inherit it, they must not stay non-blocking. Small answers are whole messages: they go out
-    // at once. A failure means that the client is gone already.
+    // On some systems accepted sockets inherit non-blocking mode, but they must block. Small answers are whole
+    // messages: they go out at once. A failure means that the client is already gone.
     #[cfg(not(target_os = "linux"))]
     let _ = stream.set_nonblocking(false);
     let _ = stream.set_nodelay(true);
@@ -116,8 +116,8 @@ fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, pe
     course::begin(port, &entry, held);
 }
 
-/// Closes the listener for a generation that stops, if that serves there. Clients in the queue are accepted and
-/// notified, if no other process accepts there.
+/// Closes the listener for a generation that stops, if that generation serves there. Clients in the queue are accepted
+/// and notified, unless other processes accept there, too.
 pub(crate) fn close(port: &Arc<Shared>, generation: &Arc<Generation>) {
     let Some(GivenUp { listener, accepted }) = port.begin_to_close(Some(generation)) else { return };
     for (stream, peer) in accepted {
@@ -152,8 +152,8 @@ fn empty_queue(port: &Arc<Shared>, generation: &Arc<Generation>, listener: &TcpL
     }
 }
 
-/// No descriptor is left for those that wait in the queue. The others are notified now: each that disconnects makes
-/// room. Returns whether there is time to try again.
+/// No descriptor is left for the clients in the queue. The connected clients are notified now: each that disconnects
+/// makes room. Returns whether there is time to try again.
 fn make_room(port: &Arc<Shared>, generation: &Generation) -> bool {
     idle::release(port, generation);
     let live = generation.lock();

@@ -14,7 +14,8 @@ use crate::port::Shared;
 use crate::registry::{Entry, Held};
 use crate::socket;
 
-/// What a connection reads at once, in bytes: also the size of its buffer until [`Connection::read_more`] needs more.
+/// How much a connection reads at once, in bytes, and the size of its buffer until [`Connection::read_more`] needs
+/// more.
 const CHUNK: usize = 8 * 1024;
 
 /// The largest buffer that a thread keeps for the connections that it serves, in bytes.
@@ -24,8 +25,8 @@ const KEPT: usize = 64 * 1024;
 /// called for each message.
 const TURN: u32 = if cfg!(parking) { 1 } else { 32 };
 
-/// Windows never wakes a read that is blocked already. So a read without a limit of its own looks up from time to time
-/// whether its connection has been closed.
+/// Windows never wakes a read that is already blocked. So a read checks at least this often whether its connection has
+/// been closed.
 const LOOK_UP: Duration = Duration::from_millis(250);
 
 /// A client's connection, as its [`Handler`](crate::Handler) sees it.
@@ -37,7 +38,7 @@ pub struct Connection {
     port: Arc<Shared>,
     entry: Arc<Entry>,
     pub(crate) held: Held,
-    /// The bytes that were received and not consumed yet are `buffer[start..end]`.
+    /// `buffer[start..end]` holds the bytes that were received and not consumed yet.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -46,9 +47,9 @@ pub struct Connection {
     last: bool,
     /// How many messages of this turn have been served.
     served: u32,
-    /// Whether the socket may have something that no further event announces.
+    /// Whether the socket may have input that no further event announces.
     unsure: bool,
-    /// Whether the client has closed its side, as far as is known. Bytes that it has sent before are still to be read.
+    /// Whether the client has closed its side, as far as is known. Bytes that it sent before may still be unread.
     pub(crate) closing: bool,
     pub(crate) course: Course,
 }
@@ -76,7 +77,7 @@ thread_local! {
 }
 
 impl Connection {
-    /// Gives a connection that this thread has taken the thread's buffer.
+    /// Gives this thread's buffer to a connection that the thread has taken.
     pub(crate) fn open(port: Arc<Shared>, entry: Arc<Entry>, mut held: Held) -> Connection {
         let mut buffer = BUFFER.take();
         let rest = std::mem::take(&mut held.rest);
@@ -100,7 +101,7 @@ impl Connection {
         }
     }
 
-    /// Gives the buffer back to the thread, and what is in it to the connection.
+    /// Gives the buffer back to the thread, and its unconsumed bytes to the connection.
     pub(crate) fn put_away(mut self) -> Held {
         if self.start < self.end {
             self.held.rest = self.buffer[self.start..self.end].to_vec();
@@ -111,18 +112,18 @@ impl Connection {
         self.held
     }
 
-    /// Whether its handler is to be called though the client has sent nothing: once.
+    /// Whether its handler is to be called although the client has sent nothing: true only once.
     pub(crate) fn takes_the_word(&mut self) -> bool {
         std::mem::take(&mut self.held.speaks)
     }
 
-    /// Whether there is a message to serve: its first bytes are at hand then.
+    /// Whether there is a message to serve. If so, its first bytes have arrived.
     ///
-    /// Returns false when there is none at the moment, or none to come: the client is quiet or has left, or the server
-    /// is stopping. The handler then returns. It is called again for the next message; at the end the server notifies
-    /// the client and closes the connection.
+    /// Returns false when there is none at the moment, or none will follow: the client is quiet or has disconnected, or
+    /// the server is stopping. The handler then returns. It is called again for the next message; at the end the server
+    /// notifies the client and closes the connection.
     ///
-    /// Any read deadline is lifted.
+    /// Any read deadline is cleared.
     pub fn next_message(&mut self) -> bool {
         if self.course != Course::Open {
             return false;
@@ -130,7 +131,7 @@ impl Connection {
         self.read_deadline = None;
         let has_begun = self.served == 0 && self.start < self.end;
         let next = if has_begun {
-            // Its bytes have been taken from the client: a stop that begins in this moment comes after it.
+            // Its bytes have already been received: a stop that begins at this moment comes after it.
             true
         } else if self.last || self.must_leave() {
             self.has_last_message()
@@ -143,13 +144,13 @@ impl Connection {
             true
         };
         self.served += 1;
-        // Only now: a message that comes during a drain is the last one, however long it was awaited.
+        // Set only now: a message that arrives during a drain is the last one, however long it was awaited.
         self.last = self.is_draining();
         next
     }
 
     fn must_leave(&self) -> bool {
-        // One that has just been served may be about to send its next message.
+        // A client that has just been served may be about to send its next message.
         let active = if self.served > 0 { Some(Instant::now()) } else { self.held.idle_since() };
         handover::must_leave(&self.port, &self.entry, &self.held, active)
     }
@@ -169,8 +170,8 @@ impl Connection {
         false
     }
 
-    /// The server is stopping. A protocol that has a notice notifies its client now. One that has none still answers a
-    /// message that is here already.
+    /// The server is stopping. A protocol with a notice notifies its client now. One without a notice still answers a
+    /// message that has already arrived.
     fn has_last_message(&mut self) -> bool {
         if self.held.generation.notice.is_none()
             && (self.start < self.end || matches!(self.receive_at_once(), Ok(Some(1..))))
@@ -181,8 +182,8 @@ impl Connection {
         false
     }
 
-    /// Whether the server is stopping, or this connection is to be closed. A handler whose protocol can say so in an
-    /// answer says it now.
+    /// Whether the server is stopping, or this connection is going to be closed. A handler whose protocol can say so in
+    /// an answer should do so now.
     pub fn is_draining(&self) -> bool {
         self.entry.leave.load(Ordering::SeqCst)
             || self.held.generation.is_draining()
@@ -190,8 +191,9 @@ impl Connection {
                 && !handover::can_move(&self.port, &self.entry, &self.held)
     }
 
-    /// Whether the client shall connect anew for its next message, because this connection ends, or because the port is
-    /// [out of rotation](crate::Port::set_in_rotation). A handler whose protocol can say so in an answer says it now.
+    /// Whether the client should reconnect for its next message, because this connection ends, or because the port is
+    /// [out of rotation](crate::Port::set_in_rotation). A handler whose protocol can say so in an answer should do so
+    /// now.
     pub fn is_last_answer(&self) -> bool {
         self.is_draining() || !self.port.in_rotation.load(Ordering::Relaxed)
     }
@@ -206,12 +208,12 @@ impl Connection {
         self.entry.id
     }
 
-    /// What was received and not consumed yet. Empty only if everything was consumed.
+    /// The bytes that were received and not consumed yet. Empty only if everything was consumed.
     pub fn buffered(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
-    /// Sends what is buffered back to the client, without a copy of it, and consumes it.
+    /// Sends the buffered bytes back to the client without copying them, and consumes them.
     ///
     /// # Errors
     /// What the socket says.
@@ -223,8 +225,8 @@ impl Connection {
         sent
     }
 
-    /// Receives more of the message under way and appends it to what is buffered, however much that is: the limit is
-    /// the caller's. Returns the number of bytes received, 0 when the client has closed its side.
+    /// Receives more of the message under way and appends it to the buffer, which grows without limit: limiting it is
+    /// up to the caller. Returns the number of bytes received, 0 when the client has closed its side.
     ///
     /// While it waits for the client, the connection has a thread to itself.
     ///
@@ -259,19 +261,19 @@ impl Connection {
         }
     }
 
-    /// Closes the connection when it has been idle for this long. None lets it wait for ever. At the start it is
+    /// Closes the connection when it has been idle for this long. None lets it wait for ever. Initially it is
     /// [`Handler::idle_timeout`](crate::Handler::idle_timeout).
     pub fn set_idle_timeout(&mut self, limit: Option<Duration>) {
         self.held.idle_timeout = limit;
     }
 
-    /// The time by which the message under way must have been read. Lifted by the next
+    /// The time by which the message under way must have been read. Cleared by the next
     /// [`next_message`](Connection::next_message).
     pub fn set_read_deadline(&mut self, deadline: Option<Instant>) {
         self.read_deadline = deadline;
     }
 
-    /// How long a write waits for a client that reads nothing at all. None, as at the start, waits for ever, or until
+    /// How long a write waits for a client that reads nothing at all. None, the initial value, waits for ever, or until
     /// the deadline of a drain.
     ///
     /// # Errors
@@ -284,17 +286,17 @@ impl Connection {
         Ok(())
     }
 
-    /// Says that the handler will not read the rest of the client's input, since it has answered it already. After the
-    /// handler returns, the client gets a moment to read that answer: it would be lost if the socket were closed with
-    /// unread input.
+    /// Declares that the handler will not read the rest of the client's input, because it has already answered. After
+    /// the handler returns, the client gets a moment to read that answer: it would be lost if the socket were closed
+    /// with unread input.
     pub fn abandon_input(&mut self) {
         if self.course == Course::Open {
             self.course = Course::Abandoned;
         }
     }
 
-    /// Sends `start` and then up to `length` bytes of a file from its current position: with the feature `http`, on
-    /// Linux without copying them through this process. Returns how many bytes of the file were sent: fewer if it is
+    /// Sends `start` and then up to `length` bytes of a file from its current position. With the feature `http` on
+    /// Linux, the file is not copied through this process. Returns how many bytes of the file were sent: fewer if it is
     /// shorter.
     ///
     /// # Errors
@@ -320,7 +322,7 @@ impl Connection {
         Ok(total)
     }
 
-    /// Sends some of this, without waiting if there is room for anything.
+    /// Sends some of these bytes, without waiting if there is room for any.
     fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
         let mut sent = 0;
         if Engine::POLLS {
@@ -336,7 +338,7 @@ impl Connection {
         Ok(sent)
     }
 
-    /// Sends by a call that may wait for a client that does not read.
+    /// Sends with a call that may wait for a client that does not read.
     fn send_waiting<T>(&mut self, call: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
         if self.held.applied.write != self.held.write_timeout {
             self.held.socket.set_write_timeout(self.held.write_timeout)?;
@@ -347,14 +349,14 @@ impl Connection {
         sent.ok_or(ErrorKind::ConnectionAborted)?
     }
 
-    /// Receives what has arrived, behind what is buffered. None: nothing has.
+    /// Appends what has arrived to the buffer. None: nothing has.
     pub(crate) fn receive_at_once(&mut self) -> io::Result<Option<usize>> {
         self.make_room();
         let room = self.buffer.len() - self.end;
         loop {
             match socket::receive_at_once(&self.held.socket, &mut self.buffer[self.end..]) {
                 Ok(length) => {
-                    // A full buffer may have left something behind, of which nothing tells again.
+                    // If it filled the buffer, there may be more, which no further event announces.
                     self.unsure = length == room;
                     return Ok(Some(self.received(length)));
                 }
@@ -375,7 +377,7 @@ impl Connection {
         length
     }
 
-    /// Room for more behind what is buffered.
+    /// Makes room behind the buffered bytes.
     fn make_room(&mut self) {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -388,7 +390,7 @@ impl Connection {
         }
     }
 
-    /// Sets the socket's read timeout, if it has another one now.
+    /// Sets the socket's read timeout, unless it is set to that already.
     fn limit_read(&mut self, limit: Option<Duration>) -> io::Result<()> {
         if self.held.applied.read != limit {
             self.held.socket.set_read_timeout(limit)?;

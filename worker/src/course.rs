@@ -26,7 +26,7 @@ pub(crate) fn begin(port: &Arc<Shared>, entry: &Arc<Entry>, held: Held) {
     let speaks = held.speaks;
     let arm = |held: &mut Held| {
         if held.generation.is_draining() {
-            // A stop takes what waits in the queue on a thread that is not one of the engine's.
+            // A stop empties the queue on a thread that is not one of the engine's.
             held.arm(&port.engine, entry.key);
         } else {
             held.arm_first(&port.engine, entry.key);
@@ -45,7 +45,7 @@ pub(crate) fn ready(port: &Arc<Shared>, entry: &Arc<Entry>, why: Why) {
     if why == Why::Due && !is_due(port, entry) {
         return;
     }
-    // Asked early, since it needs no lock, and mostly there is no pause. One that is new has yet to be watched.
+    // Checked early, because it needs no lock, and usually there is no pause. A new connection has yet to be watched.
     if why != Why::New
         && port.pausing.is_paused()
         && entry.slot.look(|held| awaits_resume(port, entry, held)).unwrap_or(false)
@@ -57,7 +57,7 @@ pub(crate) fn ready(port: &Arc<Shared>, entry: &Arc<Entry>, why: Why) {
     }
 }
 
-/// The timer has come to it. Whether its time is really up: it may have been put off, and the timer is set again then.
+/// Whether its time is really up when the timer fires. If it has been postponed, the timer is set again.
 fn is_due(port: &Shared, entry: &Entry) -> bool {
     let due = entry.slot.look(|held| {
         Engine::came(&mut held.watch);
@@ -70,8 +70,8 @@ fn is_due(port: &Shared, entry: &Entry) -> bool {
     due.unwrap_or(false)
 }
 
-/// Whether the port is paused, and so the next message of this connection is not served. It is reported again when that
-/// is over.
+/// Whether the next message of this connection has to wait because the port is paused. The connection is reported again
+/// when the pause ends.
 fn awaits_resume(port: &Shared, entry: &Entry, held: &Held) -> bool {
     port.pausing.is_paused() && held.farewell.is_none() && !handover::must_leave(port, entry, held, held.idle_since())
 }
@@ -99,7 +99,7 @@ fn attend(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, mut why: Why) 
                 Ok(None) => {
                     // Nothing is there after all.
                     let waits = connection.put_away();
-                    // A stop may have begun since that was asked above.
+                    // A stop may have begun since that was checked above.
                     if handover::must_leave(port, entry, &waits, waits.idle_since()) {
                         return notify_or_close(port, entry, waits);
                     }
@@ -113,10 +113,10 @@ fn attend(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, mut why: Why) 
                 }
             }
         }
-        // When its turn was over, so was what is known of its last event.
+        // When its turn ended, what its last event had reported was forgotten.
         connection.closing = matches!(why, Why::Closing | Why::Again);
         let Some(back) = serve(port, entry, connection) else { return };
-        // What has happened meanwhile may be that the client has closed its side behind its last message.
+        // Meanwhile the client may have closed its side after its last message.
         (held, why) = (back, Why::Closing);
     }
 }
@@ -133,7 +133,7 @@ fn park(port: &Arc<Shared>, entry: &Arc<Entry>, held: Held, awaits: Awaits) -> O
     park_armed(port, entry, held, awaits, |held| held.arm(&port.engine, entry.key))
 }
 
-/// The same, where the engine hears of it by `arm`.
+/// The same, with `arm` to tell the engine.
 fn park_armed(
     port: &Arc<Shared>,
     entry: &Arc<Entry>,
@@ -178,7 +178,7 @@ fn notify_or_close(port: &Arc<Shared>, entry: &Arc<Entry>, held: Held) {
     }
 }
 
-/// Notifies a client that nothing else is owed to, and waits for it to disconnect.
+/// Notifies a client that is owed nothing else, and waits for it to disconnect.
 pub(crate) fn notify(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held) {
     entry.draining.store(true, Ordering::SeqCst);
     let notice = held.generation.notice.as_deref().unwrap_or_default();
@@ -186,7 +186,7 @@ pub(crate) fn notify(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held) {
     take_leave(port, entry, held, Why::Again);
 }
 
-/// Does the last that is to be done, as far as that is possible now.
+/// Carries out the farewell, as far as possible now.
 fn take_leave(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, why: Why) {
     loop {
         let Some(farewell) = &mut held.farewell else { return close(port, entry, held, Outcome::Closed, None) };
@@ -210,7 +210,7 @@ fn take_leave(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, why: Why) 
     }
 }
 
-/// Ends a connection, which the caller has.
+/// Ends a connection that the caller has.
 pub(crate) fn close(port: &Shared, entry: &Entry, held: Held, outcome: Outcome, error: Option<&io::Error>) {
     if !entry.slot.end() {
         return discard(port, entry, held); // It was ended by force.
@@ -221,8 +221,8 @@ pub(crate) fn close(port: &Shared, entry: &Entry, held: Held, outcome: Outcome, 
     let_go(generation);
 }
 
-/// Closes a connection of a generation by force, unless that has been done, or it has moved to another one. If a
-/// handler works on it, it ends when that returns.
+/// Closes a connection of a generation by force, unless that was already done, or it has moved to another generation.
+/// If a handler works on it, it ends when the handler returns.
 pub(crate) fn close_by_force(port: &Shared, generation: &Generation, entry: &Entry) {
     if !generation.count_forced(entry.info(), || entry.claim_by_force(generation)) {
         return;
@@ -233,7 +233,7 @@ pub(crate) fn close_by_force(port: &Shared, generation: &Generation, entry: &Ent
     }
 }
 
-/// A connection has ended: it leaves the registry, its socket is closed, and its generation hears of it, in this order.
+/// A connection has ended: it leaves the registry, its socket is closed, and its generation is informed, in this order.
 fn finish(
     port: &Shared,
     generation: &Generation,
@@ -243,7 +243,7 @@ fn finish(
     error: Option<&io::Error>,
 ) {
     if !entry.refused {
-        // Reported before it leaves: a drain ends with the last to leave, and then nothing follows.
+        // Reported before it leaves the registry: a drain ends when the last one has left, and then no event follows.
         generation.say(&Event::Ended { connection: &entry.info(), outcome, error });
     }
     port.registry.remove(entry.key);
@@ -264,7 +264,7 @@ fn discard(port: &Shared, entry: &Entry, mut held: Held) {
     let_go(held);
 }
 
-/// Has the handler serve what is at hand. Some: the connection has not ended, and there may be more to do.
+/// Has the handler serve the available messages. Some: the connection has not ended, and there may be more to do.
 fn serve(port: &Arc<Shared>, entry: &Arc<Entry>, mut connection: Connection) -> Option<Held> {
     let mut service = connection.held.service.take();
     let served = panic::catch_unwind(AssertUnwindSafe(|| {

@@ -18,7 +18,7 @@ use crate::report::{Closed, DrainReport, Outcome};
 /// stuck and left behind.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Runs on the thread `generation`: waits until the generation is asked to stop, or fails, and lets its clients go.
+/// Runs on the thread `generation`: waits until the generation is asked to stop or fails, then lets its clients go.
 pub(crate) fn run(port: &Arc<Shared>, generation: &Arc<Generation>) -> Result<DrainReport, ServerError> {
     let mut live = generation.wait_for_stop();
     let failure = live.failure.take().filter(|_| live.stop.is_none());
@@ -40,16 +40,16 @@ pub(crate) fn run(port: &Arc<Shared>, generation: &Arc<Generation>) -> Result<Dr
     }
 }
 
-/// Waits for all connections to end, lets the idle ones go as soon as they have to, and closes by force what is left at
-/// the deadline.
+/// Waits for all connections to end, lets idle ones go as soon as they have to leave, and closes the remaining ones by
+/// force at the deadline.
 fn drain(port: &Arc<Shared>, generation: &Arc<Generation>) -> DrainReport {
-    // When the idle ones are looked at next. None: all that are left will find out by themselves that they have to
+    // When to look at the idle connections next. None: all remaining ones find out by themselves that they have to
     // leave.
     let mut next = Some(Instant::now());
     let mut before = None;
     let mut live = generation.lock();
     let now = loop {
-        // A stop may follow a replacement, which had left some of them alone; and turns may come earlier.
+        // A stop may follow a replacement, which left some connections alone; and turns may be moved to earlier times.
         let course = Some((generation.is_leaving(), generation.turns.end()));
         if std::mem::replace(&mut before, course) != course {
             next = Some(Instant::now());
@@ -69,8 +69,8 @@ fn drain(port: &Arc<Shared>, generation: &Arc<Generation>) -> DrainReport {
         live = generation.wait(live, For::TheLast, until.saturating_duration_since(now));
     };
     drop(live);
-    // Those that were allowed to stay idle until now are not forced, but closed; a message that has arrived in this
-    // very moment is still answered, if that does not take long.
+    // Connections that were allowed to stay idle until now are closed, not forced. A message that arrives at this very
+    // moment is still answered, if that does not take long.
     generation.leave_now();
     for entry in port.registry.of(generation) {
         if !handover::move_waiting(port, &entry)
@@ -108,8 +108,8 @@ fn wait_until_empty(generation: &Generation, until: Instant) -> MutexGuard<'_, L
     live
 }
 
-/// Ends one connection: notifies its client, waits for it to disconnect, and closes it by force when the time is up.
-/// One that has moved is looked for in the generation that serves now. None: there is no such connection.
+/// Ends one connection: notifies its client, waits for it to disconnect, and closes it by force when the time is up. A
+/// connection that has moved is looked up in the generation that serves now. None: there is no such connection.
 pub(crate) fn close(port: &Arc<Shared>, generation: &Arc<Generation>, id: u64, grace: Duration) -> Option<Closed> {
     let entry = port.registry.of(generation).into_iter().find(|entry| entry.id == id);
     entry.and_then(|entry| close_one(port, generation, &entry, grace)).or_else(|| {
@@ -127,7 +127,7 @@ pub(crate) fn close_one(
 ) -> Option<Closed> {
     let connection = entry.info();
     let ended = generation.await_end(entry.id, || entry.claim_to_leave(generation))?;
-    // If it has ended, that may have been counted before it was awaited.
+    // It may have ended, and been counted, before it was awaited.
     port.registry.get(entry.key)?;
     idle::release_one(port, generation, entry);
     if let Ok(outcome) = ended.recv_timeout(grace) {

@@ -1,5 +1,5 @@
-//! The part that says that a waiting socket is ready. There are two of them, one of which is built in: `epoll` on Linux
-//! with the feature of that name, or else a thread for each waiting socket, by std alone. They differ in what waiting
+//! The engine reports that a waiting socket is ready. There are two engines, one of which is built in: `epoll` on Linux
+//! with the feature of that name, or else a thread for each waiting socket, with std alone. They differ in what waiting
 //! costs, never in what happens.
 //!
 //! Both have the same functions:

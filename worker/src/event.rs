@@ -1,4 +1,4 @@
-//! What happens in a server, for logs, and how one ends without having been stopped.
+//! Events of a server, for logs, and the error of one that ended without having been stopped.
 
 use std::any::Any;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use crate::report::{ConnectionInfo, DrainReport, Outcome};
 
-/// What happens in a server, for logs. [`Server::observer`](crate::Server::observer) sets who hears of it.
+/// An event of a server, for logs. [`Server::observer`](crate::Server::observer) sets its receiver.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -48,7 +48,7 @@ pub enum Event<'a> {
         /// What the system said.
         error: &'a io::Error,
     },
-    /// A client of a relay for HTTP/1 speaks another protocol: its bytes are passed on as they are. Reported once a
+    /// A client of a relay for HTTP/1 speaks another protocol: its bytes are passed on as they are. Reported once per
     /// generation of the program.
     Opaque {
         /// The number of the connection.
@@ -58,8 +58,8 @@ pub enum Event<'a> {
         /// The protocol's name.
         protocol: &'static str,
     },
-    /// The server can accept nothing any more, though it was not asked to stop. Its clients drain; those of a relay are
-    /// served on until it stops.
+    /// The server can no longer accept connections, though it was not asked to stop. Its clients drain; those of a
+    /// relay are still served until it stops.
     Failed {
         /// Why.
         failure: &'a Failure,
@@ -94,7 +94,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The same again, for another server on the same port.
+    /// A copy, for another server on the same port.
     pub(crate) fn duplicate(&self) -> Failure {
         match self {
             Failure::Accept(error) => Failure::Accept(io::Error::new(error.kind(), error.to_string())),
@@ -129,12 +129,12 @@ impl std::error::Error for ServerError {
     }
 }
 
-/// Drops what may be the last of a handler or a session. A panic of its drop costs nothing else.
+/// Drops what may be the last reference to a handler, or a session. A panic in its drop has no other effect.
 pub(crate) fn let_go<T>(it: T) {
     let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(it)));
 }
 
-/// A panic's message, from what [`std::panic::catch_unwind`] or a thread's end returns of it.
+/// A panic's message, from the payload that [`std::panic::catch_unwind`] or joining a thread returns.
 pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     match panic.downcast_ref::<&str>() {
         Some(message) => message,

@@ -1,9 +1,9 @@
-//! The end of a connection, before it is closed: its last bytes, and then to wait until the client closes, too.
+//! The end of a connection before it is closed: it sends its last bytes, then waits until the client closes, too.
 //!
 //! A socket that is closed with unread input is reset, and a reset can destroy what the client has not read yet. So the
-//! connection is half-closed after its last bytes, and what the client still sends is read and thrown away. A notice, a
-//! refusal and the end of an answer whose request was not read are one thing here. Nothing of it needs a thread: it is
-//! done step by step, whenever the socket is ready.
+//! connection is half-closed after its last bytes, and further input is read and discarded. A notice, a refusal and the
+//! end of an answer whose request was not read are all handled this way. None of them needs a thread: each proceeds
+//! step by step, whenever the socket is ready.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use crate::report::Outcome;
 use crate::socket;
 
-/// How long a client that was answered, but whose input was not read to its end, gets to close its side.
+/// How long a client that was answered, but whose input was not read to the end, gets to close its side.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How long a client that is refused gets to read why.
+/// How long a refused client gets to read the reason.
 const REFUSAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -25,14 +25,14 @@ pub(crate) struct Farewell {
     /// Whether these bytes are the notice.
     is_notice: bool,
     half_closed: bool,
-    /// When it is closed though the client has not closed. None: when the drain says so.
+    /// When it is closed even if the client has not closed. None: when the drain says so.
     pub(crate) until: Option<Instant>,
 }
 
 /// How far a farewell is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// There may be more to read, but others get a turn first.
+    /// There may be more to read, but other connections get a turn first.
     Again,
     /// There is no room in the send buffer.
     AwaitsRoom,
@@ -75,8 +75,8 @@ impl Farewell {
         self.discard(stream)
     }
 
-    /// The same where nothing says that there is room: it waits for the client to read, but not longer than `limit`, if
-    /// there is one.
+    /// Writes the last bytes where no event says that there is room: waits for the client to read, but no longer than
+    /// `until`, if set.
     #[cfg_attr(all(feature = "epoll", target_os = "linux"), allow(dead_code))]
     pub(crate) fn write_all(&mut self, mut stream: &TcpStream) -> io::Result<()> {
         let limit =
@@ -100,7 +100,7 @@ impl Farewell {
     fn discard(&self, stream: &TcpStream) -> Step {
         let outcome = if self.is_notice { Outcome::Disconnected } else { Outcome::Closed };
         let mut rest = [0; 4096];
-        // A client that sends all the time must not keep this thread.
+        // A client that keeps sending must not occupy this thread.
         for _ in 0..64 {
             match socket::receive_at_once(stream, &mut rest) {
                 Ok(0) => return Step::Done(outcome),

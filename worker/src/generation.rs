@@ -12,28 +12,28 @@ use crate::handler::Handler;
 use crate::report::{ConnectionInfo, Counts, Outcome};
 use crate::spread::Turns;
 
-/// How long a stop waits for the first message of a client that has connected just before, counted from when its
-/// connection was accepted: that message is most likely on its way. Only where there is no
-/// [notice](crate::Handler::notice), and never beyond the stop's deadline.
+/// How long a stop waits for the first message of a client that connected just before, counted from when its connection
+/// was accepted: that message is most likely on its way. Applies only without a [notice](crate::Handler::notice), and
+/// never beyond the stop's deadline.
 ///
-/// It is long enough for a packet that was lost, if the client is near: systems send it again after a fifth of a
-/// second. It is short enough for a stop that waits in vain, since some clients connect and then are silent.
+/// It is long enough for a lost packet of a nearby client, which systems send again after a fifth of a second, and
+/// short enough for a stop that waits in vain because some clients connect and then stay silent.
 pub const FIRST_MESSAGE_WAIT: Duration = Duration::from_millis(250);
 
-/// How long a stop waits for the next message of a client whose last one came within a second before: it may be on its
-/// way, and is answered as the last one. Where there is no [notice](crate::Handler::notice), and never beyond the
-/// stop's deadline.
+/// How long a stop waits for the next message of a client whose last one came within the second before: the next one
+/// may be on its way, and is answered as the client's last. Applies only without a [notice](crate::Handler::notice),
+/// and never beyond the stop's deadline.
 pub const NEXT_MESSAGE_WAIT: Duration = Duration::from_millis(250);
 
-/// A client that has been idle for longer when a stop begins is not expected to send anything in that moment.
+/// A client that has been idle for longer than this when a stop begins is not expected to send anything just then.
 pub(crate) const ACTIVE: Duration = Duration::from_secs(1);
 
-/// Numbers for connections, from 1. Servers that share them never give one number twice.
+/// Connection numbers, starting at 1. Servers that share an `Ids` never use a number twice.
 #[derive(Debug, Clone, Default)]
 pub struct Ids(Arc<AtomicU64>);
 
 impl Ids {
-    /// Whether one number is one connection in both.
+    /// Whether a number identifies the same connection in both.
     pub(crate) fn are_shared_with(&self, other: &Ids) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -57,19 +57,19 @@ pub(crate) struct Generation {
     pub(crate) max_connections: usize,
     pub(crate) grace_on_failure: Duration,
     pub(crate) ids: Ids,
-    /// Set when another generation takes its place: connections that carry nothing over move to that one.
+    /// Set when another generation replaces it: connections that carry nothing over move to the new one.
     replaced: AtomicBool,
     /// Set when the next message of a connection is its last.
     draining: AtomicBool,
     /// Set when connections have to leave at their next message boundary.
     leave: AtomicBool,
-    /// When that was asked for first, by a stop.
+    /// When a stop first asked for that.
     stopping: OnceLock<Instant>,
-    /// When connections have to leave, if not all at once.
+    /// When each connection has to leave, if not all at once.
     pub(crate) turns: Turns,
-    /// Set when the deadline has come: no message is awaited any more.
+    /// Set at the deadline: no message is awaited any more.
     overdue: AtomicBool,
-    /// Beside the lock, because a connection counts it while it is being served.
+    /// Outside the lock, because a connection increments it while it is being served.
     notified: AtomicUsize,
     live: Mutex<Live>,
     changed: Condvar,
@@ -80,7 +80,7 @@ pub(crate) struct Live {
     pub(crate) counts: Counts,
     pub(crate) stop: Option<Stop>,
     pub(crate) failure: Option<Failure>,
-    /// Those that were closed by force during the drain, as they were then.
+    /// Connections that were closed by force during the drain, as they were then.
     pub(crate) forced: Vec<ConnectionInfo>,
     waiting: Option<For>,
     /// The callers that wait for the end of one connection.
@@ -93,22 +93,22 @@ pub(crate) struct Stop {
     pub(crate) began: Instant,
     /// May be moved while the drain runs.
     pub(crate) deadline: Instant,
-    /// Whether the port is closed, and what waits in its queue notified. Otherwise another generation serves there.
+    /// Whether the port is closed and the clients in its queue are notified. Otherwise another generation serves there.
     pub(crate) closes_port: bool,
-    /// How many had been notified before, each for itself.
+    /// How many clients had been notified individually before.
     notified_before: usize,
 }
 
 /// What the drain waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum For {
-    /// That any connection ends, or a deadline changes.
+    /// For any connection to end, or a deadline to change.
     Room,
-    /// That the last connection ends, or a deadline changes. The others would wake it for nothing.
+    /// For the last connection to end, or a deadline to change. Other ends would wake it for nothing.
     TheLast,
 }
 
-/// What [`Server`](crate::Server) knows. The handler has been asked for all that is the same for all clients.
+/// The settings of a [`Server`](crate::Server), and the handler's answers that are the same for all clients.
 pub(crate) struct Plan {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) notice: Option<Box<[u8]>>,
@@ -147,33 +147,33 @@ impl Generation {
         }
     }
 
-    /// What serves its connections. None: it has ended.
+    /// The handler that serves its connections. None: the generation has ended.
     pub(crate) fn handler(&self) -> Option<Arc<dyn Handler>> {
         self.handler.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets go of the handler, whose drop may do anything. That is a matter of the generation's own thread, however
-    /// long others look into the generation. A panic in it costs nothing else.
+    /// Drops the handler on the generation's own thread, however long others hold the generation, because a handler's
+    /// drop may do anything. A panic in it has no other effect.
     pub(crate) fn drop_handler(&self) {
         let handler = self.handler.lock().unwrap_or_else(PoisonError::into_inner).take();
         let_go(handler);
     }
 
-    /// Reports an event. If the observer panics, that costs its own report and nothing else.
+    /// Reports an event. If the observer panics, only this report is lost.
     pub(crate) fn say(&self, event: &Event<'_>) {
         let _ = panic::catch_unwind(AssertUnwindSafe(|| (self.observer)(event)));
     }
 
-    /// Its clients have until then to disconnect. If it stops already, the deadline moves.
+    /// Asks it to stop: its clients have until `deadline` to disconnect. If it is already stopping, the deadline moves.
     pub(crate) fn stop(&self, deadline: Instant) {
-        // All set before anything is woken: a thread that wakes finds everything as it is going to be.
+        // Set everything before waking anything, so that a thread that wakes finds the final state.
         self.stopping.get_or_init(Instant::now);
         self.leave.store(true, Ordering::SeqCst);
         self.draining.store(true, Ordering::SeqCst);
         self.begin(deadline, true);
     }
 
-    /// Another generation takes its place, or is going to.
+    /// Another generation replaces it, or is about to.
     pub(crate) fn retire(&self, deadline: Instant) {
         self.replaced.store(true, Ordering::SeqCst);
         self.draining.store(true, Ordering::SeqCst);
@@ -183,7 +183,7 @@ impl Generation {
         self.begin(deadline, false);
     }
 
-    /// At the deadline nothing may stay that was allowed to be idle until then.
+    /// The deadline has come: connections that were allowed to be idle until now have to leave.
     pub(crate) fn leave_now(&self) {
         self.overdue.store(true, Ordering::SeqCst);
         self.leave.store(true, Ordering::SeqCst);
@@ -205,7 +205,7 @@ impl Generation {
         self.lock().stop.is_some_and(|stop| stop.closes_port)
     }
 
-    /// Moves the deadline of a drain. Returns whether there is one.
+    /// Moves the deadline of a drain. Returns whether a drain is under way.
     pub(crate) fn move_deadline(&self, deadline: Instant) -> bool {
         self.turns.end_by(deadline, Instant::now());
         let mut live = self.lock();
@@ -215,7 +215,7 @@ impl Generation {
         true
     }
 
-    /// It cannot accept any more: its thread lets its clients go.
+    /// Records that it cannot accept any more; its thread then lets the clients go.
     pub(crate) fn fail(&self, failure: Failure) {
         let mut live = self.lock();
         if live.failure.is_none() && live.stop.is_none() {
@@ -234,12 +234,12 @@ impl Generation {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// When this connection has to leave, if it is to stay for a while although others leave. None: it has to now.
+    /// When this connection has to leave, if it may stay for a while although others leave. None: it has to leave now.
     pub(crate) fn turn(&self, id: u64) -> Option<Instant> {
         self.turns.of(id, Instant::now()).filter(|_| !self.overdue.load(Ordering::SeqCst))
     }
 
-    /// Until when a stop waits for the next message of a client that was active at this time. None: it does not.
+    /// Until when a stop waits for the next message of a client that was active at `active`. None: it does not wait.
     pub(crate) fn awaits_next(&self, id: u64, active: Instant) -> Option<Instant> {
         let began = *self.stopping.get()?;
         let began = self.turns.when(id, Instant::now()).unwrap_or(began);
@@ -249,7 +249,7 @@ impl Generation {
         is_awaited.then(|| began + NEXT_MESSAGE_WAIT)
     }
 
-    /// Whether all have to leave.
+    /// Whether all connections have to leave.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leave.load(Ordering::SeqCst)
     }
@@ -266,9 +266,9 @@ impl Generation {
         self.lock().counts.now += 1;
     }
 
-    /// Gives a connection to another generation by `hand_over`, which returns whether it was still to be had. It runs
-    /// under the lock under which [`count_forced`](Generation::count_forced) and [`await_end`](Generation::await_end)
-    /// claim a connection: one that is claimed stays, and one that has moved cannot be claimed here.
+    /// Gives a connection to another generation by `hand_over`, which returns whether the connection was still
+    /// available. `hand_over` runs under the same lock as the claims of [`count_forced`](Generation::count_forced) and
+    /// [`await_end`](Generation::await_end): a claimed connection stays, and one that has moved cannot be claimed here.
     pub(crate) fn give_away(&self, hand_over: impl FnOnce() -> bool) -> bool {
         let mut live = self.lock();
         let moves = hand_over();
@@ -279,7 +279,7 @@ impl Generation {
         moves
     }
 
-    /// Counts how a connection has ended, unless that is counted: when it was closed by force.
+    /// Counts how a connection has ended, unless it was already counted because it was closed by force.
     pub(crate) fn ended(&self, id: u64, counted: &AtomicBool, outcome: Outcome) {
         let mut live = self.lock();
         live.counts.now -= 1;
@@ -299,7 +299,7 @@ impl Generation {
         self.wake(&live);
     }
 
-    /// Counts a connection that is to be closed by force, if `claim` returns true, which runs under the lock.
+    /// Counts a connection as closed by force if `claim` returns true. `claim` runs under the lock.
     pub(crate) fn count_forced(&self, connection: ConnectionInfo, claim: impl FnOnce() -> bool) -> bool {
         let mut live = self.lock();
         let claimed = claim();
@@ -333,7 +333,7 @@ impl Generation {
         Counts { notified: self.notified(), ..self.lock().counts }
     }
 
-    /// Where the outcome of a connection will be sent, if `claim` returns true, which runs under the lock.
+    /// Returns a receiver for the outcome of a connection if `claim` returns true. `claim` runs under the lock.
     pub(crate) fn await_end(&self, id: u64, claim: impl FnOnce() -> bool) -> Option<Receiver<Outcome>> {
         let (tell, ended) = mpsc::channel();
         let mut live = self.lock();
@@ -349,7 +349,7 @@ impl Generation {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for that, or until a deadline changes or the time is up.
+    /// Waits for `what`, a change of a deadline, or the end of `limit`.
     pub(crate) fn wait<'a>(&self, mut live: MutexGuard<'a, Live>, what: For, limit: Duration) -> MutexGuard<'a, Live> {
         live.waiting = Some(what);
         let (mut live, _) = self.changed.wait_timeout(live, limit).unwrap_or_else(PoisonError::into_inner);

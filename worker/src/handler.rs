@@ -1,4 +1,4 @@
-//! What serves the connections of a server.
+//! Handlers, which serve the connections of a server, and their sessions.
 
 use std::fmt;
 use std::io;
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use crate::connection::Connection;
 
-/// What serves the connections of a server.
+/// Serves the connections of a server.
 pub trait Handler: Send + Sync + 'static {
-    /// Serves the messages that are at hand: until [`Connection::next_message`] returns false, or until the handler
-    /// itself wants to close the connection.
+    /// Serves the available messages: until [`Connection::next_message`] returns false, or until the handler itself
+    /// wants to close the connection.
     ///
     /// While a client is quiet its connection has no thread. So this is called again for its next message, on any
-    /// thread, and nothing that is kept in a local variable is there any more: see [`Sessions`] for a handler that
-    /// remembers something from one message to the next.
+    /// thread, and local variables do not survive between calls: see [`Sessions`] for a handler that keeps state
+    /// between messages.
     ///
     /// The connection is closed if this returns although there may be another message.
     ///
@@ -23,22 +23,22 @@ pub trait Handler: Send + Sync + 'static {
     /// Anything that ends this connection. A panic ends this connection, too, and no other.
     fn serve(&self, client: &mut Connection) -> io::Result<()>;
 
-    /// What serves one connection from its first message to its end in place of [`Handler::serve`]. None, as by
-    /// default, for a handler that remembers nothing from one message to the next: only such connections can move to
-    /// the server that replaces theirs. Called with the first message, on the thread that serves it.
+    /// The session that serves one connection from its first message to its end in place of [`Handler::serve`]. None,
+    /// the default, is for a handler that keeps no state between messages: only its connections can move to the server
+    /// that replaces theirs. Called with the first message, on the thread that serves it.
     fn session(&self, _peer: SocketAddr) -> Option<Box<dyn Session>> {
         None
     }
 
-    /// What a client is sent when the server goes away. It then has until the end of the grace period to disconnect.
-    /// With None, for a protocol without a farewell, idle connections are simply closed. (One that was accepted just
-    /// before, and has sent nothing yet, has [a moment](crate::FIRST_MESSAGE_WAIT) for its first message.) Asked for
-    /// once, by [`Server::new`](crate::Server::new).
+    /// The bytes that a client is sent when the server goes away. It then has until the end of the grace period to
+    /// disconnect. With None, for a protocol without a farewell, idle connections are simply closed. (A connection that
+    /// was accepted just before, and has sent nothing yet, gets [a moment](crate::FIRST_MESSAGE_WAIT) for its first
+    /// message.) Called once, by [`Server::new`](crate::Server::new).
     fn notice(&self) -> Option<&[u8]> {
         None
     }
 
-    /// What a client is sent when there are too many connections already. Asked for once, by
+    /// The bytes that a client is sent when there are already too many connections. Called once, by
     /// [`Server::new`](crate::Server::new).
     fn refusal(&self) -> &[u8] {
         b""
@@ -51,22 +51,22 @@ pub trait Handler: Send + Sync + 'static {
         true
     }
 
-    /// Whether the handler has something to say before the client does: then it is called once for each new connection
-    /// without a message. Asked for once, by [`Server::new`](crate::Server::new).
+    /// Whether the handler speaks before the client does: if so, it serves each new connection once without a message.
+    /// Called once, by [`Server::new`](crate::Server::new).
     fn speaks_first(&self) -> bool {
         false
     }
 
     /// A connection that is idle for this long is closed, unless [`Connection::set_idle_timeout`] says otherwise. None,
-    /// as by default, lets it wait for ever. Asked for once, by [`Server::new`](crate::Server::new), so it is the same
-    /// for all connections.
+    /// the default, lets it wait for ever. Called once, by [`Server::new`](crate::Server::new), so it is the same for
+    /// all connections.
     fn idle_timeout(&self) -> Option<Duration> {
         None
     }
 
-    /// Whether there is something to serve at the moment. Clients are served in any case; but no new ones should be
-    /// sent here while there is not. Asked for by [`Stopper::available`](crate::Stopper::available), on the thread that
-    /// calls it.
+    /// Whether the handler has something to serve at the moment. Clients are served in any case, but no new ones should
+    /// be sent here while it has not. Called by [`Stopper::available`](crate::Stopper::available), on the calling
+    /// thread.
     ///
     /// # Errors
     /// Why there is not, for people.
@@ -75,9 +75,9 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// What a connection keeps from one message to the next.
+/// State that a connection keeps from one message to the next.
 pub trait Session: Send {
-    /// Serves the messages that are at hand, as [`Handler::serve`] does.
+    /// Serves the available messages, as [`Handler::serve`] does.
     ///
     /// # Errors
     /// Anything that ends this connection. A panic ends this connection, too, and no other.
@@ -117,7 +117,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// A handler that calls `begin` with the address of each client when its first message is there.
+    /// A handler that calls `begin` with the address of each client when its first message has arrived.
     pub fn new<S: Session + 'static>(begin: impl Fn(SocketAddr) -> S + Send + Sync + 'static) -> Sessions {
         Sessions {
             begin: Box::new(move |peer| Box::new(begin(peer))),
@@ -158,7 +158,7 @@ impl Sessions {
 }
 
 impl Handler for Sessions {
-    /// Serves what is at hand by a session of its own.
+    /// Serves the available messages with a new session.
     fn serve(&self, client: &mut Connection) -> io::Result<()> {
         (self.begin)(client.peer()).serve(client)
     }

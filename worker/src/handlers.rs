@@ -1,4 +1,4 @@
-//! Handlers that people can use as they are.
+//! Handlers that can be used as they are.
 
 mod command;
 mod echo;

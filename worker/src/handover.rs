@@ -1,4 +1,4 @@
-//! A connection moves to the generation that has replaced its own, if it carries nothing over and there is no notice.
+//! Moves a connection to the generation that has replaced its own, if it carries nothing over and there is no notice.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,28 +18,28 @@ pub(crate) fn can_move(port: &Shared, entry: &Entry, held: &Held) -> bool {
         && port.has_successor(&held.generation)
 }
 
-/// Whether it has to leave at the boundary that it has reached. It was `active` then, as far as that is known.
+/// Whether it has to leave at the boundary that it has reached. `active` is when it was last active, as far as known.
 pub(crate) fn must_leave(port: &Shared, entry: &Entry, held: &Held, active: Option<Instant>) -> bool {
     entry.leave.load(Ordering::SeqCst) || entry.must_leave(&held.generation, active) && !can_move(port, entry, held)
 }
 
-/// What a connection no longer needs when it has moved, or could not. Dropping it may run a handler's drop.
+/// What a move, completed or not, leaves to be dropped. Dropping it may run a handler's drop.
 type Left = Option<(Arc<Generation>, Option<Service>)>;
 
-/// Moves to the generation that serves now. Returns false if there is none, or if its own one has claimed it.
+/// Moves to the generation that serves now. Returns false if there is none, or if its own generation has claimed it.
 pub(crate) fn move_on(port: &Shared, entry: &Entry, held: &mut Held) -> bool {
     let (moved, left) = change(port, entry, held);
     let_go(left);
     moved
 }
 
-/// Moves a connection that waits. Returns whether it did.
+/// Moves a waiting connection. Returns whether it moved.
 pub(crate) fn move_waiting(port: &Shared, entry: &Entry) -> bool {
     let change = |held: &mut Held| match can_move(port, entry, held) {
         true => change(port, entry, held),
         false => (false, None),
     };
-    // What is left is dropped when the slot's lock is free again.
+    // Dropped only after the slot's lock has been released.
     let (moved, left) = entry.slot.look(change).unwrap_or_default();
     let_go(left);
     moved
@@ -60,7 +60,7 @@ fn change(port: &Shared, entry: &Entry, held: &mut Held) -> (bool, Left) {
     (true, Some((std::mem::replace(&mut held.generation, next), service)))
 }
 
-/// Moves those that have waited for a generation to serve: the last one failed before there was another.
+/// Moves the connections that waited for a generation to serve: the last one failed before there was another.
 pub(crate) fn move_all_waiting(port: &Shared) {
     for entry in port.registry.all() {
         move_waiting(port, &entry);

@@ -1,4 +1,4 @@
-//! Idle connections: how one is let go, because it has to leave or because its place is needed.
+//! Lets idle connections go, because they have to leave or because a place is needed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,19 +11,19 @@ use crate::registry::{Entry, Held};
 use crate::report::Outcome;
 use crate::socket;
 
-/// The shortest time between two turns of connections that are let go over a time. Those between have theirs together.
+/// The shortest time between two passes when connections leave one by one. Turns that fall in between share a pass.
 const STEP: Duration = Duration::from_millis(10);
 
-/// How much of the time goes to looking at connections, as far as the longest step allows.
+/// The pause after a pass, as a multiple of the time that the pass took. `LONGEST_STEP` limits it.
 const SHARE: u32 = 10;
 
-/// The longest time between two turns that are due: a look that took long because its thread was held up must not make
-/// the next one late, too.
+/// The longest time between two passes while turns are due: a pass that took long because its thread was held up must
+/// not delay the next one, too.
 const LONGEST_STEP: Duration = Duration::from_millis(50);
 
-/// Lets every idle connection go that has to, or that another generation can serve. The busy ones find out at their
-/// next message boundary. Returns when it is the turn of the next one, or no message is awaited any longer: the time to
-/// come again. None: there is nothing to come for.
+/// Lets go of every idle connection that has to leave or that another generation can serve. Busy connections find out
+/// at their next message boundary. Returns when to call this again: at the next turn, or when no message is awaited any
+/// longer. None: there is no need to.
 pub(crate) fn release(port: &Arc<Shared>, generation: &Generation) -> Option<Instant> {
     let began = Instant::now();
     let (mut turn, mut awaited): (Option<Instant>, Option<Instant>) = (None, None);
@@ -31,12 +31,12 @@ pub(crate) fn release(port: &Arc<Shared>, generation: &Generation) -> Option<Ins
         if generation.hands_over() && handover::move_waiting(port, &entry) || !generation.is_leaving() {
             continue;
         }
-        // Asked first, since it costs little, and the turn of most has not come.
+        // Checked first: it is cheap, and for most connections the turn has not come yet.
         if let Some(own) = generation.turn(entry.id) {
             turn = Some(turn.map_or(own, |turn| turn.min(own)));
             continue;
         }
-        // One that is busy is active now.
+        // A busy connection counts as active now.
         let active = entry.slot.look(|held| held.idle_since()).unwrap_or_else(|| Some(Instant::now()));
         if entry.must_leave(generation, active) {
             release_one(port, generation, &entry);
@@ -60,8 +60,8 @@ pub(crate) fn release_one(port: &Arc<Shared>, generation: &Generation, entry: &A
     }
 }
 
-/// Closes a connection of a generation that is idle and owed nothing. A message that has arrived is answered first:
-/// then it is left to the engine, which reports it. Returns whether it was idle.
+/// Closes a connection of a generation if it is idle and owed nothing. If a message has arrived, the connection is left
+/// to the engine, which reports it, so that the message is answered first. Returns whether the connection was closed.
 pub(crate) fn close(port: &Shared, generation: &Generation, entry: &Entry) -> bool {
     let is_idle = |held: &mut Held| {
         held.belongs_to(generation)
@@ -78,8 +78,8 @@ pub(crate) fn close(port: &Shared, generation: &Generation, entry: &Entry) -> bo
     }
 }
 
-/// Closes the connection that has been idle for longest, to make room for a new one. Returns false if none may be
-/// closed: all are busy, or the protocol has a notice, and an idle client is there to stay.
+/// Closes the connection that has been idle longest, to make room for a new one. Returns false if none may be closed:
+/// all are busy, or the protocol has a notice, so that its idle clients are meant to stay.
 pub(crate) fn give_up_idlest(port: &Shared, generation: &Generation) -> bool {
     if generation.notice.is_some() {
         return false;
@@ -94,7 +94,7 @@ pub(crate) fn give_up_idlest(port: &Shared, generation: &Generation) -> bool {
     idle.iter().any(|(_, entry)| close(port, generation, entry))
 }
 
-/// Whether a connection waits, but has a message that is about to be served.
+/// Whether a waiting connection has a message that is about to be served.
 pub(crate) fn is_being_answered(entry: &Entry, generation: &Generation) -> bool {
     generation.notice.is_none() && entry.slot.look(|held| held.farewell.is_none()).unwrap_or(false)
 }

@@ -106,7 +106,7 @@ pub use port::Port;
 pub use report::{Activity, Closed, ConnectionInfo, Counts, DrainReport, Outcome};
 pub use server::{Handle, MAX_CONNECTIONS, Server, Stopper, deadline_after};
 
-/// The code of the package's page compiles.
+/// Checks that the code in the package's README compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,5 +1,5 @@
-//! Whether a port is paused: no client or message reaches a handler or a program then. What was under way before is
-//! served to its end.
+//! Whether a port is paused. While it is, no client or message reaches a handler or a program. What was under way
+//! before is served to its end.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,9 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug, Default)]
 pub(crate) struct Pausing {
-    /// Beside the lock, because it is asked at each message.
+    /// Outside the lock, because it is read for each message.
     is_paused: AtomicBool,
-    /// How often something that was under way may have ended.
+    /// Counts the occasions on which something that was under way may have ended.
     ended: Mutex<u64>,
     changed: Condvar,
 }
@@ -37,7 +37,7 @@ impl Pausing {
         }
     }
 
-    /// Waits until `under_way` says that nothing is any more. Returns false if it was resumed before.
+    /// Waits until `under_way` returns 0. Returns false if the port is resumed first.
     pub(crate) fn wait_until_quiet(&self, under_way: impl Fn() -> usize) -> bool {
         loop {
             let before = *self.ended();
@@ -61,7 +61,7 @@ impl Pausing {
     }
 }
 
-/// A port that was paused, to wait for what is under way there.
+/// A paused port, on which a caller can wait for what is still under way.
 pub struct Paused {
     pausing: Arc<Pausing>,
     under_way: Box<dyn Fn() -> usize + Send + Sync>,
@@ -77,7 +77,7 @@ impl Paused {
         (self.under_way)()
     }
 
-    /// Waits until none is any more. Returns false if the port was resumed before.
+    /// Waits until no message is under way. Returns false if the port is resumed first.
     pub fn wait(&self) -> bool {
         self.pausing.wait_until_quiet(&self.under_way)
     }

@@ -1,4 +1,4 @@
-//! The listener, for as long as clients may come: which generation gets the clients, and which thread may accept.
+//! The listener, for as long as clients may connect: which generation gets the clients, and which thread may accept.
 
 use std::fmt;
 use std::io;
@@ -14,28 +14,28 @@ use crate::pausing::{Paused, Pausing};
 use crate::registry::{Entry, Registry};
 use crate::report::Activity;
 
-/// While the system stays exhausted, that is reported once in this time.
+/// The shortest time between two reports while the system stays exhausted.
 const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
 
 /// How long the port waits for a thread that is just accepting a client.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How many clients that were refused may be there to read it, at most. They must not use up the descriptors of those
-/// that are served.
+/// How many refused clients may stay to read the refusal, at most. They must not use up the descriptors of clients that
+/// are served.
 const REFUSALS: usize = 8;
 
 /// A listening socket. It accepts clients for the [server](crate::Handle) that [serves](crate::Stopper::serve) there,
-/// and replacing that one by another is one assignment: nothing is refused meanwhile. While none serves, clients wait
-/// in the accept queue.
+/// and replacing that server with another is one assignment: nothing is refused meanwhile. While no server serves,
+/// clients wait in the accept queue.
 ///
-/// Dropping it is [`Port::close`], and ends its threads when the last connection has ended.
+/// Dropping it closes it like [`Port::close`], and ends its threads when the last connection has ended.
 #[derive(Debug)]
 pub struct Port {
     shared: Arc<Shared>,
 }
 
 impl Port {
-    /// A port for a listener that is bound already. Nothing is accepted before a server serves there.
+    /// A port for a listener that is already bound. Nothing is accepted before a server serves there.
     ///
     /// # Errors
     /// When the listener has no address, or the system gives no thread.
@@ -43,11 +43,11 @@ impl Port {
         Port::new(listener, false)
     }
 
-    /// A port for a listener from which others accept, too, or will: a process that passed it to this one and keeps it,
-    /// say. A stop leaves the accept queue to them, and the listener as it is. Otherwise a stop takes what waits in the
-    /// queue, to notify it.
+    /// A port for a listener from which other processes accept, too, or will: for example one that passed it to this
+    /// process and keeps it. A stop leaves the accept queue to them, and the listener as it is. If a listener is not
+    /// shared, a stop takes the clients in its queue, to notify them.
     ///
-    /// All who share a listener share its mode: while a server serves there, it does not block.
+    /// All processes that share a listener share its mode: while a server serves there, it does not block.
     ///
     /// # Errors
     /// When the listener has no address, or the system gives no thread.
@@ -82,14 +82,14 @@ impl Port {
         self.shared.address
     }
 
-    /// Whether clients shall come here, which is so at the start. If not, a handler whose protocol can say so asks each
-    /// client to [connect anew](crate::Connection::is_last_answer); nothing else changes.
+    /// Sets whether clients should connect here; initially they should. If not, a handler whose protocol can say so
+    /// asks each client to [reconnect](crate::Connection::is_last_answer); nothing else changes.
     pub fn set_in_rotation(&self, in_rotation: bool) {
         self.shared.in_rotation.store(in_rotation, Ordering::SeqCst);
     }
 
-    /// No client is accepted and no message served from now on: they wait, in the accept queue and in their
-    /// connections. Messages that are under way are served to their end. A server can be replaced meanwhile; a
+    /// From now on no client is accepted and no message served: they wait, in the accept queue and in their
+    /// connections. Messages under way are served to their end. A server can be replaced meanwhile; a
     /// [stop](crate::Stopper::stop) ends the pause.
     pub fn pause(&self) -> Paused {
         self.shared.pausing.pause();
@@ -97,12 +97,12 @@ impl Port {
         Paused::new(self.shared.pausing.clone(), move || shared.under_way())
     }
 
-    /// Ends a pause: what has waited is served.
+    /// Ends a pause: waiting clients and messages are served.
     pub fn resume(&self) {
         self.shared.resume();
     }
 
-    /// Accepts nothing any more, and closes the listener, unless it is shared. Connections are left as they are.
+    /// Stops accepting, and closes the listener, unless it is shared. Connections are left as they are.
     pub fn close(&self) {
         if let Some(listener) = self.shared.begin_to_close(None) {
             drop(listener);
@@ -132,7 +132,7 @@ pub(crate) struct Shared {
     passed: Condvar,
     /// Nothing is accepted until a connection ends.
     lacks_room: AtomicBool,
-    /// Clients shall come here.
+    /// Whether clients should connect here.
     pub(crate) in_rotation: AtomicBool,
     pub(crate) pausing: Arc<Pausing>,
     /// Whether others accept from the listener, too.
@@ -149,24 +149,24 @@ struct Door {
     /// The number of the turn of the thread that accepts now.
     turn: Option<u64>,
     turns: u64,
-    /// The generation for which that thread is just admitting a client.
+    /// The generation for which that thread is currently admitting a client.
     admitting: Option<u64>,
     /// How often a thread has finished accepting.
     rounds: u64,
     refusals: usize,
-    /// Whether what waits in the queue is still being taken from it, since the listener has been given up.
+    /// Whether the queue of a listener that has been given up is still being emptied.
     closing: bool,
     /// When it was last reported that the system is exhausted.
     exhausted: Option<Instant>,
     /// Why nothing can be accepted ever again.
     failure: Option<Failure>,
-    /// The engine ends with the last connection, when no other one can come.
+    /// The port was dropped: the engine ends with the last connection, when no other one can come.
     abandoned: bool,
 }
 
 impl Door {
     /// Whether a generation serves here that gets more clients. One that has been asked to stop decides itself what
-    /// becomes of the queue: none may be taken from it for that one.
+    /// becomes of the queue: no client may be taken from the queue for it.
     fn takes_clients(&self) -> bool {
         self.target.as_ref().is_some_and(|target| !target.is_draining())
     }
@@ -175,7 +175,7 @@ impl Door {
 /// A listener that nothing accepts from any more.
 pub(crate) struct GivenUp {
     pub(crate) listener: Arc<TcpListener>,
-    /// Clients that the engine has accepted and not reported.
+    /// Clients that the engine has accepted but not reported.
     pub(crate) accepted: Vec<(TcpStream, SocketAddr)>,
 }
 
@@ -192,7 +192,7 @@ impl Shared {
         self.engine.arm_listener(Rearm::OnClient);
     }
 
-    /// This generation gets no clients any more. Returns when none is being admitted for it.
+    /// This generation gets no more clients. Returns when none is being admitted for it.
     pub(crate) fn withdraw(&self, generation: &Generation) {
         let mut door = self.lock();
         if door.target.as_ref().is_some_and(|target| target.number == generation.number) {
@@ -202,8 +202,8 @@ impl Shared {
         let (mut door, waited) =
             self.passed.wait_timeout_while(door, PATIENCE, admits).unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
-            // It hangs in the handler. The next one that serves here needs the turn, and its clients may have been
-            // reported meanwhile to threads that did not have it.
+            // The accepting thread hangs in the handler. The next generation that serves here needs the turn, and its
+            // clients may meanwhile have been reported to threads that did not have the turn.
             door.turn = None;
             door.admitting = None;
             drop(door);
@@ -212,15 +212,15 @@ impl Shared {
         }
     }
 
-    /// Gives up the listener, for this generation, or without one. Some: it is the caller's to close, with what the
-    /// engine has accepted from it already, and then to call [`end_close`](Shared::end_close). None: that is done, or
-    /// another one's to do.
+    /// Gives up the listener, for this generation, or without one. Some: the listener is now the caller's, with the
+    /// clients that the engine has already accepted; the caller closes it and then calls
+    /// [`end_close`](Shared::end_close). None: it is closed already, or another generation's to close.
     pub(crate) fn begin_to_close(&self, generation: Option<&Generation>) -> Option<GivenUp> {
         let mut door = self.lock();
         let others = match generation {
-            // It has been replaced, and the queue is another one's.
+            // It has been replaced, and the queue belongs to another one.
             Some(generation) => door.target.as_ref().is_none_or(|target| target.number != generation.number),
-            // One that stops closes it.
+            // A generation that is stopping closes it.
             None => door.target.as_ref().is_some_and(|target| target.closes_port()),
         };
         if others {
@@ -236,7 +236,7 @@ impl Shared {
         Some(GivenUp { accepted: self.engine.unlisten(), listener })
     }
 
-    /// Nothing comes from the queue any more.
+    /// Nothing more is taken from the queue.
     pub(crate) fn end_close(&self) {
         let admits = |door: &mut Door| door.admitting.is_some();
         let waited = self.passed.wait_timeout_while(self.lock(), PATIENCE, admits);
@@ -244,8 +244,8 @@ impl Shared {
         self.end_if_unused();
     }
 
-    /// Reserves one of the places for refused clients that stay to read why. Returns false if all are taken. It counts
-    /// until [`connection_ended`](Shared::connection_ended).
+    /// Reserves one of the places for refused clients that stay to read the refusal. Returns false if all are taken.
+    /// The place is reserved until [`connection_ended`](Shared::connection_ended).
     pub(crate) fn reserve_refusal(&self) -> bool {
         let mut door = self.lock();
         let has_room = door.refusals < REFUSALS;
@@ -253,7 +253,7 @@ impl Shared {
         has_room
     }
 
-    /// Whether a thread of the engine still looks at the listener: it is asked to, and has so long.
+    /// Whether a thread of the engine still looks at the listener: asks for that, and waits up to `limit` for it.
     pub(crate) fn is_accepting(&self, limit: Duration) -> bool {
         let door = self.lock();
         let rounds = door.rounds;
@@ -265,12 +265,12 @@ impl Shared {
         !waited.timed_out()
     }
 
-    /// The generation that serves now, if it is another one.
+    /// The generation that serves now, if it is not `of`.
     pub(crate) fn successor(&self, of: &Generation) -> Option<Arc<Generation>> {
         self.lock().target.clone().filter(|target| target.number != of.number)
     }
 
-    /// Whether another generation serves now. Asked under locks of others: it takes nothing that would have to be
+    /// Whether another generation serves now. Called under other locks, so it takes no reference that would have to be
     /// dropped.
     pub(crate) fn has_successor(&self, of: &Generation) -> bool {
         self.lock().target.as_ref().is_some_and(|target| target.number != of.number)
@@ -291,7 +291,7 @@ impl Shared {
         let door = self.lock();
         let is_unused = door.abandoned && door.listener.is_none() && !door.closing;
         drop(door);
-        // Asked last: no other connection can have come since.
+        // Checked last: no other connection can have been added since.
         if is_unused && self.registry.is_empty() {
             self.engine.close();
         }
@@ -301,7 +301,7 @@ impl Shared {
         self.address
     }
 
-    /// Has the engine report the next client, if a generation takes it.
+    /// Has the engine report the next client, if a generation would take it.
     fn await_client(&self) {
         if self.lock().takes_clients() {
             self.engine.arm_listener(Rearm::OnClient);
@@ -320,7 +320,7 @@ impl Shared {
             return;
         }
         self.await_client();
-        // One that a thread has may be about to wait, because that thread has seen the pause.
+        // A connection that a thread has may be about to wait, because that thread has seen the pause.
         let has_waited = |entry: &Arc<Entry>| entry.slot.look(|held| held.has_something_to_do()).unwrap_or(true);
         for entry in self.registry.all().into_iter().filter(has_waited) {
             self.engine.again(entry.key);
@@ -330,7 +330,7 @@ impl Shared {
     pub(crate) fn begin_turn(&self) -> Option<u64> {
         let mut door = self.lock();
         if self.pausing.is_paused() {
-            // It has looked, which is what those want to know who ask whether it does.
+            // The thread has looked at the listener, which is all that `is_accepting` asks.
             door.rounds += 1;
             drop(door);
             self.passed.notify_all();

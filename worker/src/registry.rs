@@ -1,4 +1,4 @@
-//! All connections of a port, of whichever generation. An entry leaves when its connection has ended.
+//! All connections of a port, whatever their generation. An entry is removed when its connection has ended.
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,15 +24,15 @@ pub(crate) struct Entry {
     pub(crate) slot: Slot<Held>,
     /// The number of the generation that it belongs to.
     pub(crate) generation: AtomicU64,
-    /// It was refused: it is only there until its client has read that.
+    /// It was refused, and stays only until its client has read the refusal.
     pub(crate) refused: bool,
-    /// Set when this one has to leave at its next message boundary, whatever becomes of the others.
+    /// Set when this connection has to leave at its next message boundary, whatever becomes of the others.
     pub(crate) leave: AtomicBool,
     /// Set when its client is being notified.
     pub(crate) draining: AtomicBool,
     /// Set when it is closed by force.
     pub(crate) forced: AtomicBool,
-    /// Set when its end has been counted, or the force that is about to end it.
+    /// Set when its end has been counted, or the forced close that is about to end it.
     pub(crate) counted: AtomicBool,
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
@@ -45,11 +45,11 @@ pub(crate) struct Held {
     pub(crate) generation: Arc<Generation>,
     /// None: it is being called.
     pub(crate) service: Option<Service>,
-    /// It remembers something from one message to the next. Known also while its service is being called.
+    /// Whether it keeps state between messages. Known even while its service is being called.
     pub(crate) has_session: bool,
-    /// Its handler is called though the client has sent nothing.
+    /// Its handler is called although the client has sent nothing.
     pub(crate) speaks: bool,
-    /// What was received and not consumed, when its turn was over.
+    /// Bytes that were received but not consumed when its turn was over.
     pub(crate) rest: Vec<u8>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) write_timeout: Option<Duration>,
@@ -71,7 +71,7 @@ pub(crate) enum Service {
     Session(Box<dyn Session>),
 }
 
-/// The timeouts that a socket has, so that they are set only when they change.
+/// The timeouts that a socket has now, so that they are set only when they change.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Applied {
     pub(crate) read: Option<Duration>,
@@ -100,7 +100,7 @@ impl Held {
         is_due || self.speaks || !self.rest.is_empty() || socket::has_input(&self.socket)
     }
 
-    /// Since when it has been waiting for its client. None: no clock is read for that.
+    /// Since when it has been waiting for its client. None: unknown, because no clock is read without an idle timeout.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         self.due?.checked_sub(self.idle_timeout?)
     }
@@ -123,8 +123,8 @@ impl Held {
 }
 
 impl Entry {
-    /// Whether its generation lets no connection stay, it is the turn of this one, and no message of it is awaited. It
-    /// was `active` then, as far as that is known.
+    /// Whether its generation lets no connection stay, its turn has come, and no message from it is awaited. `active`
+    /// is when it was last active, as far as known.
     pub(crate) fn must_leave(&self, generation: &Generation, active: Option<Instant>) -> bool {
         generation.is_leaving()
             && generation.turn(self.id).is_none()
@@ -132,7 +132,7 @@ impl Entry {
     }
 
     /// Until when a stop waits for a message of this client: its first one, or the next one of a client that was just
-    /// active. None: it does not, or the client gets a notice, by which it hears at once that it has to come back,
+    /// active. None: it does not, or the client gets a notice, which tells it at once that it has to come back,
     /// whatever it was about to send.
     pub(crate) fn awaits(&self, generation: &Generation, active: Option<Instant>) -> Option<Instant> {
         if self.received.load(Ordering::Relaxed) == 0 {
@@ -151,7 +151,7 @@ impl Entry {
         self.slot.set_blocked(false).then_some(result)
     }
 
-    /// Ends the socket, and so what a thread waits for in it. It fails only where the client is gone already.
+    /// Shuts the socket down, and so ends a call that waits on it. Fails only if the client is already gone.
     pub(crate) fn shut(&self) {
         if let Some(socket) = &*self.socket() {
             let _ = socket.shutdown(Shutdown::Both);
@@ -167,7 +167,7 @@ impl Entry {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner) // One assignment.
     }
 
-    /// Makes it one of another generation, unless it is claimed by the one that it has. Under the lock of that one.
+    /// Moves it to another generation, unless its own one has claimed it. Called under the lock of its own one.
     pub(crate) fn hand_over(&self, next: &Generation) -> bool {
         let moves = !self.leave.load(Ordering::SeqCst) && !self.counted.load(Ordering::SeqCst);
         if moves {
@@ -176,7 +176,7 @@ impl Entry {
         moves
     }
 
-    /// Claims it for its end by force, if it is still one of this generation. Under the lock of that one.
+    /// Claims it for a forced close, if it still belongs to this generation. Called under that generation's lock.
     pub(crate) fn claim_by_force(&self, generation: &Generation) -> bool {
         let first = self.belongs_to(generation) && !self.counted.swap(true, Ordering::SeqCst);
         if first {
@@ -185,7 +185,8 @@ impl Entry {
         first
     }
 
-    /// Has it leave at its next message boundary, if it is still one of this generation. Under the lock of that one.
+    /// Has it leave at its next message boundary, if it still belongs to this generation. Called under that
+    /// generation's lock.
     pub(crate) fn claim_to_leave(&self, generation: &Generation) -> bool {
         let stays = self.belongs_to(generation);
         if stays {
@@ -214,7 +215,7 @@ impl Entry {
     }
 }
 
-/// What [`Registry::enter`] needs to know of a connection.
+/// What [`Registry::enter`] needs to know about a connection.
 pub(crate) struct New {
     pub(crate) id: u64,
     pub(crate) peer: SocketAddr,
@@ -269,7 +270,7 @@ impl Registry {
         entry
     }
 
-    /// The connection with this name. None: it has ended.
+    /// The connection with this key. None: it has ended.
     pub(crate) fn get(&self, key: Key) -> Option<Arc<Entry>> {
         let places = self.0.read().unwrap_or_else(PoisonError::into_inner);
         places.places.get(key.place as usize).filter(|place| place.serial == key.serial)?.entry.clone()

@@ -1,8 +1,8 @@
 //! A port in front of any program: the relay passes the bytes of its clients on to the generation that serves now.
 //!
-//! It has threads of its own, one event loop a core. A client's connection and the one to the program that belongs to
-//! it are a *pair*, and one loop owns both, so nothing is locked on the path of a byte. Nothing in a loop waits for
-//! anything: it reads and sends what can be read and sent at once. What others ask of it comes through a mailbox.
+//! It has its own threads, one event loop per core. A client's connection and its connection to the program form a
+//! *pair*. One loop owns both, so no lock is taken on the path of a byte. No work in a loop blocks: it reads and sends
+//! what can be read and sent at once. Other threads send it commands through a mailbox.
 
 mod accept;
 mod answers;
@@ -48,8 +48,8 @@ use event_loop::EventLoop;
 use hub::{Command, Door, Hub};
 use target::Target;
 
-/// How many clients may wait in the accept queue: what Linux allows unless told otherwise. As many are taken from it
-/// when the port is closed.
+/// How many clients may wait in the accept queue: the limit that Linux sets by default. As many are taken from it when
+/// the port is closed.
 const QUEUE: u16 = 4096;
 
 /// A port whose clients are served by programs that know nothing of it. Dropping it closes everything.
@@ -73,8 +73,8 @@ impl Relay {
         Relay::new(listener, false, options, Box::new(observer))
     }
 
-    /// The same with a listener from which others accept, too, or will, see
-    /// [`Port::start_shared`](crate::Port::start_shared). When the relay closes, what waits in the queue is left to
+    /// The same with a listener from which other processes accept, too, or will, see
+    /// [`Port::start_shared`](crate::Port::start_shared). When the relay closes, the clients in the queue are left to
     /// them.
     ///
     /// # Errors
@@ -90,10 +90,10 @@ impl Relay {
     fn new(listener: TcpListener, is_shared: bool, options: Options, observer: Box<Observer>) -> io::Result<Relay> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
-        // Its queue was made for a program that accepts now and then, and clients that find it full try again a second
+        // Its queue was made for a program that accepts now and then, and clients that find it full retry only a second
         // later.
         rustix::net::listen(&listener, QUEUE.into())?;
-        // Those that are accepted inherit this. A client that has vanished is found out in the end.
+        // Accepted sockets inherit these options. Keepalive finds clients that have vanished, in the end.
         rustix::net::sockopt::set_tcp_nodelay(&listener, true)?;
         rustix::net::sockopt::set_socket_keepalive(&listener, true)?;
         let loops = thread::available_parallelism().map_or(1, NonZero::get).max(2);
@@ -113,7 +113,7 @@ impl Relay {
         self.address
     }
 
-    /// A generation of the program, which listens on this address. It gets no client before [`Upstream::serve`].
+    /// A generation of the program, which listens on this address. It gets no clients until [`Upstream::serve`].
     pub fn upstream(&self, address: SocketAddr) -> Upstream {
         let target = Arc::new(Target::new(address));
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,32 +122,32 @@ impl Relay {
         Upstream { target, hub: self.hub.clone() }
     }
 
-    /// Its clients that no generation has.
+    /// The clients that belong to no generation.
     pub fn held(&self) -> Held {
         Held { hub: self.hub.clone() }
     }
 
-    /// No generation serves: clients are held from now on.
+    /// From now on no generation serves: clients are held.
     pub fn hold(&self) {
         self.hub.change(|door| door.serving = None);
     }
 
-    /// Whether clients shall come here, which is so at the start. If not, answers (`http`) end their connections, so
-    /// that clients connect anew; nothing else changes.
+    /// Sets whether clients should connect here; initially they should. If not, answers (`http`) end their connections,
+    /// so that clients reconnect; nothing else changes.
     pub fn set_in_rotation(&self, in_rotation: bool) {
         self.hub.set_in_rotation(in_rotation);
     }
 
-    /// No new client, and with `http` no request, reaches a program from now on: they are held, for as long as the
-    /// pause lasts. Requests that are under way are answered, and bytes of which nothing is known are passed on. A
-    /// generation can be replaced meanwhile; a [stop](Upstream::stop_by) ends the pause.
+    /// From now on no new client, and with `http` no request, reaches a program: they are held for as long as the pause
+    /// lasts. Requests under way are answered, and opaque bytes are passed on. A generation can be replaced meanwhile;
+    /// a [stop](Upstream::stop_by) ends the pause.
     pub fn pause(&self) -> Paused {
         self.hub.pausing.pause();
         let hub = self.hub.clone();
         Paused::new(self.hub.pausing.clone(), move || hub.under_way())
     }
 
-    /// Ends a pause: what was held is served.
+    /// Ends a pause: held clients and requests are served.
     pub fn resume(&self) {
         self.hub.resume();
     }
@@ -157,36 +157,36 @@ impl Relay {
         self.hub.counts()
     }
 
-    /// How long the request, or the client, that waited longest was held since [`Relay::reset_longest_wait`].
+    /// The longest time that a request or a client was held since [`Relay::reset_longest_wait`].
     pub fn longest_wait(&self) -> Duration {
         self.hub.longest_wait()
     }
 
-    /// Forgets what waited so far.
+    /// Resets [`Relay::longest_wait`].
     pub fn reset_longest_wait(&self) {
         self.hub.reset_longest_wait();
     }
 
-    /// Accepts nothing any more: closes the listener, and answers what waits in its queue, unless that is shared, and
-    /// what is held (`http`: 503, `tcp`: closed). With `http`, a generation that serves still answers what waits in the
+    /// Stops accepting: closes the listener, and refuses the held clients and, unless the listener is shared, those in
+    /// its queue (`http`: 503, `tcp`: closed). With `http`, a generation that serves still answers the clients in the
     /// queue.
     pub fn close(&self) {
         close(&self.hub);
     }
 }
 
-/// Closes the port, unless that is done.
+/// Closes the port, unless it is already closed.
 fn close(hub: &Hub) {
     let Some((listener, serving)) = hub.take_listener() else { return };
-    // When no loop accepts any more, the queue is ours, or the others'. A client that a loop accepts until then is
-    // served by the generation that still serves.
+    // Once no loop accepts any more, the queue is ours, or belongs to the processes that share it. A client that a loop
+    // accepts until then is served by the generation that still serves.
     hub.wait_until_seen();
     if hub.is_shared {
         return;
     }
     for number in 0..usize::from(QUEUE) {
         match accept::take(&listener) {
-            // It has been told nothing, and could not be told anything later.
+            // It has been sent nothing, and could not be sent anything later.
             Taken::Client(accepted) if hub.options.protocol == Protocol::Tcp => drop(accepted),
             Taken::Client(mut accepted) => {
                 accepted.target = serving.clone().filter(|target| target.enter(true));
@@ -220,7 +220,7 @@ impl fmt::Debug for Relay {
     }
 }
 
-/// The clients of a [`Relay`] that no generation has: those that are held, and idle ones.
+/// The clients of a [`Relay`] that belong to no generation: held ones and idle ones.
 #[derive(Debug, Clone)]
 pub struct Held {
     hub: Arc<Hub>,
@@ -251,8 +251,9 @@ impl Upstream {
         self.target.address
     }
 
-    /// From now on it gets the clients, at first those that are held. Connections of others that are between two
-    /// messages move here. If it had been replaced, that is over: nothing of it is closed at the deadline.
+    /// From now on it gets the clients, the held ones first. Connections of other generations move here when they are
+    /// between two messages. If it had been replaced, that is undone: none of its connections is closed at the
+    /// deadline.
     pub fn serve(&self) {
         self.hub.change(|door| {
             self.target.serve();
@@ -261,26 +262,26 @@ impl Upstream {
         });
     }
 
-    /// Another one serves. Connections move there when they are between two messages; the others may last until the
-    /// deadline.
+    /// Another generation serves. Connections move there when they are between two messages; the others may last until
+    /// the deadline.
     pub fn retire_by(&self, deadline: Instant) {
         self.drain(|target| target.retire(deadline));
     }
 
-    /// The port closes, too: idle connections are closed, busy ones end with their message, at the deadline all of
-    /// them.
+    /// The port closes, too: idle connections are closed, busy ones end with their message, and at the deadline all are
+    /// closed.
     pub fn stop_by(&self, deadline: Instant) {
         self.stop_over(Duration::ZERO, deadline);
     }
 
-    /// The same as [`Upstream::retire_by`], but connections of whose bytes nothing is known are not all closed at the
-    /// deadline: evenly over the last of the time until then, oldest first.
+    /// The same as [`Upstream::retire_by`], but opaque connections are not all closed at the deadline: they are closed
+    /// evenly over a period that ends then, oldest first.
     pub fn retire_over(&self, spread: Duration, deadline: Instant) {
         self.drain_over(spread, deadline, Target::retire);
     }
 
-    /// The same as [`Upstream::stop_by`], but idle connections are not all closed at once: evenly over this time,
-    /// oldest first. Others as by [`Upstream::retire_over`].
+    /// The same as [`Upstream::stop_by`], but idle connections are closed evenly over `spread`, oldest first. Others
+    /// are closed as by [`Upstream::retire_over`].
     pub fn stop_over(&self, spread: Duration, deadline: Instant) {
         self.hub.resume();
         close(&self.hub);
@@ -288,7 +289,7 @@ impl Upstream {
     }
 
     fn drain_over(&self, spread: Duration, deadline: Instant, begin: impl FnOnce(&Target, Instant)) {
-        // Not while the door is locked: the loops are asked.
+        // Not under the door's lock: this asks the loops.
         let ids = if spread.is_zero() { Vec::new() } else { self.connections().into_iter().map(|it| it.id).collect() };
         self.drain(|target| {
             target.spread(ids, spread, deadline);
@@ -296,15 +297,15 @@ impl Upstream {
         });
     }
 
-    /// Moves the deadline of a drain, nearer or farther. Returns whether there is one.
+    /// Moves the deadline of a drain, to an earlier or later time. Returns whether there is one.
     pub fn move_deadline(&self, deadline: Instant) -> bool {
         self.hub.change(|_| self.target.move_deadline(deadline))
     }
 
     /// The program has ended. Idle connections wait for the next generation, a request under way is answered with 502.
     ///
-    /// What is left of it may last as long as the clients need to read what the program had sent; a deadline for that
-    /// is set by [`Upstream::retire_by`].
+    /// The remaining connections may last as long as their clients need to read what the program had sent;
+    /// [`Upstream::retire_by`] sets a deadline for that.
     pub fn lost(&self) {
         self.drain(Target::lose);
     }
@@ -312,7 +313,7 @@ impl Upstream {
     fn drain(&self, begin: impl FnOnce(&Target)) {
         let number = self.target.number;
         self.hub.change(|door: &mut Door| {
-            // First, so that no loop gives it a client when it takes none any more.
+            // First, so that no loop gives it a client that it would not take any more.
             door.serving.take_if(|serving| serving.number == number);
             begin(&self.target);
             door.draining.retain(|target| target.number != number && !target.is_empty());
@@ -330,8 +331,8 @@ impl Upstream {
         asked::connections(&self.hub, Some(self.target.number))
     }
 
-    /// Ends one connection: between two messages, or by force when the grace period is over. Waits for that. One that
-    /// has moved to the generation that serves now is ended there. None: there is no such connection.
+    /// Ends one connection: between two messages, or by force when the grace period is over. Waits for the end. A
+    /// connection that has moved to the generation that serves now is ended there. None: there is no such connection.
     pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
         asked::close(&self.hub, Some(self.target.number), id, grace).or_else(|| {
             let serving = self.hub.door().0.serving.filter(|serving| serving.number != self.target.number)?;
@@ -340,7 +341,7 @@ impl Upstream {
     }
 
     /// After [`Upstream::retire_by`], [`Upstream::stop_by`] or [`Upstream::lost`]: waits until the last connection has
-    /// ended. Each that waits gets the report.
+    /// ended. Every caller that waits gets the report.
     pub fn wait(self) -> DrainReport {
         self.target.wait()
     }

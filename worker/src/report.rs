@@ -21,7 +21,7 @@ pub enum Activity {
     Idle,
     /// It works on a message.
     Busy,
-    /// Its client has been notified that the server goes away.
+    /// Its client has been notified that the server is going away.
     Draining,
     /// Behind a relay: it waits for a generation that serves.
     Held,
@@ -49,11 +49,11 @@ pub struct ConnectionInfo {
 pub struct Counts {
     /// Open at the moment.
     pub now: usize,
-    /// Accepted since the start, the open ones included. One that moves is counted where it was accepted.
+    /// Accepted since the start, including the open ones. A connection that moves is counted where it was accepted.
     pub total: u64,
     /// Refused because there were too many.
     pub refused: u64,
-    /// Notified that the server goes away, in a drain or each for itself.
+    /// Notified that the server is going away, in a drain or individually.
     pub notified: usize,
     /// Disconnected by their clients during a drain.
     pub disconnected: usize,
@@ -77,19 +77,19 @@ pub struct DrainReport {
     pub closed: usize,
     /// Connections that were closed by force, as they were at that moment.
     pub forced: Vec<ConnectionInfo>,
-    /// Those of the forced ones whose handler could not be ended either.
+    /// The forced connections whose handler could not be ended either.
     pub stuck: Vec<ConnectionInfo>,
     /// From the request until the last connection was gone.
     pub took: Duration,
 }
 
-/// How one connection ended that was closed by [`Stopper::close`](crate::Stopper::close).
+/// How a connection that was closed by [`Stopper::close`](crate::Stopper::close) ended.
 #[derive(Debug, Clone)]
 pub struct Closed {
     /// As it was when it was asked to leave.
     pub connection: ConnectionInfo,
     /// How it ended.
     pub outcome: Outcome,
-    /// Whether its handler still runs, since it could not be ended.
+    /// Whether its handler still runs, because it could not be ended.
     pub stuck: bool,
 }

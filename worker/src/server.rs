@@ -1,4 +1,4 @@
-//! [`Server`], and the [`Handle`] and [`Stopper`] of one that runs.
+//! [`Server`], and the [`Handle`] and [`Stopper`] of a running one.
 
 use std::fmt;
 use std::io;
@@ -17,7 +17,7 @@ use crate::handover;
 use crate::port::{Port, Shared};
 use crate::report::{Closed, ConnectionInfo, Counts, DrainReport};
 
-/// How many connections a server serves at once, unless told otherwise.
+/// How many connections a server serves at once by default.
 pub const MAX_CONNECTIONS: usize = 10_000;
 
 /// A server that has not been started yet.
@@ -46,7 +46,7 @@ impl Server {
 
     /// How many connections are served at once, 10,000 by default. Further clients get [`Handler::refusal`].
     ///
-    /// Where a handler has no notice, an idle client is owed nothing: the one that has been idle for longest is closed
+    /// If the handler has no notice, an idle client is owed nothing: the one that has been idle longest is closed
     /// instead, if there is one.
     pub fn max_connections(mut self, limit: usize) -> Server {
         self.plan.max_connections = limit;
@@ -60,19 +60,19 @@ impl Server {
         self
     }
 
-    /// Where the numbers of its connections come from. By default it counts its own from 1.
+    /// Sets where the numbers of its connections come from. By default it counts its own from 1.
     pub fn ids(mut self, ids: Ids) -> Server {
         self.plan.ids = ids;
         self
     }
 
-    /// Sets what is called with everything that happens. Called from the server's threads: it must not block.
+    /// Sets a function that receives every event. It is called on the server's threads and must not block.
     pub fn observer(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Server {
         self.plan.observer = Arc::new(observer);
         self
     }
 
-    /// Serves the clients of a listener that is bound already, on a [`Port`] of its own.
+    /// Serves the clients of a listener that is already bound, on a [`Port`] of its own.
     ///
     /// # Errors
     /// When the listener has no address, or the system gives no thread.
@@ -80,7 +80,7 @@ impl Server {
         self.start_on(Port::start(listener)?)
     }
 
-    /// Serves the clients of a port, which is closed when this server has ended.
+    /// Serves the clients of a port. The port is closed when this server has ended.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -91,7 +91,7 @@ impl Server {
         Ok(handle)
     }
 
-    /// Starts a server that gets no client before [`Stopper::serve`] is called: another one serves the port until then.
+    /// Starts a server that gets no clients until [`Stopper::serve`] is called: another one serves the port until then.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -105,7 +105,7 @@ impl Server {
         let (report, reported) = mpsc::channel();
         let run = move || {
             let drained = drain::run(&port, &generation);
-            // Its own port is closed when the report is there.
+            // Its own port is closed before the report is sent.
             drop((own, port, generation));
             drained
         };
@@ -126,7 +126,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// A server that runs. Dropping the handle leaves it running.
+/// A running server. Dropping the handle leaves it running.
 #[derive(Debug)]
 #[must_use = "without it nothing says what became of the clients"]
 pub struct Handle {
@@ -136,15 +136,15 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Stops this server from any thread, or looks into it.
+    /// A [`Stopper`], which stops or inspects this server from any thread.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }
 
-    /// Waits for the server to end and returns what became of its connections. The handler has been dropped then, on a
-    /// thread of the server, unless a connection is [stuck](DrainReport::stuck) in it.
+    /// Waits for the server to end and returns what became of its connections. By then the handler has been dropped, on
+    /// a thread of the server, unless a connection is [stuck](DrainReport::stuck) in it.
     ///
-    /// Not to be called by a handler of the same server: it would wait for itself until the end of the grace period.
+    /// A handler must not call this for its own server: it would wait for itself until the end of the grace period.
     ///
     /// # Errors
     /// When the server ended by itself instead of being stopped.
@@ -154,7 +154,7 @@ impl Handle {
     }
 }
 
-/// Stops a server, and looks into it, from any thread: a handler's own thread included.
+/// Stops and inspects a server from any thread, including a handler's own.
 #[derive(Debug, Clone)]
 pub struct Stopper {
     port: Arc<Shared>,
@@ -162,10 +162,10 @@ pub struct Stopper {
 }
 
 impl Stopper {
-    /// From now on this server gets the clients of its port, and those that wait in the accept queue. Connections that
-    /// carry nothing over from a server that has [retired](Stopper::retire_by) or failed move here.
+    /// From now on this server gets the clients of its port, including those in the accept queue. Connections of a
+    /// server that has [retired](Stopper::retire_by) or failed move here if they carry nothing over.
     ///
-    /// The one that served before gets no more, and is to retire: call [`Stopper::retire_by`] next.
+    /// The server that served before gets no more clients and should retire: call its [`Stopper::retire_by`] next.
     pub fn serve(&self) {
         self.port.serve_by(&self.generation);
         handover::move_all_waiting(&self.port);
@@ -174,11 +174,11 @@ impl Stopper {
     /// Begins to stop the server: its clients have from now until the end of the grace period to disconnect. Returns at
     /// once; [`Handle::join`] waits for the end.
     ///
-    /// If the server serves its port, that is closed: what waits in the accept queue is accepted and notified, unless
+    /// If the server serves its port, the port is closed: clients in the accept queue are accepted and notified, unless
     /// the listener is [shared](Port::start_shared).
     ///
-    /// If the server is stopping already, its deadline moves: shorter, longer, or with [`Duration::ZERO`] to now, which
-    /// closes by force what is left.
+    /// If the server is already stopping, its deadline moves: earlier, later, or with [`Duration::ZERO`] to now, which
+    /// closes the remaining connections by force.
     pub fn stop(&self, grace: Duration) {
         self.stop_by(deadline_after(Instant::now(), grace));
     }
@@ -189,33 +189,33 @@ impl Stopper {
         self.port.resume();
     }
 
-    /// The same as [`Stopper::stop_by`], but not all clients at once are notified, or their connections closed: evenly
-    /// over this time, oldest first. So they come back one after the other where they connect anew. It should be
-    /// shorter than the grace period: at the deadline all are closed.
+    /// The same as [`Stopper::stop_by`], but clients are notified, or their connections closed, evenly over `spread`,
+    /// oldest first. So they come back one after the other where they reconnect. `spread` should be shorter than the
+    /// grace period: at the deadline all are closed.
     pub fn stop_over(&self, spread: Duration, deadline: Instant) {
         self.spread(spread);
         self.stop_by(deadline);
     }
 
-    /// Moves the deadline of a stop that is in progress, of either kind: nearer or farther, also to now. Returns
-    /// whether there is one.
+    /// Moves the deadline of a stop in progress, of either kind: earlier, later, or to now. Returns whether one is in
+    /// progress.
     pub fn move_deadline(&self, deadline: Instant) -> bool {
         self.generation.move_deadline(deadline)
     }
 
-    /// Begins to stop the server because another one serves its port now, or is going to: the accept queue is left to
-    /// that one. Returns at once.
+    /// Begins to stop the server because another one serves its port now, or is about to: the accept queue is left to
+    /// the other one. Returns at once.
     ///
-    /// Clients are notified as in any stop. Where there is no notice, a connection moves to the other server when it is
-    /// idle, and its client notices nothing; one that has a [session](crate::Session) gets the answer to its next
-    /// message, or is closed at the end of the grace period.
+    /// Clients are notified as in any stop. Without a notice, a connection moves to the other server when it is idle,
+    /// unnoticed by its client; one that has a [session](crate::Session) gets the answer to its next message, or is
+    /// closed at the end of the grace period.
     ///
-    /// [`Stopper::stop`] afterwards lets these go as any stop does, and moves the deadline.
+    /// A later [`Stopper::stop`] lets these go as any stop does, and moves the deadline.
     pub fn retire_by(&self, deadline: Instant) {
         self.generation.retire(deadline);
     }
 
-    /// The same as [`Stopper::retire_by`], with the notices spread as by [`Stopper::stop_over`].
+    /// The same as [`Stopper::retire_by`], but spread as by [`Stopper::stop_over`].
     pub fn retire_over(&self, spread: Duration, deadline: Instant) {
         self.spread(spread);
         self.retire_by(deadline);
@@ -226,13 +226,14 @@ impl Stopper {
         self.generation.turns.begin(ids, over, Instant::now());
     }
 
-    /// Gives up a server that hangs, for this reason: a failure like a panic. Its clients are notified without the
-    /// thread that hangs, and another server can serve the port.
+    /// Gives up a server that hangs, for this reason; it then fails as after a panic. Its clients are notified without
+    /// the thread that hangs, and another server can serve the port.
     pub fn give_up(&self, why: impl Into<String>) {
         self.generation.fail(Failure::Hung(why.into()));
     }
 
-    /// Whether the port still accepts: asks a thread to look, and waits up to `limit` until one has. Nothing connects.
+    /// Whether the port still accepts: asks a thread to look, and waits up to `limit` until one has. Makes no
+    /// connection.
     pub fn is_accepting(&self, limit: Duration) -> bool {
         self.port.is_accepting(limit)
     }
@@ -245,12 +246,12 @@ impl Stopper {
         self.generation.handler().map_or(Ok(()), |handler| handler.available())
     }
 
-    /// Ends one connection: its client is notified as in a stop, and closed by force if it is still there when the
-    /// grace period is over. Waits for that. None: there is no such connection.
+    /// Ends one connection: its client is notified as in a stop, and closed by force if it is still connected at the
+    /// end of the grace period. Waits for the end. None: there is no such connection.
     ///
-    /// One that has moved to the server that replaced this one is ended there, if both share their [`Ids`].
+    /// A connection that has moved to the server that replaced this one is ended there, if both share their [`Ids`].
     ///
-    /// Not to be called by the connection's own handler: it would wait for itself.
+    /// The connection's own handler must not call this: it would wait for itself.
     pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
         drain::close(&self.port, &self.generation, id, grace)
     }
@@ -260,7 +261,7 @@ impl Stopper {
         self.port.address()
     }
 
-    /// When what is left will be closed by force. None while the server is not stopping.
+    /// When the remaining connections will be closed by force. None while the server is not stopping.
     pub fn deadline(&self) -> Option<Instant> {
         self.generation.lock().stop.map(|stop| stop.deadline)
     }
@@ -276,9 +277,9 @@ impl Stopper {
     }
 }
 
-/// The end of a grace period that begins now.
+/// The end of a grace period that begins at `now`.
 pub fn deadline_after(now: Instant, grace: Duration) -> Instant {
-    // A hundred years are as good as for ever, and far from what the clock cannot count.
+    // A hundred years are as good as for ever, and well within the range of the clock.
     now + grace.min(Duration::from_secs(u32::MAX.into()))
 }
 

@@ -1,8 +1,8 @@
 //! Where a connection is: waiting here for its client, or with the thread that serves it.
 //!
-//! Whatever wants a waiting connection takes it out of its slot, under the slot's lock, and only one can: an event that
-//! says that its client has sent something, its timer, or the drain. So a message and the notice never cross, and one
-//! thread ends each connection. `loom` checks that (see the models below).
+//! An event (the client has sent something), the timer or the drain may want a waiting connection. Each takes it out of
+//! the slot under the slot's lock, so only one gets it. Hence a message and the notice never cross, and exactly one
+//! thread ends each connection. `loom` checks this (see the models below).
 
 #[cfg(loom)]
 use loom::sync::Mutex;
@@ -30,7 +30,7 @@ enum State<T> {
     Ended,
 }
 
-/// What became of a connection that was to wait.
+/// What [`Slot::park`] has done.
 #[derive(Debug)]
 pub(crate) enum Parked<T> {
     /// It waits.
@@ -49,9 +49,9 @@ impl<T> Slot<T> {
         Slot(Mutex::new(State::Busy { again: false, blocked: false }))
     }
 
-    /// Lets the connection wait, unless it has to leave. Whether it has to is asked under the lock: a drain that sets
-    /// its flag first and looks here afterwards either finds the connection or is seen by it. `arm` runs under the
-    /// lock, too, so that no later owner can have armed the socket before.
+    /// Lets the connection wait, unless it has to leave. `leaves` is evaluated under the lock: a drain that sets its
+    /// flag first and looks here afterwards either finds the connection waiting or has its flag seen here. `arm` runs
+    /// under the lock, too, so that no later owner can have armed the socket before.
     pub(crate) fn park(&self, mut it: T, leaves: impl FnOnce(&T) -> bool, arm: impl FnOnce(&mut T)) -> Parked<T> {
         let mut state = self.lock();
         match &mut *state {
@@ -71,7 +71,7 @@ impl<T> Slot<T> {
     }
 
     /// Takes the connection because something has happened to its socket. None: it does not wait. If a thread has it,
-    /// that one looks once more before it lets the connection wait again.
+    /// that thread looks once more before it lets the connection wait again.
     pub(crate) fn take(&self) -> Option<T> {
         let mut state = self.lock();
         if let State::Busy { again, .. } = &mut *state {
@@ -98,8 +98,8 @@ impl<T> Slot<T> {
         }
     }
 
-    /// The thread that has the connection is about to wait for its client, or does so no longer. Returns false if the
-    /// connection was ended by force meanwhile.
+    /// Records whether the thread that has the connection may be waiting for its client in a system call. Returns false
+    /// if the connection has been ended by force.
     pub(crate) fn set_blocked(&self, now: bool) -> bool {
         match &mut *self.lock() {
             State::Busy { blocked, .. } => {
@@ -110,7 +110,7 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Ends the connection if it waits or its thread only waits for the client; the caller has it then.
+    /// Ends the connection if it waits, or if its thread only waits for the client. The caller has it then.
     pub(crate) fn end_by_force(&self) -> Force<T> {
         let mut state = self.lock();
         match std::mem::replace(&mut *state, State::Ended) {
@@ -312,7 +312,7 @@ mod model {
     }
 
     /// A thread waits for its client in a system call while the connection is closed by force, and kicked: exactly one
-    /// of them ends it.
+    /// of the threads ends it.
     #[test]
     fn model_exactly_one_ends_a_connection_that_is_closed_by_force() {
         loom::model(|| {

@@ -1,4 +1,4 @@
-//! What std cannot ask of a socket: with `rustix` on Linux as it should be; else as near as std comes.
+//! Socket operations that std lacks: with `rustix` on Linux as they should be, elsewhere as close as std allows.
 
 #[cfg(all(feature = "linux-sys", target_os = "linux"))]
 pub(crate) use linux::{has_input, receive_at_once, send_at_once, send_file, send_file_at_once, send_more_follows};
@@ -21,8 +21,8 @@ pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     }
 }
 
-/// Does that without waiting, on a socket that waits otherwise. No other thread may use the socket meanwhile, except
-/// for one that waits in it already.
+/// Runs `call` without waiting, on a socket that otherwise blocks. No other thread may use the socket meanwhile, except
+/// one that is already blocked in it.
 fn at_once<T>(stream: &TcpStream, call: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
     stream.set_nonblocking(true)?;
     let result = call(stream);
@@ -30,7 +30,7 @@ fn at_once<T>(stream: &TcpStream, call: impl FnOnce(&TcpStream) -> io::Result<T>
     result
 }
 
-/// What was sent, or nothing if it would have had to wait.
+/// What was sent, or nothing if sending would have blocked.
 fn or_none<T: Default>(sent: io::Result<T>) -> io::Result<T> {
     match sent {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(T::default()),
@@ -48,11 +48,11 @@ mod linux {
     use std::io;
     use std::net::TcpStream;
 
-    /// How much is sent at once, in bytes. One call of `sendfile` would take 2 GiB, and only at its end would it be
-    /// seen that something was sent.
+    /// How much is sent at once, in bytes. A single call of `sendfile` would take 2 GiB, and its progress would be
+    /// visible only at its end.
     const PIECE: usize = 1024 * 1024;
 
-    /// Whether the client has sent something that was not read yet, or has closed its side.
+    /// Whether the client has sent something that has not been read yet, or has closed its side.
     pub(crate) fn has_input(stream: &TcpStream) -> bool {
         let peeked = retry_on_intr(|| recv(stream, &mut [0; 1][..], RecvFlags::DONTWAIT | RecvFlags::PEEK));
         peeked.map(drop) != Err(Errno::AGAIN)
@@ -63,22 +63,23 @@ mod linux {
         Ok(retry_on_intr(|| recv(stream, &mut *buffer, RecvFlags::DONTWAIT))?.0)
     }
 
-    /// Sends as much as the socket takes without waiting. With `more` the system need not make a packet of it yet.
+    /// Sends as much as the socket takes without waiting. With `more` the system need not send a packet for it yet.
     pub(crate) fn send_at_once(stream: &TcpStream, bytes: &[u8], more: bool) -> io::Result<usize> {
         let more = if more { SendFlags::MORE } else { SendFlags::empty() };
         let sent = retry_on_intr(|| send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more));
         or_none(sent.map_err(io::Error::from))
     }
 
-    /// Sends what more is going to follow: the system need not make a packet for it alone.
+    /// Sends bytes that more will follow: the system need not send a packet for them alone.
     pub(crate) fn send_more_follows(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
         Ok(retry_on_intr(|| send(stream, bytes, SendFlags::MORE | SendFlags::NOSIGNAL))?)
     }
 
     /// Sends up to `length` bytes from the file's current position. 0: its end.
     ///
-    /// `io::copy` would copy them through this process: it has given up `sendfile` from files to sockets, since a later
-    /// change of the file can be sent in place of what was there. For a file that is served that is all right.
+    /// `io::copy` would copy them through this process: it no longer uses `sendfile` from files to sockets, because a
+    /// later change to the file may be sent in place of the original content. For a file that is served that is
+    /// acceptable.
     pub(crate) fn send_file(stream: &TcpStream, file: &File, length: u64) -> io::Result<u64> {
         let length = usize::try_from(length).unwrap_or(PIECE).min(PIECE);
         Ok(retry_on_intr(|| sendfile(stream, file, None, length))? as u64)
@@ -100,7 +101,7 @@ mod portable {
     /// How much is read and sent at once, in bytes.
     const PIECE: usize = 64 * 1024;
 
-    /// Whether the client has sent something that was not read yet, or has closed its side.
+    /// Whether the client has sent something that has not been read yet, or has closed its side.
     pub(crate) fn has_input(stream: &TcpStream) -> bool {
         let peeked = at_once(stream, |stream| stream.peek(&mut [0]));
         !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
@@ -116,7 +117,7 @@ mod portable {
         or_none(at_once(stream, |mut stream| stream.write(bytes)))
     }
 
-    /// Sends what more is going to follow.
+    /// Sends bytes that more will follow.
     pub(crate) fn send_more_follows(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
         stream.write(bytes)
     }

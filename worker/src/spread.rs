@@ -1,32 +1,32 @@
-//! When each connection of a drain is let go, if not all at once: evenly over a time, oldest first. So clients that
-//! connect anew come back at a rate that others can bear.
+//! When each connection of a drain is let go, if not all at once: evenly over a period, oldest first. So clients
+//! reconnect at a rate that others can bear.
 //!
-//! A turn comes when it is asked for. If nothing asked in time, since the process or a thread was held up, those that
-//! were missed do not come all at once: they have new turns behind the last one. So the rate is kept, and the end is
-//! later, by the deadline at most; where that is too near, the rest of the time is shared anew.
+//! A turn comes when it is queried. If turns were missed because the process or a thread was held up, they do not come
+//! all at once: they get new turns after the last one. This keeps the rate and delays the end, to the deadline at most;
+//! where the deadline is too near, the remaining time is divided anew.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How late a turn may come. All that come together are those of so much time, or two.
+/// How late a turn may come. So the turns that come together are those of this period, or two.
 const LATE: Duration = Duration::from_millis(150);
 
-/// The turns of the connections of one generation. Without a spread it is the turn of all of them.
+/// The turns of the connections of one generation. Without a spread, the turn of each has come.
 #[derive(Debug, Default)]
 pub(crate) struct Turns(Mutex<Option<Spread>>);
 
 /// Turns at equal distances.
 #[derive(Debug, Clone, PartialEq)]
 struct Spread {
-    /// By the numbers of the connections, oldest first. It is the turn of any other one.
+    /// Sorted by connection number, oldest first. The turn of any other connection has come.
     turns: Vec<(u64, Turn)>,
-    /// How many turns there are, the missed ones included.
+    /// How many turns there are, including missed ones.
     slots: usize,
     /// In seconds.
     distance: f64,
-    /// One distance after the last one.
+    /// One distance after the last turn.
     until: Instant,
-    /// No turn is later, even if others were missed. None: that has not been said.
+    /// No turn is later than this, even if others were missed. None: no deadline has been set.
     deadline: Option<Instant>,
 }
 
@@ -38,8 +38,8 @@ enum Turn {
 }
 
 impl Turns {
-    /// Lets these connections go over this time from now. If they have turns already, the rest of these is spread over
-    /// that time at most.
+    /// Lets these connections go over this time from now. If they already have turns, the remaining turns are spread
+    /// over that time at most.
     pub(crate) fn begin(&self, ids: impl FnOnce() -> Vec<u64>, over: Duration, now: Instant) {
         match &mut *self.lock() {
             Some(spread) => spread.shorten(now + over, now),
@@ -48,7 +48,7 @@ impl Turns {
         }
     }
 
-    /// The same over the last of the time until the deadline.
+    /// The same over a period that ends at the deadline.
     #[cfg_attr(not(all(feature = "relay", target_os = "linux")), allow(dead_code))]
     pub(crate) fn begin_before(&self, deadline: Instant, ids: Vec<u64>, over: Duration, now: Instant) {
         let over = over.min(deadline.saturating_duration_since(now));
@@ -59,7 +59,7 @@ impl Turns {
         }
     }
 
-    /// It is the turn of all by then.
+    /// All turns come by then.
     pub(crate) fn end_by(&self, deadline: Instant, now: Instant) {
         if let Some(spread) = &mut *self.lock() {
             spread.deadline = Some(deadline);
@@ -67,7 +67,7 @@ impl Turns {
         }
     }
 
-    /// The last turn is then.
+    /// The turns end then.
     #[cfg_attr(not(all(feature = "relay", target_os = "linux")), allow(dead_code))]
     pub(crate) fn end_at(&self, deadline: Instant, now: Instant) {
         if let Some(spread) = &mut *self.lock() {
@@ -76,12 +76,12 @@ impl Turns {
         self.end_by(deadline, now);
     }
 
-    /// When it is the turn of this connection, or was. None: there is no spread, or it has no turn of its own.
+    /// When the turn of this connection comes, or came. None: there is no spread, or it has no turn of its own.
     pub(crate) fn when(&self, id: u64, now: Instant) -> Option<Instant> {
         self.lock().as_mut()?.when(id, now)
     }
 
-    /// When it is the turn of this connection. None: it has been, or there is no spread.
+    /// When the turn of this connection comes. None: it has come, or there is no spread.
     pub(crate) fn of(&self, id: u64, now: Instant) -> Option<Instant> {
         self.when(id, now).filter(|turn| *turn > now)
     }
@@ -137,7 +137,7 @@ impl Spread {
         Duration::from_secs_f64(self.distance)
     }
 
-    /// One more slot, behind all others.
+    /// One more slot, after all others.
     fn last_slot(&mut self, now: Instant) -> usize {
         self.until = self.until.max(now) + self.distance();
         self.slots += 1;
@@ -147,7 +147,7 @@ impl Spread {
         self.slots - 1
     }
 
-    /// What is left of the time becomes shorter, and the distances with it.
+    /// Shortens the remaining time, and the distances with it.
     fn shorten(&mut self, until: Instant, now: Instant) {
         let rest = self.until.saturating_duration_since(now);
         if until < self.until && !rest.is_zero() {
@@ -156,7 +156,7 @@ impl Spread {
         }
     }
 
-    /// What is left begins later, and ends as before.
+    /// The remaining turns begin later, and end as before.
     #[cfg_attr(not(all(feature = "relay", target_os = "linux")), allow(dead_code))]
     fn begin_later(&mut self, over: Duration, now: Instant) {
         let rest = self.until.saturating_duration_since(now);
@@ -187,7 +187,7 @@ mod tests {
             let within = times.iter().filter(|time| time.as_secs() == second).count();
             assert!((499..=501).contains(&within), "{within} in second {second}");
         }
-        // One that has come later.
+        // A connection that was accepted later.
         assert_eq!(all.of(20_000, now), None);
     }
 
@@ -221,8 +221,8 @@ mod tests {
         assert_eq!((all.of(1, now), all.of(2, now)), (Some(deadline), Some(deadline)));
     }
 
-    /// How 1000 connections go over ten seconds, if a look that is due in one of these times is as late as its end: the
-    /// times from the beginning, in their order.
+    /// The times at which 1000 connections leave over ten seconds, in order, from the beginning, if a query that is due
+    /// during a hold-up is delayed to its end.
     fn with_hold_ups(all: &Turns, began: Instant, hold_ups: &[(u64, u64)]) -> Vec<Duration> {
         let mut waiting: Vec<_> = (0..1000).collect();
         let (mut times, mut time) = (Vec::new(), 0);
@@ -241,7 +241,7 @@ mod tests {
         times
     }
 
-    /// The most that go within a second, wherever that begins.
+    /// The most connections that leave within any one second.
     fn most_in_a_second(times: &[Duration]) -> usize {
         let until = |end: Duration| times.partition_point(|time| *time < end);
         times.iter().map(|from| until(*from + SECOND) - until(*from)).max().unwrap_or(0)
@@ -278,7 +278,7 @@ mod tests {
         // 800 in six seconds.
         assert!(most <= 800 * 7 / 36, "{most} within a second");
         assert!(last <= 10 * SECOND, "the last one at {last:?}");
-        // So it is if they end there in any case.
+        // The same holds if they end there in any case.
         let (all, before) = (Turns::default(), began - 5 * SECOND);
         all.begin_before(began + 10 * SECOND, (0..1000).collect(), 10 * SECOND, before);
         all.end_at(began + 10 * SECOND, before);

@@ -48,8 +48,8 @@ pub(crate) fn check(json: bool, check: &Check) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Whether a server of this kind could be started with the file. Returns whether the service manager has to pass a
-/// socket.
+/// Whether a server of this kind could be started with the file. Returns whether it needs a socket from the service
+/// manager.
 fn check_for(file: &Path, kind: &str) -> Result<bool, String> {
     let Checked { config, has_program, needs_socket } = cli::check(file, kind).map_err(|error| error.to_string())?;
     let problem = match config.server {
@@ -57,7 +57,7 @@ fn check_for(file: &Path, kind: &str) -> Result<bool, String> {
             Http::new(dir).err().map(|error| error.to_string())
         }
         Server::Own(OwnServer { handler: HandlerKind::Echo | HandlerKind::Command, .. }) => None,
-        // As a restart does it.
+        // The same check as for a restart.
         Server::Exec { program, .. } => {
             let checked = if has_program { program.check() } else { program.check_directory() };
             checked.err().map(|error| error.to_string())

@@ -17,7 +17,7 @@ pub(crate) fn events(target: &Target, json: bool, events: &Events) -> Result<Exi
     let chosen = choose(target)?;
     let whom = &chosen.label;
     let request = Request::Events { since: events.since, follow: events.follow };
-    // However long it follows, and however long its own reader takes.
+    // No limit on how long it follows, or on how long the reader of its output takes.
     let patience = Patience { whole: None, ..Patience::short() };
     let mut last = events.since;
     let heard = client::listen(&chosen.paths, request, patience, |response| {
@@ -32,7 +32,7 @@ pub(crate) fn events(target: &Target, json: bool, events: &Events) -> Result<Exi
     });
     match (heard, last) {
         (Ok(Ok(Answer::Error(refusal))), _) => Err(Failure::refused(whom, &refusal)),
-        // If its own reader has gone away, as `head` does, that is no failure.
+        // If the reader of its output has gone away, as `head` does, that is not a failure.
         (Ok(Err(error)), _) if error.kind() != io::ErrorKind::BrokenPipe => Err(Unwritten(error).into()),
         (Ok(_), _) => Ok(Exit::Done),
         (Err(AskError::Disconnected), Some(last)) => {
@@ -44,16 +44,16 @@ pub(crate) fn events(target: &Target, json: bool, events: &Events) -> Result<Exi
     }
 }
 
-/// People read local times, and programs those in UTC.
+/// Local times for people, UTC for programs.
 fn clock() -> Clock {
     if io::stdout().is_terminal() { Clock::Local } else { Clock::Utc }
 }
 
 fn show(response: &Response, json: bool, whom: &str, events: &Events) -> io::Result<()> {
     match response {
-        // It is told as each failure is.
+        // Reported like every other failure.
         Response::Answer(Answer::Error(_)) => {}
-        // As it was received.
+        // As received.
         response if json => return output::try_data(&serde_json::to_string(response)?),
         Response::Entry(entry) => return output::try_data(&format!("{} {}", entry.seq, text::entry(entry, clock()))),
         Response::Progress(Progress::Journal { began, next, missed }) => {

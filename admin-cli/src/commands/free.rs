@@ -20,13 +20,14 @@ use crate::held::{By, Held, some};
 use crate::live::LiveLine;
 use crate::output;
 
-/// How long a socket may outlive those who had it: the kernel ends what `io_uring` still does with it in its own time.
+/// How long a socket may outlive the processes that held it: the kernel ends pending `io_uring` work on it in its own
+/// time.
 const OUTLIVED: Duration = Duration::from_secs(1);
 
-/// How often to look whether it is gone. Nothing announces that.
+/// How often to check whether it is gone. Nothing announces that.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What became of those who held a port.
+/// What became of the processes that held a port.
 #[derive(Default)]
 struct Freed {
     stopped: Vec<(InstanceName, Report)>,
@@ -61,7 +62,7 @@ fn free_port(json: bool, port: u16, free: &Free) -> Result<Exit, Failure> {
     Ok(freed.exit())
 }
 
-/// Looks whether anybody holds it who has not just ended.
+/// Checks whether the port is still held by any process other than those that have just ended.
 fn look_after_the_end(port: u16) -> Result<Held, Failure> {
     let end = Instant::now() + OUTLIVED;
     loop {
@@ -74,21 +75,22 @@ fn look_after_the_end(port: u16) -> Result<Held, Failure> {
     }
 }
 
-/// Ends the processes that hold it.
+/// Ends the processes that hold the port.
 fn free_held(held: &Held, json: bool, free: &Free) -> Result<Freed, Failure> {
     let others = held.others();
-    // They are taken hold of before anybody is asked: the answer is about these processes and about no other.
+    // Handles to the processes are taken before the user is asked: the answer is about these processes and no others.
     let ending = if others.is_empty() { None } else { Some(Ending::new(held.port, &others)) };
     let ending = ending.transpose().map_err(|error| Failure::system(&error))?;
     let mut supervisors = held.supervisors();
     if !free.yes {
         confirm(held)?;
-        // By now another one may have the name.
+        // By now another supervisor may have the name.
         let now = Held::look(held.port)?.supervisors();
         supervisors.retain(|supervisor| now.contains(supervisor));
     }
     let mut freed = Freed::default();
-    // One line that cannot be written does not keep the others from being ended; the last one says so.
+    // A line that cannot be written does not keep the other processes from being ended; the last line reports the
+    // error.
     let tell = |line: &str| {
         if !json {
             let _ = output::data(line);
@@ -123,7 +125,7 @@ fn stop(name: &InstanceName, json: bool, free: &Free) -> Result<Option<Report>, 
     let request = Request::Stop { grace_ms, spread_ms: None, delay_ms: Some(0), wait: true };
     match converse(&chosen, json, request, Patience { whole: None, ..Patience::short() }) {
         Ok(Answer::Stopped { report }) => Ok(Some(report)),
-        // It is out of threads, and one that waits would take one.
+        // The supervisor is out of threads, and waiting would take one.
         Ok(Answer::Stopping(_)) => {
             let message = format!("{name} is stopping, but has no thread to say when that is done; try again");
             Err(Failure::new(Exit::GaveUp, message))
@@ -134,7 +136,7 @@ fn stop(name: &InstanceName, json: bool, free: &Free) -> Result<Option<Report>, 
     }
 }
 
-/// Ends those that are no supervisors of ours.
+/// Ends the processes that are not our supervisors.
 fn end(ending: Ending, json: bool, free: &Free) -> Result<Vec<Ended>, Failure> {
     let live = LiveLine::new();
     let show = |processes: &[&Process], left: Duration| {

@@ -17,7 +17,7 @@ pub(crate) fn list(json: bool, list: &List) -> Result<Exit, Failure> {
             let is_dead = matches!(found.status, Err(AskError::NotRunning));
             let cleaned = if is_dead { found.clean() } else { Ok(()) };
             if let Err(failure) = &cleaned {
-                // It stays in the list, and the others are removed.
+                // This one stays in the list; the other dead ones are removed.
                 exit = failure.tell(false);
             }
             !is_dead || cleaned.is_err()

@@ -1,4 +1,4 @@
-//! `offer`: what the completions of a shell offer of what runs now.
+//! `offer`: what is running now, for the completions of a shell.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -13,7 +13,8 @@ use crate::failure::Failure;
 use crate::found::{find, named};
 use crate::output;
 
-/// One a line. A shell that completes a word has no use for a message: what cannot be found is not offered.
+/// Writes one candidate per line. A shell that completes a word cannot show a message, so what cannot be found is not
+/// offered.
 pub(crate) fn offer(what: Offered) -> Result<Exit, Failure> {
     match what {
         Offered::Names => {
@@ -34,12 +35,12 @@ fn ports() -> Result<BTreeSet<u16>, Failure> {
     Ok(ports)
 }
 
-/// Those of the only supervisor: of several, the shell does not say which one is meant.
+/// The connections of the only supervisor: with several, the shell does not say which one is meant.
 fn connections() -> Result<BTreeSet<u64>, Failure> {
     let mut ids = BTreeSet::new();
     if let [one] = &instance::list().map_err(|error| Failure::system(&error))?[..] {
         let paths = named(one)?.paths;
-        // One that does not answer has none to offer.
+        // A supervisor that does not answer has none to offer.
         let _ = client::ask(&paths, Request::Connections {}, Patience::short(), |progress| {
             if let Progress::Connections { connections } = progress {
                 ids.extend(connections.iter().map(|connection| connection.id));

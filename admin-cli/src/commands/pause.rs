@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::target::choose;
 
-/// How long a pause lasts that nothing holds, unless told otherwise.
+/// How long a pause lasts by default if no client holds it.
 const MAX: Duration = Duration::from_secs(30);
 
 pub(crate) fn pause(target: &Target, json: bool, pause: &Pause) -> Result<ExitCode, Failure> {
@@ -36,7 +36,7 @@ pub(crate) fn pause(target: &Target, json: bool, pause: &Pause) -> Result<ExitCo
     done.map(ExitCode::from)
 }
 
-/// Runs a command while it is paused. Its exit code is that of this program.
+/// Runs a command during a pause. Its exit code becomes that of this program.
 fn pause_for(target: &Target, command: &[OsString], max: Option<Duration>) -> Result<ExitCode, Failure> {
     if target.all {
         return Err(Failure::new(
@@ -58,12 +58,12 @@ fn pause_for(target: &Target, command: &[OsString], max: Option<Duration>) -> Re
     Ok(code)
 }
 
-/// As a shell reports it.
+/// The exit code as a shell reports it.
 #[allow(clippy::disallowed_methods, reason = "that is for tests, which start children from a known state")]
 fn run(command: &[OsString]) -> ExitCode {
     let [program, arguments @ ..] = command else { return ExitCode::SUCCESS };
     match Command::new(program).args(arguments).status() {
-        // Windows has larger codes, none of which is a success.
+        // Windows has larger codes, and none of them means success.
         Ok(status) => ExitCode::from(u8::try_from(ProgramEnd::from(status).code()).unwrap_or(u8::MAX)),
         Err(error) => {
             output::message(&format!("admin-cli: {}: {}", program.display(), Reason(&error)));

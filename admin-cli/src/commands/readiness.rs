@@ -9,7 +9,7 @@ use crate::args::Target;
 use crate::ask::ask;
 use crate::failure::Failure;
 
-/// Asks for it to be ready or not.
+/// Requests that it be ready or not.
 pub(crate) fn readiness(target: &Target, json: bool, request: Request) -> Result<Exit, Failure> {
     ask(target, json, request, Patience::short(), |answer| match answer {
         Answer::Readiness { ready, undone } => {

@@ -92,7 +92,7 @@ fn describe_relay(relay: &Relay) -> String {
     text
 }
 
-/// How many were answered, by the program and instead of it.
+/// How many requests were answered, by the program and on its behalf.
 fn describe_requests(requests: &Requests) -> String {
     let Requests {
         succeeded,

@@ -16,7 +16,7 @@ use crate::found::Chosen;
 use crate::output;
 use crate::target::choose;
 
-/// How long to wait between two looks, at first and at most. Nothing announces a supervisor that has not started yet.
+/// The first and the longest wait between two looks. Nothing announces a supervisor that has not started yet.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
 pub(crate) fn wait(target: &Target, json: bool, wait: &WaitFor) -> Result<Exit, Failure> {
@@ -52,20 +52,20 @@ pub(crate) fn wait(target: &Target, json: bool, wait: &WaitFor) -> Result<Exit, 
 /// What a look finds.
 enum Seen {
     Running(Box<Status>),
-    /// None is running, not any more or not yet.
+    /// No supervisor is running: it has ended, or has not started yet.
     Gone,
-    /// It has not answered: it is just starting or ending, or very busy.
+    /// It did not answer: it is just starting or ending, or very busy.
     Unknown,
 }
 
-/// `seen` is the one that was found, from the first answer on: another one that starts meanwhile is not meant.
+/// `seen` is the supervisor that was found, from the first answer on: another one that starts meanwhile is not meant.
 fn look(target: &Target, seen: &mut Option<Chosen>, patience: Patience) -> Result<Seen, Failure> {
     let new = match seen {
         Some(_) => None,
         None => match choose(target) {
             Ok(chosen) => Some(chosen),
             Err(failure) if failure.exit == Exit::NotRunning => return Ok(Seen::Gone),
-            // It may be that one, and may not.
+            // This may or may not be the one that is meant.
             Err(failure) if failure.exit == Exit::NoAnswer => return Ok(Seen::Unknown),
             Err(failure) => return Err(failure),
         },
@@ -89,7 +89,7 @@ fn look(target: &Target, seen: &mut Option<Chosen>, patience: Patience) -> Resul
     }
 }
 
-/// Whether that is what was waited for.
+/// Whether the awaited state has been reached.
 fn is_there(until: &Until, status: &Status) -> bool {
     match until.generation {
         _ if until.gone => false,

@@ -1,4 +1,4 @@
-//! Where the inputs of `top` come from: threads that may wait as long as they like.
+//! The sources of `top`'s inputs: threads that may wait as long as they like.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -20,26 +20,26 @@ use crate::found::{Chosen, find};
 /// How often to look.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// After this time a follower of the events asks again. So one that is not needed any more ends, although nothing
+/// After this time a follower of the events asks again, so that one that is no longer needed ends even if nothing
 /// happens.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
 
-/// Inputs on their way, each with the number of the screen that it is for. None: for any.
+/// Inputs in transit, each with the number of the screen that it is for. None: for any screen.
 pub(super) type Inputs = Sender<(Option<u64>, Input)>;
 
-/// What is looked at. When it is dropped, the threads for that end.
+/// A subscription to one supervisor or to the list. Dropping it ends its threads.
 #[derive(Debug)]
 pub(super) struct Feed {
     number: u64,
     inputs: Inputs,
-    /// Has it look at once.
+    /// Makes it look at once.
     wake: Sender<()>,
     paths: Option<InstancePaths>,
     _alive: Arc<()>,
 }
 
 impl Feed {
-    /// Lists the supervisors of this user, again and again.
+    /// Lists the supervisors of this user repeatedly.
     pub(super) fn list(number: u64, inputs: Inputs) -> Feed {
         let (wake, woken) = mpsc::channel();
         let looks = inputs.clone();
@@ -52,7 +52,7 @@ impl Feed {
         Feed { number, inputs, wake, paths: None, _alive: Arc::new(()) }
     }
 
-    /// Looks at one of them, again and again, and hears its events.
+    /// Looks at one supervisor repeatedly, and follows its events.
     pub(super) fn watch(number: u64, inputs: Inputs, chosen: &Chosen) -> Feed {
         let (wake, woken) = mpsc::channel();
         let alive = Arc::new(());
@@ -67,30 +67,30 @@ impl Feed {
         Feed { number, inputs, wake, paths: Some(chosen.paths.clone()), _alive: alive }
     }
 
-    /// Whether an input is for the screen that this is for.
+    /// Whether an input is for the screen of this feed.
     pub(super) fn is_for(&self, number: Option<u64>) -> bool {
         number.is_none_or(|number| number == self.number)
     }
 
-    /// Gives a command to the supervisor that is looked at.
+    /// Sends a command to the supervisor that is being watched.
     pub(super) fn command(&self, command: Command) {
         let Some(paths) = self.paths.clone() else { return };
         let (inputs, number, wake) = (self.inputs.clone(), self.number, self.wake.clone());
         spawn("command", move || {
             let done = carry_out(&paths, &command);
-            // The screen may have changed, or the program may end.
+            // The screen may have changed meanwhile, or the program may be ending.
             let _ = inputs.send((Some(number), Input::Done(done)));
             let _ = wake.send(());
         });
     }
 }
 
-/// A thread that is not waited for. If the system gives none, the screen says for how long there has been no answer.
+/// Spawns a detached thread. If the system has none, the screen shows for how long there has been no answer.
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) {
     let _ = thread::Builder::new().name(name.into()).spawn(run);
 }
 
-/// Looks once in a while, or when it is woken, until that is not needed any more.
+/// Looks at regular intervals, and when woken, until it is no longer needed.
 fn repeat(woken: &Receiver<()>, mut look: impl FnMut() -> bool) {
     while look() {
         if woken.recv_timeout(EVERY) == Err(RecvTimeoutError::Disconnected) {
@@ -117,7 +117,7 @@ fn look(paths: &InstancePaths) -> Result<Look, AskError> {
         answer => return Err(unexpected(answer)),
     };
     if status.connections.is_none() {
-        // Its program accepts them. To look for them each second would cost it too much.
+        // Its program accepts the connections. Looking for them every second would cost too much.
         return Ok(Look { at: Instant::now(), status, connections: None });
     }
     let mut connections: Vec<Connection> = Vec::new();
@@ -141,7 +141,7 @@ fn unexpected(answer: Answer) -> AskError {
     }
 }
 
-/// Hears the events as long as that is needed, also those of one that is started again.
+/// Follows the events as long as they are needed, also across restarts of the supervisor.
 fn follow(paths: &InstancePaths, needed: &Weak<()>, mut send: impl FnMut(Input) -> bool) {
     let mut last = None;
     while needed.strong_count() > 0 {
@@ -164,7 +164,7 @@ fn follow(paths: &InstancePaths, needed: &Weak<()>, mut send: impl FnMut(Input) 
     }
 }
 
-/// What became of a command, or why it was not carried out.
+/// The result of a command, or why it was not carried out.
 fn carry_out(paths: &InstancePaths, command: &Command) -> Result<String, String> {
     let request = match command {
         Command::Close { id } => Request::Close { id: *id, grace_ms: None },
@@ -182,14 +182,14 @@ fn carry_out(paths: &InstancePaths, command: &Command) -> Result<String, String>
             Ok(format!("restarted: generation {generation} is serving{changed}"))
         }
         Answer::Stopped { report } => Ok(describe_report(&report)),
-        // It is out of threads to wait with.
+        // It has no thread left to wait with.
         Answer::Restarting { .. } => Ok("restarting".into()),
         Answer::Stopping(drain) => Ok(describe_drain(&drain)),
         answer => Err(unexpected(answer).to_string()),
     }
 }
 
-/// Reads keys for ever.
+/// Reads keys until the terminal is gone.
 pub(super) fn keys(inputs: Inputs) {
     spawn("keys", move || {
         loop {
@@ -231,7 +231,7 @@ fn understand(key: KeyEvent) -> Option<Key> {
     })
 }
 
-/// Signals that end the program: the terminal is restored before.
+/// Signals that end the program, after the terminal has been restored.
 #[cfg(unix)]
 pub(super) fn signals(inputs: Inputs) -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -246,7 +246,7 @@ pub(super) fn signals(inputs: Inputs) -> io::Result<()> {
     Ok(())
 }
 
-/// The console of Windows is gone when it ends programs.
+/// On Windows the console is gone when it ends programs.
 #[cfg(windows)]
 pub(super) fn signals(_inputs: Inputs) -> io::Result<()> {
     Ok(())

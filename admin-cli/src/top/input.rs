@@ -1,10 +1,10 @@
-//! What can happen to `top`, and what it can have done.
+//! What can happen to `top`, and the effects that it can request.
 
 use std::time::{Duration, Instant};
 
 use mastercontrol::protocol::{Connection, Entry, Status};
 
-/// What is pressed.
+/// A key that was pressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
     Char(char),
@@ -16,43 +16,43 @@ pub(super) enum Key {
     End,
     Enter,
     Escape,
-    /// Ctrl-C: the terminal makes no signal of it.
+    /// Ctrl-C: the terminal does not turn it into a signal.
     Interrupt,
 }
 
-/// All that can happen.
+/// Everything that can happen.
 #[derive(Debug)]
 pub(super) enum Input {
     Key(Key),
-    /// The terminal has another size, or is to be drawn for another reason.
+    /// The terminal has another size, or must be redrawn for another reason.
     Redraw,
-    /// The program is asked to end.
+    /// A request to end the program.
     Quit,
     /// The supervisors of this user.
     Listed(Result<Vec<Instance>, String>),
-    /// The supervisor that is watched, or why it does not answer.
+    /// The supervisor that is being watched, or why it does not answer.
     Looked(Result<Look, String>),
-    /// A journal begins: that of a supervisor that was started meanwhile has nothing to do with the one before.
+    /// A journal begins: that of a supervisor started meanwhile has nothing to do with the previous one.
     Begun(String),
     /// An event of the supervisor.
     Happened(Entry),
-    /// What became of a command.
+    /// The result of a command.
     Done(Result<String, String>),
 }
 
-/// What has to be done.
+/// An action to be carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Effect {
     Quit,
-    /// To look for supervisors.
+    /// List the supervisors.
     List,
-    /// To watch the supervisor with this name.
+    /// Watch the supervisor with this name.
     Watch(String),
-    /// To give it a command.
+    /// Send it a command.
     Command(Command),
 }
 
-/// A command to the supervisor that is watched.
+/// A command to the supervisor that is being watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Command {
     Close { id: u64 },
@@ -74,11 +74,11 @@ pub(super) struct Instance {
 pub(super) struct Look {
     pub(super) at: Instant,
     pub(super) status: Box<Status>,
-    /// None: only its program knows them.
+    /// None: only its program knows its connections.
     pub(super) connections: Option<Vec<Connection>>,
 }
 
-/// Where a key leads in a list of this length.
+/// The index that a key moves to in a list of this length.
 pub(super) fn moved(key: Key, index: usize, length: usize) -> usize {
     const PAGE: usize = 10;
     let to = match key {

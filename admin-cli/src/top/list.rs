@@ -5,14 +5,14 @@ use super::input::{Instance, Key, moved};
 /// The list of supervisors.
 #[derive(Debug, Default)]
 pub(super) struct List {
-    /// None: it has not been looked for any.
+    /// None: not searched for yet.
     pub(super) instances: Option<Result<Vec<Instance>, String>>,
     pub(super) selected: usize,
 }
 
 impl List {
     pub(super) fn update(&mut self, instances: Result<Vec<Instance>, String>) {
-        // The same one stays selected, wherever it is now.
+        // The same instance stays selected, wherever it is now.
         let name = self.name().map(str::to_owned);
         let position = |name: &str| instances.as_ref().ok()?.iter().position(|instance| instance.name == name);
         let length = instances.as_ref().map_or(0, Vec::len);

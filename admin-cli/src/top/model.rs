@@ -1,5 +1,5 @@
-//! What `top` shows, and what a key or a message makes of it. Nothing here waits, or asks a supervisor for anything:
-//! what is to be done is an [`Effect`].
+//! What `top` shows, and how a key or a message changes it. Nothing here waits or asks a supervisor for anything: every
+//! action is returned as an [`Effect`].
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::input::{Command, Effect, Input, Key};
 use super::list::List;
 use super::watching::{STEP, Watching};
 
-/// All that is shown.
+/// Everything that is shown.
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) screen: Screen,
     pub(super) dialog: Dialog,
-    /// What became of a command, until the next key.
+    /// The result of a command, until the next key.
     pub(super) said: Option<Result<String, String>>,
-    /// Whether Escape leads from a supervisor to the list.
+    /// Whether Escape leads from a supervisor back to the list.
     has_list: bool,
 }
 
@@ -26,17 +26,17 @@ pub(super) enum Screen {
     One(Box<Watching>),
 }
 
-/// What the next key is about, if not the screen.
+/// What the next key applies to, if not to the screen.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Dialog {
     None,
     Help,
-    /// Whether that is really wanted.
+    /// Asks for confirmation of a command.
     Confirm(Command),
 }
 
 impl Model {
-    /// The list of all, or one of them.
+    /// Shows the list of all supervisors, or one of them.
     pub(super) fn new(name: Option<String>) -> Model {
         let has_list = name.is_none();
         let screen = match name {
@@ -46,7 +46,7 @@ impl Model {
         Model { screen, dialog: Dialog::None, said: None, has_list }
     }
 
-    /// What it shows from now on, and what has to be done.
+    /// Updates what is shown, and returns the action to be carried out.
     pub(super) fn update(&mut self, input: Input) -> Option<Effect> {
         match (input, &mut self.screen) {
             (Input::Key(key), _) => return self.key(key),
@@ -57,7 +57,7 @@ impl Model {
             (Input::Looked(Err(why)), Screen::One(one)) => one.lost = Some(why),
             (Input::Begun(began), Screen::One(one)) => one.begin_journal(began),
             (Input::Happened(entry), Screen::One(one)) => one.add(entry),
-            // It was on its way when the screen changed.
+            // It was in transit when the screen changed.
             (Input::Listed(_) | Input::Looked(_) | Input::Begun(_) | Input::Happened(_) | Input::Redraw, _) => {}
         }
         None
@@ -103,11 +103,11 @@ impl Model {
         }
     }
 
-    /// Nothing but `y` confirms, and Enter does not: it may have been meant for something else.
+    /// Only `y` confirms. Enter does not, because it may have been meant for something else.
     fn confirm(&mut self, command: Command, key: Key) -> Option<Effect> {
         match (command, key) {
             (command, Key::Char('y' | 'Y')) => Some(Effect::Command(command)),
-            // The same key once more moves it further.
+            // The same key again moves the deadline further.
             (Command::Grace(grace), Key::Char('+' | '=')) => {
                 self.dialog = Dialog::Confirm(Command::Grace(grace.saturating_add(STEP)));
                 None
@@ -120,7 +120,7 @@ impl Model {
         }
     }
 
-    /// What is asked before a command is given.
+    /// The question asked before a command is sent.
     pub(super) fn question(&self, command: &Command) -> String {
         let Screen::One(one) = &self.screen else { return String::new() };
         let name = &one.name;

@@ -1,4 +1,4 @@
-//! The model, key by key, and how it looks.
+//! The model, key by key, and how it is drawn.
 
 #![allow(clippy::unwrap_used)]
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::model::{Dialog, Model, Screen};
 use super::view::View;
 use super::watching::{Order, Watching};
 
-/// A connection with this number, activity and age, and as many bytes received as its number.
+/// A connection with this number, activity and age. It has received as many bytes as its number.
 fn connection(id: u64, activity: &str, age_ms: u64) -> Connection {
     let peer = format!("127.0.0.1:{}", 40_000 + id);
     let fields = json!({
@@ -24,7 +24,7 @@ fn connection(id: u64, activity: &str, age_ms: u64) -> Connection {
     serde_json::from_value(fields).unwrap()
 }
 
-/// A supervisor with these connections at this time, and with more of its status.
+/// A look at a supervisor with these connections at this time, and more of its status.
 fn look(at: Instant, connections: Vec<Connection>, more: &Value) -> Input {
     let mut status = json!({
         "name": "web", "kind": "echo", "state": "serving", "ready": true, "pid": 7, "uptime_ms": 61_000,
@@ -49,7 +49,7 @@ fn drain(remaining_ms: u64) -> Value {
     json!({ "drain": { "generation": 1, "by": "x", "open": 4, "remaining_ms": remaining_ms, "connections": [] } })
 }
 
-/// One supervisor, with these connections.
+/// A model of one supervisor with these connections.
 fn watching(connections: Vec<Connection>, more: &Value) -> Model {
     let mut model = Model::new(Some("web".into()));
     assert_eq!(model.update(look(Instant::now(), connections, more)), None);
@@ -88,7 +88,7 @@ fn those_that_hold_up_a_drain_come_first_until_another_order_is_wanted() {
         typed(&mut model, "o");
         assert_eq!((one(&model).order, ids(&model)), (order, expected.to_vec()));
     }
-    // The next look has the same order.
+    // The next look keeps the same order.
     model.update(look(Instant::now(), several(), &json!({})));
     assert_eq!(ids(&model), [1, 2, 3, 4]);
     typed(&mut model, "o");
@@ -157,7 +157,7 @@ fn the_bar_of_a_drain_is_full_at_its_longest_and_shrinks_with_time() {
     assert_eq!((part(&model, 0), part(&model, 10), part(&model, 30)), (1.0, 0.5, 0.0));
     model.update(look(began + Duration::from_secs(10), several(), &drain(10_000)));
     assert_eq!(part(&model, 10), 0.5);
-    // Another deadline that is later.
+    // Another, later deadline.
     model.update(look(began + Duration::from_secs(10), several(), &drain(40_000)));
     assert_eq!(part(&model, 10), 1.0);
     model.update(look(began, several(), &json!({})));
@@ -191,14 +191,14 @@ fn from_the_list_to_one_and_back() {
     assert_eq!(press(&mut model, [Key::Enter]), None, "there is nothing yet");
     model.update(Input::Listed(Ok(vec![instance("a"), instance("b")])));
     press(&mut model, [Key::Down]);
-    // A new one before it changes nothing.
+    // A new instance before it changes nothing.
     model.update(Input::Listed(Ok(vec![instance("a"), instance("aa"), instance("b")])));
     assert_eq!(press(&mut model, [Key::Enter]), Some(Effect::Watch("b".into())));
     assert_eq!(one(&model).name, "b");
     assert_eq!(press(&mut model, [Key::Escape]), Some(Effect::List));
     assert!(matches!(model.screen, Screen::List(_)));
     assert_eq!(typed(&mut model, "q"), Some(Effect::Quit));
-    // One that was named has no list behind it.
+    // With a named supervisor there is no list to go back to.
     let mut model = watching(several(), &json!({}));
     assert_eq!(press(&mut model, [Key::Escape]), None);
     assert_eq!(one(&model).name, "web");
@@ -245,7 +245,7 @@ fn events_of_one_that_was_started_again_replace_those_before() {
     let mut model = watching(several(), &json!({}));
     model.update(Input::Begun("one".into()));
     model.update(event(1, "first"));
-    // It asks again after a while, and continues.
+    // The follower asks again after a while, and continues.
     model.update(Input::Begun("one".into()));
     model.update(event(2, "second"));
     assert_eq!(one(&model).events.len(), 2);
@@ -275,7 +275,7 @@ fn drawn(model: &Model, width: u16, height: u16, colours: bool) -> (String, Term
     (text, terminal)
 }
 
-/// Two looks, so that there is a history.
+/// A model with two looks, so that there is a history.
 fn whole(more: &Value) -> Model {
     let mut model = watching(several(), more);
     model.update(look(Instant::now(), several(), more));
@@ -327,7 +327,7 @@ fn it_is_drawn_in_any_size() {
             drawn(&model, width, height, true);
         }
     }
-    // The connections and the question remain when there is little room.
+    // The connections and the question remain even with little room.
     assert!(drawn(&whole(&json!({})), 60, 11, true).0.contains("127.0.0.1:40001"));
 }
 

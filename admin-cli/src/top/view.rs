@@ -1,5 +1,5 @@
-//! How `top` looks: a model, drawn. It fits into any size; what has no room is left out from below the least important
-//! first.
+//! How `top` looks: a model, drawn. It fits into any size; parts that have no room are left out from below, the least
+//! important first.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use super::list::List;
 use super::model::{Dialog, Model, Screen};
 use super::watching::{Remaining, Watching};
 
-/// From this height on there is room for the history, and for events.
+/// The heights from which there is room for the history, and for events.
 const ROOM_FOR_HISTORY: u16 = 18;
 const ROOM_FOR_EVENTS: u16 = 12;
 
@@ -43,7 +43,7 @@ const HELP: [&str; 15] = [
 /// How to draw.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View {
-    /// Whether there are colours. Without them, what matters is bold or reversed.
+    /// Whether there are colours. Without them, important things are bold or reversed.
     pub(super) colours: bool,
 }
 
@@ -60,7 +60,7 @@ impl View {
         }
     }
 
-    /// The last line: a question, what became of a command, or the keys.
+    /// The last line: a question, the result of a command, or the keys.
     fn foot(self, model: &Model, width: usize) -> Paragraph<'static> {
         let (text, style) = match (&model.dialog, &model.said, &model.screen) {
             (Dialog::Confirm(command), _, _) => {
@@ -133,7 +133,7 @@ impl View {
         self.draw_events(frame, log, one);
     }
 
-    /// What it is and does, in three lines.
+    /// The supervisor and its state, in three lines.
     fn draw_head(self, frame: &mut Frame<'_>, area: Rect, one: &Watching, now: Instant) {
         let trouble = one.trouble(now).map(|why| Span::styled(format!("  {why}"), self.loud(Color::Red)));
         let Some(look) = &one.look else {
@@ -170,7 +170,7 @@ impl View {
             Layout::vertical([Constraint::Length(1), Constraint::Length(2), Constraint::Length(1)]).areas(area);
         let (last, most) = (values.back().copied().unwrap_or(0), values.iter().copied().max().unwrap_or(0));
         frame.render_widget(Line::from(format!(" {name}: {last}, at most {most}")).style(self.quiet()), title);
-        // The newest stands at the right edge.
+        // The newest value is at the right edge.
         let width = usize::from(graph.width).min(values.len());
         let shown: Vec<u64> = values.iter().skip(values.len() - width).copied().collect();
         let [_, graph] =
@@ -179,7 +179,7 @@ impl View {
         frame.render_widget(Sparkline::default().data(&shown).style(self.colour(Color::Cyan)), graph);
     }
 
-    /// How much of the time of the drain remains.
+    /// Draws how much time remains of the drain.
     fn draw_bar(self, frame: &mut Frame<'_>, area: Rect, one: &Watching, now: Instant) {
         let (Some(Remaining { part, ms }), Some(drain)) = (one.remaining(now), one.drain()) else { return };
         let what = match drain.generation {
@@ -198,7 +198,7 @@ impl View {
         frame.render_widget(Line::from(format!(" Connections, {}", one.order.name())).style(self.quiet()), title);
         let drains = |connection: &Connection| {
             let drain = look.status.drain.as_ref()?;
-            // A stop is about all of them.
+            // A stop affects all connections.
             let is_of_it = drain.generation.is_none_or(|generation| connection.generation == Some(generation));
             one.remaining(now).filter(|_| is_of_it)
         };
@@ -225,7 +225,7 @@ impl View {
             Constraint::Length(6),
             Constraint::Length(6),
             Constraint::Length(3),
-            // Only while there is something to show.
+            // Only during a drain.
             Constraint::Length(if one.drain().is_some() { 10 } else { 0 }),
         ];
         let head = Row::new(["ID", "PEER", "AGE", "STATE", "IN", "OUT", "GEN", "REMAINING"]).style(self.bold());
@@ -233,7 +233,7 @@ impl View {
         frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(one.index()));
     }
 
-    /// The last events, the newest at the bottom.
+    /// Draws the last events, the newest at the bottom.
     fn draw_events(self, frame: &mut Frame<'_>, area: Rect, one: &Watching) {
         if area.height == 0 {
             return;
@@ -284,7 +284,7 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect) {
     frame.render_widget(Paragraph::new(text).block(Block::bordered().title(" Keys ")), area);
 }
 
-/// In one word: there is no room for more.
+/// The activity in one word: there is no room for more.
 fn activity(activity: &Activity) -> &str {
     match activity {
         Activity::Idle => "idle",

@@ -1,4 +1,4 @@
-//! One supervisor that is watched: what is known of it, and what a key makes of that.
+//! One supervisor that is being watched: what is known about it, and what a key does there.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -10,13 +10,13 @@ use mastercontrol::text::{Age, milliseconds};
 use super::input::{Command, Key, Look, moved};
 use crate::describe::holds_up;
 
-/// How many looks the history has.
+/// How many looks the history keeps.
 pub(super) const HISTORY: usize = 240;
 
 /// How many events are kept.
 const EVENTS: usize = 200;
 
-/// How far a key moves the deadline.
+/// How far one key press moves the deadline.
 pub(super) const STEP: Duration = Duration::from_secs(10);
 
 /// One supervisor.
@@ -24,22 +24,22 @@ pub(super) const STEP: Duration = Duration::from_secs(10);
 pub(super) struct Watching {
     pub(super) name: String,
     pub(super) look: Option<Look>,
-    /// Why it does not answer any more.
+    /// Why it no longer answers.
     pub(super) lost: Option<String>,
     pub(super) history: History,
     pub(super) order: Order,
-    /// The connection that a command is about.
+    /// The connection that commands apply to.
     pub(super) selected: Option<u64>,
     pub(super) events: VecDeque<Entry>,
     /// When its journal began.
     journal: Option<String>,
-    /// How long the drain in progress had at most, as far as that was seen: its bar is full then.
+    /// The longest time that the drain in progress was seen to have: its bar is full at this.
     whole: Option<(Option<u64>, u64)>,
 }
 
-/// The time of a drain that remains.
+/// The remaining time of a drain.
 pub(super) struct Remaining {
-    /// Which part of all of it, from 0 to 1.
+    /// The fraction of the whole time, from 0 to 1.
     pub(super) part: f64,
     /// None: the drain has no deadline.
     pub(super) ms: Option<u64>,
@@ -70,7 +70,7 @@ impl Watching {
             (drain.generation, seen.max(drain.remaining_ms.unwrap_or(0)))
         });
         let connections = look.connections.as_deref().unwrap_or_default();
-        // The one below takes the place of one that is gone.
+        // The one below replaces one that is gone.
         let index = self.index().unwrap_or(0).min(connections.len().saturating_sub(1));
         let is_there = |id: &u64| connections.iter().any(|connection| connection.id == *id);
         self.selected = self.selected.filter(is_there).or_else(|| connections.get(index).map(|it| it.id));
@@ -91,7 +91,7 @@ impl Watching {
         }
     }
 
-    /// A command that has to be confirmed, or why there is none for this key.
+    /// A command that must be confirmed, or why there is none for this key.
     pub(super) fn key(&mut self, key: Key) -> Option<Result<Command, &'static str>> {
         match key {
             Key::Char('o') => {
@@ -120,7 +120,7 @@ impl Watching {
     fn moved_deadline(&self, to: impl Fn(Duration) -> Duration) -> Result<Command, &'static str> {
         let drain = self.drain().ok_or("no drain is in progress, so there is no deadline to move")?;
         let remaining = drain.remaining_ms.ok_or("this drain has no deadline to move; `admin-cli grace` sets one")?;
-        // In whole seconds, as it is shown.
+        // In whole seconds, as displayed.
         Ok(Command::Grace(to(Duration::from_secs(remaining.div_ceil(1000)))))
     }
 
@@ -132,7 +132,7 @@ impl Watching {
         self.connections().iter().find(|connection| connection.id == id)
     }
 
-    /// Where the selected connection is.
+    /// The index of the selected connection.
     pub(super) fn index(&self) -> Option<usize> {
         self.connections().iter().position(|connection| Some(connection.id) == self.selected)
     }
@@ -141,7 +141,7 @@ impl Watching {
         self.look.as_ref()?.status.drain.as_ref()
     }
 
-    /// How much of the time of the drain remains.
+    /// The remaining time of the drain.
     pub(super) fn remaining(&self, now: Instant) -> Option<Remaining> {
         let (look, drain) = (self.look.as_ref()?, self.drain()?);
         let since = milliseconds(now.saturating_duration_since(look.at));
@@ -150,7 +150,7 @@ impl Watching {
         Some(Remaining { part: ms.map_or(1.0, |ms| ms as f64 / whole as f64), ms })
     }
 
-    /// What is to be said of its answers. None: they come.
+    /// A problem with its answers. None: they arrive.
     pub(super) fn trouble(&self, now: Instant) -> Option<String> {
         let old = |look: &Look| {
             let age = now.saturating_duration_since(look.at);
@@ -161,11 +161,11 @@ impl Watching {
     }
 }
 
-/// How things have gone, a value for each look, the oldest first.
+/// The history, one value per look, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct History {
     pub(super) open: VecDeque<u64>,
-    /// New connections in a second.
+    /// New connections per second.
     pub(super) rate: VecDeque<u64>,
 }
 
@@ -175,7 +175,7 @@ impl History {
         let rate = before.and_then(|before| {
             let earlier = before.status.connections?;
             let time = look.at.saturating_duration_since(before.at).as_secs_f64();
-            // One that was started again counts from 0.
+            // A restarted supervisor counts from 0.
             let new = counts.total.checked_sub(earlier.total)?;
             (time > 0.0).then(|| (new as f64 / time).round() as u64)
         });
@@ -191,7 +191,7 @@ fn push(values: &mut VecDeque<u64>, value: u64) {
     }
 }
 
-/// In which order connections are shown.
+/// The order in which connections are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     HoldsUp,
@@ -223,7 +223,7 @@ impl Order {
     }
 
     fn sort(self, connections: &mut [Connection]) {
-        // Of those that are equal, the oldest first.
+        // Among equals, the oldest first.
         connections.sort_by_key(|connection| Reverse(connection.age_ms));
         match self {
             Order::HoldsUp => connections.sort_by_key(|connection| holds_up(&connection.activity)),

@@ -52,24 +52,24 @@ use crate::settings::Settings;
 use crate::sync::lock;
 use crate::text::milliseconds;
 
-/// How long to wait for the end of what the last program has left behind: its guardian gives that a second.
+/// How long to wait for the end of what the last program has left behind: its guardian gives those processes a second.
 const LAST: Duration = Duration::from_secs(5);
 
-/// How long a command gets to end that asks whether the last program works. No answer of it matters any more.
+/// How long a command that probes the last program gets to end. Its answer no longer matters.
 const COMMAND: Duration = Duration::from_secs(1);
 
 /// Where the clients of programs come from.
 #[derive(Debug)]
 pub(crate) enum Front {
-    /// From these sockets, which each program gets: the next one can start while the last one runs. Without any, each
-    /// program binds its address itself, and two of them do not overlap.
+    /// From these sockets, which each program gets: the next program can start while the last one runs. Without any
+    /// sockets, each program binds its address itself, and two programs do not overlap.
     Sockets(Vec<Socket>),
     /// From a relay. Each program has a port of its own.
     #[cfg(target_os = "linux")]
     Relay(Relaying),
 }
 
-/// Starts programs, each on a thread named `builder`, since that waits until the program is ready.
+/// Starts programs, each on a thread named `builder`, which waits until the program is ready.
 #[derive(Clone)]
 pub(crate) struct Children {
     factory: Arc<Mutex<ProgramFactory>>,
@@ -81,13 +81,13 @@ pub(crate) struct Children {
     relaying: Option<Arc<Relaying>>,
     pub(super) host: Host,
     pub(super) events: EventSender,
-    /// How long the last program that was to be started may take to be ready, in milliseconds.
+    /// How long the program that was started last may take to become ready, in milliseconds.
     ready_within: Arc<AtomicU64>,
-    /// What was found to be startable, and for which build.
+    /// The program that was found to be startable, and its build.
     prepared: Arc<Mutex<Option<Prepared>>>,
 }
 
-/// A program that can be started, as far as that is known beforehand.
+/// A program that can be started, as far as that can be known in advance.
 #[derive(Debug)]
 struct Prepared {
     build: u64,
@@ -98,12 +98,12 @@ struct Prepared {
 /// A generation, and what is known of its program.
 type Made = (Box<dyn Generation>, Arc<Running>);
 
-/// How many private ports are tried if other processes take them.
+/// How many private ports to try if other processes take them.
 #[cfg(target_os = "linux")]
 const TRIES: usize = 5;
 
 impl Children {
-    /// Programs whose clients come from there.
+    /// Starts programs whose clients come from this front.
     ///
     /// # Errors
     /// What the system says.
@@ -140,7 +140,7 @@ impl Children {
         })
     }
 
-    /// What the program of this build is, and that it can be started, as far as that is known beforehand.
+    /// Determines the program of this build, and checks that it can be started, as far as that can be known in advance.
     ///
     /// # Errors
     /// What the factory says, or [`CannotStart`](super::program::CannotStart).
@@ -153,8 +153,8 @@ impl Children {
         Ok(Prepared { build, program, settings })
     }
 
-    /// Starts a program, and waits until it is ready, or has to end already. It says nothing to master control until it
-    /// is told to.
+    /// Starts a program, and waits until it is ready or has to end already. It reports nothing to master control until
+    /// `start_reporting` is called.
     ///
     /// # Errors
     /// What the factory says, why the program was not ready, or [`CannotStart`].
@@ -176,7 +176,7 @@ impl Children {
         Ok((Built { generation, settings, overlap, program: shown }, running))
     }
 
-    /// A program that gets its clients from our sockets, or by itself.
+    /// Makes a program that gets its clients from our sockets, or binds its own.
     fn make_unrelayed(&self, build: u64, program: &Program, log: Journal) -> Result<Made, BuildError> {
         let started = self.start(build, program, log.clone())?;
         let ask = |probe: &Probe, limit| self.ask(program, &started.sockets, probe, limit);
@@ -201,8 +201,8 @@ impl Children {
         }
     }
 
-    /// A program that gets its clients from a relay, on a port of its own. If another process takes that port before it
-    /// can, it gets another one.
+    /// Makes a program that gets its clients from a relay, on a private port. If another process takes that port before
+    /// the program can, the program gets another one.
     #[cfg(target_os = "linux")]
     fn make_relayed(
         &self,
@@ -221,7 +221,7 @@ impl Children {
             let ask = |probe: &Probe, limit| self.ask(&program, &started.sockets, probe, limit);
             let ready = started.wait_until_ready(&program, build, Some(port), &log, ask).and_then(|evidence| {
                 let address = match evidence {
-                    // It has ended, or is to be stopped.
+                    // It has ended, or has to end.
                     None => (Ipv4Addr::LOCALHOST, port).into(),
                     Some(_) => started.wait_until_it_listens(&program, port)?,
                 };
@@ -260,11 +260,11 @@ impl Children {
         }
     }
 
-    /// Starts a program. If there shall be none any more, it has to end.
+    /// Starts a program. If no more programs may run, it has to end.
     fn start(&self, build: u64, program: &Program, log: Journal) -> Result<Started, BuildError> {
         let sockets = self.sockets.try_clone()?;
         if !self.overlaps {
-            // A command that still asks the last one would be waited for, too.
+            // A command that still asks the last program would be waited for, too.
             let soon = Deadline::after(Instant::now(), COMMAND);
             self.sockets.last_ones().for_each(|running| running.stop_building(soon));
             if !self.sockets.last_ones().all(|running| running.wait_until_gone(LAST)) {
@@ -276,7 +276,7 @@ impl Children {
         Ok(started)
     }
 
-    /// Checks a program that serves, on a thread named `check`, if it is to be checked.
+    /// Starts to check a program that serves, on a thread named `check`, if a check is configured.
     fn check(&self, build: u64, program: &Program, started: &Started) -> Result<(), BuildError> {
         let Some(check) = program.check.clone() else { return Ok(()) };
         let (children, program, sockets) = (self.clone(), program.clone(), started.sockets.clone());
@@ -287,7 +287,7 @@ impl Children {
                 Shown::Works => running.works(),
                 Shown::Fails(reason) => {
                     let wrote = running.lines_so_far();
-                    // Without master control nothing is to be done about it.
+                    // Without master control nothing can be done about it.
                     let _ = children.events.send(Event::Unhealthy { build, reason, wrote });
                 }
             };
@@ -296,8 +296,8 @@ impl Children {
         thread.map(drop).map_err(|error| lacking("a thread to check it", &error))
     }
 
-    /// Sees to it that no orphan stays a zombie and no guardian suspended. From now on no other code in this process
-    /// may start a child process.
+    /// Keeps orphans from staying zombies and guardians from staying suspended. From now on, no other code in this
+    /// process may start a child.
     ///
     /// # Errors
     /// What the system says.
@@ -343,12 +343,12 @@ impl Builder for Children {
         }
     }
 
-    /// As long as its settings give it, and some more to start and end it.
+    /// The time that its settings allow, plus some to start and end it.
     fn limit(&self) -> Duration {
         Duration::from_millis(self.ready_within.load(Ordering::Relaxed)).saturating_add(BUILD_LIMIT)
     }
 
-    /// It may have begun to do things that it has to end.
+    /// A program that is being built may have begun things that it has to finish.
     fn awaits_builds(&self) -> bool {
         true
     }

@@ -1,4 +1,4 @@
-//! Whether a program that serves still does: a thread that asks it again and again, or hears that it says so.
+//! Whether a serving program still works: a thread that probes it again and again, or waits for its messages.
 
 use std::fmt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -11,23 +11,23 @@ use crate::text::Seconds;
 /// How to find out whether a program still works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What shows that.
+    /// What shows that it works.
     pub how: CheckKind,
-    /// How often.
+    /// The interval.
     pub every: Duration,
     /// How long an answer may take.
     pub timeout: Duration,
-    /// After so many failures in a row it does not work.
+    /// The number of failures in a row after which it counts as not working.
     pub failures: u32,
 }
 
 /// What shows that a program still works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckKind {
-    /// It says `WATCHDOG=1` on the socket that `NOTIFY_SOCKET` names.
+    /// It sends `WATCHDOG=1` to the socket in `NOTIFY_SOCKET`.
     #[cfg(unix)]
     Notify,
-    /// It answers this.
+    /// It answers this probe.
     Probe(Probe),
 }
 
@@ -43,7 +43,7 @@ impl CheckKind {
     }
 }
 
-/// As the command line has it.
+/// As written on the command line.
 impl fmt::Display for CheckKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -54,7 +54,7 @@ impl fmt::Display for CheckKind {
     }
 }
 
-/// What a program says of itself.
+/// What a program says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(windows, allow(dead_code))]
 pub(super) enum Beat {
@@ -64,7 +64,7 @@ pub(super) enum Beat {
     Fails,
 }
 
-/// What a check has shown.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Shown {
     /// The program works.
@@ -73,9 +73,9 @@ pub(super) enum Shown {
     Fails(String),
 }
 
-/// Checks until the program ends or is to end, which disconnects `beats`. `heard` is called for each answer, and for as
-/// many failures in a row as the check allows. A program on `probation` is asked more often until it has answered for
-/// the first time: often enough to fail within that time.
+/// Checks until the program ends or has to end, which disconnects `beats`. `heard` is called for each good answer, and
+/// whenever there are as many failures in a row as the check allows. A program on `probation` is probed more often
+/// until its first answer: often enough to fail within that time.
 pub(super) fn run(
     check: &Check,
     probation: Duration,
@@ -118,7 +118,7 @@ fn ask_again_and_again(
     let (mut every, mut next) = if probation.is_zero() {
         (check.every, now + check.every)
     } else {
-        // The last failure has to come before the end of the probation.
+        // The last failure has to happen before the end of the probation.
         ((probation / check.failures.saturating_add(1)).min(check.every), now)
     };
     loop {
@@ -134,7 +134,7 @@ fn ask_again_and_again(
                 every = check.every;
                 heard(Shown::Works);
             }
-            // Nothing is known of this one.
+            // This says nothing about this program.
             Outcome::OfAnother => {}
             Outcome::Failed(reason) => {
                 in_a_row += 1;
@@ -160,7 +160,7 @@ mod tests {
     use std::cell::RefCell;
     use std::sync::mpsc;
 
-    /// The reasons that a check has given when a program has answered so.
+    /// The reasons that a check reports for a program with these answers.
     fn reasons(failures: u32, answers: &[Outcome]) -> Vec<String> {
         let check = Check {
             how: CheckKind::Probe(Probe::Http("http://a/".parse().unwrap())),
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(reasons(1, &[fails()]), ["check http=http://a/ failed: it answers 503"]);
     }
 
-    /// When a program on probation has been asked, and what that has shown, until it has been asked this often.
+    /// When a program on probation was asked and the result, until it has been asked once for each answer.
     fn on_probation(check: &Check, probation: Duration, answers: &[Outcome]) -> Vec<(Duration, Option<Shown>)> {
         let began = Instant::now();
         let (works, beats) = mpsc::channel();

@@ -1,5 +1,5 @@
-//! Programs without master control: what it would tell them, and what it would hear. For this package's own tests,
-//! which need an executable that has the hidden stages.
+//! Runs programs without master control, with the calls that it would make and the events that it would receive. For
+//! this package's own tests, which need an executable that has the hidden stages.
 
 use std::io;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub struct Driven {
 #[derive(Debug)]
 pub struct One(Box<dyn Generation>);
 
-/// Something that master control would hear.
+/// An event that master control would receive.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub enum Heard {
@@ -62,34 +62,34 @@ impl Driven {
         Ok(Driven { children, events })
     }
 
-    /// Begins to start one.
+    /// Starts a program, without waiting for it.
     pub fn build(&mut self, build: u64) {
         self.children.build(build);
     }
 
-    /// Starts one.
+    /// Starts a program and waits until it is ready.
     pub fn build_here(&self, build: u64) -> Result<One, BuildError> {
         let (built, running) = self.children.make(build)?;
         running.start_reporting(&self.children.events);
         Ok(One(built.generation))
     }
 
-    /// Whether the next one can start beside the last one.
+    /// Whether the next program can start while the last one runs.
     pub fn overlaps(&self) -> bool {
         self.children.overlaps()
     }
 
-    /// Leaves no orphan a zombie.
+    /// Keeps orphans from staying zombies.
     pub fn reap_orphans(&self) -> io::Result<()> {
         self.children.reap_orphans()
     }
 
-    /// Starts none any more. One that is being started has this long to end.
+    /// Starts no more programs. One that is being started has this long to end.
     pub fn close(&mut self, grace: Duration) {
         self.children.close(Deadline::after(Instant::now(), grace));
     }
 
-    /// What happens next, within this time.
+    /// The next event within this time.
     pub fn next(&self, within: Duration) -> Option<Heard> {
         Some(match self.events.recv_timeout(within).ok()? {
             Event::Built { build, built } => {
@@ -103,7 +103,7 @@ impl Driven {
 }
 
 impl One {
-    /// Another one takes its place.
+    /// Retires it: another one replaces it.
     pub fn retire(&self, grace: Duration) {
         self.0.retire_by(Deadline::after(Instant::now(), grace), Duration::ZERO);
     }
@@ -118,7 +118,7 @@ impl One {
         self.0.give_up(why);
     }
 
-    /// Passes a signal on.
+    /// Passes on a signal.
     pub fn signal(&self, signal: i32) {
         self.0.signal(signal);
     }

@@ -10,16 +10,16 @@ use crate::text::Seconds;
 pub(super) enum Evidence {
     /// It has run for this long.
     Ran(Duration),
-    /// One of its processes listens there, on a socket that is not from us.
+    /// One of its processes listens on this address, on a socket that is not from us.
     Listens(String),
     /// It has sent `READY=1`.
     Notified,
-    /// It has answered, in these words.
+    /// It has answered; the text describes how.
     Answered(String),
 }
 
 impl Evidence {
-    /// Whether it shows that the program takes connections, and not merely that it runs.
+    /// Whether it shows that the program accepts connections, and not merely that it runs.
     pub(super) fn shows_service(&self) -> bool {
         match self {
             Evidence::Ran(_) => false,
@@ -28,7 +28,7 @@ impl Evidence {
     }
 }
 
-/// As it follows `ready: `.
+/// The text after `ready: `.
 impl fmt::Display for Evidence {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -12,7 +12,8 @@ use super::listeners::sockets_of;
 use crate::protocol::{ConnectionState, ProgramConnection};
 use crate::tcp_sockets::{self, StateFlags, TcpSocket, TcpState, canonical};
 
-/// The states of a TCP socket that is a connection. Those that are over, such as TIME_WAIT, have no process any more.
+/// The states of a TCP socket that is a connection. Sockets in later states, such as TIME_WAIT, belong to no process
+/// any more.
 const CONNECTED: StateFlags = StateFlags::ESTABLISHED
     .union(StateFlags::FIN_WAIT1)
     .union(StateFlags::FIN_WAIT2)
@@ -20,17 +21,17 @@ const CONNECTED: StateFlags = StateFlags::ESTABLISHED
     .union(StateFlags::LAST_ACK)
     .union(StateFlags::CLOSING);
 
-/// The processes of a program that have one view of the network. A container of its own has another one.
+/// The processes of a program that share one view of the network. A process in a container has a view of its own.
 struct Network {
     /// One of them.
     pid: u32,
-    /// Which of them has which socket open.
+    /// By inode, which of them has the socket open.
     open: HashMap<u64, u32>,
 }
 
 impl FamilySockets {
-    /// The connections that clients have made to the program, those with the longest queues first: what its processes
-    /// have accepted, and what waits for that.
+    /// The connections that clients have made to the program, those with the longest queues first: connections that its
+    /// processes have accepted, and those that wait to be accepted.
     ///
     /// # Errors
     /// When none is seen, and a process may not be looked into.
@@ -40,7 +41,7 @@ impl FamilySockets {
         for pid in descendants(self.root()) {
             match sockets_of(pid) {
                 Ok(open) => {
-                    // One that ends meanwhile has none.
+                    // A process that has ended in the meantime has none.
                     let Some(network) = tcp_sockets::network_of(pid) else { continue };
                     let network = networks.entry(network).or_insert_with(|| Network { pid, open: HashMap::new() });
                     network.open.extend(open.into_iter().map(|socket| (socket, pid)));
@@ -62,7 +63,8 @@ impl FamilySockets {
 }
 
 impl Network {
-    /// Those that clients have made to ports on which the program listens, or to those that it got from us.
+    /// The connections that clients have made to ports on which the program listens, or to those of the sockets that it
+    /// got from us.
     fn connections(&self, passed: &HashSet<u16>) -> Vec<ProgramConnection> {
         let sockets = tcp_sockets::seen_by(self.pid, CONNECTED | StateFlags::LISTEN).unwrap_or_default();
         let listens = |socket: &&TcpSocket| socket.state == TcpState::Listen && self.open.contains_key(&socket.inode);
@@ -73,13 +75,13 @@ impl Network {
             let port = socket.local.port();
             let (state, pid) = match (&socket.state, self.open.get(&socket.inode)) {
                 (TcpState::Listen, _) => return None,
-                // In the queue it has no number yet.
+                // A connection in the queue has no inode yet.
                 (TcpState::Established | TcpState::CloseWait, None) if socket.inode == 0 && ports.contains(&port) => {
                     (ConnectionState::Waiting, None)
                 }
                 (_, None) => return None,
-                // A connection that the program has made has a port of those that are for clients. One that it has
-                // accepted has the port on which it listens, or did before it was asked to end.
+                // A connection that the program has made has a port from the range for clients. One that it has
+                // accepted has the port on which it listens, or listened before it was asked to end.
                 (_, Some(_)) if !ports.contains(&port) && of_clients.contains(&port) => return None,
                 (TcpState::Established, pid) => (ConnectionState::Established, pid),
                 (TcpState::CloseWait, pid) => (ConnectionState::CloseWait, pid),
@@ -99,7 +101,7 @@ impl Network {
     }
 }
 
-/// The ports that the system gives to clients.
+/// The range of ports that the system assigns to clients.
 fn ports_of_clients() -> RangeInclusive<u16> {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut ports = range.split_whitespace().filter_map(|port| port.parse().ok());

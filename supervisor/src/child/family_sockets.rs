@@ -9,13 +9,13 @@ use std::net::{SocketAddr, TcpStream};
 #[cfg(not(target_os = "linux"))]
 use crate::listen::Address;
 
-/// Finds them, as far as the system tells: Linux does.
+/// Finds these sockets, on systems that show them: Linux does.
 #[derive(Debug, Clone)]
 pub(super) struct FamilySockets {
     /// The process above all that the program has started.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     root: u32,
-    /// The sockets that the program got from us: their numbers in proc(5), and their ports, if they are for TCP.
+    /// The sockets that the program got from us: their inodes, and their ports if they are for TCP.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     passed: HashMap<u64, Option<u16>>,
 }
@@ -25,7 +25,7 @@ impl FamilySockets {
         FamilySockets { root, passed }
     }
 
-    /// The same where no other generation is there to share sockets: only this one can have accepted a connection.
+    /// The same when no other generation shares the sockets: only this one can have accepted a connection.
     pub(super) fn unshared(&self) -> FamilySockets {
         FamilySockets::new(self.root, HashMap::new())
     }
@@ -43,29 +43,29 @@ impl FamilySockets {
     }
 }
 
-/// Which process has accepted a connection to a socket that several generations of a program may share.
+/// The process that has accepted a connection to a socket that several generations of a program may share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(super) enum AcceptedBy {
     TheProgram,
     /// Another generation.
     Another,
-    /// None yet: it waits in the queue.
+    /// None yet: the connection waits in the queue.
     NoneYet,
     /// None before the client sends something (`TCP_DEFER_ACCEPT`).
     NoneBeforeData,
-    /// It is closed again, and so nothing tells any more.
+    /// The connection is closed again, so this can no longer be determined.
     Unknown,
 }
 
 #[cfg(not(target_os = "linux"))]
 impl FamilySockets {
-    /// Where the program listens on a socket of its own, for people.
+    /// Where the program listens on a socket of its own, in human-readable form.
     pub(super) fn own(&self) -> Option<String> {
         None
     }
 
-    /// Whether a socket that the program got from us listens there. On this system it is not known.
+    /// Whether a socket that the program got from us listens there. This system does not show that.
     pub(super) fn is_passed_at(&self, _address: &Address) -> bool {
         false
     }
@@ -80,12 +80,12 @@ impl FamilySockets {
         None
     }
 
-    /// Whether another process listens on this port, and the program does not. It is not known to.
+    /// Whether another process listens on this port and the program does not. This system does not show that.
     pub(super) fn have_lost(&self, _port: u16) -> bool {
         false
     }
 
-    /// Which process has accepted this connection. Only the program can: on this system a socket is not passed.
+    /// Which process has accepted this connection. Only the program can have, because this system passes no sockets.
     pub(super) fn accepted_by(&self, _client: &TcpStream) -> AcceptedBy {
         AcceptedBy::TheProgram
     }
@@ -105,7 +105,7 @@ mod linux {
     use crate::tcp_sockets::{self, TcpState};
 
     impl FamilySockets {
-        /// Where the program listens on a socket of its own, for people.
+        /// Where the program listens on a socket of its own, in human-readable form.
         pub(in crate::child) fn own(&self) -> Option<String> {
             let is_own = |inode: &u64, _: &Listener| !self.passed.contains_key(inode);
             self.find(is_own).map(|listener| listener.to_string())
@@ -117,8 +117,8 @@ mod linux {
             all.iter().any(|(inode, listener)| self.passed.contains_key(inode) && listener.is_at(address))
         }
 
-        /// Whether the program listens there, on a socket of its own or of ours. None: that cannot be known, since one
-        /// of its processes cannot be looked into, and no other process is seen to listen there.
+        /// Whether the program listens there, on a socket of its own or of ours. None: unknown, because one of its
+        /// processes cannot be inspected, and no other process is seen to listen there.
         pub(in crate::child) fn listen_at(&self, address: &Address) -> Option<bool> {
             if self.find(|_, listener| listener.is_at(address)).is_some() {
                 return Some(true);
@@ -131,7 +131,8 @@ mod linux {
             is_known.then_some(false)
         }
 
-        /// Where it can be connected to on this port of the loopback interface. None: nowhere, or that cannot be known.
+        /// The address to connect to on this port of the loopback interface. None: it does not listen there, or that
+        /// cannot be known.
         pub(in crate::child) fn at_port(&self, port: u16) -> Option<SocketAddr> {
             let at_port = |listener: &Listener| match listener {
                 Listener::Tcp(at) if at.port() == port => Some(*at),
@@ -140,28 +141,28 @@ mod linux {
             if let Some(own) = self.find(|_, listener| at_port(listener).is_some()) {
                 return at_port(&own).map(connectable);
             }
-            // If one of its processes cannot be looked into, and none of another is seen to listen there, it is that
-            // one.
+            // If one of its processes cannot be inspected, and no other process is seen to listen there, the listener
+            // is taken for that process's.
             let at = listeners(std::process::id()).iter().find_map(|(_, listener)| at_port(listener))?;
             self.listen_at(&Address::Tcp(at)).is_none().then(|| connectable(at))
         }
 
         /// Whether another process listens on this port, and the program does not.
         pub(in crate::child) fn have_lost(&self, port: u16) -> bool {
-            // Before the program is looked at: it may begin to listen meanwhile.
+            // Checked before the program, which may begin to listen in the meantime.
             let is_held = is_listened_on(port);
             let loopback = Address::Tcp((Ipv4Addr::LOCALHOST, port).into());
             is_held && self.at_port(port).is_none() && self.listen_at(&loopback) == Some(false)
         }
 
-        /// Which process has accepted this connection. A program that got no socket from us shares none.
+        /// Which process has accepted this connection. A program that got no sockets from us shares none.
         pub(in crate::child) fn accepted_by(&self, client: &TcpStream) -> AcceptedBy {
             if self.passed.is_empty() {
                 return AcceptedBy::TheProgram;
             }
             let (Ok(here), Ok(there)) = (client.local_addr(), client.peer_addr()) else { return AcceptedBy::Unknown };
             let Ok(end) = tcp_sockets::connection(there, here) else { return AcceptedBy::Unknown };
-            // Before it is accepted, and after it is closed, it has no number.
+            // Before it is accepted, and after it is closed, it has no inode.
             match end.map(|end| (end.inode, end.state)) {
                 Some((0, TcpState::Established | TcpState::CloseWait)) => AcceptedBy::NoneYet,
                 Some((0, TcpState::SynRecv)) => AcceptedBy::NoneBeforeData,
@@ -179,7 +180,7 @@ mod linux {
 
         /// One of the sockets on which a process of the program listens.
         fn find(&self, is_meant: impl Fn(&u64, &Listener) -> bool) -> Option<Listener> {
-            // Each process has its own view of the network: in a namespace of its own it sees other sockets.
+            // Each process has its own view of the network: in a network namespace of its own it sees other sockets.
             descendants(self.root).into_iter().find_map(|pid| {
                 let open = sockets_of(pid).ok().filter(|open| !open.is_empty())?;
                 let found = listeners(pid).into_iter().find(|(inode, at)| open.contains(inode) && is_meant(inode, at));
@@ -188,11 +189,11 @@ mod linux {
         }
     }
 
-    /// The address by which a listener of this machine can be connected to from here.
+    /// The address at which to connect to a local listener from here.
     fn connectable(at: SocketAddr) -> SocketAddr {
         let ip = match at.ip().to_canonical() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-            // It accepts both families by default. Without IPv6 a machine may have no such address.
+            // It accepts both address families by default. A machine without IPv6 may not have this loopback address.
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) if UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() => {
                 Ipv4Addr::LOCALHOST.into()
             }
@@ -219,7 +220,7 @@ mod linux {
             ] {
                 assert_eq!(connectable(at.parse().unwrap()), by.parse().unwrap(), "{at}");
             }
-            // Of all families.
+            // A listener for all address families.
             let Ok(listener) = TcpListener::bind("[::]:0") else { return };
             TcpStream::connect(connectable(listener.local_addr().unwrap())).unwrap();
         }

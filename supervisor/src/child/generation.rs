@@ -17,7 +17,7 @@ use crate::server::{Availability, Clients, Ended, Failure, Generation, Look};
 #[derive(Debug)]
 pub(super) struct Child {
     running: Arc<Running>,
-    /// None: nothing has shown that it is ready, and it has ended already or has to.
+    /// None: nothing has shown that it is ready, and it has ended already or has to end.
     evidence: Option<Evidence>,
     looks: Looks,
     events: EventSender,
@@ -28,7 +28,7 @@ impl Child {
         Child { running, evidence, looks, events }
     }
 
-    /// What became of it.
+    /// How it ended.
     #[expect(clippy::unnecessary_wraps, reason = "as master control hears it")]
     pub(super) fn ended(&self) -> Result<Ended, ServerError> {
         Ok(Ended { held_up_by: self.looks.seen(), ..self.running.ended() })
@@ -36,10 +36,10 @@ impl Child {
 }
 
 impl Generation for Child {
-    /// It takes connections already, if it has somewhere to take them from.
+    /// It accepts connections already, if it has a socket to accept from.
     fn serve(&self) {}
 
-    /// It takes connections until it heeds the signal. Until then both do.
+    /// It accepts connections until it reacts to the signal. Until then both generations do.
     fn retire_by(&self, deadline: Deadline, spread: Duration) {
         self.stop_by(deadline, spread);
     }
@@ -50,7 +50,7 @@ impl Generation for Child {
         self.looks.begin(move |limit| running.wait_until_over(limit));
     }
 
-    /// The signal is sent once.
+    /// The signal is sent only once.
     fn move_deadline(&self, deadline: Deadline) {
         self.running.stop_by(deadline);
     }
@@ -89,12 +89,12 @@ impl Generation for Child {
         self.running.says()
     }
 
-    /// The queue of its socket takes connections, whatever the program does; so there is nothing to be found this way.
+    /// The queue of its socket takes connections whatever the program does, so connecting would show nothing.
     fn check(&self, _limit: Duration) {
         let _ = self.events.send(Event::Checked { build: self.running.build(), accepting: true });
     }
 
-    /// Only the program knows that.
+    /// Only the program knows whether it is available.
     fn available(&self, done: Availability) {
         done(Ok(()));
     }

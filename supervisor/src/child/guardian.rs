@@ -1,10 +1,10 @@
 //! Programs on Unix.
 //!
-//! Between the supervisor and the program stands a guardian, a process of this same executable, one for each
-//! generation. It starts a launcher, of this same executable, too, which becomes the program. So nothing has to run
-//! between `fork` and `exec`, where only unsafe code can be, and there is always a process that cleans up: the guardian
-//! when the supervisor is killed, and its deputy when the guardian is. (That stands between the two, and only on Linux,
-//! where orphans come to it.)
+//! Between the supervisor and the program there is a guardian, a process of this same executable, one for each
+//! generation. It starts a launcher, also of this executable, which becomes the program. So nothing has to run between
+//! `fork` and `exec`, where only unsafe code can run, and some process always cleans up: the guardian if the supervisor
+//! is killed, and the guardian's deputy if the guardian is killed. (The deputy runs between the supervisor and the
+//! guardian, and only on Linux, where it adopts orphans.)
 
 #[cfg(target_os = "linux")]
 mod deputy;
@@ -25,8 +25,8 @@ use stage::Stage;
 
 use crate::exit::Exit;
 
-/// If this process was started as one of these, it is one, and then ends with this code. A program that
-/// supervises programs calls this first of all, before it has a second thread.
+/// If this process was started as a hidden stage, runs it and returns its exit code. A program that supervises programs
+/// calls this first of all, before it has a second thread.
 pub fn hidden_stage() -> Option<ExitCode> {
     let mut line = std::env::args_os().skip(1);
     let run = match line.next()?.to_str()? {

@@ -1,4 +1,4 @@
-//! The sockets of this machine that listen, and which ones a process has open, as Linux tells.
+//! The listening sockets of this machine, and the sockets that a process has open, as Linux shows them.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,19 +11,19 @@ use std::path::Path;
 use crate::listen::Address;
 use crate::tcp_sockets::{self, StateFlags, TcpSocket};
 
-/// The flag of a Unix socket that listens, in proc_net_unix(5): `SO_ACCEPTCON`.
+/// The flag of a listening Unix socket in proc_net_unix(5): `SO_ACCEPTCON`.
 const LISTENS: u32 = 1 << 16;
 
 /// A socket that listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Listener {
     Tcp(SocketAddr),
-    /// A path, or with a `@` an abstract name.
+    /// A path, or an abstract name after a `@`.
     Unix(String),
 }
 
 impl Listener {
-    /// Whether it takes connections to this address.
+    /// Whether it accepts connections to this address.
     pub(super) fn is_at(&self, address: &Address) -> bool {
         match (self, address) {
             (Listener::Tcp(own), Address::Tcp(address)) => {
@@ -69,14 +69,14 @@ pub(super) fn is_listened_on(port: u16) -> bool {
 
 /// The clients whose connections to this address wait to be accepted.
 pub(super) fn waiting_at(address: SocketAddr) -> HashSet<SocketAddr> {
-    // They have no number before they are accepted. In these states they are connected, in the second one the client
-    // has closed its side.
+    // They have no inode before they are accepted. In these states they are connected; in the second one the client has
+    // closed its side.
     let connected = tcp_sockets::at_port(address.port(), StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT);
     let waiting = connected.unwrap_or_default().into_iter().filter(|socket| socket.inode == 0);
     waiting.map(|socket| socket.remote).collect()
 }
 
-/// The sockets that listen, as this process sees them.
+/// The listening sockets that the process with this number sees.
 pub(super) fn listeners(pid: u32) -> Vec<(u64, Listener)> {
     let tcp = tcp_sockets::seen_by(pid, StateFlags::LISTEN).unwrap_or_default().into_iter();
     let tcp = tcp.map(|TcpSocket { inode, local, .. }| (inode, Listener::Tcp(local)));
@@ -84,7 +84,7 @@ pub(super) fn listeners(pid: u32) -> Vec<(u64, Listener)> {
     let unix = fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
     let unix = String::from_utf8_lossy(&unix);
     let unix = unix.lines().filter_map(listening_unix_socket);
-    // A path may be meant from the directory of the process.
+    // A path may be relative to the directory of the process.
     let from = |path: String| match fs::read_link(format!("/proc/{pid}/cwd")) {
         Ok(directory) if !path.is_empty() && !path.starts_with('@') => directory.join(path).display().to_string(),
         Ok(_) | Err(_) => path,
@@ -97,7 +97,7 @@ pub(super) fn listeners(pid: u32) -> Vec<(u64, Listener)> {
 fn listening_unix_socket(line: &str) -> Option<(u64, String)> {
     let mut fields = line.splitn(7, ' ').skip(3);
     let flags = u32::from_str_radix(fields.next()?, 16).ok()?;
-    // The number has leading spaces, and an unnamed socket no path.
+    // The inode has leading spaces, and an unnamed socket has no path.
     let rest = fields.nth(2)?.trim_start();
     let (inode, path) = rest.split_once(' ').unwrap_or((rest, ""));
     let listener = (inode.parse().ok()?, path.to_owned());

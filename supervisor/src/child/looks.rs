@@ -1,4 +1,4 @@
-//! The connections of a program that accepts them itself, as they are seen from outside.
+//! The connections of a program that accepts them itself, as seen from outside.
 
 use std::sync::{Arc, Mutex, Once};
 #[cfg(target_os = "linux")]
@@ -12,15 +12,15 @@ use crate::protocol::ProgramConnection;
 use crate::server::Look;
 use crate::sync::lock;
 
-/// When a drain is looked at first. Most programs have ended by then.
+/// When to look at a drain for the first time. Most programs have ended by then.
 #[cfg(target_os = "linux")]
 const FIRST: Duration = Duration::from_millis(200);
 
-/// How often it is looked at then.
+/// How often to look after that.
 #[cfg(target_os = "linux")]
 const EVERY: Duration = Duration::from_secs(1);
 
-/// A look that takes long is followed by a pause of so many times that, because the system may have very many
+/// A slow look is followed by a pause of this many times its duration, because the system may have very many
 /// connections.
 #[cfg(target_os = "linux")]
 const PAUSES: u32 = 20;
@@ -32,7 +32,7 @@ pub(super) struct Looks {
     sockets: FamilySockets,
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     begun: Once,
-    /// What the last look of its drain has shown.
+    /// The connections that the last look at its drain has shown.
     seen: Arc<Mutex<Vec<ProgramConnection>>>,
 }
 
@@ -41,8 +41,8 @@ impl Looks {
         Looks { sockets, begun: Once::new(), seen: Arc::default() }
     }
 
-    /// Its drain has begun: it is looked at on a thread named `connections`, each second, until it is over, for which
-    /// `is_over` waits this long at most. Without a thread, nothing is seen.
+    /// Begins to look at its drain, on a thread named `connections`, once a second until the drain is over; `is_over`
+    /// waits for that for at most the given time. If no thread can be started, nothing is seen.
     #[cfg(target_os = "linux")]
     pub(super) fn begin(&self, is_over: impl Fn(Duration) -> bool + Send + 'static) {
         self.begun.call_once(|| {
@@ -53,7 +53,8 @@ impl Looks {
                     let began = Instant::now();
                     let accepted = sockets.connections().unwrap_or_default().into_iter().filter(|it| it.pid.is_some());
                     let accepted = accepted.collect();
-                    // A program that is being killed has no connections any more, and those held it up until then.
+                    // A program that is being killed has no connections any more; those seen before held it up until
+                    // then.
                     if is_over(Duration::ZERO) {
                         return;
                     }
@@ -69,7 +70,7 @@ impl Looks {
     #[cfg(not(target_os = "linux"))]
     pub(super) fn begin(&self, _is_over: impl Fn(Duration) -> bool + Send + 'static) {}
 
-    /// What the last look of its drain has shown.
+    /// The connections that the last look at its drain has shown.
     pub(super) fn seen(&self) -> Vec<ProgramConnection> {
         lock(&self.seen).clone()
     }

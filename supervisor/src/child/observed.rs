@@ -1,4 +1,4 @@
-//! What is known of a program that runs, and who hears of it: its builder first, then master control.
+//! The state of a running program, and the recipient of its events: first its builder, then master control.
 
 use std::fmt;
 use std::sync::mpsc::Sender;
@@ -15,7 +15,7 @@ use crate::server::BuildError;
 use crate::server::deadline::Deadline;
 use crate::server::program_end::ProgramEnd;
 
-/// What the builder of a program hears of it.
+/// An event of a program, as its builder receives it.
 #[derive(Debug)]
 pub(super) enum Step {
     Started,
@@ -30,32 +30,32 @@ pub(super) enum Step {
     Gone,
 }
 
-/// What is known of a program.
+/// The state of a program.
 #[derive(Debug)]
 pub(super) struct Observed {
     pub(super) listener: Listener,
-    /// The exit codes that are no failure, beside 0.
+    /// The exit codes, besides 0, that are not a failure.
     pub(super) success: Vec<i32>,
-    /// When it is killed, if it was asked to end. So its end is no failure.
+    /// When it is killed, if it was asked to end. Then its end is not a failure.
     pub(super) asked: Option<Instant>,
     /// Why it was given up.
     pub(super) given_up: Option<String>,
     pub(super) program: Option<u32>,
     pub(super) end: Option<ProgramEnd>,
-    /// Its last lines on stderr then.
+    /// Its last lines on stderr when it ended.
     pub(super) wrote: Vec<String>,
     pub(super) killed: usize,
     pub(super) gone: bool,
     pub(super) said: Said,
-    /// What checks it hears what it says, until it ends or is to end.
+    /// Passes what it says to its check, until it ends or has to end.
     pub(super) checked: Option<Sender<Beat>>,
-    /// The check that it has not passed yet, for people.
+    /// The check that it has not passed yet, in human-readable form.
     pub(super) unproved: Option<String>,
     #[cfg(target_os = "linux")]
     pub(super) queues: Option<Watch>,
-    /// What its connections do about its end, if they are relayed.
+    /// How its connections are told that it has ended, if they are relayed.
     pub(super) connections: Option<AtItsEnd>,
-    /// What became of its connections. None: they are relayed, and have not ended.
+    /// How its connections ended. None: they are relayed, and have not ended.
     pub(super) drained: Option<DrainReport>,
 }
 
@@ -68,24 +68,24 @@ impl fmt::Debug for AtItsEnd {
     }
 }
 
-/// What a program has said of itself.
+/// What a program has said about itself.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) status: Option<String>,
     pub(super) stopping: bool,
 }
 
-/// Who hears of it.
+/// The recipient of its events.
 #[derive(Debug)]
 pub(super) enum Listener {
     Builder(Sender<Step>),
-    /// None yet: first master control has to know that there is a server.
+    /// None yet: master control has to know about the server first.
     Later(Vec<Event>),
     MasterControl(EventSender),
 }
 
 impl Observed {
-    /// For a program that is about to be started; its builder hears of it.
+    /// For a program that is about to be started; its builder receives the events.
     pub(super) fn new(program: &Program, steps: Sender<Step>) -> Observed {
         Observed {
             listener: Listener::Builder(steps),
@@ -107,8 +107,8 @@ impl Observed {
         }
     }
 
-    /// From now on its end is a failure: also one that has been, if it `may_have_ended`, and none that it was asked
-    /// for.
+    /// From now on its end is a failure, unless it was asked to end. So is an end that has already happened, if it
+    /// `may_have_ended`.
     pub(super) fn is_ready(&mut self, build: u64, may_have_ended: bool) -> Result<(), BuildError> {
         match self.end {
             Some(end) if self.asked.is_none() && !may_have_ended => Err(EndedEarly::of(end)),
@@ -124,14 +124,14 @@ impl Observed {
         }
     }
 
-    /// If nothing of it is left, and its connections have ended, that is its end.
+    /// Reports its end if nothing of it is left and its connections have ended.
     pub(super) fn finish(&mut self, build: u64) {
         if self.gone && self.drained.is_some() {
             self.tell(Event::Finished { build });
         }
     }
 
-    /// It is asked to end, and has this long. From now on its end is no failure.
+    /// Records that it is asked to end and has this long. From now on its end is not a failure.
     pub(super) fn ask(&mut self, within: Duration) {
         self.asked = Some(deadline_after(Instant::now(), within));
         self.checked = None;
@@ -143,7 +143,7 @@ impl Observed {
 
     pub(super) fn tell_builder(&self, step: Step) {
         if let Listener::Builder(steps) = &self.listener {
-            // It has given up already.
+            // The builder may have given up already.
             let _ = steps.send(step);
         }
     }

@@ -1,4 +1,4 @@
-//! What a program writes to stderr, on its way through the supervisor: the last lines say why it failed.
+//! A program's stderr, on its way through the supervisor: the last lines say why the program failed.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read};
@@ -12,13 +12,13 @@ use crate::writer::Writer;
 /// How many lines are kept.
 const KEPT: usize = 10;
 
-/// How much of a line is kept. All lines together have some 4 KiB at most.
+/// How many bytes of a line are kept. All lines together take at most about 4 KiB.
 const LONGEST: usize = 400;
 
-/// How long to wait at most for what is still on its way from a program that has ended.
+/// The longest wait for output still in transit from a program that has ended.
 const REST: Duration = Duration::from_secs(1);
 
-/// Copies what a program writes to our own stderr, on a thread named `stderr`, and keeps its last lines.
+/// Copies a program's stderr to our own, on a thread named `stderr`, and keeps the last lines.
 #[derive(Debug)]
 pub(super) struct Output {
     kept: Arc<Kept>,
@@ -34,7 +34,7 @@ struct Kept {
 }
 
 impl Output {
-    /// Returns where the program shall write, too.
+    /// Also returns the pipe end to which the program writes.
     pub(super) fn new(stderr: Arc<Writer>) -> io::Result<(Output, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
         #[cfg(unix)]
@@ -54,12 +54,13 @@ impl Output {
         Ok((output, writer))
     }
 
-    /// Waits until all that the program has written is passed on, for a moment at most, and not again for a reader that
-    /// has stalled. Others may still have its stderr, so what counts is that nothing is on its way.
+    /// Waits briefly until everything that the program has written is passed on; if a reader has stalled, it does not
+    /// wait a second time. Other processes may still have the program's stderr open, so the test is that no output is
+    /// in transit.
     pub(super) fn settle(&self) {
         let end = Instant::now() + REST;
         let mut tail = lock(&self.kept.tail);
-        // The one that reads holds this lock from there to the tail.
+        // The reading thread holds this lock from the read until the tail is updated.
         while !tail.is_whole && !tail.is_stalled && (tail.is_passing_on || !self.is_empty()) {
             let remaining = end.saturating_duration_since(Instant::now());
             tail.is_stalled = remaining.is_zero();
@@ -67,13 +68,13 @@ impl Output {
         }
     }
 
-    /// Its last lines, when the program has ended.
+    /// Its last lines, once the program has ended.
     pub(super) fn last_lines(&self) -> Vec<String> {
         self.settle();
         self.lines_so_far()
     }
 
-    /// Its last lines so far. Output on its way is not waited for.
+    /// Its last lines so far, without waiting for output in transit.
     pub(super) fn lines_so_far(&self) -> Vec<String> {
         lock(&self.kept.tail).lines()
     }
@@ -83,14 +84,14 @@ impl Output {
         wait_for_input(&self.pipe, nix::poll::PollTimeout::ZERO).is_ok_and(|readable| !readable)
     }
 
-    /// Nothing tells. The end of the last one that can write does.
+    /// This cannot be determined. The reader notices only when the last writer has ended.
     #[cfg(windows)]
     fn is_empty(&self) -> bool {
         false
     }
 }
 
-/// Whether there is something to read within this time, or the end.
+/// Whether there is input, or end of file, within this time.
 #[cfg(unix)]
 fn wait_for_input(pipe: &PipeReader, limit: nix::poll::PollTimeout) -> io::Result<bool> {
     use nix::errno::Errno;
@@ -105,12 +106,12 @@ fn wait_for_input(pipe: &PipeReader, limit: nix::poll::PollTimeout) -> io::Resul
     }
 }
 
-/// Until the last process that can write has ended. When our own stderr is not read, this waits, and then the program
-/// does, as if it wrote there itself.
+/// Copies until the last process that can write has ended. While our own stderr is not read, this blocks, and then so
+/// does the program, as if it wrote there itself.
 fn copy(mut from: PipeReader, kept: &Kept, stderr: &Writer) {
     let mut piece = [0; 8192];
     loop {
-        // The lock is not for waiting.
+        // Do not hold the lock while waiting.
         #[cfg(unix)]
         if wait_for_input(&from, nix::poll::PollTimeout::NONE).is_err() {
             return;
@@ -141,11 +142,11 @@ fn copy(mut from: PipeReader, kept: &Kept, stderr: &Writer) {
 /// The last lines.
 #[derive(Debug, Default)]
 struct Tail {
-    /// The end has come.
+    /// End of file has been read.
     is_whole: bool,
-    /// The last piece is just being passed on.
+    /// The last piece is being passed on at the moment.
     is_passing_on: bool,
-    /// That was waited for in vain, and nothing has changed since.
+    /// A wait for that timed out, and nothing has changed since.
     is_stalled: bool,
     complete: VecDeque<Vec<u8>>,
     current: Vec<u8>,
@@ -178,7 +179,7 @@ impl Tail {
     }
 }
 
-/// The line without what would move the cursor or change the colors of the terminal on which it is read.
+/// The line without anything that would move the cursor or change the colors of the terminal on which it is read.
 fn plain(line: &[u8]) -> String {
     let mut text = String::new();
     let line = String::from_utf8_lossy(line);
@@ -186,7 +187,7 @@ fn plain(line: &[u8]) -> String {
     while let Some(letter) = letters.next() {
         match letter {
             '\t' => text.push(' '),
-            // What follows `ESC [` belongs to it up to its first letter (ECMA-48).
+            // `ESC [` starts a sequence that ends with its first letter (ECMA-48).
             '\x1b' if letters.as_str().starts_with('[') => _ = letters.find(|letter| letter.is_ascii_alphabetic()),
             letter if letter.is_control() => {}
             letter => text.push(letter),

@@ -1,6 +1,6 @@
-//! What can be known of a program before it is started: whether its directory, its file and its interpreter are there.
+//! Checks of a program before it is started: whether its directory, its file and its interpreter exist.
 //!
-//! The same answers explain why one could not be started.
+//! The same checks explain why a program could not be started.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::settings::Part;
 use crate::text::Reason;
 
 impl Program {
-    /// Whether it can be started, as far as that is known beforehand.
+    /// Whether it can be started, as far as that can be known in advance.
     ///
     /// # Errors
     /// If not, why.
@@ -21,7 +21,7 @@ impl Program {
         self.file().map(drop)
     }
 
-    /// Whether the directory is there in which it would start.
+    /// Whether the directory in which it would start exists.
     ///
     /// # Errors
     /// If not, why.
@@ -38,7 +38,7 @@ impl Program {
         Err(CannotStart { code: NOT_RUN, message })
     }
 
-    /// What it is made of at this moment: a restart says what has changed of that.
+    /// What it consists of at this moment: a restart reports which of these parts have changed.
     pub(super) fn parts(&self) -> Vec<Part> {
         let part = |name: &str, value| Part { name: name.into(), value, secret: false };
         let canonical = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -65,7 +65,7 @@ impl Program {
         parts
     }
 
-    /// The file that would be run, by a path from where this process is.
+    /// The file that would be run, as a path that is valid in this process's directory.
     ///
     /// # Errors
     /// When there is none that can be run.
@@ -74,7 +74,7 @@ impl Program {
         find(&self.program, self.directory.as_deref().unwrap_or(Path::new("")), &self.environment)
     }
 
-    /// A name without a directory is looked for by the system, in an order of its own.
+    /// The system looks for a name without a directory, in an order of its own.
     #[cfg(windows)]
     pub(super) fn file(&self) -> Result<PathBuf, CannotStart> {
         let path = self.path();
@@ -87,8 +87,8 @@ impl Program {
         }
     }
 
-    /// A path from the directory in which it starts, or a name to be looked for: Windows would look up a relative path
-    /// in the directory of the supervisor.
+    /// A path resolved against the directory in which it starts, or a bare name to be searched for: Windows would
+    /// resolve a relative path against the supervisor's directory.
     #[cfg(windows)]
     pub(super) fn path(&self) -> PathBuf {
         let path = Path::new(&self.program);
@@ -120,14 +120,14 @@ mod unix {
 
     use super::{CannotStart, NOT_FOUND, NOT_RUN, not_found};
 
-    /// Where programs are looked for without a `PATH`.
+    /// Where to look for programs without a `PATH`.
     const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-    /// How much the system reads of a file to find its interpreter.
+    /// How many bytes of a file the system reads to find its interpreter.
     const FIRST_LINE: usize = 256;
 
-    /// The file that is run for a program that starts in this directory, with these variables beside those of this
-    /// process.
+    /// The file that is run for a program that starts in this directory, with these variables in addition to those of
+    /// this process.
     pub(in crate::child) fn find(
         program: &OsStr,
         directory: &Path,
@@ -141,7 +141,7 @@ mod unix {
         Ok(file)
     }
 
-    /// As execvp(3) does: what is no path is looked for in the directories of `PATH`.
+    /// Like execvp(3): a name that is not a path is searched for in the directories of `PATH`.
     fn look_for(program: &OsStr, directory: &Path, path: &OsStr) -> Result<PathBuf, (u8, String)> {
         if program.as_bytes().contains(&b'/') {
             let file = directory.join(program);
@@ -156,7 +156,7 @@ mod unix {
             let file = directory.join(place).join(program);
             match executable(&file) {
                 Ok(()) => return Ok(file),
-                // One that is not executable is passed over, and is the reason only if there is no other one.
+                // A file that is not executable is skipped, and is the reason only if no other file is found.
                 Err((NOT_FOUND, _)) => {}
                 Err(_) if file.is_dir() => {}
                 Err(other) => problem = other,
@@ -178,7 +178,7 @@ mod unix {
         accessat(CWD, file, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
     }
 
-    /// Whether the interpreter of a script is there, and, if that is `env`, what it is to look for.
+    /// Checks that the interpreter of a script exists and, if it is `env`, the program that `env` has to look for.
     fn check_interpreter(script: &Path, directory: &Path, path: &OsStr) -> Result<(), (u8, String)> {
         let Some((interpreter, argument)) = interpreter(script) else { return Ok(()) };
         let missing = |name: &OsStr, why| (NOT_RUN, format!("its interpreter {}: {why}", name.display()));
@@ -189,10 +189,10 @@ mod unix {
         }
     }
 
-    /// What the first line of a script names, and the rest of that line.
+    /// The interpreter in the first line of a script, and the rest of that line.
     fn interpreter(script: &Path) -> Option<(OsString, OsString)> {
         let mut beginning = Vec::new();
-        // A file that cannot be read can still be run, unless it is a script.
+        // An unreadable file can still be run, unless it is a script.
         File::open(script).ok()?.take(FIRST_LINE as u64).read_to_end(&mut beginning).ok()?;
         let line = beginning.strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?.trim_ascii();
         let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
@@ -201,7 +201,8 @@ mod unix {
         (!interpreter.is_empty()).then(|| (text(interpreter), text(argument)))
     }
 
-    /// The program in `#!/usr/bin/env node` or `#!/usr/bin/env -S node --fast`. None: something else is asked of it.
+    /// The program in `#!/usr/bin/env node` or `#!/usr/bin/env -S node --fast`. None: the line asks something else of
+    /// `env`.
     fn looked_for_by_env<'a>(interpreter: &OsStr, argument: &'a OsStr) -> Option<&'a OsStr> {
         if Path::new(interpreter).file_name() != Some(OsStr::new("env")) {
             return None;
@@ -252,7 +253,7 @@ mod unix {
     }
 }
 
-/// There is no such permission of its own.
+/// Windows has no separate permission for this.
 #[cfg(windows)]
 fn may_execute(_directory: &Path) -> bool {
     true

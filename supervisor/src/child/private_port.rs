@@ -11,19 +11,19 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use super::guardian::notify::random;
 
-/// From where on the system takes local ports for connections, unless it says otherwise.
+/// The first port that the system uses for outgoing connections, unless it says otherwise.
 const EPHEMERAL: u16 = 32768;
 
-/// Where private ports begin if there is room: below it, more ports are well known.
+/// The first private port if there is room: more of the ports below it are well known.
 const FIRST: u16 = 20000;
 
-/// How many ports there have to be.
+/// How many ports the range has to have.
 const ROOM: u16 = 1000;
 
-/// How many ports are tried for a free one.
+/// How many ports to try.
 const TRIES: usize = 100;
 
-/// Some port that is free on all addresses, at this moment.
+/// A port that is free on all addresses at this moment.
 ///
 /// # Errors
 /// When none is found.
@@ -41,8 +41,8 @@ pub(super) fn choose() -> io::Result<u16> {
     Err(io::Error::new(io::ErrorKind::AddrInUse, message))
 }
 
-/// The ports below those that the system takes for connections (`32768\t60999`), or above them if there is no room: the
-/// connections to a program, too, would take its ports away.
+/// The ports below those that the system uses for outgoing connections (`32768\t60999`), or above them if there is no
+/// room below: even connections to a program could take its port.
 fn candidates(ephemeral: &str) -> Range<u16> {
     let mut ends = ephemeral.split_whitespace().map_while(|end| end.parse().ok());
     let (low, high) = (ends.next().unwrap_or(EPHEMERAL), ends.next().unwrap_or(u16::MAX));
@@ -54,8 +54,8 @@ fn candidates(ephemeral: &str) -> Range<u16> {
     }
 }
 
-/// Whether a program could bind it, whichever family it takes, and even if it does not ask to share it with connections
-/// that have just ended.
+/// Whether a program could bind it in any address family, even if the program does not ask to share the port with
+/// connections that have just ended.
 fn is_free(port: u16) -> io::Result<bool> {
     let tried = match try_to_bind(AddressFamily::INET6, (Ipv6Addr::UNSPECIFIED, port).into()) {
         Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => {
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn a_port_is_free_if_no_family_has_it() {
         for address in ["127.0.0.1", "0.0.0.0", "::1", "::"] {
-            // One that the system gives nobody else meanwhile.
+            // A port that the system assigns to no other process in the meantime.
             let port = choose().unwrap();
             // There may be no IPv6.
             let Ok(listener) = TcpListener::bind((address, port)) else { continue };

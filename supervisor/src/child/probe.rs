@@ -1,4 +1,4 @@
-//! What a program answers if it serves: a connection, a request over HTTP, or a command that asks it.
+//! Probes that a serving program answers: a connection, a request over HTTP, or a command.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -16,24 +16,24 @@ use super::family_sockets::{AcceptedBy, FamilySockets};
 use crate::listen::Address;
 use crate::text::{Reason, Seconds};
 
-/// Something that a program answers if it serves.
+/// A probe that a serving program answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
-    /// It takes connections at this address. Where the system tells (Linux), an answer of another process does not
-    /// count.
+    /// It accepts connections at this address. Where the system shows the listener (Linux), an answer of another
+    /// process does not count.
     Connect(Address),
-    /// It takes connections on its private port, whichever that is: one behind a relay has one.
+    /// It accepts connections on its private port, whichever that is: a program behind a relay has one.
     PrivatePort,
-    /// It takes connections on this port of the loopback interface, by IPv4 or IPv6.
+    /// It accepts connections on this port of the loopback interface, over IPv4 or IPv6.
     Port(u16),
-    /// It answers a GET of this with a status of 2xx. The same holds for its answer.
+    /// It answers a GET of this URL with a status of 2xx. The answer of another process does not count here either.
     Http(Url),
-    /// This command of the shell ends with code 0.
+    /// This shell command exits with code 0.
     #[cfg(unix)]
     Exec(String),
 }
 
-/// As the command line has it.
+/// As written on the command line.
 impl fmt::Display for Probe {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -62,7 +62,7 @@ impl Probe {
         }
     }
 
-    /// Whether it is about a private port.
+    /// Whether it needs a private port.
     #[cfg_attr(not(feature = "cli"), allow(dead_code))]
     pub(crate) fn needs_private_port(&self) -> bool {
         match self {
@@ -74,7 +74,7 @@ impl Probe {
         }
     }
 
-    /// Where the answer is to come from. None: that is not known.
+    /// The address from which the answer has to come. None: unknown.
     pub(super) fn address(&self) -> Option<Address> {
         match self {
             Probe::Connect(address) => Some(address.clone()),
@@ -87,27 +87,27 @@ impl Probe {
     }
 }
 
-/// A text in which the private port has its place.
+/// The text with `{port}` replaced by the private port.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(super) fn with_port(text: &str, port: u16) -> String {
     text.replace("{port}", &port.to_string())
 }
 
-/// What became of a probe.
+/// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It has answered, in these words: `it answers on …`.
+    /// It has answered; the text says how: `it answers on …`.
     Answered(String),
     Failed(String),
-    /// Another generation of the program has answered, on a socket that both have from us, or it is not known which
-    /// one.
+    /// Another generation of the program has answered, on a socket that both have from us, or it is unknown which one
+    /// has.
     OfAnother,
 }
 
 /// An `http` URL: a host, with or without a port, and a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
-    /// As it is in the URL.
+    /// As written in the URL.
     authority: String,
     /// The path and the query.
     path: String,
@@ -150,7 +150,7 @@ impl fmt::Display for Url {
     }
 }
 
-/// Whether the program takes connections there. That is no client: it leaves at once.
+/// Whether the program accepts connections there. The probe is not a client: it disconnects at once.
 pub(super) fn connect(address: &Address, program: &FamilySockets) -> Outcome {
     match program.listen_at(address) {
         Some(false) => Outcome::Failed(format!("it does not listen on {address}")),
@@ -165,11 +165,11 @@ pub(super) fn connect_to_port(port: u16, program: &FamilySockets) -> Outcome {
     connect(&Address::Tcp(address), program)
 }
 
-/// Whether something does.
+/// Whether anything accepts connections there.
 fn takes_connections(address: &Address) -> bool {
     match address {
         Address::Tcp(address) => TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok(),
-        // Does not wait: one whose queue is full takes connections, too.
+        // Does not wait: a socket with a full queue counts as accepting, too.
         #[cfg(unix)]
         Address::Unix(path) => path.as_path().to_fs_name::<GenericFilePath>().is_ok_and(|name| {
             ConnectOptions::new().name(name).wait_mode(ConnectWaitMode::Deferred).connect_sync().is_ok()
@@ -177,7 +177,8 @@ fn takes_connections(address: &Address) -> bool {
     }
 }
 
-/// Waits until a process has accepted the connection, or does so only when the client sends something.
+/// Waits until a process has accepted the connection, or until it is known that one does so only after the client has
+/// sent something.
 fn wait_until_accepted(client: &TcpStream, program: &FamilySockets, end: Instant) -> AcceptedBy {
     let mut pause = LOOKS.0;
     loop {
@@ -207,24 +208,25 @@ pub(super) fn http(url: &Url, program: &FamilySockets, limit: Duration) -> Outco
             request(url, client, program, limit, end)
         });
         match answer.unwrap_or_else(failed) {
-            // The other one may be faster this time.
+            // This generation may be faster next time.
             Outcome::OfAnother if Instant::now() + AGAIN < end => thread::sleep(AGAIN),
             outcome => return outcome,
         }
     }
 }
 
-/// How long to wait until another connection is made when one has gone to another generation. Nothing announces when
-/// this one would take one.
+/// How long to wait before connecting again when another generation has accepted. Nothing announces when this
+/// generation would accept.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// How long to wait before the second look which process has accepted a connection, and between two at most.
+/// How long to wait before looking a second time which process has accepted a connection, and the longest wait between
+/// two looks.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
 
-/// How long to wait for an answer of another generation at most. It may hang.
+/// The longest wait for an answer of another generation, which may hang.
 const OF_ANOTHER: Duration = Duration::from_millis(100);
 
-/// The longest answer that is read to its end.
+/// The longest answer that is read completely.
 const LONGEST: usize = 64 * 1024;
 
 fn connect_http(url: &Url, end: Instant) -> io::Result<(TcpStream, SocketAddr)> {
@@ -238,7 +240,7 @@ fn connect_http(url: &Url, end: Instant) -> io::Result<(TcpStream, SocketAddr)> 
     Err(failure)
 }
 
-/// The time that is left.
+/// The remaining time.
 fn remaining(end: Instant) -> io::Result<Duration> {
     let left = end.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
@@ -254,11 +256,11 @@ fn request(
     let Url { authority, path } = url;
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: mastercontrol\r\nConnection: close\r\n\r\n");
-    // In one piece, if possible: a server may answer the first one that it gets, and close.
+    // Sent in one piece if possible: a server may answer the first piece that it gets, and close.
     let mut request = request.as_bytes();
     let mut accepted = wait_until_accepted(&client, program, end);
     if accepted == AcceptedBy::NoneBeforeData {
-        // No answer before its end, which would close the connection.
+        // All but the last byte: a complete request could be answered at once, which would close the connection.
         let (most, rest) = request.split_at(request.len() - 1);
         client.set_write_timeout(Some(remaining(end)?))?;
         client.write_all(most)?;
@@ -266,11 +268,11 @@ fn request(
         accepted = wait_until_accepted(&client, program, end);
     }
     let answer = match accepted {
-        // Its time begins here: on a machine with many connections the look for the process that has accepted takes
-        // long.
+        // Its time starts here: on a machine with many connections, finding the process that has accepted takes long.
         AcceptedBy::TheProgram => exchange(client, request, Instant::now() + limit)?,
         AcceptedBy::Another | AcceptedBy::Unknown => {
-            // Some servers do not survive a client that says nothing and leaves. What is answered is of no interest.
+            // Some servers do not survive a client that disconnects without sending anything. The answer does not
+            // matter.
             let _ = exchange(client, request, end.min(Instant::now() + OF_ANOTHER));
             return Ok(Outcome::OfAnother);
         }
@@ -284,7 +286,7 @@ fn request(
     })
 }
 
-/// Sends a request, and reads the answer to its end: a server may complain of a client that does not.
+/// Sends a request, and reads the complete answer: a server may complain about a client that does not.
 fn exchange(mut client: TcpStream, request: &[u8], end: Instant) -> io::Result<Vec<u8>> {
     client.set_write_timeout(Some(remaining(end)?))?;
     client.write_all(request)?;
@@ -299,7 +301,7 @@ fn exchange(mut client: TcpStream, request: &[u8], end: Instant) -> io::Result<V
             Ok(0) => break,
             Ok(length) => answer.extend_from_slice(&piece[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // What matters is there.
+            // The status line has arrived.
             Err(_) if answer.contains(&b'\n') => break,
             Err(error) => return Err(error),
         }
@@ -307,7 +309,7 @@ fn exchange(mut client: TcpStream, request: &[u8], end: Instant) -> io::Result<V
     Ok(answer)
 }
 
-/// The status of an answer, as a number and as it is: `503 Service Unavailable`.
+/// The status of an answer, as a number and as text: `503 Service Unavailable`.
 fn status_of(answer: &[u8]) -> Option<(u16, String)> {
     let line = answer.split(|&byte| byte == b'\n').next()?;
     let line = String::from_utf8_lossy(line);
@@ -361,7 +363,7 @@ mod tests {
         }
     }
 
-    /// What a probe makes of a server that answers so, and then closes the connection.
+    /// The result of a probe of a server that gives this answer and then closes the connection.
     fn probed(answer: &'static [u8]) -> Outcome {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url: Url = format!("http://{}/health", listener.local_addr().unwrap()).parse().unwrap();
@@ -374,7 +376,7 @@ mod tests {
         });
         let program = FamilySockets::new(std::process::id(), HashMap::new());
         let stream = connect_http(&url, Instant::now() + Duration::from_secs(30)).unwrap().0;
-        // The time for the probe is over when it is known which process has accepted the connection.
+        // The time for the probe is over by the time it is known which process has accepted the connection.
         let outcome = request(&url, stream, &program, Duration::from_secs(30), Instant::now()).unwrap();
         assert!(server.join().unwrap().starts_with("GET /health HTTP/1.1\r\nHost: 127.0.0.1:"));
         outcome

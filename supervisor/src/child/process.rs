@@ -1,4 +1,4 @@
-//! A program that runs, as the supervisor knows it: by what its guardian says.
+//! A running program as the supervisor knows it: from the reports of its guardian.
 
 use std::fmt;
 use std::io;
@@ -25,34 +25,34 @@ use crate::server::program_end::ProgramEnd;
 use crate::server::{BuildError, Ended};
 use crate::text::{Seconds, milliseconds};
 
-/// How long a program gets from the request to end to KILL that has to end though no stop was asked for: it does not
-/// get ready, or does not work any more.
+/// How long a program gets between the request to end and KILL if it has to end without a requested stop: because it
+/// does not become ready, or no longer works.
 pub(super) const UNWANTED: Duration = Duration::from_secs(5);
 
-/// Commands a program, by way of whatever guards it. None of these waits.
+/// Controls a program through its guardian. No method waits.
 pub(super) trait Control: fmt::Debug + Send + Sync {
-    /// Asks the program to end, and kills what is left of it at the end of this time: at once, without a request, if
-    /// that is zero. A further one only moves that.
+    /// Asks the program to end, and kills what is left of it after this time; with zero it kills at once, without
+    /// asking. A further call only moves the deadline.
     fn stop(&self, within: Duration);
     fn signal(&self, signal: i32);
 }
 
-/// What is known of a program. A thread named `child` writes it down, until nothing of the program is left.
+/// The state of a program. A thread named `child` keeps it up to date until nothing of the program is left.
 #[derive(Debug)]
 pub(super) struct Running {
     build: u64,
     control: Box<dyn Control>,
     log: Journal,
-    /// What it writes to stderr.
+    /// Its stderr.
     output: Output,
     rotation: Rotation,
     observed: Mutex<Observed>,
-    /// Nothing of it is left.
+    /// Signaled when nothing of it is left.
     gone: Condvar,
 }
 
 impl Running {
-    /// `guard` tells what happens to it, and returns when nothing of it is left.
+    /// `guard` reports what happens to the program, and returns when nothing of it is left.
     pub(super) fn start(
         build: u64,
         program: &Program,
@@ -89,13 +89,13 @@ impl Running {
         self.observed().tell_builder(Step::Ready);
     }
 
-    /// The beats of its check, until it ends or is to end. It has to pass that once to prove itself, if it is `asked`
-    /// by it.
+    /// The beats for its check, until it ends or has to end. If the check is a probe, it has to pass once before the
+    /// program has proved itself.
     pub(super) fn check(&self, how: &CheckKind) -> Receiver<Beat> {
         let (checked, beats) = mpsc::channel();
         let mut observed = self.observed();
         observed.unproved = match how {
-            // It has said that it is ready; the next word may be due after that time.
+            // It has said that it is ready, and the next message may be due only after that time.
             #[cfg(unix)]
             CheckKind::Notify => None,
             CheckKind::Probe(_) => Some(how.to_string()),
@@ -106,27 +106,27 @@ impl Running {
         beats
     }
 
-    /// It has passed its check.
+    /// Records that it has passed its check.
     pub(super) fn works(&self) {
         self.observed().unproved = None;
     }
 
-    /// It says that it works, or that it does not.
+    /// Passes its message that it works, or does not, to its check.
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn says_beat(&self, beat: Beat) {
         if let Some(checked) = &self.observed().checked {
-            // The thread that checks it may have ended.
+            // The thread of the check may have ended.
             let _ = checked.send(beat);
         }
     }
 
-    /// It says what it is doing.
+    /// Records its status message.
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn says_status(&self, status: String) {
         self.observed().said.status = Some(status).filter(|status| !status.is_empty());
     }
 
-    /// It says that it is about to end, and so does not have to work any more.
+    /// Records its message that it is about to end. From then on it need not work any more.
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn says_stopping(&self) {
         let mut observed = self.observed();
@@ -134,20 +134,20 @@ impl Running {
         observed.checked = None;
     }
 
-    /// The program itself has ended. Others that it started may be left.
+    /// Records that the program itself has ended. Processes that it started may be left.
     pub(super) fn has_ended(&self, end: ProgramEnd) {
         let wrote = self.last_words(end);
         self.observed().ended(self.build, end, wrote);
         self.lose_connections();
     }
 
-    /// Its connections hear that it has ended, which leads back here.
+    /// Tells its connections that it has ended, which calls back into this struct.
     fn lose_connections(&self) {
         let connections = self.observed().connections.take();
         connections.into_iter().for_each(|AtItsEnd(lose)| lose());
     }
 
-    /// Its connections have ended, of which this became.
+    /// Records that its connections have ended, with this result.
     #[cfg(target_os = "linux")]
     pub(super) fn has_drained(&self, report: DrainReport) {
         let mut observed = self.observed();
@@ -155,13 +155,13 @@ impl Running {
         observed.finish(self.build);
     }
 
-    /// The last lines that it wrote to stderr, if that is of interest. Not while it is observed: this may take a
+    /// The last lines that it wrote to stderr, if they are of interest. Do not hold the lock here: this may take a
     /// moment.
     fn last_words(&self, end: ProgramEnd) -> Vec<String> {
         if end == ProgramEnd::Exited(0) { Vec::new() } else { self.last_lines() }
     }
 
-    /// The last lines that it wrote to stderr, when it has ended.
+    /// The last lines that it wrote to stderr, once it has ended.
     pub(super) fn last_lines(&self) -> Vec<String> {
         self.output.last_lines()
     }
@@ -171,24 +171,24 @@ impl Running {
         self.output.lines_so_far()
     }
 
-    /// Waits until nothing of it is left, for this time at most. Returns whether that is so.
+    /// Waits until nothing of it is left, for at most this time. Returns whether nothing is.
     pub(super) fn wait_until_gone(&self, limit: Duration) -> bool {
         let observed = self.gone.wait_timeout_while(self.observed(), limit, |observed| !observed.gone);
         observed.unwrap_or_else(PoisonError::into_inner).0.gone
     }
 
-    /// Waits until nothing of it is left, or it is being killed, for this time at most. Returns whether that is so.
+    /// Waits until nothing of it is left or it is being killed, for at most this time. Returns whether that is so.
     pub(super) fn wait_until_over(&self, limit: Duration) -> bool {
         self.wait_until_gone(limit) || self.observed().asked.is_some_and(|kill| kill <= Instant::now())
     }
 
-    /// So many had to be killed.
+    /// Records how many of its processes had to be killed.
     pub(super) fn all_exited(&self, killed: usize) {
         self.observed().killed = killed;
     }
 
-    /// Its guardian and the deputy of that have ended, and have not said that nothing is left. So many others had to be
-    /// killed then.
+    /// Records that its guardian and the deputy have ended without reporting that nothing is left, and how many other
+    /// processes had to be killed then.
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn guardian_lost(&self, killed: usize) {
         let wrote = self.last_words(ProgramEnd::Unguarded);
@@ -209,7 +209,7 @@ impl Running {
         (observed.end, observed.killed)
     }
 
-    /// What became of it.
+    /// How it ended.
     pub(super) fn ended(&self) -> Ended {
         let mut observed = self.observed();
         let drain = observed.drained.take().unwrap_or_default();
@@ -232,7 +232,7 @@ impl Running {
         observed.program.filter(|_| observed.end.is_none())
     }
 
-    /// What it says of itself, for people.
+    /// What it says about itself, in human-readable form.
     pub(super) fn says(&self) -> Option<String> {
         let observed = self.observed();
         let Said { status, stopping } = &observed.said;
@@ -243,7 +243,7 @@ impl Running {
         }
     }
 
-    /// The check that it has not passed yet, for people.
+    /// The check that it has not passed yet, in human-readable form.
     pub(super) fn unproved(&self) -> Option<String> {
         self.observed().unproved.clone()
     }
@@ -253,13 +253,13 @@ impl Running {
         !self.observed().gone
     }
 
-    /// Has the queues of its sockets watched, until it ends or is to end.
+    /// Has the queues of its sockets watched until it ends or has to end.
     #[cfg(target_os = "linux")]
     pub(super) fn watch(&self, queues: Option<Watch>) {
         self.observed().queues = queues;
     }
 
-    /// Has them watched no longer, and closes what that takes: the sockets themselves.
+    /// Ends the watch and closes what it uses: the sockets themselves.
     #[cfg(target_os = "linux")]
     pub(super) fn unwatch(&self) {
         let queues = self.observed().queues.take();
@@ -268,7 +268,7 @@ impl Running {
 
     fn is_gone(&self) {
         self.output.settle();
-        // They have to be closed when master control hears that the program is gone.
+        // They have to be closed before master control learns that the program is gone.
         #[cfg(target_os = "linux")]
         self.unwatch();
         self.lose_connections();
@@ -279,8 +279,8 @@ impl Running {
         self.gone.notify_all();
     }
 
-    /// From now on its end is a failure, of which master control hears as soon as it may: also of one that has been, if
-    /// it `may_have_ended`. Of one that has to end anyway, the end is none.
+    /// From now on its end is a failure, which is reported as soon as master control may receive reports. So is an end
+    /// that has already happened, if it `may_have_ended`. If it has to end anyway, its end is not a failure.
     ///
     /// # Errors
     /// When it has ended already.
@@ -288,7 +288,7 @@ impl Running {
         self.observed().is_ready(self.build, may_have_ended)
     }
 
-    /// The same of one whose connections are relayed, which do this at its end.
+    /// The same for a program whose connections are relayed; `lose` is called at its end.
     ///
     /// # Errors
     /// When it has ended already.
@@ -296,7 +296,7 @@ impl Running {
     pub(super) fn is_ready_with(&self, lose: impl FnOnce() + Send + 'static) -> Result<(), BuildError> {
         {
             let mut observed = self.observed();
-            // Its end is not complete without theirs.
+            // Its end is complete only when its connections have ended.
             observed.drained = None;
             observed.is_ready(self.build, false)?;
             observed.connections = Some(AtItsEnd(Box::new(lose)));
@@ -304,12 +304,12 @@ impl Running {
                 return Ok(());
             }
         }
-        // It had to end anyway.
+        // It had to end anyway, and has ended.
         self.lose_connections();
         Ok(())
     }
 
-    /// Master control knows that it is there, and hears all from now on, and what has happened meanwhile.
+    /// Reports to master control, which now knows about it, all events from now on and those that it has missed.
     pub(super) fn start_reporting(&self, events: &EventSender) {
         let mut observed = self.observed();
         if let Listener::Later(missed) = &mut observed.listener {
@@ -321,7 +321,7 @@ impl Running {
         }
     }
 
-    /// It has to end, though no stop was asked for: it has a while to heed that, unless it has less anyway. That is no
+    /// Ends it without a requested stop: it gets a while to react, unless its time ends sooner anyway. That is not a
     /// failure.
     pub(super) fn end(&self) {
         let kill = Deadline::after(Instant::now(), UNWANTED);
@@ -336,7 +336,7 @@ impl Running {
         self.end();
     }
 
-    /// It fails for this reason. One that has been asked to end has had its time, and is killed.
+    /// Makes it fail for this reason. A program that has already been asked to end has had its time, and is killed.
     pub(super) fn give_up(&self, why: &str) {
         {
             let mut observed = self.observed();
@@ -354,7 +354,7 @@ impl Running {
         self.control.stop(UNWANTED);
     }
 
-    /// It is about to be asked to end, if it still runs.
+    /// Logs that it is about to be asked to end, if it still runs.
     fn log_request(&self, why: &str) {
         let program = {
             let observed = self.observed();
@@ -381,19 +381,19 @@ impl Running {
         self.control.signal(signal);
     }
 
-    /// It is out of rotation from now on, or back.
+    /// Takes it out of rotation, or puts it back.
     pub(super) fn set_in_rotation(&self, in_rotation: bool) {
         self.rotation.set(in_rotation, |signal| self.signal(signal));
     }
 
-    /// Asks it to end, and kills it at this time. That is no failure.
+    /// Asks it to end, and kills it at this time. That is not a failure.
     pub(super) fn stop_by(&self, kill: Deadline) {
         let within = kill.remaining(Instant::now());
         self.observed().ask(within);
         self.control.stop(within);
     }
 
-    /// Asks it to end and takes it from its builder, if it is not ready yet: all programs have to end.
+    /// Asks it to end and releases its builder, if it is not ready yet: all programs have to end.
     pub(super) fn stop_building(&self, kill: Deadline) {
         let within = kill.remaining(Instant::now());
         {

@@ -20,7 +20,8 @@ use crate::settings::Settings;
 /// The shell's exit code for a program that is not found.
 pub(super) const NOT_FOUND: u8 = 127;
 
-/// Why a program is not there, for people. A command line in quotes is one word, and so the name of a program.
+/// Why a program is not found, in human-readable form. A command line in quotes is one word, and is taken for the name
+/// of a program.
 pub(super) fn not_found(program: &OsStr) -> &'static str {
     if program.to_string_lossy().contains(char::is_whitespace) {
         "not found; if this is a program with its arguments, write each as a word of its own, without quotes around them"
@@ -29,46 +30,46 @@ pub(super) fn not_found(program: &OsStr) -> &'static str {
     }
 }
 
-/// The shell's exit code for one that cannot be run.
+/// The shell's exit code for a program that cannot be run.
 pub(super) const NOT_RUN: u8 = 126;
 
-/// Says what the program of a generation is, and may change its settings.
+/// Determines the program of a generation, and may change its settings.
 pub(crate) type ProgramFactory = Box<dyn FnMut(&mut Settings) -> Result<Program, BuildError> + Send>;
 
 /// What to run, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// Its path, or a name to be looked for. A relative path is looked up in the directory in which it starts.
+    /// Its path, or a name to search for. A relative path is resolved against the directory in which it starts.
     pub program: OsString,
-    /// What it is told.
+    /// Its arguments.
     pub args: Vec<OsString>,
-    /// The directory in which it starts: the one that has this path then. None: that of the supervisor.
+    /// The directory in which it starts: the one that has this path at that time. None: that of the supervisor.
     pub directory: Option<PathBuf>,
-    /// Variables that it gets in addition to those of the supervisor, or in their place.
+    /// Environment variables that are added to those of the supervisor, and override them.
     pub environment: Vec<(String, String)>,
-    /// What asks it to end.
+    /// The signals that ask it to end.
     #[cfg(unix)]
     pub stop: StopSignals,
-    /// What tells it that it is taken out of rotation, and that it is back.
+    /// The signals that tell it that it is taken out of rotation, and that it is put back.
     pub rotation: RotationSignals,
-    /// The exit codes, beside 0, that are no failure. One above 128 is that of a signal, too, as a shell tells it.
+    /// The exit codes, besides 0, that are not a failure. A code above 128 also stands for a signal, as in a shell.
     pub success: Vec<i32>,
     /// What shows that it is ready.
     pub ready: Ready,
     /// How long that may take.
     pub ready_within: Duration,
-    /// How long it serves beside the program that it replaces, if it can: if it exits or fails its check meanwhile, it
-    /// is withdrawn.
+    /// How long it serves beside the program that it replaces, if it can. If it exits or fails its check in that time,
+    /// it is withdrawn.
     pub overlap: Duration,
-    /// Whether and how it is checked while it serves. One that fails is replaced.
+    /// Whether and how it is checked while it serves. A program that fails the check is replaced.
     pub check: Option<Check>,
 }
 
 impl Program {
-    /// The same with this private port: in its arguments, its variables, and what shows that it is ready and works.
+    /// A copy with this private port in its arguments, its variables, and the conditions for being ready and working.
     #[cfg(target_os = "linux")]
     pub(super) fn at_port(&self, port: u16) -> Program {
-        // What it gets by its own variables counts more than the usual address, but not more than the port.
+        // Its own variables take precedence over the default `HOST`, but not over `PORT`.
         let host = ("HOST".to_owned(), "127.0.0.1".to_owned());
         let own = self.environment.iter().map(|(name, value)| (name.clone(), with_port(value, port)));
         let environment = [host].into_iter().chain(own).chain([("PORT".to_owned(), port.to_string())]).collect();
@@ -81,21 +82,21 @@ impl Program {
         }
     }
 
-    /// Whether an exit before readiness counts like one just after it. That is so for the first program, whose end is
-    /// passed on, unless a readiness condition was given.
+    /// Whether an exit before readiness is treated like one just after it. That is so for the first program, whose exit
+    /// code is passed on, unless a readiness condition was given.
     pub(super) fn may_have_ended(&self, build: u64) -> bool {
         self.ready == Ready::Auto && build == 1
     }
 }
 
-/// An argument in which the private port has its place. One that is no text has none.
+/// An argument with `{port}` replaced by the private port. An argument that is not valid text stays as it is.
 #[cfg(target_os = "linux")]
 fn argument_with_port(argument: &OsStr, port: u16) -> OsString {
     argument.to_str().map_or_else(|| argument.to_owned(), |text| with_port(text, port).into())
 }
 
 impl fmt::Display for Program {
-    /// As it might be typed.
+    /// As it might be typed in a shell.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.program.display())?;
         self.args.iter().try_for_each(|argument| write!(formatter, " {}", argument.display()))
@@ -124,9 +125,9 @@ impl Error for CannotStart {}
 pub struct EndedEarly {
     /// How it ended.
     pub end: ProgramEnd,
-    /// Its exit code is that of success.
+    /// Its exit code means success.
     pub clean: bool,
-    /// What kept it from getting ready, if that can be seen.
+    /// What kept it from becoming ready, if that can be seen.
     pub obstacle: Option<String>,
     /// The last lines that it wrote to stderr.
     pub wrote: Vec<String>,
@@ -146,12 +147,12 @@ impl fmt::Display for EndedEarly {
 
 impl Error for EndedEarly {}
 
-/// A program that was not ready in time, or not for another reason, and was ended.
+/// A program that did not become ready, in time or for another reason, and was ended.
 #[derive(Debug)]
 pub(super) struct NeverReady {
     pub(super) why: BuildError,
     pub(super) wrote: Vec<String>,
-    /// How it ended. None: that has not been seen.
+    /// How it ended. None: unknown.
     pub(super) end: Option<ProgramEnd>,
     /// How many of its processes had to be killed.
     pub(super) killed: usize,
@@ -165,8 +166,8 @@ impl fmt::Display for NeverReady {
 
 impl Error for NeverReady {}
 
-/// The last lines that the program wrote to stderr that could not be started. Its stderr has them already; they are for
-/// those who see nothing of that.
+/// The last lines on stderr of the program that could not be started. They have been written to our stderr already;
+/// they are for users who do not see it.
 pub(crate) fn last_output(error: &BuildError) -> &[String] {
     let early = error.downcast_ref::<EndedEarly>().map(|early| &early.wrote);
     early.or_else(|| error.downcast_ref::<NeverReady>().map(|never| &never.wrote)).map_or(&[], Vec::as_slice)
@@ -177,13 +178,13 @@ pub(crate) fn was_started(error: &BuildError) -> bool {
     error.is::<EndedEarly>() || error.is::<NeverReady>()
 }
 
-/// What became of the program that could not be started, if it had to be ended.
+/// How the program that could not be started ended, if it had to be ended.
 pub(crate) fn ended(error: &BuildError) -> Ended {
     let never = error.downcast_ref::<NeverReady>();
     never.map_or_else(Ended::default, |never| Ended { program: never.end, killed: never.killed, ..Ended::default() })
 }
 
-/// What kept a program from getting ready, after what became of it.
+/// What kept a program from becoming ready, to be appended to how it ended.
 pub(super) struct Obstacle<'a>(pub(super) &'a Option<String>);
 
 impl fmt::Display for Obstacle<'_> {

@@ -1,4 +1,4 @@
-//! Warns of a program that does not take the connections that wait on the sockets that it was passed.
+//! Warns of a program that does not accept the connections that wait on the sockets that it was passed.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::{SocketAddr, TcpListener};
@@ -18,25 +18,25 @@ use crate::sync::lock;
 /// How long a connection may wait.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many times to look at those that wait: while an old generation ends, that may take them.
+/// How many times to look at the waiting connections: while an old generation ends, it may accept some of them.
 const LOOKS: usize = 12;
 
-/// The watch over the queues of a program's sockets, until it is seen that connections are accepted.
+/// Watches the queues of a program's sockets until connections are seen to be accepted.
 #[derive(Debug)]
 pub(super) struct Watch {
-    /// Dropped when the program is to end, or has.
+    /// Dropped when the program has to end, or has ended.
     end: PipeWriter,
     listeners: Arc<Mutex<Vec<(SocketAddr, TcpListener)>>>,
 }
 
 impl Watch {
-    /// Begins, on a thread named `queues`. None: there is nothing to watch.
+    /// Starts watching, on a thread named `queues`. None: there is nothing to watch.
     ///
     /// # Errors
     /// What the system says.
     pub(super) fn begin(sockets: Vec<OwnedFd>, log: Journal) -> io::Result<Option<Watch>> {
         let listeners = sockets.into_iter().map(TcpListener::from);
-        // A Unix socket has no such address, and the system does not say what waits there.
+        // A Unix socket has no such address, and the system does not show the connections that wait on it.
         let listeners = listeners.filter_map(|listener| Some((listener.local_addr().ok()?, listener)));
         let listeners: Vec<_> = listeners.collect();
         if listeners.is_empty() {
@@ -49,8 +49,8 @@ impl Watch {
         Ok(Some(Watch { end, listeners }))
     }
 
-    /// Ends it, and closes the sockets that it has. Its thread may still be looking at those that wait, which can take
-    /// a second where there are many connections: no stop waits for that.
+    /// Ends the watch and closes its sockets. Its thread may still be examining the waiting connections, which can take
+    /// a second on a machine with many connections; no stop waits for that.
     pub(super) fn end(self) {
         drop(self.end);
         lock(&self.listeners).clear();
@@ -59,10 +59,10 @@ impl Watch {
 
 #[derive(Debug)]
 struct Queues {
-    /// Locked only while it waits, which the end of the pipe ends.
+    /// Locked only during a wait, which ends when the pipe is closed.
     listeners: Arc<Mutex<Vec<(SocketAddr, TcpListener)>>>,
     log: Journal,
-    /// Closed when the program is to end, or has.
+    /// Closed when the program has to end, or has ended.
     until: PipeReader,
 }
 
@@ -88,7 +88,7 @@ impl Queues {
         }
     }
 
-    /// Where a client waits. None: the program is to end, or has.
+    /// The address on which a client waits. None: the program has to end, or has ended.
     fn first_client(&self) -> Option<SocketAddr> {
         let listeners = lock(&self.listeners);
         loop {
@@ -107,7 +107,7 @@ impl Queues {
         }
     }
 
-    /// Whether the program is to end, or has, before this time has passed.
+    /// Whether the program has to end, or ends, before this time has passed.
     fn is_over_within(&self, time: Duration) -> bool {
         let end = Instant::now() + time;
         loop {

@@ -1,4 +1,4 @@
-//! When a program is ready: it says so, it answers, or a time has passed.
+//! When a program counts as ready: it says so, it answers, or a time has passed.
 
 use std::time::Duration;
 
@@ -7,27 +7,28 @@ use super::probe::Probe;
 /// What shows that a program is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ready {
-    /// One of its processes listens on a socket that is not from us (Linux), or it has run for a second: whichever
+    /// One of its processes listens on a socket that is not from us (Linux), or it has run for a second, whichever
     /// comes first.
     Auto,
     /// It has run for this long.
     After(Duration),
-    /// It says `READY=1` on the socket that `NOTIFY_SOCKET` names.
+    /// It sends `READY=1` to the socket in `NOTIFY_SOCKET`.
     #[cfg(unix)]
     Notify,
     /// It listens on this port (Linux).
     Port(u16),
-    /// It answers this.
+    /// It answers this probe.
     Probe(Probe),
 }
 
-/// How long a program has to run to be ready without another sign of that.
+/// How long a program has to run to count as ready without any other evidence.
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
-/// How long to wait before the first look whether a program is ready, and between two at most. Nothing announces that.
+/// How long to wait before the first check for readiness, and the longest wait between two checks. Nothing announces
+/// readiness.
 pub(super) const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
-/// The same where a look is a process of its own.
+/// The same where each check starts a process.
 #[cfg(unix)]
 const COMMANDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -44,7 +45,7 @@ impl Ready {
         }
     }
 
-    /// How long it has to run to be ready without another sign of that. None: that never suffices.
+    /// How long it has to run to count as ready without any other evidence. None: running is never enough.
     pub(super) fn enough(&self) -> Option<Duration> {
         match self {
             Ready::Auto => Some(LONG_ENOUGH),
@@ -55,7 +56,7 @@ impl Ready {
         }
     }
 
-    /// How long to wait before the first look, and between two at most. None: there is nothing to look for.
+    /// How long to wait before the first check, and the longest wait between two. None: there is nothing to check.
     pub(super) fn looks(&self) -> Option<(Duration, Duration)> {
         match self {
             #[cfg(unix)]

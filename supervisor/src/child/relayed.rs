@@ -1,4 +1,4 @@
-//! A program behind a relay: it is asked to end when its connections have.
+//! A program behind a relay: it is asked to end when its connections have ended.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use super::process::{Running, UNWANTED};
 use crate::server::deadline::Deadline;
 use crate::server::{Availability, Clients, Closer, Ended, Failure, Generation, Watcher, close_on_a_thread};
 
-/// How long after the deadline of its drain a program is killed that has not ended.
+/// How long after the deadline of its drain a program that has not ended is killed.
 pub(super) const KILLED_AFTER: Duration = Duration::from_secs(5);
 
 /// A program behind a relay that is ready.
@@ -23,12 +23,13 @@ pub(super) struct Relayed {
     connections: Arc<Connections>,
 }
 
-/// The connections of a program, from its readiness to the end of its drain. A thread named `drain` waits for that.
+/// The connections of a program, from its readiness to the end of its drain. A thread named `drain` waits for that end.
 #[derive(Debug)]
 pub(super) struct Connections {
     running: Arc<Running>,
     upstream: Upstream,
-    /// How long its clients get when the program ends by itself: some of them read an answer that is there already.
+    /// How long its clients get when the program ends by itself: some of them are still reading an answer that has
+    /// already arrived.
     grace: Duration,
     course: Mutex<Course>,
     changed: Condvar,
@@ -37,16 +38,16 @@ pub(super) struct Connections {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Course {
     Serving,
-    /// They drain, and the program is killed at this time.
+    /// The connections drain, and the program is killed at this time.
     Draining {
         kill: Deadline,
     },
-    /// They have ended, and the program has been asked to end.
+    /// The connections have ended, and the program has been asked to end.
     Asked,
 }
 
 impl Connections {
-    /// Those of a program that is ready.
+    /// The connections of a program that is ready.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -58,7 +59,7 @@ impl Connections {
         Ok(connections)
     }
 
-    /// Waits until a drain has begun, and for its end. Then the program has to end, too.
+    /// Waits until a drain has begun and then for its end. After that the program has to end, too.
     fn drain(&self) {
         let serves = |course: &mut Course| *course == Course::Serving;
         drop(self.changed.wait_while(self.course(), serves).unwrap_or_else(PoisonError::into_inner));
@@ -73,7 +74,7 @@ impl Connections {
         self.running.has_drained(report);
     }
 
-    /// The program has ended. If nothing was asked of it, that is the beginning of its drain.
+    /// Records that the program has ended. If it was still serving, its drain begins now.
     pub(super) fn program_has_ended(&self) {
         self.upstream.lost();
         let mut course = self.course();
@@ -94,13 +95,14 @@ impl Connections {
         }
         match course {
             Course::Serving | Course::Draining { .. } => *course = Course::Draining { kill },
-            // The signal is sent once.
+            // The signal is sent only once.
             Course::Asked => self.ask(kill),
         }
         self.changed.notify_all();
     }
 
-    /// The program is to end. Without this, processes that it left behind by an end of its own are killed, and sooner.
+    /// Asks the program to end, unless it has ended already. After an end of its own, the processes that it left behind
+    /// are killed without this, and sooner.
     fn ask(&self, kill: Deadline) {
         if !self.running.is_over() {
             self.running.stop_by(kill);
@@ -224,13 +226,13 @@ impl Clients for Relayed {
     }
 }
 
-/// One that is dropped before its end lets its clients go at once.
+/// A program that is dropped before its end disconnects its clients at once.
 impl Drop for Relayed {
     fn drop(&mut self) {
         let mut course = self.connections.course();
         if *course == Course::Serving {
             let now = Instant::now();
-            // Not `stop_by`, which closes the port for the others, too.
+            // Not `stop_by`, which would close the port for other programs, too.
             self.connections.upstream.retire_by(now);
             self.connections.begin_until(&mut course, Deadline::after(now, UNWANTED));
         }

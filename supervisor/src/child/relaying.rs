@@ -1,4 +1,4 @@
-//! The relay of a supervisor, as what builds programs knows it.
+//! The relay of a supervisor, as the builder of programs uses it.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -23,12 +23,12 @@ pub(crate) struct Relaying {
     relay: Relay,
     held: Held,
     protocol: RelayProtocol,
-    /// Where the events of connections are logged.
+    /// The journal for the events of connections.
     log: Arc<RwLock<Journal>>,
 }
 
 impl Relaying {
-    /// Accepts clients from now on, and holds them. From a shared listener others accept, too, or will.
+    /// Accepts clients from now on, and holds them. On a shared listener, other processes accept, too, or will.
     ///
     /// # Errors
     /// What the system does not give.
@@ -57,7 +57,7 @@ impl Relaying {
         let of_now = log.clone();
         let observer = move |event: &worker::Event<'_>| match event {
             worker::Event::Failed { failure: failure @ Failure::Accept(_) } => {
-                // Without master control nothing is to be done about it.
+                // Without master control nothing can be done about it.
                 let _ = events.send(Event::PortFailed { reason: failure.to_string() });
             }
             event => log_event(&of_now.read().unwrap_or_else(PoisonError::into_inner), event),
@@ -70,17 +70,17 @@ impl Relaying {
         Ok(Relaying { relay, held, protocol, log })
     }
 
-    /// From now on the events of connections are logged there: a restart may change how much is.
+    /// Logs the events of connections to this journal from now on: a restart may change the log level.
     pub(super) fn log_to(&self, log: Journal) {
         *self.log.write().unwrap_or_else(PoisonError::into_inner) = log;
     }
 
-    /// A program that listens there.
+    /// A program that listens on this address.
     pub(super) fn upstream(&self, address: SocketAddr) -> Upstream {
         self.relay.upstream(address)
     }
 
-    /// A restart, or a start, begins.
+    /// Notes that a start or a restart begins.
     pub(super) fn begin(&self) {
         self.relay.reset_longest_wait();
     }
@@ -89,7 +89,7 @@ impl Relaying {
         self.relay.set_in_rotation(in_rotation);
     }
 
-    /// Clients and requests are held from now on. See [`Builder::pause`](crate::server::Builder::pause).
+    /// Holds clients and requests from now on. See [`Builder::pause`](crate::server::Builder::pause).
     pub(super) fn pause(&self, pause: u64, events: &EventSender) -> Result<usize, String> {
         await_quiet(self.relay.pause(), pause, events).inspect_err(|_| self.relay.resume())
     }
@@ -98,17 +98,17 @@ impl Relaying {
         self.relay.resume();
     }
 
-    /// Nothing is relayed any more beside the connections that drain.
+    /// Relays nothing any more except for connections that drain.
     pub(super) fn close(&self) {
         self.relay.close();
     }
 
-    /// The clients that no program has.
+    /// The clients that are not connected to a program.
     pub(super) fn held(&self) -> &dyn Clients {
         &self.held
     }
 
-    /// For others.
+    /// The counts for other processes.
     pub(super) fn status(&self) -> protocol::Relay {
         let relay::RelayCounts {
             held,

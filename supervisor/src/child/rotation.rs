@@ -1,17 +1,18 @@
-//! A program hears that new clients go elsewhere, and that they come back.
+//! Tells a program that new clients go elsewhere, and that they come back.
 
 use std::sync::{Mutex, PoisonError};
 
-/// What a program gets that is taken out of rotation.
+/// The signals for a program that is taken out of rotation and put back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RotationSignals {
-    /// When it is: it takes no new work then. Behind a relay also when its drain begins, long before the signal to end.
+    /// When it is taken out: it should take no new work from then on. Behind a relay it is also sent when its drain
+    /// begins, long before the signal to end.
     pub drain: Option<i32>,
-    /// When it is back.
+    /// When it is put back.
     pub resume: Option<i32>,
 }
 
-/// What one program has heard.
+/// The rotation state that one program has been told.
 #[derive(Debug)]
 pub(super) struct Rotation {
     signals: RotationSignals,
@@ -19,12 +20,12 @@ pub(super) struct Rotation {
 }
 
 impl Rotation {
-    /// Of a program that has just started, and takes itself to be in rotation.
+    /// For a program that has just started, and assumes that it is in rotation.
     pub(super) fn new(signals: RotationSignals) -> Rotation {
         Rotation { signals, is_out: Mutex::new(false) }
     }
 
-    /// Sends the signal for that, unless it has been.
+    /// Sends the signal for this change, unless nothing has changed.
     pub(super) fn set(&self, in_rotation: bool, send: impl FnOnce(i32)) {
         let mut is_out = self.is_out.lock().unwrap_or_else(PoisonError::into_inner); // One assignment.
         if std::mem::replace(&mut *is_out, !in_rotation) == in_rotation {

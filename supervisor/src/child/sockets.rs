@@ -1,4 +1,4 @@
-//! The sockets that programs get, and the programs of which something is left, which may still have them.
+//! The sockets that programs get, and the programs that are not completely gone and may still have these sockets.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -16,15 +16,15 @@ use crate::server::deadline::Deadline;
 use crate::server::{BuildError, lacking};
 use crate::sync::lock;
 
-/// The sockets, until they are closed, and the programs. All clones are the same.
+/// The sockets, until they are closed, and the programs. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Sockets(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    /// When all programs have to be gone, if they have been closed.
+    /// The sockets; once they are closed, when all programs have to be gone.
     sockets: Result<Vec<Socket>, Deadline>,
-    /// All that are not gone.
+    /// All programs that are not gone.
     programs: Vec<Weak<Running>>,
 }
 
@@ -50,7 +50,7 @@ impl Sockets {
         sockets.map_err(|error| lacking("the listening sockets", &error))
     }
 
-    /// Remembers a program that was started. If there shall be none any more, it has to end.
+    /// Remembers a program that was started. If no more programs may run, it has to end.
     pub(super) fn keep(&self, program: &Arc<Running>) {
         let mut state = self.state();
         if let Err(deadline) = state.sockets {
@@ -60,25 +60,26 @@ impl Sockets {
         state.programs.push(Arc::downgrade(program));
     }
 
-    /// The programs of which something is left. They may still have the address that the next one binds.
+    /// The programs that are not completely gone. They may still have the address that the next one binds.
     pub(super) fn last_ones(&self) -> impl Iterator<Item = Arc<Running>> {
         self.state().alive().collect::<Vec<_>>().into_iter()
     }
 
-    /// Watches whether a program takes the sockets that it got, if it got some.
+    /// Watches whether a program accepts from the sockets that it got, if it got any.
     #[cfg(target_os = "linux")]
     pub(super) fn watch(&self, program: &Running, log: &Journal) -> Result<(), BuildError> {
         let lacking = |error| lacking("what it takes to watch its sockets", &error);
-        // Until the program has its watch, they cannot be closed.
+        // Held until the program has its watch, so that they cannot be closed before.
         let state = self.state();
-        // There are none any more in a stop.
+        // During a stop there are none.
         let sockets = state.sockets.iter().flatten().map(|socket| socket.socket.try_clone()).collect::<io::Result<_>>();
         let queues = Watch::begin(sockets.map_err(lacking)?, log.clone()).map_err(lacking)?;
         program.watch(queues);
         Ok(())
     }
 
-    /// Closes them. From now on there shall be no program that is not ready, and all have to be gone at this time.
+    /// Closes them. From now on all programs that are not ready have to end, and all programs have to be gone at this
+    /// time.
     pub(super) fn close(&self, deadline: Deadline) {
         let mut state = self.state();
         state.sockets = Err(deadline);

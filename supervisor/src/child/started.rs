@@ -1,4 +1,4 @@
-//! A program that has been started: until it is ready, or given up.
+//! A program that has been started, until it is ready or given up.
 
 use std::error::Error;
 use std::fmt;
@@ -26,10 +26,10 @@ use crate::log::Level;
 use crate::server::BuildError;
 use crate::text::Seconds;
 
-/// How long a program that is not ready yet may take for an answer. A stop has to wait for that.
+/// How long a program that is not ready yet may take to answer. A stop has to wait for that.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// How long a command may take that asks it. A stop ends that.
+/// How long a command that probes it may take. A stop ends the command.
 #[cfg(unix)]
 const COMMAND: Duration = Duration::from_secs(10);
 
@@ -40,7 +40,7 @@ const DELAY: Duration = Duration::from_secs(5);
 /// How long to wait for the end of a program that has been killed.
 const KILLED: Duration = Duration::from_secs(5);
 
-/// When to look whether a program is ready: soon, and then less and less often.
+/// The times at which to look whether a program is ready: soon, and then less and less often.
 #[derive(Debug)]
 struct Looks {
     next: Instant,
@@ -57,7 +57,7 @@ impl Looks {
         self.next <= Instant::now()
     }
 
-    /// The next one comes later.
+    /// Schedules the next look, after a longer pause each time.
     fn done(&mut self) {
         self.next = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(self.longest);
@@ -85,8 +85,9 @@ pub(super) struct Started {
 }
 
 impl Started {
-    /// What has shown that it is ready. None: nothing has, and nothing more is awaited, since it has ended already or
-    /// has to. `ask` probes it. It is given up when another process listens on its private port.
+    /// Waits until it is ready, and returns the evidence. None: there is no evidence and nothing more to wait for,
+    /// because it has ended already or has to end. `ask` probes it. It is given up when another process listens on its
+    /// private port.
     ///
     /// # Errors
     /// Why it is not.
@@ -114,9 +115,9 @@ impl Started {
                 Ok(Step::CannotStart(why)) => return Err(Box::new(why)),
                 Ok(Step::Ended(_)) if program.may_have_ended(build) => return Ok(None),
                 Ok(Step::Ended(end)) => return Err(EndedEarly::of(end)),
-                // It has said before how it ended.
+                // A message before this one has said how it ended.
                 Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => return Err("it ended".into()),
-                // Only if nothing has happened: a look may have taken longer than the time that was left.
+                // Checked only if nothing has happened: a look may have taken longer than the remaining time.
                 Err(RecvTimeoutError::Timeout) => match enough {
                     Some((time, at)) if at <= Instant::now() => return Ok(Some(Evidence::Ran(time))),
                     None if limit <= Instant::now() => return Err(self.late(program, failure)),
@@ -146,7 +147,7 @@ impl Started {
         }
     }
 
-    /// Looks whether it is ready, where that is not announced. If not, there may be a reason.
+    /// Looks whether it is ready, where that is not announced. If it is not, there may be a reason.
     fn look(&self, ready: &Ready, ask: impl Fn(&Probe, Duration) -> Outcome) -> Option<Result<Evidence, String>> {
         match ready {
             Ready::Auto => self.sockets.own().map(|address| Ok(Evidence::Listens(address))),
@@ -172,8 +173,8 @@ impl Started {
         }
     }
 
-    /// Waits until it is seen to listen on its private port. Returns where that can be connected to, also if it has to
-    /// end already.
+    /// Waits until it is seen to listen on its private port. Returns the address to connect to, even if it has to end
+    /// already.
     ///
     /// # Errors
     /// If it does not.
@@ -203,7 +204,7 @@ impl Started {
     }
 
     fn does_not_listen(&self, port: u16) -> String {
-        // It may have begun to listen there in this very moment.
+        // It may have begun to listen there at this very moment.
         let is_elsewhere = |address: &String| !address.ends_with(&format!(":{port}"));
         let elsewhere = self.sockets.own().filter(is_elsewhere);
         let elsewhere = elsewhere.map(|address| format!(", but on {address}")).unwrap_or_default();
@@ -224,11 +225,11 @@ impl Started {
         not_ready_in_time(program, self.obstacle(&program.ready).or(failure))
     }
 
-    /// Which other process listens where the program should, if one does.
+    /// The other process that listens where the program should, if there is one.
     fn obstacle(&self, ready: &Ready) -> Option<String> {
         let Ready::Probe(probe) = ready else { return None };
         let address = probe.address()?;
-        // Ours is no obstacle, whether the program still has it or has ended.
+        // A socket of ours is not an obstacle, whether the program still has it or has ended.
         if self.sockets.is_passed_at(&address) || self.sockets.listen_at(&address) == Some(true) {
             return None;
         }
@@ -240,13 +241,13 @@ impl Started {
         })
     }
 
-    /// Ends it, and adds to the reason what can be known of that, and what it wrote.
+    /// Ends it, and adds to the reason what can be found out and what it wrote.
     pub(super) fn give_up(self, program: &Program, why: BuildError) -> BuildError {
         self.running.end_because(&why.to_string());
         self.ended(program, why)
     }
 
-    /// The same of one that has been asked to end.
+    /// The same for a program that has already been asked to end.
     pub(super) fn ended(self, program: &Program, why: BuildError) -> BuildError {
         let obstacle = if why.is::<EndedEarly>() { self.obstacle(&program.ready) } else { None };
         let until = Instant::now() + UNWANTED + KILLED;

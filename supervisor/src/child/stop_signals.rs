@@ -3,22 +3,23 @@
 use std::fmt;
 use std::time::Duration;
 
-/// The signals that ask a program to end, one after the other, and where they go. At the deadline KILL goes to all that
-/// is left in any case.
+/// The signals that ask a program to end, one after the other, and their recipient. At the deadline, all remaining
+/// processes get KILL in any case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopSignals {
-    /// The one that begins a stop.
+    /// The first signal of a stop.
     pub first: i32,
-    /// Those that follow if that does not help, and how long before the deadline each is sent.
+    /// The signals that follow if it has no effect, and how long before the deadline each is sent.
     pub later: Vec<(i32, Duration)>,
-    /// Who gets them.
+    /// The recipient.
     pub to: StopTo,
 }
 
-/// Who gets the signal that asks a program to end. What outlives the program gets it then.
+/// The recipient of the signal that asks a program to end. Processes that outlive the program get the signal when it
+/// has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopTo {
-    /// The program's process alone, which looks after the others.
+    /// Only the program's process, which takes care of the others.
     Leader,
     /// Its process group.
     Group,
@@ -30,7 +31,7 @@ impl StopSignals {
         StopSignals { first: signal, later: Vec::new(), to: StopTo::Group }
     }
 
-    /// None: it is something else.
+    /// None: the text is malformed.
     #[cfg_attr(windows, allow(dead_code))]
     pub(super) fn parse(text: &str) -> Option<StopSignals> {
         let (to, signals) = match text.strip_prefix("leader:") {

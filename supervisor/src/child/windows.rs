@@ -1,12 +1,10 @@
 //! Programs on Windows.
 //!
-//! The supervisor puts itself into a job object. What it starts is in that job from its first moment on, and so is what
-//! that starts; and the system ends all of it when the job is closed, which is when the supervisor ends, whatever ends
-//! it. Since no two programs run at the same time, all that is in the job beside the supervisor belongs to the one that
-//! runs.
+//! The supervisor puts itself into a job object. Its descendants are in that job from their first moment on. The system
+//! ends all of them when the job is closed, which happens when the supervisor ends, for whatever reason. Since no two
+//! programs run at the same time, all processes in the job except the supervisor belong to the running program.
 //!
-//! A thread named `child` waits until nothing of a program is left, and one named `guardian` does to it what it is told
-//! to.
+//! A thread named `child` waits until nothing of a program is left, and one named `guardian` carries out requests.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
@@ -37,22 +35,22 @@ use crate::server::{BuildError, lacking};
 use crate::sync::lock;
 use crate::text::Reason;
 
-/// How long what a program leaves behind, when it ends by itself, gets to end, too.
+/// How long the processes that a program leaves behind get to end when it ends by itself.
 const LEFTOVERS: Duration = Duration::from_secs(1);
 
-/// How often to look for what has to be killed: a process that is just being started can be missed.
+/// How often to look for processes to kill: a process that is just being started can be missed.
 const KILL_AGAIN: Duration = Duration::from_millis(100);
 
-/// How long to wait for the end of what the last program has left behind.
+/// How long to wait for the end of the processes that the last program has left behind.
 const LAST: Duration = Duration::from_secs(5);
 
-/// How long to wait before looking again where nothing can be waited for.
+/// How long to sleep before looking again where nothing can be waited for.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The exit code of what is killed.
+/// The exit code of killed processes.
 const KILLED: u32 = 1;
 
-/// What Windows says of a file that is no program: `ERROR_BAD_EXE_FORMAT`.
+/// The Windows error for a file that is not a program: `ERROR_BAD_EXE_FORMAT`.
 const NO_PROGRAM: i32 = 193;
 
 /// A listening socket for programs: there is none, see `listen/windows.rs`.
@@ -70,17 +68,17 @@ impl Socket {
     }
 }
 
-/// What this process is to the programs that it starts: with them in a job.
+/// This process, as the parent of the programs that it starts: all are in one job.
 #[derive(Debug, Clone)]
 pub(super) struct Host {
     job: &'static Job,
-    /// Has a word in it when no program is there.
+    /// Contains a message when there is no program.
     free: Arc<Mutex<Receiver<()>>>,
     leave: Sender<()>,
 }
 
 impl Host {
-    /// From now on all that this process starts ends with it.
+    /// From now on, all processes that this process starts end with it.
     ///
     /// # Errors
     /// What the system says.
@@ -89,11 +87,11 @@ impl Host {
         job.assign_current_process()?;
         let (leave, free) = mpsc::channel();
         drop(Stay(leave.clone()));
-        // To close it would end this process, too.
+        // Closing it would end this process, too.
         Ok(Host { job: Box::leak(Box::new(job)), free: Arc::new(Mutex::new(free)), leave })
     }
 
-    /// Waits until nothing is left of the last program. Until this is dropped there is no other one.
+    /// Waits until nothing is left of the last program. Until the result is dropped, no other program can enter.
     fn enter(&self) -> Result<Stay, BuildError> {
         lock(&self.free)
             .recv_timeout(LAST)
@@ -108,7 +106,7 @@ impl Host {
         }
     }
 
-    /// The processes beside this one.
+    /// The other processes in the job.
     ///
     /// # Errors
     /// What the system says, also if there are more than 1024. Those can be neither waited for nor killed one by one;
@@ -119,14 +117,15 @@ impl Host {
         Ok(pids.filter_map(|pid| u32::try_from(pid).ok()).filter(|&pid| pid != own).collect())
     }
 
-    /// One of these, if it is still there.
+    /// Opens one of these processes, if it still exists.
     fn open(&self, pid: u32) -> Option<CloseHandleGuard<HPROCESS>> {
         let process = HPROCESS::OpenProcess(co::PROCESS::SYNCHRONIZE | co::PROCESS::TERMINATE, false, pid).ok()?;
-        // As long as it is open, no other process has its number. So if it is listed now, it is the one that was meant.
+        // While it is open, no other process can get its number. So if the number is listed now, it is the intended
+        // process.
         self.others().is_ok_and(|others| others.contains(&pid)).then_some(process)
     }
 
-    /// Returns when there is no process beside this one.
+    /// Returns when there is no other process in the job.
     fn wait_until_alone(&self) {
         loop {
             let others = self.others();
@@ -140,24 +139,24 @@ impl Host {
     }
 }
 
-/// A program's time in the job.
+/// A program's stay in the job.
 #[derive(Debug)]
 struct Stay(Sender<()>);
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        // The receiver may have gone.
+        // The receiver may be gone.
         let _ = self.0.send(());
     }
 }
 
-/// Where requests to the thread `guardian` go.
+/// Sends requests to the thread `guardian`.
 #[derive(Debug)]
 struct Control(Sender<Word>);
 
 #[derive(Debug)]
 enum Word {
-    /// Ask the program to end, and at the end of this time kill all that is left. A further one only moves that.
+    /// Ask the program to end, and kill all that is left after this time. A further request only moves the deadline.
     Stop(Duration),
     /// The program itself has ended.
     Ended,
@@ -167,16 +166,16 @@ enum Word {
 
 impl process::Control for Control {
     fn stop(&self, within: Duration) {
-        // A guardian that is gone has nothing more to do.
+        // If the guardian is gone, there is nothing left to do.
         let _ = self.0.send(Word::Stop(within));
     }
 
-    /// Windows has no signals, so none comes that could be passed on.
+    /// Windows has no signals to pass on.
     fn signal(&self, _signal: i32) {}
 }
 
 impl Host {
-    /// Starts a program. There are no sockets to give it.
+    /// Starts a program. There are no sockets to pass.
     pub(super) fn start(
         &self,
         build: u64,
@@ -198,7 +197,7 @@ impl Host {
             command.env_remove(variable);
         }
         let mut child = Kept(command.spawn().map_err(|error| cannot_start(program, &error))?);
-        // It has our copy of the pipe.
+        // The command holds our copy of the pipe.
         drop(command);
         let host = self.clone();
         let kills = Arc::new(Mutex::new(Kills::default()));
@@ -246,7 +245,7 @@ struct Kept(Child);
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // If it has not ended by itself.
+        // This fails if it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -264,7 +263,7 @@ struct Guardian {
 #[derive(Debug, Default)]
 struct Kills {
     killed: HashSet<u32>,
-    /// What is there from now on belongs to the next program.
+    /// Processes from now on belong to the next program.
     over: bool,
 }
 
@@ -276,7 +275,7 @@ impl Kills {
         }
     }
 
-    /// Returns how many there were.
+    /// Ends the kills, and returns how many there were.
     fn are_over(&mut self) -> usize {
         self.over = true;
         self.killed.len()
@@ -284,7 +283,7 @@ impl Kills {
 }
 
 impl Guardian {
-    /// Does what it is told until nothing of the program is left.
+    /// Carries out requests until nothing of the program is left.
     fn guard(&self, requests: &Receiver<Word>) {
         let mut asked = false;
         let mut ended = false;
@@ -298,7 +297,7 @@ impl Guardian {
             };
             match word {
                 Ok(Word::Stop(_)) if killing => {}
-                // At once: a word that comes right behind this one does not take it back.
+                // At once: a request that follows immediately does not cancel this one.
                 Ok(Word::Stop(Duration::ZERO)) => {
                     (asked, killing) = (true, true);
                     self.kill();
@@ -309,9 +308,10 @@ impl Guardian {
                         self.ask();
                     }
                     asked = true;
-                    // Its time begins when it has been asked. No time that a clock could count: never.
+                    // The time starts when the program has been asked. A time that the clock cannot represent means
+                    // never.
                     let until = Instant::now().checked_add(within);
-                    // What it left behind has its time already.
+                    // The processes that it left behind already have a deadline.
                     let other = if ended { deadline } else { None };
                     deadline = until.into_iter().chain(other).min();
                 }
@@ -335,7 +335,7 @@ impl Guardian {
         }
     }
 
-    /// Sends Ctrl-Break to all of the program's group. (A group of its own does not hear Ctrl-C.)
+    /// Sends Ctrl-Break to the program's whole group. (A group of its own does not receive Ctrl-C.)
     fn ask(&self) {
         if let Err(error) = Group(self.program).terminate()
             && !self.asked_in_its_own_console()
@@ -348,16 +348,16 @@ impl Guardian {
         }
     }
 
-    /// What the program has left behind in its group hears Ctrl-Break, too. Of the rest nothing is known.
+    /// Sends Ctrl-Break to the processes that the program has left behind in its group. Any others are unknown.
     fn ask_leftovers(&self) {
         if self.host.others().is_ok_and(|others| !others.is_empty()) {
-            // Whatever is not in its group is killed at the deadline.
+            // Processes outside its group are killed at the deadline.
             let _ = Group(self.program).terminate();
         }
     }
 
-    /// A service has no console, so its program has one of its own. A process has one at most: this fails if the
-    /// supervisor has one already.
+    /// Sends Ctrl-Break in the program's own console: a service has no console, so its program has its own. A process
+    /// has at most one, so this fails if the supervisor has one already.
     fn asked_in_its_own_console(&self) -> bool {
         if AttachConsole(PidParent::Pid(self.program)).is_err() {
             return false;
@@ -369,10 +369,10 @@ impl Guardian {
 
     fn kill(&self) {
         let mut kills = lock(&self.kills);
-        // Of more than can be listed, the rest ends with this process.
+        // If there are more than can be listed, the rest ends with this process.
         for pid in self.host.others().unwrap_or_default() {
             let process = self.host.open(pid).filter(|_| !kills.over && !kills.killed.contains(&pid));
-            // One that cannot be killed has just ended.
+            // A process that cannot be killed has just ended.
             if process.is_some_and(|process| process.TerminateProcess(KILLED).is_ok()) {
                 kills.killed.insert(pid);
             }
@@ -380,7 +380,7 @@ impl Guardian {
     }
 }
 
-/// A process group, by the number of the process that it was made for.
+/// A process group, identified by the number of the process for which it was created.
 struct Group(u32);
 
 impl Interruptible for Group {

@@ -1,4 +1,4 @@
-//! Addresses, and the mode of a socket file, as settings have them.
+//! Addresses, and the mode of a socket file, as written in settings.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 #[cfg(unix)]
@@ -12,7 +12,7 @@ use crate::listen::{Address, ProgramSocket};
 #[cfg(unix)]
 const MAX_SOCKET_NAME: usize = 255;
 
-/// An address whose socket a program gets, with or without a name for that.
+/// An address whose socket a program gets, with or without a name for it.
 #[cfg(unix)]
 pub(super) fn parse_passed(text: &str) -> Result<ProgramSocket, String> {
     // A path may have a `=`, too.
@@ -34,7 +34,7 @@ pub(super) fn parse_passed(_text: &str) -> Result<ProgramSocket, String> {
     Err("on Windows no program gets sockets from another one: let it bind its address itself".into())
 }
 
-/// As chmod has it.
+/// As written for chmod.
 #[cfg(unix)]
 pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
     let mode = u32::from_str_radix(text, 8).ok().filter(|&mode| mode <= 0o777 && text.len() >= 3);
@@ -70,7 +70,7 @@ pub(super) fn parse_any_address(text: &str) -> Result<Address, String> {
     Ok(Address::Unix(Path::new(text).components().collect()))
 }
 
-/// As nginx and gunicorn write it, it is meant for one, too.
+/// Whether this means a Unix socket, even as nginx and gunicorn write it.
 fn is_for_a_unix_socket(text: &str) -> bool {
     text.starts_with('/') || text.starts_with("unix:")
 }

@@ -1,4 +1,4 @@
-//! All settings, with the defaults for what was not said.
+//! All settings, with defaults for those that were not given.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -22,22 +22,22 @@ use crate::log::Log;
 use crate::restart::RestartPolicy;
 use crate::settings::{AdminSocket, Console, OnHup, Part};
 
-/// All settings, with the defaults for what was not said.
+/// All settings, with defaults for those that were not given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// What was said, or is the default, as far as that alone makes the difference: for people.
     pub parts: Vec<Part>,
-    /// Whether the name was said, and is not the server's.
+    /// Whether the name was given, and is not the server's.
     pub name_said: bool,
     /// What is served, and where.
     pub server: Server,
     /// The name by which `admin-cli` finds the instance.
     pub name: InstanceName,
-    /// How long clients get to leave.
+    /// How long clients get to disconnect.
     pub grace: Duration,
     /// How long a stop waits before it begins.
     pub delay: Duration,
-    /// Over which time clients are let go in a drain.
+    /// The time over which a drain lets clients go.
     pub spread: Duration,
     /// Whether there is an admin socket.
     pub admin: AdminSocket,
@@ -51,12 +51,12 @@ pub struct Config {
     pub restart: RestartPolicy,
     /// What SIGHUP does.
     pub on_hup: OnHup,
-    /// Where Enter is heard.
+    /// Where Enter is read.
     pub console: Console,
 }
 
 impl Config {
-    /// Relative paths are meant from this directory. The service manager passed sockets on these addresses.
+    /// Relative paths are resolved against this directory. The service manager passed sockets on these addresses.
     pub(super) fn parse(
         arguments: impl IntoIterator<Item: Into<OsString> + Clone>,
         directory: &Path,
@@ -89,7 +89,7 @@ impl Config {
         Ok(Config {
             parts: parts(&said),
             name_said: options.name.is_some(),
-            // The kinds' own names are valid.
+            // The names of all kinds are valid.
             name: options.name.clone().or_else(|| server.name().parse().ok()).unwrap_or_default(),
             log: options.log(),
             server,
@@ -109,13 +109,13 @@ impl Config {
         })
     }
 
-    /// Whether a restart can lead from these settings to the new ones. It keeps the process, its listener, its name and
-    /// its admin socket, so it cannot change what these were made from.
+    /// Whether a restart can change from these settings to the new ones. A restart keeps the process, its listener, its
+    /// name and its admin socket, so it cannot change the settings that these were made from.
     ///
     /// # Errors
     /// When it cannot: the message names the setting.
     pub fn check_change(&self, new: &Config) -> Result<(), ConfigError> {
-        // A program that has another name than the one before does not give it to the instance.
+        // A program with a new name does not rename the instance.
         let is_kept = |setting| setting != "name" || self.name_said || new.name_said;
         let mut settings = self.fixed().into_iter().zip(new.fixed());
         match settings.find(|(old, new)| old != new && is_kept(old.0)) {
@@ -126,7 +126,7 @@ impl Config {
         }
     }
 
-    /// The settings that stay as they are until the process ends.
+    /// The settings that stay the same until the process ends.
     fn fixed(&self) -> Vec<(&'static str, String)> {
         let socket = match &self.socket {
             Some(path) => format!("{path:?}"),

@@ -55,7 +55,7 @@ pub(super) fn check_program(server: &ServerArgs, passed: &[Address], grace_said:
     }
 }
 
-/// What its addresses, and what is tried on them, exclude.
+/// What its addresses, and the probes on them, exclude.
 fn check_addresses(
     listen: &[ProgramSocket],
     passed: &[Address],
@@ -178,7 +178,7 @@ fn check_relay(
     }
 }
 
-/// Whether clients can be let go over that time.
+/// Whether clients can be let go over this time.
 pub(super) fn check_spread(spread: Duration, grace: Duration, server: &Server) -> Result<(), ConfigError> {
     if !spread.is_zero() && matches!(server, Server::Exec { front: Front::Sockets(_), .. }) {
         return Err(ConfigError("\"spread\" needs \"relay\": without it only the program knows its clients".into()));

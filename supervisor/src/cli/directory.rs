@@ -1,14 +1,13 @@
-//! The directory of the start, by the path that its user means.
+//! The directory at the start, by the path that the user means.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The working directory: `$PWD` if that leads there, else the path that the system says. A shell has in `$PWD` the
-/// path by which its user has gone there. If a symbolic link in it is switched, the same path leads to another
-/// directory.
+/// The working directory: `$PWD` if that leads there, else the path that the system reports. In `$PWD` a shell has the
+/// path by which its user went there. If a symbolic link in that path is switched, it leads to another directory.
 pub(super) fn of_the_start() -> PathBuf {
     let named = env::var_os("PWD").map(PathBuf::from).filter(|named| is_working_directory(named));
-    // A directory that has been removed has no path. Then only the system knows what is meant.
+    // A directory that has been removed has no path. Then only the system knows which one is meant.
     named.or_else(|| env::current_dir().ok()).unwrap_or_default()
 }
 

@@ -1,4 +1,4 @@
-//! A file with variables for a program: `KEY=value`, one a line.
+//! A file with variables for a program: `KEY=value`, one per line.
 
 use std::path::Path;
 
@@ -8,30 +8,30 @@ use super::file::read;
 /// A name and a value.
 type Variable = (String, String);
 
-/// The variables of a file, in its order. Of one that is there twice the last value counts.
+/// The variables of a file, in its order. If one is there twice, the last value counts.
 pub(super) fn variables(path: &Path) -> Result<Vec<Variable>, ConfigError> {
     let variables = read(path).and_then(|bytes| understand(&bytes));
     variables.map_err(|problem| ConfigError(format!("{}: {problem}", path.display())))
 }
 
-/// Understands the text of such a file. An error names the line.
+/// Parses the text of such a file. An error names the line.
 pub(super) fn understand(bytes: &[u8]) -> Result<Vec<Variable>, String> {
     let text = str::from_utf8(bytes).map_err(|_| "it is not UTF-8; save it as UTF-8 text")?;
-    // Editors on Windows put a mark there.
+    // Editors on Windows put a byte order mark there.
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut variables = Vec::new();
     let mut number = 1;
     while !rest.is_empty() {
         let (variable, behind) = line(rest).map_err(|problem| format!("line {number}: {problem}"))?;
         variables.extend(variable);
-        // A quoted value may have several lines.
+        // A quoted value may span several lines.
         number += rest[..rest.len() - behind.len()].matches('\n').count();
         rest = behind;
     }
     Ok(variables)
 }
 
-/// The variable at the beginning of this text, if there is one in its first line, and what is behind that.
+/// The variable in the first line of this text, if there is one, and the text after it.
 fn line(text: &str) -> Result<(Option<Variable>, &str), &'static str> {
     let (this, behind) = text.split_once('\n').unwrap_or((text, ""));
     let this = this.trim();
@@ -42,7 +42,7 @@ fn line(text: &str) -> Result<(Option<Variable>, &str), &'static str> {
     let key = name.strip_prefix("export").filter(|key| key.starts_with([' ', '\t'])).unwrap_or(name).trim_start();
     check_name(key)?;
     let value = &text[text.find('=').unwrap_or(0) + 1..];
-    // All but the end of the line.
+    // All whitespace except the end of the line.
     let value = value.trim_start_matches([' ', '\t', '\r']);
     let (value, behind) = match value.chars().next() {
         Some(quote @ ('"' | '\'')) => quoted(&value[1..], quote)?,
@@ -69,8 +69,8 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
-/// The value up to this quote, and what is behind its line. In single quotes everything is meant as it is; in double
-/// quotes a backslash is for what follows.
+/// The value up to this quote, and the text after its line. In single quotes everything is literal; in double quotes a
+/// backslash affects the next character.
 fn quoted(text: &str, quote: char) -> Result<(String, &str), &'static str> {
     let mut value = String::new();
     let mut characters = text.char_indices();
@@ -90,7 +90,7 @@ fn quoted(text: &str, quote: char) -> Result<(String, &str), &'static str> {
                 Some((_, 'r')) => value.push('\r'),
                 Some((_, 't')) => value.push('\t'),
                 Some((_, escaped @ ('"' | '\\' | '$' | '`'))) => value.push(escaped),
-                // The value continues in the next line.
+                // The value continues on the next line.
                 Some((_, '\n')) => {}
                 Some((_, other)) => value.extend(['\\', other]),
                 None => {}

@@ -7,7 +7,7 @@ use std::fmt;
 pub struct ConfigError(pub(super) String);
 
 impl ConfigError {
-    /// What clap has to say, without the usage of the command line.
+    /// The message of clap, without the usage of the command line.
     pub(super) fn clap(error: &clap::Error) -> ConfigError {
         let text = error.to_string();
         let line = text.lines().next().unwrap_or_default();

@@ -25,20 +25,20 @@ const MAX_SHOWN: usize = 100;
 /// A file with settings, as `--config` names it.
 #[derive(Debug, Clone)]
 pub(super) struct ConfigFile {
-    /// As it was named, for messages.
+    /// Its name as given, for messages.
     pub(super) named: String,
-    /// The same from the root: it is read again later.
+    /// Its absolute path: it is read again later.
     pub(super) path: PathBuf,
 }
 
 impl ConfigFile {
-    /// The file that is meant in this directory.
+    /// The file that is meant by this name in this directory.
     pub(super) fn new(named: &Path, directory: &Path) -> ConfigFile {
         ConfigFile { path: directory::join(directory, named), named: named.display().to_string() }
     }
 
-    /// The arguments that the file stands for. Each is valid for this kind of server. The directory to serve is left
-    /// out if the command line has one.
+    /// The arguments that the file stands for, each valid for this kind of server. The directory to serve is left out
+    /// if the command line has one.
     pub(super) fn arguments(&self, cli: &Command, kind: &str, has_dir: bool) -> Result<Arguments, ConfigError> {
         let directory = self.path.parent().unwrap_or(&self.path);
         let arguments = read(&self.path)
@@ -64,11 +64,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     };
     let is_directory = || -> Result<_, String> { Err("it is a directory; name a file in it".into()) };
     let file = match open(path) {
-        // Windows opens no directories.
+        // Windows does not open directories.
         Err(_) if path.is_dir() => return is_directory(),
         file => file.map_err(problem)?,
     };
-    // Of the file that was opened: its path may lead to another one by now.
+    // Of the opened file: its path may lead to another one by now.
     let metadata = file.metadata().map_err(problem)?;
     if metadata.is_dir() {
         return is_directory();
@@ -84,7 +84,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Opens a file without waiting: to open a pipe would hold up a restart until a process writes to it.
+/// Opens a file without waiting: opening a pipe would hold up a restart until a process writes to it.
 #[cfg(unix)]
 fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -99,7 +99,7 @@ fn open(path: &Path) -> io::Result<File> {
 /// The settings in the order of the file, each once.
 pub(super) fn understand(bytes: &[u8]) -> Result<Vec<(String, Value)>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8; save it as UTF-8 text")?;
-    // Editors on Windows put a mark there.
+    // Editors on Windows put a byte order mark there.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim().is_empty() {
         return Err(r#"it is empty; say at least {}"#.into());
@@ -108,7 +108,7 @@ pub(super) fn understand(bytes: &[u8]) -> Result<Vec<(String, Value)>, String> {
     members.each_once().map_err(|name| format!("{} is there twice; keep one", quoted(&name)))
 }
 
-/// What serde_json has to say, for people.
+/// The message of serde_json, for people.
 fn syntax(error: &serde_json::Error) -> String {
     let (line, column) = (error.line(), error.column());
     let text = error.to_string();
@@ -175,7 +175,7 @@ fn program(name: &str, value: &Value) -> Result<Vec<OsString>, String> {
     };
     let words = match value {
         Value::Array(words) => words.iter().map(word).collect(),
-        // One with spaces is meant for a shell.
+        // A text with spaces is meant for a shell.
         Value::String(text) if !text.contains(char::is_whitespace) => Some(vec![text.into()]),
         _ => None,
     };
@@ -184,23 +184,23 @@ fn program(name: &str, value: &Value) -> Result<Vec<OsString>, String> {
     words.ok_or_else(|| format!(r#"{} is {}; say a list: ["./server", "--fast"]"#, quoted(name), describe(value)))
 }
 
-/// A program for what needs one on the command line, in a place where any is right.
+/// Stands in for a program where the command line needs one and any will do.
 pub(super) fn not_in_a_file(server: &Command) -> Vec<OsString> {
     let has_program = server.get_arguments().any(Arg::is_trailing_var_arg_set);
     if has_program { vec!["--".into(), "program".into()] } else { Vec::new() }
 }
 
-/// What can be said in a file for this server.
+/// What can be set in a file for this server.
 pub(super) fn definitions(server: &Command) -> impl Iterator<Item = &Arg> {
     server.get_arguments().filter(|definition| definition.get_id() != "config")
 }
 
-/// The one that has this name in a file.
+/// The definition that has this name in a file.
 fn definition<'a>(server: &'a Command, name: &str) -> Option<&'a Arg> {
     definitions(server).find(|definition| setting(definition) == name)
 }
 
-/// What a setting is called in a file.
+/// The name of a setting in a file.
 pub(super) fn setting(definition: &Arg) -> &str {
     definition.get_long().unwrap_or(definition.get_id().as_str())
 }
@@ -234,7 +234,7 @@ fn argument(definition: &Arg, value: &Value, directory: &Path) -> Result<Option<
         _ if takes_several(definition) => return wrong("a number, a text or a list of these"),
         _ => return wrong("a number or a text"),
     };
-    // A path is meant from where the file is, and so it never begins with a hyphen. An empty one stays wrong.
+    // A path is relative to the file's directory, and so it never begins with a hyphen. An empty one stays wrong.
     let is_path = definition.get_value_hint() == ValueHint::AnyPath && !text.is_empty();
     let text = if is_path { directory.join(text).into_os_string() } else { text.into() };
     if definition.is_positional() {
@@ -245,7 +245,7 @@ fn argument(definition: &Arg, value: &Value, directory: &Path) -> Result<Option<
     Ok(Some(argument))
 }
 
-/// What there is to say about a setting that this server does not have.
+/// The message about a setting that this server does not have.
 fn unknown(name: &str, cli: &Command, server: &Command) -> String {
     if name == "config" {
         return r#""config" cannot be said in a file, only on the command line"#.into();
@@ -253,7 +253,7 @@ fn unknown(name: &str, cli: &Command, server: &Command) -> String {
     if let Some(other) = cli.get_subcommands().find(|server| definition(server, name).is_some()) {
         return format!("{} is a setting of {}, not of {}", quoted(name), other.get_name(), server.get_name());
     }
-    // Clap knows what is written nearly like it.
+    // Clap knows similar names.
     let asked = cli.clone().try_get_matches_from([cli.get_name(), server.get_name(), &format!("--{name}")]);
     let near = asked.as_ref().err().and_then(|error| match error.get(ContextKind::SuggestedArg) {
         Some(ContextValue::String(near)) => near.strip_prefix("--"),
@@ -268,7 +268,7 @@ fn unknown(name: &str, cli: &Command, server: &Command) -> String {
     format!("there is no setting {}; {hint}", quoted(name))
 }
 
-/// What to say instead of a value that clap does not take.
+/// What to say about a value that clap does not accept.
 fn advice(error: &clap::Error) -> String {
     match (error.get(ContextKind::ValidValue), error.source()) {
         (Some(ContextValue::Strings(words)), _) if !words.is_empty() => format!("say {}", listed(words, "or")),
@@ -278,7 +278,7 @@ fn advice(error: &clap::Error) -> String {
     }
 }
 
-/// A value as the file has it, or what kind of value it is.
+/// A value as in the file, or what kind of value it is.
 fn describe(value: &Value) -> String {
     match value {
         Value::Array(_) => "a list".into(),
@@ -288,7 +288,7 @@ fn describe(value: &Value) -> String {
     }
 }
 
-/// A text as JSON has it, cut off if it is very long.
+/// A text as in JSON, cut off if it is very long.
 fn quoted(text: &str) -> String {
     match text.char_indices().nth(MAX_SHOWN) {
         Some((end, _)) => Value::from(format!("{}…", &text[..end])).to_string(),

@@ -56,7 +56,7 @@ impl Generate {
 
 fn print_completions(shell: Shell, mut program: Command, complete: fn(Shell, String) -> String) -> Result<(), String> {
     let name = program.get_name().to_owned();
-    // Not straight to stdout: what cannot be written there would be a panic.
+    // Not straight to stdout: failing to write there would be a panic.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut program, &name, &mut script);
     if shell == Shell::Bash {
@@ -82,7 +82,7 @@ fn write_pages(dir: &Path, program: Command) -> io::Result<()> {
     program.build();
     let source = format!("{} {}", program.get_name(), version());
     for command in program.get_subcommands().filter(|command| !command.is_hide_set()).chain([&program]) {
-        // The text behind the options becomes sections of its own, as in the pages of other programs.
+        // The text after the options becomes separate sections, as in the pages of other programs.
         let man = Man::new(command.clone().after_help(Resettable::Reset)).source(&source);
         let mut page = Vec::new();
         man.render(&mut page)?;
@@ -92,7 +92,7 @@ fn write_pages(dir: &Path, program: Command) -> io::Result<()> {
     Ok(())
 }
 
-/// A section for each paragraph behind the options of `--help`: its first line is the title.
+/// A section for each paragraph after the options of `--help`: its first line is the title.
 fn sections(command: &Command) -> Roff {
     let mut roff = Roff::new();
     let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();

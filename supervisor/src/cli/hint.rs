@@ -1,12 +1,12 @@
-//! The answer to a command that does not exist, but that other programs of this kind have.
+//! Hints for commands that do not exist here, but in other programs of this kind.
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// Commands of other programs, and what is said here instead.
+/// Commands of other programs, and the hints for them.
 pub type Hints = &'static [(&'static [&'static str], &'static str)];
 
-/// The commands of `admin-cli` that are tried here, and others that a supervisor of programs might have.
+/// The commands of `admin-cli` that users try here, and others that a supervisor of programs might have.
 pub(super) const OF_SUPERVISOR: Hints = &[
     (&["start", "run"], "`supervisor exec PROGRAM` starts and supervises a program"),
     (&["stop", "shutdown", "quit", "kill"], "`admin-cli stop` stops a running supervisor"),
@@ -18,7 +18,7 @@ pub(super) const OF_SUPERVISOR: Hints = &[
     (&["logs", "log"], "the log is on stderr of the supervisor; `admin-cli events --follow` prints it from elsewhere"),
 ];
 
-/// An error with what these say about the command that does not exist. What clap finds similar is not meant then.
+/// Adds the hint for a command that does not exist, in place of what clap finds similar.
 pub fn hint(mut error: clap::Error, hints: Hints) -> clap::Error {
     if let Some(word) = unknown_command(&error)
         && let Some((_, hint)) = hints.iter().find(|(words, _)| words.contains(&word.as_str()))
@@ -28,7 +28,7 @@ pub fn hint(mut error: clap::Error, hints: Hints) -> clap::Error {
     error
 }
 
-/// The same where a program may have been meant that is not one of ours.
+/// The same, but a program that is not one of ours may have been meant.
 pub(super) fn hint_or_exec(mut error: clap::Error) -> clap::Error {
     if error.get(ContextKind::SuggestedSubcommand).is_none()
         && let Some(word) = unknown_command(&error)

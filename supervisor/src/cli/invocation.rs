@@ -25,7 +25,7 @@ use crate::log::Log;
 pub enum Asked {
     /// To run a server.
     Serve(Invocation),
-    /// To run one as the service that the service manager has started this process for.
+    /// To run one as the service for which the service manager has started this process.
     #[cfg(windows)]
     RunService(Invocation),
     /// To install a service that runs one.
@@ -39,7 +39,7 @@ pub enum Asked {
 }
 
 impl Asked {
-    /// Understands a command line, the program's name included.
+    /// Parses a command line, including the program's name.
     ///
     /// # Errors
     /// When it is wrong, or asks for help or the version: [`clap::Error::exit`] says that, and ends the process.
@@ -71,14 +71,14 @@ pub fn command() -> clap::Command {
 pub struct Invocation {
     /// The program, the kind of its server, and the rest.
     arguments: Vec<OsString>,
-    /// Where relative paths on it are meant from.
+    /// The directory against which its relative paths are resolved.
     directory: PathBuf,
     kind: &'static str,
-    /// Whether the command line says which directory is served: that cannot be said twice.
+    /// Whether the command line says which directory is served, which must not be said twice.
     has_dir: bool,
-    /// Whether the command line has addresses of a program: those of the file would come in addition.
+    /// Whether the command line has addresses of a program, to which those of the file would be added.
     has_listen: bool,
-    /// Whether it has a program, which counts more than that of the file.
+    /// Whether it has a program, which takes precedence over that of the file.
     has_program: bool,
     log: Log,
     pub(super) file: Option<ConfigFile>,
@@ -105,7 +105,7 @@ impl Invocation {
         Invocation { arguments, directory, kind, has_dir, has_listen, has_program, log, file }
     }
 
-    /// The file, as it was named.
+    /// The file's name as given.
     #[cfg(windows)]
     pub fn file(&self) -> Option<&Path> {
         self.file.as_ref().map(|file| Path::new(&file.named))
@@ -117,13 +117,13 @@ impl Invocation {
         self.arguments.get(1..).unwrap_or_default()
     }
 
-    /// The log that the command line alone asks for: for what there is to say when the file is wrong.
+    /// The log that the command line alone asks for: for messages about a file that is wrong.
     pub fn log(&self) -> Log {
         self.log
     }
 
-    /// Reads the file, if one is named, and puts it together with the command line, which counts more. For the start,
-    /// and again for each restart.
+    /// Reads the file, if one is named, and merges it with the command line, which takes precedence. For the start, and
+    /// again for each restart.
     ///
     /// # Errors
     /// When the file cannot be read or is wrong.
@@ -139,7 +139,7 @@ impl Invocation {
         self.read_in(&self.directory, passed)
     }
 
-    /// The same with its paths as they were said.
+    /// The same with paths as they were given.
     ///
     /// # Errors
     /// When the file cannot be read or is wrong.
@@ -163,32 +163,32 @@ impl Invocation {
             }
             (false, true) => {}
         }
-        // No argument stands between the program and the kind of its server.
+        // No argument is between the program and the kind of its server.
         let (before, after) = self.arguments.split_at(self.arguments.len().min(2));
         let together: Vec<_> = before.iter().chain(&options).chain(after).chain(&program).collect();
         Config::parse(together, directory, passed)
     }
 }
 
-/// The command line of a server from one that has `service install` or `service run` before it.
+/// The command line of a server, from one that has `service install` or `service run` before it.
 #[cfg(windows)]
 fn without_service(mut arguments: Vec<OsString>) -> Vec<OsString> {
     arguments.drain(1..3);
     arguments
 }
 
-/// A file that is right, without a command line.
+/// A valid file, without a command line.
 #[derive(Debug)]
 pub struct Checked {
-    /// Its settings. If it names no program for `exec`, as the command line may do, any stands in its place.
+    /// Its settings. If it names no program for `exec`, as the command line may do, any program stands in.
     pub config: Config,
     /// Whether it names a program.
     pub has_program: bool,
-    /// Whether it names no address, and needs one: the service manager has to pass the socket.
+    /// Whether it needs an address but names none: the service manager has to pass the socket.
     pub needs_socket: bool,
 }
 
-/// Whether a file is right for a kind of server, one of [`KINDS`](super::KINDS), without a command line.
+/// Whether a file is valid for a kind of server, one of [`KINDS`](super::KINDS), without a command line.
 ///
 /// # Errors
 /// When it cannot be read or is wrong.
@@ -205,7 +205,7 @@ pub fn check(file: &Path, kind: &str) -> Result<Checked, ConfigError> {
     let has_program = said.is_some_and(|said| !said.program.is_empty());
     let rest = cli.find_subcommand(kind).filter(|_| !has_program).map(not_in_a_file).unwrap_or_default();
     let invocation = parse(rest)?;
-    // Any that could be passed.
+    // Any address that could be passed.
     let passed = [Address::Tcp((Ipv4Addr::LOCALHOST, 0).into())];
     let (config, needs_socket) = match invocation.read() {
         Ok(config) => (config, false),

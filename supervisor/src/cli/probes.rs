@@ -1,4 +1,4 @@
-//! How a program shows that it is ready, and that it still works, as settings have it.
+//! How a program shows that it is ready, and that it still works, as written in settings.
 
 use super::addresses::parse_any_address;
 use crate::child::{CheckKind, Probe, Ready};
@@ -28,13 +28,13 @@ pub(super) fn parse_check(text: &str) -> Result<CheckKind, String> {
     }
 }
 
-/// What there is to say for these two.
+/// The valid values of these two.
 #[cfg(unix)]
 const PROBES: &[&str] = &["notify", "connect=8000", "http=http://127.0.0.1:8000/health", "exec=COMMAND"];
 #[cfg(windows)]
 const PROBES: &[&str] = &["connect=8000", "http=http://127.0.0.1:8000/health"];
 
-/// Something that a program answers. None: it is none of these. Without an address it is the private port.
+/// A probe that a program answers. None: it is none of these. Without an address, the private port is meant.
 fn parse_probe(text: &str) -> Option<Result<Probe, String>> {
     let Some((kind, what)) = text.split_once('=') else {
         return (text == "connect").then_some(Ok(Probe::PrivatePort));

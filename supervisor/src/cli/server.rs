@@ -18,7 +18,7 @@ use crate::listen::{Address, ProgramSocket, in_words};
 use crate::settings::{RelayOptions, RelayProtocol};
 use crate::text::Seconds;
 
-/// How long a relay holds clients, unless told otherwise.
+/// How long a relay holds clients by default.
 const WAIT: Duration = Duration::from_secs(30);
 
 /// What is served, and where.
@@ -38,9 +38,9 @@ pub enum Server {
 /// Where the clients of a program come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Front {
-    /// From the sockets that it gets, or from those that it makes.
+    /// From the sockets that it gets, or from those that it creates.
     Sockets(Vec<ProgramSocket>),
-    /// From a relay that listens there.
+    /// From a relay that listens on this address.
     Relay(SocketAddr, RelayOptions),
 }
 
@@ -51,22 +51,22 @@ pub struct OwnServer {
     pub handler: HandlerKind,
     /// The address to listen on.
     pub listen: SocketAddr,
-    /// Whether that was said, and is not the default.
+    /// Whether the address was given, and is not the default.
     pub listen_said: bool,
     /// How many connections are served at once.
     pub max_connections: usize,
-    /// How often the server is tried. None: never.
+    /// How often the server is checked. None: never.
     pub check_every: Option<Duration>,
 }
 
 /// What a server of our own does for its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandlerKind {
-    /// Each message is sent back.
+    /// Sends each message back.
     Echo,
-    /// One command a line is answered.
+    /// Answers one command per line.
     Command,
-    /// Files over HTTP.
+    /// Serves files over HTTP.
     Http {
         /// The directory with the files.
         dir: PathBuf,
@@ -74,7 +74,7 @@ pub enum HandlerKind {
 }
 
 impl OwnServer {
-    /// A socket that the service manager passed is bound already, so its address is the one that counts.
+    /// A socket that the service manager passed is already bound, so its address is the one that counts.
     pub(super) fn listen_on(&mut self, passed: &[Address]) -> Result<(), ConfigError> {
         match passed {
             [] => Ok(()),
@@ -98,7 +98,7 @@ impl OwnServer {
     }
 }
 
-/// Another address is configured than the one of the only socket.
+/// The error for a configured address that differs from that of the only socket.
 pub(super) fn another(listen: &dyn fmt::Display, passed: &SocketAddr) -> ConfigError {
     ConfigError(format!(
         "\"listen\" is {listen}, but the service manager passed a socket on {passed}: leave --listen out, or say the same \
@@ -166,7 +166,7 @@ impl Server {
         names.map(|name| (name, values.next().unwrap_or_default()))
     }
 
-    /// The name of its instance, unless told otherwise.
+    /// The default name of its instance.
     pub(super) fn name(&self) -> &str {
         match self {
             Server::Own(_) => self.kind(),
@@ -176,7 +176,7 @@ impl Server {
         }
     }
 
-    /// Relative paths are meant from this directory.
+    /// Relative paths are resolved against this directory.
     pub(super) fn new(
         arguments: ServerArgs,
         listen_said: bool,
@@ -246,7 +246,7 @@ impl Server {
                     | (Some(relay), [], [ProgramSocket { address: Address::Tcp(address), .. }]) => {
                         Front::Relay(*address, relaying.options(relay))
                     }
-                    // Other options beside a relay have been refused.
+                    // Options that conflict with a relay have been refused.
                     (_, _, _) => Front::Sockets(listen),
                 };
                 (Server::Exec { program: Box::new(program), front }, options)

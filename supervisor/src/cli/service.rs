@@ -1,4 +1,4 @@
-//! Whether what would run a server here can run it as a service of Windows, and how that is installed.
+//! Whether a service of Windows can run the same server as this command line, and how that is installed.
 
 use std::env;
 use std::path::Path;
@@ -11,8 +11,7 @@ use super::server::{HandlerKind, OwnServer, Server};
 use crate::host::windows_service::{self, ACCOUNT, ServiceError};
 use crate::text::Reason;
 
-/// Installs a service that runs this server from the next start of the system on. Returns what there is to say about
-/// that.
+/// Installs a service that runs this server from the next start of the system on. Returns a message about that.
 ///
 /// # Errors
 /// When the settings are wrong, the service could not start with them, or it cannot be installed.

@@ -1,4 +1,4 @@
-//! Signals, as settings have them, and which processes get them.
+//! Signals, as written in settings, and which processes get them.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::server::program_end::REAL_TIME;
 #[cfg(windows)]
 use crate::settings::OnHup;
 
-/// A file that is meant for other systems, too, may say what is done here anyway.
+/// A file that is also meant for other systems may set what is done here anyway.
 #[cfg(windows)]
 pub(super) fn parse_on_hup(text: &str) -> Result<OnHup, String> {
     match text {
@@ -19,7 +19,7 @@ pub(super) fn parse_on_hup(text: &str) -> Result<OnHup, String> {
     }
 }
 
-/// The signals that ask a program to end, as they are said.
+/// The signals that ask a program to end, as given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Signals {
     pub(super) first: i32,
@@ -43,7 +43,7 @@ pub(super) fn parse_stop_signals(_text: &str) -> Result<Signals, String> {
     Err("Windows has no signals: a program is asked to end by Ctrl-Break".into())
 }
 
-/// Several have a time each; only the first one needs none.
+/// If there are several, each has a time; only the first one needs none.
 #[cfg(unix)]
 pub(super) fn parse_stop_signals(text: &str) -> Result<Signals, String> {
     let step = |step: &str| match step.split_once(':') {
@@ -71,7 +71,7 @@ pub(super) fn parse_stop_to(text: &str) -> Result<StopTo, String> {
     }
 }
 
-/// A signal's name, with or without SIG, or its number.
+/// A signal by its name, with or without SIG, or by its number.
 ///
 /// # Errors
 /// A message for people when it is none.

@@ -27,7 +27,7 @@ use crate::log::Log;
 use crate::restart::RestartPolicy;
 use crate::settings::OnHup;
 
-/// A directory with a file for settings, which is gone afterwards.
+/// A directory with a settings file, which is removed afterwards.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -55,7 +55,7 @@ impl Directory {
         self.invocation(text, arguments).read().unwrap()
     }
 
-    /// What is said about the file, as if `--config web.json` had named it.
+    /// The message about the file, as if `--config web.json` had named it.
     fn message(&self, text: impl AsRef<[u8]>, kind: &str) -> String {
         let mut invocation = self.invocation(text, &[kind]);
         invocation.file = Some(ConfigFile { named: "web.json".into(), path: self.file() });
@@ -86,7 +86,7 @@ fn own(config: &Config) -> &OwnServer {
     own
 }
 
-/// What the command line of `http` has, `config` included.
+/// The options on the command line of `http`, including `config`.
 fn names() -> Vec<String> {
     let cli = ServerCli::command();
     let definitions = cli.find_subcommand("http").unwrap().get_arguments();
@@ -108,7 +108,7 @@ fn the_help_of_each_command_has_examples_and_all_of_them_are_taken() {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         assert!(help.starts_with("Examples:\n"), "{} has no examples", command.get_name());
         for line in help.lines().filter(|line| line.starts_with("  supervisor ")) {
-            // What is said about it stands behind two spaces.
+            // The explanation follows two spaces.
             let words = line.trim_start().split("  ").next().unwrap().split(' ');
             Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}\n{error}"));
         }
@@ -188,7 +188,7 @@ fn the_address_of_a_socket_that_was_passed_counts_unless_another_one_was_said() 
     assert_eq!(listen("{}", &["http"]), Ok(passed));
     assert_eq!(listen(r#"{"listen": 7000}"#, &["http"]), Ok(passed));
     assert_eq!(listen("{}", &["http", "--listen", "127.0.0.1:7000"]), Ok(passed));
-    // The default, but said.
+    // The default, but given.
     for (text, arguments) in [(r#"{"listen": 8000}"#, &["http"][..]), ("{}", &["http", "-l", "8000"])] {
         let message = listen(text, arguments).unwrap_err().to_string();
         assert!(message.contains("is 127.0.0.1:8000") && message.contains("on 127.0.0.1:7000"), "{message}");
@@ -307,7 +307,7 @@ fn a_value_of_the_wrong_type_is_shown_with_the_right_one() {
         (r#""verbose": "yes""#, r#""verbose" is "yes"; say true or false"#),
         (r#""verbose": 1"#, r#""verbose" is 1; say true or false"#),
     ] {
-        // A path behind it is not taken for its value.
+        // A path after it is not taken for its value.
         says("http", format!(r#"{{{setting}, "dir": "public"}}"#), &format!("web.json: {problem}"));
     }
 }
@@ -449,7 +449,7 @@ fn a_file_without_an_address_is_right_if_the_service_manager_passes_a_socket_and
     ]) {
         assert_eq!(checked(text), Ok(needs_socket), "{text}");
     }
-    // What is wrong in either case is said as without one.
+    // A mistake in either case gets the same message as without one.
     let problem = checked(r#"{"overlap": 5, "spread": 5}"#).unwrap_err();
     assert!(problem.contains(r#""overlap" needs "listen""#), "{problem}");
     // A start has to have it.
@@ -495,7 +495,7 @@ fn what_stands_behind_the_program_is_its_own_with_or_without_hyphens_before_it()
     let serve = ["python3", "-m", "http.server", "--name", "y", "--", "-x"];
     assert_eq!(program(&serve), serve);
     assert_eq!(program(&[&["--"], &serve[..]].concat()), serve);
-    // One whose name begins with a hyphen.
+    // A program whose name begins with a hyphen.
     assert_eq!(program(&["--", "-x", "--name", "y"]), ["-x", "--name", "y"]);
     let mistaken = ["supervisor", "exec", "--nmae", "x", "python3"].map(Into::into).to_vec();
     assert!(Invocation::parse(mistaken).unwrap_err().to_string().contains("'--name'"));
@@ -603,7 +603,7 @@ fn a_restart_changes_everything_but_what_the_process_was_started_with() {
     assert!(error.to_string().contains(r#""server" from http to echo"#), "{error}");
 }
 
-/// Understands a text as the content of a file.
+/// Parses a text as the content of a file.
 fn understand(text: &[u8], kind: &'static str) -> Result<Config, String> {
     let settings = file::understand(text)?;
     if settings.iter().any(|(_, value)| has_a_colon(value)) {
@@ -613,7 +613,7 @@ fn understand(text: &[u8], kind: &'static str) -> Result<Config, String> {
     let rest = not_in_a_file(ServerCli::command().find_subcommand(kind).unwrap());
     let line: Vec<OsString> =
         ["supervisor".into(), kind.into()].into_iter().chain(arguments.options).chain(rest).collect();
-    // Each argument was valid, so what is wrong is what some of them are together.
+    // Each argument was valid, so the mistake is a combination of some.
     Config::parse(line, Path::new("/start"), &[]).map_err(|error| error.to_string())
 }
 
@@ -625,7 +625,7 @@ fn has_a_colon(value: &Value) -> bool {
     }
 }
 
-/// Names and texts have no colon: with one, an address would be looked up in the network.
+/// Names and texts have no colon: with one, an address would be looked up on the network.
 fn settings() -> impl Strategy<Value = Vec<(String, Value)>> {
     let name = prop_oneof![4 => prop::sample::select(names()), 1 => "[^:]{0,12}"];
     let value = prop_oneof![

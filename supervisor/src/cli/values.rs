@@ -76,7 +76,7 @@ impl ValueEnum for AdminSocket {
     }
 }
 
-/// What a relay knows of the bytes.
+/// What a relay knows about the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RelayKind {
     Http,
@@ -114,10 +114,10 @@ pub(super) fn word(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
-/// How many connections there are at most, unless told otherwise.
+/// How many connections there are at most by default.
 const MOST: usize = 10_000;
 
-/// How many descriptors there are for connections: some are kept for files, admin clients and refusals.
+/// How many descriptors there are for connections: some are reserved for files, admin clients and refusals.
 #[cfg(unix)]
 fn descriptors_for_connections() -> usize {
     const KEPT: usize = 100;
@@ -134,12 +134,12 @@ pub(super) fn default_max_connections() -> usize {
     descriptors_for_connections().min(MOST)
 }
 
-/// Each has a connection to the program, too.
+/// Each client has a connection to the program, too.
 pub(super) fn default_max_relayed() -> usize {
     (descriptors_for_connections() / 2).clamp(1, MOST)
 }
 
-/// With as many as there are descriptors, no command could be carried out.
+/// With as many connections as descriptors, no command could be carried out.
 pub(super) fn parse_connections(text: &str) -> Result<usize, String> {
     let (asked, most) = (parse_number::<usize>(text)?, descriptors_for_connections());
     if asked <= most {

@@ -12,15 +12,15 @@ use interprocess::local_socket::Stream;
 use super::error::AskError;
 use crate::instance::InstancePaths;
 
-/// What Windows says of a pipe that takes no client now: `ERROR_PIPE_BUSY`.
+/// What Windows reports for a pipe that accepts no client now: `ERROR_PIPE_BUSY`.
 #[cfg(windows)]
 const PIPE_BUSY: i32 = 231;
 
-/// How often to look whether a pipe takes a client.
+/// How often to check whether a pipe accepts a client.
 #[cfg(windows)]
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Connects to a supervisor. One that hangs, and whose queue is full, is waited for until the time is up.
+/// Connects to a supervisor. If it hangs and its queue is full, this waits until the time is up.
 pub(super) fn connect(paths: &InstancePaths, end: Instant) -> Result<Stream, AskError> {
     use ErrorKind::{ConnectionRefused, InvalidInput, NotADirectory, NotFound, PermissionDenied, TimedOut, WouldBlock};
     connect_until(paths, end).map_err(|error| match error.kind() {
@@ -32,7 +32,7 @@ pub(super) fn connect(paths: &InstancePaths, end: Instant) -> Result<Stream, Ask
     })
 }
 
-/// The library's way does not wait here if the queue is full.
+/// The function of the library does not wait here if the queue is full.
 #[cfg(target_os = "linux")]
 fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     use std::os::fd::AsRawFd;
@@ -45,11 +45,11 @@ fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     let stream = UnixStream::from(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?);
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        // It is the limit of `connect`, too. No time at all would be for ever.
+        // This limits `connect`, too. A timeout of zero would mean forever.
         stream.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
         match connect(stream.as_raw_fd(), &address) {
             Ok(()) => return Ok(Stream::UdSocket(stream.into())),
-            // It was suspended meanwhile, by Ctrl-Z, say.
+            // This process was suspended meanwhile, for example by Ctrl-Z.
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -66,8 +66,8 @@ fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     ConnectOptions::new().name(name).wait_mode(wait_mode).connect_sync()
 }
 
-/// The owner of the pipe is unknown. The library's way lets a service at its other end act in the name of the user who
-/// connects, who may be an administrator. Here it can only see which user that is.
+/// The owner of the pipe is unknown. The function of the library lets a service at the other end act in the name of the
+/// user who connects, who may be an administrator. This one only lets it see which user that is.
 #[cfg(windows)]
 fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     use std::fs::OpenOptions;
@@ -83,7 +83,7 @@ fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     loop {
         match options.open(paths.client_path()?) {
             Ok(pipe) => return Ok(Stream::NamedPipe(Pipe::try_from(OwnedHandle::from(pipe))?)),
-            // All its instances have clients, and it has not come to make the next one.
+            // All its instances have clients, and the supervisor has not created the next one yet.
             Err(error) if error.raw_os_error() == Some(PIPE_BUSY) => {
                 if Instant::now() >= end {
                     return Err(ErrorKind::TimedOut.into());
@@ -112,7 +112,7 @@ pub(super) fn supervisor(_stream: &Stream) -> Option<u32> {
 /// Whether a process is suspended: by Ctrl-Z, a signal or a debugger.
 #[cfg(target_os = "linux")]
 pub(super) fn is_suspended(pid: u32) -> bool {
-    // The state stands behind the name, which is in parentheses and may have some itself.
+    // The state follows the name, which is in parentheses and may contain some itself.
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 't']))
 }
@@ -137,7 +137,7 @@ mod tests {
         let paths = InstancePaths::of(&format!("takes-no-client-{}", std::process::id()).parse().unwrap()).unwrap();
         assert!(matches!(connect(&paths, Instant::now() + LOOK), Err(AskError::NotRunning)));
         let listener = ListenerOptions::new().name(paths.socket_name().unwrap()).create_sync().unwrap();
-        // It takes the one place that there is.
+        // It takes the only place.
         let _first = connect(&paths, Instant::now() + LOOK).unwrap();
         let (heard, hears) = mpsc::channel();
         let asks = paths.clone();

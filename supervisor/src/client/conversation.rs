@@ -1,4 +1,4 @@
-//! One request to a supervisor, and what is answered, line by line.
+//! One request to a supervisor and its answer, line by line.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::sync::Arc;
@@ -21,19 +21,19 @@ use crate::protocol::{self, LineError, Request, Response};
 #[cfg(windows)]
 const UNHEARD: usize = 100;
 
-/// A request, and what is answered.
+/// A request and its answer.
 pub(super) struct Conversation {
     stream: Arc<Stream>,
     lines: Lines,
-    /// Why the request could not be sent. One that refuses this client may hang up without hearing it: its answer is
-    /// here even then.
+    /// Why the request could not be sent. A supervisor that refuses this client may hang up without reading it: its
+    /// answer is here even then.
     unasked: Option<io::Error>,
     /// The process at the other end, where the system tells.
     pub(super) supervisor: Option<u32>,
 }
 
 impl Conversation {
-    /// Connects, until `end` at the longest, and asks.
+    /// Connects, at most until `end`, and sends the request.
     pub(super) fn begin(paths: &InstancePaths, request: &Request, end: Instant) -> Result<Conversation, AskError> {
         let stream = Arc::new(connect(paths, end)?);
         let supervisor = supervisor(&stream);
@@ -42,7 +42,7 @@ impl Conversation {
         Ok(Conversation { stream, lines, unasked, supervisor })
     }
 
-    /// What is answered next. None comes until `end`: [`AskError::NoResponse`].
+    /// The next response. If there is none until `end`: [`AskError::NoResponse`].
     pub(super) fn next(&mut self, end: Option<Instant>) -> Result<Response, AskError> {
         self.lines.next(end).map_err(|error| match (error, self.unasked.take()) {
             (AskError::Disconnected, Some(unasked)) => AskError::Io(unasked),
@@ -50,14 +50,14 @@ impl Conversation {
         })
     }
 
-    /// Has the pause end that it holds.
+    /// Ends the pause that this connection holds.
     pub(super) fn resume(&self) {
-        // If it cannot be told, it sees that the connection ends.
+        // If this fails, the supervisor sees that the connection ends.
         let _ = (&*self.stream).write_all(b"\n");
     }
 }
 
-/// Reads the next response that is known to this version.
+/// Reads the next response that this version knows.
 fn read_response(input: &mut impl BufRead) -> Result<Response, AskError> {
     loop {
         let line = protocol::read_line(input).map_err(|error| match error {
@@ -78,7 +78,7 @@ fn read_response(input: &mut impl BufRead) -> Result<Response, AskError> {
     }
 }
 
-/// What a supervisor says, line by line.
+/// The lines that a supervisor sends.
 #[cfg(unix)]
 struct Lines(BufReader<DeadlineReader<Arc<Stream>>>);
 
@@ -94,15 +94,15 @@ impl Lines {
     }
 }
 
-/// What a supervisor says, line by line. A pipe has no read timeout, so a thread of its own reads. When the time is up
-/// it is left behind.
+/// The lines that a supervisor sends. A pipe has no read timeout, so a thread of its own reads. When the time is up,
+/// that thread is left behind.
 #[cfg(windows)]
 struct Lines(Receiver<Result<Response, AskError>>);
 
 #[cfg(windows)]
 impl Lines {
     fn of(stream: Arc<Stream>) -> io::Result<Lines> {
-        // When as much as that has not been heard, no more is read, and the supervisor sees that.
+        // When this many lines are unread, no more are read, and the supervisor notices.
         let (heard, lines) = mpsc::sync_channel(UNHEARD);
         thread::Builder::new().name("conversation".into()).spawn(move || {
             let mut input = BufReader::new(&*stream);

@@ -12,24 +12,24 @@ use crate::version::VERSION;
 pub enum AskError {
     /// Nothing listens there.
     NotRunning,
-    /// The system does not let this user in.
+    /// The system denies access to this user.
     NotPermitted(io::Error),
-    /// It did not say anything in time.
+    /// It did not answer in time.
     NoResponse,
-    /// It did not say anything in time, since its process is suspended.
+    /// It did not answer in time, because its process is suspended.
     Suspended {
         /// The process id.
         pid: u32,
     },
     /// It did not end in time, and is still in progress.
     GaveUp,
-    /// It refuses, and says why.
+    /// It refused, and said why.
     Refused(Refusal),
     /// It ended the conversation without a result.
     Disconnected,
-    /// It said something that is not of the protocol.
+    /// It sent something that does not belong to the protocol.
     UnexpectedResponse(String),
-    /// It does not understand this program, or this program does not understand it, and it has another version.
+    /// It has another version, and one side does not understand the other.
     OtherVersion(String),
     /// The connection failed.
     Io(io::Error),

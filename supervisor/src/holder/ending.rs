@@ -1,16 +1,16 @@
-//! How those who hold a port are ended: by TERM, and after the grace period by KILL.
+//! Ends the processes that hold a port: with TERM, and after the grace period with KILL.
 
 use std::time::Duration;
 
 use super::find::Process;
 
-/// Hears which processes are still waited for, and for how long at most.
+/// Receives the processes that are still awaited, and the longest remaining wait.
 pub type Show<'a> = &'a dyn Fn(&[&Process], Duration);
 
 /// A process that was asked to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// Which one.
+    /// The process.
     pub process: Process,
     /// What became of it.
     pub end: End,
@@ -19,7 +19,7 @@ pub struct Ended {
 /// What became of a process that was asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It ended when it was asked to.
+    /// It ended after it was asked to.
     Asked,
     /// It had to be killed.
     Killed,
@@ -50,40 +50,41 @@ mod linux {
     use super::{End, Ended, Show};
     use crate::text::Reason;
 
-    /// How long a process may take to end that was killed.
+    /// How long a killed process may take to end.
     const KILLED: Duration = Duration::from_secs(5);
 
-    /// How often the user sees how long the wait has taken.
+    /// How often the user sees the remaining time.
     const TICK: Duration = Duration::from_secs(1);
 
-    /// Ends all who hold these sockets, those included that get them meanwhile, as new workers of a server do.
+    /// Ends all processes that hold these sockets, including those that get them in the meantime, such as new workers
+    /// of a server.
     #[derive(Debug)]
     pub struct Ending {
         port: u16,
         sockets: HashSet<u64>,
         known: Vec<Known>,
-        /// How often processes that were not known before have been asked to end.
+        /// How many times newly found processes have been asked to end.
         rounds: u32,
-        /// A process that is found after this is not asked any more, if others were in more than one round. None: none
-        /// has been asked yet.
+        /// If there was more than one round, a process that is found after this time is not asked any more. None: no
+        /// process has been asked yet.
         last: Option<Instant>,
     }
 
-    /// A process that holds a socket, or did.
+    /// A process that holds a socket, or held one.
     #[derive(Debug)]
     struct Known {
         process: Process,
-        /// The process itself: another one may have its number by now.
+        /// A handle to the process itself: another process may have its number by now.
         handle: OwnedFd,
         asked: Asked,
         ended: bool,
     }
 
-    /// What a process has been asked for.
+    /// What has been done to a process.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Asked {
         Nothing,
-        /// It has got TERM, and this long to end.
+        /// It has got TERM, and has until then to end.
         ToEnd {
             until: Instant,
         },
@@ -92,7 +93,8 @@ mod linux {
     }
 
     impl Ending {
-        /// Takes hold of these processes, whatever becomes of their numbers. Nothing happens to them yet.
+        /// Opens handles to these processes, which stay valid even if their numbers are reused. Does nothing to them
+        /// yet.
         ///
         /// # Errors
         /// A message for people when one of them is not to be ended, or cannot be. Then it is `PermissionDenied` if it
@@ -114,18 +116,19 @@ mod linux {
         }
 
         /// Asks all of them to end, and kills those that still hold the port after the grace period. Returns when they
-        /// have ended, or at the end of the grace period if they have let go of the port by then. `show` hears each
-        /// second for whom this waits and for how long.
+        /// have ended, or at the end of the grace period if they have released the port by then. `show` receives each
+        /// second which processes this waits for, and for how long.
         ///
         /// # Errors
         /// A message for people; `TimedOut` when one that was killed does not end.
         pub fn run(mut self, grace: Duration, show: Option<Show<'_>>) -> io::Result<Vec<Ended>> {
-            // Since the first KILL.
+            // The time of the first KILL.
             let mut killing = None;
             loop {
                 let mut holding = self.look()?;
                 if self.learn(&holding)? {
-                    // Only who still holds a socket when it has been taken hold of is the one that was seen.
+                    // Only a process that still holds a socket once its handle is open is certain to be the one that
+                    // was seen.
                     holding = self.look()?;
                 }
                 if !self.ask(&holding, grace)? {
@@ -142,12 +145,12 @@ mod linux {
             Ok(self.known.into_iter().filter_map(Known::outcome).collect())
         }
 
-        /// Those that hold one of the sockets now.
+        /// The processes that hold one of the sockets now.
         fn look(&self) -> io::Result<Vec<Process>> {
             Ok(who_has(&self.sockets)?.into_iter().map(|(process, _)| process).collect())
         }
 
-        /// Takes hold of those that are not known yet. Returns whether there are any.
+        /// Opens handles to the processes that are not known yet. Returns whether there are any.
         fn learn(&mut self, processes: &[Process]) -> io::Result<bool> {
             self.see_ends(Duration::ZERO)?;
             let mut learnt = false;
@@ -156,7 +159,7 @@ mod linux {
                     continue;
                 }
                 self.check(process)?;
-                // Each process has a number that is one.
+                // Every process has a valid number.
                 let Some(pid) = process.pid.try_into().ok().and_then(Pid::from_raw) else { continue };
                 match pidfd_open(pid, PidfdFlags::empty()) {
                     Ok(handle) => {
@@ -209,10 +212,11 @@ mod linux {
             format!("port {} is held by {process}{why}", self.port)
         }
 
-        /// Asks those that hold a socket to end, and kills those whose time is over. Each has the whole grace period
-        /// from the moment in which it is asked: to find out who holds a socket can take longer than that. Only a
-        /// server that starts others as fast as they end has them killed at once after twice that time, and not before
-        /// the third round of them. Returns whether there is anybody to be waited for.
+        /// Asks the processes that hold a socket to end, and kills those whose time is over. Each has the whole grace
+        /// period from the moment when it is asked, because finding the holders of a socket can take longer than the
+        /// grace period. Only if a server keeps starting processes as fast as they end are its processes killed at
+        /// once, after twice the grace period and not before their third round. Returns whether there are any processes
+        /// to wait for.
         fn ask(&mut self, holding: &[Process], grace: Duration) -> io::Result<bool> {
             let too_late = self.rounds > 1 && self.last.is_some_and(|last| last <= Instant::now());
             self.last.get_or_insert_with(|| deadline_after(Instant::now(), grace.saturating_mul(2)));
@@ -238,8 +242,8 @@ mod linux {
             Ok(asked)
         }
 
-        /// Waits until all that have been asked, or all that have been killed if any has been, have ended, or until the
-        /// time has come.
+        /// Waits until all processes that have been asked have ended, or if any has been killed, all that have been
+        /// killed; or until this time.
         fn wait(&mut self, until: Instant, show: Option<Show<'_>>) -> io::Result<()> {
             loop {
                 self.see_ends(Duration::ZERO)?;
@@ -251,7 +255,7 @@ mod linux {
                 if let Some(show) = show {
                     show(&awaited, left);
                 }
-                // The timeout is cut off to whole milliseconds.
+                // The timeout is truncated to whole milliseconds.
                 let left = left + Duration::from_millis(1);
                 self.see_ends(if show.is_some() { left.min(TICK) } else { left })?;
             }
@@ -265,7 +269,7 @@ mod linux {
             self.living().any(|known| known.asked == Asked::Killed)
         }
 
-        /// When the time of the first of those is over that have been asked to end.
+        /// The earliest deadline of the processes that have been asked to end.
         fn deadline(&self) -> Option<Instant> {
             let until = |known: &Known| match known.asked {
                 Asked::ToEnd { until } => Some(until),
@@ -284,7 +288,7 @@ mod linux {
             self.living().filter(is_awaited).map(|known| &known.process).collect()
         }
 
-        /// Waits until one of them ends, or for this long.
+        /// Waits until one of them ends, for at most this time.
         fn see_ends(&mut self, limit: Duration) -> io::Result<()> {
             let mut living: Vec<&mut Known> = self.known.iter_mut().filter(|known| !known.ended).collect();
             let handles = living.iter().map(|known| PollFd::new(known.handle.as_fd(), PollFlags::POLLIN));
@@ -319,7 +323,7 @@ mod linux {
                 Err(error) => Err(failed(&self.process, &error.into())),
             };
             send(signal)?;
-            // One that is suspended could not end.
+            // A suspended process could not end.
             send(Signal::CONT)
         }
 
@@ -386,12 +390,12 @@ mod elsewhere {
     use super::super::find::Holder;
     use super::{Ended, Show};
 
-    /// Where the system does not say which process holds a port, none is ended.
+    /// Where the system does not show which process holds a port, no process is ended.
     #[derive(Debug)]
     pub struct Ending(Infallible);
 
     impl Ending {
-        /// Says how to do it by hand.
+        /// Returns an error that says how to do it by hand.
         ///
         /// # Errors
         /// Always.
@@ -408,7 +412,7 @@ mod elsewhere {
             Err(io::Error::new(io::ErrorKind::Unsupported, message))
         }
 
-        /// Cannot be reached.
+        /// Cannot be called.
         ///
         /// # Errors
         /// None.

@@ -1,4 +1,4 @@
-//! Who holds a TCP port, as the system tells.
+//! Finds the processes that hold a TCP port, as far as the system shows them.
 
 #[cfg(target_os = "linux")]
 use std::collections::HashSet;
@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use crate::listen::Address;
 
-/// A process that has a listening socket open. A process that has two of them is two holders, and so are two processes
-/// that share one.
+/// A process that has a listening socket open. A process with two such sockets counts as two holders, and so do two
+/// processes that share one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     /// The address that the socket listens on.
     pub address: SocketAddr,
-    /// Who made the socket. None: the system does not tell.
+    /// The user who created the socket. None: the system does not show it.
     pub user: Option<User>,
-    /// Who has it open. None: that cannot be seen from here.
+    /// The process that has it open. None: it cannot be seen from here.
     pub process: Option<Process>,
     /// The socket's number in proc(5).
     #[cfg(target_os = "linux")]
@@ -27,13 +27,13 @@ pub struct Holder {
 /// A process that has a listening socket open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
-    /// Its number.
+    /// Its process id.
     pub pid: u32,
-    /// What the system calls it.
+    /// Its name, as the system shows it.
     pub name: String,
-    /// Its program and arguments, with spaces between them.
+    /// Its program and arguments, separated by spaces.
     pub command: String,
-    /// Whose it is.
+    /// Its user.
     pub user: User,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Process {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct User(pub u32);
 
-/// The user's name, or `user 1000` where there is none.
+/// The user's name, or `user 1000` if it has none.
 impl fmt::Display for User {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         #[cfg(unix)]
@@ -60,31 +60,32 @@ impl fmt::Display for User {
     }
 }
 
-/// The program that listens where `address` needs to, such as `nginx (pid 412)`. None where that cannot be seen.
+/// The program that listens where `address` needs to, such as `nginx (pid 412)`. None if it cannot be seen.
 #[cfg(target_os = "linux")]
 pub(crate) fn holder_of(address: &Address) -> Option<String> {
     let process = in_the_way(address).ok()?.into_iter().find_map(|(process, _)| process)?;
     Some(format!("{} (pid {})", process.name, process.pid))
 }
 
-/// For how long it makes sense to wait until no process listens there any more: zero unless all that do are about to
-/// end.
+/// How long it makes sense to wait until no process listens there any more: zero unless all processes that do are about
+/// to end.
 #[cfg(target_os = "linux")]
 pub(crate) fn time_to_end(address: &Address) -> Duration {
-    // After a supervisor is killed, its program is killed in its turn. On a busy machine that takes a while.
+    // After a supervisor is killed, its program is killed in turn. On a busy machine that takes a while.
     const ENDING: Duration = Duration::from_secs(5);
     let own = User(nix::unistd::geteuid().as_raw());
     let time = |(process, user): (Option<Process>, Option<User>)| match process {
         // In this order: the process may end while its ancestors are looked up.
         Some(process) if linux::is_left_behind(process.pid) || linux::is_ending(process.pid) => ENDING,
-        // A process that ends shows its sockets no more, and has them for a moment.
+        // A process that is ending no longer shows its sockets, but keeps them for a moment.
         None if user.is_none_or(|user| user == own) => ENDING,
         Some(_) | None => Duration::ZERO,
     };
     in_the_way(address).map_or(Duration::ZERO, |holders| holders.into_iter().map(time).min().unwrap_or(ENDING))
 }
 
-/// Those who listen where `address` needs to, and who made their sockets, as far as the system tells.
+/// The processes that listen where `address` needs to, and the users who created their sockets, as far as the system
+/// shows them.
 #[cfg(target_os = "linux")]
 fn in_the_way(address: &Address) -> io::Result<Vec<(Option<Process>, Option<User>)>> {
     Ok(match address {
@@ -103,7 +104,7 @@ fn in_the_way(address: &Address) -> io::Result<Vec<(Option<Process>, Option<User
     })
 }
 
-/// All who listen on a TCP port.
+/// All holders of a TCP port.
 ///
 /// # Errors
 /// When the system does not say which ports are in use.
@@ -112,42 +113,42 @@ pub fn holders(port: u16) -> io::Result<Vec<Holder>> {
     linux::holders(port).map_err(|error| io::Error::other(format!("cannot see which ports are in use: {error}")))
 }
 
-/// The processes that have any of these sockets open, and which, the oldest first. Those that cannot be looked into are
-/// missing.
+/// The processes that have any of these sockets open, with those sockets, oldest process first. Processes that cannot
+/// be inspected are missing.
 #[cfg(target_os = "linux")]
 pub(super) fn who_has(sockets: &HashSet<u64>) -> io::Result<Vec<(Process, HashSet<u64>)>> {
     linux::who_has(sockets).map_err(|error| io::Error::other(format!("cannot see who has sockets open: {error}")))
 }
 
-/// Whether a process listens on a TCP port of this machine's own addresses: it takes a connection.
+/// The loopback addresses of this machine where a process listens on a TCP port: it accepts a connection.
 ///
 /// # Errors
 /// None.
 #[cfg(not(target_os = "linux"))]
 pub fn holders(port: u16) -> io::Result<Vec<Holder>> {
     use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
-    // A listener here accepts at once. Without one, Windows tries again for two seconds.
+    // A local listener accepts at once. Without a listener, Windows keeps trying for two seconds.
     let limit = Duration::from_millis(500);
     let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
     let taken = addresses.into_iter().filter(|address| TcpStream::connect_timeout(address, limit).is_ok());
     Ok(taken.map(|address| Holder { address, user: None, process: None }).collect())
 }
 
-/// Only Linux tells.
+/// Only Linux shows this.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn holder_of(_address: &Address) -> Option<String> {
     None
 }
 
-/// After a supervisor is killed, its program is killed in its turn. On Windows it ends together with it.
+/// After a supervisor is killed, its program is killed in turn. On Windows both end together.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn time_to_end(_address: &Address) -> Duration {
     if cfg!(unix) { Duration::from_secs(1) } else { Duration::ZERO }
 }
 
 impl Process {
-    /// The processes that would have to end for it to stay away: itself, or a supervisor whose program it is or was
-    /// started by, or the supervisor of that one; the outermost last.
+    /// The processes that would have to end so that it is not started again: the process itself, then the supervisor
+    /// whose program it is or was started by, then the supervisor of that supervisor; the outermost last.
     pub fn keepers(&self) -> Vec<u32> {
         #[cfg(target_os = "linux")]
         return std::iter::once(self.pid).chain(linux::supervisors_of(self.pid)).collect();
@@ -194,7 +195,7 @@ mod linux {
                 let process = process.ok()?;
                 let open: HashSet<u64> = process.fd().ok()?.filter_map(|open| socket_of(&open.ok()?)).collect();
                 let open: HashSet<u64> = open.intersection(sockets).copied().collect();
-                // One that ends meanwhile has none.
+                // A process that has ended in the meantime has none.
                 if open.is_empty() {
                     None
                 } else {
@@ -202,14 +203,14 @@ mod linux {
                 }
             })
             .collect();
-        // A process has inherited a socket from an older one, and many have one only until they run their program.
+        // A process inherits a socket from an older one, and many keep it only until they run their program.
         processes.sort_by_key(|(started, ..)| *started);
         Ok(processes.into_iter().map(|(_, process, open)| (process, open)).collect())
     }
 
-    /// The sockets that listen at a path.
+    /// The sockets that listen on a path.
     pub(super) fn listening_on(path: &Path) -> ProcResult<HashSet<u64>> {
-        // Connections have the path of their server, too, but are connected.
+        // Connections show the path of their server, too, but they are connected.
         let entries = procfs::net::unix()?.into_iter();
         let listeners =
             entries.filter(|entry| entry.state == UnixState::UNCONNECTED && entry.path.as_deref() == Some(path));
@@ -230,13 +231,13 @@ mod linux {
         Ok(Process { pid: process.pid().unsigned_abs(), name, command, user: User(status.euid) })
     }
 
-    /// A program calls itself what it likes, and shall not write to a terminal by that.
+    /// A program can choose its name freely, and must not be able to control a terminal with it.
     fn printable(text: &str) -> String {
         text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
     }
 
-    /// The supervisors above a process: each has a guardian between itself and its program. A process that only came to
-    /// a supervisor when its own parents had ended is none of its program's.
+    /// The supervisors above a process: each has a guardian between itself and its program. A process that a supervisor
+    /// has only adopted does not belong to its program.
     pub(super) fn supervisors_of(pid: u32) -> Vec<u32> {
         let line: Vec<u32> = iter::successors(Some(pid), parent).collect();
         line.windows(2)
@@ -245,8 +246,8 @@ mod linux {
             .collect()
     }
 
-    /// Whether a process was started by a supervisor that is gone, so that its guardian is about to end it. If it is
-    /// a guardian itself, it is about to end.
+    /// Whether a process was started by a supervisor that is gone, so that its guardian is about to end it. If the
+    /// process is a guardian itself, it is about to end.
     pub(super) fn is_left_behind(pid: u32) -> bool {
         let mut line = iter::successors(Some(pid), parent);
         let Some(guardian) = line.find(|&pid| above(pid).is_some()) else { return false };
@@ -254,11 +255,12 @@ mod linux {
         if above(guardian) == Some(Above::Guardian) && supervisor.and_then(above) == Some(Above::Deputy) {
             supervisor = line.next();
         }
-        // Only a supervisor is the same program, and another one's guardian, if that adopted it.
+        // Only a supervisor runs the same executable, or the guardian of another supervisor, which may have adopted
+        // this one.
         supervisor.is_none_or(|pid| above(pid).is_some() || program(pid) != program(guardian))
     }
 
-    /// Whether it is gone, or about to be: it runs no program any more.
+    /// Whether it is gone or about to be: it runs no program any more.
     pub(super) fn is_ending(pid: u32) -> bool {
         let flags =
             find(pid).and_then(|process| process.stat().ok()).map(|stat| StatFlags::from_bits_retain(stat.flags));
@@ -273,7 +275,7 @@ mod linux {
         stage::above(&find(pid)?.cmdline().ok()?)
     }
 
-    /// The file that it runs.
+    /// The identity of its executable file.
     fn program(pid: u32) -> Option<(u64, u64)> {
         let file = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
         Some((file.dev(), file.ino()))

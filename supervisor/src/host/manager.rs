@@ -1,4 +1,4 @@
-//! Whichever service manager there is, as master control talks to it.
+//! The service manager, of whatever kind, as master control uses it.
 
 use std::fmt;
 use std::io;
@@ -13,24 +13,24 @@ use crate::listen::Bound;
 use crate::log::{Level, Log};
 use crate::text::Reason;
 
-/// How long to wait before a report is tried again that the manager had no room for.
+/// How long to wait before retrying a report that the manager had no room for.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Tells the service manager what it wants to hear. Master control has it.
+/// Sends the service manager the reports that it wants. Owned by master control.
 pub(crate) struct Manager {
     to: To,
     log: Journal,
-    /// When to try again a report that the manager had no room for.
+    /// When to retry a report that the manager had no room for.
     again: Option<Instant>,
-    /// Whether it has been logged that something could not be said.
+    /// Whether it has been logged that a report could not be sent.
     warned: bool,
 }
 
 enum To {
     Nothing,
-    /// systemd, or another one that `NOTIFY_SOCKET` names.
+    /// systemd, or another manager that `NOTIFY_SOCKET` names.
     Notify(Notify),
-    /// That of Windows.
+    /// The service manager of Windows.
     #[cfg_attr(all(unix, not(test)), allow(dead_code))]
     Reports(Reports),
 }
@@ -40,18 +40,18 @@ impl Manager {
         Manager { to, log, again: None, warned: false }
     }
 
-    /// There is no service manager to tell.
+    /// There is no service manager.
     pub(crate) fn none() -> Manager {
         Manager::new(To::Nothing, Journal::new(Log::silent()))
     }
 
-    /// The one of Windows.
+    /// The service manager of Windows.
     #[cfg_attr(all(unix, not(test)), allow(dead_code))]
     pub(crate) fn of_service(reports: Reports, log: Journal) -> Manager {
         Manager::new(To::Reports(reports), log)
     }
 
-    /// One such as systemd.
+    /// A service manager such as systemd.
     pub(crate) fn of_notify(notify: Notify, log: Journal) -> Manager {
         Manager::new(To::Notify(notify), log)
     }
@@ -69,7 +69,7 @@ impl Manager {
         }
     }
 
-    /// Whether there is a service manager to tell.
+    /// Whether there is a service manager.
     pub(crate) fn listens(&self) -> bool {
         match self.to {
             To::Nothing => false,
@@ -77,8 +77,8 @@ impl Manager {
         }
     }
 
-    /// Has the manager keep a listener for the next supervisor, unless it does so already, since an earlier one has
-    /// asked it to. Returns whether it is kept.
+    /// Has the manager keep a listener for the next supervisor, unless it already does so because an earlier supervisor
+    /// has asked it to. Returns whether it is kept.
     ///
     /// # Errors
     /// What there is to say when the listener cannot be given to it.
@@ -104,7 +104,7 @@ impl Manager {
         }
     }
 
-    /// When the next sign of life is due, or what could not be said.
+    /// When the next keep-alive message is due, or the retry of a report.
     pub(crate) fn next_beat(&self) -> Option<Instant> {
         match &self.to {
             To::Notify(notify) => notify.next_beat().into_iter().chain(self.again).min(),
@@ -112,7 +112,7 @@ impl Manager {
         }
     }
 
-    /// Gives a sign of life if that is due.
+    /// Sends a keep-alive message if one is due.
     pub(crate) fn beat(&mut self, now: Instant) {
         let sent = match &mut self.to {
             To::Notify(notify) => {
@@ -124,7 +124,7 @@ impl Manager {
         self.warn_of(sent);
     }
 
-    /// Says what has changed.
+    /// Reports what has changed.
     pub(crate) fn tell(&mut self, view: View, now: Instant) {
         let sent = match &mut self.to {
             To::Nothing => Ok(()),
@@ -145,7 +145,7 @@ impl Manager {
         }
     }
 
-    /// Says it once: a manager that is gone does not come back within a moment.
+    /// Warns only once: a manager that is gone does not reappear within a moment.
     fn warn(&mut self, error: &io::Error) {
         if !self.warned {
             self.warned = true;

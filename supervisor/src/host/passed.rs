@@ -1,4 +1,4 @@
-//! The sockets that a service manager passes to this process: sd_listen_fds(3) is the specification.
+//! The sockets that a service manager passes to this process, as specified by sd_listen_fds(3).
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
@@ -6,12 +6,12 @@ use std::net::{SocketAddr, TcpListener};
 use super::store::Kept;
 use crate::listen::{Address, Bound};
 
-/// The listening sockets that the service manager passed to this process. It may keep them, and pass them to the next
-/// one.
+/// The listening sockets that the service manager passed to this process. The manager may keep them, and pass them to
+/// the next process.
 #[derive(Debug, Default)]
 pub struct Passed {
     sockets: Vec<Bound>,
-    /// What it has kept for an earlier supervisor.
+    /// Descriptors that it has kept for an earlier supervisor.
     kept: Vec<Kept>,
 }
 
@@ -32,11 +32,11 @@ impl Passed {
         std::mem::take(&mut self.sockets)
     }
 
-    /// What the manager has kept for each of these addresses, and what it has kept for none.
+    /// The listeners that the manager has kept for these addresses, and the other descriptors that it has kept.
     pub(crate) fn take_kept(&mut self, wanted: &[Address]) -> (Vec<Option<Bound>>, Vec<Kept>) {
         let mut kept = std::mem::take(&mut self.kept);
         let mut found: Vec<_> = wanted.iter().map(|_| None).collect();
-        // Those that are satisfied with any port come last.
+        // Addresses with any port come last.
         let is_choosy = |address: &Address| address.tcp().is_none_or(|address| address.port() != 0);
         for choosy in [true, false] {
             for (wanted, found) in wanted.iter().zip(&mut found).filter(|(wanted, _)| is_choosy(wanted) == choosy) {
@@ -48,7 +48,7 @@ impl Passed {
     }
 }
 
-/// What the service manager passed cannot be served on.
+/// The passed sockets cannot be used by a server.
 #[derive(Debug)]
 pub struct PassedError(String);
 
@@ -60,8 +60,8 @@ impl fmt::Display for PassedError {
 
 impl std::error::Error for PassedError {}
 
-/// Takes the sockets that the service manager passed to this process. To be called at the start of a program, before it
-/// has other threads or files: the sockets are taken out of the environment, too.
+/// Takes the sockets that the service manager passed to this process. Call this at the start of a program, before it
+/// has other threads or files: it also removes the sockets from the environment.
 ///
 /// # Errors
 /// When what it passed is not what it says, or something else than listening TCP and Unix sockets.
@@ -85,7 +85,7 @@ mod system {
     /// The first descriptor that is passed.
     const FIRST: usize = 3;
 
-    /// As many as a program gets, see `child/guardian/stage.rs`.
+    /// The most sockets that a program gets, see `child/guardian/stage.rs`.
     const MOST: usize = 999;
 
     pub(super) fn passed() -> Result<Passed, PassedError> {
@@ -93,14 +93,14 @@ mod system {
         let is_own = |name, own: Option<u64>| {
             variable(name).is_none_or(|said| own.is_none_or(|own| said.to_str() == Some(&own.to_string())))
         };
-        // Asked here as well: the crate takes sockets without a process id, too.
+        // Checked here as well: the crate accepts sockets without a process id, too.
         let is_meant = variable("LISTEN_PID").is_some()
             && is_own("LISTEN_PID", Some(std::process::id().into()))
             && is_own(pidfd::VARIABLE, pidfd::own_id());
         let Some(count) = variable("LISTEN_FDS").filter(|_| is_meant) else { return Ok(Passed::default()) };
         let count = count_of(&count)?;
         let names = names(variable("LISTEN_FDNAMES"), count)?;
-        // The crate could not tell a closed descriptor from one that is no socket.
+        // The crate could not tell a closed descriptor from one that is not a socket.
         if let Some(closed) = (FIRST..FIRST + count).find(|number| is_closed(*number)) {
             let message = format!(
                 "the service manager says that it passed {} (LISTEN_FDS={count}), but descriptor {closed} is not open: \
@@ -133,7 +133,7 @@ mod system {
         })
     }
 
-    /// None: it has not got one.
+    /// The name of each socket. None: it has no name.
     fn names(said: Option<OsString>, count: usize) -> Result<Vec<Option<String>>, PassedError> {
         let Some(said) = said.filter(|_| count > 0) else { return Ok(vec![None; count]) };
         let said = said.to_string_lossy().into_owned();
@@ -180,7 +180,7 @@ mod system {
         }
     }
 
-    /// As systemd writes it: an abstract name begins with @.
+    /// The path as systemd writes it: an abstract name begins with @.
     fn path(address: &SocketAddr) -> PathBuf {
         #[cfg(target_os = "linux")]
         if let Some(name) = std::os::linux::net::SocketAddrExt::as_abstract_name(address) {

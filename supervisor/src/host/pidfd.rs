@@ -1,16 +1,16 @@
-//! What tells a process from an earlier one with the same number: the inode of its pidfd.
+//! Distinguishes a process from an earlier one with the same number: by the inode of its pidfd.
 
-/// The variable in which the process that sockets are passed to is named so, see sd_listen_fds(3).
+/// The variable that identifies the process to which sockets are passed, see sd_listen_fds(3).
 pub(crate) const VARIABLE: &str = "LISTEN_PIDFDID";
 
-/// That of this process, which keeps it when it becomes another program. None: the system has no such numbers (Linux
-/// has them since 6.9).
+/// The inode of this process's pidfd, which stays the same when the process executes another program. None: the system
+/// has no such numbers (Linux has them since 6.9).
 #[cfg(target_os = "linux")]
 pub(crate) fn own_id() -> Option<u64> {
     use rustix::fs::{fstat, fstatfs};
     use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-    /// The file system of pidfds. Before it, all of them had one inode.
+    /// The file system of pidfds. Before it existed, all pidfds had the same inode.
     const PIDFS: i128 = 0x5049_4446;
 
     let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;

@@ -1,5 +1,5 @@
-//! The reports of a service to the service control manager of Windows: a state, and while one is under way how long
-//! that may take. The system's own half is in `windows_service.rs`.
+//! The reports of a service to the service control manager of Windows: a state and, while a change of state is under
+//! way, how long that may take. The part that calls the system is in `windows_service.rs`.
 
 use std::fmt;
 use std::io;
@@ -9,50 +9,50 @@ use std::time::{Duration, Instant};
 use super::view::{MARGIN, Phase, View};
 use crate::exit::Exit;
 
-/// The longest time that the service manager can be told of.
+/// The longest time that a report to the service manager can contain.
 pub(crate) const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
 
 /// A report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Report {
     pub(crate) state: State,
-    /// Another one than in the report before, as long as the same thing is under way. 0: nothing is under way.
+    /// It changes with each report while the same operation is under way. 0: nothing is under way.
     pub(crate) checkpoint: u32,
-    /// How long to wait for the next report before the service is taken for hung.
+    /// How long to wait for the next report before the service is considered hung.
     pub(crate) wait_hint: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Starting,
-    /// The only one in which the service manager requests something.
+    /// The only state in which the service manager makes requests.
     Running,
     Stopping,
-    /// The last one. 0: as it was told to, or else the exit code of the program.
+    /// The last state. 0: it stopped as requested; otherwise the exit code of the program.
     Stopped {
         code: i32,
     },
 }
 
 impl State {
-    /// How the program ended, by its exit code. That clients were closed by force is a good end, too.
+    /// The final state for the program's exit code. Closing clients by force counts as success, too.
     fn ended(code: i32) -> State {
         State::Stopped { code: if code == Exit::Forced as i32 { Exit::Done as i32 } else { code } }
     }
 }
 
-/// The reports of one service, in the order in which they are made.
+/// Makes the reports of one service, in order.
 #[derive(Clone)]
 pub(crate) struct Reports(Arc<Mutex<Inside>>);
 
 struct Inside {
     say: Say,
-    /// What is known, and when that is over at the latest.
+    /// The last reported state, and its latest end.
     told: Option<(State, Option<Instant>)>,
     checkpoint: u32,
 }
 
-/// Makes a report.
+/// Sends a report.
 pub(crate) type Say = Box<dyn FnMut(Report) -> io::Result<()> + Send>;
 
 #[cfg_attr(all(unix, not(test)), allow(dead_code))]
@@ -61,28 +61,29 @@ impl Reports {
         Reports(Arc::new(Mutex::new(Inside { say, told: None, checkpoint: 0 })))
     }
 
-    /// Says what has changed.
+    /// Reports what has changed.
     pub(super) fn tell(&self, view: &View, now: Instant) -> io::Result<()> {
         let state = match view.phase {
             Phase::Starting => State::Starting,
-            // It serves meanwhile.
+            // It keeps serving during a restart.
             Phase::Ready | Phase::Restarting { .. } => State::Running,
             Phase::Stopping => State::Stopping,
         };
         self.lock().report(state, view.deadline, now)
     }
 
-    /// The process is there, and has done nothing yet.
+    /// Reports that the process has started, and has done nothing yet.
     pub(crate) fn begin(&self) -> io::Result<()> {
         self.lock().report(State::Starting, None, Instant::now())
     }
 
-    /// The service manager has requested a stop. It hears at once that it is under way, and requests nothing else then.
+    /// Reports at once that a stop requested by the service manager is under way; the manager then makes no other
+    /// requests.
     pub(crate) fn obey(&self) -> io::Result<()> {
         self.lock().report(State::Stopping, None, Instant::now())
     }
 
-    /// The program is done, with this exit code.
+    /// Reports that the program has ended with this exit code.
     pub(crate) fn end(&self, code: i32) -> io::Result<()> {
         self.lock().report(State::ended(code), None, Instant::now())
     }
@@ -100,7 +101,7 @@ impl Inside {
             State::Running | State::Stopped { .. } => false,
         };
         let next = (state, deadline.filter(|_| pending));
-        // What master control said just before it heard of the stop.
+        // Master control made this report just before it learned of the stop.
         let is_outdated = state == State::Running && self.told.is_some_and(|(told, _)| told == State::Stopping);
         if self.told == Some(next) || is_outdated {
             return Ok(());
@@ -160,7 +161,7 @@ mod tests {
             (view(Phase::Ready, None), &[]),
             (view(Phase::Stopping, at(20)), &[(State::Stopping, 1, 25)]),
             (view(Phase::Stopping, at(20)), &[]),
-            // The clients have got more time than can be reported, and then less.
+            // The clients get more time than can be reported, and then less.
             (view(Phase::Stopping, at(u64::from(u32::MAX))), &[(State::Stopping, 2, LONGEST.as_secs())]),
             (view(Phase::Stopping, at(2)), &[(State::Stopping, 3, 7)]),
         ] {
@@ -178,7 +179,7 @@ mod tests {
         let deadline = Some(now + Duration::from_secs(5));
         reports.tell(&view(Phase::Ready, None), now).unwrap();
         reports.obey().unwrap();
-        // Master control has not heard of it yet.
+        // Master control does not know about the stop yet.
         reports.tell(&view(Phase::Restarting { build: 2 }, None), now).unwrap();
         reports.tell(&view(Phase::Stopping, deadline), now).unwrap();
         let expected = [(State::Running, 0, 0), (State::Stopping, 1, 5), (State::Stopping, 2, 10)];

@@ -1,14 +1,14 @@
-//! Listeners that the service manager keeps for the next supervisor, see `FDSTORE=1` in sd_notify(3): clients that wait
+//! Listeners that the service manager keeps for the next supervisor, see `FDSTORE=1` in sd_notify(3): clients waiting
 //! in their queues survive a restart of the service, a crash of this process, and its upgrade.
 
 use crate::listen::{Address, Bound};
 #[cfg(unix)]
 use crate::listen::{FileIdentity, file_identity};
 
-/// The variable that has the number of descriptors that the manager keeps. systemd sets it since version 254.
+/// The variable that holds the number of descriptors that the manager keeps. systemd sets it since version 254.
 pub(crate) const VARIABLE: &str = "FDSTORE";
 
-/// How many listeners the manager keeps, and how many of these it has been asked to.
+/// How many listeners the manager can keep, and how many it has been asked to keep.
 #[derive(Debug)]
 pub(super) struct Store {
     places: usize,
@@ -16,13 +16,13 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// None: it keeps none.
+    /// None: the manager keeps none.
     pub(super) fn from_environment() -> Option<Store> {
         let places = std::env::var(VARIABLE).ok()?.parse().ok().filter(|places| *places > 0)?;
         Some(Store { places, taken: 0 })
     }
 
-    /// Takes a place for one more.
+    /// Reserves a place for one more listener.
     ///
     /// # Errors
     /// When there is none, for people.
@@ -40,21 +40,21 @@ impl Store {
 }
 
 /// The prefix of the names under which the manager keeps listeners for this program. Sockets of a `.socket` unit must
-/// not have it: by default they are named after the unit.
+/// not have it: by default they have the name of the unit.
 #[cfg(unix)]
 const PREFIX: &str = "mastercontrol-listener-";
 
-/// What the manager is asked to do.
+/// A request to the manager.
 #[derive(Debug)]
 pub(crate) enum Errand {
-    /// To keep a listener, under this name.
+    /// Keep a listener under this name.
     Keep { name: String, listener: Bound },
-    /// To forget what it keeps under this name.
+    /// Forget the listener with this name.
     Forget { name: String },
 }
 
 impl Errand {
-    /// To keep this listener.
+    /// A request to keep this listener.
     pub(super) fn keep(listener: Bound) -> Errand {
         Errand::Keep { name: name_of(&listener), listener }
     }
@@ -68,22 +68,22 @@ impl Errand {
 
     pub(super) fn message(&self) -> String {
         match self {
-            // Nothing closes it, so nothing has to look whether it was closed.
+            // Nothing closes the listener, so the manager need not watch whether it was closed.
             Errand::Keep { name, .. } => format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"),
             Errand::Forget { name } => format!("FDSTOREREMOVE=1\nFDNAME={name}"),
         }
     }
 }
 
-/// What the manager has kept for this process.
+/// A descriptor that the manager has kept for this process.
 #[derive(Debug)]
 pub(crate) struct Kept {
     name: String,
-    /// None: it is no listening socket.
+    /// None: it is not a listening socket.
     listener: Option<Bound>,
 }
 
-/// Whether this is the name of something that an earlier supervisor had kept.
+/// Whether this is the name of a descriptor that an earlier supervisor has had kept.
 #[cfg(unix)]
 pub(super) fn is_kept(name: &str) -> bool {
     name.starts_with(PREFIX)
@@ -99,14 +99,14 @@ impl Kept {
         &self.name
     }
 
-    /// Whether a client that connects to this address gets to this listener. (Port 0 is any port.)
+    /// Whether a client that connects to this address reaches this listener. (Port 0 is any port.)
     pub(super) fn is_at(&self, wanted: &Address) -> bool {
         let Some(listener) = &self.listener else { return false };
         match (&listener.address, wanted) {
             (Address::Tcp(own), Address::Tcp(wanted)) => {
                 own == wanted || (wanted.port() == 0 && own.ip() == wanted.ip())
             }
-            // The path may lead elsewhere by now. As long as the listener is there, its file has its number for itself.
+            // The path may lead elsewhere by now. While the listener exists, no other file has its file's inode.
             #[cfg(unix)]
             (Address::Unix(own), Address::Unix(wanted)) => {
                 own == wanted && file_identity(wanted).is_some_and(|file| self.name == name_of_file(file))
@@ -120,7 +120,7 @@ impl Kept {
         self.listener
     }
 
-    /// Why it is of no use to a server with these addresses, for people.
+    /// Why a server with these addresses cannot use it, in human-readable form.
     pub(crate) fn why_not(&self, wanted: &[Address]) -> String {
         match &self.listener {
             None => format!("{} is no listening socket", self.name),
@@ -141,7 +141,7 @@ fn name_of_file(file: FileIdentity) -> String {
 #[cfg(unix)]
 fn name_of(listener: &Bound) -> String {
     match &listener.address {
-        // A name has no colon.
+        // A name must not contain a colon.
         Address::Tcp(address) => format!("{PREFIX}tcp-{}", address.to_string().replace(':', "_")),
         Address::Unix(path) => name_of_file(file_identity(path).unwrap_or_default()),
     }

@@ -1,8 +1,8 @@
-//! The reports to a service manager such as systemd.
+//! Reports to a service manager such as systemd.
 //!
-//! It says by environment variables what it wants to hear: sd_notify(3) and sd_watchdog_enabled(3) are the
-//! specification. Each report is one datagram. One that cannot be sent holds up nothing: it is tried again when
-//! something happens, or, if the manager had no room for it, after a moment.
+//! The manager sets environment variables to request reports, as specified by sd_notify(3) and sd_watchdog_enabled(3).
+//! Each report is one datagram. A report that cannot be sent delays nothing: it is sent again at the next event or, if
+//! the manager had no room for it, after a moment.
 
 #[cfg(test)]
 mod tests;
@@ -17,8 +17,8 @@ use super::store::{self, Errand, Store};
 use super::view::{MARGIN, Phase, View};
 use crate::listen::Bound;
 
-/// What the service manager says to this process alone: a program that this one starts must not get it
-/// ([`std::process::Command::env_remove`]).
+/// The environment variables that the service manager sets for this process alone: a program that this process starts
+/// must not get them ([`std::process::Command::env_remove`]).
 pub const VARIABLES: [&str; 8] = [
     store::VARIABLE,
     "LISTEN_FDNAMES",
@@ -30,33 +30,34 @@ pub const VARIABLES: [&str; 8] = [
     "WATCHDOG_USEC",
 ];
 
-/// The shortest time between two signs of life. A manager that asks for more is up to no good.
+/// The shortest time between two keep-alive messages. A manager that asks for more of them is misbehaving.
 const SHORTEST_BEAT: Duration = Duration::from_millis(1);
 
-/// How many more times a sign of life is tried that cannot be sent, before the manager takes this process for hung.
+/// How many more times a keep-alive message that cannot be sent is tried before the manager considers this process
+/// hung.
 const TRIES: u32 = 5;
 
-/// The longest status, in characters. Systemd ignores whole messages that are longer than 4096 bytes.
+/// The longest status, in characters. Systemd ignores messages of more than 4096 bytes completely.
 const LONGEST_STATUS: usize = 400;
 
 /// Sends a datagram, with a descriptor if there is one, without waiting.
 pub(crate) type Line = Box<dyn FnMut(&str, Option<&Bound>) -> io::Result<()> + Send>;
 
-/// The manager wants a sign of life each time that this time has passed.
+/// The interval at which the manager expects keep-alive messages, and when the next one is due.
 #[derive(Debug)]
 struct KeepAlive {
     every: Duration,
     next: Instant,
 }
 
-/// The end of a line to a service manager that wants to be told, and what it knows.
+/// The connection to a service manager that wants reports, and what it has been told.
 pub(crate) struct Notify {
     line: Line,
     told: Option<View>,
     keep_alive: Option<KeepAlive>,
-    /// None: the manager keeps nothing for the next supervisor.
+    /// None: the manager keeps no listeners for the next supervisor.
     store: Option<Store>,
-    /// What it has not been asked yet.
+    /// Requests that have not been sent yet.
     errands: VecDeque<Errand>,
 }
 
@@ -69,7 +70,8 @@ impl Notify {
         Some(system::line(&socket).map(|line| Notify { store, ..Notify::new(line, limit, Instant::now()) }))
     }
 
-    /// A manager at the end of this line, which ends the process when it has not heard from it for the limit.
+    /// A manager that is reached through this line, and that ends the process when it has not heard from it within the
+    /// limit.
     pub(crate) fn new(line: Line, limit: Option<Duration>, now: Instant) -> Notify {
         let keep_alive = limit.map(|limit| {
             let every = (limit / 2).max(SHORTEST_BEAT);
@@ -97,12 +99,12 @@ impl Notify {
         Ok(())
     }
 
-    /// When the next sign of life is due.
+    /// When the next keep-alive message is due.
     pub(super) fn next_beat(&self) -> Option<Instant> {
         self.keep_alive.as_ref().map(|keep_alive| keep_alive.next)
     }
 
-    /// Gives a sign of life if that is due. One that cannot be sent is tried again before the manager misses it.
+    /// Sends a keep-alive message if one is due. One that cannot be sent is tried again before the manager misses it.
     pub(super) fn beat(&mut self, now: Instant) -> io::Result<()> {
         let Some(keep_alive) = self.keep_alive.as_mut().filter(|keep_alive| keep_alive.next <= now) else {
             return Ok(());
@@ -138,7 +140,7 @@ impl Notify {
             let left = deadline.saturating_duration_since(now).saturating_add(MARGIN);
             news.push(format!("EXTEND_TIMEOUT_USEC={}", left.as_micros()));
         }
-        // Anything else under way is over before a restart begins.
+        // Any other phase ends before a restart begins.
         let is_next =
             matches!((phase, view.phase), (Some(Phase::Starting | Phase::Restarting { .. }), Phase::Restarting { .. }));
         let over = if is_next && phase != Some(view.phase) { (self.line)("READY=1", None) } else { Ok(()) };
@@ -156,7 +158,7 @@ impl fmt::Debug for Notify {
     }
 }
 
-/// For how long this process may be silent, by the environment.
+/// How long this process may be silent, according to the environment.
 fn watchdog_limit(variable: impl Fn(&str) -> Option<String>) -> Option<Duration> {
     let is_meant = variable("WATCHDOG_PID").is_none_or(|pid| pid.parse() == Ok(std::process::id()));
     let limit = variable("WATCHDOG_USEC").and_then(|limit| limit.parse().ok()).map(Duration::from_micros);
@@ -179,7 +181,7 @@ mod system {
         let address = address(socket)?;
         let line = UnixDatagram::unbound()?;
         line.set_nonblocking(true)?;
-        // Not connected: the manager may be started anew, with a new socket in the same place.
+        // Not connected: the manager may be restarted, with a new socket at the same path.
         Ok(Box::new(move |message, listener| {
             let descriptors = listener.map(|listener| [listener.socket.as_fd()]);
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -202,15 +204,15 @@ mod system {
         }
     }
 
-    /// By the clock that the manager compares with.
+    /// The time of the clock that the manager uses for comparison.
     pub(super) fn monotonic_usec() -> i128 {
-        // It always exists, and without it this is a time that is long past.
+        // The clock always exists; without it this would be a time in the distant past.
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or((0, 0), |now| (now.tv_sec(), now.tv_nsec()));
         i128::from(now.0) * 1_000_000 + i128::from(now.1) / 1000
     }
 }
 
-/// On Windows no service manager speaks this way: see `windows_service.rs`.
+/// On Windows no service manager uses this protocol: see `windows_service.rs`.
 #[cfg(windows)]
 mod system {
     use super::{Line, io};

@@ -1,5 +1,5 @@
-//! A supervisor as a service of Windows: installed, uninstalled, and run by the service control manager, which is one
-//! more trigger. The reports to that are in `reports.rs`.
+//! A supervisor as a Windows service: installed, uninstalled, and run by the service control manager, which is one more
+//! trigger. The reports to the manager are in `reports.rs`.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -27,20 +27,20 @@ use crate::journal::Journal;
 use crate::log::{Level, Log};
 use crate::text::{Reason, Seconds};
 
-/// What stands before the command line of the server in that of its service.
+/// The arguments before the server's command line in that of its service.
 const RUN: [&str; 2] = ["service", "run"];
 
-/// The user of a service: one that may do little. It has no password.
+/// The user of a service. It has few rights and no password.
 pub(crate) const ACCOUNT: &str = r"NT AUTHORITY\LocalService";
 
-/// How long the service manager waits before it starts a service again that has failed: the first time, the second, and
-/// each further time.
+/// How long the service manager waits before it restarts a failed service: the first time, the second, and each further
+/// time.
 const START_AGAIN_AFTER: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
 
-/// After that time without a failure the next one is the first again.
+/// After this time without a failure, the next failure counts as the first again.
 const FORGET_FAILURES_AFTER: Duration = Duration::from_secs(3600);
 
-/// How often to look whether a service has stopped: nothing says so.
+/// How often to look whether a service has stopped: nothing announces it.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Error codes of the service manager, as `winerror.h` has them.
@@ -54,7 +54,7 @@ mod code {
     pub(super) const SERVICE_EXISTS: i32 = 1073;
 }
 
-/// What cannot be done with a service, for people.
+/// What cannot be done with a service, in human-readable form.
 #[derive(Debug)]
 pub struct ServiceError {
     message: String,
@@ -66,7 +66,7 @@ impl ServiceError {
         ServiceError { message: message.into(), exit: Exit::Failed }
     }
 
-    /// What the service manager said, when `doing` this to the service with this name.
+    /// An error of the service manager, when `doing` this to the service with this name.
     fn system(doing: &str, name: &str, error: windows_service::Error) -> ServiceError {
         let error = match error {
             windows_service::Error::Winapi(error) => error,
@@ -108,8 +108,8 @@ impl fmt::Display for ServiceError {
 
 impl std::error::Error for ServiceError {}
 
-/// Installs a service that runs this program with these arguments from the next start of the system on. Returns what
-/// the service manager did not take, and why: it can do without.
+/// Installs a service that runs this program with these arguments from the next start of the system on. Returns the
+/// properties that the service manager did not accept, and why: the service works without them.
 ///
 /// # Errors
 /// When it cannot be installed.
@@ -139,12 +139,12 @@ pub fn install(
     Ok(properties.filter_map(|(what, done)| Some((what, reason(&done.err()?)))).collect())
 }
 
-/// Arguments, for people.
+/// The arguments, in human-readable form.
 pub(crate) fn shown(arguments: &[OsString]) -> String {
     arguments.iter().map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// What a service can do without if need be.
+/// Sets the properties that a service can do without.
 fn properties(service: &Installed, line: &str, grace: Duration) -> [(&'static str, windows_service::Result<()>); 4] {
     let actions = START_AGAIN_AFTER.map(|delay| ServiceAction { action_type: ServiceActionType::Restart, delay });
     let failure_actions = ServiceFailureActions {
@@ -174,7 +174,7 @@ fn reason(error: &windows_service::Error) -> String {
     }
 }
 
-/// Stops the service, waits until it has stopped, and removes it. Returns what there is to say about that.
+/// Stops the service, waits until it has stopped, and removes it. Returns a message about that.
 ///
 /// # Errors
 /// When there is no such service, it is none of ours, it does not stop, or it cannot be removed.
@@ -196,10 +196,10 @@ pub fn uninstall(name: &InstanceName) -> Result<String, ServiceError> {
     Ok(format!("uninstalled the service {name}\n"))
 }
 
-/// Stops the service, and waits for that as long as it says that it may take.
+/// Stops the service, and waits as long as the service says that it may take.
 fn stop(service: &Installed, name: &str) -> Result<(), ServiceError> {
     let failed = |error| ServiceError::system("stop", name, error);
-    // What it said last, and when.
+    // Its last report, and when it first made it.
     let mut said: Option<(ServiceState, u32, Instant)> = None;
     loop {
         let status = service.query_status().map_err(failed)?;
@@ -211,7 +211,7 @@ fn stop(service: &Installed, name: &str) -> Result<(), ServiceError> {
             Some(_) | None => now,
         };
         said = Some((status.current_state, status.checkpoint, since));
-        // Where it has nothing to say, as while it runs, it may take a while until it has heard of the stop.
+        // When it reports nothing, as while it runs, it may take a while until it learns of the stop.
         let patience = status.wait_hint.saturating_add(MARGIN);
         if status.current_state == ServiceState::Stopped {
             return Ok(());
@@ -226,7 +226,7 @@ fn stop(service: &Installed, name: &str) -> Result<(), ServiceError> {
         } else if status.current_state == ServiceState::Running {
             match service.stop() {
                 Ok(_) => {}
-                // It has ended, or is about to, just now.
+                // It has just ended, or is about to.
                 Err(windows_service::Error::Winapi(error))
                     if matches!(
                         error.raw_os_error(),
@@ -243,23 +243,23 @@ fn connect(access: ServiceManagerAccess) -> windows_service::Result<ServiceManag
     ServiceManager::local_computer(None::<&OsStr>, ServiceManagerAccess::CONNECT | access)
 }
 
-/// This process as a service: its line to the service manager.
+/// This process as a service: its connection to the service manager.
 #[derive(Debug, Clone)]
 pub struct Service {
     name: OsString,
     reports: Reports,
-    /// What the service manager commands, once there is a server.
+    /// Receives the commands of the service manager, once there is a server.
     events: Arc<OnceLock<EventSender>>,
 }
 
 /// A program that is a service, and returns its exit code.
 type Program = Box<dyn FnOnce(Service) -> i32 + Send>;
 
-/// The function that the service manager calls has no other way to it.
+/// The program to run; the function that the service manager calls has no other access to it.
 static PROGRAM: Mutex<Option<Program>> = Mutex::new(None);
 
-/// Runs a program, once in a process, as the service that the service manager has started this process for. Returns the
-/// exit code of the program.
+/// Runs a program, at most once in a process, as the service for which the service manager has started this process.
+/// Returns the exit code of the program.
 ///
 /// # Errors
 /// When a user has started this process, and no service manager.
@@ -268,7 +268,7 @@ pub fn run(program: impl FnOnce(Service) -> i32 + Send + 'static) -> Result<i32,
     let program: Program = Box::new(move |service| {
         let reports = service.reports.clone();
         let code = program(service);
-        // Before the report, since the process may end with that.
+        // Sent before the report, because the process may end with the report.
         let _ = end.send(code);
         let _ = reports.end(code); // If it cannot be told, the end of the process tells it.
         code
@@ -291,7 +291,7 @@ pub fn run(program: impl FnOnce(Service) -> i32 + Send + 'static) -> Result<i32,
 
 define_windows_service!(service_main, begin);
 
-/// Runs on a thread of the system's, which gives the name of the service first.
+/// Runs on a thread of the system; the first argument is the name of the service.
 fn begin(arguments: Vec<OsString>) {
     let program = PROGRAM.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(program) = program else { return };
@@ -316,7 +316,7 @@ impl Service {
                 };
             };
             // The crate drops this closure when it returns, so the service manager must not call it again: it does not
-            // if it knows by then that the stop is under way.
+            // if it has been told by then that the stop is under way.
             if let Some(reports) = from.get() {
                 let _ = reports.obey();
             }
@@ -335,7 +335,7 @@ impl Service {
         Ok(Service { name, reports, events })
     }
 
-    /// A journal for it, whose log is in a file beside the instance's lock: a service has no stderr.
+    /// A journal for the service that logs to a file beside the instance's lock: a service has no stderr.
     pub fn journal(&self, log: Log) -> Journal {
         let name = self.name.display();
         let opened = instance::log_file(&self.name.to_string_lossy()).and_then(|path| {
@@ -351,15 +351,15 @@ impl Service {
         })
     }
 
-    /// From now on the commands of the service manager become these events.
+    /// Turns the commands of the service manager into these events from now on.
     pub(crate) fn commands(self, events: EventSender) -> Reports {
-        // One service has one supervisor; of several the first one is commanded.
+        // One service has one supervisor; of several, the first one receives the commands.
         let _ = self.events.set(events);
         self.reports
     }
 }
 
-/// A report in the words of the service manager.
+/// A report in the form that the service manager needs.
 fn status(report: Report) -> ServiceStatus {
     let (current_state, exit_code) = match report.state {
         State::Starting => (ServiceState::StartPending, ServiceExitCode::NO_ERROR),

@@ -1,4 +1,4 @@
-//! The directories in which locks and admin sockets are.
+//! The directories of locks and admin sockets.
 
 #[cfg(unix)]
 use std::io::ErrorKind;
@@ -8,23 +8,23 @@ use std::{env, fs, io};
 #[cfg(windows)]
 use crate::text::Reason;
 
-/// Names the directory for locks and sockets alike, in place of all others.
+/// The variable for a directory of both locks and sockets, which replaces all others.
 #[cfg(unix)]
 const OWN: &str = "MASTERCONTROL_DIR";
 
-/// Where the locks of this user are, and where its instances are looked for.
+/// The directory of this user's locks, where its instances are looked for.
 #[cfg(unix)]
 pub(super) fn locks() -> Result<PathBuf, String> {
     let user = nix::unistd::geteuid();
     Ok(match own() {
         Some(directory) => directory,
         None if user.is_root() => "/run/mastercontrol".into(),
-        // Not below TMPDIR: that of a login shell may be another one than that of cron.
+        // Not below TMPDIR, which may differ between a login shell and cron.
         None => format!("/tmp/mastercontrol-{user}").into(),
     })
 }
 
-/// Where the admin sockets of this process's instances are made.
+/// The directory in which the admin sockets of this process's instances are created.
 #[cfg(unix)]
 pub(super) fn sockets() -> Result<PathBuf, String> {
     let user = nix::unistd::geteuid();
@@ -36,7 +36,7 @@ pub(super) fn sockets() -> Result<PathBuf, String> {
     })
 }
 
-/// The directory for temporary files. A `TMPDIR` that is empty or no absolute path counts as unset: what is below it
+/// The directory for temporary files. A `TMPDIR` that is empty or not an absolute path counts as unset: files below it
 /// would not be found from another directory.
 #[cfg(unix)]
 pub(crate) fn temporary() -> PathBuf {
@@ -48,8 +48,8 @@ fn own() -> Option<PathBuf> {
     env::var_os(OWN).filter(|directory| !directory.is_empty()).map(PathBuf::from)
 }
 
-/// The directory that the system has made for this user's sockets. That of another user, as `sudo -E` leaves it in the
-/// environment, is none; nor, by the XDG base directory specification, is a path that is not absolute.
+/// The directory that the system has made for this user's sockets. Another user's directory, which `sudo -E` leaves in
+/// the environment, does not count; nor, by the XDG base directory specification, does a path that is not absolute.
 #[cfg(unix)]
 fn runtime() -> Option<PathBuf> {
     use std::os::unix::fs::MetadataExt;
@@ -66,7 +66,7 @@ pub(super) fn locks() -> Result<PathBuf, String> {
     }
 }
 
-/// The log file of the service with this name. Its directory is made if there is none.
+/// The log file of the service with this name. Its directory is created if it does not exist.
 #[cfg(windows)]
 pub(crate) fn log_file(service: &str) -> Result<PathBuf, String> {
     let directory = locks()?;
@@ -74,7 +74,7 @@ pub(crate) fn log_file(service: &str) -> Result<PathBuf, String> {
     Ok(directory.join(format!("{service}.log")))
 }
 
-/// Makes the directory for this user alone, or checks that it is one.
+/// Makes the directory for this user alone, or checks that it is private.
 #[cfg(unix)]
 pub(super) fn make_private(directory: &Path) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};

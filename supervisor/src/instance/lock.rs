@@ -1,4 +1,4 @@
-//! The lock that makes a name, or the path of a socket, that of one instance.
+//! The lock that reserves a name, or the path of a socket, for one instance.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -9,7 +9,7 @@ use super::directory::make_private;
 /// Why something cannot be claimed.
 #[derive(Debug)]
 pub(crate) enum InstanceLockError {
-    /// It is taken by an instance that lives.
+    /// It is taken by a living instance.
     Taken,
     /// The directory, or something in it, cannot be used.
     Unusable { path: PathBuf, source: io::Error },
@@ -23,14 +23,14 @@ pub(crate) struct InstanceLock {
 }
 
 impl InstanceLock {
-    /// Locks a file in a directory that is for this user alone. That is made if it is not there.
+    /// Locks a file in a directory that only this user may enter, and makes the directory if it does not exist.
     pub(crate) fn in_private(path: PathBuf) -> Result<InstanceLock, InstanceLockError> {
         let directory = path.parent().unwrap_or(Path::new("."));
         make_private(directory).map_err(|source| InstanceLockError::Unusable { path: directory.to_owned(), source })?;
         InstanceLock::of_file(path)
     }
 
-    /// Locks a file for this process. It is made if it is not there, and removed at the end.
+    /// Locks a file for this process. The file is created if it does not exist, and removed at the end.
     pub(crate) fn of_file(path: PathBuf) -> Result<InstanceLock, InstanceLockError> {
         loop {
             let unusable = |source| InstanceLockError::Unusable { path: path.clone(), source };
@@ -40,10 +40,10 @@ impl InstanceLock {
                 Err(TryLockError::WouldBlock) => return Err(InstanceLockError::Taken),
                 Err(TryLockError::Error(error)) => return Err(unusable(error)),
             }
-            // Between opening and locking, the last holder may have removed the file: then this lock holds nothing.
+            // Between opening and locking, the last holder may have removed the file: then this lock protects nothing.
             if is_same_file(&lock, &path) {
-                // It stays empty: removing a file waits until its data has been written to the disk, and a stop would
-                // take as long.
+                // The file stays empty: removing a file waits until its data has been written to disk, and that would
+                // delay a stop.
                 return Ok(InstanceLock { lock, path });
             }
         }
@@ -58,7 +58,7 @@ impl InstanceLock {
 
 impl Drop for InstanceLock {
     fn drop(&mut self) {
-        // Removed while it is held, so that no lock but our own can be removed.
+        // Removed while the lock is held, so that only our own lock can be removed.
         if is_same_file(&self.lock, &self.path) {
             let _ = fs::remove_file(&self.path);
         }
@@ -71,7 +71,7 @@ fn open_lock(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        // A link would never be the file that was locked.
+        // A link would never be the locked file itself.
         options.mode(0o600).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits());
     }
     options.open(path)

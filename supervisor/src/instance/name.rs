@@ -1,8 +1,8 @@
-//! What an instance is called.
+//! The name of an instance.
 
 use std::fmt;
 
-/// The name of an instance: 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, the first not a dot.
+/// The name of an instance: 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, not beginning with a dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InstanceName(String);
 
@@ -41,7 +41,7 @@ impl std::str::FromStr for InstanceName {
     }
 }
 
-/// Whether Windows takes a file with this name for a device, as it does whatever follows behind a dot.
+/// Whether Windows treats a file with this name as a device, as it does whatever follows after a dot.
 fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
     let numbered = stem.strip_prefix("com").or_else(|| stem.strip_prefix("lpt"));

@@ -14,16 +14,16 @@ use super::lock::{InstanceLock, InstanceLockError};
 use super::name::InstanceName;
 use crate::text::Reason;
 
-/// The longest path of a Unix socket, in bytes: `sun_path` of unix(7), less the final NUL.
+/// The longest path of a Unix socket, in bytes: `sun_path` in unix(7), minus the final NUL.
 #[cfg(unix)]
 pub(crate) const MAX_SOCKET_PATH: usize = 107;
 
 /// Where an instance's admin socket and lock are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstancePaths {
-    /// The admin socket's path, or the named pipe's.
+    /// The path of the admin socket or named pipe.
     pub socket: PathBuf,
-    /// Where clients look for it, if that is somewhere else: a link beside the lock.
+    /// The path where clients look for it, if that is different: a link beside the lock.
     link: Option<PathBuf>,
     lock: PathBuf,
     /// None: the socket's path was given.
@@ -31,7 +31,7 @@ pub struct InstancePaths {
 }
 
 impl InstancePaths {
-    /// The place of the instance with this name.
+    /// The paths of the instance with this name.
     ///
     /// # Errors
     /// A message for people when the system names no directory for it.
@@ -48,8 +48,8 @@ impl InstancePaths {
         Ok(InstancePaths { socket, link, lock: locks.join(format!("{name}.lock")), name: Some(name.clone()) })
     }
 
-    /// The place of an instance whose admin socket has this path. Its lock is beside it, with `.lock` behind its name;
-    /// on Windows, where a pipe has nothing beside it, in the usual directory.
+    /// The paths of an instance whose admin socket has this path. Its lock is beside it, with `.lock` after its name;
+    /// on Windows, where a pipe is in no directory, the lock is in the usual directory.
     ///
     /// # Errors
     /// A message for people when the path has no file name or its directory cannot be found.
@@ -65,36 +65,38 @@ impl InstancePaths {
         } else {
             socket.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
         };
-        // On Windows it is among the locks of instances with names, and no name begins like this.
+        // On Windows it is in one directory with the locks of named instances; no instance name begins with this
+        // character.
         let mut lock = OsString::from(if cfg!(windows) { "@" } else { "" });
         lock.push(name);
         lock.push(".lock");
         Ok(InstancePaths { socket: socket.to_owned(), link: None, lock: directory.join(lock), name: None })
     }
 
-    /// Where they are now: the directory that the system had made for sockets may be gone.
+    /// The current paths: the directory that the system had made for sockets may be gone.
     #[cfg(target_os = "linux")]
     pub(crate) fn now(&self) -> Result<InstancePaths, String> {
         self.name.as_ref().map_or_else(|| Ok(self.clone()), InstancePaths::of)
     }
 
-    /// Takes the place: makes the directory of the lock if there is none, and locks it for this process.
+    /// Makes the directory of the lock if it does not exist, and locks the lock file for this process.
     pub(crate) fn take_lock(&self) -> Result<InstanceLock, InstanceLockError> {
         InstanceLock::in_private(self.lock.clone())
     }
 
-    /// Where clients look for the socket.
+    /// The path where clients look for the socket.
     fn entrance(&self) -> &Path {
         self.link.as_ref().unwrap_or(&self.socket)
     }
 
-    /// The directories with something of this instance in them.
+    /// The directories that contain files of this instance.
     #[cfg(unix)]
     pub(crate) fn directories(&self) -> [&Path; 2] {
         [&self.lock, &self.socket].map(|path| path.parent().unwrap_or(Path::new(".")))
     }
 
-    /// Removes what a dead instance has left there: its socket and its lock. Returns whether it did: not if one lives.
+    /// Removes the socket and the lock that a dead instance has left behind. Returns whether it did: not if the
+    /// instance lives.
     ///
     /// # Errors
     /// When they cannot be removed, or something else than a socket is in the socket's place.
@@ -108,11 +110,11 @@ impl InstancePaths {
         Ok(true)
     }
 
-    /// Removes the socket that an instance that is gone has left, wherever that was. For the holder of the lock.
+    /// Removes the socket that a dead instance has left behind, wherever it is. Only for the holder of the lock.
     #[cfg(unix)]
     pub(crate) fn remove_leftovers(&self) -> io::Result<()> {
         if let Ok(target) = fs::read_link(self.entrance()) {
-            // It may lead to a file of others by now.
+            // The link may lead to a file of another program by now.
             let _ = remove_leftover_socket(&target);
             fs::remove_file(self.entrance())?;
         }
@@ -120,36 +122,36 @@ impl InstancePaths {
         remove_leftover_socket(&self.socket)
     }
 
-    /// A pipe is gone with the process that had it.
+    /// A pipe disappears with its process.
     #[cfg(windows)]
     pub(crate) fn remove_leftovers(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Makes the directories for this user alone, or checks that they are.
+    /// Makes the directories for this user alone, or checks that they are private.
     #[cfg(unix)]
     pub(crate) fn make_directories(&self) -> io::Result<()> {
         self.directories().into_iter().try_for_each(directory::make_private)
     }
 
-    /// Makes the link to the socket, if there has to be one. It is removed when the returned value is dropped.
+    /// Makes the link to the socket, if one is needed. It is removed when the returned value is dropped.
     #[cfg(unix)]
     pub(crate) fn lead_to_socket(&self) -> io::Result<Option<Link>> {
         self.link.clone().map(|link| Link::make(link, self.socket.clone())).transpose()
     }
 
-    /// The path for clients, which is not too long for one of a socket.
+    /// The path for clients, which is checked not to be too long for a socket.
     pub(crate) fn client_path(&self) -> io::Result<&Path> {
         fit(self.entrance())
     }
 
-    /// The socket's path as the socket library wants it.
+    /// The socket's path as the socket library needs it.
     pub(crate) fn socket_name(&self) -> io::Result<Name<'_>> {
         fit(&self.socket)?.to_fs_name::<GenericFilePath>()
     }
 }
 
-/// A path that is not too long for one of a socket.
+/// Checks that a path is not too long for a socket.
 fn fit(path: &Path) -> io::Result<&Path> {
     #[cfg(unix)]
     {
@@ -164,7 +166,7 @@ fn fit(path: &Path) -> io::Result<&Path> {
     Ok(path)
 }
 
-/// Removes a socket that no process has any more, if there is one.
+/// Removes a socket that no process has open any more, if there is one.
 ///
 /// # Errors
 /// When it is no socket ([`ErrorKind::AlreadyExists`]), or a process has it ([`ErrorKind::AddrInUse`]).
@@ -179,8 +181,8 @@ pub(crate) fn remove_leftover_socket(path: &Path) -> io::Result<()> {
         }
         Ok(_) => {}
     }
-    // A socket of another type cannot connect to one that listens, so that server notices nothing, and a full queue
-    // does not block. The answer still differs.
+    // A socket of another type cannot connect to a listening one, so that server notices nothing, and a full queue does
+    // not block. The error still tells the cases apart.
     match UnixDatagram::unbound()?.connect(path) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -222,7 +224,7 @@ impl Drop for Link {
     }
 }
 
-/// The names of all instances that this user has, or had: each left a socket. In order.
+/// The names of all instances of this user, running or not: each has left a socket. Sorted.
 ///
 /// # Errors
 /// When the directory cannot be read. That it does not exist is no error.
@@ -240,7 +242,7 @@ pub fn list() -> io::Result<Vec<InstanceName>> {
         .filter_map(|entry| {
             let file = entry.ok()?.file_name();
             let file = file.to_str()?;
-            // A named pipe is in no directory of ours, but its lock is.
+            // A named pipe is in none of our directories, but its lock is.
             file.strip_suffix(if cfg!(windows) { ".lock" } else { ".sock" })?.parse().ok()
         })
         .collect();

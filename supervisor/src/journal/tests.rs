@@ -1,4 +1,4 @@
-//! Readers of a journal that nobody logs.
+//! Readers of a journal that is not logged.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::mpsc;
@@ -16,7 +16,7 @@ fn say(journal: &Journal, times: u64) {
     (0..times).for_each(|_| journal.line(Level::Info, "test", "a test", []));
 }
 
-/// What a client knows that reads the journal, and perhaps hangs up and comes again.
+/// What a client of the journal knows. The client may hang up and come back.
 #[derive(Default)]
 struct Client {
     /// The number of the last entry.
@@ -26,7 +26,7 @@ struct Client {
 }
 
 impl Client {
-    /// Takes note of one step. False: there is nothing more for now.
+    /// Takes note of one step. Returns false if there is nothing more for now.
     fn hear(&mut self, next: Next) -> bool {
         match next {
             Next::Position { next, missed, .. } => {
@@ -56,7 +56,7 @@ fn numbers(lines: &str) -> Vec<u64> {
     lines.lines().map(|line| number(line).unwrap()).collect()
 }
 
-/// The same as if so many things happened, only faster.
+/// The same as if that many events happened, only faster.
 fn happen(journal: &Journal, times: u64) {
     let mut kept = lock(&journal.shared.kept);
     for _ in 0..times {
@@ -65,7 +65,7 @@ fn happen(journal: &Journal, times: u64) {
     }
 }
 
-/// All that a reader of what has happened so far gets: how many it misses, and the numbers.
+/// Everything that a reader of past events gets: how many it misses, and the numbers of the rest.
 fn all(mut reader: Reader) -> (u64, Vec<u64>) {
     let (mut missing, mut heard) = (0, Vec::new());
     loop {
@@ -173,7 +173,7 @@ fn a_follower_hears_all_up_to_the_end_while_many_speak_and_others_come_and_go() 
             .collect();
         let speakers: Vec<_> = (0..SPEAKERS).map(|_| scope.spawn(|| say(&journal, EACH))).collect();
         for _ in 0..100 {
-            // One that does not read is in nobody's way.
+            // A follower that does not read blocks no other one.
             drop(journal.follow(None).unwrap());
         }
         speakers.into_iter().for_each(|speaker| speaker.join().unwrap());
@@ -209,7 +209,7 @@ fn the_one_too_many_cannot_follow_and_makes_the_others_look_whether_their_client
     followers.pop();
     followers.push(journal.follow(None).unwrap());
     assert!(journal.follow(None).is_none());
-    // To read what has happened is no following.
+    // Reading past events is not following.
     assert_eq!(all(journal.read(None)), (0, vec![]));
 }
 
@@ -218,7 +218,7 @@ fn the_one_too_many_cannot_follow_and_makes_the_others_look_whether_their_client
 enum Step {
     Happens(u64),
     Follow,
-    /// So many steps of reading.
+    /// This many steps of reading.
     Read(usize),
     HangUp,
 }

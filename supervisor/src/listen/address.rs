@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use crate::text::listed;
 
-/// What a server listens on.
+/// The address on which a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// An address of this machine, and a port.
+    /// An IP address of this machine, and a port.
     Tcp(SocketAddr),
     /// The path of a Unix socket.
     #[cfg(unix)]
@@ -43,15 +43,15 @@ impl fmt::Display for Address {
 pub struct ProgramSocket {
     /// Where it listens.
     pub address: Address,
-    /// What the program calls it by, in `LISTEN_FDNAMES`: printable ASCII without a colon. None: its port or its path.
+    /// The name by which the program finds it in `LISTEN_FDNAMES`: printable ASCII without a colon. None: its port or
+    /// its path.
     pub name: Option<String>,
-    /// The mode of the file of a Unix socket: those who may write to it may connect.
+    /// The mode of the file of a Unix socket: users with write permission may connect.
     #[cfg(unix)]
     pub mode: u32,
 }
 
-/// The mode of a Unix socket by default: every user may connect, as to a port. Those who may not are kept out
-/// by its directory.
+/// The default mode of a Unix socket: every user may connect, as to a port. To exclude users, restrict its directory.
 #[cfg(unix)]
 pub const DEFAULT_MODE: u32 = 0o666;
 
@@ -66,7 +66,7 @@ impl From<Address> for ProgramSocket {
     }
 }
 
-/// As `--listen` has it.
+/// As written for `--listen`.
 impl fmt::Display for ProgramSocket {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(name) = &self.name {
@@ -76,7 +76,7 @@ impl fmt::Display for ProgramSocket {
     }
 }
 
-/// Several addresses for people.
+/// Several addresses, in human-readable form.
 pub(crate) fn in_words(addresses: &[impl fmt::Display]) -> String {
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     listed(&addresses, "and")

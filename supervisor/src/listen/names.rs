@@ -1,4 +1,4 @@
-//! What a program calls its sockets by.
+//! The names by which a program finds its sockets.
 
 use super::address::Address;
 #[cfg(unix)]
@@ -6,8 +6,8 @@ use super::unix::Bound;
 #[cfg(windows)]
 use super::windows::Bound;
 
-/// In `LISTEN_FDNAMES`: their own names, or else their ports and paths. Where two
-/// have one port, it is the whole address.
+/// The names for `LISTEN_FDNAMES`: the sockets' own names, or else their ports and paths. If two share a port, each
+/// gets its whole address.
 pub(crate) fn names(bound: &[Bound]) -> Vec<String> {
     let short = |bound: &Bound| match (&bound.name, &bound.address) {
         (Some(name), _) => name.clone(),
@@ -19,7 +19,7 @@ pub(crate) fn names(bound: &[Bound]) -> Vec<String> {
     let is_shared = |name: &str| all.iter().filter(|other| *other == name).count() > 1;
     let name = |(bound, short): (&Bound, &String)| {
         let name = if bound.name.is_none() && is_shared(short) { bound.address.to_string() } else { short.clone() };
-        // Characters that no name may have are replaced.
+        // Replace characters that are not allowed in a name.
         name.replace(|letter| !matches!(letter, ' '..='~') || letter == ':', "_")
     };
     bound.iter().zip(&all).map(name).collect()

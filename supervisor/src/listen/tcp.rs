@@ -1,4 +1,4 @@
-//! How an address of this machine is bound.
+//! Binds addresses of this machine.
 
 use std::io;
 #[cfg(windows)]
@@ -9,13 +9,14 @@ use std::os::fd::AsFd;
 #[cfg(windows)]
 use std::time::Duration;
 
-/// How long to wait for an answer. A listener on this machine answers at once. Without one, Windows tries again for two
-/// seconds.
+/// How long to wait for an answer. A listener on this machine answers at once. Without one, Windows keeps trying for
+/// two seconds.
 #[cfg(windows)]
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Whether a process answers at an address. Windows would bind it even then: it gives one server a port on all
-/// addresses, and another one the same port on one of these, and that one gets all clients of its address.
+/// Whether a process answers at an address. Windows would bind the address even then: it lets one server have a port on
+/// all addresses and another server the same port on one of them, and the second server gets all clients of that
+/// address.
 #[cfg(windows)]
 fn is_served(address: SocketAddr) -> bool {
     let ip = match address.ip() {
@@ -27,15 +28,16 @@ fn is_served(address: SocketAddr) -> bool {
     !is_any_port && TcpStream::connect_timeout(&(ip, address.port()).into(), LOOK).is_ok()
 }
 
-/// As many places as the system allows: each one caps the number by a limit of its own (net.core.somaxconn on Linux).
-/// libc's `SOMAXCONN` is not that limit, so it caps nothing here: musl, macOS and the BSDs have 128 there.
+/// Makes the accept queue as long as the system allows: each system caps the number with its own limit
+/// (net.core.somaxconn on Linux). libc's `SOMAXCONN` is not that limit, so it is not used: musl, macOS and the BSDs
+/// define it as 128.
 #[cfg(unix)]
 pub(super) fn make_room(listener: &impl AsFd) -> io::Result<()> {
     Ok(rustix::net::listen(listener, 4096)?)
 }
 
-/// Binds an address, with room for many clients that come at the same time: std gives them 128 places, and where there
-/// is none, a client tries again a second later.
+/// Binds an address, with a queue for many simultaneous clients: std gives it 128 places, and a client that finds no
+/// place tries again a second later.
 pub(crate) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     #[cfg(windows)]
     let is_served = is_served(address);

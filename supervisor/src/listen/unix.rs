@@ -1,4 +1,4 @@
-//! Sockets that listen, for programs. One with a path has a lock beside it.
+//! Listening sockets for programs. A socket with a path has a lock beside it.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -16,15 +16,15 @@ use super::tcp::{bind_tcp, make_room};
 use crate::instance::{InstanceLock, InstanceLockError, remove_leftover_socket};
 use crate::text::Reason;
 
-/// What a file keeps as long as it is there, and no other one has: its device and its inode.
+/// The identity of a file, unique as long as the file exists: its device and its inode.
 pub(crate) type FileIdentity = (u64, u64);
 
-/// A socket that is bound and listens.
+/// A bound, listening socket.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    /// Its address, with the port that it got.
+    /// Its address, with the actual port.
     pub(crate) address: Address,
-    /// Its own name for the program.
+    /// The name under which the program finds it, if one was given.
     pub(crate) name: Option<String>,
     pub(crate) socket: OwnedFd,
     /// None: it has no path.
@@ -32,26 +32,26 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// A TCP socket of a server of our own.
+    /// A TCP socket of an in-process server.
     pub(crate) fn of_tcp(listener: &TcpListener) -> io::Result<Bound> {
         let address = Address::Tcp(listener.local_addr()?);
         Ok(Bound { address, name: None, socket: listener.try_clone()?.into(), file: None })
     }
 
-    /// Another handle of the same socket.
+    /// Another handle to the same socket.
     pub(crate) fn try_clone(&self) -> io::Result<Bound> {
         let Bound { address, name, socket, file: _ } = self;
         Ok(Bound { address: address.clone(), name: name.clone(), socket: socket.try_clone()?, file: None })
     }
 
-    /// This socket, which has been bound by an earlier supervisor, as one that is now bound as is wanted.
+    /// Takes over this socket, which an earlier supervisor has bound, with the current settings.
     ///
     /// # Errors
     /// What the system says. [`ErrorKind::AddrInUse`]: another supervisor has it.
     pub(crate) fn again(&self, listen: &ProgramSocket) -> io::Result<Bound> {
         let mut bound = self.try_clone()?;
         bound.name.clone_from(&listen.name);
-        // Servers of our own have not left it so, and a program expects it.
+        // In-process servers have left it in non-blocking mode, and a program expects blocking mode.
         rustix::io::ioctl_fionbio(&bound.socket, false)?;
         if let Address::Unix(path) = &listen.address {
             let claim = claim(path)?;
@@ -62,7 +62,7 @@ impl Bound {
         Ok(bound)
     }
 
-    /// Of a TCP socket.
+    /// The listener, if it is a TCP socket.
     pub(crate) fn into_tcp(self) -> Option<TcpListener> {
         self.address.tcp().map(|_| self.socket.into())
     }
@@ -85,19 +85,18 @@ impl Bound {
     }
 }
 
-/// The file of a listening Unix socket. It is removed when this is dropped, and only then another supervisor may make
-/// one there.
+/// The file of a listening Unix socket. It is removed on drop, and only then may another supervisor create one there.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
     identity: Option<FileIdentity>,
-    /// The socket is kept for the next supervisor, whose clients find it by this file.
+    /// The socket is kept for the next supervisor, whose clients find it through this file.
     is_kept: bool,
     _claim: InstanceLock,
 }
 
 impl SocketFile {
-    /// It is left when this is dropped, too: its socket is kept for the next supervisor.
+    /// Leaves the file in place on drop, because its socket is kept for the next supervisor.
     pub(crate) fn keep(&mut self) {
         self.is_kept = true;
     }
@@ -105,7 +104,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // A file that another process has put there meanwhile is not ours.
+        // A file that another process has put there in the meantime is not ours.
         if !self.is_kept && self.identity.is_some() && file_identity(&self.path) == self.identity {
             let _ = fs::remove_file(&self.path);
         }
@@ -117,7 +116,7 @@ pub(crate) fn file_identity(path: &Path) -> Option<FileIdentity> {
 }
 
 fn mode_of(listen: &ProgramSocket) -> Mode {
-    // Its type differs from system to system.
+    // The type of a mode differs between systems.
     Mode::from_bits_truncate(listen.mode as mode_t)
 }
 
@@ -125,7 +124,7 @@ fn bind_unix(path: &Path, mode: Mode) -> io::Result<(UnixListener, SocketFile)> 
     let claim = claim(path)?;
     remove_leftover_socket(path)?;
     let listener = UnixListener::bind(path)?;
-    // From here on it is removed if something fails.
+    // From here on the file is removed if something fails.
     let file = SocketFile { path: path.to_owned(), identity: file_identity(path), is_kept: false, _claim: claim };
     make_room(&listener)?;
     // Never through a link: another process may have put one there.
@@ -133,8 +132,8 @@ fn bind_unix(path: &Path, mode: Mode) -> io::Result<(UnixListener, SocketFile)> 
     Ok((listener, file))
 }
 
-/// Between two supervisors this decides whose the path is: to look whether a process listens there, and then to remove
-/// what is left, would be two steps. (Other servers have locks with other names.)
+/// Decides which of two supervisors gets the path: to look whether a process listens there and then to remove the
+/// leftover socket would be two steps. (Other servers have locks with other names.)
 fn claim(path: &Path) -> io::Result<InstanceLock> {
     let mut lock = path.as_os_str().to_owned();
     lock.push(".mastercontrol.lock");
@@ -153,7 +152,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
 
-    /// A directory of a test's own, which is empty at its end.
+    /// A directory for one test, which has to be empty at its end.
     struct Directory(PathBuf);
 
     impl Directory {
@@ -242,7 +241,7 @@ mod tests {
     fn what_somebody_else_has_put_in_its_place_is_left_there() {
         let directory = Directory::new("replaced");
         let bound = directory.bind().unwrap();
-        // At the same time as ours, so that it cannot have its number.
+        // Exists at the same time as ours, so that it cannot have the same inode.
         let other = directory.0.join("other.sock");
         let _other = UnixListener::bind(&other).unwrap();
         fs::rename(other, directory.path()).unwrap();

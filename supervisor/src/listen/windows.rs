@@ -1,5 +1,5 @@
-//! Sockets that listen, for programs: there are none. A socket can be given to another process there, but only to one
-//! that takes part in that.
+//! Listening sockets for programs: on Windows there are none. A socket can be given to another process there, but only
+//! to one that cooperates.
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
@@ -17,7 +17,7 @@ impl SocketFile {
     }
 }
 
-/// A socket that is bound and listens.
+/// A bound, listening socket.
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) address: Address,

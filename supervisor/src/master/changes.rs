@@ -1,4 +1,4 @@
-//! What a new generation is made of that the one before was not.
+//! How a new generation differs from the one before.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ pub(super) fn between(old: &[Part], new: &[Part]) -> Vec<Change> {
     names
         .filter_map(|name| match (find(old, name), find(new, name)) {
             (old, new) if old == new => None,
-            // Neither value is for other eyes.
+            // Neither value may be shown.
             (Some(old), Some(new)) if old.secret || new.secret => Some((name, None, None)),
             (old, new) => Some((name, old.map(shown), new.map(shown))),
         })

@@ -1,4 +1,4 @@
-//! One connection is closed, and what asked for that is answered when it is over.
+//! Closes one connection, and answers the request when it is closed.
 
 use std::convert::Infallible;
 use std::sync::mpsc;
@@ -17,8 +17,7 @@ use crate::wire;
 
 use super::reply::Reply;
 
-/// Closes one of these connections, which come with the number of their generation. Its client gets this long to
-/// disconnect.
+/// Closes the connection `id`, whose client gets `grace` to disconnect. `clients` come with their generation's number.
 pub(super) fn close<'a>(
     mut clients: impl Iterator<Item = (Option<u64>, &'a dyn Clients)>,
     id: u64,
@@ -31,7 +30,7 @@ pub(super) fn close<'a>(
         let (log, reply) = (log.clone(), reply.clone());
         let (announced, announcement) = mpsc::channel::<Infallible>();
         let done = move |closed: &Closed| {
-            // It may be over before it has been announced. This is a thread of its own.
+            // The connection may be closed before that has been announced. This is a thread of its own, so it can wait.
             let _ = announcement.recv();
             let outcome = wire::outcome(closed);
             let fields = [("id", id.into()), ("outcome", json!(outcome))];

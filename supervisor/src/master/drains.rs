@@ -1,4 +1,4 @@
-//! The drains of generations that serve no longer.
+//! The drains of generations that no longer serve.
 
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,11 @@ use crate::wire;
 use super::gone::Gone;
 use super::live::Live;
 
-/// A generation that takes no connections any more.
+/// A generation that no longer accepts connections.
 #[derive(Debug)]
 pub(super) struct Old {
     pub(super) live: Live,
-    /// What asked for its end.
+    /// What requested its end.
     by: String,
     began: Instant,
     pub(super) deadline: Instant,
@@ -32,21 +32,21 @@ pub(super) struct Old {
 /// What is done about a generation that overruns its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Overrun {
-    /// What hangs of it is given up.
+    /// Whatever hangs in it is given up.
     GiveUp,
-    /// It has been given up, and is left behind if that does not help.
+    /// It has been given up, and is left behind if it still does not end.
     LeaveBehind,
-    /// In a stop that is a matter of the watchdog.
+    /// In a stop, the watchdog deals with it.
     Watchdog,
 }
 
-/// All generations that drain, oldest first.
+/// All draining generations, oldest first.
 #[derive(Debug)]
 pub(super) struct Drains {
     old: Vec<Old>,
-    /// Counted in generations that are gone.
+    /// The counts of generations that are gone.
     past: Counts,
-    /// How long after its deadline a generation may take to end, without being overdue.
+    /// How long after its deadline a generation may take to end before it is overdue.
     after_deadline: Duration,
     log: Journal,
 }
@@ -56,7 +56,7 @@ impl Old {
         drain_of([&self.live], Some(self.live.number), self.by.clone(), self.deadline, now)
     }
 
-    /// When something has to be done about it, if it may take this long after its deadline.
+    /// When to act on an overrun, if the generation may take this long after its deadline.
     fn overdue_at(&self, after_deadline: Duration) -> Option<Instant> {
         match self.overrun {
             Overrun::GiveUp => Some(self.deadline + after_deadline + OVERRUN),
@@ -71,7 +71,7 @@ impl Drains {
         Drains { old: Vec::new(), past: Counts::default(), after_deadline, log }
     }
 
-    /// By when a generation whose drain has this deadline is gone, unless something hangs.
+    /// By when a generation with this drain deadline is gone, unless something hangs.
     pub(super) fn gone_by(&self, deadline: Instant) -> Instant {
         deadline + self.after_deadline
     }
@@ -80,12 +80,12 @@ impl Drains {
         self.old.is_empty()
     }
 
-    /// From now on this one drains, too.
+    /// Adds a generation that drains from now on.
     pub(super) fn push(&mut self, live: Live, by: String, deadline: Instant, now: Instant) {
         self.old.push(Old { live, by, began: now, deadline, overrun: Overrun::GiveUp });
     }
 
-    /// Another generation takes the place of this one.
+    /// Drains this generation, because another one replaces it.
     pub(super) fn retire(&mut self, live: Live, by: &Trigger, grace: Duration, spread: Duration, now: Instant) {
         let (generation, open, deadline) = (live.number, live.open(), Deadline::after(now, grace));
         live.generation.retire_by(deadline, spread);
@@ -105,13 +105,13 @@ impl Drains {
         self.log.line(Level::Info, "retiring", message, fields);
     }
 
-    /// This one came too late for the stop under way.
+    /// Stops this generation, which was built too late: a stop is under way.
     pub(super) fn discard(&mut self, live: Live, by: String, deadline: Deadline, now: Instant) {
         live.generation.stop_by(deadline, Duration::ZERO);
         self.old.push(Old { live, by, began: now, deadline: deadline.at(), overrun: Overrun::Watchdog });
     }
 
-    /// This one has failed, and lets its clients go.
+    /// Drains this generation, which has failed.
     pub(super) fn crash(&mut self, live: Live, failure: &Failure, grace: Duration, now: Instant) {
         let (level, event) = if failure.clean { (Level::Info, "ended") } else { (Level::Error, "crashed") };
         let message = format!("generation {} {event}: {}", live.number, failure.reason);
@@ -142,14 +142,14 @@ impl Drains {
         self.live().filter_map(Live::open).reduce(|some, more| some + more)
     }
 
-    /// How many connections there are and were, with those of the generations that serve.
+    /// The connection counts of all generations, including those that serve.
     pub(super) fn counts<'a>(&'a self, serving: impl Iterator<Item = &'a Live>) -> Counts {
         let mut counts = self.past;
         self.live().chain(serving).for_each(|live| add(&mut counts, live.counts()));
         counts
     }
 
-    /// All of them as one.
+    /// All drains as one.
     pub(super) fn drain(&self, by: String, deadline: Instant, now: Instant) -> Drain {
         drain_of(self.live(), None, by, deadline, now)
     }
@@ -158,7 +158,7 @@ impl Drains {
         self.old.iter().map(|old| old.drain(now)).collect()
     }
 
-    /// Clients of old generations get this long from now.
+    /// Moves the deadline of all old generations to this long from now.
     pub(super) fn move_deadline(&mut self, by: &Trigger, grace: Duration, now: Instant) {
         let deadline = Deadline::after(now, grace);
         for old in &mut self.old {
@@ -171,8 +171,8 @@ impl Drains {
         self.log_moved(by, grace, self.open());
     }
 
-    /// The supervisor ends: all stop, those that had longer, too. Returns how many connections are open before: some
-    /// are gone at once.
+    /// The supervisor ends: stops all generations, even those with a later deadline. Returns how many connections were
+    /// open before, because some end at once.
     pub(super) fn stop_by(&mut self, deadline: Deadline, spread: Duration) -> Option<usize> {
         let open = self.open();
         for old in &mut self.old {
@@ -182,29 +182,29 @@ impl Drains {
         open
     }
 
-    /// Says what hangs of them, at any time and on any thread.
+    /// Describes what hangs, at any time and on any thread.
     pub(super) fn what_hangs(&self) -> impl Fn() -> String + Send + Sync + 'static {
         let watchers = self.live().map(watcher).collect::<Vec<_>>();
         move || hangs(watchers.iter().map(|watcher| watcher.as_ref().map(|connections| connections())))
     }
 
-    /// When something has to be done about one that overruns its deadline.
+    /// When to act on the next overrun.
     pub(super) fn due(&self) -> Option<Instant> {
         self.old.iter().filter_map(|old| old.overdue_at(self.after_deadline)).min()
     }
 
-    /// This one reports that it is finished.
+    /// This generation reports that it is finished.
     pub(super) fn finished(&mut self, build: u64, now: Instant) -> Option<Gone> {
         let Old { live, by, began, .. } = self.remove(|old| old.live.build == build)?;
         add(&mut self.past, Counts { now: 0, ..live.counts() });
-        // That it failed has been logged before.
+        // Its failure has been logged before.
         let ended = live.generation.end();
         let mut ended = ended.unwrap_or_else(|error| Ended { drain: error.drain, ..Ended::default() });
         ended.drain.took = now.saturating_duration_since(began);
         Some(Gone { generation: live.number, by, ended, hangs: None })
     }
 
-    /// Gives up what hangs of those that have overrun their deadline. One that does not end by that is left behind.
+    /// Gives up whatever hangs in overdue generations. Returns one that still does not end, and is left behind.
     pub(super) fn give_up_overdue(&mut self, now: Instant) -> Option<Gone> {
         let after_deadline = self.after_deadline;
         let is_overdue = |old: &Old| old.overdue_at(after_deadline).is_some_and(|at| at <= now);
@@ -254,7 +254,7 @@ impl Drains {
         self.log.line(Level::Info, "deadline_moved", message, fields);
     }
 
-    /// Logs how a drain goes, if there is something to wait for.
+    /// Logs the progress of a drain, if there is something to wait for.
     pub(super) fn log_countdown(&self, drain: &Drain) {
         if drain.open > 0 {
             let fields = [("open", drain.open.into()), ("remaining_ms", drain.remaining_ms.into())];
@@ -263,12 +263,12 @@ impl Drains {
     }
 }
 
-/// How many clients there are, where that is known, as the beginning of a message.
+/// How many clients there are, if known, as the beginning of a message.
 fn connected(open: Option<usize>) -> String {
     open.map(|open| format!("{}, ", Count(open, "client"))).unwrap_or_default()
 }
 
-/// Over which time clients are let go, if not at once, as a part of a message.
+/// The spread, if there is one, as a part of a message.
 fn over(spread: Duration) -> String {
     if spread.is_zero() { String::new() } else { format!(", spread over {}", Seconds(spread)) }
 }
@@ -292,13 +292,13 @@ fn drain_of<'a>(
     Drain { generation, by, open, remaining_ms, connections, program_connections }
 }
 
-/// Lists the connections that may hang. Of a program it is a process that does.
+/// Lists the connections that may hang. None for a program: there, a process hangs.
 fn watcher(live: &Live) -> Option<Watcher> {
     let clients = live.generation.clients().filter(|_| live.program.is_none());
     clients.map(|clients| clients.watcher())
 }
 
-/// What hangs of generations that do not end, by their connections where these are known.
+/// Describes what hangs in generations that do not end, by their connections if these are known.
 fn hangs(generations: impl IntoIterator<Item = Option<Vec<ConnectionInfo>>>) -> String {
     let Some(connections) = generations.into_iter().collect::<Option<Vec<_>>>() else {
         return "a process of the program does not end although it was killed".into();

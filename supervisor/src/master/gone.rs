@@ -15,12 +15,12 @@ pub(super) struct Gone {
     pub(super) generation: u64,
     pub(super) by: String,
     pub(super) ended: Ended,
-    /// What of it does not end, so that it was left behind.
+    /// What still hangs, if it was left behind.
     pub(super) hangs: Option<String>,
 }
 
 impl Gone {
-    /// Logs what became of it. Returns its number, and that.
+    /// Logs what became of it. Returns its number and the report.
     pub(super) fn log(self, log: &Journal) -> (u64, Report) {
         let Gone { generation, by, ended, hangs } = self;
         let report = wire::report(&by, &ended);

@@ -16,9 +16,9 @@ pub(super) struct Live {
     pub(super) number: u64,
     pub(super) generation: Box<dyn Generation>,
     pub(super) since: Instant,
-    /// What it is made of that the one before was not. None: that is not known.
+    /// How it differs from the generation before. None: unknown.
     pub(super) changes: Option<Vec<Change>>,
-    /// The program that it is, for people.
+    /// The program that it runs, for people.
     pub(super) program: Option<String>,
 }
 
@@ -43,13 +43,13 @@ impl Live {
         self.generation.clients().map(|clients| clients.counts()).unwrap_or_default()
     }
 
-    /// What it serves now, oldest first.
+    /// The connections that it serves now, oldest first.
     pub(super) fn connections(&self) -> Vec<protocol::Connection> {
         let connections = self.generation.clients().map(|clients| clients.connections()).unwrap_or_default();
         connections.iter().map(|connection| wire::connection(connection, Some(self.number), false)).collect()
     }
 
-    /// The connections of its program that the last look of its drain has shown.
+    /// The connections of its program, as the last look during the drain showed them.
     pub(super) fn seen(&self) -> Vec<ProgramConnection> {
         let of_this = |seen| ProgramConnection { generation: Some(self.number), ..seen };
         self.generation.seen().into_iter().map(of_this).collect()

@@ -1,4 +1,4 @@
-//! The pause: clients and requests wait, until it is over.
+//! The pause: clients and requests wait until it is over.
 
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -18,9 +18,9 @@ use super::reply::Reply;
 #[derive(Debug)]
 pub(super) struct PauseRequest {
     pub(super) by: Trigger,
-    /// After this time it is over by itself.
+    /// The pause ends by itself after this time.
     pub(super) max: Option<Duration>,
-    /// The client whose connection holds it. None: it stays when its client has its answer.
+    /// The client whose connection holds the pause. None: the pause continues after its client was answered.
     pub(super) holder: Option<u64>,
     pub(super) reply: Sender<Response>,
 }
@@ -28,7 +28,7 @@ pub(super) struct PauseRequest {
 /// Whether the port is paused.
 #[derive(Debug, Default)]
 pub(super) struct Pausing {
-    /// How many pauses there were.
+    /// How many pauses there have been.
     number: u64,
     pause: Option<Pause>,
 }
@@ -39,16 +39,16 @@ struct Pause {
     since: Instant,
     until: Option<Instant>,
     holder: Option<u64>,
-    /// Nothing is under way any more.
+    /// No request is under way any more.
     is_quiet: bool,
-    /// The client that hears of its beginning, and of its end if it holds it.
+    /// The client that hears when the pause begins and, if it holds the pause, when it ends.
     reply: Option<Reply>,
 }
 
 /// Why a pause is over.
 #[derive(Debug)]
 pub(super) enum Over {
-    /// Its holder has let it go, or is gone.
+    /// Its holder released it, or is gone.
     Released,
     /// Its time is up.
     Expired,
@@ -79,7 +79,7 @@ impl Pausing {
         self.pause = Some(pause);
     }
 
-    /// Nothing is under way any more, in the pause of this number.
+    /// No request is under way any more in the pause with this number.
     pub(super) fn is_quiet(&mut self, number: u64, now: Instant) {
         let Some(pause) = self.pause.as_mut().filter(|_| number == self.number) else { return };
         pause.is_quiet = true;
@@ -94,12 +94,12 @@ impl Pausing {
         self.pause.as_ref().is_some_and(|pause| pause.holder == Some(holder))
     }
 
-    /// When its time is up.
+    /// When it expires.
     pub(super) fn due(&self) -> Option<Instant> {
         self.pause.as_ref()?.until
     }
 
-    /// What waits is served from now on. Returns whether there was a pause.
+    /// Ends the pause: whatever has waited is served. Returns whether there was one.
     pub(super) fn end(&mut self, over: &Over, builder: &dyn Builder, log: &Journal, now: Instant) -> bool {
         let Some(Pause { since, holder, is_quiet, reply, .. }) = self.pause.take() else { return false };
         builder.resume();
@@ -141,7 +141,7 @@ impl Pause {
 
     fn report(&self, under_way: usize, now: Instant) {
         if let Some(reply) = &self.reply {
-            // What is quiet at once is reported by the answer, or when that is known.
+            // If it is quiet at once, the answer says so, or a later report.
             let is_quiet = self.is_quiet;
             reply.report(Progress::Paused { under_way, is_quiet, remaining_ms: self.remaining_ms(now) });
         }

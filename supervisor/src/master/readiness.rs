@@ -16,7 +16,7 @@ use super::reply::Reply;
 use super::requests::StopRequest;
 use super::stop::COUNTDOWN;
 
-/// Whether it is ready for new clients. Those that come are served in any case.
+/// Whether the supervisor is ready for new clients. Clients that connect are served in any case.
 #[derive(Debug)]
 pub(super) enum Readiness {
     Ready,
@@ -33,9 +33,9 @@ pub(super) struct ScheduledStop {
     by: Trigger,
     /// The end of the grace period.
     deadline: Deadline,
-    /// Over which time clients are let go. None: as the settings say then.
+    /// The spread. None: as the settings say at that time.
     spread: Option<Duration>,
-    /// When those who wait hear again how long it takes.
+    /// When waiting clients are next told how long it will take.
     countdown: Instant,
     waiting: Vec<Reply>,
 }
@@ -45,8 +45,8 @@ impl Readiness {
         matches!(self, Readiness::Ready)
     }
 
-    /// Whether each client is to connect anew for its next message. Not before a stop that lets them go one after the
-    /// other: those that are active would all come back at once.
+    /// Whether each client should reconnect for its next message. Not before a stop with a spread: the active clients
+    /// would all come back at once.
     pub(super) fn lets_clients_go(&self, settings: &Settings) -> bool {
         match self {
             Readiness::Ready => false,
@@ -55,7 +55,7 @@ impl Readiness {
         }
     }
 
-    /// When there is something to do, although nothing happens.
+    /// When to act even if no event arrives.
     pub(super) fn due(&self) -> Option<Instant> {
         self.scheduled().map(|stop| stop.at.min(stop.countdown))
     }
@@ -69,7 +69,7 @@ impl Readiness {
         self.scheduled().map(|stop| stop.since)
     }
 
-    /// By when a scheduled stop is to be over for which a service manager may wait. On Unix it asks by a signal.
+    /// The deadline of a scheduled stop that a service manager may wait for. On Unix it requests a stop by signal.
     pub(super) fn awaited_by_manager(&self) -> Option<Instant> {
         let is_awaited = |by: &Trigger| match by {
             Trigger::ServiceManager(_) => true,
@@ -81,7 +81,7 @@ impl Readiness {
         self.scheduled().filter(|stop| is_awaited(&stop.by)).map(|stop| stop.deadline.at())
     }
 
-    /// By when a scheduled stop is to be over.
+    /// The deadline of the scheduled stop.
     pub(super) fn deadline(&self) -> Option<Deadline> {
         self.scheduled().map(|stop| stop.deadline)
     }
@@ -93,7 +93,7 @@ impl Readiness {
         }
     }
 
-    /// No new clients are to be sent here.
+    /// Reports not ready for new clients.
     pub(super) fn revoke(&mut self, by: &Trigger, log: &Journal) {
         let message = format!("{by}: not ready for new clients");
         log.line(Level::Info, "not_ready", message, [("by", by.to_string().into())]);
@@ -102,7 +102,7 @@ impl Readiness {
         }
     }
 
-    /// New clients may be sent here again. That cancels a scheduled stop. Returns what it has undone.
+    /// Reports ready for new clients again, which cancels a scheduled stop. Returns what was undone.
     pub(super) fn restore(&mut self, by: &Trigger, log: &Journal) -> Option<Undone> {
         let (undone, waiting) = match std::mem::replace(self, Readiness::Ready) {
             Readiness::Ready => return None,
@@ -117,7 +117,7 @@ impl Readiness {
         Some(undone)
     }
 
-    /// Schedules a stop that is to be over by this deadline. Of several the earliest counts, and the nearest deadline.
+    /// Schedules a stop with this deadline. Of several, the earliest begins, with the nearest deadline.
     pub(super) fn schedule(
         &mut self,
         stop: StopRequest,
@@ -135,7 +135,7 @@ impl Readiness {
             Readiness::Scheduled(other) => other.merge(stop),
             Readiness::Ready | Readiness::NotReady => stop,
         };
-        // Which may be that of an earlier one.
+        // Possibly the delay of an earlier stop.
         let delay = stop.delay(now).remaining_ms;
         let remaining = delay.map(|ms| Seconds(Duration::from_millis(ms)));
         let message = format!("{asked}: {}, not ready for new clients", text::scheduled(remaining));
@@ -149,7 +149,7 @@ impl Readiness {
         *self = Readiness::Scheduled(stop);
     }
 
-    /// The stop that was scheduled, if its time has come; else those who wait hear how long it takes.
+    /// Returns the scheduled stop if it is due. Otherwise tells waiting clients how long it will take.
     pub(super) fn begins(&mut self, now: Instant) -> Option<StopRequest> {
         let Readiness::Scheduled(stop) = self else { return None };
         if stop.at <= now {
@@ -163,7 +163,7 @@ impl Readiness {
         None
     }
 
-    /// A stop begins, be it this one or another: those who wait for the one that was scheduled.
+    /// A stop begins, this one or another: returns the clients that wait for the scheduled one.
     pub(super) fn take_waiting(&mut self) -> Vec<Reply> {
         match std::mem::replace(self, Readiness::NotReady) {
             Readiness::Scheduled(stop) => stop.waiting,
@@ -177,13 +177,13 @@ impl ScheduledStop {
         Delay { by: self.by.to_string(), remaining_ms: limit_ms(self.at.saturating_duration_since(now)) }
     }
 
-    /// Reports to those who wait, and drops those that have disconnected.
+    /// Reports to waiting clients, and drops those that have disconnected.
     fn report(&mut self, now: Instant) {
         let delay = self.delay(now);
         self.waiting.retain(|reply| reply.report(Progress::Delayed(delay.clone())));
     }
 
-    /// The earlier one of both, with the nearer deadline.
+    /// The earlier of the two, with the nearer deadline.
     fn merge(mut self, later: ScheduledStop) -> ScheduledStop {
         let deadline = self.deadline.min(later.deadline);
         let waiting = std::mem::take(&mut self.waiting);

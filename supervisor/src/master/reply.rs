@@ -4,7 +4,7 @@ use std::sync::mpsc::Sender;
 
 use crate::protocol::{Answer, ErrorCode, Progress, Refusal, Response};
 
-/// A client that waits for an answer. One that has disconnected meanwhile needs none.
+/// A client that waits for an answer. If it has disconnected meanwhile, it needs none.
 #[derive(Debug, Clone)]
 pub(super) struct Reply {
     to: Sender<Response>,
@@ -17,7 +17,7 @@ impl Reply {
         Reply { to, wait }
     }
 
-    /// Reports how it goes. Returns whether there is a client that hears it.
+    /// Reports progress. Returns whether the client is still there to hear it.
     pub(super) fn report(&self, progress: Progress) -> bool {
         self.to.send(Response::Progress(progress)).is_ok()
     }

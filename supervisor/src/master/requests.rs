@@ -1,4 +1,4 @@
-//! What is asked of master control: protocol requests in its own terms.
+//! Requests to master control: the protocol's requests in its own terms.
 
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use crate::protocol::{Request, Response};
 use super::reply::Reply;
 use super::restarts::Restart;
 
-/// What a client of the admin socket asks for.
+/// A request of an admin client.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// The stop begins when this time has passed. None: as the settings say.
+    /// The stop begins after this delay. None: as the settings say.
     Stop(StopRequest, Option<Duration>),
     Restart(Restart),
     /// The rest is answered at once.
@@ -23,26 +23,26 @@ pub(super) enum Command {
     },
 }
 
-/// What is answered at once, in each state.
+/// Requests that are answered at once, in every state.
 #[derive(Debug)]
 pub(super) enum Ask {
     Ping,
     Status,
     Connections,
-    /// A connection is to be closed. Its client gets this long to disconnect, or as long as the settings say.
+    /// Closes a connection. Its client gets this long to disconnect, or as long as the settings say.
     Close {
         id: u64,
         grace: Option<Duration>,
     },
-    /// Clients get this long from now, in the drain under way.
+    /// Moves the deadline of the drain under way to this long from now.
     Grace(Duration),
-    /// The program is to get this signal.
+    /// Sends this signal to the program.
     Signal(i32),
     NotReady,
     Ready,
 }
 
-/// What a request means. None: master control has nothing to do with it.
+/// Decodes a request. None: it does not concern master control.
 pub(super) fn decode(request: Request, by: Trigger, to: Sender<Response>) -> Option<Command> {
     let reply = |wait| Reply::new(to, wait);
     let ask = match request {
@@ -65,7 +65,7 @@ pub(super) fn decode(request: Request, by: Trigger, to: Sender<Response>) -> Opt
         Request::Signal { signal } => Ask::Signal(signal),
         Request::Drain {} => Ask::NotReady,
         Request::Resume {} => Ask::Ready,
-        // The admin socket answers that by itself, or makes another event of it.
+        // The admin socket answers these itself, or sends another event.
         Request::Events { .. } | Request::Pause { .. } => return None,
     };
     Some(Command::Ask { what: ask, by, reply: reply(false) })
@@ -77,14 +77,14 @@ pub(super) struct StopRequest {
     pub(super) by: Trigger,
     /// How long clients get to disconnect. None: as the settings say.
     pub(super) grace: Option<Duration>,
-    /// Over which time they are let go. None: as the settings say.
+    /// The spread. None: as the settings say.
     pub(super) spread: Option<Duration>,
     /// None: no client waits for an answer.
     pub(super) reply: Option<Reply>,
 }
 
 impl StopRequest {
-    /// Whether it demands nothing beside a stop.
+    /// Whether it asks for nothing but a stop.
     pub(super) fn is_plain(&self) -> bool {
         self.grace.is_none() && self.spread.is_none() && self.by.limit().is_none()
     }
@@ -122,7 +122,7 @@ mod tests {
         assert!(plain(Trigger::Admin { user: None, pid: None }, None));
         assert!(plain(Trigger::ConsoleEvent(ConsoleEvent::CtrlC), None));
         assert!(!plain(Trigger::Code, Some(Duration::ZERO)));
-        // The system does not wait for long after that.
+        // The system does not wait long after this event.
         assert!(!plain(Trigger::ConsoleEvent(ConsoleEvent::Close), None));
     }
 }

@@ -1,4 +1,4 @@
-//! Restarts that were requested: the one under way, and those that wait for it.
+//! Requested restarts: the one under way, and those that wait for it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -12,17 +12,17 @@ use crate::text::{Count, milliseconds};
 use super::live::Live;
 use super::reply::Reply;
 
-/// A restart that was requested.
+/// A requested restart.
 #[derive(Debug)]
 pub(super) struct Restart {
     pub(super) by: Trigger,
     /// How long the clients of the old generation get to disconnect. None: as the settings say.
     pub(super) grace: Option<Duration>,
-    /// Over which time they are let go. None: as the settings say.
+    /// The spread. None: as the settings say.
     pub(super) spread: Option<Duration>,
-    /// Since when perhaps nothing serves: the old generation had to go first, and was asked to.
+    /// When the outage may have begun: the old generation had to go first, and was asked to.
     pub(super) down_since: Option<Instant>,
-    /// None: no client waits for an answer, or not any more.
+    /// None: no client waits for an answer, or it has been answered.
     reply: Option<Reply>,
 }
 
@@ -31,12 +31,12 @@ impl Restart {
         Restart { by, grace, spread: None, down_since: None, reply }
     }
 
-    /// The same, with this time over which clients are let go.
+    /// The same restart with this spread.
     pub(super) fn over(self, spread: Option<Duration>) -> Restart {
         Restart { spread, ..self }
     }
 
-    /// This many others come before it. A client that does not wait gets that as its answer.
+    /// The restart is accepted, with this many others before it. A client that does not wait gets that as its answer.
     pub(super) fn accepted(mut self, ahead: usize) -> Restart {
         if let Some(reply) = self.reply.take_if(|reply| !reply.wait) {
             reply.answer(Answer::Restarting { ahead });
@@ -62,7 +62,7 @@ impl Restart {
         }
     }
 
-    /// How long the outage has lasted for the clients at most, if there was one and its end is known.
+    /// The longest the outage can have lasted for clients. None: there was none, or its end is not known.
     pub(super) fn outage(&self, current: &Live, now: Instant) -> Option<Duration> {
         self.down_since
             .filter(|_| current.generation.is_known_to_serve())
@@ -73,7 +73,7 @@ impl Restart {
         self.refuse(Refusal { code: ErrorCode::Failed, message });
     }
 
-    /// There is none, since the supervisor ends.
+    /// Cancels the restart, because the supervisor ends.
     pub(super) fn cancel(self) {
         let message = "cannot restart: the server is being stopped".into();
         self.refuse(Refusal { code: ErrorCode::Stopping, message });
@@ -86,7 +86,7 @@ impl Restart {
     }
 }
 
-/// Restarts that wait, in order.
+/// Queued restarts, in order.
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: VecDeque<Restart>,
@@ -106,7 +106,7 @@ impl Queue {
         self.waiting.pop_front()
     }
 
-    /// This one begins now.
+    /// Begins this restart.
     pub(super) fn begin(&self, restart: Restart) -> Restart {
         let message = format!("{}: restarting", restart.by);
         self.log.line(Level::Info, "restarting", message, [("by", restart.by.to_string().into())]);
@@ -116,7 +116,7 @@ impl Queue {
         restart.accepted(0)
     }
 
-    /// There is no restart any more, neither this one nor those that wait.
+    /// Cancels this restart, if there is one, and all queued ones.
     pub(super) fn cancel(&mut self, restart: Option<Restart>) {
         let cancelled: Vec<_> = restart.into_iter().chain(self.waiting.drain(..)).collect();
         if !cancelled.is_empty() {

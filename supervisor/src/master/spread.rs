@@ -1,4 +1,4 @@
-//! Over which time the clients of a drain are let go.
+//! The spread: the time over which the clients of a drain are let go.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use crate::text::Seconds;
 
 use super::status::Identity;
 
-/// Over which time, within this grace period: as long as was asked for, or as the settings say.
+/// The spread within this grace period: the requested one, or that of the settings.
 pub(super) fn within(grace: Duration, asked: Option<Duration>, settings: &Settings) -> Duration {
     asked.unwrap_or(settings.spread).min(grace)
 }
 
-/// Why clients cannot be let go over the time that was asked for, if so.
+/// Why the requested spread is impossible, if so.
 pub(super) fn refusal(
     asked: Option<Duration>,
     grace: Option<Duration>,

@@ -1,4 +1,4 @@
-//! The states of master control, each with what belongs to it, and what can happen in them.
+//! The states of master control, each with its data, and the inputs that can arrive in them.
 
 use std::time::{Duration, Instant};
 
@@ -23,17 +23,17 @@ pub(super) enum State {
     Serving(Serving),
     /// The next generation is being built beside the current one.
     Replacing(Replacing),
-    /// The current generation serves, and will be stopped for the next one if that could be built.
+    /// The current generation serves. It is stopped for the next one, if that can be built.
     Preparing(Preparing),
     /// The next generation is ready, and serves beside the current one until it has proved itself.
     Proving(Proving),
-    /// The current generation drains, since the next one can be built only when it is gone.
+    /// The current generation drains, because the next one can be built only when it is gone.
     Emptying(Emptying),
     /// No generation serves, and the next one is being built.
     Rebuilding(Rebuilding),
-    /// The current generation serves, and the restart is complete when the one that it replaced is gone.
+    /// The current generation serves. The restart is complete when the one that it replaced is gone.
     Retiring(Retiring),
-    /// No generation serves, and the restart policy starts the next one in a while.
+    /// No generation serves. The restart policy starts the next one later.
     Waiting(Waiting),
     /// All generations drain, and then the supervisor ends.
     Draining(Draining),
@@ -68,7 +68,7 @@ pub(super) struct Preparing {
 pub(super) struct Proving {
     pub(super) current: Live,
     pub(super) next: Live,
-    /// Those of the next one.
+    /// The settings of the next generation.
     pub(super) settings: Settings,
     pub(super) restart: Restart,
     pub(super) until: Instant,
@@ -113,30 +113,30 @@ pub(super) enum Check {
 pub(super) enum Cause {
     /// The last one ended by itself, and the restart policy says that it is time.
     Policy,
-    /// A restart was requested before it was time for that.
+    /// A restart was requested before the time that the policy had set.
     Request { restart: Restart, until: Instant },
-    /// The current one failed while its successor was being built. It had run for this long.
+    /// The current generation failed while its successor was being built. It had run for this long.
     Crash { restart: Restart, ran: Duration },
-    /// The current one had to be gone first.
+    /// The current generation had to be gone first.
     Emptied { restart: Restart, replaced: u64, report: Report },
 }
 
-/// What can happen, as far as it depends on the state.
+/// The inputs of the table: events, as far as they depend on the state.
 #[derive(Debug)]
 pub(super) enum Input {
     Stop(StopRequest),
-    /// The stop begins when this time has passed.
+    /// The stop begins after this delay.
     StopLater(StopRequest, Duration),
     Restart(Restart),
-    /// The next generation could be built. (If not, that is as if its build had failed.)
+    /// The next generation can be built. (If it cannot, that counts as a failed build.)
     Prepared,
-    /// The build under way is done. (While the supervisor ends: any one.)
+    /// The build under way is done. (In a stop: any build.)
     Built(u64, Built),
     /// The build under way has failed, or takes too long.
     NotBuilt(BuildError),
     /// The current generation has ended by itself, and drains.
     Failed(Failure),
-    /// The next generation has, before it had proved itself.
+    /// The next generation has failed before it proved itself.
     NextFailed(Failure),
     /// No generation can serve any more, for this reason.
     PortFailed(String),
@@ -151,7 +151,7 @@ pub(super) enum Input {
 }
 
 impl State {
-    /// When there is something to do, although nothing happens. A build may take this long.
+    /// When to act even if no event arrives. A build may take this long.
     pub(super) fn due(&self, build_limit: Duration) -> Option<Instant> {
         match self {
             State::Serving(Serving { check: Check::At(at), .. }) => Some(*at),
@@ -216,7 +216,7 @@ impl State {
         self.current().into_iter().chain(self.next())
     }
 
-    /// The supervisor ends: the generations that serve, and the restart that is not completed.
+    /// The supervisor ends: returns the generations that serve, and the unfinished restart.
     pub(super) fn dissolve(self) -> (Vec<Live>, Option<Restart>) {
         match self {
             State::Starting(_) | State::Waiting(_) | State::Draining(_) => (Vec::new(), None),

@@ -1,4 +1,4 @@
-//! What others are told of the state: status, readiness, the service manager's view.
+//! What others can see of the state: status, readiness, the service manager's view.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -33,11 +33,11 @@ use super::stop::Why;
 pub(crate) struct Identity {
     pub(crate) name: String,
     pub(crate) kind: String,
-    /// Empty: a program looks after that itself.
+    /// Empty: the program binds its own.
     pub(crate) addresses: Vec<Address>,
-    /// The program that is the server, for people. None: it is one of handlers.
+    /// The program that is the server, for people. None: the server consists of handlers.
     pub(crate) program: Option<String>,
-    /// Whether its connections are known. Those that a program accepts itself are known to that alone.
+    /// Whether its connections are known. If a program accepts them itself, only that program knows them.
     pub(crate) has_clients: bool,
     /// The address of the health endpoint.
     pub(crate) health: Option<SocketAddr>,
@@ -58,9 +58,9 @@ pub(super) struct Record {
     pub(super) restarts: usize,
     /// How many times the server has ended by itself.
     pub(super) crashes: usize,
-    /// The last time that it did.
+    /// The last of these ends.
     last_end: Option<LastEnd>,
-    /// What it has been doing, for others, and since when.
+    /// What it is doing, for others, and since when.
     doing: (protocol::State, Instant),
 }
 
@@ -84,7 +84,7 @@ impl Record {
         self.last_end = Some(LastEnd { generation, reason, wrote, at: now });
     }
 
-    /// This is what it does now.
+    /// Notes what it is doing now.
     pub(super) fn note(&mut self, state: &State, now: Instant) {
         let doing = doing(state);
         if self.doing.0 != doing {
@@ -93,7 +93,7 @@ impl Record {
     }
 }
 
-/// All that can be told, at one moment.
+/// All that can be reported, at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Snapshot<'a> {
     pub(super) identity: &'a Identity,
@@ -112,7 +112,7 @@ impl<'a> Snapshot<'a> {
         self.drains.live().chain(self.state.serving())
     }
 
-    /// The clients of each of them, and those that no generation has.
+    /// The clients of each generation, and those that no generation has.
     pub(super) fn clients(self) -> impl Iterator<Item = (Option<u64>, &'a dyn Clients)> {
         let of_one = |live: &'a Live| Some((Some(live.number), live.generation.clients()?));
         self.live().filter_map(of_one).chain(self.builder.held().map(|held| (None, held)))
@@ -147,7 +147,7 @@ impl<'a> Snapshot<'a> {
         reply.answer(Answer::Connections { open: connections.len() });
     }
 
-    /// Lists those of programs that accept them themselves, on a thread: the system may have very many others.
+    /// Lists the connections that programs accept themselves. This takes a thread: the system may have very many.
     fn look_at_connections(self, reply: Reply) {
         let looks: Vec<_> = self.live().map(|live| Some((live.number, live.generation.look()?))).collect();
         let Some(looks) = looks.into_iter().collect::<Option<Vec<_>>>() else {
@@ -223,7 +223,7 @@ impl<'a> Snapshot<'a> {
         Some(protocol::Relay { upstream, ..self.builder.relay()? })
     }
 
-    /// When the server is started again, if it is not there.
+    /// When the server is started again, if it is not running.
     fn next_try(self) -> Option<Instant> {
         match self.state {
             State::Waiting(Waiting { until }) => Some(*until),
@@ -240,10 +240,10 @@ impl<'a> Snapshot<'a> {
         }
     }
 
-    /// What the service manager is to know.
+    /// What the service manager should know.
     pub(super) fn view(self) -> View {
         let builds = self.record.builds;
-        // What is done about a crash is no restart that anybody waits for.
+        // Recovery from a crash is not a restart that a client waits for.
         let phase = |restart: Option<&Restart>, build| match restart {
             Some(_) => Phase::Restarting { build },
             None => Phase::Ready,
@@ -284,13 +284,13 @@ impl<'a> Snapshot<'a> {
                 (Phase::Stopping, status, Some(self.drains.gone_by(draining.deadline.at())))
             }
         };
-        // A stop may be postponed that the manager has asked for: it has to wait for longer.
+        // A stop that the manager asked for may be postponed, so the manager has to wait longer.
         let awaited = self.readiness.awaited_by_manager();
         let phase = if cfg!(windows) && awaited.is_some() { Phase::Stopping } else { phase };
         View { phase, status, deadline: deadline.max(awaited) }
     }
 
-    /// When what is being built since then has to be ready.
+    /// By when the build that began at `since` has to be ready.
     fn built_by(self, since: Instant) -> Instant {
         deadline_after(since, self.builder.limit())
     }
@@ -312,7 +312,7 @@ impl Identity {
         self.program.is_some()
     }
 
-    /// Why no connection can be closed, if that is so.
+    /// Why no connection can be closed, if so.
     pub(super) fn no_clients(&self) -> Option<Refusal> {
         let message = "the connection cannot be closed: without --relay only the program has it".into();
         (!self.has_clients).then_some(Refusal { code: ErrorCode::NoConnection, message })
@@ -327,7 +327,7 @@ impl Identity {
     }
 }
 
-/// Lists what these generations have. Clients that wait for one of them to accept them are seen with each.
+/// Lists the connections of these generations. Clients that wait to be accepted are seen with each of them.
 fn reply_with(reply: Reply, looks: Vec<(u64, Look)>) {
     let mut connections: Vec<ProgramConnection> = Vec::new();
     for (number, look) in looks {

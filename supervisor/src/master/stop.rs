@@ -1,4 +1,4 @@
-//! The stop of the supervisor: all generations drain, and those who wait for that hear how it goes.
+//! The stop of the supervisor: all generations drain, and waiting clients get progress reports.
 
 use std::fmt;
 use std::sync::mpsc::Receiver;
@@ -18,34 +18,34 @@ use super::drains::Drains;
 use super::reply::Reply;
 use super::requests::{self, Command, StopRequest};
 
-/// How often those who wait for a drain hear how it goes.
+/// How often waiting clients get a progress report of a drain.
 pub(super) const COUNTDOWN: Duration = Duration::from_secs(1);
 
-/// How long at most a drain goes without a line in the log.
+/// The longest time between two log lines of a drain.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// When those who wait for a drain hear how it goes: each second. In the log that would be a line a second for as long
-/// as the drain lasts, so there the pauses double.
+/// When progress of a drain is reported: to waiting clients each second. In the log that would be a line a second for
+/// as long as the drain lasts, so there the intervals double.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Countdown {
     pub(super) next: Instant,
-    /// When it is logged next, and how long after that again.
+    /// When the next report is logged, and the interval after that.
     log: Instant,
     pause: Duration,
 }
 
 impl Countdown {
-    /// It begins a second from now, and not at once: most clients disconnect before.
+    /// Begins a second from now, and not at once: most clients disconnect before.
     pub(super) fn new(now: Instant) -> Countdown {
         Countdown { next: now + COUNTDOWN, log: now, pause: COUNTDOWN }
     }
 
-    /// The next one comes a second from now. Returns whether this one is logged, too.
+    /// Schedules the next report a second from now. Returns whether this one is logged, too.
     pub(super) fn step(&mut self, now: Instant) -> bool {
         self.next = now + COUNTDOWN;
         let is_logged = self.log <= now;
         if is_logged {
-            // As exact as the steps are.
+            // Half a step of tolerance, because steps are not exact.
             self.log = now + self.pause - COUNTDOWN / 2;
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
@@ -53,8 +53,8 @@ impl Countdown {
     }
 }
 
-/// A plain request to stop within this time after the first one is the same decision, which has arrived twice: a
-/// service manager sends a SIGHUP along with its signal, and `timeout` signals its child and then the group.
+/// A plain stop request within this time after the first one is the same decision, arriving twice: a service manager
+/// sends a SIGHUP along with its signal, and `timeout` signals its child and then the group.
 pub(super) const TOGETHER: Duration = Duration::from_millis(500);
 
 /// A stop under way.
@@ -62,16 +62,16 @@ pub(super) const TOGETHER: Duration = Duration::from_millis(500);
 pub(super) struct Draining {
     pub(super) why: Why,
     began: Instant,
-    /// When it was requested first. None: it was not.
+    /// When it was first requested. None: it was not.
     requested: Option<Instant>,
     pub(super) deadline: Deadline,
-    /// Over which time clients are let go.
+    /// The time over which clients are let go.
     spread: Duration,
     pub(super) countdown: Countdown,
-    /// What became of generations that are gone.
+    /// What became of the generations that are gone.
     ended: Ended,
     waiting: Vec<Reply>,
-    /// What ends the process if the stop overruns its deadline.
+    /// Ends the process if the stop overruns its deadline.
     watchdog: Option<Watchdog>,
 }
 
@@ -82,7 +82,7 @@ pub(super) enum Why {
     Failed(Error),
 }
 
-/// The end of the supervisor, and the clients that have not heard of it yet.
+/// The end of the supervisor, and the clients that have not been told yet.
 #[derive(Debug)]
 pub(crate) struct End {
     pub(crate) result: Result<Report, Error>,
@@ -90,7 +90,7 @@ pub(crate) struct End {
 }
 
 impl Draining {
-    /// All these are about to drain, which is watched from now on.
+    /// Begins to drain all of these, watched by the watchdog from now on.
     pub(super) fn begin(
         why: Why,
         deadline: Deadline,
@@ -110,8 +110,8 @@ impl Draining {
         Draining { why, began: now, requested, deadline, spread, countdown, ended, waiting, watchdog }
     }
 
-    /// One more request to stop. It moves the deadline only towards now: of two that ask for a stop, both get the
-    /// nearer one. `usual` is the grace period of the settings.
+    /// Handles a further stop request. It can only shorten the stop: if two requests ask for one, both get the nearer
+    /// deadline. `usual` is the grace period of the settings.
     pub(super) fn sooner(&mut self, request: StopRequest, usual: Duration, drains: &mut Drains, now: Instant) {
         if let Some(grace) = self.demanded(&request, usual, now)
             && deadline_after(now, grace) < self.deadline.at()
@@ -127,7 +127,7 @@ impl Draining {
         }
     }
 
-    /// The grace period that a further request demands. None: it is the same decision as the first one.
+    /// The grace period that a further request demands. None: it is the same decision as the first request.
     fn demanded(&mut self, request: &StopRequest, usual: Duration, now: Instant) -> Option<Duration> {
         let first = self.requested;
         self.requested = first.or(Some(now));
@@ -136,9 +136,9 @@ impl Draining {
         }
         Some(match &request.by {
             Trigger::ConsoleEvent(_) | Trigger::Console | Trigger::Signal { .. } => match request.by.limit() {
-                // When its window is closed, the system does not wait much longer.
+                // When the console window is closed, the system does not wait much longer.
                 Some(limit) => limit,
-                // A second request at the console demands the end.
+                // A second such request demands an immediate end.
                 None if first.is_some() => Duration::ZERO,
                 None => usual,
             },
@@ -148,7 +148,7 @@ impl Draining {
         })
     }
 
-    /// Clients get this long from now.
+    /// Moves the deadline to this long from now.
     pub(super) fn move_deadline(&mut self, by: &Trigger, grace: Duration, drains: &mut Drains, now: Instant) {
         self.deadline = Deadline::after(now, grace);
         if let Some(watchdog) = &self.watchdog {
@@ -163,7 +163,7 @@ impl Draining {
         drains.drain(self.why.to_string(), self.deadline.at(), now)
     }
 
-    /// Reports progress to this client, now and, if it wants that, until the end.
+    /// Reports progress to this client: now and, if it waits, until the end.
     pub(super) fn attend(&mut self, reply: Reply, drains: &Drains, now: Instant) {
         let drain = self.drain(drains, now);
         if !reply.wait {
@@ -181,7 +181,7 @@ impl Draining {
         }
     }
 
-    /// Reports to those who wait how it goes, and drops those that have disconnected.
+    /// Reports progress to waiting clients, and drops those that have disconnected.
     fn report(&mut self, drains: &Drains, now: Instant) -> Drain {
         let drain = self.drain(drains, now);
         self.waiting.retain(|reply| reply.report(Progress::Draining(drain.clone())));
@@ -193,7 +193,7 @@ impl Draining {
         self.ended.add(ended);
     }
 
-    /// All are gone.
+    /// All generations are gone.
     pub(super) fn end(self, now: Instant) -> End {
         let mut ended = self.ended;
         ended.drain.took = now.saturating_duration_since(self.began);
@@ -209,7 +209,7 @@ impl Draining {
     }
 }
 
-/// What asked for it.
+/// What asked for the stop.
 impl fmt::Display for Why {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -220,17 +220,17 @@ impl fmt::Display for Why {
 }
 
 impl End {
-    /// Requests of the last moment: those to stop get the same answer as the others.
+    /// Handles requests of the last moment: clients that asked for a stop get the same answer as the others.
     pub(crate) fn adopt(&mut self, events: Receiver<Event>) {
         for event in events.try_iter() {
             match event {
                 Event::Request { request, by, reply } => match requests::decode(request, by, reply) {
                     Some(Command::Stop(stop, _)) => self.waiting.extend(stop.reply),
                     Some(Command::Restart(restart)) => restart.cancel(),
-                    // It hears nothing, which is an answer, too.
+                    // These get no answer, which is an answer, too.
                     Some(Command::Ask { .. }) | None => {}
                 },
-                // A generation that was built in the last moment is dropped.
+                // A generation that was built at the last moment is dropped.
                 Event::Stop { .. }
                 | Event::Restart { .. }
                 | Event::Pause { .. }
@@ -249,7 +249,7 @@ impl End {
         }
     }
 
-    /// Answers those who waited for the end, once the port and the name are free.
+    /// Answers the clients that waited for the end, once the port and the name are free.
     pub(crate) fn answer(&mut self) {
         let answer = match &self.result {
             Ok(report) => Answer::Stopped { report: report.wire() },
@@ -269,7 +269,7 @@ mod tests {
     fn who_waits_for_a_long_drain_hears_of_it_each_second_and_the_log_each_minute() {
         let began = Instant::now();
         let mut countdown = Countdown::new(began);
-        // Each a little late, as ticks are.
+        // Each step is a little late, as ticks are.
         let logged: Vec<u64> = (1..=600)
             .filter(|&second| {
                 let now = countdown.next + Duration::from_millis(1);

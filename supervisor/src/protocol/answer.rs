@@ -150,7 +150,7 @@ pub enum Undone {
     Stop,
     /// A pause.
     Pause,
-    /// One of a newer version, as it calls it.
+    /// A word of a newer version.
     #[serde(untagged)]
     Other(String),
 }
@@ -202,7 +202,7 @@ pub enum ErrorCode {
     NoConnection,
     /// The scheduled stop was cancelled.
     Cancelled,
-    /// One of a newer version.
+    /// A word of a newer version.
     #[serde(untagged)]
     Other(String),
 }

@@ -123,7 +123,7 @@ pub enum ConnectionState {
     CloseWait,
     /// The program has ended its side.
     Closing,
-    /// One of a newer version, as it calls it.
+    /// A word of a newer version.
     #[serde(untagged)]
     Other(String),
 }
@@ -154,7 +154,7 @@ pub enum Activity {
     Stuck,
     /// Waiting for a program, since none serves (with `--relay`).
     Held,
-    /// One of a newer version, as it calls it.
+    /// A word of a newer version.
     #[serde(untagged)]
     Other(String),
 }
@@ -184,7 +184,7 @@ pub enum Outcome {
     Forced,
     /// Closed by force, but the handler is still running.
     Stuck,
-    /// One of a newer version, as it calls it.
+    /// A word of a newer version.
     #[serde(untagged)]
     Other(String),
 }

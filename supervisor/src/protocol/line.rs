@@ -1,4 +1,4 @@
-//! Lines: how messages are written and read.
+//! How messages are written and read, as lines.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -15,13 +15,13 @@ use super::request::Request;
 /// The version of the protocol that this file specifies.
 pub const VERSION: u64 = 1;
 
-/// The version of the supervisor, which is not the protocol's.
+/// The version of the supervisor, not of the protocol.
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
 /// The longest line, in bytes, its line feed included.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// How much of a text is left, in characters, if its line would be longer than that.
+/// How many characters remain of a text whose line would be longer than that.
 pub(crate) const CUT: usize = 1000;
 
 /// A line from the supervisor: any number of events, and then one result.
@@ -47,7 +47,7 @@ pub enum LineError {
     Io(io::Error),
 }
 
-/// Reads one line, without its end. A last line without a line feed counts.
+/// Reads one line, without its line feed. A last line without one counts.
 ///
 /// # Errors
 /// When there is no line, or none that is short enough.
@@ -73,14 +73,14 @@ pub fn write_line(output: &mut impl Write, value: &impl Serialize) -> io::Result
     write_whole(output, serde_json::to_vec(value)?)
 }
 
-/// Writes a line, which gets its end.
+/// Writes a line, and adds its line feed.
 fn write_whole(output: &mut impl Write, mut line: Vec<u8>) -> io::Result<()> {
     line.push(b'\n');
     output.write_all(&line)?;
     output.flush()
 }
 
-/// Writes a response as one line. If that would be longer than [`MAX_LINE`], its long texts are cut.
+/// Writes a response as one line. If it would be longer than [`MAX_LINE`], its long texts are cut.
 ///
 /// # Errors
 /// What the socket says.
@@ -122,11 +122,11 @@ pub fn write_request(output: &mut impl Write, request: &Request) -> io::Result<(
     write_line(output, &Envelope { v: VERSION, request })
 }
 
-/// The longest message about a request that is not understood, in bytes: it quotes what the client has sent, and its
-/// answer is a line, too.
+/// The longest message about a request that is not understood, in bytes: it quotes what the client has sent, and has to
+/// fit into one line, too.
 const MAX_COMPLAINT: usize = 1000;
 
-/// Understands a request.
+/// Parses a request.
 ///
 /// # Errors
 /// What is wrong with it, for the client's answer.
@@ -160,7 +160,7 @@ fn understand_request(line: &[u8]) -> Result<Request, Refusal> {
         .map_err(|error| bad(format!("supervisor {RELEASE} does not understand this request: {error}")))
 }
 
-/// Understands a line from the supervisor. None: an event that this version does not know.
+/// Parses a line from the supervisor. None: an event that this version does not know.
 ///
 /// # Errors
 /// When it is no line of this protocol.

@@ -1,4 +1,4 @@
-//! JSON objects that say nothing twice.
+//! JSON objects without duplicate names.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -7,11 +7,11 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// The members of a JSON object as they stand there: a map would drop the first of two with the same name.
+/// The members of a JSON object as written: a map would drop the first of two with the same name.
 pub(crate) struct Members(Vec<(String, Value)>);
 
 impl Members {
-    /// The members, each with a name of its own.
+    /// The members, if each has a name of its own.
     ///
     /// # Errors
     /// The first name that is there twice.

@@ -21,7 +21,7 @@ pub enum State {
     Waiting,
     /// The server is being stopped.
     Draining,
-    /// One of a newer version, as it calls it.
+    /// A word of a newer version.
     #[serde(untagged)]
     Other(String),
 }
@@ -120,7 +120,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// All addresses that are known.
+    /// All known addresses.
     pub fn all_addresses(&self) -> Vec<String> {
         match (&self.addresses[..], self.address) {
             ([], Some(address)) => vec![address.to_string()],
@@ -128,7 +128,7 @@ impl Status {
         }
     }
 
-    /// Whether one of the addresses has this port, be it that of the health endpoint.
+    /// Whether one of the addresses has this port, including that of the health endpoint.
     pub fn has_port(&self, port: u16) -> bool {
         let addresses = self.all_addresses().into_iter().filter_map(|address| address.parse().ok());
         addresses.chain(self.health).any(|address: SocketAddr| address.port() == port)

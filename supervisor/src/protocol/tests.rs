@@ -123,7 +123,7 @@ fn an_event_with_a_number_is_an_entry_whatever_its_name() {
     assert_eq!(serde_json::to_vec(&response).unwrap(), line);
 }
 
-/// A line that is understood is written as it was meant, and each other line has an answer that fits into one.
+/// Checks that a line that is understood is written as it was meant, and that any other gets an answer of one line.
 fn is_understood_or_refused(line: &[u8]) -> Result<(), TestCaseError> {
     let mut written = Vec::new();
     match parse_request(line) {

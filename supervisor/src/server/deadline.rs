@@ -4,22 +4,22 @@ use std::time::{Duration, Instant};
 
 use worker::deadline_after;
 
-/// The least that a program gets from the request to end to its end by force, if that request comes late.
+/// The least time that a program gets between a late request to end and its end by force.
 pub(crate) const MOMENT: Duration = Duration::from_millis(500);
 
-/// A deadline that is found to be over by more than this was not seen, because this process stood still: suspended by a
-/// signal, with its container, or with the whole system.
+/// A deadline that is overdue by more than this was missed because this process stood still: suspended by a signal,
+/// with its container, or with the whole system.
 pub(crate) const STOOD_STILL: Duration = Duration::from_secs(1);
 
-/// The moment that a program has left when its deadline is found to be over because this process stood still: the
-/// program did so, too, most likely, and has to do what it was asked to do meanwhile. It is given once.
+/// The moment left to a program whose deadline was missed because this process stood still. Most likely the program
+/// stood still, too, and still has to do what it was asked to do. The moment is given once.
 #[derive(Debug, Default)]
 pub(crate) struct LastMoment {
     is_given: bool,
 }
 
 impl LastMoment {
-    /// The later deadline. None: this one counts.
+    /// The later deadline. None: the given one counts.
     pub(crate) fn instead_of(&mut self, deadline: Instant, now: Instant) -> Option<Instant> {
         if self.is_given || now.saturating_duration_since(deadline) <= STOOD_STILL {
             return None;
@@ -33,12 +33,12 @@ impl LastMoment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline {
     at: Instant,
-    /// Zero: there is none, and all ends at once.
+    /// Zero: there is no grace period, and everything ends at once.
     grace: Duration,
 }
 
 impl Deadline {
-    /// The end of one that begins then.
+    /// The end of a grace period that begins at this time.
     pub(crate) fn after(begin: Instant, grace: Duration) -> Deadline {
         Deadline { at: deadline_after(begin, grace), grace }
     }
@@ -47,7 +47,7 @@ impl Deadline {
         self.at
     }
 
-    /// That of a grace period which is longer by this time. Where there is none, this gives none.
+    /// The end of a grace period that is this much longer. Without a grace period, there is still none.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     pub(crate) fn later(self, by: Duration) -> Deadline {
         if self.grace.is_zero() {
@@ -57,13 +57,13 @@ impl Deadline {
         }
     }
 
-    /// The earlier one of both.
+    /// The earlier of the two.
     pub(crate) fn min(self, other: Deadline) -> Deadline {
         if other.at < self.at { other } else { self }
     }
 
-    /// How long from now. If this process was held up and comes too late, there is a moment left: it is not the fault
-    /// of those that hear of it only now.
+    /// How long it is from now. If this process was held up and is late, a moment remains: those that hear of the
+    /// deadline only now are not at fault.
     pub(crate) fn remaining(self, now: Instant) -> Duration {
         self.at.saturating_duration_since(now).max(self.grace.min(MOMENT))
     }

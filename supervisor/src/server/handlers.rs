@@ -1,4 +1,4 @@
-//! Generations of a server that handlers of this process serve: `worker`'s, on one port.
+//! Generations of a server whose connections are served by handlers in this process: `worker`'s, on one port.
 
 use std::fmt;
 use std::io;
@@ -22,10 +22,10 @@ use crate::settings::Settings;
 use crate::sync::lock;
 use crate::text::{Reason, Seconds};
 
-/// How many looks whether there is something to serve can be under way: a disk that does not answer stops each of them.
+/// How many availability checks can be under way: a disk that does not answer blocks each one.
 const MAX_LOOKS: usize = 16;
 
-/// How long such a look may take. Those that ask do not wait for much longer.
+/// How long an availability check may take. Those that ask do not wait much longer.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
 
 /// Makes the handler of a generation, and may change its settings.
@@ -53,12 +53,12 @@ impl HandlerBuilder {
         HandlerBuilder { factory: Arc::new(Mutex::new(factory)), port, settings, log, ids: Ids::default(), events }
     }
 
-    /// Has the factory build a server. It may do anything.
+    /// Has the factory, which may do anything, build a server.
     fn make(&self, build: u64) -> Result<(worker::Server, Settings), BuildError> {
         let mut settings = self.settings.clone();
         let mut factory = match self.factory.try_lock() {
             Ok(factory) => factory,
-            // After a panic in the factory, the next try begins as if nothing had been.
+            // After a panic in the factory, the next try begins as if nothing had happened.
             Err(TryLockError::Poisoned(factory)) => factory.into_inner(),
             Err(TryLockError::WouldBlock) => return Err("a previous build is still running".into()),
         };
@@ -77,7 +77,7 @@ impl HandlerBuilder {
         Ok((server, settings))
     }
 
-    /// Starts a server, which gets no clients yet.
+    /// Starts a server that gets no clients yet.
     fn start(&self, build: u64, server: worker::Server, settings: Settings) -> Result<Built, BuildError> {
         let handle = server.build(&self.port).map_err(|error| lacking("the server thread", &error))?;
         let unless_ended = StopOnDrop(handle.stopper());
@@ -98,7 +98,7 @@ impl Builder for HandlerBuilder {
         let thread = thread::Builder::new().name("builder".into()).spawn(move || {
             let made = builder.make(build);
             let built = made.and_then(|(server, settings)| builder.start(build, server, settings));
-            // Without master control it cannot be reported, and what was built is dropped.
+            // Without master control the result cannot be reported, and is dropped.
             let _ = builder.events.send(Event::Built { build, built });
         });
         if let Err(error) = thread {
@@ -107,7 +107,7 @@ impl Builder for HandlerBuilder {
         }
     }
 
-    /// The last one serves until the next one has been built.
+    /// The last generation serves until the next one has been built.
     fn prepare(&mut self, build: u64) {
         let _ = self.events.send(Event::Prepared { build, prepared: Ok(()) });
     }
@@ -145,7 +145,7 @@ struct HandlerGeneration {
     handle: Handle,
     unless_ended: StopOnDrop,
     events: EventSender,
-    /// One of these for each look whether there is something to serve, and this one.
+    /// One clone for each availability check, and this one.
     looks: Arc<()>,
 }
 
@@ -155,7 +155,7 @@ impl HandlerGeneration {
     }
 }
 
-/// Stops a generation at once that is dropped before its end. Afterwards there is nothing to stop.
+/// Stops a generation at once if it is dropped before its end. After that there is nothing to stop.
 #[derive(Debug)]
 struct StopOnDrop(Stopper);
 
@@ -205,7 +205,7 @@ impl Generation for HandlerGeneration {
                 "what is to be served cannot be read: earlier looks at it have not ended",
             )));
         }
-        // Shared with a thread that there may be none of.
+        // Shared with a thread that might not start.
         let done = Arc::new(Mutex::new(Some(done)));
         let tell = |done: &Mutex<Option<Availability>>, available| {
             if let Some(done) = lock(done).take() {
@@ -226,7 +226,7 @@ impl Generation for HandlerGeneration {
     }
 
     fn signal(&self, _signal: i32) {
-        // It is this process that got it, and a handler has no use for it.
+        // This process got the signal, and a handler has no use for it.
     }
 
     fn end(self: Box<Self>) -> Result<Ended, ServerError> {
@@ -235,16 +235,16 @@ impl Generation for HandlerGeneration {
     }
 }
 
-/// Looks whether there is something to serve. A disk may not answer at all, and those that ask want to hear that, too.
+/// Checks whether there is something to serve. A disk may not answer at all, and callers want to hear that, too.
 fn look_within_limit(stopper: Stopper, look: Arc<()>) -> io::Result<()> {
     let (tell, told) = mpsc::channel();
     let looks = move || {
         let available = panic::catch_unwind(AssertUnwindSafe(|| stopper.available()));
         drop(look);
-        // It may be too late for that.
+        // The answer may be too late.
         let _ = tell.send(available.unwrap_or_else(|panic| Err(io::Error::other(panic_message(&*panic)))));
     };
-    // Without a thread the other end is dropped.
+    // Without a thread, the sender is dropped.
     drop(thread::Builder::new().name("check".into()).spawn(looks));
     match told.recv_timeout(LOOK_LIMIT) {
         Ok(available) => available,
@@ -279,7 +279,7 @@ impl Clients for Stopper {
 
 /// Logs what happens in the server, and tells master control what concerns it.
 fn observe(log: &Journal, events: &EventSender, build: u64, event: &worker::Event<'_>) {
-    // Without master control it cannot be reported.
+    // Without master control the event cannot be reported.
     let tell = |event| drop(events.send(event));
     match event {
         // Another generation could not accept either.

@@ -10,16 +10,16 @@ use std::process::ExitStatus;
 pub enum ProgramEnd {
     /// By itself, with this code.
     Exited(i32),
-    /// By a signal of this number.
+    /// By the signal with this number.
     Signaled(i32),
-    /// It was killed because its guardian was, the process between it and the supervisor.
+    /// It was killed because its guardian, the process between it and the supervisor, was killed.
     Unguarded,
     /// On Windows: it was killed by its supervisor.
     #[cfg(windows)]
     Killed,
 }
 
-/// The exit code of a program that Ctrl-C or Ctrl-Break has ended: `STATUS_CONTROL_C_EXIT`.
+/// The exit code of a program that was ended by Ctrl-C or Ctrl-Break: `STATUS_CONTROL_C_EXIT`.
 #[cfg(windows)]
 const CONSOLE_EVENT: i32 = 0xc000_013a_u32.cast_signed();
 
@@ -29,18 +29,18 @@ impl From<ExitStatus> for ProgramEnd {
         if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
             return ProgramEnd::Signaled(signal);
         }
-        // One that has ended has a code if no signal has ended it.
+        // A program that was not ended by a signal has an exit code.
         ProgramEnd::Exited(status.code().unwrap_or(1))
     }
 }
 
 impl ProgramEnd {
-    /// Whether that is no failure: with exit code 0, or one of these.
+    /// Whether this counts as success: exit code 0, or one of these.
     pub fn is_success(self, codes: &[i32]) -> bool {
         self == ProgramEnd::Exited(0) || (self != ProgramEnd::Unguarded && codes.contains(&self.code()))
     }
 
-    /// The exit code by which a shell tells of that.
+    /// The exit code with which a shell reports this.
     pub fn code(self) -> i32 {
         match self {
             ProgramEnd::Exited(code) => code,
@@ -57,7 +57,7 @@ impl fmt::Display for ProgramEnd {
         match self {
             #[cfg(windows)]
             ProgramEnd::Exited(CONSOLE_EVENT) => write!(formatter, "it was ended by a console event"),
-            // As these codes are found in tables: a crash, for one.
+            // In the form in which tables list these codes: a crash, for one.
             #[cfg(windows)]
             ProgramEnd::Exited(code @ ..0) => write!(formatter, "it exited with code {code:#X}"),
             ProgramEnd::Exited(code) => write!(formatter, "it exited with code {code}"),
@@ -69,8 +69,8 @@ impl fmt::Display for ProgramEnd {
     }
 }
 
-/// The real-time signals as glibc, Go and systemd number them, and so most programs do: also where the C library of the
-/// supervisor itself (musl) keeps the first one.
+/// The real-time signals as numbered by glibc, Go and systemd, and so by most programs, even where the C library of the
+/// supervisor itself (musl) reserves the first one.
 #[cfg(target_os = "linux")]
 pub(crate) const REAL_TIME: RangeInclusive<i32> = 34..=64;
 
@@ -84,7 +84,7 @@ pub(crate) const REAL_TIME: RangeInclusive<i32> = 1..=0;
 pub(crate) struct SignalName(pub(crate) i32);
 
 impl SignalName {
-    /// None: there is no such signal here.
+    /// None: this system has no such signal.
     pub(crate) fn known(self) -> Option<String> {
         #[cfg(unix)]
         if let Ok(signal) = nix::sys::signal::Signal::try_from(self.0) {

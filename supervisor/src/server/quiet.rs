@@ -1,4 +1,4 @@
-//! A port that is paused: master control hears when nothing is under way there any more.
+//! Tells master control when nothing is under way any more on a paused port.
 
 use std::thread;
 
@@ -7,7 +7,7 @@ use worker::Paused;
 use super::lacking;
 use crate::event::{Event, EventSender};
 
-/// Has master control hear that of the pause of this number. Returns how much is under way now.
+/// Tells master control when nothing is under way any more in the pause with this number. Returns how much is now.
 ///
 /// # Errors
 /// When the system gives no thread.
@@ -15,7 +15,7 @@ pub(crate) fn await_quiet(paused: Paused, pause: u64, events: &EventSender) -> R
     let (under_way, events) = (paused.under_way(), events.clone());
     let waits = move || {
         if paused.wait() {
-            // Without master control there is nobody to tell.
+            // Without master control the event cannot be reported.
             let _ = events.send(Event::Quiet { pause });
         }
     };

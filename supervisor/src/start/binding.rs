@@ -13,7 +13,7 @@ use crate::host::Manager;
 use crate::listen::{self, Address, ProgramSocket, SocketFile};
 use crate::log::Level;
 
-/// How often to look whether an address is free that was not. Nothing announces that.
+/// How often to check whether a taken address is free. Nothing announces that.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// How long a service manager may take to close what it had kept at an address.
@@ -21,12 +21,12 @@ const FORGOTTEN: Duration = Duration::from_secs(2);
 
 /// What a supervisor listens on, before there is a server.
 pub(super) struct Bound<L, F> {
-    /// What the handle says.
+    /// What the handle reports.
     pub(super) listens_on: L,
     pub(super) addresses: Vec<Address>,
     /// Dropped when nothing listens any more, and before that is reported.
     pub(super) files: F,
-    /// Where the listener comes from, for people, if that is not a matter of course.
+    /// Where the listener comes from, for people, unless it was bound here.
     pub(super) whence: String,
 }
 
@@ -38,7 +38,7 @@ pub(super) type BoundSockets = (Vec<child::Socket>, Bound<Vec<Address>, Vec<Sock
 
 impl Options {
     /// What the service manager has kept for each of these addresses. It forgets the rest. The time is how long one of
-    /// them may be taken until then.
+    /// the addresses may still be taken because of that.
     fn find_kept(&mut self, addresses: &[Address], manager: &mut Manager) -> (Vec<Option<listen::Bound>>, Duration) {
         let (found, rest) = self.passed.take_kept(addresses);
         for kept in &rest {
@@ -67,7 +67,7 @@ impl Options {
         self.bound(listener, shared, whence(0, is_kept.into(), 1))
     }
 
-    /// The sockets of programs: those that were passed, and these, kept or bound now.
+    /// The sockets of programs: those that were passed, and these, which are kept or bound now.
     pub(super) fn bind_sockets(
         &mut self,
         sockets: &[ProgramSocket],
@@ -97,7 +97,7 @@ impl Options {
         Ok((sockets, Bound { listens_on: bound_to.clone(), addresses: bound_to, files, whence }))
     }
 
-    /// The server has this listener, and no other one.
+    /// The server has only this listener.
     pub(super) fn bound(
         &mut self,
         listener: TcpListener,
@@ -114,7 +114,7 @@ impl Options {
     }
 }
 
-/// Where listeners come from, for people, if that is not a matter of course: so many were passed, and so many kept.
+/// Where listeners come from, for people, unless they were bound here: this many were passed, and this many kept.
 fn whence(passed: usize, kept: usize, all: usize) -> String {
     let some = |number: usize, how: &str| match (number, all) {
         (0, _) => String::new(),
@@ -138,8 +138,8 @@ pub(super) fn bind_health(health: SocketAddr, server: &[Address]) -> Result<TcpL
     })
 }
 
-/// Binds an address. If it is taken, that is tried again while its holder is ending, and for as long as `patience`: a
-/// supervisor that is started right after another one was killed finds what that one had started.
+/// Binds an address. If it is taken, this is retried while its holder is ending, and for as long as `patience`: a
+/// supervisor that starts right after another one was killed finds the processes that the other one had started.
 fn bind<T>(address: &Address, patience: Duration, bind: impl Fn() -> io::Result<T>) -> Result<T, Error> {
     let began = Instant::now();
     loop {

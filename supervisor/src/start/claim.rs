@@ -1,4 +1,4 @@
-//! The name of an instance, or the path of its admin socket, is taken before anything else.
+//! Takes the name of an instance, or the path of its admin socket, before anything else.
 
 use std::io;
 use std::thread;
@@ -14,16 +14,16 @@ use crate::protocol::{Answer, Request};
 use crate::settings::AdminSocket;
 use crate::text;
 
-/// How often to look whether a lock is free that was not. Nothing announces that.
+/// How often to check whether a taken lock is free. Nothing announces that.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How long a lock may outlive the supervisor that had it.
+/// How long a lock may outlive the supervisor that held it.
 const FORKED: Duration = Duration::from_millis(500);
 
-/// An instance's name, taken: no other one has its paths.
+/// The name of an instance, taken: no other instance has its paths.
 pub(super) type Claimed = (InstancePaths, InstanceLock);
 
-/// Takes the name, unless there is no admin socket to be found under it.
+/// Takes the name, unless there is to be no admin socket.
 pub(super) fn claim(options: &Options) -> Result<Option<Claimed>, Error> {
     if options.admin == AdminSocket::Off {
         return Ok(None);
@@ -49,8 +49,8 @@ pub(super) fn claim(options: &Options) -> Result<Option<Claimed>, Error> {
     }
 }
 
-/// Takes a lock. If it is taken, but no instance answers, that is tried again for a moment: a process that was forked
-/// by a supervisor which has been killed holds it until it runs another program.
+/// Takes a lock. If it is taken but no instance answers, this is retried for a moment: a process that was forked by a
+/// killed supervisor holds the lock until it runs another program.
 fn take_lock(
     mut take: impl FnMut() -> Result<InstanceLock, InstanceLockError>,
     mut answers: impl FnMut() -> bool,
@@ -64,7 +64,7 @@ fn take_lock(
     }
 }
 
-/// Starts without an admin socket, if that is allowed and the reason is not that the name is taken.
+/// Starts without an admin socket, if that is allowed, unless the name is taken.
 pub(super) fn without_admin(admin: AdminSocket, log: &Journal, error: Error) -> Result<(), Error> {
     match (&error, admin) {
         (Error::AdminSocket { .. }, AdminSocket::Try) => {
@@ -84,7 +84,7 @@ fn socket_taken(paths: &InstancePaths) -> Error {
     Error::SocketTaken { path: paths.socket.clone(), holder: describe_holder(paths) }
 }
 
-/// What the instance at this place says of itself.
+/// What the instance with these paths says about itself.
 fn describe_holder(paths: &InstancePaths) -> Option<String> {
     match client::ask(paths, Request::Status {}, Patience::short(), |_| {}) {
         Ok(Answer::Status(status)) => Some(format!("{} on {} (pid {})", status.kind, text::place(&status), status.pid)),

@@ -22,10 +22,10 @@ impl fmt::Display for ToGo {
     }
 }
 
-/// As good as for ever: a century. Shorter times are counted.
+/// As good as forever: a century. Shorter times are counted.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// The name that systemd has for a time without an end.
+/// The name in systemd for a time without an end.
 const INFINITY: &str = "infinity";
 
 /// A duration for people: milliseconds below one second, else seconds rounded to tenths.
@@ -66,23 +66,23 @@ impl fmt::Display for Age {
     }
 }
 
-/// Whole milliseconds, as the protocol has them. Longer than they can count is the most that they can count.
+/// Whole milliseconds, as in the protocol. A time that is too long for them becomes the longest that is not.
 pub fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A limit in whole milliseconds. None: it is so long that there is none.
+/// A limit in whole milliseconds. None: it is so long that it is no limit.
 pub(crate) fn limit_ms(limit: Duration) -> Option<u64> {
     (limit < FOR_EVER).then(|| milliseconds(limit))
 }
 
-/// A time as people write it: seconds (`5`, `1.5`), or each number with its unit, `ms`, `s`, `m`, `h` or `d` (`500ms`,
-/// `90s`, `1m30s`), or `infinity`. What [`Seconds`] writes is read, too.
+/// A time as people write it: seconds (`5`, `1.5`), or numbers that each have a unit, `ms`, `s`, `m`, `h` or `d`
+/// (`500ms`, `90s`, `1m30s`), or `infinity`. Whatever [`Seconds`] writes can be read, too.
 ///
 /// # Errors
 /// A message for people when it is none of these.
 pub fn parse_seconds(text: &str) -> Result<Duration, String> {
-    // Not `humantime`: it panics on a text that sums up to too much, and takes `5M` for five months.
+    // Not `humantime`: it panics on a text whose sum is too large, and reads `5M` as five months.
     match text.trim() {
         INFINITY => Ok(Duration::MAX),
         text => sum_of_parts(text).ok_or_else(|| {
@@ -95,7 +95,7 @@ fn sum_of_parts(text: &str) -> Option<Duration> {
     let mut sum = Duration::ZERO;
     let mut rest = text;
     loop {
-        // Neither a sign nor `inf` nor an exponent.
+        // No sign, no `inf`, and no exponent.
         let (number, behind) = split_behind(rest, |c| c.is_ascii_digit() || c == '.');
         let (unit, behind) = split_behind(behind.trim_start(), |c| c.is_ascii_alphabetic());
         let seconds = match unit {
@@ -116,7 +116,7 @@ fn sum_of_parts(text: &str) -> Option<Duration> {
     }
 }
 
-/// The longest beginning that has only such characters, and the rest.
+/// The longest prefix that has only such characters, and the rest.
 fn split_behind(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()))
 }

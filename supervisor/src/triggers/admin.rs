@@ -1,4 +1,4 @@
-//! The admin socket: each connection asks for one thing, and gets its answer from master control.
+//! The admin socket: each connection makes one request, and gets its answer from master control.
 
 mod answer;
 mod conversation;

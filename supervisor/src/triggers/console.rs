@@ -1,4 +1,4 @@
-//! Enter on the console asks for a stop. End of file does not.
+//! Enter on the console requests a stop. End of file does not.
 
 use std::io::{self, IsTerminal, Read};
 use std::thread;
@@ -6,24 +6,24 @@ use std::thread;
 use crate::event::{Event, EventSender, Trigger};
 use crate::settings::Console;
 
-/// Listens to stdin on a thread named `console`, if that is for us. That thread is never joined: a read of stdin cannot
-/// be ended.
+/// Listens to stdin on a thread named `console`, if stdin is meant for us. The thread is never joined: a read from
+/// stdin cannot be interrupted.
 ///
-/// Returns whether Enter can be pressed there now.
+/// Returns whether the user can press Enter there now.
 pub(crate) fn start(console: Console, events: EventSender) -> io::Result<bool> {
     let is_terminal = io::stdin().is_terminal();
-    // A file or a pipe may be the input of the script that started this process: its rest of a script, or a list.
+    // A file or a pipe may be the input of the script that started this process: the rest of the script, or a list.
     if is_terminal || console == Console::Stdin {
         thread::Builder::new().name("console".into()).spawn(move || {
             let enter = || events.send(Event::Stop { by: Trigger::Console, grace: None }).is_ok();
-            // An error means that the console is gone, like its end: the other triggers remain.
+            // An error means that the console is gone, like end of file; the other triggers remain.
             let _ = if is_terminal { listen_to_terminal(enter) } else { listen(enter) };
         })?;
     }
     Ok(is_terminal && is_in_foreground())
 }
 
-/// Whether what is typed on the terminal comes to this process, and not to the shell that has started it with `&`.
+/// Whether this process gets the terminal's input, and not the shell that has started it with `&`.
 #[cfg(unix)]
 fn is_in_foreground() -> bool {
     use nix::unistd::{getpgrp, tcgetpgrp};
@@ -48,7 +48,7 @@ fn listen(mut enter: impl FnMut() -> bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads once and counts the line feeds. None: the end.
+/// Reads once and counts the line feeds. None: end of file.
 fn lines(input: &mut impl Read) -> io::Result<Option<usize>> {
     let mut text = [0; 1024];
     loop {
@@ -61,8 +61,8 @@ fn lines(input: &mut impl Read) -> io::Result<Option<usize>> {
     }
 }
 
-/// Like [`listen`], but reads only what is there, and only in the foreground: a process in the background that reads
-/// from its terminal is suspended. The terminal says when it has something to read, and after `fg` that is ours.
+/// Like [`listen`], but reads only available input, and only in the foreground: a background process that reads from
+/// its terminal is suspended. The terminal becomes readable when there is input, and after `fg` that input is ours.
 ///
 /// Edge-triggered, because a line that the shell is about to read keeps the terminal readable all the time.
 #[cfg(target_os = "linux")]
@@ -90,10 +90,10 @@ fn listen_to_terminal(mut enter: impl FnMut() -> bool) -> io::Result<()> {
         if happened[0].events().intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
             return Ok(());
         }
-        // A terminal gives one line a read, and tells of several at once.
+        // A terminal returns one line per read, and announces several at once.
         while is_readable() && tcgetpgrp(&stdin)? == getpgrp() {
             match lines(&mut stdin.lock()) {
-                // Ctrl-D. It is not Enter, and the terminal is still there.
+                // Ctrl-D: it is not Enter, and the terminal still exists.
                 Ok(None) => {}
                 Ok(Some(lines)) => {
                     for _ in 0..lines {
@@ -102,7 +102,7 @@ fn listen_to_terminal(mut enter: impl FnMut() -> bool) -> io::Result<()> {
                         }
                     }
                 }
-                // In the background after all, since this very moment.
+                // The process has just been moved to the background.
                 Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => break,
                 Err(error) => return Err(error),
             }
@@ -110,14 +110,14 @@ fn listen_to_terminal(mut enter: impl FnMut() -> bool) -> io::Result<()> {
     }
 }
 
-/// A background process ends its listening here instead of being suspended, since SIGTTIN is blocked.
+/// In the background, listening ends here instead of suspending the process, since SIGTTIN is blocked.
 #[cfg(not(target_os = "linux"))]
 fn listen_to_terminal(enter: impl FnMut() -> bool) -> io::Result<()> {
     listen(enter)
 }
 
-/// Keeps the terminal from suspending this process, and the threads that it starts from now on: with these signals
-/// blocked, a read in the background is an error, and a write goes through.
+/// Keeps the terminal from suspending this process and the threads that it starts from now on: with these signals
+/// blocked, a background read fails, and a background write succeeds.
 #[cfg(unix)]
 pub(crate) fn block_job_control() -> io::Result<()> {
     use nix::sys::signal::{SigSet, Signal};

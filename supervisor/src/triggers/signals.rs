@@ -1,4 +1,4 @@
-//! Signals, and on Windows console events: each asks for a stop, or SIGHUP for a restart.
+//! Signals, and on Windows console events: each requests a stop, or SIGHUP a restart.
 
 use std::io;
 
@@ -23,8 +23,9 @@ mod unix {
     use signal_hook::iterator::{Handle, SignalsInfo};
     use std::thread;
 
-    /// What asks nothing of the supervisor, and is for its program. The others that can be caught say that something is
-    /// wrong with the supervisor itself (SIGPIPE, SIGXCPU, SIGABRT …), or belong to the terminal's job control.
+    /// The signals that request nothing of the supervisor and are meant for its program. The others that can be caught
+    /// indicate that something is wrong with the supervisor itself (SIGPIPE, SIGXCPU, SIGABRT …), or belong to the
+    /// terminal's job control.
     pub(crate) fn passed_on() -> impl Iterator<Item = i32> {
         let everywhere = [SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGURG];
         everywhere.into_iter().chain(on_linux())
@@ -33,7 +34,7 @@ mod unix {
     #[cfg(target_os = "linux")]
     fn on_linux() -> impl Iterator<Item = i32> {
         use nix::libc::{SIGPWR, SIGRTMAX, SIGRTMIN};
-        // From the first that our own C library leaves to us.
+        // From the first one that our C library does not use itself.
         std::iter::once(SIGPWR).chain(SIGRTMIN()..=SIGRTMAX())
     }
 
@@ -42,14 +43,14 @@ mod unix {
         std::iter::empty()
     }
 
-    /// Sees to it that signals reach this thread, whatever was blocked in the process that started this one. Only those
-    /// by which a terminal would suspend us stay as they are.
+    /// Makes signals reach this thread, whatever was blocked in the process that started this one. Only the signals by
+    /// which a terminal would suspend us stay as they are.
     pub(crate) fn hear_signals() {
         let Ok(blocked) = SigSet::thread_get_mask() else { return };
         let jobs = [Signal::SIGTTIN, Signal::SIGTTOU].into_iter().filter(|&signal| blocked.contains(signal));
         let mut stays = SigSet::empty();
         jobs.for_each(|signal| stays.add(signal));
-        // It fails for no mask that exists.
+        // It fails for no valid mask.
         let _ = stays.thread_set_mask();
     }
 
@@ -61,7 +62,7 @@ mod unix {
         /// The handlers exist when this returns.
         pub(crate) fn start(events: EventSender, on_hup: OnHup, pass_on: bool) -> io::Result<Signals> {
             let wanted = [(SIGHUP, "SIGHUP"), (SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGQUIT, "SIGQUIT")];
-            // What nohup did stays: closing the terminal shall not stop the server then.
+            // Respect nohup: closing the terminal must not stop the server then.
             let stays_ignored = on_hup == OnHup::Stop && is_ignored(SIGHUP);
             let wanted = wanted.into_iter().filter(|&(signal, _)| signal != SIGHUP || !stays_ignored);
             let wanted: Vec<_> = wanted.collect();
@@ -74,7 +75,8 @@ mod unix {
                 hear_signals();
                 while !closed.is_closed() {
                     let mut together: Vec<_> = signals.wait().collect();
-                    // They come in no order. A stop that a SIGHUP came along with shall be the one that counts.
+                    // They arrive in no particular order. If a SIGHUP arrives together with a request to stop, the stop
+                    // counts.
                     if together.iter().any(|origin| [SIGINT, SIGTERM, SIGQUIT].contains(&origin.signal)) {
                         together.retain(|origin| origin.signal != SIGHUP);
                     }
@@ -107,7 +109,7 @@ mod unix {
         }
     }
 
-    /// Whether the signal was ignored when this process started, as Linux tells in proc(5).
+    /// Whether the signal was ignored when this process started, as Linux shows in proc(5).
     fn is_ignored(signal: i32) -> bool {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -125,8 +127,8 @@ mod windows {
     use std::thread;
     use tokio::signal::windows as console;
 
-    /// Turns console events into events, on a thread named `signals`, as long as the process lives: they cannot be
-    /// given back to the system.
+    /// Turns console events into events, on a thread named `signals`, for the whole life of the process: their handling
+    /// cannot be returned to the system.
     #[derive(Debug)]
     pub(crate) struct Signals;
 
@@ -134,7 +136,7 @@ mod windows {
         /// The handlers exist when this returns.
         ///
         /// When the window is closed, the user logs off or the system shuts down, Windows ends the process as soon as
-        /// its handler returns. So tokio's never does; the process ends when the stop is done.
+        /// its handler returns. So tokio's handler never returns; the process ends when the stop is done.
         pub(crate) fn start(events: EventSender, _on_hup: OnHup, _pass_on: bool) -> io::Result<Signals> {
             let mut console = Console::new()?;
             let runtime = tokio::runtime::Builder::new_current_thread().build()?;
@@ -169,7 +171,7 @@ mod windows {
         }
 
         fn poll(&mut self, context: &mut Context<'_>) -> Poll<ConsoleEvent> {
-            // One that is ready is asked only once, so the others are left for the next time.
+            // Polling ends at the first that is ready; the others are left for the next call.
             Poll::Ready(if self.ctrl_c.poll_recv(context).is_ready() {
                 ConsoleEvent::CtrlC
             } else if self.ctrl_break.poll_recv(context).is_ready() {

@@ -45,7 +45,7 @@ impl Sink {
         self.torn = true;
     }
 
-    /// Waits up to so long until a small piece can be written without waiting. A disk is never waited for.
+    /// Waits until a small piece can be written without waiting, but at most this long. Never waits for a disk.
     #[cfg(unix)]
     pub(crate) fn has_room_within(&self, limit: Duration) -> bool {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -61,14 +61,14 @@ impl Sink {
         poll(&mut [PollFd::new(to, PollFlags::POLLOUT)], limit).is_ok_and(|ready| ready > 0)
     }
 
-    /// Windows cannot say that.
+    /// Windows does not tell.
     #[cfg(windows)]
     pub(crate) fn has_room_within(&self, _limit: Duration) -> bool {
         true
     }
 
     /// Writes all of it, however long that takes. Returns how many lines could not be written: a supervisor does not
-    /// end because its log has no reader any more, or its disk no room.
+    /// end because its log has lost its reader, or its disk is full.
     pub(crate) fn write(&mut self, lines: &[u8]) -> usize {
         if let To::File(file) = &mut self.to {
             file.make_room(lines.len());
@@ -99,7 +99,7 @@ impl To {
     }
 }
 
-/// Our own stderr, without the lock that std has for it: others who take that one must not wait for a reader.
+/// Our own stderr, without std's lock for it: others that take that lock must not wait for a reader.
 #[cfg(unix)]
 #[derive(Debug)]
 struct Stderr;
@@ -117,7 +117,7 @@ impl Stderr {
 
         let stderr = io::stderr();
         match nix::unistd::write(&stderr, bytes) {
-            // Another process that has it, too, does not want to wait for room. This one does.
+            // Another process that shares stderr has made it non-blocking. This one waits for room.
             Err(Errno::EAGAIN) => {
                 poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
                 Err(ErrorKind::Interrupted.into())
@@ -127,8 +127,8 @@ impl Stderr {
     }
 }
 
-/// Our own stderr, without the lock that std has for it: others who take that one must not wait for a reader. But only
-/// std knows how to write all characters to a console.
+/// Our own stderr, without std's lock for it: others that take that lock must not wait for a reader. But only std can
+/// write all characters to a console.
 #[cfg(windows)]
 #[derive(Debug)]
 struct Stderr(Option<File>);
@@ -158,7 +158,7 @@ impl Stderr {
 /// The longest log file, in bytes.
 const MAX_FILE: u64 = 10 * 1024 * 1024;
 
-/// A log in a file. When that is full, it is put aside with `.old` behind its name, in place of the one before.
+/// A log file. When it is full, it is renamed, with `.old` after its name, replacing the one before.
 #[derive(Debug)]
 pub(crate) struct LogFile {
     path: PathBuf,
@@ -176,7 +176,7 @@ impl LogFile {
         Ok(LogFile { path, file: Some(file), length, longest: MAX_FILE })
     }
 
-    /// Begins anew if so many bytes are more than it has room for.
+    /// Begins a new file if this many bytes do not fit any more.
     fn make_room(&mut self, length: usize) {
         if self.length > 0 && self.length + length as u64 > self.longest {
             self.begin_anew();
@@ -194,11 +194,11 @@ impl LogFile {
     }
 
     fn begin_anew(&mut self) {
-        // Windows moves no file that is open.
+        // Windows does not rename an open file.
         self.file = None;
         let mut old = self.path.clone().into_os_string();
         old.push(".old");
-        // If a reader holds it, it grows on, and is tried again when as much has come again.
+        // If a reader holds the file, it keeps growing, and renaming is tried again after as many bytes.
         let _ = fs::rename(&self.path, old);
         self.length = 0;
     }

@@ -1,4 +1,4 @@
-//! Many clients in few threads: a thread for each would take the processor from the servers that are measured.
+//! Many clients in few threads: a thread for each would take processor time from the measured servers.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::rounds::percentile;
 
-/// What a client and its server say to each other.
+/// The protocol that a client and its server use.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Talk {
     Echo,
@@ -28,7 +28,7 @@ impl Talk {
             Talk::Http => {
                 stream.write_all(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
                 let mut answer = Vec::new();
-                // The file's content is one line that nothing else in the answer is.
+                // The content of the file is a line that occurs nowhere else in the answer.
                 while !answer.ends_with(GREETING) {
                     let mut part = [0; 4096];
                     let length = stream.read(&mut part).unwrap();
@@ -39,7 +39,7 @@ impl Talk {
         }
     }
 
-    /// What an idle client is sent before its connection ends.
+    /// What an idle client receives before its connection ends.
     fn notice(self) -> &'static [u8] {
         match self {
             Talk::Echo => b"SHUTDOWN\n",
@@ -48,17 +48,17 @@ impl Talk {
     }
 }
 
-/// The content of the file that HTTP clients ask for.
+/// The content of the file that HTTP clients request.
 pub const GREETING: &[u8] = b"hello, crowd\n";
 
-/// Clients that are idle.
+/// Idle clients.
 pub struct Crowd {
     streams: Vec<TcpStream>,
     talk: Talk,
 }
 
 impl Crowd {
-    /// Connects them. Each has sent one message and has its answer.
+    /// Connects the clients. Each has sent one message and received its answer.
     pub fn connect(address: SocketAddr, clients: usize, talk: Talk) -> Crowd {
         let greeted = |_| {
             let mut stream = TcpStream::connect(address).unwrap();
@@ -68,13 +68,13 @@ impl Crowd {
         Crowd { streams: (0..clients).map(greeted).collect(), talk }
     }
 
-    /// Each sends another message, and gets its answer on the same connection.
+    /// Each client sends another message and gets its answer on the same connection.
     pub fn greet_again(&mut self) {
         self.streams.iter_mut().for_each(|stream| self.talk.greet(stream));
     }
 
-    /// Has a thread that closes each connection as soon as the server has ended its half. Returns when all are closed,
-    /// each with the whole notice.
+    /// Spawns a thread that closes each connection as soon as the server has ended its half. The thread ends when all
+    /// are closed, each with the whole notice.
     pub fn leave_when_notified(self) -> JoinHandle<()> {
         let Crowd { streams, talk } = self;
         let epoll = watch(&streams);
@@ -102,19 +102,19 @@ impl Crowd {
     }
 }
 
-/// Round trips of an echo server: how many a second, and their times.
+/// Round trips of an echo server: how many per second, and their times.
 pub struct RoundTrips {
     pub rate: f64,
     pub median: Duration,
     pub worst_1_percent: Duration,
 }
 
-/// Before anything is counted, in which a server gets its threads and its buffers.
+/// The time before anything is counted, in which a server gets its threads and its buffers.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// Lets each of the clients send 64 bytes, wait for them, and send the next, for this time.
+/// Has each client send 64 bytes, wait for them, and send the next, for this time.
 pub fn round_trips(address: SocketAddr, clients: usize, time: Duration) -> RoundTrips {
-    // The other half of the processors is the server's.
+    // The other half of the processors is for the server.
     let threads = (thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, clients);
     let connected = Barrier::new(threads);
     let share = |number| clients / threads + usize::from(number < clients % threads);
@@ -131,7 +131,7 @@ pub fn round_trips(address: SocketAddr, clients: usize, time: Duration) -> Round
     }
 }
 
-/// The times of the round trips that ended within this time, which begins when all threads have connected and are warm.
+/// The times of the round trips that ended within this time, which starts when all threads have connected and are warm.
 fn ping(address: SocketAddr, clients: usize, connected: &Barrier, time: Duration) -> Vec<Duration> {
     const MESSAGE: [u8; 64] = [7; 64];
     struct Client {
@@ -169,7 +169,7 @@ fn ping(address: SocketAddr, clients: usize, connected: &Barrier, time: Duration
                 }
                 client.received = 0;
                 client.sent_at = now;
-                // So little always fits into a send buffer whose content has been answered.
+                // This little always fits into a send buffer whose content has been answered.
                 client.stream.write_all(&MESSAGE).unwrap();
             }
         }
@@ -177,7 +177,7 @@ fn ping(address: SocketAddr, clients: usize, connected: &Barrier, time: Duration
     times
 }
 
-/// All of these, which do not block from now on, with their places as data.
+/// Makes all of these nonblocking and watches them, with their indices as data.
 fn watch(streams: &[TcpStream]) -> Epoll {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
     for (place, stream) in streams.iter().enumerate() {
@@ -191,7 +191,7 @@ fn events() -> Vec<EpollEvent> {
     vec![EpollEvent::empty(); 256]
 }
 
-/// The places of those that are ready.
+/// The indices of the streams that are ready.
 fn wait(epoll: &Epoll, events: &mut [EpollEvent], timeout: EpollTimeout) -> impl Iterator<Item = usize> {
     let ready = epoll.wait(events, timeout).unwrap();
     events[..ready].iter().map(|event| usize::try_from(event.data()).unwrap())

@@ -1,12 +1,12 @@
-//! What a deploy costs the clients under supervisors and servers that others have written.
+//! What a deploy costs the clients under other supervisors and servers.
 //!
-//! The load is the same for all: 16 connections with 400 requests a second, each of which takes the program 20 ms. Four
-//! deploys of a version that works are counted together, and then one of a version that exits at its start. The program
-//! is the same wherever the peer runs any program: Node's HTTP server, which on SIGTERM and SIGINT answers what it has
-//! begun, as `examples/server.js` does.
-//! gunicorn and puma have their own application, which does the same.
+//! The load is the same for all: 16 connections with 400 requests per second, each of which takes the program 20 ms.
+//! Four deploys of a version that works are counted together, and then one of a version that exits at its start. Where
+//! the peer runs any program, the program is the same: Node's HTTP server, which on SIGTERM and SIGINT answers the
+//! requests it has begun, as `examples/server.js` does. gunicorn and puma have their own application, which does the
+//! same.
 //!
-//! Peers are looked for in `target/peers`, then in `PATH`; one that is not installed is left out:
+//! Peers are searched for in `target/peers`, then in `PATH`; a peer that is not installed is left out:
 //!
 //! ```text
 //! python3 -m venv target/peers && target/peers/bin/pip install gunicorn supervisor
@@ -14,7 +14,7 @@
 //! apt-get install haproxy nodejs puma systemd
 //! ```
 //!
-//! systemd takes root: it runs in namespaces of its own. `MASTERCONTROL_PEERS=systemd,pm2` measures only those peers
+//! systemd needs root: it runs in namespaces of its own. `MASTERCONTROL_PEERS=systemd,pm2` measures only the peers
 //! whose names contain one of these words.
 
 use std::fs;
@@ -35,11 +35,11 @@ use crate::process::{ADMIN_CLI, Directory, Running, SUPERVISOR, free_port, write
 const DEPLOYS: u32 = 4;
 const CONNECTIONS: usize = 16;
 const PACE: Duration = Duration::from_millis(40);
-/// From the end of one deploy to the beginning of the next one: what comes late is still counted as its loss.
+/// From the end of one deploy to the start of the next: late losses are still counted for the first.
 const BETWEEN: Duration = Duration::from_secs(1);
-/// How long is looked at what is still answered after a version that does not work.
+/// How long answered requests are counted after a version that does not work.
 const AFTER_BROKEN: Duration = Duration::from_secs(3);
-/// How long a new version may take until it answers.
+/// How long a new version may take to answer.
 const LIMIT: Duration = Duration::from_secs(20);
 
 const VERSION: &str = "version";
@@ -94,7 +94,7 @@ run lambda { |environment|
 }
 "#;
 
-/// Where one peer runs.
+/// The directory and the port of one peer.
 struct Site {
     directory: Directory,
     port: u16,
@@ -118,7 +118,7 @@ impl Site {
         write(&self.path(name), text);
     }
 
-    /// A command in the peer's directory that says nothing.
+    /// A command in the peer's directory, without output.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.directory.0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -127,7 +127,7 @@ impl Site {
         command
     }
 
-    /// What it answers to a question for its version.
+    /// The version that it reports in its answer.
     fn version(&self) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
@@ -149,7 +149,7 @@ impl Site {
     }
 }
 
-/// A peer that runs: it says whether a deploy succeeded, as far as it reports that.
+/// A running peer. Its deploy says whether it succeeded, as far as the peer reports that.
 struct Peer {
     running: Running,
     deploy: Box<dyn FnMut() -> Option<bool>>,
@@ -204,7 +204,7 @@ pub fn run() {
 
 struct Measured {
     good: Report,
-    /// In percent of the requests that there would have been.
+    /// In percent of the requests that were due.
     after_broken: f64,
     reported: &'static str,
 }
@@ -241,7 +241,7 @@ fn measure(start: Start, mode: Mode) -> Option<Measured> {
     Some(Measured { good, after_broken: (100.0 * answered as f64 / all).min(100.0), reported })
 }
 
-/// A program of `target/peers`, or of `PATH`.
+/// A program in `target/peers` or in `PATH`.
 fn find(program: &str) -> Option<PathBuf> {
     let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers");
     let own = [peers.join("bin"), peers.join("node_modules/.bin")];
@@ -255,8 +255,8 @@ fn succeeds(mut command: Command) -> Option<bool> {
 }
 
 fn ours(site: &Site) -> Option<Peer> {
-    // The program says nothing when it is ready. It listens on a socket that is not its own, so an answer has to show
-    // it.
+    // The program does not report when it is ready. It listens on a socket that is not its own, so only an answer can
+    // show that it is.
     ours_by(site, &["--ready", &format!("http=http://127.0.0.1:{}/version", site.port)])
 }
 
@@ -293,7 +293,7 @@ fn systemd_with_a_socket(site: &Site) -> Option<Peer> {
     systemd_by(site, "")
 }
 
-/// One of its own, in namespaces of its own: for that it takes root.
+/// A systemd of its own, in its own namespaces, for which it needs root.
 fn systemd_by(site: &Site, environment: &str) -> Option<Peer> {
     let (node, directory) = (find("node")?, site.directory.0.display().to_string());
     let unit = format!(
@@ -410,7 +410,7 @@ impl Backends {
         self.command(&format!("set server app/s{index} state {state}"));
     }
 
-    /// Whether HAProxy's checks have found it: the sixth field is its state, and 2 is running.
+    /// Whether HAProxy's checks have found it up: the sixth field is its state, and 2 means running.
     fn is_up(&self, index: usize) -> bool {
         let name = format!("s{index}");
         let servers = self.command("show servers state app");
@@ -418,7 +418,7 @@ impl Backends {
         fields.any(|fields| fields.get(3) == Some(&&*name) && fields.get(5) == Some(&"2"))
     }
 
-    /// As a careful script would: one after the other, and none if the one before did not come back.
+    /// As a careful script would do it: one after the other, and stopping if one did not come back.
     fn deploy(&mut self) -> bool {
         for index in 0..2 {
             self.set(index, "drain");

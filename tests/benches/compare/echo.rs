@@ -1,4 +1,4 @@
-//! Echo round trips, beside tokio: how many a second, and how long they take.
+//! Echo round trips, beside tokio: how many per second, and how long they take.
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use load::{Load, Mode};
 use crate::process::{Directory, Running, write};
 
 const ROUNDS: usize = 5;
-/// For each of both, so that the one with followers has 100,000.
+/// For each of the two, so that the one with followers has 100,000.
 const CONNECTIONS_A_ROUND: u64 = 20_000;
 const READERS: usize = 45;
 const NEVER_READ: usize = 5;
@@ -22,7 +22,7 @@ pub fn run() {
     compare("--verbose: an event for each connection, its request and its end", &directory.0, &["--verbose"]);
 }
 
-/// What a follower has heard up to the end.
+/// What a follower received up to the end.
 #[derive(Default)]
 struct Heard {
     entries: u64,
@@ -80,7 +80,7 @@ fn follow(running: &Running) -> UnixStream {
     stream
 }
 
-/// Reads to the end, and looks whether each number comes once and in order.
+/// Reads to the end, and checks that each number occurs once and in order.
 fn read(stream: UnixStream) -> JoinHandle<Heard> {
     let mut stream = BufReader::with_capacity(64 * 1024, stream);
     thread::spawn(move || {
@@ -89,7 +89,7 @@ fn read(stream: UnixStream) -> JoinHandle<Heard> {
         loop {
             line.clear();
             stream.read_until(b'\n', &mut line).unwrap();
-            // As little work as possible: what is measured is the supervisor.
+            // As little work as possible, because the supervisor is being measured.
             let number = |name: &str| {
                 let rest = line.strip_prefix(name.as_bytes())?;
                 let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());

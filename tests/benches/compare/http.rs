@@ -1,4 +1,4 @@
-//! Files over HTTP under `wrk`: requests a second, and processor time of the server for each.
+//! Files over HTTP under `wrk`: requests per second, and processor time of the server for each.
 
 use crate::peers;
 use crate::process::{Directory, Running, is_installed};

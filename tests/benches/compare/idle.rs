@@ -1,5 +1,5 @@
-//! What it costs to wait: context switches of all threads in ten seconds in which nothing happens, with the timeouts
-//! that each has by default.
+//! What waiting costs: context switches of all threads in ten seconds in which nothing happens, with each server's
+//! default timeouts.
 
 use std::time::Duration;
 
@@ -28,11 +28,11 @@ pub fn run() {
                 running.as_ref().map(|running| Crowd::connect(running.address, clients, *talk))
             };
             let crowds: Vec<_> = servers.iter().map(connect).collect();
-            // To start up, or to get clients, is not to wait.
+            // Startup and new clients are not to be counted.
             std::thread::sleep(Duration::from_secs(1));
             let count = |running: &Option<Running>| running.as_ref().map(Running::context_switches);
             let before: Vec<_> = servers.iter().map(|(_, running, _)| count(running)).collect();
-            // All at the same time: they do not disturb each other, since they wait.
+            // All at the same time: they do not disturb each other, because they only wait.
             std::thread::sleep(WAIT);
             for (((_, running, _), before), switches) in servers.iter().zip(before).zip(&mut rounds) {
                 switches.extend(count(running).zip(before).map(|(after, before)| after - before));

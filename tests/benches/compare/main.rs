@@ -1,4 +1,5 @@
-//! Measures beside peers in the same run, since machines differ and are noisy: read the ratios, not the figures.
+//! Measures our servers beside peers in the same run, because machines differ and are noisy: read the ratios, not the
+//! figures.
 //!
 //! ```text
 //! cargo bench -p mastercontrol-e2e                # everything, about half an hour
@@ -7,9 +8,8 @@
 //! ```
 //!
 //! Peers that are not installed (HAProxy, nginx, lighttpd, runit; wrk for HTTP) are left out; tokio is compiled in. On
-//! Debian: `apt-get install haproxy lighttpd nginx-light runit wrk`. Each figure is the median of five rounds, in which
-//! all have their turns, unless it is said to be another one; behind a ratio are the smallest and the largest one in a
-//! round.
+//! Debian: `apt-get install haproxy lighttpd nginx-light runit wrk`. Unless stated otherwise, each figure is the median
+//! of five rounds, in which all have their turns; a ratio is followed by the smallest and the largest one in a round.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and may end with a panic")]
 #![allow(clippy::disallowed_methods, reason = "a measurement chooses the state that servers start from")]
 
@@ -64,10 +64,10 @@ fn main() {
     if arguments.next().is_some_and(|first| first == peers::TOKIO_ECHO) {
         return tokio_echo::run(arguments.next().unwrap().parse().unwrap()).unwrap();
     }
-    // For thousands of clients, and a server has as many.
+    // For thousands of clients; a server has as many descriptors.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    // Cargo passes `--bench`, too.
+    // Cargo also passes `--bench`.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let sections: [(&str, fn()); 13] = [
         ("stop", stop::run),

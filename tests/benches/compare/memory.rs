@@ -10,7 +10,7 @@ use crate::rounds::{Contender, Figure, ROUNDS, Statistic, Unit, compare};
 
 const CLIENTS: usize = 2_000;
 
-/// So that threads that have just begun or ended are counted as what they are.
+/// Time for threads that have just begun or ended to be counted correctly.
 const SETTLE: Duration = Duration::from_millis(500);
 
 const FIGURES: [Figure; 3] = [
@@ -34,7 +34,7 @@ pub fn run() {
 }
 
 fn growth(running: Running, talk: Talk) -> Option<Vec<f64>> {
-    // The first clients have costs that later ones have not.
+    // The first clients have costs that later ones do not have.
     drop(Crowd::connect(running.address, 10, talk));
     let measure = || {
         std::thread::sleep(SETTLE);
@@ -49,7 +49,7 @@ fn growth(running: Running, talk: Talk) -> Option<Vec<f64>> {
     Some(vec![resident + stacks, resident, stacks])
 }
 
-/// Those of all processes, in bytes: no file says how large those of one are.
+/// The kernel stacks of all processes, in bytes: no file has the size for one process.
 fn kernel_stacks() -> u64 {
     field(&fs::read_to_string("/proc/meminfo").unwrap(), "KernelStack:") * 1024
 }

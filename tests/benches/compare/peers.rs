@@ -1,4 +1,4 @@
-//! Other servers and proxies, with the settings that Debian ships as far as they matter, and without logs for all.
+//! Other servers and proxies, with the relevant settings as Debian ships them, and all without logs.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::process::{Running, free_port, is_installed, write};
 
-/// nginx as Debian configures it: a worker a core, sendfile, tcp_nopush.
+/// nginx as Debian configures it: one worker per core, sendfile, tcp_nopush.
 pub fn nginx(directory: &Path, files: &Path) -> Option<Running> {
     run_nginx(directory, files, Queues::Common)
 }
@@ -28,14 +28,14 @@ pub const NGINX: &str = "/usr/sbin/nginx";
 /// Where clients wait for nginx to accept them.
 #[derive(Debug, Clone, Copy)]
 enum Queues {
-    /// All workers take from one queue, as nginx is configured by default. It depends on chance whether one of them
-    /// gets half of the clients or all, and that decides what the slowest requests take.
+    /// All workers take from one queue, as in nginx's default configuration. Chance decides whether one of them gets
+    /// half of the clients or all, and that determines how long the slowest requests take.
     Common,
     /// Each worker has its own, and the kernel divides the clients among them.
     OnePerWorker,
 }
 
-/// Its whole configuration.
+/// The whole configuration of nginx.
 fn nginx_configuration(directory: &Path, files: &Path, port: &str, queues: Queues) -> String {
     let (directory, files) = (directory.display(), files.display());
     let reuseport = match queues {
@@ -52,7 +52,7 @@ fn nginx_configuration(directory: &Path, files: &Path, port: &str, queues: Queue
     )
 }
 
-/// The same behind our relay, which says where it listens.
+/// The same behind our relay, which tells it where to listen.
 pub fn relayed_nginx(directory: &Path, files: &Path, protocol: &str) -> Running {
     let template = directory.join("relayed-nginx.conf");
     write(&template, nginx_configuration(directory, files, "PORT", Queues::OnePerWorker));
@@ -62,7 +62,7 @@ pub fn relayed_nginx(directory: &Path, files: &Path, protocol: &str) -> Running 
     Running::supervisor_of(&arguments, &["--", "sh", "-c", &script])
 }
 
-/// lighttpd as Debian configures it, with its limit on requests a connection lifted.
+/// lighttpd as Debian configures it, without its limit on requests per connection.
 pub fn lighttpd(directory: &Path, files: &Path) -> Option<Running> {
     let port = free_port();
     let configuration = format!(
@@ -75,7 +75,7 @@ pub fn lighttpd(directory: &Path, files: &Path) -> Option<Running> {
     is_installed("lighttpd").then(|| Running::peer(Command::new("/usr/sbin/lighttpd").arg("-Df").arg(&path), port))?
 }
 
-/// HAProxy as Debian configures it, before one server.
+/// HAProxy as Debian configures it, in front of one server.
 pub fn haproxy(directory: &Path, mode: &str, server: SocketAddr) -> Option<Running> {
     let port = free_port();
     let configuration = format!(
@@ -97,12 +97,12 @@ pub fn haproxy(directory: &Path, mode: &str, server: SocketAddr) -> Option<Runni
         .then(|| Running::peer(Command::new("/usr/sbin/haproxy").arg("-db").arg("-f").arg(&path), port))?
 }
 
-/// An echo server as one writes it with tokio.
+/// A typical echo server on tokio.
 pub fn tokio() -> Option<Running> {
     let port = free_port();
     let mut command = Command::new(std::env::current_exe().unwrap());
     Running::peer(command.arg(TOKIO_ECHO).arg(port.to_string()), port)
 }
 
-/// The first argument of this program, with which it is that server.
+/// The first argument that makes this program be that server.
 pub const TOKIO_ECHO: &str = "--tokio-echo";

@@ -1,4 +1,4 @@
-//! Programs under measurement, and what the system says of them.
+//! Programs under measurement, and what the system reports about them.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -43,7 +43,7 @@ impl Drop for Directory {
     }
 }
 
-/// A server that runs as a process of its own, and its child processes.
+/// A server that runs in its own process, and its child processes.
 pub struct Running {
     pub child: Child,
     pub address: SocketAddr,
@@ -56,7 +56,7 @@ impl Running {
         Running::supervisor_of(arguments, &[])
     }
 
-    /// The same of a program.
+    /// The same for a supervisor of a program.
     pub fn supervisor_of(arguments: &[&str], program: &[&str]) -> Running {
         let directory = Directory::new(&format!("run-{}", free_port()));
         let mut child = Command::new(SUPERVISOR)
@@ -106,7 +106,7 @@ impl Running {
         command
     }
 
-    /// Sends it a signal, and waits until the process is gone.
+    /// Sends it a signal, and waits until the process has ended.
     pub fn end(&mut self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
         self.child.wait().unwrap();
@@ -124,7 +124,7 @@ impl Running {
         Duration::from_millis(ticks * 10) // 100 ticks a second, as on every Linux for decades.
     }
 
-    /// The same of the process alone.
+    /// The same for the process alone.
     pub fn own_cpu(&self) -> Duration {
         Duration::from_millis(ticks(self.child.id()) * 10)
     }
@@ -134,17 +134,17 @@ impl Running {
         self.family().into_iter().map(resident).sum()
     }
 
-    /// The same of the process alone.
+    /// The same for the process alone.
     pub fn own_resident(&self) -> u64 {
         resident(self.child.id())
     }
 
-    /// How many descriptors the process alone has.
+    /// The number of descriptors of the process alone.
     pub fn own_descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
-    /// How often threads of the process and its children gave up the processor, to wait or because they had to.
+    /// How often threads of the process and its children gave up the processor, voluntarily or not.
     pub fn context_switches(&self) -> u64 {
         let tasks = self.family().into_iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).unwrap());
         let status = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
@@ -156,7 +156,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The numbers of one that has ended may be those of others by now.
+        // After it has ended, its process ids may belong to other processes.
         if let Ok(None) = self.child.try_wait() {
             for pid in self.family().into_iter().rev() {
                 let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
@@ -172,12 +172,12 @@ fn resident(pid: u32) -> u64 {
 
 fn ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Behind the name, which may contain anything: fields 14 and 15 of proc(5) are the 12th and 13th.
+    // After the name, which may contain anything: fields 14 and 15 of proc(5) are the 12th and 13th here.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields.get(11..13).map_or(0, |times| times.iter().map(|time| time.parse::<u64>().unwrap()).sum())
 }
 
-/// The number behind this name in a file of proc(5), without its unit.
+/// The number after this name in a file of proc(5), without its unit.
 pub fn field(status: &str, name: &str) -> u64 {
     let value = status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
     value.map_or(0, |value| value.parse().unwrap())

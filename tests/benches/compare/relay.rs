@@ -1,5 +1,5 @@
-//! What a relay costs beside HAProxy and beside a direct connection: an nginx behind each of them, and `wrk` as the
-//! client. Processor time is that of the relay alone.
+//! What a relay costs compared with HAProxy and with a direct connection: an nginx behind each of them, and `wrk` as
+//! the client. Processor time is that of the relay alone.
 
 use crate::peers;
 use crate::process::{Directory, Running, is_installed};
@@ -14,7 +14,7 @@ const FIGURES: [Figure; 3] = [
     Figure::new("99 % within", Unit::Time, Statistic::Median, 2),
 ];
 
-/// With one connection: all that a request takes is on its way.
+/// With one connection, the time of a request is all latency.
 const LATENCY: Figure = Figure::new("a request takes", Unit::Time, Statistic::Median, 3);
 
 pub fn run() {
@@ -40,7 +40,7 @@ pub fn run() {
             Contender::peer("HAProxy, http", || measure(haproxy_http.as_ref()?)),
             Contender::ours("--relay tcp", || measure(&tcp)).beside(&["HAProxy, tcp", "direct"]),
             Contender::peer("HAProxy, tcp", || measure(haproxy_tcp.as_ref()?)),
-            // What nginx needs is not what a relay does.
+            // nginx's own processor time is not a cost of the relay.
             Contender::peer("direct", || {
                 let mut values = measure(&nginx)?;
                 values[1] = f64::NAN;

@@ -1,5 +1,5 @@
-//! What an idle connection costs a relay beside HAProxy: the growth of its own resident memory. And what restarts do to
-//! thousands of them.
+//! What an idle connection costs a relay compared with HAProxy: the growth of its own resident memory. Also the effect
+//! of restarts on thousands of them.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use crate::peers;
 use crate::process::{Directory, Running};
 use crate::rounds::{Contender, Figure, ROUNDS, Statistic, Unit, compare};
 
-/// A proxy has a connection to its program for each, too, and many systems give a process 20,000 descriptors.
+/// A proxy also has a connection to its program for each client, and many systems give a process 20,000 descriptors.
 const CLIENTS: usize = 9_000;
 
-/// The relay gives idle connections to the program back when descriptors run out, so it can have more clients.
+/// The relay closes idle connections to the program when descriptors run out, so it can have more clients.
 const RESTARTED_CLIENTS: usize = 10_000;
 
 const RESTARTS: usize = 20;
@@ -42,7 +42,7 @@ pub fn run() {
 }
 
 fn growth(running: &Running) -> Option<Vec<f64>> {
-    // The first clients have costs that later ones have not.
+    // The first clients have costs that later ones do not have.
     drop(Crowd::connect(running.address, 10, Talk::Http));
     let before = resident(running);
     let crowd = Crowd::connect(running.address, CLIENTS, Talk::Http);
@@ -56,13 +56,13 @@ fn resident(running: &Running) -> u64 {
     running.own_resident()
 }
 
-/// None of the connections is closed, and nothing is left behind.
+/// Restarts close none of the connections, and leave nothing behind.
 fn restarts(running: &Running) {
     let restart = || {
         let status = running.admin(&["restart"]).stderr(Stdio::null()).status().unwrap();
         assert!(status.success(), "restart: {status}");
     };
-    // With the first one the supervisor gets what it keeps.
+    // With the first restart the supervisor allocates what it keeps.
     restart();
     let mut crowd = Crowd::connect(running.address, RESTARTED_CLIENTS, Talk::Http);
     restart();

@@ -13,7 +13,7 @@ use crate::rounds::{Contender, Figure, Statistic, Unit, compare};
 
 const CONNECTIONS: usize = 100_000;
 
-/// So many at the same time.
+/// The number of simultaneous clients.
 const CLIENTS: usize = 8;
 
 const FIGURES: [Figure; 4] = [
@@ -65,7 +65,7 @@ fn upstream_failures(running: &Running) -> f64 {
 #[derive(Default)]
 struct Fates {
     failed: usize,
-    /// The client itself had none left. It tries again.
+    /// The client itself had no port left. It tries again.
     no_port: usize,
 }
 

@@ -1,5 +1,5 @@
-//! What restarts under load cost its clients: the fate of every request, beside the same load without restarts, and
-//! beside `nginx -s reload`.
+//! What restarts under load cost the clients: the fate of every request, compared with the same load without restarts,
+//! and with `nginx -s reload`.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -23,7 +23,7 @@ const FIGURES: [Figure; 4] = [
     Figure::new("the command took", Unit::Time, Statistic::Median, 3).without_ratio(),
 ];
 
-/// Of kept-alive connections, if none is closed, there are no more than at the beginning.
+/// If no kept-alive connection is closed, no more are made than at the beginning.
 const CONNECTIONS_MADE: Figure = Figure::new("connections made", Unit::Count, Statistic::Largest, 4).without_ratio();
 
 pub fn run() {
@@ -56,7 +56,7 @@ fn measure(running: &Running, mode: Mode, restart: impl Fn()) -> Vec<f64> {
     let load = load(running, mode).begin();
     let mut times: Vec<Duration> = (0..RESTARTS)
         .map(|_| {
-            // Spread over the time of the load.
+            // Spread over the duration of the load.
             thread::sleep(TIME / (RESTARTS + 1));
             let began = Instant::now();
             restart();
@@ -79,7 +79,7 @@ fn say_what_was_lost(report: &Report) {
     }
 }
 
-/// Returns when the old workers have been told to end, not when they have.
+/// Returns when the old workers have been asked to end, not when they have.
 fn reload(directory: &Path) {
     let configuration = directory.join("nginx.conf");
     let status = Command::new("/usr/sbin/nginx")

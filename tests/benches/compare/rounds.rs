@@ -1,11 +1,11 @@
-//! Several servers measured in turn, so that all see the same noise; what is printed is medians and ratios.
+//! Measures several servers in turn, so that all see the same noise, and prints medians and ratios.
 
 use std::time::Duration;
 
 /// Enough for a median that one bad round does not move.
 pub const ROUNDS: usize = 5;
 
-/// One server, and how a round of it is measured: the same figures in the same order for all.
+/// One server, and how to measure a round of it: the same figures in the same order for all.
 pub struct Contender<'a> {
     name: &'static str,
     is_peer: bool,
@@ -21,7 +21,7 @@ impl<'a> Contender<'a> {
         Contender { name, is_peer: false, beside: &[], measure: Box::new(measure) }
     }
 
-    /// Another one.
+    /// One of the peers.
     pub fn peer(name: &'static str, measure: impl FnMut() -> Option<Vec<f64>> + 'a) -> Contender<'a> {
         Contender { name, is_peer: true, beside: &[], measure: Box::new(measure) }
     }
@@ -35,14 +35,14 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// What one of the figures says.
+/// One of the printed figures.
 pub struct Figure {
     pub name: &'static str,
     pub unit: Unit,
     pub of: Statistic,
-    /// Which of the measured values it is made of.
+    /// The index of the measured value that it is made of.
     pub value: usize,
-    /// Whether its ratio says anything.
+    /// Whether its ratio is meaningful.
     pub has_ratio: bool,
 }
 
@@ -75,12 +75,12 @@ impl Statistic {
     }
 }
 
-/// A percentile of values that are sorted: the smallest one that so many percent do not exceed.
+/// A percentile of sorted values: the smallest one that this percentage of them does not exceed.
 pub fn percentile<T: Copy>(sorted: &[T], percent: usize) -> T {
     sorted[(sorted.len() * percent).div_ceil(100) - 1]
 }
 
-/// Measures all in turn, `rounds` times, and prints the figures of each and the ratios of ours to each peer.
+/// Measures all in turn, `rounds` times. Prints the figures of each, and the ratios of ours to each peer.
 pub fn compare(rounds: usize, contenders: Vec<Contender<'_>>, figures: &[Figure]) {
     let mut measured: Vec<(Contender<'_>, Vec<Vec<f64>>)> = contenders.into_iter().map(|it| (it, Vec::new())).collect();
     for _ in 0..rounds {

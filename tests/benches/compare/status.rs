@@ -1,4 +1,4 @@
-//! How long `admin-cli status` takes beside runit's `sv status`, each from its start to its end, in turns.
+//! How long `admin-cli status` takes compared with runit's `sv status`, each from start to exit, in turns.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -37,7 +37,7 @@ pub fn run() {
     }
 }
 
-/// A program that runit supervises, as soon as `sv` knows it.
+/// A program under runit. Returns as soon as `sv` knows it.
 fn runit(directory: &Path) -> Option<std::process::Child> {
     if !is_installed("runsv") || !is_installed("sv") {
         return None;
@@ -62,7 +62,7 @@ fn time(command: &mut Command) -> Duration {
     took
 }
 
-/// Prints the median, which is returned.
+/// Prints the median, and returns it.
 fn report(what: &str, mut times: Vec<Duration>) -> Duration {
     times.sort();
     let median = times[times.len() / 2];

@@ -1,5 +1,5 @@
-//! How long a stop takes whose clients are idle, from the signal until the process is gone. Each client is notified,
-//! where the protocol has a notice, and closes its connection when the server has ended its half.
+//! How long a stop with idle clients takes, from the signal until the process has ended. Each client is notified, if
+//! the protocol has a notice, and closes its connection when the server has ended its half.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::peers;
 use crate::process::{Directory, Running};
 use crate::rounds::{Contender, Figure, ROUNDS, Statistic, Unit, compare};
 
-/// Nothing has happened for so long before the stop.
+/// How long nothing has happened before the stop.
 const IDLE: Duration = Duration::from_secs(2);
 
 const FIGURES: [Figure; 2] =
@@ -28,7 +28,7 @@ pub fn run() {
                 stop(Running::supervisor(&["http", &www]), Talk::Http, Signal::SIGTERM)
             }),
             Contender::peer("tokio", || stop(peers::tokio()?, Talk::Echo, Signal::SIGTERM)),
-            // Those stop gracefully by other signals.
+            // These stop gracefully on other signals.
             Contender::peer("nginx", || stop(peers::nginx(&directory.0, &files)?, Talk::Http, Signal::SIGQUIT)),
             Contender::peer("lighttpd", || stop(peers::lighttpd(&directory.0, &files)?, Talk::Http, Signal::SIGINT)),
         ];

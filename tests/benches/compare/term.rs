@@ -1,4 +1,4 @@
-//! From SIGTERM until the process is gone, without clients: what each stop of a service costs at least.
+//! From SIGTERM until the process has ended, without clients: the least that any stop of a service costs.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use crate::peers;
 use crate::process::{Directory, Running};
 use crate::rounds::{Contender, Figure, Statistic, Unit, compare};
 
-/// One process each.
+/// One process per run.
 const RUNS: usize = 100;
 
-/// A server is asked to stop when its start is over, and waits.
+/// A server is asked to stop when its start is over and it waits.
 const IDLE: Duration = Duration::from_millis(200);
 
 const FIGURES: [Figure; 2] = [

@@ -1,5 +1,5 @@
-//! The peer of `supervisor echo`: an echo server as one writes it with tokio, that notifies its clients when it is
-//! asked to end. This benchmark runs itself once more for it, as a process of its own.
+//! The peer of `supervisor echo`: a typical echo server on tokio that notifies its clients when it is asked to end.
+//! This benchmark runs itself again to be that server, in a process of its own.
 
 use std::io;
 use std::net::Ipv4Addr;

@@ -3,22 +3,22 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-/// What it has seen.
+/// The results of one run.
 pub struct Run {
     pub requests: f64,
-    /// A second.
+    /// Requests per second.
     pub rate: f64,
     /// In seconds.
     pub worst_1_percent: f64,
 }
 
-/// Asks for this file again and again, on so many connections that are kept alive.
+/// Requests this file repeatedly, on this many kept-alive connections.
 pub fn wrk(address: SocketAddr, file: &str, connections: u32, time: &str) -> Run {
     let url = format!("http://{address}/{file}");
     let mut command = Command::new("wrk");
     let output = command.args(["--latency", "-t1", &format!("-c{connections}"), "-d", time, &url]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // One that took more than two seconds is no error.
+    // A request that took more than two seconds is not an error.
     let is_error = |line: &str| line.contains("Socket errors") && !line.contains("connect 0, read 0, write 0,");
     assert!(!text.contains("Non-2xx") && !text.lines().any(is_error), "{text}");
     let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
@@ -32,7 +32,7 @@ pub fn wrk(address: SocketAddr, file: &str, connections: u32, time: &str) -> Run
     }
 }
 
-/// From `12.34us`, `1.20ms` or `2.00s`.
+/// Parses `12.34us`, `1.20ms` or `2.00s`.
 fn seconds(text: &str) -> Option<f64> {
     let digits = text.trim_end_matches(char::is_alphabetic);
     let unit = match &text[digits.len()..] {

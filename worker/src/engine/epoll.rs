@@ -1,15 +1,15 @@
-//! One epoll, in which as many threads wait as there are cores. They serve the connections that it reports.
+//! One epoll instance, on which as many threads wait as there are cores. They serve the connections that it reports.
 //!
-//! A thread takes several events at once and serves them one after the other, since each wait is a system call. Those
-//! that it has not come to yet are common property: another thread takes them if it does not come back soon.
+//! Each wait is a system call, so a thread takes several events at once and serves them one after the other. Those that
+//! it has not reached yet are shared: another thread takes them if this one does not come back soon.
 //!
-//! A new connection is looked at before its socket is registered: its first message has mostly arrived by then, and
-//! many a connection has only one. A socket is registered once, edge-triggered: what happens while a thread has the
+//! A new connection is read from before its socket is registered: its first message has usually arrived by then, and
+//! many connections have only one. A socket is registered once, edge-triggered: what happens while a thread has the
 //! connection is remembered in its [slot](crate::slot::Slot). The listener is one-shot: one thread accepts.
 //!
 //! Another thread is started only when these are blocked, not when they are busy: more threads than cores serve fewer
-//! clients. A connection says when it is about to wait ([`Engine::blocked`]). For handlers that wait in their own code
-//! there is a sentinel, which looks each millisecond whether any thread has come back, and sleeps while nothing
+//! clients. A connection announces that it is about to wait ([`Engine::blocked`]). For handlers that wait in their own
+//! code there is a sentinel: it checks every millisecond whether any thread has come back, and sleeps while nothing
 //! happens.
 
 mod crew;
@@ -41,7 +41,7 @@ const AWAY: Duration = Duration::from_millis(1);
 /// How many events are taken at once.
 const BATCH: usize = 8;
 
-/// The keys of what is not a connection.
+/// The keys of event sources that are not connections.
 const LISTENER: Key = Key { place: u32::MAX, serial: 0 };
 const QUEUE: Key = Key { place: u32::MAX, serial: 1 };
 const TIMER: Key = Key { place: u32::MAX, serial: 2 };
@@ -52,7 +52,7 @@ pub(crate) struct Watch {
     registered: Registered,
     /// Whether room in the send buffer is awaited.
     pub(crate) room: bool,
-    /// When the timer looks at it. Its time may have been put off since: then the timer is set again.
+    /// When the timer fires for it. If its time has been postponed since, the timer is set again.
     scheduled: Option<Instant>,
 }
 
@@ -72,11 +72,11 @@ pub(crate) struct Engine(Arc<Shared>);
 struct Shared {
     epoll: OwnedFd,
     queue: Mutex<VecDeque<Key>>,
-    /// Events that a thread has taken and not come to yet.
+    /// Events that a thread has taken but not reached yet.
     taken: Mutex<VecDeque<(Key, Why)>>,
-    /// How many there are, to be read without the lock.
+    /// Their number, to be read without the lock.
     left: AtomicUsize,
-    /// Readable while something is queued, and for ever when the engine is closed.
+    /// Readable while something is queued, and for ever once the engine is closed.
     wake: OwnedFd,
     timer: OwnedFd,
     dues: Mutex<Dues>,
@@ -144,7 +144,7 @@ impl Engine {
         if watch.registered != (Registered::For { room: watch.room }) {
             self.0.register(key, socket, watch);
         }
-        // The timer may have come while a thread had the connection, and does not come again.
+        // The timer may have fired while a thread had the connection, and does not fire again.
         let has_come = |scheduled: Instant| scheduled <= Instant::now();
         let is_needed = |due: &Instant| watch.scheduled.is_none_or(|at| *due < at || has_come(at));
         if let Some(due) = due.filter(is_needed) {
@@ -157,7 +157,7 @@ impl Engine {
         self.0.leave(iter::once((key, Why::New)));
     }
 
-    /// The timer has come to it.
+    /// The timer has fired for it.
     pub(crate) fn came(watch: &mut Watch) {
         watch.scheduled = None;
     }
@@ -203,7 +203,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Reports the listener once, when a client comes or the time has passed.
+    /// Reports the listener once, when a client connects or the time has passed.
     pub(crate) fn arm_listener(&self, when: Rearm) {
         match when {
             Rearm::OnClient => self.0.arm_listener(),
@@ -221,18 +221,18 @@ impl Engine {
         self.again(LISTENER);
     }
 
-    /// Gives the listener up. Returns clients that have been accepted and not reported: none here.
+    /// Gives the listener up. Returns clients that have been accepted but not reported: none here.
     pub(crate) fn unlisten(&self) -> Vec<(TcpStream, SocketAddr)> {
         let mut listening = lock(&self.0.listener);
         let listener = listening.listener.take();
         if let Some(listener) = listener.filter(|_| listening.registered) {
-            // Others may have the same socket, which would keep it registered.
+            // Other holders of the same socket would keep it registered.
             let _ = epoll::delete(&self.0.epoll, &*listener);
         }
         Vec::new()
     }
 
-    /// No connection is: nothing needs one to be woken.
+    /// Always false: no thread here needs a connection to wake it.
     #[allow(clippy::unused_self, reason = "the other engine has some")]
     pub(crate) fn is_own(&self, _peer: SocketAddr) -> bool {
         false
@@ -259,7 +259,7 @@ impl Shared {
         };
         match registered {
             Ok(()) => watch.registered = Registered::For { room: watch.room },
-            // The system lacks memory. So the timer tries again until it works.
+            // The system is out of memory, so the timer retries until it works.
             Err(_) => {
                 let at = Instant::now() + AWAY;
                 self.schedule(key, watch.scheduled.replace(at), Some(at));
@@ -282,7 +282,7 @@ impl Shared {
         }
     }
 
-    /// Moves one due. The timer is set only if that is earlier than what it is set to.
+    /// Moves one due time. The timer is set only if the new time is earlier than the one it is set to.
     fn schedule(&self, key: Key, from: Option<Instant>, to: Option<Instant>) {
         let mut dues = lock(&self.dues);
         if let Some(from) = from {
@@ -306,7 +306,7 @@ impl Shared {
         dues.armed = Some(at);
     }
 
-    /// What is due now. The timer is set for the next.
+    /// Returns the keys that are due now, and sets the timer for the next.
     fn due(&self) -> Vec<Key> {
         let mut dues = lock(&self.dues);
         let now = Instant::now();
@@ -355,14 +355,14 @@ impl Shared {
         self.left.store(taken.len(), Ordering::SeqCst);
     }
 
-    /// Starts a thread, or calls one back, if fewer than there are cores can take events.
+    /// Starts a thread, or calls a spare one back, if fewer threads than wanted can take events.
     fn fill_in(self: &Arc<Self>) {
         if self.crew.available() < self.crew.wanted() {
             self.reinforce();
         }
     }
 
-    /// Returns false if the system gives no thread: the others have to do.
+    /// Returns false if the system gives no thread: the existing ones have to do.
     fn reinforce(self: &Arc<Self>) -> bool {
         self.crew.call_spare() || self.add_thread().is_ok()
     }
@@ -403,7 +403,7 @@ fn work(shared: &Arc<Shared>, events: &Arc<dyn Events>) {
             return;
         }
         if is_under_load {
-            // More may be about to come, and one wait for several is cheaper than to be woken by each.
+            // More events may be about to come, and one wait for several is cheaper than a wake-up for each.
             thread::yield_now();
         }
         if !crew.begin_wait() {
@@ -447,7 +447,7 @@ fn handle(shared: &Arc<Shared>, events: &Arc<dyn Events>, key: Key, why: Why) {
         },
         TIMER => {
             let _ = rustix::io::read(&shared.timer, &mut [0; 8]);
-            // Others take them if one of them takes long.
+            // Other threads take the rest if one of them takes long.
             shared.leave(shared.due().into_iter().map(|key| (key, Why::Due)));
             shared.crew.wake_sentinel();
         }
@@ -460,21 +460,21 @@ fn accept(shared: &Arc<Shared>, events: &Arc<dyn Events>) {
     if let Some(listener) = listener {
         events.clone().acceptable(&mut || -> io::Result<(TcpStream, SocketAddr)> {
             let client = listener.accept()?;
-            // To admit this one may take a while, in which others see to the one before.
+            // Admitting this client may take a while; meanwhile other threads serve the one before.
             if shared.left.load(Ordering::SeqCst) > 0 {
                 shared.crew.wake_sentinel();
             }
             Ok(client)
         });
     }
-    // Several clients have come at once: another thread shall take some of them.
+    // Several clients have connected at once: have another thread take some of them.
     if shared.left.load(Ordering::SeqCst) > 1 && shared.crew.waiting() > 0 {
         shared.wake();
     }
 }
 
-/// Has others take what is left when no thread has come back for a while: their handlers wait for something of their
-/// own.
+/// Has other threads take the remaining events when no thread has come back for a while, because their handlers wait in
+/// their own code.
 fn sentinel(shared: &Arc<Shared>) {
     let crew = &shared.crew;
     let needs_no_one = || crew.waiting() > 0 && shared.left.load(Ordering::SeqCst) == 0;

@@ -1,24 +1,24 @@
-//! What an engine reports, in terms that both have.
+//! What an engine reports, in terms common to both engines.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The name of a connection in the engine: its place in the registry, and how many connections have had that place
-/// before it. So a late event finds nothing when its connection has ended.
+/// The engine's name for a connection: its place in the registry, and how many connections have had that place before
+/// it. So a late event finds nothing once its connection has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     pub(crate) place: u32,
     pub(crate) serial: u32,
 }
 
-/// Why a connection is reported. It is a hint: the socket may have nothing by the time that it is looked at.
+/// Why a connection is reported. This is a hint: the socket may have nothing by the time it is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
     /// There is input, or room in the send buffer.
     Ready,
-    /// The client has closed its side, perhaps behind input.
+    /// The client has closed its side; there may be unread input.
     Closing,
     /// Its time is up.
     Due,
@@ -27,25 +27,25 @@ pub(crate) enum Why {
     /// It has just been accepted, and is not watched yet: see `Engine::welcome`.
     #[cfg_attr(not(all(feature = "epoll", target_os = "linux")), allow(dead_code))]
     New,
-    /// Room in the send buffer is awaited, and this thread may wait for it: where sockets are not polled.
+    /// Room in the send buffer is awaited, and this thread may wait for it, where sockets are not polled.
     #[cfg_attr(all(feature = "epoll", target_os = "linux"), allow(dead_code))]
     Room,
 }
 
-/// What the engine reports, on its own threads, which may block there.
+/// Receives the engine's reports, on the engine's own threads, which may block there.
 pub(crate) trait Events: Send + Sync {
     /// Something has happened to a connection.
     fn ready(self: Arc<Self>, key: Key, why: Why);
 
-    /// The listener has clients, perhaps. `accept` gets the next one.
+    /// The listener may have clients. `accept` gets the next one.
     fn acceptable(self: Arc<Self>, accept: &mut dyn FnMut() -> io::Result<(TcpStream, SocketAddr)>);
 }
 
 /// When to look at the listener again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rearm {
-    /// When a client comes.
+    /// When a client connects.
     OnClient,
-    /// Not before so much time has passed.
+    /// Not before this much time has passed.
     After(Duration),
 }

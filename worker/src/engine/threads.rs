@@ -1,8 +1,8 @@
-//! A thread for each connection, which waits in `peek` for its client and serves it. By std alone, on any system.
+//! A thread for each connection, which waits in `peek` for its client and serves it. With std alone, on any system.
 //!
-//! Such a thread owns nothing: the connection is in its slot while the thread waits. So one that never wakes, as on
-//! Windows, where nothing ends a blocked call, does no harm. Another thread accepts, and is woken by a connection of
-//! our own when the listener is closed.
+//! A waiting thread owns nothing: its connection is in its slot meanwhile. So a thread that never wakes does no harm,
+//! as may happen on Windows, where nothing ends a blocked call. Another thread accepts; when the listener is closed, a
+//! connection of our own wakes it.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 
 use super::events::{Events, Key, Rearm, Why};
 
-/// How many threads may wait for a connection. More than that end when they have nothing to do.
+/// How many threads may wait for a connection. Further ones end when they have nothing to do.
 const SPARE: usize = 64;
 
 /// How long a connection to our own port may take. On loopback it is made at once, or not at all because the accept
 /// queue is full; in that case `accept` has something to return.
 const KNOCK_LIMIT: Duration = Duration::from_millis(100);
 
-/// For how long the caller itself wakes the accepting thread, where others may accept those connections.
+/// How often the caller itself tries to wake the accepting thread, where others may accept those connections.
 const KNOCKS: u32 = 10;
 
-/// On Windows a thread whose connection has ended looks that often whether it may end.
+/// On Windows: how often a waiting thread checks whether its connection has ended.
 const LOOK_UP: Duration = Duration::from_secs(30);
 
 /// What the engine knows of one socket.
@@ -83,20 +83,20 @@ struct Door {
     closing: bool,
     is_shared: bool,
     gone: bool,
-    /// The number of the thread. An older one hangs, and ends when it returns.
+    /// The number of the current accepting thread. An older one hangs, and ends when it returns.
     acceptor: u64,
     /// It waits for a client in a system call, or is about to.
     accepting: bool,
-    /// Where connections came from that wake it.
+    /// The source addresses of the connections that wake it.
     knocks: Vec<SocketAddr>,
     late: Vec<(TcpStream, SocketAddr)>,
     listener: Option<Arc<TcpListener>>,
-    /// Given back when no descriptor is left to connect with.
+    /// A spare descriptor, given up when none is left to connect with.
     spare: Option<TcpListener>,
 }
 
 impl Engine {
-    /// A call that may wait for a client just does: nothing else needs its thread.
+    /// A call that may wait for a client just waits: nothing else needs its thread.
     pub(crate) const POLLS: bool = false;
 
     #[allow(clippy::unnecessary_wraps, reason = "the other engine needs the system for it")]
@@ -138,7 +138,7 @@ impl Engine {
     pub(crate) fn forget(&self, _key: Key, watch: &mut Watch) {
         if let Some(job) = watch.job.take() {
             lock(&job.state).gone = true;
-            // Its thread has the socket, too. It fails only where the client is gone already.
+            // Its thread has the socket, too. `shutdown` fails only if the client is already gone.
             let _ = job.socket.shutdown(Shutdown::Both);
         }
     }
@@ -177,14 +177,14 @@ impl Engine {
         self.0.changed.notify_all();
     }
 
-    /// The accepting thread waits for clients, or else it has its turn, and this finds nothing to do.
+    /// The accepting thread either waits for clients, or has the turn; then this finds nothing to do.
     pub(crate) fn kick_listener(&self) {
         if let Some(events) = self.0.events() {
             events.acceptable(&mut || Err(ErrorKind::WouldBlock.into()));
         }
     }
 
-    /// Gives the listener up, and returns clients that have been accepted and not reported.
+    /// Gives the listener up, and returns clients that have been accepted but not reported.
     pub(crate) fn unlisten(&self) -> Vec<(TcpStream, SocketAddr)> {
         let mut door = lock(&self.0.door);
         door.closing = true;
@@ -193,7 +193,8 @@ impl Engine {
         let is_shared = door.is_shared;
         drop(door);
         if !self.0.wake_acceptor(&listener, KNOCKS) && is_shared {
-            // Others accept what is to wake it, or nothing can connect: it finds out when a client comes.
+            // Others accept the connections that should wake it, or none can be made: it finds out when a client
+            // connects.
             let shared = self.0.clone();
             let wake = move || while !shared.wake_acceptor(&listener, KNOCKS) {};
             let _ = thread::Builder::new().name("wake-up".into()).spawn(wake);
@@ -201,7 +202,7 @@ impl Engine {
         std::mem::take(&mut lock(&self.0.door).late)
     }
 
-    /// Whether a connection from there is our own, which was to wake the accepting thread.
+    /// Whether a connection from `peer` is our own, made to wake the accepting thread.
     pub(crate) fn is_own(&self, peer: SocketAddr) -> bool {
         lock(&self.0.door).knocks.iter().any(|knock| is_same(*knock, peer))
     }
@@ -222,14 +223,15 @@ impl Shared {
         self.events.get().and_then(Weak::upgrade)
     }
 
-    /// Has a thread do this: one that is idle, or else a new one. Without one it is the next that becomes idle.
+    /// Has a thread do this: an idle one, or else a new one. If none can be started, the next one that becomes idle
+    /// does it.
     fn hand(self: &Arc<Self>, task: Task) {
         lock(&self.pool).queue.push_back(task);
         let _ = self.provide(0);
         self.handed.notify_one();
     }
 
-    /// Sees to it that there are idle threads for all that is queued and so many more connections.
+    /// Makes sure that there are idle threads for everything that is queued and for `more` further connections.
     fn provide(self: &Arc<Self>, more: usize) -> io::Result<()> {
         let mut pool = lock(&self.pool);
         if pool.idle < pool.queue.len() + more {
@@ -247,7 +249,7 @@ impl Shared {
         let (shared, number) = (self.clone(), door.acceptor + 1);
         thread::Builder::new().name("acceptor".into()).spawn(move || {
             shared.accept(&listener, number);
-            // Nothing of it is left when others hear of that.
+            // Dropped before others learn that this thread is gone.
             drop(listener);
             let mut door = lock(&shared.door);
             door.gone |= door.acceptor == number;
@@ -296,7 +298,7 @@ impl Shared {
                 }
                 in_hand = Some(listener.accept());
                 lock(&self.door).accepting = false;
-                // Another process may want the listener not to wait; this thread does.
+                // Another process may have made the listener non-blocking; this thread needs it to block.
                 let found_none = matches!(&in_hand, Some(Err(error)) if error.kind() == ErrorKind::WouldBlock);
                 if found_none && listener.set_nonblocking(false).is_ok() {
                     in_hand = None;
@@ -310,15 +312,15 @@ impl Shared {
         }
     }
 
-    /// From now on it has to be woken. False: the listener is closed.
+    /// From now on this thread may block in `accept` and has to be woken. False: the listener is closed.
     fn begin_to_accept(&self) -> bool {
         let mut door = lock(&self.door);
         door.accepting = !door.closing;
         door.accepting
     }
 
-    /// Waits until clients are accepted, and says that they are not from now on. None: the listener is closed. What is
-    /// in hand is a late client then, unless it is a connection of our own.
+    /// Waits until clients are accepted, and ends that. None: the listener is closed, or this thread was replaced. A
+    /// client in hand is then a late one, unless it is a connection of our own.
     fn wait_until_armed(
         &self,
         in_hand: &mut Option<io::Result<(TcpStream, SocketAddr)>>,
@@ -351,7 +353,7 @@ impl Shared {
         }
     }
 
-    /// Wakes the accepting thread by a connection to its own port. Returns whether it accepts no more.
+    /// Wakes the accepting thread by a connection to its own port. Returns whether the thread has stopped accepting.
     fn wake_acceptor(&self, listener: &Arc<TcpListener>, times: u32) -> bool {
         let Ok(address) = listener.local_addr() else { return false };
         for _ in 0..times {
@@ -386,7 +388,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// Waits for a client and serves it, as often as its connection waits again.
+/// Waits for a client and serves it, again each time its connection waits again.
 fn wait_and_serve(job: &Job, events: &Arc<dyn Events>) {
     loop {
         let (gone, armed, due) = {
@@ -428,8 +430,8 @@ fn wait_for(job: &Job, due: Option<Instant>) -> Why {
     }
 }
 
-/// Connects to a listener, by an address under which this machine may reach it: to connect to `0.0.0.0` fails on
-/// Windows, and where IPv6 is switched off, as in many containers, there is no `::1`, though `[::]` takes IPv4 clients.
+/// Connects to a listener through an address at which this machine can reach it: connecting to `0.0.0.0` fails on
+/// Windows, and where IPv6 is disabled, as in many containers, there is no `::1`, though `[::]` accepts IPv4 clients.
 fn knock(listener: SocketAddr) -> Option<TcpStream> {
     let through = |ip: IpAddr| SocketAddr::new(ip, listener.port());
     let doors = match listener.ip() {
@@ -437,25 +439,25 @@ fn knock(listener: SocketAddr) -> Option<TcpStream> {
         IpAddr::V6(ip) if ip.is_unspecified() => {
             vec![through(Ipv6Addr::LOCALHOST.into()), through(Ipv4Addr::LOCALHOST.into())]
         }
-        // As it is: a link-local address is nothing without its scope.
+        // Unchanged: a link-local address is useless without its scope.
         _ => vec![listener],
     };
     doors.iter().filter(|door| is_here(**door)).find_map(|door| TcpStream::connect_timeout(door, KNOCK_LIMIT).ok())
 }
 
-/// Whether this machine has that address. One that it had when it was bound may be another machine's by now.
+/// Whether this machine still has that address, which may belong to another machine by now.
 fn is_here(mut door: SocketAddr) -> bool {
     door.set_port(0);
     let nowhere = |error: io::Error| error.kind() == ErrorKind::AddrNotAvailable;
     door.ip().is_loopback() || !TcpListener::bind(door).is_err_and(nowhere)
 }
 
-/// Whether these are the same. A listener on every IPv6 address sees an IPv4 client under a mapped address.
+/// Whether these are the same address. A listener on every IPv6 address sees an IPv4 client under a mapped address.
 fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
     (one.ip().to_canonical(), one.port()) == (other.ip().to_canonical(), other.port())
 }
 
-/// Ends a blocked `accept` on this socket, on Linux: std has no name for it, but a socket is a socket.
+/// Ends a blocked `accept` on this socket, on Linux: std offers this only for streams, but a socket is a socket.
 #[cfg(unix)]
 fn shut(listener: &TcpListener) {
     if let Ok(listener) = listener.try_clone() {
@@ -463,6 +465,6 @@ fn shut(listener: &TcpListener) {
     }
 }
 
-/// Windows ends nothing that way.
+/// On Windows this would end nothing.
 #[cfg(windows)]
 fn shut(_listener: &TcpListener) {}

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Write};
 use crate::connection::Connection;
 use crate::handler::Handler;
 
-/// The longest line that is taken, in bytes, its end not counted.
+/// The longest accepted line, in bytes, without its line ending.
 const MAX_LINE: usize = 1024;
 
 const SONG: &str = "\
@@ -34,9 +34,9 @@ The socket is free.
 
 type Answer = dyn Fn(&str) -> String + Send + Sync;
 
-/// One command a line, in any case; each answered with text.
+/// Answers one command per line, in upper or lower case, with text.
 ///
-/// `SONG`, `QUOTE`, `POEM`, `HAIKU`, `HELP` and `QUIT` are there from the start. More are added in a line each:
+/// `SONG`, `QUOTE`, `POEM`, `HAIKU`, `HELP` and `QUIT` are built in. Others are added in one line each:
 ///
 /// ```
 /// use mastercontrol_worker::handlers::Commands;
@@ -49,7 +49,7 @@ type Answer = dyn Fn(&str) -> String + Send + Sync;
 pub struct Commands(BTreeMap<String, Box<Answer>>);
 
 impl Commands {
-    /// The commands that are there from the start.
+    /// Creates a handler with the built-in commands.
     pub fn new() -> Commands {
         let commands = Commands(BTreeMap::new());
         [("SONG", SONG), ("QUOTE", QUOTE), ("POEM", POEM), ("HAIKU", HAIKU)]
@@ -57,8 +57,8 @@ impl Commands {
             .fold(commands, |commands, (name, text)| commands.command(name, |_| text.to_owned()))
     }
 
-    /// Adds a command, or replaces one. `answer` gets what follows the command's name on the line, and returns what
-    /// the client is sent: whole lines. `HELP` and `QUIT` cannot be replaced.
+    /// Adds a command, or replaces one. `answer` gets the rest of the line after the command's name, and returns the
+    /// text for the client, in whole lines. `HELP` and `QUIT` cannot be replaced.
     pub fn command(mut self, name: &str, answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Commands {
         self.0.insert(name.to_ascii_uppercase(), Box::new(answer));
         self
@@ -129,8 +129,8 @@ enum Line {
     TooLong,
 }
 
-/// Reads up to the next line feed, and leaves out what is longer than a line may be. A last line that the client did
-/// not end with a line feed counts, too. None: the client has left.
+/// Reads up to the next line feed, and discards what exceeds the length limit. A last line without a line feed counts,
+/// too. None: the client has disconnected.
 fn read_line(client: &mut Connection) -> io::Result<Option<Line>> {
     let mut line = Vec::new();
     let mut too_long = false;

@@ -3,7 +3,7 @@ use std::io;
 use crate::connection::Connection;
 use crate::handler::Handler;
 
-/// Sends back what it gets. When the server goes away, each client is told `SHUTDOWN`.
+/// Sends back what it receives. Its notice is `SHUTDOWN`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Echo;
 

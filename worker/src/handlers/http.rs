@@ -1,9 +1,9 @@
 //! HTTP/1.1 for the files below a directory, or for pages that a program makes.
 //!
 //! One request, in reading order: [`Http::receive`] receives it (`request`), finds the file that it asks for (`target`,
-//! `files`), looks whether the client has that version already (`version`) and which part it wants (`range`), and puts
-//! the answer together (`header`, `answer`). A small file that was read within the same second is sent as it is
-//! (`cache`, `small_file`). A page is made in the place of a file.
+//! `files`), checks whether the client already has that version (`version`) and which part it wants (`range`), and
+//! assembles the answer (`header`, `answer`). A small file that was read within the same second is sent as it is
+//! (`cache`, `small_file`). A page is made in place of a file.
 
 mod answer;
 mod authority;
@@ -45,20 +45,20 @@ use status::Status;
 use target::Target;
 use version::{Verdict, Version};
 
-/// The longest body that is received and discarded, in bytes. With a longer one the connection is closed.
+/// The longest body that is received and discarded, in bytes. A longer one closes the connection.
 const MAX_BODY: u64 = 64 * 1024;
 
-/// How much of a request line is logged, in bytes: with everything escaped, and once more for JSON, a line of a log
-/// stays within what a pipe takes at once.
+/// How much of a request line is logged, in bytes: even with everything escaped, and escaped once more for JSON, a log
+/// line stays within what a pipe takes at once.
 const MAX_LOGGED: usize = 380;
 
 /// Serves the files below a directory over HTTP/1.1: GET and HEAD, with listings of directories.
 ///
-/// No file outside the directory is ever served, by whatever path or symbolic link it is asked for. The directory is
-/// the one that has its path at the time of the request: it may be replaced, or be a symbolic link that is switched.
-/// While it is missing, requests are answered with 503, and [`Handler::available`] says why.
+/// No file outside the directory is ever served, whatever path or symbolic link is requested. Each request looks the
+/// directory up by its path: it may be replaced, or be a symbolic link that is switched. While it is missing, requests
+/// are answered with 503, and [`Handler::available`] says why.
 ///
-/// [`Http::pages`] serves what code makes instead.
+/// [`Http::pages`] serves generated pages instead.
 ///
 /// ```no_run
 /// use std::net::TcpListener;
@@ -101,8 +101,8 @@ pub struct Page {
 pub struct Logged<'a> {
     /// The client's address.
     pub peer: SocketAddr,
-    /// The first line of the request as it was received, with everything escaped that is not printable ASCII. Only
-    /// its beginning if it is very long.
+    /// The first line of the request as it was received, with everything but printable ASCII escaped. Only its
+    /// beginning if it is very long.
     pub request: &'a str,
     /// The status of the answer.
     pub status: u16,
@@ -130,8 +130,8 @@ impl Default for Limits {
 }
 
 impl Http {
-    /// Serves the files below `directory`. If that is a relative path, it is relative to what is the working directory
-    /// now.
+    /// Serves the files below `directory`. A relative path is relative to the working directory at the time of this
+    /// call.
     ///
     /// # Errors
     /// When there is no such directory, or it cannot be read.
@@ -251,7 +251,7 @@ impl Http {
         match &self.source {
             Source::Files(files) => answer_from(files, &target, head, terms),
             Source::Pages(pages) => {
-                // With a slash at its end it is another path.
+                // With a trailing slash it is a different path.
                 let path = str::from_utf8(target.relative()).ok().filter(|_| !target.is_directory());
                 let page = path.and_then(pages).ok_or(Status::NotFound)?;
                 let status = if page.available { Status::Ok } else { Status::ServiceUnavailable };
@@ -377,7 +377,7 @@ impl Handler for Http {
           Too many connections, try again later\n"
     }
 
-    /// Whether the directory is there and can be read.
+    /// Whether the directory exists and can be read.
     fn available(&self) -> io::Result<()> {
         match &self.source {
             Source::Files(files) => files.check().map_err(|error| not_available(files.directory(), &error)),

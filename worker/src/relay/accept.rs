@@ -19,20 +19,20 @@ use super::tools::Tools;
 use crate::event::Event;
 use crate::report::Outcome;
 
-/// How many more connections a loop may have than the one with fewest, before it gives new ones away: that costs a
+/// How many more connections a loop may have than the loop with the fewest, before it gives new ones away: that costs a
 /// wakeup.
 const LEAD: usize = 4;
 
-/// What the accept queue has given.
+/// The result of an attempt to accept.
 pub(super) enum Taken {
     Client(Accepted),
     /// Nothing waits there.
     None,
-    /// One that was gone before it was accepted.
+    /// The client was gone before it was accepted.
     Vanished,
     /// The system is out of descriptors or memory, or something else that may pass.
     Failed(Errno),
-    /// The listener is none any more: it was shut down by another process.
+    /// It is no longer a listening socket: another process has shut it down.
     ShutDown(Errno),
 }
 
@@ -58,7 +58,7 @@ pub(super) fn take(listener: &TcpListener) -> Taken {
     }
 }
 
-/// Counts a client, and says which other loop gets it. None: this one keeps it.
+/// Counts a client, and returns the other loop that gets it. None: this loop keeps it.
 pub(super) fn least_loaded(hub: &Hub, number: usize) -> Option<&Mailbox> {
     let load = |mailbox: &Mailbox| mailbox.load.load(Ordering::Relaxed);
     let own = &hub.mailboxes[number];
@@ -69,7 +69,7 @@ pub(super) fn least_loaded(hub: &Hub, number: usize) -> Option<&Mailbox> {
     gives.then_some(least)
 }
 
-/// A client that is served.
+/// The pair of a client that is served.
 pub(super) fn admit(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair> {
     let (id, peer) = (tools.hub.options.ids.next(), accepted.peer);
     tools.hub.say(&Event::Connected { id, peer });
@@ -80,7 +80,7 @@ pub(super) fn admit(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair> {
     pair(accepted, key, id, course)
 }
 
-/// A client beyond the limit. It gets a refusal where the protocol has one.
+/// The pair of a client beyond the limit. It gets a refusal where the protocol has one.
 pub(super) fn refused(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair> {
     let parting = Course::Parting(Parting { outcome: Outcome::Closed, until: None });
     let mut pair = pair(accepted, key, REFUSED, parting);

@@ -17,7 +17,7 @@ use crate::report::Outcome;
 /// How often an answer is read before others get a turn.
 const ROUNDS: usize = 8;
 
-/// A request is under way: passes on what there is, in both directions.
+/// A request is under way: passes on what is available, in both directions.
 pub(super) fn carry_on(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, Next> {
     let Some(way) = pair.under_way() else { return ControlFlow::Continue(Next::Go) };
     if !way.is_sent {
@@ -65,7 +65,7 @@ pub(super) fn carry_on(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcom
     ControlFlow::Continue(Next::Wait)
 }
 
-/// The answer is not complete, and nothing more of it is there.
+/// The answer is not complete, and no more of it has arrived.
 fn acknowledge(pair: &Pair) {
     match &pair.link {
         Link::Open(link) if !link.readable => link.acknowledge(),
@@ -73,7 +73,7 @@ fn acknowledge(pair: &Pair) {
     }
 }
 
-/// Nothing of it is there.
+/// No more of the answer has arrived.
 fn await_answer(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, Next> {
     let limit = tools.hub.options.answer_within;
     let Some(way) = pair.under_way() else { return ControlFlow::Continue(Next::Go) };
@@ -125,9 +125,9 @@ fn pass(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcome
     }
 }
 
-/// These bytes begin with the head of an answer: one or several that are interim, and then the final one.
+/// Handles bytes that begin with the head of an answer: interim ones, if any, and then the final one.
 fn heads(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcome, Next> {
-    // Decided once: its turn may come at any moment.
+    // Decided once: the connection's turn may come at any moment.
     let is_last = pair.is_last_message();
     let closes = is_last || !tools.hub.is_in_rotation();
     let mut rest = bytes;
@@ -176,7 +176,7 @@ fn heads(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcom
     }
 }
 
-/// Sends the head, and what there is of the body.
+/// Sends the head, and what has arrived of the body.
 fn first_of_body(
     pair: &mut Pair,
     tools: &mut Tools,
@@ -226,7 +226,7 @@ fn forget_copy(way: &mut UnderWay, tools: &mut Tools) {
     }
 }
 
-/// The answer is complete. `has_more`: the program has sent something behind it.
+/// The answer is complete. `has_more`: the program has sent something after it.
 fn done(pair: &mut Pair, tools: &mut Tools, has_more: bool) -> ControlFlow<Outcome, Next> {
     let Course::Messages(exchange) = &mut pair.course else { return ControlFlow::Continue(Next::Go) };
     let Stage::UnderWay(mut way) = std::mem::take(&mut exchange.stage) else {
@@ -237,7 +237,7 @@ fn done(pair: &mut Pair, tools: &mut Tools, has_more: bool) -> ControlFlow<Outco
         Answering::Body { keeps_upstream, keeps_client, .. } => (keeps_upstream, keeps_client),
         Answering::Head(_) | Answering::UntilClose => (false, false),
     };
-    // A part of the request may never come, or has not been sent.
+    // A part of the request may never arrive, or has not been sent.
     let is_complete = way.body.is_done() && pair.to_program.is_empty();
     if has_more || !is_complete {
         pair.reset_link();
@@ -280,7 +280,7 @@ fn closed(pair: &mut Pair, tools: &mut Tools, is_broken: bool) -> ControlFlow<Ou
             pair.reset_link();
         }
         Answering::Body { .. } | Answering::UntilClose if is_broken => {
-            // The end of the connection would be the end of the answer.
+            // A regular end of the connection would look like the end of the answer.
             tools.count(Fate::UpstreamFailure);
             pair.resets_client = true;
             return ControlFlow::Break(Outcome::Closed);

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::hub::{Command, Hub};
 use crate::report::{Closed, ConnectionInfo, Outcome};
 
-/// How long a connection that was closed by force gets to be gone.
+/// How long a connection that was closed by force may take to end.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The connections of this generation, or those that none has; oldest first.
+/// The connections of this generation, or those that belong to none; oldest first.
 pub(super) fn connections(hub: &Hub, target: Option<u64>) -> Vec<ConnectionInfo> {
     let (to, from) = mpsc::channel();
     hub.tell(|| Command::List(target, to.clone()));
@@ -19,8 +19,8 @@ pub(super) fn connections(hub: &Hub, target: Option<u64>) -> Vec<ConnectionInfo>
     connections
 }
 
-/// Ends one of them: between two messages, or by force when the grace period is over. Waits for that. None: there is no
-/// such connection.
+/// Ends one of them: between two messages, or by force when the grace period is over. Waits for the end. None: there is
+/// no such connection.
 pub(super) fn close(hub: &Hub, target: Option<u64>, id: u64, grace: Duration) -> Option<Closed> {
     let (found, is_found) = mpsc::channel();
     let (ended, end) = mpsc::channel();

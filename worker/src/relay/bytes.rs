@@ -1,4 +1,4 @@
-//! Bytes about which nothing is known, in both directions.
+//! Passes opaque bytes on, in both directions.
 
 use std::ops::ControlFlow;
 
@@ -17,7 +17,7 @@ const ROUNDS: usize = 8;
 /// A side that sends this many bytes at once may have more, and wait for an acknowledgement before it sends the rest.
 const BULK: usize = 16 * 1024;
 
-/// What becomes of a pair. It has ended if this breaks.
+/// What becomes of a pair. `Break`: it has ended.
 pub(super) type Step = ControlFlow<Outcome>;
 
 /// Does all that can be done now.
@@ -32,7 +32,7 @@ pub(super) fn run(pair: &mut Pair, tools: &mut Tools) -> Step {
     }
     match reach(pair, tools) {
         Reached::Open => {}
-        // A client that was reset waits for nothing.
+        // A client whose connection was reset waits for nothing.
         Reached::Later if pair.client.is_gone() => return Step::Break(Outcome::Disconnected),
         Reached::Later => return Step::Continue(()),
         Reached::Unserved => {
@@ -52,7 +52,7 @@ pub(super) fn run(pair: &mut Pair, tools: &mut Tools) -> Step {
     let ended = end(client, link, to_client, state);
     let has_all = link.heard_all && !link.broken && to_client.is_empty();
     if ended.is_continue() && has_all && pair.target.as_ref().is_some_and(|target| target.is_lost()) {
-        // The program has ended, and not only its half: what the client still sends is for none.
+        // The program has ended, not only its half of the connection: nothing will read what the client still sends.
         let outcome = state.outcome.unwrap_or(Outcome::Closed);
         parting::begin(pair, outcome);
         return parting::run(pair, tools);
@@ -68,7 +68,7 @@ pub(super) fn run(pair: &mut Pair, tools: &mut Tools) -> Step {
     ended
 }
 
-/// Passes on what comes from one side. Returns whether there may be more.
+/// Passes on what one side sends. Returns whether there may be more.
 fn pump(from: &mut Side, to: &mut Side, pending: &mut Pending, passed: &mut u64, tools: &mut Tools) -> bool {
     for _ in 0..ROUNDS {
         if !pending.flush(to) {

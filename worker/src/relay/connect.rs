@@ -31,7 +31,7 @@ pub(super) fn begin(to: SocketAddr, hub: &Hub) -> Result<Asked, Errno> {
     }
 }
 
-/// On the same machine the other side has answered before the call returns, although that says "in progress". Asking
+/// On the same machine the other side has answered before the call returns, although it returns "in progress". Asking
 /// again costs less than waiting for the event.
 fn judge(socket: OwnedFd, to: SocketAddr, asked: Result<(), Errno>) -> Result<Asked, Errno> {
     match asked {
@@ -45,8 +45,8 @@ fn judge(socket: OwnedFd, to: SocketAddr, asked: Result<(), Errno>) -> Result<As
     }
 }
 
-/// Where nothing listens on a port, the system may choose that very port for our side, and a socket that is connected
-/// to itself would answer with what it is asked.
+/// If nothing listens on a port, the system may choose that very port for our side, and a socket that is connected to
+/// itself would echo what it is sent.
 fn made(socket: OwnedFd, to: SocketAddr) -> Result<Asked, Errno> {
     let own = getsockname(&socket)?;
     if SocketAddr::try_from(own).is_ok_and(|own| own == to) { Err(Errno::CONNREFUSED) } else { Ok(Asked::Made(socket)) }
@@ -66,8 +66,8 @@ fn is_loopback_v4(address: SocketAddr) -> bool {
     matches!(address.ip(), IpAddr::V4(address) if address.is_loopback())
 }
 
-/// All ports of our address are taken, most of them by connections that have ended just now. All of 127.0.0.0/8 is this
-/// machine, and each address of it has ports of its own.
+/// All ports of our address are taken, most of them by connections that have just ended. All of 127.0.0.0/8 is this
+/// machine, and each of its addresses has its own ports.
 fn from_another_source(to: SocketAddr, hub: &Hub) -> Result<Asked, Errno> {
     static LAST: AtomicU32 = AtomicU32::new(0);
     for _ in 0..SOURCES {
@@ -83,7 +83,7 @@ fn from_another_source(to: SocketAddr, hub: &Hub) -> Result<Asked, Errno> {
     Err(Errno::ADDRNOTAVAIL)
 }
 
-/// Whether it may work a moment later, as no descriptor, port or memory is left just now.
+/// Whether a retry may succeed a moment later, because the system is out of descriptors, ports or memory.
 pub(super) fn is_exhaustion(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
 }

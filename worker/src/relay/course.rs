@@ -1,4 +1,4 @@
-//! What is done with a pair, by what is known of its bytes.
+//! What is done with a pair, depending on what is known of its bytes.
 
 use std::ops::ControlFlow;
 

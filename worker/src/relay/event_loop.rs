@@ -30,13 +30,13 @@ const EVENTS: usize = 128;
 /// How many clients are accepted before others get a turn.
 const BATCH: usize = 32;
 
-/// How long to wait before trying again when the system is out of descriptors, unless a connection ends before.
+/// How long to wait before trying again when the system is out of descriptors, unless a connection ends first.
 const EXHAUSTED_WAIT: Duration = Duration::from_secs(1);
 
-/// How many clients that were refused may stay to read why, in each loop.
+/// How many refused clients may stay to read the refusal, in each loop.
 const REFUSALS: usize = 8;
 
-/// Names of what is no connection.
+/// Names of event sources that are not connections.
 const LISTENER: u64 = u64::MAX;
 const MAILBOX: u64 = u64::MAX - 1;
 
@@ -44,7 +44,7 @@ pub(super) struct EventLoop {
     tools: Tools,
     pairs: Slab<Pair>,
     timers: Timers,
-    /// Those that had more to do when others got their turn.
+    /// Connections that had more to do when others got their turn.
     ready: VecDeque<Key>,
     listener: Option<Arc<TcpListener>>,
     listening: Listening,
@@ -136,7 +136,7 @@ impl EventLoop {
             Listening::Yes | Listening::Closed => None,
         };
         let now = self.tools.now;
-        // At those that are over, its connections were closed already.
+        // Where the deadline has passed, its connections were already closed.
         let deadlines = self.tools.door().draining.iter().filter_map(|target| target.deadline());
         let drains = deadlines.filter(|deadline| now < *deadline).min();
         let first = [self.timers.first(), listening, drains].into_iter().flatten().min()?;
@@ -167,7 +167,7 @@ impl EventLoop {
         }
     }
 
-    /// Does all that can be done now for a connection that knows what has happened to it.
+    /// Does all that can be done now for a connection, after `tell` has recorded what has happened to it.
     fn work_on(&mut self, key: Key, tell: impl FnOnce(&mut Pair)) {
         let Some(mut pair) = self.pairs.take(key) else { return };
         self.has_worked = true;
@@ -247,7 +247,7 @@ impl EventLoop {
         }
     }
 
-    /// Has clients reported.
+    /// Registers the listener, so that clients are reported.
     fn listen(&mut self) -> io::Result<()> {
         let Some(listener) = &self.listener else { return Ok(()) };
         if self.tools.hub.starved.load(Ordering::Relaxed) > 0 {
@@ -303,7 +303,7 @@ impl EventLoop {
         }
     }
 
-    /// Keeps a client, or gives it to the loop that has fewest.
+    /// Keeps a client, or gives it to the loop with the fewest.
     fn deal(&mut self, accepted: Accepted) {
         let hub = self.tools.hub.clone();
         let is_full = hub.connections.load(Ordering::Relaxed) >= hub.options.max_connections;
@@ -314,15 +314,15 @@ impl EventLoop {
         match accept::least_loaded(&hub, self.tools.number) {
             None => self.adopt(accepted),
             Some(other) => {
-                // The port may have closed when the other loop comes to it.
+                // By the time the other loop gets to it, the port may have closed.
                 let target = self.tools.serving().filter(|serving| serving.enter(true)).cloned();
                 other.send(Command::Adopt(Accepted { target, ..accepted }));
             }
         }
     }
 
-    /// Gives back a descriptor: that of a connection to the program that nothing is done with, of which its client
-    /// knows nothing, or else that of a client. Returns false if there is none of either here.
+    /// Frees a descriptor: that of an idle connection to the program, which its client does not notice, or else that of
+    /// a client. Returns false if there is none of either here.
     fn make_room(&mut self) -> bool {
         let is_idle = |pair: &&Pair| pair.activity() == Activity::Idle && matches!(pair.link, Link::Open(_));
         let Some(key) = self.pairs.iter().find(is_idle).map(|pair| pair.key) else { return self.give_up_idlest() };
@@ -333,11 +333,11 @@ impl EventLoop {
         true
     }
 
-    /// A client that wants something counts for more than one that has wanted nothing for the longest time. Returns
-    /// false if there is none of those here.
+    /// Closes the client that has been idle longest: one that wants something counts for more. Returns false if there
+    /// is no idle one here.
     fn give_up_idlest(&mut self) -> bool {
         let first_since = self.tools.now.checked_sub(FIRST_MESSAGE_WAIT);
-        // The first message of one that has connected just now is most likely on its way.
+        // The first message of a client that has just connected is most likely on its way.
         let is_new =
             |pair: &Pair| pair.idle_since == pair.accepted && first_since.is_none_or(|since| since < pair.accepted);
         let is_idle = |pair: &Pair| pair.activity() == Activity::Idle && !pair.client.readable;
@@ -409,7 +409,7 @@ impl EventLoop {
         }
     }
 
-    /// The door has changed: a generation has begun or ended to serve, or the listener was closed.
+    /// The door has changed: a generation has begun or stopped serving, or the listener was closed.
     fn look(&mut self) {
         if self.tools.door().listener.is_none() {
             if let Some(listener) = self.listener.take() {
@@ -428,7 +428,7 @@ impl EventLoop {
 
 impl Drop for EventLoop {
     fn drop(&mut self) {
-        // Those that wait for an answer are not left waiting.
+        // Threads that wait for an answer are not left waiting.
         self.tools.hub.mailboxes[self.tools.number].close();
     }
 }

@@ -1,8 +1,8 @@
-//! The observer of HTTP/1: where messages end, and what is changed in them. It knows bytes alone, and no sockets.
+//! The observer of HTTP/1: where messages end, and what is changed in them. It knows only bytes, no sockets.
 //!
-//! A request that could be understood in two ways is refused, since the program might choose the other one: a part of
-//! its body would be another request there. An answer that could be is doubted: it is passed on until the program
-//! closes, and the client's connection ends with it.
+//! An ambiguous request is refused, because the program might choose the other interpretation: a part of its body would
+//! be another request there. An ambiguous answer is doubted: it is passed on until the program closes, and the client's
+//! connection ends with it.
 
 mod answer;
 mod body;

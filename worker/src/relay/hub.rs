@@ -24,7 +24,7 @@ use crate::report::{ConnectionInfo, Outcome};
 /// How many descriptors the relay leaves for others: the clients of an admin socket, and the program's next generation.
 const RESERVED: RawFd = 64;
 
-/// While the system stays exhausted, that is reported once in this time.
+/// The shortest time between two reports while the system stays exhausted.
 const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
 
 pub(super) struct Hub {
@@ -34,15 +34,15 @@ pub(super) struct Hub {
     observer: Box<Observer>,
     /// Changes with each change of the door, so that a loop need not lock it to see that there was none.
     epoch: AtomicU64,
-    /// Clients shall come here.
+    /// Whether clients should connect here.
     in_rotation: AtomicBool,
     pub(super) pausing: Arc<Pausing>,
     door: Mutex<Door>,
-    /// Those that were accepted and not refused.
+    /// Clients that were accepted and not refused.
     pub(super) connections: AtomicUsize,
     held: AtomicUsize,
-    /// Those that were accepted, and for which there is no descriptor to reach the program. Others are not accepted
-    /// before these are served: they would take the next descriptors, and nothing would ever be served.
+    /// Accepted clients for which there is no descriptor to reach the program. No others are accepted before these are
+    /// served: they would take the next descriptors, and no client would ever be served.
     pub(super) starved: AtomicUsize,
     /// In microseconds.
     longest_wait: AtomicU64,
@@ -59,7 +59,7 @@ pub(super) struct Door {
     pub(super) listener: Option<Arc<TcpListener>>,
     /// The generation that gets the clients. None: they are held, or refused if the door is closed.
     pub(super) serving: Option<Arc<Target>>,
-    /// Those whose connections have a deadline, or may get one.
+    /// Generations whose connections have a deadline, or may get one.
     pub(super) draining: Vec<Arc<Target>>,
 }
 
@@ -74,7 +74,7 @@ pub(super) enum Command {
     List(Option<u64>, Sender<ConnectionInfo>),
     /// How many messages are under way.
     Count(Sender<usize>),
-    /// Let a connection go, if there is one of this number: at its next message boundary.
+    /// Let the connection with this number go at its next message boundary, if there is one.
     Leave {
         id: u64,
         target: Option<u64>,
@@ -83,7 +83,7 @@ pub(super) enum Command {
     },
     /// End a connection.
     Force(u64),
-    /// Give back a descriptor, if one is used for nothing.
+    /// Free a descriptor, if one is used for nothing.
     MakeRoom,
     Quit,
 }
@@ -92,7 +92,7 @@ pub(super) enum Command {
 pub(super) struct Accepted {
     pub(super) socket: OwnedFd,
     pub(super) peer: SocketAddr,
-    /// The generation that has taken it already, since the door was closing.
+    /// The generation that has already taken it, in case the door closes.
     pub(super) target: Option<Arc<Target>>,
 }
 
@@ -119,7 +119,7 @@ impl Mailbox {
 
     pub(super) fn send(&self, command: Command) {
         let mut queue = lock(&self.queue);
-        // To a loop that has ended nothing is said; what the command holds is dropped, which answers it.
+        // A loop that has ended gets no commands; what the command holds is dropped, which answers it.
         let Some(commands) = queue.as_mut() else { return };
         commands.push(command);
         if commands.len() == 1 {
@@ -140,7 +140,7 @@ impl Mailbox {
     }
 }
 
-/// From which number on descriptors are kept for others.
+/// The lowest number of the descriptors that are kept for others.
 fn reserve() -> RawFd {
     let most = getrlimit(Resource::Nofile).current.and_then(|most| RawFd::try_from(most).ok()).unwrap_or(RawFd::MAX);
     most - RESERVED.min(most / 4)
@@ -206,7 +206,7 @@ impl Hub {
         (door.clone(), self.epoch())
     }
 
-    /// Changes the door, and has all loops look at it. Returns what the change returns.
+    /// Changes the door, and has all loops look at it. Returns what `change` returns.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Door) -> T) -> T {
         let mut door = lock(&self.door);
         let result = change(&mut door);
@@ -220,7 +220,7 @@ impl Hub {
         self.tell(|| Command::Look(None));
     }
 
-    /// Takes the listener from the door. Returns it, and the generation that serves. None: it is gone already, and no
+    /// Takes the listener from the door. Returns it, and the generation that serves. None: it is already gone, and no
     /// loop is disturbed.
     pub(super) fn take_listener(&self) -> Option<(Arc<TcpListener>, Option<Arc<Target>>)> {
         let mut door = lock(&self.door);
@@ -229,14 +229,14 @@ impl Hub {
         Some(taken)
     }
 
-    /// The listener has failed for good. All loops find that out; one of them says it.
+    /// The listener has failed for good. All loops notice that; one of them reports it.
     pub(super) fn fail(&self, error: Errno) {
         if self.take_listener().is_some() {
             self.say(&Event::Failed { failure: &Failure::Accept(error.into()) });
         }
     }
 
-    /// Waits until all loops have seen the door as it is now. They wait for nothing, so that does not take long.
+    /// Waits until all loops have seen the door as it is now. They never block, so that does not take long.
     pub(super) fn wait_until_seen(&self) {
         let (seen, all) = mpsc::channel();
         self.tell(|| Command::Look(Some(seen.clone())));
@@ -250,12 +250,12 @@ impl Hub {
         }
     }
 
-    /// Reports an event. If the observer panics, that costs its own report and nothing else.
+    /// Reports an event. If the observer panics, only this report is lost.
     pub(super) fn say(&self, event: &Event<'_>) {
         let _ = panic::catch_unwind(AssertUnwindSafe(|| (self.observer)(event)));
     }
 
-    /// Whether nearly all descriptors are in use: they are given out from the lowest number on.
+    /// Whether nearly all descriptors are in use: the system assigns the lowest free number.
     pub(super) fn is_in_reserve(&self, socket: &OwnedFd) -> bool {
         socket.as_raw_fd() >= self.reserve
     }

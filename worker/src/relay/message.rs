@@ -1,4 +1,4 @@
-//! A connection whose messages are observed, and how far the one is that is under way.
+//! A connection whose messages are observed, and the progress of the message under way.
 
 use std::time::Instant;
 
@@ -7,13 +7,13 @@ use super::pending::Pending;
 
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    /// What the client has sent and nothing was made of yet: a part of a head, or requests that were sent ahead.
+    /// Input that has not been processed yet: a part of a head, or requests that were sent ahead.
     pub(super) input: Pending,
-    /// Whether a whole head may be there already.
+    /// Whether `input` may already contain a whole head.
     pub(super) is_unseen: bool,
-    /// Until when the head has to be complete that has begun.
+    /// When a head that has begun has to be complete.
     pub(super) head_until: Option<Instant>,
-    /// Whether there was a request on this connection.
+    /// Whether there has been a request on this connection.
     pub(super) has_served: bool,
     pub(super) stage: Stage,
 }
@@ -25,7 +25,7 @@ pub(super) enum Stage {
     UnderWay(UnderWay),
 }
 
-/// A request whose head was received, and which is not answered to the end.
+/// A request whose head was received, and whose answer is not complete.
 #[derive(Debug)]
 pub(super) struct UnderWay {
     pub(super) request: Request,
@@ -33,18 +33,18 @@ pub(super) struct UnderWay {
     pub(super) body: BodyReader,
     /// Whether there is a connection to the program for it. Otherwise it waits to be sent.
     pub(super) is_sent: bool,
-    /// What was sent, if it may be sent once more: the connection had been kept alive, and may have been closed when it
-    /// was sent.
+    /// What was sent, if it may be sent again: the connection to the program had been kept alive, and may already have
+    /// been closed.
     pub(super) copy: Option<Vec<u8>>,
     pub(super) answer: Answering,
-    /// Until when the answer has to begin.
+    /// When the answer has to have begun.
     pub(super) answer_until: Option<Instant>,
 }
 
-/// How far the answer is.
+/// The progress of the answer.
 #[derive(Debug)]
 pub(super) enum Answering {
-    /// So much of its head has come.
+    /// This much of its head has arrived.
     Head(Pending),
     Body {
         reader: BodyReader,
@@ -58,7 +58,7 @@ pub(super) enum Answering {
 /// What is done next with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// What has to be done depends on what it is now.
+    /// Continue at once, as its state now requires.
     Go,
     /// Nothing, until something happens.
     Wait,

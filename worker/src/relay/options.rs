@@ -1,4 +1,4 @@
-//! How a relay serves its clients, and what it says of that.
+//! How a relay serves its clients, and what it reports.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::generation::Ids;
 /// What is known of the bytes that are passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// Nothing: they are bytes. A connection stays with the generation that it was made to.
+    /// Nothing: the bytes are opaque. A connection stays with the generation that it was made to.
     Tcp,
     /// HTTP/1.0 and 1.1. Between two messages a connection moves to the generation that serves now.
     Http(Forwarded),
@@ -19,8 +19,8 @@ pub enum Protocol {
 pub struct Options {
     /// What is known of the bytes.
     pub protocol: Protocol,
-    /// How many clients are connected at once, those included that are held. Further ones are refused, unless an idle
-    /// one can be closed in their place.
+    /// How many clients may be connected at once, including held ones. Further clients are refused, unless an idle one
+    /// can be closed instead.
     pub max_connections: usize,
     /// How long a client is held while no generation serves.
     pub wait: Duration,
@@ -43,7 +43,7 @@ pub struct RelayCounts {
     pub client_errors: u64,
     /// The program's answers with a status of 500 to 599.
     pub server_errors: u64,
-    /// Requests that were refused because of what they are: 400, 431, 501, 505, or 408 for one that never ended.
+    /// Requests that were refused as invalid or not supported: 400, 431, 501, 505, or 408 for one that never ended.
     pub rejected: u64,
     /// Requests that the program was given and did not answer: 502.
     pub bad_gateway: u64,
@@ -55,6 +55,6 @@ pub struct RelayCounts {
     pub given_up: u64,
     /// Connections to the program that could not be made, or that failed in the middle of an answer.
     pub upstream_failures: u64,
-    /// Requests that were sent once more, because the program closed a connection that it had kept alive.
+    /// Requests that were sent again, because the program closed a connection that it had kept alive.
     pub retries: u64,
 }

@@ -1,4 +1,4 @@
-//! A client's connection and the one to the program that belongs to it. One thread owns both.
+//! A client's connection, and the connection to the program that belongs to it. One thread owns both.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::target::Target;
 use super::tools::Tools;
 use crate::report::{Activity, ConnectionInfo, Outcome};
 
-/// The number of clients that were refused.
+/// The number that all refused clients have.
 pub(super) const REFUSED: u64 = 0;
 
 pub(super) struct Pair {
@@ -39,19 +39,19 @@ pub(super) struct Pair {
     pub(super) sent: u64,
     /// Since when it waits for a generation that serves.
     pub(super) held_since: Option<Instant>,
-    /// The attempts to connect to the program, the one under way included.
+    /// The attempts to connect to the program, including the one under way.
     pub(super) attempts: Option<Attempts>,
     /// Whether it is counted as one for which there is no descriptor.
     pub(super) is_starved: bool,
-    /// When it is looked at though nothing happens. Found anew each time it is worked on.
+    /// When to look at it even if nothing happens. Determined anew each time it is worked on.
     pub(super) due: Option<Instant>,
-    /// When the timer comes to it, which may be earlier.
+    /// When its timer fires, which may be earlier.
     pub(super) scheduled: Option<Instant>,
-    /// At its end the client has to see that it is no regular one.
+    /// At its end the client has to see that this is no regular end.
     pub(super) resets_client: bool,
     /// There is more to do, but others get a turn first.
     pub(super) again: bool,
-    /// It has been asked to end, by those who wait for that.
+    /// It has been asked to end; these callers wait for that.
     pub(super) leaving: Option<Vec<Sender<Outcome>>>,
 }
 
@@ -75,23 +75,23 @@ pub(super) enum Course {
     Messages(Exchange),
     /// They are passed on.
     Bytes(Bytes),
-    /// The client gets what is left for it, and has to close.
+    /// The client gets its remaining bytes, and has to close.
     Parting(Parting),
 }
 
-/// Bytes in both directions, about which nothing is known.
+/// Opaque bytes in both directions.
 #[derive(Debug, Default)]
 pub(super) struct Bytes {
-    /// How it will have ended, since one side has.
+    /// How it will have ended, known once one side has.
     pub(super) outcome: Option<Outcome>,
 }
 
-/// What the client still sends is thrown away until it closes: a socket that is closed with unread input is reset, and
-/// that can destroy what the client has not read yet.
+/// Further input is discarded until the client closes: a socket that is closed with unread input is reset, and a reset
+/// can destroy what the client has not read yet.
 #[derive(Debug)]
 pub(super) struct Parting {
     pub(super) outcome: Outcome,
-    /// None: the client has not been sent all.
+    /// None: the client has not been sent everything.
     pub(super) until: Option<Instant>,
 }
 
@@ -101,12 +101,12 @@ impl Pair {
         self.id == REFUSED
     }
 
-    /// Whether this generation has it. None: whether none has it.
+    /// Whether it belongs to this generation. None: whether it belongs to no generation.
     pub(super) fn belongs_to(&self, target: Option<u64>) -> bool {
         self.target.as_ref().map(|own| own.number) == target && !self.is_refused()
     }
 
-    /// Has it looked at by then.
+    /// Has it looked at by this time.
     pub(super) fn wake_by(&mut self, at: Instant) {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
@@ -156,7 +156,7 @@ impl Pair {
         }
     }
 
-    /// It is held from now on, if it is not already. Returns since when.
+    /// Holds it from now on, unless it is held already. Returns since when.
     pub(super) fn begin_hold(&mut self, tools: &Tools) -> Instant {
         *self.held_since.get_or_insert_with(|| {
             tools.hub.begin_hold();
@@ -170,7 +170,7 @@ impl Pair {
         }
     }
 
-    /// Whether there is no descriptor for its connection to the program.
+    /// Records whether it lacks a descriptor for its connection to the program.
     pub(super) fn starve(&mut self, is_starved: bool, tools: &Tools) {
         match (std::mem::replace(&mut self.is_starved, is_starved), is_starved) {
             (false, true) => _ = tools.hub.starved.fetch_add(1, Ordering::Relaxed),
@@ -179,7 +179,7 @@ impl Pair {
         }
     }
 
-    /// It belongs to no generation any more.
+    /// From now on it belongs to no generation.
     pub(super) fn detach(&mut self) {
         if let Some(target) = self.target.take() {
             target.leave();
@@ -193,7 +193,7 @@ impl Pair {
         }
     }
 
-    /// The program has to see that this is no regular end.
+    /// Resets the connection to the program, which has to see that this is no regular end.
     pub(super) fn reset_link(&mut self) {
         if let Some(link) = self.take_link() {
             link.reset();
@@ -201,7 +201,7 @@ impl Pair {
         self.to_program.clear();
     }
 
-    /// It has done its part, and nothing is lost when it closes.
+    /// Closes the connection to the program, which has done its part. Nothing is lost.
     pub(super) fn close_link(&mut self) {
         if let Some(link) = self.take_link() {
             link.close_idle();
@@ -209,7 +209,7 @@ impl Pair {
         self.to_program.clear();
     }
 
-    /// Between two messages nothing can come but the end. A connection of which something has come is of no use.
+    /// Drops a connection to the program that has become readable: between two messages only its end can arrive.
     pub(super) fn drop_spent_link(&mut self) {
         if matches!(&self.link, Link::Open(side) if side.readable) {
             self.look_at_link();
@@ -233,23 +233,23 @@ impl Pair {
         }
     }
 
-    /// Whether the program works on a request of this client, or is about to get it.
+    /// Whether the program is working on a request of this client, or is about to get it.
     pub(super) fn has_message_under_way(&self) -> bool {
         let is_under_way = matches!(&self.course, Course::Messages(Exchange { stage: Stage::UnderWay(_), .. }));
         is_under_way && self.held_since.is_none()
     }
 
-    /// Whether the client has got something of the final answer.
+    /// Whether the client has received something of the final answer.
     pub(super) fn has_begun_to_answer(&mut self) -> bool {
         self.under_way().is_some_and(|way| !matches!(way.answer, Answering::Head(_)))
     }
 
-    /// Whether the connection ends with the message that is under way.
+    /// Whether the connection ends with the message under way.
     pub(super) fn is_last_message(&self) -> bool {
         self.leaving.is_some() || self.target.as_ref().is_some_and(|target| target.is_last_message_of(self.id))
     }
 
-    /// Whether the client has got all, and all that it has sent was read.
+    /// Whether everything has been sent to the client, and all of its input was read.
     pub(super) fn has_said_and_heard_all(&self) -> bool {
         let is_read = matches!(&self.course, Course::Messages(exchange) if exchange.input.is_empty());
         is_read && self.to_client.is_empty() && !self.client.readable
@@ -261,7 +261,7 @@ impl Pair {
         self.to_client.send(bytes, more, &mut self.client);
     }
 
-    /// From now on nothing is known of its bytes.
+    /// From now on its bytes are opaque.
     pub(super) fn become_opaque(&mut self) {
         let before = std::mem::replace(&mut self.course, Course::Bytes(Bytes::default()));
         if let Course::Messages(exchange) = before {

@@ -1,4 +1,4 @@
-//! The last bytes for a client, and then to wait until it closes, too.
+//! Sends a client its last bytes, then waits until it closes, too.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use super::side::Read;
 use super::tools::Tools;
 use crate::report::Outcome;
 
-/// How long a client that was answered, but whose input was not read to its end, gets to close its side.
+/// How long a client that was answered, but whose input was not read to the end, gets to close its side.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How often what it sends is read before others get a turn.
+/// How often its input is read before others get a turn.
 const ROUNDS: usize = 16;
 
-/// The client gets what is left for it, and then its connection ends.
+/// The client gets its remaining bytes, and then its connection ends.
 pub(super) fn begin(pair: &mut Pair, outcome: Outcome) {
     pair.course = Course::Parting(Parting { outcome, until: None });
 }

@@ -5,7 +5,7 @@ use super::side::Side;
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     bytes: Vec<u8>,
-    /// How many of them were used up.
+    /// How many of them were consumed.
     used: usize,
 }
 
@@ -33,7 +33,7 @@ impl Pending {
         *self = Pending::default();
     }
 
-    /// Takes all of them, to use them up or to put back what is left.
+    /// Takes all of them; the caller uses them up or puts back the rest.
     pub(super) fn take(&mut self) -> Vec<u8> {
         let Pending { mut bytes, used } = std::mem::take(self);
         bytes.drain(..used);
@@ -49,7 +49,7 @@ impl Pending {
         self.is_empty()
     }
 
-    /// Sends these bytes behind what is there, and keeps what cannot be sent now.
+    /// Sends these bytes after the pending ones, and keeps what cannot be sent now.
     pub(super) fn send(&mut self, bytes: &[u8], more: bool, to: &mut Side) {
         let sent = if self.is_empty() { to.write(bytes, more) } else { 0 };
         if sent < bytes.len() {

@@ -11,8 +11,9 @@ use super::side::Side;
 use super::tally::Fate;
 use super::tools::Tools;
 
-/// For how long the program is asked for a connection. One that does not listen may have ended just now, which others
-/// find out and say. One whose queue is full gives no answer; the system would ask it again only after a second.
+/// How long to keep asking the program for a connection. A program that does not listen may have just ended, which
+/// others find out and report. A program whose queue is full gives no answer; the system would ask it again only after
+/// a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The shortest time between two attempts.
@@ -25,11 +26,11 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reached {
     Open,
-    /// It is being made, or no generation serves.
+    /// It is being established, or no generation serves.
     Later,
     /// The program does not accept it.
     Unreachable,
-    /// No generation serves, for too long or for ever.
+    /// No generation has served for too long, or none ever will.
     Unserved,
 }
 
@@ -46,7 +47,7 @@ pub(super) fn reach(pair: &mut Pair, tools: &mut Tools) -> Reached {
 }
 
 fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
-    // What is held when a pause begins is no part of what the pause waits for.
+    // A pause does not wait for what is held when it begins.
     let begins = pair.held_since.is_some() || pair.under_way().is_none();
     if begins && tools.hub.pausing.is_paused() || !attach(pair, tools) {
         return hold(pair, tools);
@@ -70,7 +71,7 @@ fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
     }
 }
 
-/// Looks what has become of an attempt. Its socket becomes writable with the event that says so.
+/// Checks the outcome of an attempt. Its socket becomes writable with the event that reports it.
 fn settle(pair: &mut Pair, tools: &mut Tools, side: Side) -> Reached {
     if side.writable {
         return match side.failure() {
@@ -106,7 +107,7 @@ fn opened(pair: &mut Pair, tools: &Tools, side: Side) -> Reached {
     Reached::Open
 }
 
-/// Nothing has been sent, so it can be tried again.
+/// Nothing has been sent, so the attempt can be repeated.
 fn failed(pair: &mut Pair, tools: &mut Tools, error: Errno) -> Reached {
     let is_exhausted = connect::is_exhaustion(error);
     if is_exhausted {
@@ -119,7 +120,7 @@ fn failed(pair: &mut Pair, tools: &mut Tools, error: Errno) -> Reached {
 fn schedule(pair: &mut Pair, tools: &Tools, is_exhausted: bool) -> bool {
     if pair.is_starved != is_exhausted {
         pair.starve(is_exhausted, tools);
-        // The limit is another one, and counts from now.
+        // A different limit applies, and counts from now.
         pair.attempts = None;
     }
     let since = pair.attempts.map_or(tools.now, |attempts| attempts.since);
@@ -145,7 +146,7 @@ fn unreachable(pair: &mut Pair, tools: &Tools) -> Reached {
     Reached::Unreachable
 }
 
-/// Has it belong to the generation that serves now. Returns false if there is none.
+/// Makes it belong to the generation that serves now. Returns false if there is none.
 pub(super) fn attach(pair: &mut Pair, tools: &mut Tools) -> bool {
     if let Some(target) = pair.target.as_ref().filter(|target| target.is_stopping()) {
         return !target.is_lost();
@@ -178,7 +179,7 @@ pub(super) fn move_on(pair: &mut Pair, tools: &mut Tools) {
     }
 }
 
-/// One that has been replaced does not wait for the next one.
+/// Detaches it from a generation that has been replaced, which does not wait for the next one.
 fn detach_if_moving(pair: &mut Pair) {
     if pair.target.as_ref().is_some_and(|target| target.is_moving()) {
         pair.detach();

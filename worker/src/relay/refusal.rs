@@ -11,9 +11,9 @@ use crate::report::Outcome;
 /// Why a request is not answered by the program.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Why {
-    /// It is none, or one that is not passed on: the status, and what is wrong with it.
+    /// It is not a valid request, or one that is not passed on: the status, and what is wrong with it.
     Refused { status: u16, reason: &'static str },
-    /// Its head did not come to its end.
+    /// Its head was not completed in time.
     TooSlow,
     /// No generation serves.
     Unserved,
@@ -21,9 +21,9 @@ pub(super) enum Why {
     TooMany,
     /// The program does not accept connections.
     Unreachable,
-    /// It has closed the connection and not answered.
+    /// The program closed the connection without answering.
     Unanswered,
-    /// It has not answered in time.
+    /// The program did not answer in time.
     AnswerTooLate,
 }
 
@@ -70,7 +70,7 @@ impl Why {
     }
 }
 
-/// Answers in the place of the program, and lets the client go.
+/// Answers in place of the program, and lets the client go.
 pub(super) fn refuse(pair: &mut Pair, tools: &Tools, why: Why) {
     tools.count(why.status().1);
     let is_head = match &pair.course {
@@ -79,7 +79,7 @@ pub(super) fn refuse(pair: &mut Pair, tools: &Tools, why: Why) {
     };
     let answer = why.answer(!is_head);
     pair.end_hold(tools);
-    // What is under way to the program is not complete, or its answer is not wanted any more.
+    // The request to the program is not complete, or its answer is not wanted any more.
     pair.reset_link();
     pair.sent += answer.len() as u64;
     pair.to_client.send(answer.as_bytes(), false, &mut pair.client);

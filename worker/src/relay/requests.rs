@@ -1,4 +1,4 @@
-//! From the client to the program: the next request is found, and passed on with its body.
+//! From the client to the program: finds the next request, and passes it on with its body.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -19,8 +19,8 @@ use crate::report::Outcome;
 /// How long a client may take to send a head, from its first byte.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
-/// From how many bytes on a part of a head is looked at again only if it has ended: one that comes byte by byte, or
-/// line by line, must not be parsed with each of them. Fewer can be the beginning of another protocol.
+/// A partial head that is longer than this is parsed again only if it has ended: one that arrives byte by byte, or line
+/// by line, must not be parsed each time. A shorter one may be the beginning of another protocol.
 const SHORT: usize = 64;
 
 /// How often a body is read before others get a turn.
@@ -72,7 +72,7 @@ fn is_paused(pair: &mut Pair, tools: &Tools) -> bool {
     let Course::Messages(exchange) = &mut pair.course else { return false };
     let is_paused = tools.hub.pausing.is_paused() && pair.leaving.is_none();
     if is_paused && exchange.head_until.take().is_some() {
-        // The beginning of a head, which gets all its time after the pause.
+        // The beginning of a head, which gets its full time after the pause.
         exchange.is_unseen = true;
     }
     if is_paused && (pair.client.readable || exchange.is_unseen) {
@@ -81,7 +81,7 @@ fn is_paused(pair: &mut Pair, tools: &Tools) -> bool {
     is_paused
 }
 
-/// There is no whole request.
+/// No whole request has arrived.
 fn wait(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, Next> {
     let Course::Messages(exchange) = &pair.course else { return ControlFlow::Continue(Next::Go) };
     if let Some(until) = exchange.head_until {
@@ -100,7 +100,7 @@ fn wait(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, Next> {
     if has_to_leave { ControlFlow::Break(Outcome::Closed) } else { ControlFlow::Continue(Next::Wait) }
 }
 
-/// The port closes: whether a connection stays for now that is between two messages.
+/// Whether a connection that is between two messages stays for now although the port closes.
 fn stays(pair: &mut Pair, tools: &Tools) -> bool {
     let has_served = matches!(&pair.course, Course::Messages(exchange) if exchange.has_served);
     let active = has_served.then_some(pair.idle_since);
@@ -127,8 +127,8 @@ fn received(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Out
     ControlFlow::Continue(None)
 }
 
-/// Whether a head that was not complete is decided by its last bytes, so many: it has come to its end, or it has a line
-/// that ends with LF alone, or it is too long.
+/// Whether the last bytes, this many, decide about a head that was not complete: it has ended, has a line that ends
+/// with LF alone, or is too long.
 pub(super) fn may_be_complete(head: &[u8], last: usize) -> bool {
     let decides = |end: usize| match &head[..end] {
         [.., before, b'\r'] => *before == b'\n',
@@ -138,7 +138,7 @@ pub(super) fn may_be_complete(head: &[u8], last: usize) -> bool {
     head.len() <= SHORT || head.len() >= MAX_HEAD || ends.any(decides)
 }
 
-/// Begins with the request that these bytes begin with. None: it is not complete.
+/// Starts the request that these bytes begin with. None: it is not complete.
 fn begin(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcome, Option<Next>> {
     let Course::Messages(exchange) = &mut pair.course else { return ControlFlow::Continue(None) };
     let bytes = &bytes[empty_lines(bytes)..];
@@ -175,7 +175,7 @@ fn begin(pair: &mut Pair, tools: &mut Tools, bytes: &[u8]) -> ControlFlow<Outcom
     }
 }
 
-/// Reports that a client does not speak HTTP/1: once a generation, since all its clients may do the same.
+/// Reports that a client does not speak HTTP/1: once per generation, because all its clients may do the same.
 fn say_opaque(pair: &Pair, tools: &Tools, protocol: &'static str) {
     if pair.target.as_ref().is_some_and(|target| target.is_first_opaque()) {
         tools.hub.say(&Event::Opaque { id: pair.id, peer: pair.peer, protocol });
@@ -193,7 +193,7 @@ fn start(pair: &mut Pair, tools: &mut Tools, request: Request, bytes: &[u8]) -> 
     tools.head.extend_from_slice(&rest[..length]);
     let mut is_reused = matches!(pair.link, Link::Open(_));
     if is_reused && !request.may_be_repeated() {
-        // It would be lost if the program has closed the connection just now.
+        // The request would be lost if the program has just closed the connection.
         pair.look_at_link();
         is_reused = matches!(pair.link, Link::Open(_));
     }
@@ -239,7 +239,7 @@ pub(super) fn go_on(pair: &mut Pair, tools: &mut Tools, reached: Reached) -> Con
     ControlFlow::Continue(Next::Go)
 }
 
-/// Passes on what there is of the request's body.
+/// Passes on what has arrived of the request's body.
 pub(super) fn pass_body(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, Next> {
     for _ in 0..ROUNDS {
         let Pair { client, link: Link::Open(link), to_program, course: Course::Messages(exchange), .. } = pair else {
@@ -296,7 +296,7 @@ fn bad_body(pair: &mut Pair, tools: &Tools) -> ControlFlow<Outcome, Next> {
 mod tests {
     use super::*;
 
-    /// How often a head is looked at that comes in pieces of this length.
+    /// How often a head that arrives in pieces of this length is parsed.
     fn looks(head: &[u8], length: usize) -> usize {
         let pieces = (length..=head.len()).step_by(length);
         pieces.filter(|&end| may_be_complete(&head[..end], length)).count()
@@ -310,7 +310,7 @@ mod tests {
         }
         let known = &head.as_bytes()[..head.len() - 1];
         assert!(!may_be_complete(known, 1) && may_be_complete(head.as_bytes(), 1));
-        // It does not matter what comes with the end.
+        // It does not matter what arrives with the end.
         let more = [head.as_bytes(), b"GET / HT"].concat();
         assert!((9..100).all(|last| may_be_complete(&more, last)) && !may_be_complete(&more, 8));
         // A line that ends in another way decides at once.

@@ -13,16 +13,16 @@ pub(super) struct Side {
     watched: Watched,
     /// There may be something to read.
     pub(super) readable: bool,
-    /// A read that fills only a part of the buffer does not mean that nothing is left: the end is behind it, or bytes
-    /// that are out of band are.
+    /// A read that fills only a part of the buffer does not mean that nothing is left: the end of the stream, or
+    /// out-of-band bytes, may follow.
     thorough: bool,
-    /// It was reset, or is closed in both directions, as an event has said.
+    /// An event has reported that it was reset, or is closed in both directions.
     gone: bool,
     /// There may be room for something to send.
     pub(super) writable: bool,
-    /// Nothing comes any more.
+    /// Nothing more will be received.
     pub(super) heard_all: bool,
-    /// Nothing can be sent any more: its half is closed, or it is broken.
+    /// Nothing more can be sent: its half is closed, or it is broken.
     pub(super) said_all: bool,
     /// It was reset, or failed.
     pub(super) broken: bool,
@@ -35,7 +35,7 @@ enum Watched {
     ForBoth,
 }
 
-/// What a read has brought.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Read {
     Bytes(usize),
@@ -60,7 +60,7 @@ impl Side {
         }
     }
 
-    /// Has its events reported by this name, if they are not yet; `room` is whether room to send is awaited.
+    /// Has its events reported under this name, if they are not yet, including room to send where that is awaited.
     ///
     /// # Errors
     /// When the system lacks memory.
@@ -97,7 +97,8 @@ impl Side {
         }
     }
 
-    /// Whether an event has said that it was reset, or closed in both directions. There may be bytes before that.
+    /// Whether an event has reported that it was reset, or closed in both directions. There may be bytes to read before
+    /// that.
     pub(super) fn is_gone(&self) -> bool {
         self.gone
     }
@@ -130,7 +131,8 @@ impl Side {
         }
     }
 
-    /// Sends what it takes without waiting; what cannot be sent any more counts as sent. `more` follows at once.
+    /// Sends what the socket takes without waiting; bytes that can never be sent count as sent. With `more`, more
+    /// follow at once.
     pub(super) fn write(&mut self, bytes: &[u8], more: bool) -> usize {
         let more = if more { SendFlags::MORE } else { SendFlags::empty() };
         let mut sent = 0;
@@ -159,7 +161,7 @@ impl Side {
         let _ = sockopt::set_tcp_quickack(&self.socket, true); // At worst it is said later.
     }
 
-    /// The other side will read its end behind what was sent.
+    /// The other side will read the end after what was sent.
     pub(super) fn half_close(&mut self) {
         if !self.said_all {
             self.said_all = true;
@@ -177,13 +179,13 @@ impl Side {
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
     }
 
-    /// Closes it when nothing is under way. The other side reads its end. The system keeps a connection that we have
-    /// closed first for a minute, and with it its port: not this one, unless the other side is very quick.
+    /// Closes it when nothing is under way; the other side reads the end. The system keeps a connection that we close
+    /// first, and its port, for a minute, but not this one, unless the other side is very quick.
     pub(super) fn close_idle(mut self) {
         if self.heard_all && !self.broken {
             return; // The other side has closed first, and keeps it.
         }
-        // The end arrives first, and a program that has got an end does not see the reset that follows.
+        // The end arrives first, and a program that has read the end does not see the reset that follows.
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
         self.half_close();
     }

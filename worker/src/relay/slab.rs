@@ -1,13 +1,13 @@
 //! The connections of one loop, by numbers that can be given to epoll.
 
-/// The name of one connection. The place may be another connection's afterwards; the serial number is not.
+/// The name of one connection. Its place may be reused by another connection; its serial number is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     place: u32,
     serial: u32,
 }
 
-/// What fits beside a flag in a name that epoll gives back.
+/// The largest serial number that fits beside a flag in a name that epoll gives back.
 const SERIALS: u32 = u32::MAX >> 1;
 
 impl Key {
@@ -25,18 +25,18 @@ impl Key {
 pub(super) struct Slab<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
-    /// That of the next connection. When all numbers were used it begins again, long after the events of the first one.
+    /// The last one that was used. When all numbers were used it begins again, long after the events of the first one.
     serial: u32,
 }
 
 #[derive(Debug)]
 struct Slot<T> {
     serial: u32,
-    /// None: it is free, or what was in it is being worked on.
+    /// None: the slot is free, or its content is being worked on.
     content: Option<Box<T>>,
 }
 
-/// How many places are kept when all connections have ended. What many at once have needed is given back.
+/// How many places are kept when all connections have ended. The memory for many at once is freed.
 const KEPT: usize = 1024;
 
 impl<T> Slab<T> {
@@ -44,7 +44,7 @@ impl<T> Slab<T> {
         Slab { slots: Vec::new(), free: Vec::new(), serial: 0 }
     }
 
-    /// A name for what is going to be put there.
+    /// Reserves a place, and returns its name.
     pub(super) fn reserve(&mut self) -> Key {
         self.serial = (self.serial + 1) & SERIALS;
         let place = self.free.pop().unwrap_or_else(|| {
@@ -55,7 +55,7 @@ impl<T> Slab<T> {
         Key { place, serial: self.serial }
     }
 
-    /// Takes it out, to put it back or to release its place.
+    /// Takes the content out; the caller then puts it back or releases its place.
     pub(super) fn take(&mut self, key: Key) -> Option<Box<T>> {
         let slot = self.slots.get_mut(key.place as usize)?;
         if slot.serial == key.serial { slot.content.take() } else { None }
@@ -65,7 +65,7 @@ impl<T> Slab<T> {
         self.slots[key.place as usize].content = Some(content);
     }
 
-    /// The place may become another one's.
+    /// The place may be reused.
     pub(super) fn release(&mut self, key: Key) {
         self.free.push(key.place);
         if self.free.len() == self.slots.len() && self.slots.len() > KEPT {
@@ -78,7 +78,7 @@ impl<T> Slab<T> {
         self.slots.iter().filter_map(|slot| slot.content.as_deref())
     }
 
-    /// The names of all that are there.
+    /// The names of all occupied places.
     pub(super) fn keys(&self) -> Vec<Key> {
         let occupied = self.slots.iter().enumerate().filter(|(_, slot)| slot.content.is_some());
         occupied.map(|(place, slot)| Key { place: place as u32, serial: slot.serial }).collect()

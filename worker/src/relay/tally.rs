@@ -1,4 +1,4 @@
-//! What became of the requests of one loop. Only that loop counts here, so nothing is fought over.
+//! What became of the requests of one loop. Only that loop counts here, so there is no contention.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

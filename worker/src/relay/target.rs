@@ -14,18 +14,17 @@ pub(super) struct Target {
     /// Unique within this process.
     pub(super) number: u64,
     pub(super) address: SocketAddr,
-    /// Beside the lock, because it is asked at each message: the port closes, and messages are the last ones.
+    /// The port closes, and messages are the last ones. Outside the lock, because it is read for each message.
     stopping: AtomicBool,
-    /// Beside the lock for the same reason: connections between two messages belong to another one now.
+    /// Connections between two messages belong to another generation now. Outside the lock for the same reason.
     moves: AtomicBool,
     /// The program has ended.
     lost: AtomicBool,
-    /// When connections have to leave, if not all at once.
+    /// When each connection has to leave, if not all at once.
     turns: Turns,
-    /// When those are closed by force of whose bytes nothing is known, if not all at once: the last ones at the
-    /// deadline.
+    /// When each opaque connection is closed by force, if not all at once: the last ones at the deadline.
     cuts: Turns,
-    /// A client has spoken another protocol than HTTP/1.
+    /// A client has spoken a protocol other than HTTP/1.
     has_opaque: AtomicBool,
     live: Mutex<Live>,
     /// Signalled when the drain may be over.
@@ -38,7 +37,7 @@ struct Live {
     drain: Option<Drain>,
     /// When it was asked to stop.
     stopping: Option<Instant>,
-    /// Those that were closed by force during the drain, as they were then.
+    /// Connections that were closed by force during the drain, as they were then.
     forced: Vec<ConnectionInfo>,
     /// The relay has ended.
     abandoned: bool,
@@ -47,7 +46,7 @@ struct Live {
 #[derive(Debug, Clone, Copy)]
 struct Drain {
     began: Instant,
-    /// None: its program has ended, and nothing was said of those that still read what it had sent.
+    /// None: its program has ended, and no deadline was set for clients that still read what it had sent.
     deadline: Option<Instant>,
     /// What was counted before it began.
     before: Counts,
@@ -82,7 +81,7 @@ impl Target {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// A client speaks another protocol than HTTP/1. Returns whether it is the first one.
+    /// A client speaks a protocol other than HTTP/1. Returns whether it is the first one.
     pub(super) fn is_first_opaque(&self) -> bool {
         !self.has_opaque.swap(true, Ordering::Relaxed)
     }
@@ -99,14 +98,15 @@ impl Target {
         }
     }
 
-    /// Another one gets the clients. If it drains already, the deadline moves.
+    /// Another generation gets the clients. If this one is already draining, the deadline moves.
     pub(super) fn retire(&self, deadline: Instant) {
         self.moves.store(true, Ordering::SeqCst);
         self.drain(Some(deadline));
     }
 
-    /// These connections are let go over this time from now on, when that begins, or closed by force over the last of
-    /// the time until the deadline. If they are already, that takes so long at most.
+    /// Spreads the end of these connections: they are let go over this time from now, or, if they are opaque, closed by
+    /// force over a period of this length that ends at the deadline. If a spread has begun already, it takes this long
+    /// at most.
     pub(super) fn spread(&self, ids: Vec<u64>, over: Duration, deadline: Instant) {
         let now = Instant::now();
         self.turns.begin(|| ids.clone(), over, now);
@@ -157,8 +157,8 @@ impl Target {
         self.is_stopping() && self.turns.of(id, Instant::now()).is_none()
     }
 
-    /// It stops: until when a connection stays that is between two messages, the last of which has ended then. Its turn
-    /// may not have come, or its next message may be on its way.
+    /// Until when a connection that is between two messages stays during a stop: its turn may not have come, or its
+    /// next message may be on its way. `active` is when its last message ended.
     pub(super) fn stays_until(&self, id: u64, active: Option<Instant>, now: Instant) -> Option<Instant> {
         let began = self.lock().stopping?;
         let turn = self.turns.when(id, now).unwrap_or(began);
@@ -166,7 +166,7 @@ impl Target {
         Some(if is_active { turn + NEXT_MESSAGE_WAIT } else { turn })
     }
 
-    /// When a connection is closed by force of whose bytes nothing is known, if not with all others at the deadline.
+    /// When an opaque connection is closed by force, if not with all others at the deadline.
     pub(super) fn forced_at(&self, id: u64, now: Instant) -> Option<Instant> {
         if self.is_stopping() || self.is_moving() { self.cuts.when(id, now) } else { None }
     }
@@ -177,7 +177,7 @@ impl Target {
         live.drain.filter(|_| live.counts.now > 0).and_then(|drain| drain.deadline)
     }
 
-    /// Takes a connection, one that was accepted just now or another one's. Returns false if it gets none any more.
+    /// Takes a connection that was just accepted, or another generation's. Returns false if it gets no more.
     pub(super) fn enter(&self, is_new: bool) -> bool {
         let mut live = self.lock();
         let is_open = live.drain.is_none();
@@ -188,7 +188,7 @@ impl Target {
         is_open
     }
 
-    /// A connection has moved to another one, or waits for that.
+    /// A connection has moved to another generation, or waits for that.
     pub(super) fn leave(&self) {
         let mut live = self.lock();
         live.counts.now -= 1;
@@ -229,7 +229,7 @@ impl Target {
         self.lock().counts.now == 0
     }
 
-    /// Waits until it has been asked to let its connections go, and the last one is gone.
+    /// Waits until it has been asked to let its connections go, and the last one has ended.
     pub(super) fn wait(&self) -> DrainReport {
         let is_busy = |live: &mut Live| !live.abandoned && (live.drain.is_none() || live.counts.now > 0);
         let live = self.changed.wait_while(self.lock(), is_busy).unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! When the connections of one loop are looked at though nothing has happened to them.
+//! When the connections of one loop are looked at even if nothing has happened to them.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use super::slab::Key;
 pub(super) struct Timers(BTreeSet<(Instant, Key)>);
 
 impl Timers {
-    /// Schedules a connection. If its time is put off, the old timer stays: one early look costs less than moving the
+    /// Schedules a connection. If its time is postponed, the old timer stays: one early look costs less than moving the
     /// timer with each message.
     pub(super) fn set(&mut self, key: Key, scheduled: &mut Option<Instant>, due: Option<Instant>) {
         let Some(due) = due else { return };
@@ -30,7 +30,7 @@ impl Timers {
         self.0.first().map(|(at, _)| *at)
     }
 
-    /// Those that are due.
+    /// Takes out the connections that are due.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Key> {
         let mut due = Vec::new();
         while let Some((_, key)) = self.0.first().copied().filter(|(at, _)| *at <= now) {

@@ -19,13 +19,13 @@ pub(super) struct Tools {
     /// The place of this loop among the mailboxes.
     pub(super) number: usize,
     pub(super) epoll: OwnedFd,
-    /// What was read last. Nothing stays there.
+    /// What was read last. Nothing is kept there.
     pub(super) scratch: Box<[u8]>,
     /// The head of the message that is passed on now.
     pub(super) head: Vec<u8>,
     /// Empty buffers for copies of heads.
     spare: Vec<Vec<u8>>,
-    /// When the events that are worked on were reported.
+    /// When the current events were reported.
     pub(super) now: Instant,
     door: Door,
     epoch: u64,
@@ -59,7 +59,7 @@ impl Tools {
         self.tally().count(fate);
     }
 
-    /// Work was broken off, and what it had borrowed was lost.
+    /// Replaces a buffer that was lost when work was broken off.
     pub(super) fn restore(&mut self) {
         if self.scratch.is_empty() {
             self.scratch = vec![0; SCRATCH].into();

@@ -1,4 +1,4 @@
-//! What another thread does to a connection that moves to another generation in the same moment.
+//! Races: a connection moves to another generation while another thread does something to it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -54,7 +54,7 @@ impl Scene {
         port.shared().serve_by(&old);
         let mut client = TcpStream::connect(port.address()).unwrap();
         client.set_read_timeout(Some(LIMIT)).unwrap();
-        // From its first message on, it is idle until there is another one.
+        // After its first message it is idle until there is another one.
         client.write_all(b"?").unwrap();
         client.read_exact(&mut [0]).unwrap();
         let entry = port.shared().registry.of(&old).remove(0);
@@ -102,7 +102,7 @@ fn eventually(holds: impl Fn() -> bool) {
 fn a_connection_that_has_moved_is_left_alone_by_the_drain_of_the_generation_that_it_has_left() {
     let mut scene = Scene::new(Bytes);
     assert!(scene.moves());
-    // The drain has found it before.
+    // The drain had found it before it moved.
     assert!(!idle::close(scene.shared(), &scene.old, &scene.entry));
     idle::release_one(scene.shared(), &scene.old, &scene.entry);
     course::close_by_force(scene.shared(), &scene.old, &scene.entry);
@@ -165,7 +165,7 @@ impl Drop for Curious {
     }
 }
 
-/// What becomes of a connection that alone still has its handler, whose drop looks at connections and panics.
+/// Ends a connection that alone still has its handler, whose drop looks at connections and panics.
 fn drops_its_handler(end: fn(&Shared, &Entry) -> bool) {
     let (port, (dropped, is_dropped)) = (Arc::new(OnceLock::new()), mpsc::channel());
     let scene = Scene::new(Curious(port.clone(), dropped));

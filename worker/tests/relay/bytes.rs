@@ -68,7 +68,7 @@ fn a_reset_is_passed_on_in_both_directions() {
     let (program, connections) = Program::by_hand();
     let (front, upstream) = Front::before(&program);
     let (mut client, mut server) = (front.client(), connections.recv().unwrap());
-    // Before the relay knows of the connection, a reset is an attempt that has failed, and it makes another one.
+    // Until the relay knows of the connection, it takes a reset for a failed attempt, and makes another one.
     client.send("hello");
     server.expect("hello");
     server.reset();
@@ -85,7 +85,7 @@ fn what_a_program_has_sent_before_a_reset_is_delivered() {
     let (front, _upstream) = Front::before(&program);
     let (mut client, mut server) = (front.client(), connections.recv().unwrap());
     server.send("the answer");
-    // It has not read this, so that its end is a reset.
+    // It has not read this, so its end is a reset.
     client.send("a question too many");
     eventually("it has arrived", || server.0.peek(&mut [0; 64]).unwrap() == 19);
     drop(server);
@@ -110,7 +110,7 @@ fn a_side_that_does_not_read_stops_the_other_one() {
         before > 0 && written.load(Ordering::SeqCst) == before
     };
     eventually("the program cannot send more", stuck);
-    // What the system keeps for both sockets, and a piece in the relay.
+    // The system's buffers for both sockets, and a piece in the relay.
     let kept = written.load(Ordering::SeqCst);
     assert!(kept < 64 * 1024 * 1024, "{kept} bytes are on the way");
     let mut received = vec![0; kept + 1];
@@ -169,7 +169,7 @@ fn a_connection_that_has_ended_keeps_no_port_towards_the_program() {
         stream.read_exact(&mut request)?;
         stream.write_all(&request)
     });
-    // Another one may have had this port before.
+    // Another program may have had this port before.
     let kept = time_waits_towards(program.address.port());
     let (front, upstream) = Front::before(&program);
     for _ in 0..100 {
@@ -183,12 +183,12 @@ fn a_connection_that_has_ended_keeps_no_port_towards_the_program() {
     assert!(time_waits_towards(program.address.port()) <= kept);
 }
 
-/// How many connections to this port of this machine have ended and keep the port of the side that has connected.
+/// How many connections to this port of this machine have ended and still keep the port of the connecting side.
 fn time_waits_towards(port: u16) -> usize {
     towards(port, "06").len()
 }
 
-/// The ports that have connections to this port of this machine in a state, as proc_net_tcp(5) numbers it.
+/// The ports with connections to this port of this machine in a state, as proc_net_tcp(5) numbers it.
 fn towards(port: u16, state: &str) -> HashSet<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let remote = format!(":{port:04X}");
@@ -199,8 +199,8 @@ fn towards(port: u16, state: &str) -> HashSet<String> {
     table.lines().skip(1).filter_map(own).collect()
 }
 
-/// Has a program whose queue is full asked. Returns whether that was over in time, which a busy machine may not let it
-/// be.
+/// Has the relay ask a program whose queue is full. Returns whether that was over in time, which a busy machine may
+/// prevent.
 fn is_asked_again_and_again() -> bool {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     rustix::net::listen(&listener, 0).unwrap();
@@ -212,7 +212,7 @@ fn is_asked_again_and_again() -> bool {
     let mut client = front.client();
     let began = Instant::now();
     client.send("hello");
-    // The system asks again from the same port.
+    // The system retries from the same port.
     let mut asked_from = HashSet::new();
     while asked_from.len() < 5 {
         if began.elapsed() > CONNECT_TIMEOUT {

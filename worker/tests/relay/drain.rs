@@ -1,4 +1,4 @@
-//! One generation takes another one's place; a stop; one connection is ended.
+//! One generation replaces another; a stop; the end of one connection.
 
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
@@ -32,7 +32,7 @@ fn new_clients_get_the_new_generation_and_old_ones_keep_theirs() {
     let report = waiting.join().unwrap();
     assert_eq!((report.disconnected, report.closed, report.forced.len()), (1, 0, 0));
     assert!(report.took < LIMIT);
-    // Each that waits gets the report.
+    // Every caller that waits gets the report.
     assert_eq!(upstream.wait().disconnected, 1);
     assert_eq!(next.counts().total, 1);
 }
@@ -185,7 +185,7 @@ fn no_client_is_lost_while_generations_replace_each_other() {
 fn idle_connections_are_closed_one_after_the_other_oldest_first() {
     let front = Front::http();
     let upstream = front.serve(&Program::http("program"));
-    // One after the other, since the threads of a relay accept at the same time.
+    // One after the other, because the threads of a relay accept at the same time.
     let [mut first, mut second] = [(); 2].map(|()| {
         let mut client = front.client();
         client.get("/");
@@ -230,7 +230,7 @@ fn the_next_message_of_an_active_client_is_answered_as_the_last_one_in_a_stop() 
     client.get("/");
     client.expect_answer("program / ");
     upstream.stop_by(never());
-    // It is on its way.
+    // The next request is on its way.
     client.get("/next");
     let (head, body) = client.answer();
     assert!(head.contains("Connection: close") && body == "program /next ", "{head}");
@@ -257,7 +257,7 @@ fn a_stop_leaves_the_queue_of_a_shared_listener_to_the_others() {
     let program = Program::named("one");
     let upstream = one.upstream(program.address);
     upstream.serve();
-    // Every thread that accepts has a client, and is held up there. So the others stay in the queue.
+    // Every thread that accepts has a client and is held up there, so the others stay in the queue.
     let held_up = gate.write().unwrap();
     let threads = thread::available_parallelism().map_or(1, NonZero::get).max(2);
     let mut accepted: Vec<_> = (0..threads)

@@ -72,7 +72,7 @@ fn clients_wait_for_the_next_generation_when_the_program_has_ended() {
     // The old one still finishes its answer.
     drop(server);
     client.expect_last("");
-    // Its client does not have to close its side: it could be heard by none.
+    // Its client need not close its side: nothing could receive that.
     let report = upstream.wait();
     drop(client);
     assert_eq!((report.closed, report.forced.len()), (1, 0));

@@ -12,7 +12,7 @@ use crate::support::{Client, Front, Program, eventually, never, soon};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// What programs answer to it, and how many bytes of each are the head of the final answer and what is before that.
+/// What programs answer to it, each with the length of everything up to the end of the final answer's head.
 fn answers() -> Vec<(&'static str, usize)> {
     [
         "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nhello, world",
@@ -27,7 +27,7 @@ fn answers() -> Vec<(&'static str, usize)> {
     .to_vec()
 }
 
-/// All that a client receives until its connection ends, and whether that is a regular end.
+/// Everything that a client receives until its connection ends, and whether that is a regular end.
 fn all_of(client: &mut Client) -> (String, bool) {
     let mut received = Vec::new();
     let ended = client.0.read_to_end(&mut received);
@@ -43,7 +43,7 @@ fn accept(connections: &Receiver<Client>) -> Client {
     server
 }
 
-/// Nothing is left of the clients, and others are served.
+/// No client is left, and others are served.
 fn assert_unharmed(front: &Front, upstream: &Upstream) {
     eventually("all are over", || upstream.counts().now == 0);
     assert_eq!((front.said("Panicked"), front.relay.counts().held), (0, 0));
@@ -66,7 +66,7 @@ fn a_program_that_ends_at_any_byte_of_an_answer_never_makes_a_whole_one_of_a_par
             } else {
                 drop(server)
             }
-            // The end of its own, if the connection is kept. It may have been reset already.
+            // The client ends the connection, if it is kept. It may already have been reset.
             let _ = client.0.shutdown(Shutdown::Write);
             let (received, is_regular) = all_of(&mut client);
             let case = format!("{cut} bytes of {answer:?}, reset: {is_reset}: {received:?}, regular: {is_regular}");
@@ -119,7 +119,7 @@ fn a_replacement_at_any_byte_of_a_request_costs_nothing() {
         let next = front.serve(if cut % 2 == 0 { &odd } else { &even });
         upstream.retire_by(never());
         client.send(&request[cut..]);
-        // One that has reached the old program is answered by that.
+        // A request that has reached the old program is answered by that program.
         let name = if (cut >= head) == (cut % 2 == 0) { "even" } else { "odd" };
         client.expect_answer(&format!("{name} /x hello"));
         client.get("/next");
@@ -180,7 +180,7 @@ fn a_client_that_sends_ahead_and_never_reads_is_stopped_and_forced_at_the_deadli
     front.serve(&Program::http("b"));
     upstream.retire_by(soon());
     let report = upstream.wait();
-    // Where it was between two messages at that moment, it has moved.
+    // If it was between two messages at that moment, it has moved.
     assert!(report.forced.len() <= 1, "{report:?}");
     assert_eq!(front.said("Panicked"), 0);
 }

@@ -15,7 +15,7 @@ use crate::support::{CONNECT_TIMEOUT, Client, Front, HUGE, Program, eventually, 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Has a client ask, and the program get that. Returns the program's end of the connection.
+/// Has a client send a request, which the program receives. Returns the program's end of the connection.
 fn asks(client: &mut Client, connections: &Receiver<Client>) -> Client {
     client.get("/");
     let mut server = connections.recv().unwrap();
@@ -142,7 +142,7 @@ fn a_program_that_closes_between_messages_is_connected_again() {
     assert_eq!(front.relay.counts().retries, 0);
 }
 
-/// Has a program close a connection that it has kept alive when it has got this request.
+/// Has a program close a kept-alive connection when it has received this request.
 fn close_at(request: &str) -> (Front, Client, Receiver<Client>) {
     let (program, connections) = Program::by_hand();
     let front = Front::http();
@@ -189,7 +189,7 @@ fn a_request_that_may_change_something_is_sent_once() {
     }
 }
 
-/// A program crashes, and the next one begins to serve later than requests are made. Returns whether the relay heard of
+/// A program crashes, and the next one begins to serve only after further requests. Returns whether the relay heard of
 /// the crash before it gave those up, which a busy machine may prevent.
 fn crashes_and_is_heard_of_in_time() -> bool {
     let (program, connections) = Program::by_hand();
@@ -200,9 +200,9 @@ fn crashes_and_is_heard_of_in_time() -> bool {
     let mut busy = front.client();
     busy.get("/crash");
     let mut server = connections.recv().unwrap();
-    // Before the relay knows of the connection, it would take the crash for an attempt that has failed.
+    // Until the relay knows of the connection, it would take the crash for a failed attempt.
     server.expect("GET /crash ");
-    // The program is gone, and what was asked for then is not lost.
+    // The program is gone, and requests that are made now are not lost.
     let _port = program.close();
     let mut meanwhile = front.client();
     let began = Instant::now();
@@ -281,7 +281,7 @@ fn a_client_that_has_connected_just_before_a_stop_is_answered() {
     assert!(head.contains("Connection: close\r\n"), "{head}");
     assert_eq!(body, "a / ");
     client.expect_last("");
-    // One that says nothing does not hold up the stop.
+    // A client that sends nothing does not hold up the stop.
     upstream.wait();
 }
 

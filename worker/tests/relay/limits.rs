@@ -11,11 +11,11 @@ use crate::support::{Client, Front, Program, options};
 
 const PROGRAM: &str = "RELAY_TEST_PROGRAM";
 
-/// The clients and the program are in the process of the test. Says where it listens, and ends with its standard input.
+/// The clients and the program are in the test's process. Prints its address, and ends with its standard input.
 fn relay(program: SocketAddr) {
     let front = Front::start(options(Protocol::Http(Forwarded::Off)));
     front.relay.upstream(program).serve();
-    // Not by `println!`, which a test's harness may capture.
+    // Not with `println!`, which the test harness may capture.
     io::stdout().write_all(format!("\n@{}\n", front.relay.address()).as_bytes()).unwrap();
     io::stdin().read_to_end(&mut Vec::new()).unwrap();
     assert_eq!(front.said("Exhausted"), 1, "it is reported once in a while");
@@ -55,7 +55,7 @@ fn every_client_is_served_in_the_end_when_descriptors_run_out() {
 
 const FEW_PORTS: &str = "RELAY_TEST_FEW_PORTS";
 
-/// A client from an address of its own, so that it takes none of the ports of the relay.
+/// A client with its own source address, so that it takes none of the relay's ports.
 fn client_from(source: Ipv4Addr, to: SocketAddr) -> Client {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     rustix::net::bind(&socket, &SocketAddrV4::new(source, 0)).unwrap();

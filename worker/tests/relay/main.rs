@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
-// What the tests are written with.
+// Test support.
 mod support;
 #[path = "../worker/watchdog.rs"]
 mod watchdog;
@@ -12,12 +12,12 @@ mod watchdog;
 mod bytes;
 // Clients wait while no generation serves.
 mod hold;
-// One generation takes another one's place; a stop; one connection is ended.
+// One generation replaces another; a stop; the end of one connection.
 mod drain;
 
 // Messages are told apart: each goes to the generation that serves.
 mod messages;
-// What a relay answers itself, and when it ends a connection.
+// The relay's own answers, and when it ends a connection.
 mod refusals;
 // Connections that are kept through a replacement, a crash, a stop.
 mod kept;

@@ -170,7 +170,7 @@ fn an_answer_may_end_with_the_connection() {
         drop(server);
         client.expect_last("");
     }
-    // One that is cut off must not look as if it were complete.
+    // An answer that is cut off must not look complete.
     let mut client = front.client();
     client.get("/");
     let mut server = connections.recv().unwrap();
@@ -295,7 +295,7 @@ fn bytes_that_belong_to_no_answer_do_not_reach_the_client() {
     server.expect("GET /next HTTP/1.1\r\nHost: a\r\n\r\n");
     server.send(answer);
     client.expect(answer);
-    // The same, if they come later.
+    // The same if they arrive later.
     server.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong");
     server.expect_end();
     client.get("/last");

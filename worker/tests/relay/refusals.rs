@@ -1,4 +1,4 @@
-//! What a relay answers itself, and when it ends a connection.
+//! The relay's own answers, and when it ends a connection.
 
 use std::io::Read;
 use std::time::Duration;
@@ -63,7 +63,7 @@ fn a_request_that_the_program_does_not_answer_gets_502() {
         drop(server);
         client.expect_refusal(502);
     }
-    // Nothing behind the head of an answer to HEAD, or it would be taken for another answer.
+    // Nothing follows the head of an answer to HEAD: it would be taken for another answer.
     let mut client = front.client();
     client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
     let server = connections.recv().unwrap();
@@ -156,7 +156,7 @@ fn a_request_that_no_generation_serves_in_time_gets_503() {
     client.get("/");
     client.expect_refusal(503);
     assert_eq!((front.relay.counts().unavailable, front.relay.counts().held), (1, 0));
-    // One that has asked for nothing waits for nothing.
+    // A client that has requested nothing waits for nothing.
     idle.expect_silence();
     let program = Program::http("a");
     let _upstream = front.serve(&program);

@@ -54,7 +54,7 @@ impl Front {
         Front::observed(|observer| Relay::start(listener, options, observer))
     }
 
-    /// One that leaves the listener to others when it stops.
+    /// A relay that leaves the listener to others when it stops.
     pub fn sharing(listener: &TcpListener, protocol: Protocol) -> Front {
         let listener = listener.try_clone().unwrap();
         Front::observed(|observer| Relay::start_shared(listener, options(protocol), observer))
@@ -89,7 +89,7 @@ impl Front {
     }
 }
 
-/// A program that knows nothing of the relay: a thread a connection.
+/// A program that knows nothing of the relay: one thread per connection.
 pub struct Program {
     pub address: SocketAddr,
     listener: TcpListener,
@@ -129,12 +129,12 @@ impl Program {
         program
     }
 
-    /// One that returns what it gets.
+    /// A program that returns what it receives.
     pub fn echo() -> Program {
         Program::start(|stream| io::copy(&mut stream.try_clone()?, stream).map(drop))
     }
 
-    /// One that says its name at once, and then returns what it gets.
+    /// A program that sends its name at once, and then returns what it receives.
     pub fn named(name: &'static str) -> Program {
         Program::start(move |stream| {
             stream.write_all(name.as_bytes())?;
@@ -142,7 +142,7 @@ impl Program {
         })
     }
 
-    /// One that keeps its connections alive, and answers with its name, the path that was asked for and the body.
+    /// A program that keeps its connections alive, and answers with its name, the requested path and the body.
     pub fn http(name: &'static str) -> Program {
         Program::start(move |stream| {
             let mut reader = BufReader::new(stream.try_clone()?);
@@ -155,7 +155,7 @@ impl Program {
         })
     }
 
-    /// One whose connections are served by the test itself.
+    /// A program whose connections are served by the test itself.
     pub fn by_hand() -> (Program, Receiver<Client>) {
         let (give, take) = mpsc::channel();
         let program = Program::start(move |stream| {
@@ -170,12 +170,12 @@ impl Program {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// What its connections have failed with.
+    /// The errors of its connections.
     pub fn errors(&self) -> Vec<String> {
         self.errors.lock().unwrap().iter().map(ToString::to_string).collect()
     }
 
-    /// It does not listen any more. Its connections stay. Nothing else gets its port while what is returned is there.
+    /// Stops listening. Its connections stay. Nothing else gets its port while the returned descriptor exists.
     pub fn close(self) -> OwnedFd {
         rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both).unwrap();
         let reserved = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();

@@ -1,7 +1,6 @@
 //! Clients that have connected just before a stop, and whose first message is on its way.
 //!
-//! A server waits for it as long as [`FIRST_MESSAGE_WAIT`] says. On a machine that is busy with something else a test
-//! may come too late, and tries again then.
+//! A server waits for it for [`FIRST_MESSAGE_WAIT`]. On a busy machine a test may be too late, and then tries again.
 
 use std::io::Write;
 use std::thread;
@@ -26,7 +25,7 @@ impl Before {
         self.0.elapsed() < FIRST_MESSAGE_WAIT
     }
 
-    /// Sends a first message. Returns whether that is in time, and has been answered with this and nothing else then.
+    /// Sends a first message. Returns whether it was in time; if so, it was answered with this and nothing else.
     fn answered(&self, mut client: Client, answer: &str) -> bool {
         let sent = client.0.write_all(b"?");
         let in_time = self.is_in_time();
@@ -38,7 +37,7 @@ impl Before {
     }
 }
 
-/// A client that has been answered. A stop comes to it after those that came before it.
+/// A client that has been answered. A stop gets to it after the clients that connected before it.
 fn answered(server: &Running) -> Client {
     let mut client = server.client();
     client.send("?");
@@ -46,8 +45,8 @@ fn answered(server: &Running) -> Client {
     client
 }
 
-/// Waits until the stop has come to that one of two idle connections whose message is not awaited. (On a busy machine
-/// it may have come to both by now.)
+/// Waits until the stop has reached the one of two idle connections whose message is not awaited. (On a busy machine it
+/// may have reached both by now.)
 fn wait_until_one_is_told(server: &Running) {
     eventually("the stop has come to one of them", || {
         server.connections().iter().filter(|connection| connection.activity == Activity::Idle).count() < 2

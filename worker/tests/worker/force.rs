@@ -72,7 +72,7 @@ fn the_deadline_can_be_brought_forward_during_the_drain() {
 fn the_deadline_can_be_put_off_during_the_drain() {
     let server = Running::start(Echo);
     let mut stays = server.idle_clients(1).remove(0);
-    // Long enough that even a machine under load comes to put it off in time.
+    // Long enough that even a machine under load postpones it in time.
     server.stop(Duration::from_secs(5));
     let first = server.deadline().unwrap();
     stays.expect_last("SHUTDOWN\n");
@@ -166,8 +166,8 @@ fn a_connection_that_ends_at_the_deadline_is_counted_once() {
     }
 }
 
-/// Messages of so many bytes are taken and not answered. The returned value is there as long as anything of the server
-/// is, or any of its threads.
+/// Messages of this many bytes are read and not answered. The returned value can be upgraded as long as anything of the
+/// server, or any of its threads, exists.
 fn silent(length: usize) -> (Weak<()>, impl Fn(&mut Connection) -> io::Result<()>) {
     let token = Arc::new(());
     let left = Arc::downgrade(&token);
@@ -203,7 +203,7 @@ fn of_many_clients_that_stay_each_is_closed_once_and_no_thread_is_left_when_they
             (report.disconnected, report.closed, report.forced.len(), report.stuck.len()),
             (0, closed, forced, 0)
         );
-        // They hear of the end before they have closed.
+        // They learn of the end before they have closed.
         clients.iter_mut().for_each(|client| client.expect_last(if has_notice { "SHUTDOWN\n" } else { "" }));
         drop(clients);
         eventually("all threads have ended", || left.strong_count() == 0);
@@ -242,7 +242,7 @@ fn a_client_that_never_reads_is_closed_by_force_and_keeps_no_thread_when_it_has_
     let report = server.join();
     assert_eq!((report.forced.len(), report.stuck.len()), (1, 0));
     drop(client);
-    // The channel ends when its thread has. Wine now and then does not wake a write whose client has gone.
+    // The channel ends with its thread. Wine sometimes does not wake a write whose client has gone.
     if cfg!(unix) {
         assert!(begun.recv_timeout(LIMIT).is_err_and(|error| error == RecvTimeoutError::Disconnected));
     }

@@ -54,7 +54,7 @@ fn one_more_takes_the_place_of_the_client_that_has_been_idle_for_longest_if_that
     };
     let mut clients: Vec<_> = (0..3).map(|_| server.client()).collect();
     clients.iter_mut().for_each(ask);
-    // From now on the second one has been idle for longest.
+    // From now on the second one has been idle longest.
     ask(&mut clients[0]);
     let mut one_more = server.client();
     ask(&mut one_more);
@@ -66,8 +66,8 @@ fn one_more_takes_the_place_of_the_client_that_has_been_idle_for_longest_if_that
     server.join();
 }
 
-/// A client whose message is served for longer than it may be idle, and which is idle after that. Returns whether it
-/// was not late itself, which a busy machine can make it.
+/// A client whose message is served for longer than it may be idle, and which is idle after that. Returns whether the
+/// client itself was in time, which a busy machine may prevent.
 fn is_closed_after_a_long_message() -> bool {
     const IDLE: Duration = Duration::from_millis(200);
     let handler = Serve(|client: &mut Connection| {
@@ -141,9 +141,9 @@ mod descriptors {
     use super::*;
     use crate::support::{Client, LIMIT, Watchdog, child};
 
-    /// Says everything that happens on its standard output, and takes orders from its standard input.
+    /// Prints every event to its standard output, and takes commands from its standard input.
     fn server() {
-        // Not by `println!`, which a test's harness may capture.
+        // Not with `println!`, which the test harness may capture.
         let say = |line: &str| io::stdout().write_all(format!("\n@{line}\n").as_bytes()).unwrap();
         let log = Log::default();
         let server = Server::new(Echo);
@@ -169,15 +169,15 @@ mod descriptors {
         }
     }
 
-    /// What this process has used, in hundredths of a second.
+    /// The CPU time of this process, in hundredths of a second.
     fn cpu_ticks() -> u64 {
         let stat = procfs();
-        // The name of the command is in brackets and may contain blanks.
+        // The name of the command is in parentheses and may contain blanks.
         let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
-    /// Read through a descriptor that was opened when there was one.
+    /// Read through a descriptor that was opened while there was one.
     fn procfs() -> String {
         use std::io::Seek;
         static STAT: std::sync::OnceLock<std::sync::Mutex<std::fs::File>> = std::sync::OnceLock::new();
@@ -258,7 +258,7 @@ mod descriptors {
         let used = server.ask("cpu?") - before;
         assert!(used <= 20, "{used} hundredths of a second of computing while there was nothing to do");
 
-        // The first have been served all the time; the last are when the first have left.
+        // The first clients are served throughout; the last ones are served once the first have left.
         let ask = |client: &mut Client| {
             client.send("hello");
             client.expect("hello");
@@ -286,7 +286,7 @@ mod descriptors {
         let clients: Vec<_> = (0..60).map(|_| Client::connect(server.address)).collect();
         server.wait_for("exhausted?", |times| times == 1);
         thread::scope(|scope| {
-            // Each leaves when it has been told, and so makes room.
+            // Each disconnects when it has been notified, and so makes room.
             for mut client in clients {
                 scope.spawn(move || client.expect_last("SHUTDOWN\n"));
             }
@@ -305,7 +305,7 @@ fn a_stop_wakes_the_server_though_no_descriptor_is_left() {
         let mut client = server.client();
         client.send("hello");
         client.expect("hello");
-        // The server waits for its next client. The rest of the process takes all that is left meanwhile.
+        // While the server waits for its next client, the rest of the process takes all remaining descriptors.
         let taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
         assert!(taken.len() < 40, "the limit of descriptors does not hold: {}", taken.len());
         server.stop(HUGE);
@@ -347,8 +347,8 @@ fn an_idle_server_does_not_wake_up() {
             client.send("hello");
             client.expect("hello");
         });
-        // A thread that has said that it is idle is about to wait, and one that was needed for the start alone ends
-        // after a second. Then nothing is the subject.
+        // A thread that has reported that it is idle is about to wait, and a thread that was needed only for the start
+        // ends after a second. From then on nothing should happen.
         eventually("all wait", || {
             let before = wake_ups();
             thread::sleep(Duration::from_millis(1500));

@@ -2,21 +2,21 @@
 
 #![allow(clippy::unwrap_used)]
 
-// What the tests are written with.
+// Test support.
 mod support;
 mod watchdog;
 
-// When a stop ends, and from where it can be asked for.
+// When a stop ends, and from where it can be requested.
 mod stop;
-// Who is told, and that the notice arrives.
+// Which clients are notified, and that the notice arrives.
 mod notice;
 // Clients that have connected just before a stop, and whose first message is on its way.
 mod first;
-// Clients that come in the instant of the stop, and the port afterwards.
+// Clients that connect at the moment of the stop, and the port afterwards.
 mod queue;
-// A port that is paused.
+// A paused port.
 mod pause;
-// One server takes another one's place.
+// One server replaces another.
 mod replace;
 // Connections that are let go one after the other.
 mod spread;

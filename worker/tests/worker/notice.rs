@@ -1,4 +1,4 @@
-//! Who is told, and that the notice arrives.
+//! Which clients are notified, and that the notice arrives.
 
 #[cfg(unix)]
 use std::io::ErrorKind;
@@ -16,7 +16,7 @@ use crate::support::{Gated, HUGE, Running, ServeAndTell, answering, eventually};
 
 const NOTICE: Option<&[u8]> = Some(b"SHUTDOWN\n");
 
-/// More than the buffers of a connection take.
+/// More than the buffers of a connection hold.
 const A_LOT: usize = 64 * 1024 * 1024;
 
 /// Sends much more than fits to a client that says `much`, and echoes everything else.
@@ -37,11 +37,11 @@ fn much(client: &mut Connection) -> std::io::Result<()> {
 
 /// Sends as much as the connection takes, to the last byte.
 ///
-/// Not on Windows: there a socket is in no known state when a send has timed out, and one that has nothing else to send
-/// takes a whole notice, however full it is.
+/// Not on Windows: there a socket is in an unknown state after a send has timed out, and a socket that has nothing else
+/// to send takes a whole notice, however full it is.
 #[cfg(unix)]
 fn fill(client: &mut Connection) -> std::io::Result<()> {
-    // What is left of the client's window and smaller than a segment is used only when the system probes it, after 200
+    // A rest of the client's window that is smaller than a segment is used only when the system probes it, after 200
     // ms.
     client.set_write_timeout(Some(Duration::from_millis(600)))?;
     for size in [65_536, 1] {
@@ -174,7 +174,7 @@ fn the_notice_survives_what_an_idle_client_still_sends() {
     let mut client = server.idle_clients(1).remove(0);
     server.stop(HUGE);
     server.wait_for(1, Activity::Draining);
-    // It has not looked at what it was sent yet: this crosses the notice.
+    // It has not read what it was sent yet: this crosses the notice.
     for _ in 0..64 {
         client.send([b'x'; 65_536]);
     }
@@ -197,7 +197,7 @@ fn the_notice_survives_input_that_a_busy_connection_has_not_read() {
     server.wait_for_message(1);
     server.stop(HUGE);
     drop(open);
-    // Its sender continues until all is sent, and only then the client reads.
+    // Its sender continues until all is sent; only then does the client read.
     more.join().unwrap();
     client.expect_last(".SHUTDOWN\n");
     drop(client);

@@ -1,4 +1,4 @@
-//! A port that is paused: what comes waits, what is under way ends.
+//! A paused port: what arrives waits, what is under way ends.
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpListener;
@@ -73,7 +73,7 @@ fn what_comes_during_a_pause_is_served_after_it() {
             client.expect(".");
         }
     }
-    // Nothing is left of it.
+    // Nothing is left of the pause.
     kept[0].send("?");
     kept[0].expect(".");
     server.stop(HUGE);
@@ -95,7 +95,7 @@ fn a_message_that_is_under_way_is_served_and_waited_for() {
     gate.send(()).unwrap();
     client.expect(".");
     assert!(waiting.join().unwrap());
-    // The other one was sent ahead, and is no part of it.
+    // The other message was sent ahead, and is not served in the pause.
     drop(gate);
     expect_silence(&mut client);
     port.resume();

@@ -1,4 +1,4 @@
-//! Clients that come in the instant of the stop, and the port afterwards.
+//! Clients that connect at the moment of the stop, and the port afterwards.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -27,7 +27,7 @@ struct HoldsUp<H> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Admitting,
-    /// The next client is the one.
+    /// The next client is the one that holds it up.
     Armed,
     HeldUp,
 }
@@ -57,8 +57,8 @@ impl<H: Handler> Handler for HoldsUp<H> {
     }
 }
 
-/// A server whose accepting thread is held up, until the sender is dropped. Its connections have left meanwhile: there
-/// is room for as many clients, which have to wait in the accept queue.
+/// A server whose accepting thread is held up until the sender is dropped. Its earlier connections have ended: there is
+/// room for as many clients, which have to wait in the accept queue.
 pub fn held_up(handler: impl Handler, room: usize) -> (Running, Sender<()>) {
     let (open, gate) = mpsc::channel::<()>();
     let stage = Arc::new(Mutex::new(Stage::Admitting));
@@ -106,7 +106,7 @@ fn without_a_notice_a_message_that_waits_in_the_accept_queue_is_served() {
 }
 
 /// Fewer than std's accept queue holds. When it overflows, the system drops the end of a handshake, and the client
-/// takes for connected what no server will ever hear of.
+/// believes that it is connected, although no server will ever hear of it.
 const CLIENTS: usize = 120;
 
 /// A connection that the system has forgotten is reset only when its client sends something.
@@ -117,15 +117,15 @@ fn fate_of_late(client: &mut Client) -> Fate {
             let _ = client.0.write_all(b"?");
             client.fate()
         }
-        // It is said only once.
+        // The error is reported only once.
         Err(_) => Fate::Reset,
         Ok(_) => client.fate(),
     }
 }
 
 /// No more can be promised: between the last look into the queue and the close of the listener, the system completes
-/// connections of which a process never hears. So the fate of each is counted, and what was connected before the stop
-/// has no other than being told.
+/// connections of which no process ever hears. So the fate of each is counted, and every client that was connected
+/// before the stop has to be notified.
 #[test]
 fn every_client_connected_before_the_stop_is_told_while_others_keep_connecting() {
     let server = Running::start(Echo);
@@ -168,7 +168,7 @@ fn every_client_connected_before_the_stop_is_told_while_others_keep_connecting()
 fn clients_that_keep_coming_do_not_hold_up_the_stop() {
     let address = Arc::new(OnceLock::new());
     let own = address.clone();
-    // For each client that is accepted there is another before the next look into the queue, which never gets empty.
+    // For each client that is accepted there is another before the next look into the queue, which never becomes empty.
     let server = Server::new(Echo).max_connections(1).observer(move |event| {
         if let Event::Refused { .. } = event {
             let _ = own.get().map(Client::try_connect);

@@ -1,4 +1,4 @@
-//! One server takes another one's place on the same listener: a restart, or the end of one that has failed.
+//! One server replaces another on the same listener: a restart, or the end of a server that has failed.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -14,7 +14,7 @@ use mastercontrol_worker::{
 
 use crate::support::{Client, Gated, HUGE, LIMIT, Log, Running, answering, eventually};
 
-/// A server, and another one that waits for its place.
+/// A server, and another one that waits to replace it.
 pub fn pair(old: impl Handler, new: impl Handler) -> (Running, Running) {
     let port = port();
     let old = Running::from(Server::new(old).build(&port).unwrap());
@@ -216,7 +216,7 @@ fn no_number_is_given_twice_by_servers_that_share_them() {
     new.with(port).join();
 }
 
-/// Panics, or hangs until the sender is dropped, when a client comes after `fail` was sent.
+/// Panics, or hangs until the sender is dropped, when a client connects after `fail` was sent.
 struct Fails {
     fail: Mutex<Receiver<()>>,
     fails: Arc<AtomicBool>,
@@ -229,7 +229,7 @@ impl Fails {
         (now, Fails { fail: Mutex::new(fail), fails: Arc::default(), gate: None })
     }
 
-    /// The last but one says whether it hangs.
+    /// The last value but one tells whether it hangs.
     fn hanging() -> (Sender<()>, Sender<()>, impl Fn() -> bool, Fails) {
         let (now, fail) = mpsc::channel();
         let (open, gate) = mpsc::channel();
@@ -280,7 +280,7 @@ fn failure(handle: Handle) -> (String, mastercontrol_worker::DrainReport) {
     (error.to_string(), error.drain)
 }
 
-/// One that serves, and another one for the same port, which is not built before it is needed.
+/// A server, and the port for another one, which is not built before it is needed.
 fn observed(log: &Log, handler: impl Handler) -> (Port, Handle) {
     let port = port();
     let old = log.observe(Server::new(handler)).grace_on_failure(HUGE).build(&port).unwrap();
@@ -423,7 +423,7 @@ fn a_stop_right_after_a_replacement_leaves_the_queue_to_the_successor() {
         old.stop(HUGE);
         ask(&mut new.client(), "?");
         old.join();
-        // The port is still open: what one server does concerns itself.
+        // The port is still open: what one server does affects only itself.
         ask(&mut new.client(), "?");
         new.stop(Duration::ZERO);
         new.join();
@@ -524,8 +524,8 @@ fn shared(listener: &TcpListener, server: Server) -> Running {
     Running::from(server.start_on(port).unwrap())
 }
 
-/// Connects and asks, all the time, until the sender is dropped. Each client gets its answer, or is told. Returns how
-/// many got their answer.
+/// Connects and asks, all the time, until the sender is dropped. Each client is answered or notified. Returns how many
+/// were answered.
 fn clients_all_the_time(address: SocketAddr, go_on: &Receiver<()>) -> usize {
     let mut answered = 0;
     while go_on.try_recv() == Err(mpsc::TryRecvError::Empty) {
@@ -673,7 +673,7 @@ fn a_connection_that_has_moved_is_closed_through_the_server_that_it_has_left() {
     assert!(old.close(id, HUGE).is_none());
 }
 
-/// Panics when it is asked again what it has been asked by [`Server::new`].
+/// Panics when it is asked again for something that [`Server::new`] has already asked for.
 struct AskedOnce {
     is_built: Arc<AtomicBool>,
     notice: Option<&'static [u8]>,

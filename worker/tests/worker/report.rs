@@ -59,7 +59,7 @@ fn every_connection_is_said_to_have_ended_before_the_server_is_said_to_be_finish
         let what = match event {
             Event::Connected { .. } => "connected",
             Event::Ended { .. } => {
-                // An observer that takes its time hears of the end too late, if the drain does not wait for it.
+                // A slow observer would hear of the end too late if the drain did not wait for it.
                 thread::sleep(Duration::from_millis(20));
                 "ended"
             }

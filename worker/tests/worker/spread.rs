@@ -15,7 +15,7 @@ fn end() -> Instant {
     Instant::now() + LONG * 2
 }
 
-/// Sends back what comes. There is no notice.
+/// Sends back what it receives. There is no notice.
 fn quiet(client: &mut Connection) -> io::Result<()> {
     let mut message = [0; 64];
     while client.next_message() {
@@ -72,7 +72,7 @@ fn connections_without_a_notice_are_closed_one_after_the_other() {
     server.stop_over(LONG, end());
     assert_eq!(clients.remove(0).fate(), Fate::Ended(String::new()));
     clients.iter_mut().for_each(assert_is_served);
-    // Those that have been answered are not busy any more.
+    // Those that have been answered are no longer busy.
     server.wait_for(2, Activity::Idle);
     server.stop(Duration::ZERO);
     for mut client in clients {

@@ -1,4 +1,4 @@
-//! When a stop ends, and from where it can be asked for.
+//! When a stop ends, and from where it can be requested.
 
 use std::hint;
 use std::io::{self, BufRead, Read, Write};
@@ -50,7 +50,7 @@ fn stop_ends_when_the_last_client_leaves() {
     server.stop(HUGE);
     for (gone, mut client) in clients.into_iter().enumerate() {
         client.expect_last("SHUTDOWN\n");
-        // None has left unasked: who has been told and stays is waited for.
+        // None has disconnected unasked: a client that has been notified and stays is waited for.
         assert_eq!(server.counts().now, 3 - gone);
         drop(client);
         eventually("it has left", || server.counts().now == 2 - gone);
@@ -99,7 +99,7 @@ fn a_thousand_idle_clients_are_told_and_none_is_forced() {
         assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (1_000, 1_000, 0, 0));
         let _ = writeln!(io::stdout(), "1,000 clients: {:?}", report.took);
     };
-    // Both ends of each connection are in one process, which needs more descriptors than many systems give at first.
+    // Both ends of each connection are in one process, which needs more descriptors than many systems allow by default.
     #[cfg(unix)]
     crate::support::in_a_process_of_its_own(
         "stop::a_thousand_idle_clients_are_told_and_none_is_forced",
@@ -115,7 +115,7 @@ fn a_client_that_connects_just_before_a_stop_is_notified() {
     for round in 0..300 {
         let server = Running::start(Echo);
         let mut client = server.client();
-        // Meanwhile a thread of the engine accepts it, looks whether it has sent something, and lets it wait.
+        // Meanwhile a thread of the engine accepts it, checks whether it has sent something, and lets it wait.
         let until = Instant::now() + Duration::from_micros(round);
         while Instant::now() < until {
             hint::spin_loop();
@@ -198,7 +198,7 @@ fn a_server_whose_handle_was_dropped_goes_on_and_can_be_stopped() {
 #[test]
 fn a_server_on_every_address_can_be_stopped() {
     for every in ["0.0.0.0:0", "[::]:0"] {
-        // Not every machine has IPv6. Some have it, but no loopback address of it.
+        // Not every machine has IPv6, and some have it without a loopback address.
         let Ok(listener) = TcpListener::bind(every) else { continue };
         let server = Running::on(listener, Server::new(Echo));
         let through = |loopback: &str| Client::try_connect((loopback, server.address().port()));

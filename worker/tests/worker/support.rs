@@ -38,7 +38,7 @@ impl Running {
         Running { stopper: handle.stopper(), handle, port: None, _watchdog: Watchdog::start() }
     }
 
-    /// It keeps the port that it serves.
+    /// Has it keep the port that it serves.
     pub fn with(self, port: Port) -> Running {
         Running { port: Some(port), ..self }
     }
@@ -51,7 +51,7 @@ impl Running {
         Client::connect(self.address())
     }
 
-    /// Clients that the server has accepted and that it waits for.
+    /// Clients that the server has accepted and now waits for.
     pub fn idle_clients(&self, number: usize) -> Vec<Client> {
         let before = self.number_of(Activity::Idle);
         let clients = (0..number).map(|_| self.client()).collect();
@@ -59,12 +59,12 @@ impl Running {
         clients
     }
 
-    /// Waits until so many connections do this.
+    /// Waits until this many connections do this.
     pub fn wait_for(&self, number: usize, activity: Activity) {
         eventually(&format!("{number} connections are {activity:?}"), || self.number_of(activity) == number);
     }
 
-    /// Waits until the oldest connection works on a message of which so many bytes have arrived. (A connection counts
+    /// Waits until the oldest connection works on a message of which this many bytes have arrived. (A connection counts
     /// as busy from its start, so that alone says little.)
     pub fn wait_for_message(&self, bytes: u64) {
         let first = |condition: &dyn Fn(&ConnectionInfo) -> bool| self.connections().first().is_some_and(condition);
@@ -159,7 +159,7 @@ impl Client {
     }
 }
 
-/// What the observer of a server was told, one line an event.
+/// What the observer of a server has received, one line per event.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -226,7 +226,7 @@ impl Handler for Gated {
     }
 }
 
-/// A handler in a line, which is called as soon as a client has connected. Without a notice.
+/// A handler made of a closure, which is called as soon as a client has connected. Without a notice.
 pub struct Greet<F>(pub F);
 
 impl<F: Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static> Handler for Greet<F> {
@@ -239,7 +239,7 @@ impl<F: Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static> Handler f
     }
 }
 
-/// A handler in a line. Without a notice.
+/// A handler made of a closure. Without a notice.
 pub struct Serve<F>(pub F);
 
 impl<F: Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static> Handler for Serve<F> {
@@ -248,7 +248,7 @@ impl<F: Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static> Handler f
     }
 }
 
-/// A handler in a line, with a notice.
+/// A handler made of a closure, with a notice.
 pub struct ServeAndTell<F>(pub F);
 
 impl<F: Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static> Handler for ServeAndTell<F> {
@@ -261,7 +261,7 @@ impl<F: Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static> Handler f
     }
 }
 
-/// Answers each byte with `first` or with `last`, as long as the server serves and when it stops. No notice.
+/// Answers each byte with `first` while the server serves, and with `last` when it stops. No notice.
 pub fn answering(first: u8, last: u8) -> impl Handler {
     Serve(move |client: &mut Connection| {
         while client.next_message() {
@@ -273,8 +273,8 @@ pub fn answering(first: u8, last: u8) -> impl Handler {
     })
 }
 
-/// Runs the body of a test in a process of its own, after these shell commands: limits hold for whole processes, and
-/// other tests would disturb.
+/// Runs the body of a test in a process of its own, after these shell commands: limits apply to whole processes, and
+/// other tests would interfere.
 #[cfg(unix)]
 pub fn in_a_process_of_its_own(test: &str, commands: &str, body: impl FnOnce()) {
     if std::env::var_os("WORKER_TEST_CHILD").is_some() {

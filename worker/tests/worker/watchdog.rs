@@ -5,13 +5,13 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A grace period that no test can wait for: a stop that takes it whole is ended by the watchdog.
+/// A grace period longer than any test can wait for: the watchdog ends a stop that takes all of it.
 pub const HUGE: Duration = Duration::from_secs(600);
 
-/// How long anything may take that should happen at once, on a machine that is busy with something else.
+/// How long anything that should happen at once may take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(45);
 
-/// Ends the whole run, and says which test it was, if a test takes too long: a hanging test says nothing by itself.
+/// Ends the whole run and names the test if a test takes too long: a hanging test says nothing by itself.
 pub struct Watchdog {
     _alive: Sender<()>,
 }

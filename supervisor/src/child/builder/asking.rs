@@ -1,4 +1,4 @@
-//! Asks a program whether it works: over its sockets, or by a command that runs where it runs.
+//! Asks a program whether it works: over its sockets, or through a command that runs in the program's environment.
 
 #[cfg(unix)]
 use std::sync::mpsc::RecvTimeoutError;
@@ -28,7 +28,7 @@ impl Children {
     /// Asks a program for an answer.
     #[cfg_attr(windows, allow(unused_variables))]
     pub(super) fn ask(&self, program: &Program, sockets: &FamilySockets, probe: &Probe, limit: Duration) -> Outcome {
-        // Then nothing has to tell which generation has accepted a connection.
+        // If it is the only one, it need not be determined which generation has accepted a connection.
         let is_alone = self.sockets.last_ones().filter(|running| running.is_left()).count() <= 1;
         let sockets = &if is_alone { sockets.unshared() } else { sockets.clone() };
         match probe {
@@ -44,7 +44,7 @@ impl Children {
         }
     }
 
-    /// Runs a command of the shell where the program runs. It is guarded as that is.
+    /// Runs a shell command in the program's environment. It is guarded like the program.
     #[cfg(unix)]
     fn run(&self, program: &Program, command: &str, limit: Duration) -> Result<(), BuildError> {
         let end = deadline_after(Instant::now(), limit);

@@ -1,6 +1,6 @@
-//! The deputy of a guardian: the process between the supervisor and a guardian, which takes over when that is killed.
-//! The system gives it all that the guardian had below it then, whatever group, session or environment that has by now.
-//! So what it kills is what the program has started, and nothing else.
+//! The deputy of a guardian: the process between the supervisor and a guardian, which takes over when the guardian is
+//! killed. All descendants of the guardian are then below the deputy, whatever their group, session or environment. So
+//! the deputy kills exactly the processes that the program has started, and no others.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -25,18 +25,18 @@ use super::{notify, proc};
 use crate::server::program_end::ProgramEnd;
 use crate::text::Reason;
 
-/// How often to look for what is left. A process in the middle of a fork can be missed.
+/// How often to look for remaining processes. A process in the middle of a fork can be missed.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Starts the guardian, and waits for its end.
+/// Starts the guardian and waits for its end.
 pub(super) fn run(stage: &Stage) -> ExitCode {
     processes::close_from(stage.first_free());
     match prepare().and_then(|()| start(stage)) {
         Ok(guardian) => {
-            // They are the program's now.
+            // The sockets belong to the program now.
             processes::close_up_to(stage.first_free());
             watch(guardian);
-            // The guardian removes it, too. But it may have been killed.
+            // The guardian removes it, too, but it may have been killed.
             notify::remove_own();
             ExitCode::SUCCESS
         }
@@ -52,25 +52,25 @@ fn prepare() -> io::Result<()> {
     rustix::thread::set_name(c"deputy")?;
     SigSet::empty().thread_set_mask()?;
     processes::outlive_signals()?;
-    // Without a handler it may be ignored, and then a child could not be waited for.
+    // Without a handler this signal may be ignored, and then children could not be waited for.
     flag::register(SIGCHLD, Arc::<AtomicBool>::default())?;
     Ok(())
 }
 
-/// The guardian has the same stdin, the socket to the supervisor.
+/// Starts the guardian with the same stdin, the socket to the supervisor.
 fn start(stage: &Stage) -> io::Result<Pid> {
     let mut command = stage.command(OsStr::new(&stage::own()?), stage::GUARD);
     let guardian = command.arg0("supervisor").process_group(0).spawn()?;
     Ok(Pid::from_child(&guardian))
 }
 
-/// Returns when the guardian has ended, and nothing is left that it guarded.
+/// Returns when the guardian and everything that it guarded have ended.
 fn watch(guardian: Pid) {
     loop {
         match processes::wait() {
-            // A suspended guardian would carry out no order.
+            // A suspended guardian would carry out no orders.
             Reaped::Suspended(pid, _) if pid == guardian => processes::tell(guardian, Signal::CONT),
-            // It has said that nothing is left.
+            // It has reported that nothing is left.
             Reaped::Ended(pid, ProgramEnd::Exited(0)) if pid == guardian => return,
             Reaped::Ended(pid, _) if pid == guardian => break,
             Reaped::Ended(..) | Reaped::Suspended(..) | Reaped::NoneYet => {}
@@ -81,7 +81,7 @@ fn watch(guardian: Pid) {
     report(&Report::Gone { killed: kill_all() });
 }
 
-/// Says something in the guardian's place.
+/// Sends a report in the guardian's place.
 fn report(report: &Report) {
     if let Ok(supervisor) = io::stdin().as_fd().try_clone_to_owned() {
         // The supervisor may be gone, too.
@@ -89,7 +89,7 @@ fn report(report: &Report) {
     }
 }
 
-/// Kills all that is left, and returns how many that were. Their own children come here when they end.
+/// Kills all remaining processes and returns their number. Their own children become ours when they end.
 fn kill_all() -> usize {
     let mut killed = 0;
     loop {

@@ -1,4 +1,4 @@
-//! The processes below the supervisor: the guardians that it starts, and what comes to it when its own parents end.
+//! The processes below the supervisor: the guardians that it starts, and orphans that it adopts.
 
 use std::collections::HashSet;
 use std::io;
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal};
 
 use super::processes;
 
-/// Knows which of our children are guardians. All others have come to us.
+/// Knows which of our children are guardians. All others were adopted.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Family(Arc<Mutex<Known>>);
 
@@ -19,7 +19,7 @@ struct Known {
 }
 
 impl Family {
-    /// What is left of a guardian that was killed comes to this process from now on.
+    /// From now on, this process adopts the children of a guardian that was killed.
     ///
     /// # Errors
     /// What the system says.
@@ -30,16 +30,16 @@ impl Family {
     }
 
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        // While this is held, the new one is not taken for an orphan.
+        // While this lock is held, the new child is not mistaken for an orphan.
         let mut known = self.lock();
         let child = command.spawn()?;
         known.guardians.insert(child.id());
         Ok(child)
     }
 
-    /// Waits for a guardian that ends.
+    /// Waits for the end of a guardian.
     pub(super) fn wait(&self, mut guardian: Child) {
-        // Whatever it says: it is gone.
+        // Whatever the result, the guardian is gone.
         let _ = guardian.wait();
         self.lock().guardians.remove(&guardian.id());
     }
@@ -64,16 +64,16 @@ mod linux {
     use crate::child::guardian::{proc, stage::MARK};
     use crate::triggers::signals::hear_signals;
 
-    /// How often to look what is left of a guardian that was killed. Nothing announces that the child of another
-    /// process is ours now.
+    /// How often to look for processes that a killed guardian has left behind. Nothing announces that we have adopted a
+    /// child of another process.
     const LOOK: Duration = Duration::from_millis(10);
 
-    /// How often to look again at processes without an environment, of which some have none for good.
+    /// How many times to look again at processes without an environment, some of which never have one.
     const MORE_LOOKS: u32 = 10;
 
     impl Family {
-        /// Sees to it that no orphan stays a zombie and no guardian suspended, on a thread named `orphans`. From now
-        /// on, no other code in this process may start a child.
+        /// Keeps orphans from staying zombies and guardians from staying suspended, on a thread named `orphans`. From
+        /// now on, no other code in this process may start a child.
         ///
         /// # Errors
         /// When the system gives no thread or no descriptors.
@@ -100,7 +100,7 @@ mod linux {
             let known = self.lock();
             for child in proc::children() {
                 if known.guardians.contains(&number(child)) {
-                    // A suspended guardian would carry out no order, and hear of no end.
+                    // A suspended guardian would carry out no orders and notice no exits.
                     processes::tell(child, Signal::CONT);
                 } else {
                     proc::reap_one(child);
@@ -108,11 +108,11 @@ mod linux {
             }
         }
 
-        /// Kills what a guardian and its deputy have left that were both killed, and returns when nothing of it is
-        /// left: how many had to be killed, beside the program, which dies with its guardian.
+        /// Kills the processes left behind when a guardian and its deputy were both killed, and waits until none of
+        /// them remains. Returns how many had to be killed, not counting the program, which dies with its guardian.
         ///
-        /// This process may have children that are none of its program's, such as those that it has inherited, and what
-        /// these leave behind. So only what shows by its group or its environment that it is the program's is killed.
+        /// This process may have children that do not belong to its program, such as inherited ones and their
+        /// descendants. So it kills only processes whose group or environment shows that they belong to the program.
         pub(in super::super) fn kill_leftovers(&self, mark: &str, program: Option<u32>) -> usize {
             let (mut killed, mut kills, mut more_looks) = (HashSet::new(), 0, MORE_LOOKS);
             loop {
@@ -122,8 +122,8 @@ mod linux {
                     kills += usize::from(counts);
                     processes::tell(leftover, Signal::KILL);
                 }
-                // The children of a process that ends come here a moment later, and are found in the next round. The
-                // program is the last of those that cannot be known by now.
+                // The children of a process that ends are adopted a moment later, and found in the next round. Of the
+                // processes that may not be known yet, the program is the last.
                 if leftovers.is_empty() && killed.is_empty() && !program.is_some_and(is_there) {
                     if !is_unclear || more_looks == 0 {
                         return kills;
@@ -136,8 +136,8 @@ mod linux {
             }
         }
 
-        /// Those of our children that are of this generation, and whether others may be: a process that is about to run
-        /// a program has no environment for a moment. The children of those become ours when they end.
+        /// Our children that belong to this generation, and whether others may belong to it: a process that is about to
+        /// run a program has no environment for a moment. Their children become ours when they end.
         fn leftovers(&self, mark: &str, program: Option<u32>) -> (HashSet<Pid>, bool) {
             let known = self.lock();
             let mut is_unclear = false;
@@ -164,7 +164,7 @@ mod linux {
         pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Some programs write over their environment; but most stay in their group.
+    /// Some programs overwrite their environment, but most stay in their group.
     fn is_in_group(child: Pid, program: Option<u32>) -> bool {
         let group = proc::process(child).map(|process| process.group.unsigned_abs()).ok();
         program.is_some_and(|program| number(child) == program || group == Some(program))
@@ -178,7 +178,7 @@ mod linux {
 
 #[cfg(not(target_os = "linux"))]
 impl Family {
-    /// Elsewhere only process 1 gets orphans, and supervisors of programs do not run as that.
+    /// On other systems only process 1 adopts orphans, and supervisors of programs do not run as process 1.
     ///
     /// # Errors
     /// None.
@@ -186,7 +186,7 @@ impl Family {
         Ok(())
     }
 
-    /// The program's group is what is known of it.
+    /// Only the program's group is known.
     pub(super) fn kill_leftovers(&self, _mark: &str, program: Option<u32>) -> usize {
         if let Some(group) = program.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
             processes::tell_group(group, Signal::KILL);

@@ -1,8 +1,7 @@
-//! The guardian: a small process between the supervisor and the program of one generation. Whatever the program starts
-//! stays below it, so it knows when nothing is left; and it outlives the supervisor for as long as it takes to clean
-//! up.
+//! The guardian: a small process between the supervisor and the program of one generation. All processes that the
+//! program starts stay below it, so it knows when none is left; and it outlives the supervisor long enough to clean up.
 //!
-//! It talks with the supervisor through its stdin, a socket, see [`super::line`].
+//! It talks to the supervisor through its stdin, a socket; see [`super::line`].
 
 mod descendants;
 mod program;
@@ -35,19 +34,19 @@ use descendants::Descendants;
 use program::Program;
 use supervisor::Supervisor;
 
-/// How long what a program leaves behind, when it ends by itself, gets to end, too. The next generation may wait for
-/// that, and no grace period was asked for.
+/// How long the processes that a program leaves behind get to end when it ends by itself. The next generation may be
+/// waiting for that, and no grace period was asked for.
 const LEFTOVERS: Duration = Duration::from_secs(1);
 
-/// How often to look for what has to be killed, beside whenever one is gone: a process in the middle of a fork can be
-/// missed.
+/// How often to look for processes to kill, in addition to each time one is gone: a process in the middle of a fork can
+/// be missed.
 const KILL_AGAIN: Duration = Duration::from_millis(100);
 
 /// Starts the program and guards it to its end.
 pub(super) fn run(stage: &Stage) -> ExitCode {
     processes::close_from(stage.first_free());
     let end = Guardian::start(stage).and_then(Guardian::guard);
-    // The supervisor removes it, too. But it may be gone.
+    // The supervisor removes it, too, but may be gone.
     notify::remove_own();
     match end {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,15 +60,15 @@ pub(super) fn run(stage: &Stage) -> ExitCode {
 #[derive(Debug)]
 struct Guardian {
     supervisor: Supervisor,
-    /// Says that a child has ended.
+    /// Becomes readable when a child has ended.
     ended: UnixStream,
     program: Program,
-    /// How the program is asked to end. None: no end was asked for.
+    /// How the program is asked to end. None: no stop was requested.
     asked: Option<Asked>,
-    /// When all that is left is killed.
+    /// When all remaining processes are killed.
     deadline: Option<Instant>,
     last_moment: LastMoment,
-    /// When what the program left behind is killed at the latest, if its end was not asked for.
+    /// The latest time at which the processes left behind are killed, if no stop was requested.
     leftovers: Option<Instant>,
     killing: bool,
     descendants: Descendants,
@@ -79,11 +78,11 @@ struct Guardian {
 #[derive(Debug)]
 struct Asked {
     to: StopTo,
-    /// The signal whose turn it is.
+    /// The current signal.
     signal: Signal,
-    /// Those that follow, and how long before the deadline.
+    /// The signals that follow, and how long before the deadline each is due.
     later: VecDeque<(Signal, Duration)>,
-    /// How long it was to have.
+    /// How much time the stop gives.
     within: Duration,
 }
 
@@ -100,7 +99,7 @@ impl Guardian {
         ended.set_nonblocking(true)?;
         low_level::pipe::register(SIGCHLD, wake)?;
         let program = Program::start(stage)?;
-        // They are the program's alone now: the port has to be free when that has ended.
+        // Only the program keeps these sockets now: the port has to be free when it has ended.
         processes::close_up_to(stage.first_free());
         Ok(Guardian {
             supervisor,
@@ -115,7 +114,7 @@ impl Guardian {
         })
     }
 
-    /// Returns when nothing is left to be guarded.
+    /// Returns when nothing is left to guard.
     fn guard(mut self) -> io::Result<()> {
         loop {
             if self.reap() {
@@ -138,7 +137,7 @@ impl Guardian {
         }
     }
 
-    /// Whether the deadline has come.
+    /// Whether the deadline has been reached.
     fn is_time_to_kill(&mut self) -> bool {
         let now = Instant::now();
         let Some(deadline) = self.deadline else { return false };
@@ -147,9 +146,9 @@ impl Guardian {
         deadline <= now
     }
 
-    /// Waits until something happens or the deadline has come.
+    /// Waits until something happens or the deadline is reached.
     fn wait(&mut self) -> io::Result<()> {
-        // Elsewhere than on Linux nothing tells the end of those who are no children.
+        // Except on Linux, nothing announces the end of descendants that are not children.
         let looks = self.killing || (cfg!(not(target_os = "linux")) && self.program.ended);
         let timeout = match self.deadline {
             _ if looks => PollTimeout::try_from(KILL_AGAIN).unwrap_or(PollTimeout::MAX),
@@ -160,7 +159,7 @@ impl Guardian {
         if let Some(launcher) = &self.program.launcher {
             happened.push(PollFd::new(launcher.as_fd(), PollFlags::POLLIN));
         }
-        // Its end would be there again and again.
+        // Its end of file would be reported again and again.
         if !self.supervisor.gone {
             happened.push(PollFd::new(self.supervisor.socket.as_fd(), PollFlags::POLLIN));
         }
@@ -172,7 +171,7 @@ impl Guardian {
         let ordered = !self.supervisor.gone && happened[at].any().unwrap_or(false);
         let launched = self.program.launcher.is_some() && happened[1].any().unwrap_or(false);
         drop(happened);
-        // Only before the children are looked at: one that ends after that says so again.
+        // Emptied before the children are examined: one that ends later writes again.
         let mut said = [0; 64];
         while matches!((&self.ended).read(&mut said), Ok(1..)) {}
         if launched {
@@ -184,7 +183,7 @@ impl Guardian {
         Ok(())
     }
 
-    /// Hears, once, whether the launcher has become the program.
+    /// Learns, once, whether the launcher has become the program.
     fn hear_launcher(&mut self) {
         if let Some(launcher) = self.program.launcher.take() {
             let refusal = program::refusal(launcher);
@@ -193,7 +192,7 @@ impl Guardian {
             if let Some(asked) = &self.asked
                 && !self.killing
             {
-                // It hears of that late.
+                // The program gets the request late.
                 let least = Instant::now() + asked.within.min(MOMENT);
                 self.deadline = self.deadline.map(|deadline| deadline.max(least));
                 self.ask();
@@ -204,7 +203,7 @@ impl Guardian {
         }
     }
 
-    /// Takes the ends of all that have ended. Returns whether nothing is left.
+    /// Reaps all children that have ended. Returns whether nothing is left.
     fn reap(&mut self) -> bool {
         let mut reaped = false;
         let gone = loop {
@@ -222,8 +221,7 @@ impl Guardian {
                 Reaped::NoChild => break self.descendants.is_group_gone(&self.program),
             }
         };
-        // The children of one that has ended are ours now. They may not have heard of a stop, if they are in another
-        // group.
+        // The children of an ended process are ours now. Those in another group may not have received the stop signal.
         if reaped && !gone && self.program.ended && !self.killing {
             self.ask_leftovers();
         }
@@ -265,9 +263,9 @@ impl Guardian {
     }
 
     fn stop(&mut self, signals: &StopSignals, within: Duration) {
-        // An order that comes right behind this one does not take it back.
+        // An order that follows immediately does not cancel this.
         self.killing |= within.is_zero();
-        // No time that a clock could count: never.
+        // A time that the clock cannot represent means never.
         let by = |now: Instant| now.checked_add(within);
         if self.asked.is_some() {
             self.deadline = by(Instant::now());
@@ -277,16 +275,16 @@ impl Guardian {
         let later = signals.later.iter().map(|&(later, before)| (signal(later), before)).collect();
         self.asked = Some(Asked { to: signals.to, signal: signal(signals.first), later, within });
         if self.program.ended {
-            // The processes that it left behind have their time already.
+            // The processes that it left behind already have a deadline.
             self.deadline = self.deadline.into_iter().chain(by(Instant::now())).min();
             return;
         }
         self.deadline = by(Instant::now());
         if !within.is_zero() {
-            // Some of them are over already if the time is short.
+            // If the time is short, some signals are due already.
             self.advance();
             self.ask();
-            // Its time begins when it has been asked.
+            // The time starts when the program has been asked.
             self.deadline = by(Instant::now());
         }
     }
@@ -294,12 +292,12 @@ impl Guardian {
     /// When the next signal is due.
     fn next_signal(&self) -> Option<Instant> {
         let &(_, before) = self.asked.as_ref()?.later.front()?;
-        // A time that is longer than the clock counts has begun.
+        // A time so early that the clock cannot represent it has passed.
         let deadline = self.deadline?;
         Some(deadline.checked_sub(before).unwrap_or_else(Instant::now))
     }
 
-    /// Makes the latest signal that is due the one whose turn it is. Returns whether it is another one now.
+    /// Makes the latest signal that is due the current one. Returns whether it has changed.
     fn advance(&mut self) -> bool {
         let mut advanced = false;
         while self.next_signal().is_some_and(|at| at <= Instant::now()) {
@@ -311,7 +309,7 @@ impl Guardian {
         advanced
     }
 
-    /// Asks the program to end, as soon as it is there, or what it has left behind.
+    /// Asks the program, as soon as it runs, to end; or the processes that it has left behind.
     fn ask(&mut self) {
         let Program { pid, ended, ref launcher, .. } = self.program;
         match &self.asked {
@@ -325,8 +323,8 @@ impl Guardian {
         }
     }
 
-    /// Asks what the program has left behind to end. If the end was not asked for, each has its time from then on, but
-    /// all of them together not more than twice that.
+    /// Asks the processes that the program has left behind to end. If no stop was requested, each gets its time from
+    /// then on, but all of them together get at most twice that.
     fn ask_leftovers(&mut self) {
         let asked = self.descendants.tell_leftovers(&self.program, self.signal());
         if self.asked.is_none() && (asked || self.deadline.is_none()) {
@@ -336,13 +334,13 @@ impl Guardian {
         }
     }
 
-    /// The signal for what is left.
+    /// The signal for the remaining processes.
     fn signal(&self) -> Signal {
         self.asked.as_ref().map_or(Signal::TERM, |asked| asked.signal)
     }
 }
 
-/// At least until then: rounded up.
+/// A timeout that lasts at least until then: rounded up.
 fn timeout_until(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
     PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)

@@ -1,5 +1,5 @@
-//! What becomes the program. It is started by a guardian, does what has to be done in the program's own process, and
-//! what elsewhere stands between `fork` and `exec`, where only unsafe code can be.
+//! The launcher, which becomes the program. A guardian starts it. It does the work that has to be done in the program's
+//! own process, and that other programs do between `fork` and `exec`, where only unsafe code can run.
 
 use std::env;
 use std::fs::File;
@@ -21,12 +21,12 @@ use crate::descriptors;
 use crate::host::pidfd;
 use crate::text::Reason;
 
-/// Becomes the program, or says on stdin why not. That is closed when it has become the program.
+/// Becomes the program, or says on stdin why it cannot. Stdin is closed when it has become the program.
 pub(super) fn run(stage: &Stage) -> ExitCode {
     let (code, message) = match io::stdin().as_fd().try_clone_to_owned() {
         Ok(guardian) => {
             let (code, message) = refusal(stage);
-            // Without a guardian there is no reader.
+            // Without a guardian nothing reads this.
             let _ = writeln!(File::from(guardian), "{code} {}", message.replace('\n', " "));
             return ExitCode::from(code);
         }
@@ -36,7 +36,7 @@ pub(super) fn run(stage: &Stage) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Why it has not become the program.
+/// Tries to become the program, and returns why that failed.
 fn refusal(stage: &Stage) -> (u8, String) {
     let program = stage.program.display();
     if let Some(soft) = env::var(stage::DESCRIPTORS).ok().and_then(|soft| soft.parse().ok()) {
@@ -58,7 +58,7 @@ fn refusal(stage: &Stage) -> (u8, String) {
             let directory = Path::new(&stage.directory).display();
             return (NOT_RUN, format!("{program}: cannot start in {directory}: {}", Reason(&error)));
         }
-        // As a shell does: this path may have a symbolic link in it, which the system does not know.
+        // As a shell does: this path may contain a symbolic link, which the system does not know about.
         command.env("PWD", &stage.directory);
     }
     if stage.sockets > 0 {
@@ -80,18 +80,18 @@ fn refusal(stage: &Stage) -> (u8, String) {
     }
 }
 
-/// Signals that are ignored stay ignored in a program, and one of them may be what asks it to end: a shell ignores
-/// SIGINT and SIGQUIT for what it starts in the background, `nohup` SIGHUP. Those that have a handler have none any
-/// more in the program, and are not ignored either.
+/// Registers handlers so that the program inherits no ignored signals. Ignored signals stay ignored after `exec`, and
+/// one of them may be the signal that asks the program to end: a shell ignores SIGINT and SIGQUIT for background jobs,
+/// `nohup` ignores SIGHUP. Signals with a handler are reset to the default by `exec`.
 fn ignore_none() {
     let unused = Arc::default();
     for signal in (1..=64).filter(|signal| !FORBIDDEN.contains(signal)) {
-        // Not each number is that of a signal.
+        // Not every number belongs to a signal.
         let _ = flag::register(signal, Arc::clone(&unused));
     }
 }
 
-/// Makes this process what the program shall begin as, whatever the supervisor has inherited or blocks for itself.
+/// Sets the state in which the program starts, whatever the supervisor has inherited or blocks for itself.
 fn prepare() -> io::Result<()> {
     SigSet::empty().thread_set_mask()?;
     ignore_none();
@@ -100,15 +100,15 @@ fn prepare() -> io::Result<()> {
     Ok(())
 }
 
-/// Whatever ends the guardian, ends this process, too. It holds for the program, unless that has a privilege by its
-/// file (set-user-id): the system takes it back then.
+/// Has the system kill this process when the guardian ends for any reason. This carries over to the program, unless its
+/// file gives it privileges (set-user-id): the system clears the setting then.
 #[cfg(target_os = "linux")]
 fn die_with_guardian() -> io::Result<()> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use rustix::process::{Signal, set_parent_process_death_signal};
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // It has the other end of this socket, and says nothing there: what happens can only be that it has ended before
-    // that could be asked for. Then no process waits for this one any more.
+    // The guardian has the other end of this socket and sends nothing, so an event can only mean that it had ended
+    // before the call above. In that case no process waits for this one any more.
     let stdin = io::stdin();
     let mut guardian = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
     match poll(&mut guardian, PollTimeout::ZERO)? {

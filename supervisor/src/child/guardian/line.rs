@@ -1,4 +1,4 @@
-//! What the supervisor and a guardian say to each other: one line each.
+//! The messages between the supervisor and a guardian: one line each.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,29 +7,29 @@ use crate::child::stop_signals::StopSignals;
 use crate::server::program_end::ProgramEnd;
 use crate::text::milliseconds;
 
-/// What the supervisor wants of a guardian.
+/// A request from the supervisor to a guardian.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Order {
-    /// `stop SIGNALS MILLISECONDS`: the signals, the first one now, and at the end of this time KILL to all that is
-    /// left. With 0 milliseconds KILL is all. A further one only moves the deadline.
+    /// `stop SIGNALS MILLISECONDS`: sends the signals, the first one now, and at the end of this time KILL to all
+    /// remaining processes. With 0 milliseconds it sends only KILL. A further stop only moves the deadline.
     Stop { signals: StopSignals, within: Duration },
     /// `signal NUMBER`: to the program itself.
     Signal(i32),
 }
 
-/// What a guardian has to say.
+/// A message from a guardian.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Report {
     /// `started PID`: the program runs.
     Started(u32),
-    /// `cannot-start CODE MESSAGE`: it does not. The code is the shell's for this.
+    /// `cannot-start CODE MESSAGE`: the program does not run. The code is the one that a shell uses for this.
     CannotStart { code: u8, message: String },
     /// `suspended PID SIGNAL`: the program was stopped by a signal, until SIGCONT.
     Suspended { pid: u32, signal: i32 },
-    /// `ended exit CODE` or `ended signal NUMBER`: the program itself has ended. Others that it started may be left.
-    /// (`ended unguarded` is what a guardian that was killed would say.)
+    /// `ended exit CODE` or `ended signal NUMBER`: the program itself has ended. Processes that it started may be left.
+    /// (`ended unguarded` stands for a guardian that was killed.)
     Ended(ProgramEnd),
-    /// `gone KILLED`: nothing is left, and so many processes had to be killed. The guardian ends.
+    /// `gone KILLED`: nothing is left, and this many processes had to be killed. The guardian ends.
     Gone { killed: usize },
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for Report {
 }
 
 impl Order {
-    /// None: it is no order.
+    /// None: it is not an order.
     pub(super) fn parse(line: &str) -> Option<Order> {
         match line.split(' ').collect::<Vec<_>>()[..] {
             ["stop", signals, within] => {
@@ -73,7 +73,7 @@ impl Order {
 }
 
 impl Report {
-    /// None: it is no report.
+    /// None: it is not a report.
     pub(super) fn parse(line: &str) -> Option<Report> {
         let (what, rest) = line.split_once(' ')?;
         match what {
@@ -98,7 +98,7 @@ impl Report {
     }
 }
 
-/// Makes lines of what comes in pieces.
+/// Assembles lines from pieces.
 #[derive(Debug, Default)]
 pub(super) struct Lines(Vec<u8>);
 
@@ -107,7 +107,7 @@ impl Lines {
         self.0.extend_from_slice(piece);
     }
 
-    /// The lines that are complete.
+    /// Takes the complete lines.
     pub(super) fn take(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         while let Some(end) = self.0.iter().position(|&byte| byte == b'\n') {

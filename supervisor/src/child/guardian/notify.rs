@@ -1,4 +1,4 @@
-//! The socket on which a program says how it does, see `sd_notify(3)`.
+//! The socket on which a program reports its state, see `sd_notify(3)`.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -13,11 +13,11 @@ use nix::unistd::geteuid;
 use crate::child::check::Beat;
 use crate::instance::temporary;
 
-/// The variable that leads a program to the socket, see `sd_notify(3)`.
+/// The variable that tells a program the path of the socket, see `sd_notify(3)`.
 pub(super) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
-/// The longest temporary directory in which a socket can be: the rest of its path has 54 bytes, and there is room for
-/// 103.
+/// The longest path of a temporary directory that can hold a socket: the rest of the path takes 54 bytes, and the limit
+/// is 103.
 const LONGEST_DIRECTORY: usize = 49;
 
 /// The first part of the name of a socket's directory. The rest is a random number, of which this many hexadecimal
@@ -25,22 +25,22 @@ const LONGEST_DIRECTORY: usize = 49;
 const DIRECTORY: &str = "mastercontrol-ready-";
 const DIGITS: usize = 16;
 
-/// The longest message, in bytes. Systemd ignores longer ones as a whole, too: one that is cut off could say what it
-/// does not mean.
+/// The longest message, in bytes. Like systemd, this ignores longer messages as a whole: a truncated message could say
+/// something that it does not mean.
 const LONGEST_MESSAGE: usize = 4096;
 
-/// How many messages are taken at once. There are more only if their senders do not stop, and the guardian has to be
+/// How many messages are taken at once. There are more only if the senders never pause, and the guardian has to be
 /// heard, too.
 const AT_ONCE: usize = 64;
 
-/// What a program says.
+/// A message from a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Word {
     /// `READY=1`
     Ready,
-    /// `STATUS=…`: what it is doing, for people.
+    /// `STATUS=…`: what it is doing, in human-readable form.
     Status(String),
-    /// `WATCHDOG=1`, or with `trigger` that it does not work.
+    /// `WATCHDOG=1`: it works; or `WATCHDOG=trigger`: it does not.
     Beat(Beat),
     /// `STOPPING=1`: it is about to end.
     Stopping,
@@ -50,28 +50,28 @@ pub(super) enum Word {
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(super) struct Sender {
-    /// 0: a process that cannot be seen from here, as in another container.
+    /// 0: the process cannot be seen from here, for example because it is in another container.
     pub(super) pid: u32,
     pub(super) user: u32,
 }
 
-/// Where a program says how it does. Removed when it is dropped.
+/// The socket on which a program reports its state. Its file is removed on drop.
 ///
-/// The program may run as another user by now, so any process that knows the name may write there. On Linux the system
-/// names the sender. The socket is a file, since some of the libraries that programs use do not support Linux's
-/// abstract names.
+/// The program may run as another user by now, so any process that knows the path may write there. On Linux the system
+/// names the sender. The socket is a file because some libraries that programs use do not support Linux's abstract
+/// names.
 #[derive(Debug)]
 pub(super) struct NotifySocket {
     socket: UnixDatagram,
     path: PathBuf,
-    /// The directory, locked as long as this process lives: whatever ends it, the next one sees that it is not needed
-    /// any more.
+    /// The directory, locked as long as this process lives: however the process ends, a later supervisor can tell that
+    /// the directory is no longer needed.
     _lock: File,
 }
 
 impl NotifySocket {
     pub(super) fn new() -> io::Result<NotifySocket> {
-        // The one that was there at the start may be gone.
+        // The directory that existed at the start may be gone.
         let is_usable = |directory: &PathBuf| directory.as_os_str().len() <= LONGEST_DIRECTORY && directory.is_dir();
         let temporary = Some(temporary()).filter(is_usable).unwrap_or_else(|| "/tmp".into());
         remove_stale(&temporary);
@@ -81,10 +81,10 @@ impl NotifySocket {
     fn below(temporary: &Path) -> io::Result<NotifySocket> {
         loop {
             let directory = temporary.join(format!("{DIRECTORY}{:0DIGITS$x}", random()));
-            // Others may pass, and not look.
+            // Other users may enter it, but not list it.
             DirBuilder::new().mode(0o711).create(&directory)?;
             match NotifySocket::inside(&directory) {
-                // It was removed as stale before it could be locked.
+                // The directory was removed as stale before it could be locked.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 made => return made.inspect_err(|_| drop(fs::remove_dir_all(&directory))),
             }
@@ -93,7 +93,7 @@ impl NotifySocket {
 
     fn inside(directory: &Path) -> io::Result<NotifySocket> {
         let lock = File::open(directory)?;
-        // Where directories cannot be locked, none is ever taken for stale.
+        // Where directories cannot be locked, none is ever considered stale.
         let _ = lock.lock();
         fs::set_permissions(directory, Permissions::from_mode(0o711))?;
         let path = directory.join(format!("{:0DIGITS$x}", random()));
@@ -109,14 +109,14 @@ impl NotifySocket {
         &self.path
     }
 
-    /// Takes what has been said by senders that count, or a part of it.
+    /// Takes the messages of senders that count, up to a limit at a time.
     pub(super) fn listen(&self, counts: impl Fn(Sender) -> bool) -> Vec<Word> {
         let mut words = Vec::new();
         for message in std::iter::from_fn(|| self.receive()).take(AT_ONCE) {
             if message.sender.is_none_or(&counts) && message.text.len() <= LONGEST_MESSAGE {
                 words.extend(message.text.split(|&byte| byte == b'\n').filter_map(Word::of));
             }
-            // Only now those that wait for a barrier continue: so they are still there to be looked at.
+            // Senders that wait for a barrier continue only now, so they still existed when they were looked up.
             message.close();
         }
         words
@@ -142,7 +142,8 @@ impl NotifySocket {
         };
         let length = received.bytes;
         text.truncate(length);
-        // The system always names the sender. One that it did not name would not count: no user has this number.
+        // The system always names the sender. A sender that it did not name would not count, because no user has this
+        // number.
         let (mut sender, mut descriptors) = (Sender { pid: 0, user: u32::MAX }, Vec::new());
         for (kind, numbers) in control_messages(&control) {
             match (kind, &numbers[..]) {
@@ -156,7 +157,7 @@ impl NotifySocket {
         Some(Message { text, sender: Some(sender), descriptors })
     }
 
-    /// Elsewhere the system does not name the sender.
+    /// Other systems do not name the sender.
     #[cfg(not(target_os = "linux"))]
     fn receive(&self) -> Option<Message> {
         let mut text = vec![0; LONGEST_MESSAGE + 1];
@@ -170,9 +171,9 @@ impl NotifySocket {
 #[cfg(target_os = "linux")]
 const DESCRIPTORS: usize = 16;
 
-/// What the system has written into an empty buffer, see cmsg(3): the type of each message, and the numbers in it.
-/// `nix` shows none of them if one has been cut off: then nothing would name the sender, and descriptors would stay
-/// open.
+/// Parses the control messages that the system has written into a zeroed buffer, see cmsg(3): the type of each message,
+/// and the numbers in it. `nix` returns none of them if one was truncated: then the sender would be unknown, and
+/// descriptors would stay open.
 #[cfg(target_os = "linux")]
 fn control_messages(mut buffer: &[u8]) -> Vec<(i32, Vec<i32>)> {
     const LENGTH: usize = size_of::<usize>();
@@ -193,9 +194,10 @@ fn control_messages(mut buffer: &[u8]) -> Vec<(i32, Vec<i32>)> {
 #[derive(Debug)]
 struct Message {
     text: Vec<u8>,
-    /// None: the system does not say.
+    /// None: the system does not name the sender.
     sender: Option<Sender>,
-    /// What was passed: with `BARRIER=1` the end of a pipe, whose other end waits for this one to be closed.
+    /// The passed descriptors. With `BARRIER=1` this is an end of a pipe, and the sender waits at the other end for it
+    /// to be closed.
     descriptors: Vec<i32>,
 }
 
@@ -208,7 +210,7 @@ impl Message {
 }
 
 impl Word {
-    /// None: one that means nothing here.
+    /// None: the line means nothing here.
     fn of(line: &[u8]) -> Option<Word> {
         match line {
             b"READY=1" => Some(Word::Ready),
@@ -217,7 +219,7 @@ impl Word {
             b"WATCHDOG=trigger" => Some(Word::Beat(Beat::Fails)),
             line => {
                 let status = String::from_utf8_lossy(line.strip_prefix(b"STATUS=")?);
-                // It shall not write to a terminal by that.
+                // The program must not be able to control a terminal through its status.
                 Some(Word::Status(status.chars().filter(|letter| !letter.is_control()).collect()))
             }
         }
@@ -243,16 +245,16 @@ pub(super) fn remove_own() {
     }
 }
 
-/// Removes a socket that is not needed any more, and its directory.
+/// Removes a socket that is no longer needed, and its directory.
 fn remove(socket: &Path) {
-    // The first to come here does it.
+    // Only the first caller finds it.
     let _ = fs::remove_file(socket);
     if let Some(directory) = socket.parent().filter(|directory| is_named_as_ours(directory)) {
         let _ = fs::remove_dir(directory);
     }
 }
 
-/// Removes what supervisors of this user have left behind that were killed together with their guardians.
+/// Removes the directories left behind by supervisors of this user that were killed together with their guardians.
 fn remove_stale(temporary: &Path) {
     let entries = fs::read_dir(temporary).into_iter().flatten().flatten();
     for directory in entries.map(|entry| entry.path()).filter(|path| is_named_as_ours(path) && is_ours(path)) {
@@ -264,7 +266,7 @@ fn remove_stale(temporary: &Path) {
         for file in files.filter(|file| file.file_type().is_ok_and(|kind| kind.is_socket())) {
             let _ = fs::remove_file(file.path());
         }
-        // Unless something else is in it.
+        // This fails if the directory contains anything else.
         let _ = fs::remove_dir(&directory);
     }
 }
@@ -289,7 +291,7 @@ mod tests {
     use crate::corpus;
     use proptest::prelude::*;
 
-    /// Of what comes through the socket counts what has been sent, and nothing that has been made of it.
+    /// Checks that a message is interpreted exactly as it was sent.
     fn is_heard_as_it_was_said(notify: &NotifySocket, message: &[u8]) -> Result<(), TestCaseError> {
         UnixDatagram::unbound().unwrap().send_to(message, notify.path()).unwrap();
         let lines = String::from_utf8_lossy(message);
@@ -387,11 +389,11 @@ mod tests {
             true
         });
         assert!(!words.is_empty());
-        // The rest is there the next time.
+        // The rest is returned by the next call.
         assert_eq!(notify.listen(|_| true), [Word::Status("busy".into())]);
     }
 
-    /// Such a message is cut off, and so are those that come when this process has no free descriptors any more.
+    /// Such a message is truncated, and so are those that arrive when this process has no free descriptors.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_message_that_passes_more_than_it_may_says_whose_it_is_and_leaves_nothing_open() {

@@ -1,4 +1,4 @@
-//! What Linux tells of processes in proc(5).
+//! Processes as Linux describes them in proc(5).
 
 use std::fs;
 use std::io;
@@ -12,13 +12,13 @@ pub(super) struct Process {
     pub(super) pid: Pid,
     pub(super) parent: i32,
     pub(super) group: i32,
-    /// Its end has not been taken, so it is still there.
+    /// It has ended but has not been reaped yet.
     ended: bool,
 }
 
 /// The children of this process, ended ones included.
 pub(super) fn children() -> Vec<Pid> {
-    // Whole tables are long; a kernel that was built for it has the short list, too.
+    // The table of all processes is long; a kernel built for it also has the short list.
     listed_children().unwrap_or_else(|_| {
         let own = rustix::process::getpid().as_raw_nonzero().get();
         all().into_iter().filter(|process| process.parent == own).map(|process| process.pid).collect()
@@ -31,21 +31,21 @@ fn listed_children() -> io::Result<Vec<Pid>> {
 }
 
 fn listed_children_of(process: &str) -> io::Result<Vec<i32>> {
-    // Not each kernel has it.
+    // Not every kernel has it.
     fs::metadata("/proc/thread-self/children")?;
     let mut children = Vec::new();
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
-        // A thread that has ended since has left its children to another one.
+        // If a thread has ended in the meantime, its children belong to another thread.
         let listed = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
         children.extend(listed.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
     }
     Ok(children)
 }
 
-/// All processes below this one, those that were started first first.
+/// All descendants of this process, breadth first.
 pub(in crate::child) fn descendants(root: u32) -> Vec<u32> {
     let children: Box<dyn Fn(u32) -> Vec<u32>> = if Path::new("/proc/thread-self/children").exists() {
-        // One that has ended meanwhile has none.
+        // A process that has ended in the meantime has none.
         Box::new(|pid| {
             listed_children_of(&pid.to_string()).unwrap_or_default().into_iter().map(i32::unsigned_abs).collect()
         })
@@ -66,20 +66,20 @@ pub(in crate::child) fn descendants(root: u32) -> Vec<u32> {
     found
 }
 
-/// All processes that there are.
+/// All processes on the system.
 pub(super) fn all() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(|pid| process(Pid::from_raw(pid)?).ok()).collect()
 }
 
-/// This process, if it is still there.
+/// This process, if it still exists.
 pub(super) fn process(pid: Pid) -> io::Result<Process> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
     parse(pid, &stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// A line of proc_pid_stat(5). The second field is a name in parentheses, in which anything may be.
+/// Parses a line of proc_pid_stat(5). The second field is a name in parentheses and may contain any character.
 fn parse(pid: Pid, stat: &str) -> Option<Process> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ');
@@ -87,18 +87,18 @@ fn parse(pid: Pid, stat: &str) -> Option<Process> {
     Some(Process { pid, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()?, ended })
 }
 
-/// Whose process this is.
+/// The user who owns this process.
 pub(super) fn user(pid: u32) -> Option<u32> {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(format!("/proc/{pid}")).ok().map(|process| process.uid())
 }
 
-/// Whether this child has ended by itself, and its end has only to be taken.
+/// Whether this child has ended by itself and only has to be reaped.
 pub(super) fn has_ended(child: Pid) -> bool {
     process(child).map_or(true, |process| process.ended)
 }
 
-/// Takes the end of this child. Returns whether it is gone.
+/// Reaps this child if it has ended. Returns whether it is gone.
 pub(super) fn reap_one(child: Pid) -> bool {
     !matches!(waitpid(Some(child), WaitOptions::NOHANG), Ok(None))
 }

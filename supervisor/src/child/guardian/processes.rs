@@ -1,4 +1,4 @@
-//! What can be done with processes, and std cannot do.
+//! Operations on processes that std does not have.
 
 use std::fs;
 use std::io;
@@ -12,31 +12,31 @@ use signal_hook::flag;
 use crate::server::program_end::ProgramEnd;
 use crate::triggers::signals::passed_on;
 
-/// The signal of this number. None: there is none that can be sent.
+/// The signal with this number. None: no such signal can be sent.
 #[cfg(target_os = "linux")]
 pub(super) fn signal(number: i32) -> Option<Signal> {
     use rustix_libc_wrappers::process::SignalExt;
     Signal::from_raw(number)
 }
 
-/// The same, where none is beyond those that have names.
+/// The same on systems that have only named signals.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn signal(number: i32) -> Option<Signal> {
     Signal::from_named_raw(number)
 }
 
-/// Sends a signal to a child that has not been waited for, so that its number is still its own.
+/// Sends a signal to a child that has not been reaped, so its number cannot belong to another process.
 pub(super) fn tell(child: Pid, signal: Signal) {
-    // It has ended, or it has got a privilege, and there is nothing else to be done.
+    // If this fails, the child has ended or has gained privileges, and nothing else can be done.
     let _ = kill_process(child, signal);
 }
 
-/// The same to a whole group, in which such a child is.
+/// The same for a whole group that contains such a child.
 pub(super) fn tell_group(group: Pid, signal: Signal) {
     let _ = kill_process_group(group, signal);
 }
 
-/// Asks a process to end. One that is suspended could not.
+/// Asks a process to end. SIGCONT follows because a suspended process could not end.
 pub(super) fn ask(process: Pid, signal: Signal) {
     tell(process, signal);
     tell(process, Signal::CONT);
@@ -48,24 +48,24 @@ pub(super) fn ask_group(group: Pid, signal: Signal) {
     tell_group(group, Signal::CONT);
 }
 
-/// What a look for ended children finds.
+/// The result of looking for ended children.
 #[derive(Debug)]
 pub(super) enum Reaped {
     Ended(Pid, ProgramEnd),
-    /// A signal has suspended it. SIGCONT continues it.
+    /// A signal has suspended it; SIGCONT resumes it.
     Suspended(Pid, i32),
-    /// There are children, and none of them has ended.
+    /// There are children, but none has ended.
     NoneYet,
-    /// There is no child.
+    /// There are no children.
     NoChild,
 }
 
-/// Takes the end of any child, or hears that it was suspended.
+/// Reaps any child that has ended, or learns that one was suspended. Does not wait.
 pub(super) fn reap() -> Reaped {
     wait_for_any(WaitOptions::NOHANG | WaitOptions::UNTRACED)
 }
 
-/// The same, and waits for it.
+/// The same, but waits.
 #[cfg(target_os = "linux")]
 pub(super) fn wait() -> Reaped {
     wait_for_any(WaitOptions::UNTRACED)
@@ -94,8 +94,8 @@ fn end_of(status: WaitStatus) -> Option<ProgramEnd> {
     exited.or_else(|| status.terminating_signal().map(ProgramEnd::Signaled))
 }
 
-/// Closes what was left open for this process without a purpose, from this descriptor on. It has to come before this
-/// process opens anything itself.
+/// Closes all inherited descriptors from this one on, which were left open by accident. Call it before this process
+/// opens anything itself.
 pub(super) fn close_from(first: i32) {
     let directory = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
     let Ok(entries) = fs::read_dir(directory) else { return };
@@ -105,20 +105,20 @@ pub(super) fn close_from(first: i32) {
         .filter(|&fd| fd >= first)
         .collect();
     for fd in open {
-        // One of them was the directory's.
+        // One of them is that of the directory, which is closed already.
         let _ = nix::unistd::close(fd);
     }
 }
 
-/// Closes the sockets that were passed on, from 3 up to, and not including, this one.
+/// Closes the sockets that were passed on: from 3 up to, but not including, this descriptor.
 pub(super) fn close_up_to(first_free: i32) {
     for fd in super::stage::FIRST..first_free {
         let _ = nix::unistd::close(fd);
     }
 }
 
-/// A signal that is sent to every process with the name of the supervisor is meant for the supervisor. As handlers, and
-/// not as ignored signals, these are not inherited by the program.
+/// Survives signals that are sent to every process with the supervisor's name: they are meant for the supervisor.
+/// Unlike ignored signals, handlers are not inherited by the program.
 pub(super) fn outlive_signals() -> io::Result<()> {
     let unused = Arc::default();
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().chain(passed_on()) {
@@ -127,7 +127,7 @@ pub(super) fn outlive_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// The orphans of the program's family become our children, whatever group or session they are in.
+/// Makes orphaned descendants of the program our children, whatever their group or session.
 #[cfg(target_os = "linux")]
 pub(super) fn adopt_orphans() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)

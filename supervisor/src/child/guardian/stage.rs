@@ -1,5 +1,5 @@
-//! The command lines of the hidden stages: `@deputy`, `@guard` and `@launch`, then how many sockets there are from
-//! descriptor 3 on and their names, then the directory in which the program starts, then the program and its arguments.
+//! The command lines of the hidden stages: `@deputy`, `@guard` or `@launch`, then the number of sockets from descriptor
+//! 3 on and their names, then the directory in which the program starts, then the program and its arguments.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -9,48 +9,48 @@ use std::process::Command;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Which stage it is.
+/// The first argument, which names the stage.
 #[cfg(target_os = "linux")]
 pub(super) const DEPUTY: &str = "@deputy";
 pub(super) const GUARD: &str = "@guard";
 pub(super) const LAUNCH: &str = "@launch";
 
-/// The variable by which the processes of a generation can be found that have not changed their environment. Each
-/// generation has another value.
+/// The variable that identifies the processes of a generation, unless they have changed their environment. Its value
+/// differs for each generation.
 pub(super) const MARK: &str = "MASTERCONTROL_GENERATION";
 
-/// The variable that has those of the program, as JSON. The stages themselves do not get these: a `LD_PRELOAD` is meant
-/// for the program alone. (A command line can be read by every user.)
+/// The variable that holds the program's variables, as JSON. The stages themselves do not get these: a `LD_PRELOAD` is
+/// meant for the program alone. (Any user can read a command line.)
 pub(super) const ENVIRONMENT: &str = "MASTERCONTROL_ENVIRONMENT";
 
-/// The variable that has the program's soft limit of descriptors, if that is another one than the supervisor's.
+/// The variable that holds the program's soft limit of descriptors if it differs from the supervisor's.
 pub(super) const DESCRIPTORS: &str = "MASTERCONTROL_DESCRIPTORS";
 
 /// The first descriptor that is passed on.
 pub(super) const FIRST: i32 = 3;
 
-/// What a stage is to start.
+/// What a stage has to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stage {
     /// How many sockets are passed on.
     pub(super) sockets: usize,
-    /// Their names, with colons between them.
+    /// Their names, separated by colons.
     pub(super) names: OsString,
-    /// Where the program starts. Empty: where the supervisor did.
+    /// The directory in which the program starts. Empty: that of the supervisor.
     pub(super) directory: OsString,
     pub(super) program: OsString,
     pub(super) args: Vec<OsString>,
 }
 
 impl Stage {
-    /// What follows the stage's own name on the command line. None: nothing that makes sense.
+    /// Parses the command line after the name of the stage. None: it is malformed.
     pub(super) fn parse(mut line: impl Iterator<Item = OsString>) -> Option<Stage> {
         let sockets = line.next()?.to_str()?.parse().ok().filter(|&sockets| sockets < 1000)?;
         let (names, directory, program) = (line.next()?, line.next()?, line.next()?);
         Some(Stage { sockets, names, directory, program, args: line.collect() })
     }
 
-    /// This program itself, as that stage.
+    /// The command that starts this executable as that stage.
     pub(super) fn command(&self, own: &OsStr, stage: &str) -> Command {
         let mut command = Command::new(own);
         command.arg(stage).arg(self.sockets.to_string()).arg(&self.names).arg(&self.directory);
@@ -58,25 +58,25 @@ impl Stage {
         command
     }
 
-    /// The first descriptor that is none of the sockets.
+    /// The first descriptor after the sockets.
     pub(super) fn first_free(&self) -> i32 {
-        // There are less than 1000.
+        // There are fewer than 1000.
         FIRST + i32::try_from(self.sockets).unwrap_or(0)
     }
 }
 
-/// How this program starts itself: by a name that leads to the very same file, even if that has been replaced by a
-/// newer one meanwhile, with which it could not talk.
+/// The path by which this program starts itself. It leads to the very same file even if that has been replaced by a
+/// newer version, which could not talk to this one.
 pub(super) fn own() -> io::Result<OsString> {
     let own = PathBuf::from("/proc/self/exe");
     if own.exists() { Ok(own.into()) } else { std::env::current_exe().map(PathBuf::into_os_string) }
 }
 
-/// How much a pipe takes in one piece when it has any room.
+/// How many bytes a pipe accepts in one piece when it has any room.
 const PIPE_BUF: usize = 4096;
 
-/// Says something that no other process says. It is lost if stderr has no room for it, since the supervisor waits for
-/// the end of this process.
+/// Writes a message that no other process reports. The message is lost if stderr has no room for it, because the
+/// supervisor waits for the end of this process.
 pub(super) fn complain(message: &str) {
     let mut stderr = io::stderr();
     let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
@@ -88,7 +88,7 @@ pub(super) fn complain(message: &str) {
     let _ = stderr.write_all(&line.as_bytes()[..line.len().min(PIPE_BUF)]);
 }
 
-/// What stands between a supervisor and a program.
+/// A process between a supervisor and a program.
 #[cfg(target_os = "linux")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Above {
@@ -96,7 +96,7 @@ pub(crate) enum Above {
     Guardian,
 }
 
-/// What the process with this command line is to a program. None: something else.
+/// The role of the process with this command line. None: it has no such role.
 #[cfg(target_os = "linux")]
 pub(crate) fn above(line: &[String]) -> Option<Above> {
     match line.get(1)?.as_str() {

@@ -1,4 +1,4 @@
-//! The supervisor's end: starts guardians, asks them to end their programs, and hears what becomes of those.
+//! The supervisor's end: starts guardians, asks them to end their programs, and receives their reports.
 
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
@@ -38,7 +38,7 @@ use crate::log::Level;
 use crate::server::program_end::SignalName;
 use crate::server::{BuildError, lacking};
 
-/// How often a program that is checked has to say that it works, in microseconds, see `sd_watchdog_enabled(3)`.
+/// The interval, in microseconds, at which a checked program has to say that it works; see `sd_watchdog_enabled(3)`.
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 
 /// How long to wait until a guardian reads an order. It always does, unless it is suspended.
@@ -59,12 +59,12 @@ impl Socket {
     }
 }
 
-/// None: it is none for TCP.
+/// None: it is not a TCP socket.
 fn port_of(socket: &OwnedFd) -> Option<u16> {
     SocketAddr::try_from(getsockname(socket).ok()?).ok().map(|address| address.port())
 }
 
-/// What this process is to the programs that it starts.
+/// This process, as the parent of the programs that it starts.
 #[derive(Debug, Clone)]
 pub(in crate::child) struct Host {
     family: Family,
@@ -73,7 +73,7 @@ pub(in crate::child) struct Host {
 }
 
 impl Host {
-    /// From now on this process gets what is left of a guardian that was killed.
+    /// From now on, this process adopts the children of a guardian that was killed.
     ///
     /// # Errors
     /// What the system says.
@@ -83,8 +83,8 @@ impl Host {
         Ok(Host { family, own: stage::own()? })
     }
 
-    /// Sees to it that no orphan stays a zombie and no guardian suspended. From now on no other code in this process
-    /// may start a child process.
+    /// Keeps orphans from staying zombies and guardians from staying suspended. From now on, no other code in this
+    /// process may start a child.
     ///
     /// # Errors
     /// What the system says.
@@ -133,9 +133,9 @@ impl Host {
         let (steps, received) = mpsc::channel();
         let (spawned, guardian) = mpsc::channel::<Child>();
         let family = self.family.clone();
-        // Before there is a guardian: without this thread nothing would wait for its end.
+        // This precedes the guardian: without this thread nothing would wait for the guardian's end.
         let running = Running::start(build, program, control, log.clone(), output, steps, move |running| {
-            // Or there is none.
+            // Or there is no guardian.
             let Ok(guardian) = guardian.recv() else { return };
             let told = follow(running, guardian.id(), socket, notify.as_ref(), &log);
             family.wait(guardian);
@@ -148,7 +148,7 @@ impl Host {
         let running = running.map_err(lacking(heard))?;
         let guardian = self.family.spawn(&mut command).map_err(lacking("a process for its guardian"))?;
         let sockets = FamilySockets::new(guardian.id(), passed);
-        // It waits for that.
+        // The thread waits for this.
         let _ = spawned.send(guardian);
         Ok(Started { running, steps: received, sockets })
     }
@@ -176,7 +176,7 @@ impl Host {
     }
 }
 
-/// Where requests to a guardian go.
+/// Sends requests to a guardian.
 #[derive(Debug)]
 struct Guardian {
     guardian: UnixStream,
@@ -185,7 +185,7 @@ struct Guardian {
 
 impl Control for Guardian {
     fn stop(&self, within: Duration) {
-        // Whole milliseconds, which the order has, and not less than this.
+        // The order has whole milliseconds: round up.
         let within = if within.is_zero() { within } else { within.saturating_add(Duration::from_micros(999)) };
         self.order(Order::Stop { signals: self.signals.clone(), within });
     }
@@ -197,7 +197,7 @@ impl Control for Guardian {
 
 impl Guardian {
     fn order(&self, order: Order) {
-        // A guardian that is gone has nothing more to do.
+        // If the guardian is gone, there is nothing left to do.
         let _ = (&self.guardian).write_all(format!("{order}\n").as_bytes());
     }
 }
@@ -207,8 +207,8 @@ fn is_checked_by_notify(program: &Program) -> bool {
     program.check.as_ref().is_some_and(|check| check.how == CheckKind::Notify)
 }
 
-/// Whether a process of the program has sent a message. One that cannot be seen from here has to be of its user, at
-/// least.
+/// Whether a message was sent by a process of the program. A process that cannot be seen from here must at least belong
+/// to the same user.
 #[cfg(target_os = "linux")]
 fn is_of_program(sender: Sender, root: u32, running: &Running) -> bool {
     let Sender { pid, user } = sender;
@@ -229,8 +229,8 @@ fn warn_of_stranger(Sender { pid, user }: Sender, log: &Journal) {
     log.line(Level::Warning, "notify_ignored", message, [("pid", pid.into()), ("user", user.into())]);
 }
 
-/// Hears what the guardian and the program say, until the guardian ends. Returns whether that said before that nothing
-/// is left.
+/// Receives the messages of the guardian and the program until the guardian ends. Returns whether the guardian had
+/// reported before that nothing is left.
 fn follow(
     running: &Running,
     root: u32,
@@ -241,7 +241,7 @@ fn follow(
     let mut lines = Lines::default();
     let mut piece = [0; 1024];
     let mut told = false;
-    // Any user may write there, and shall not fill the log.
+    // Any user may write there, and must not be able to fill the log.
     let warned = Cell::new(false);
     let counts = |sender: Sender| {
         let counts = is_of_program(sender, root, running);
@@ -275,7 +275,7 @@ fn follow(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(0) | Err(_) => return told,
         }
-        // It has the very same program, so it says nothing else.
+        // The guardian runs the same executable, so it sends nothing else.
         for report in lines.take().iter().filter_map(|line| Report::parse(line)) {
             match report {
                 Report::Started(pid) => running.has_started(pid),
@@ -288,7 +288,7 @@ fn follow(
                     log.line(Level::Warning, "suspended", message, fields);
                 }
                 Report::Ended(end) => running.has_ended(end),
-                // The guardian ends now, and then it is really gone.
+                // The guardian ends now. Only then is everything really gone.
                 Report::Gone { killed } => {
                     running.all_exited(killed);
                     told = true;

@@ -8,7 +8,7 @@ use crate::host::Manager;
 use crate::journal::Journal;
 use crate::log::Log;
 
-/// What has been said, and whether anything can be said now.
+/// The messages sent so far, and whether sending fails at the moment.
 #[derive(Default, Clone)]
 struct Heard(Arc<Mutex<(Vec<String>, bool)>>);
 
@@ -28,7 +28,7 @@ impl Heard {
         Manager::of_notify(Notify::new(Box::new(line), limit, now), Journal::new(Log::silent()))
     }
 
-    /// What has been said since the last time, with times left out.
+    /// The messages since the last call, without times.
     fn news(&self) -> Vec<String> {
         let messages = std::mem::take(&mut self.0.lock().unwrap().0);
         let short = |line: &str| if line.starts_with("MONOTONIC") { "MONOTONIC".into() } else { line.to_owned() };

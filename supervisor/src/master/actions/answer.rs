@@ -1,4 +1,4 @@
-//! What is answered at once, in each state; and a pause.
+//! Requests that are answered at once, in every state; and the pause.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ impl Master {
         }
     }
 
-    /// Returns whether there was one.
+    /// Returns whether there was a pause.
     pub(in crate::master) fn end_pause(&mut self, over: &Over, now: Instant) -> bool {
         self.pausing.end(over, self.builder.as_ref(), &self.identity.log, now)
     }
@@ -69,7 +69,7 @@ impl Master {
         }
     }
 
-    /// A generation that would be ready is asked whether it has something to serve.
+    /// Answers with the status, after asking a ready generation whether it has something to serve.
     fn answer_status(&self, state: &State, reply: Reply, now: Instant) {
         let mut status = Box::new(self.look(state, now).status());
         match state.current() {
@@ -101,7 +101,7 @@ impl Master {
         reply.answer(Answer::Signaled { signal });
     }
 
-    /// Clients get this long from now, in the drain under way: that of a stop, or else those of old generations.
+    /// Moves the deadline of the drain under way to this long from now: of the stop, or else of all old generations.
     fn move_deadline(&mut self, state: &mut State, by: &Trigger, grace: Duration, now: Instant) -> Answer {
         if let State::Draining(draining) = state {
             draining.move_deadline(by, grace, &mut self.drains, now);

@@ -1,4 +1,4 @@
-//! The next generation is there, and serves.
+//! The next generation is ready, and serves.
 
 use std::time::Instant;
 
@@ -43,8 +43,8 @@ impl Master {
         State::Proving(Proving { current, next, settings, restart, until: deadline_after(now, overlap) })
     }
 
-    /// It has served beside the current one for as long as it had to. That proves nothing if its check has had no
-    /// answer.
+    /// The next generation has served beside the current one for the required time. It has proved nothing if its check
+    /// was not answered.
     pub(in crate::master) fn proved(&mut self, proving: Proving, now: Instant) -> State {
         if let Some(failure) = proving.next.generation.unproved() {
             return self.withdraw(proving, failure, now);
@@ -53,7 +53,7 @@ impl Master {
         self.hand_over(current, next, settings, restart, now)
     }
 
-    /// The next generation takes the place of the current one.
+    /// Replaces the current generation with the next one.
     fn hand_over(&mut self, old: Live, next: Live, settings: Settings, restart: Restart, now: Instant) -> State {
         let (replaced, grace) = (old.number, restart.grace.unwrap_or(self.settings.grace));
         let spread = spread::within(grace, restart.spread, &self.settings);
@@ -84,7 +84,7 @@ impl Master {
         }
     }
 
-    /// A generation is ready. It has a number from now on, and settings that are in force when it serves.
+    /// A generation is ready: it gets a number. Its settings take effect when it serves.
     fn arrive(&mut self, build: u64, built: Built, now: Instant) -> (Live, Settings) {
         let Built { generation, settings, overlap: _, program } = built;
         let is_known = self.record.generations > 0 && !settings.parts.is_empty();
@@ -100,14 +100,14 @@ impl Master {
         (live, settings)
     }
 
-    /// From now on this generation serves, with its settings.
+    /// Makes this generation serve, with its settings.
     pub(in crate::master) fn serve(&mut self, live: Live, settings: Settings) -> Live {
         live.generation.serve();
         self.settings = settings;
         if live.program.is_some() {
             self.identity.program.clone_from(&live.program);
         }
-        // Of one that has shown that it is ready, that is known; and of the first one the announcement says more.
+        // A generation with evidence was logged when it became ready; for the first one, the announcement says more.
         if live.generation.evidence().is_none() && live.number > 1 {
             let message = format!("generation {} is serving{}", live.number, live.changed());
             let fields = [("generation", live.number.into()), ("changes", json!(live.changes))];
@@ -116,7 +116,7 @@ impl Master {
         live
     }
 
-    /// It came too late, and its end has to be awaited.
+    /// A generation was built too late, and its end has to be awaited.
     pub(in crate::master) fn discard(&mut self, draining: Draining, build: u64, built: Built, now: Instant) -> State {
         let Built { generation, program, .. } = built;
         let number = self.record.generations + 1;

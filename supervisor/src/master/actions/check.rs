@@ -1,4 +1,4 @@
-//! A generation is checked.
+//! Checks of the current generation.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::master::live::Live;
 use crate::master::restarts::Restart;
 use crate::master::state::{Check, Retiring, Serving, State};
 
-/// How long a generation that is checked may take to answer, at most and at least.
+/// How long a generation may take to answer a check, at most and at least.
 const CHECK_LIMIT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
 
 impl Master {
@@ -22,25 +22,25 @@ impl Master {
     pub(in crate::master) fn checked(&self, serving: Serving, accepting: bool, now: Instant) -> State {
         let mut current = serving.current;
         if !accepting {
-            // It reports that it has failed, and the rest follows.
+            // It reports its failure, and the rest follows from that.
             current.generation.give_up("it does not accept connections");
         }
         self.serving(current, now)
     }
 
-    /// It is replaced by a new one, which starts beside it if it can.
+    /// The current generation does not work. It is replaced by a new one, which starts beside it if possible.
     pub(in crate::master) fn unhealthy(&mut self, serving: Serving, reason: &str, now: Instant) -> State {
         self.log_unhealthy(&serving.current, reason);
         let mut current = serving.current;
         if self.builder.overlaps() {
             return self.restart(current, Restart::new(Trigger::Check, None, None), now);
         }
-        // It reports that it has failed, and the rest follows.
+        // It reports its failure, and the rest follows from that.
         current.generation.give_up(reason);
         self.serving(current, now)
     }
 
-    /// There is none beside which the next one could start and that works.
+    /// The current generation does not work, and no other one could serve while the next one starts.
     pub(in crate::master) fn unhealthy_alone(&mut self, mut retiring: Retiring, reason: &str) -> State {
         self.log_unhealthy(&retiring.current, reason);
         retiring.current.generation.give_up(reason);

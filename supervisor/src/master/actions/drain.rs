@@ -10,7 +10,7 @@ use crate::master::stop::Countdown;
 use crate::protocol::Progress;
 
 impl Master {
-    /// Now the next one can be built.
+    /// The old generation is gone, so the next one can be built.
     pub(in crate::master) fn emptied(&mut self, emptying: Emptying, gone: Gone, now: Instant) -> State {
         let (replaced, report) = gone.log(&self.identity.log);
         let cause = Cause::Emptied { restart: emptying.restart, replaced, report };

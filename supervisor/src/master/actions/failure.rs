@@ -1,4 +1,4 @@
-//! Something fails: a build, or a generation.
+//! Failures, of a build or of a generation.
 
 use std::time::{Duration, Instant};
 
@@ -18,13 +18,13 @@ use crate::server::{BuildError, Failure};
 use crate::text::{LastWords, Seconds, milliseconds};
 
 impl Master {
-    /// There is no first generation, so no client has ever been served.
+    /// The first generation could not be built, so no client has ever been served.
     pub(in crate::master) fn not_started(&mut self, source: BuildError, now: Instant) -> State {
         let program = self.identity.program.clone().filter(|_| was_started(&source));
         self.give_up(Vec::new(), None, Error::Build { program, source }, now)
     }
 
-    /// There is no next generation. The current one serves on.
+    /// The next generation could not be built. The current one keeps serving.
     pub(in crate::master) fn not_replaced(
         &mut self,
         current: Live,
@@ -40,7 +40,7 @@ impl Master {
         self.next(current, now)
     }
 
-    /// The next generation has not proved itself. The current one serves on.
+    /// The next generation did not prove itself. The current one keeps serving.
     pub(in crate::master) fn withdraw(&mut self, proving: Proving, failure: Failure, now: Instant) -> State {
         let Proving { current, next, restart, settings: _, until: _ } = proving;
         let Failure { reason, clean: _, wrote } = failure;
@@ -52,14 +52,14 @@ impl Master {
         self.identity.log.line(Level::Error, "restart_failed", &message, fields);
         let deadline = Deadline::after(now, self.settings.grace);
         current.generation.serve_again();
-        // It may not have ended.
+        // It may still be running.
         next.generation.retire_by(deadline, Duration::ZERO);
         self.drains.push(next, "its failure".into(), deadline.at(), now);
         restart.failed(format!("{message}{}", LastWords(&wrote)));
         self.next(current, now)
     }
 
-    /// There is no next generation, and no current one either.
+    /// The next generation could not be built, and there is no current one.
     pub(in crate::master) fn not_rebuilt(
         &mut self,
         rebuilding: Rebuilding,
@@ -67,7 +67,7 @@ impl Master {
         now: Instant,
     ) -> State {
         let message = format!("the server could not be started: {reason}");
-        // One that has ended well has done its work.
+        // A program that ended cleanly has done its work.
         let early = reason.downcast_ref::<EndedEarly>();
         let program = early.map(|early| early.end);
         let clean = early.filter(|early| early.clean).map(|early| early.end);
@@ -81,7 +81,7 @@ impl Master {
         };
         let crash = |ran| restart::Ended { failed: !failure.clean, ran, crashed: true };
         let ended = match rebuilding.cause {
-            // A try by hand changes nothing of what the policy is about to do.
+            // A manual try does not change what the policy is about to do.
             Cause::Request { until, .. } => Err(until),
             Cause::Policy => Ok(crash(Duration::ZERO)),
             Cause::Crash { ran, .. } => Ok(crash(ran)),
@@ -120,7 +120,7 @@ impl Master {
         state
     }
 
-    /// The next one is on its way already.
+    /// The current generation crashed while the next one was being built.
     pub(in crate::master) fn crashed_meanwhile(
         &mut self,
         replacing: Replacing,
@@ -133,7 +133,7 @@ impl Master {
         State::Rebuilding(Rebuilding { cause: Cause::Crash { restart, ran }, since })
     }
 
-    /// Nothing has to be stopped for the next one any more.
+    /// The current generation crashed, so nothing has to be stopped for the next one any more.
     pub(in crate::master) fn crashed_before(&mut self, preparing: Preparing, failure: Failure, now: Instant) -> State {
         let Preparing { current, restart, since: _ } = preparing;
         let ran = now.saturating_duration_since(current.since);
@@ -141,7 +141,7 @@ impl Master {
         State::Rebuilding(Rebuilding { cause: Cause::Crash { restart, ran }, since: self.build(now) })
     }
 
-    /// The next one serves already, and has to do so alone.
+    /// The current generation crashed. The next one serves already, and has to do so alone.
     pub(in crate::master) fn crashed_beside(&mut self, proving: Proving, failure: Failure, now: Instant) -> State {
         let Proving { current, next, settings, restart, until: _ } = proving;
         self.note_crash(current, &failure, now);
@@ -155,7 +155,7 @@ impl Master {
         self.drains.crash(current, failure, self.settings.grace, now);
     }
 
-    /// No generation serves: the restart policy says what now. `program` is how that ended, if no generation knows.
+    /// No generation serves: the restart policy decides. `program` is how that ended, if no generation knows it.
     fn recover(&mut self, failure: Failure, ended: restart::Ended, program: Option<ProgramEnd>, now: Instant) -> State {
         let decision = self.history.decide(&self.settings.restart, ended, now, restart::chance());
         let clean = failure.clean;
@@ -171,7 +171,7 @@ impl Master {
         self.give_up(Vec::new(), None, error, now)
     }
 
-    /// No restart would help.
+    /// The port has failed, and no restart would help.
     pub(in crate::master) fn port_failed(&mut self, state: State, reason: String, now: Instant) -> State {
         let error = Error::Ended { reason, program: None };
         self.identity.log.line(Level::Error, "gave_up", &error, []);
@@ -179,7 +179,7 @@ impl Master {
         self.give_up(serving, restart, error, now)
     }
 
-    /// The next generation is built at that time, or at once when a restart is requested.
+    /// Waits until that time to build the next generation, or until a restart is requested.
     fn wait(&mut self, until: Instant, now: Instant) -> State {
         match self.queue.pop() {
             Some(restart) => self.try_now(until, restart, now),
@@ -194,12 +194,12 @@ impl Master {
     }
 }
 
-/// Why there is no new program, named as the subject: otherwise the reason seems to be about the old one.
+/// Why there is no new program, with that as the subject: otherwise the reason would seem to be about the old one.
 fn of_new_program(reason: &BuildError) -> String {
     if was_started(reason) { format!("the new program failed to start: {reason}") } else { reason.to_string() }
 }
 
-/// That nothing serves in this state, and what becomes of that, as a part of a message.
+/// Says that nothing serves in this state, and what happens next, as a part of a message.
 fn nothing_runs(state: &State, now: Instant) -> String {
     let next = match state {
         State::Waiting(Waiting { until }) => format!("next try in {}", Seconds(until.saturating_duration_since(now))),

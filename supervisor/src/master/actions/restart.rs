@@ -1,4 +1,4 @@
-//! A restart, from the request to its end, and each other build.
+//! Restarts, from the request to the end, and all other builds.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::protocol::{Progress, Report};
 use crate::text::{Seconds, milliseconds};
 
 impl Master {
-    /// The next generation is built beside the current one, or when that is gone.
+    /// Begins a restart: the next generation is built beside the current one, or after that one is gone.
     pub(in crate::master) fn restart(&mut self, current: Live, restart: Restart, now: Instant) -> State {
         let restart = self.queue.begin(restart);
         if self.builder.overlaps() {
@@ -24,7 +24,7 @@ impl Master {
         State::Preparing(Preparing { current, restart, since: now })
     }
 
-    /// The next generation could be built. From here on there is no way back.
+    /// The next generation can be built, so the current one is stopped. From here on there is no way back.
     pub(in crate::master) fn empty(&mut self, preparing: Preparing, now: Instant) -> State {
         let Preparing { current, mut restart, since: _ } = preparing;
         let message = format!(
@@ -42,7 +42,7 @@ impl Master {
         State::Emptying(Emptying { generation, restart, countdown: Countdown::new(now) })
     }
 
-    /// The restart policy would start the next generation at this time.
+    /// Builds the next generation at once, instead of at `until`, the time set by the restart policy.
     pub(in crate::master) fn try_now(&mut self, until: Instant, restart: Restart, now: Instant) -> State {
         let restart = self.queue.begin(restart);
         State::Rebuilding(Rebuilding { cause: Cause::Request { restart, until }, since: self.build(now) })
@@ -52,7 +52,7 @@ impl Master {
         State::Rebuilding(Rebuilding { cause: Cause::Policy, since: self.build(now) })
     }
 
-    /// Begins to build the next generation. Returns since when.
+    /// Begins to build the next generation. Returns the start time.
     pub(in crate::master) fn build(&mut self, now: Instant) -> Instant {
         self.record.builds += 1;
         self.build_prepared();
@@ -74,7 +74,7 @@ impl Master {
         State::Draining(draining)
     }
 
-    /// The next restart, if one waits.
+    /// Begins the next restart, if one is queued.
     pub(in crate::master) fn next(&mut self, current: Live, now: Instant) -> State {
         match self.queue.pop() {
             Some(restart) => self.restart(current, restart, now),

@@ -19,8 +19,8 @@ use crate::server::BuildError;
 use crate::server::deadline::Deadline;
 
 impl Master {
-    /// Whether a stop begins at once, or when the delay has passed that it or the settings ask for. A second request
-    /// skips the wait.
+    /// Whether a stop begins at once, or after the delay that the request or the settings ask for. A second request
+    /// skips the delay.
     pub(in crate::master) fn now_or_later(
         &self,
         state: &State,
@@ -29,14 +29,14 @@ impl Master {
         now: Instant,
     ) -> Input {
         let of_settings = || match state {
-            // No client is served whose load balancer could notice.
+            // No client is being served whose load balancer could notice.
             State::Starting(_) | State::Rebuilding(_) | State::Emptying(_) | State::Waiting(_) | State::Draining(_) => {
                 Duration::ZERO
             }
             State::Serving(_) | State::Replacing(_) | State::Preparing(_) | State::Proving(_) | State::Retiring(_) => {
                 match self.readiness.scheduled_since() {
                     None => self.settings.delay,
-                    // Signals that come together are one request.
+                    // Signals that arrive together are one request.
                     Some(since) if stop.is_plain() && now.saturating_duration_since(since) < TOGETHER => {
                         self.settings.delay
                     }
@@ -84,9 +84,9 @@ impl Master {
         if let Why::Requested(by) = &draining.why {
             self.drains.log_stop(by, open, grace, spread);
         }
-        // What has waited is answered as the last of its clients.
+        // Requests that the pause held are answered as the last ones of their clients.
         self.end_pause(&Over::Stopped(asked), now);
-        // Only now: a generation that stops notifies those that wait in the accept queue.
+        // Only now: a generation that stops notifies the clients in the accept queue.
         self.builder.close(draining.deadline);
         for reply in self.readiness.take_waiting() {
             draining.attend(reply, &self.drains, now);
@@ -100,7 +100,7 @@ impl Master {
         State::Draining(draining)
     }
 
-    /// The server is gone by the time that this stop would be over.
+    /// A delayed stop is requested during a stop: the server is gone by the time that the delayed stop would be over.
     pub(in crate::master) fn stop_by_then(
         &mut self,
         draining: Draining,
@@ -120,7 +120,7 @@ impl Master {
         now: Instant,
     ) -> State {
         let grace = stop.grace.unwrap_or(self.settings.grace);
-        // Where the system ends the process soon, there has to be time for both.
+        // If the system ends the process soon, there must be time for both delay and grace period.
         let limit = stop.by.limit().unwrap_or(Duration::MAX);
         let delay = delay.min(limit / 2);
         let deadline = Deadline::after(deadline_after(now, delay), grace.min(limit - delay));

@@ -1,4 +1,4 @@
-//! Single promises of master control.
+//! Individual guarantees of master control.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -91,7 +91,7 @@ fn a_stop_during_a_restart_wins() {
     drive.take(restart());
     drive.take(Step::Stop(signal("SIGTERM")));
     assert_eq!(drive.answers(), ["Stopping", "Stopping"]);
-    // What was built all the same is stopped, too, before it ends.
+    // A generation that is built anyway is stopped, too, before the supervisor ends.
     drive.settle();
     assert!(drive.end.is_some());
     drive.finish();
@@ -120,7 +120,7 @@ fn what_is_due_happens_though_one_event_follows_the_other() {
     let mut drive = Drive::starting(None, true);
     drive.take(stop(None, 1));
     let (events, waiting) = mpsc::channel();
-    // As if another one came as soon as one is dealt with, for much longer than that millisecond.
+    // As if each handled event were followed by another at once, for much longer than that millisecond.
     (0..200_000).for_each(|_| events.send(Event::HolderGone { holder: 0 }).unwrap());
     assert!(drive.master.run(&waiting).result.is_ok());
     assert!(waiting.try_iter().next().is_some(), "first it has dealt with all of them");
@@ -128,10 +128,10 @@ fn what_is_due_happens_though_one_event_follows_the_other() {
 
 #[test]
 fn of_several_stops_the_shortest_deadline_counts_also_if_one_is_scheduled() {
-    // Clients of a scheduled stop have until then, and two seconds more.
+    // Clients of a scheduled stop have until it begins, and two seconds more.
     let scheduled = || stop(Some(2000), 3000);
     let others = [
-        // By when it is over.
+        // A further stop, and after how many seconds it is over.
         (stop(Some(0), 4000), 4),
         (stop(Some(60_000), 1000), 5),
         (stop(Some(60_000), 0), 5),
@@ -237,7 +237,7 @@ fn a_second_request_at_the_console_after_half_a_second_forces() {
     for second in [ctrl_c(), Step::Stop(Trigger::Console), Step::Stop(signal("SIGTERM"))] {
         let mut drive = with_a_client(60);
         drive.take(ctrl_c());
-        // One that comes along does not begin that time anew.
+        // A signal that arrives along with it does not restart that time.
         drive.wait(Duration::from_millis(400));
         drive.take(Step::Stop(signal("SIGHUP")));
         drive.wait(Duration::from_millis(100));
@@ -268,7 +268,7 @@ fn a_request_that_demands_a_time_counts_at_once() {
 fn the_first_request_to_stop_a_server_that_has_given_up_forces_nothing() {
     let mut drive = with_a_client(60);
     drive.master.settings.restart.max_restarts = 0;
-    // A client of an old generation is still there.
+    // A client of an old generation is still connected.
     drive.take(restart());
     drive.settle();
     drive.take(Step::Crash);
@@ -331,7 +331,7 @@ fn a_server_that_cannot_be_built_leaves_the_old_one_serving() {
     drive.take(Step::NotBuilt);
     assert_eq!(drive.answers(), ["Failed"]);
     assert!(lock(&drive.world).is_target(1));
-    // One that is never ready, too.
+    // The same if one is never ready.
     drive.take(restart());
     drive.wait(BUILD_LIMIT);
     drive.take(Step::Built);
@@ -399,7 +399,7 @@ fn each_stop_waits_as_the_settings_say_and_a_second_request_skips_that() {
     drive.master.settings.delay = Duration::from_secs(3);
     drive.settle();
     drive.take(Step::Stop(signal("SIGTERM")));
-    // It comes along with the first one.
+    // It arrives along with the first one.
     drive.take(Step::Stop(signal("SIGHUP")));
     drive.wait(Duration::from_secs(2));
     assert!(is_serving(&drive, 1) && !drive.master.readiness.is_ready());
@@ -471,7 +471,7 @@ fn a_generation_that_fails_before_it_has_proved_itself_is_withdrawn() {
     drive.wait(Duration::from_secs(1));
     drive.settle();
     assert!(is_serving(&drive, 1) && lock(&drive.world).generation(2).dropped);
-    // And it is no crash.
+    // And that does not count as a crash.
     drive.take(restart());
     drive.settle();
     drive.wait(Duration::from_secs(10));
@@ -542,12 +542,12 @@ fn a_server_that_cannot_run_beside_the_next_one_is_gone_before_that_is_built() {
     drive.wait(Duration::ZERO);
     drive.settle();
     assert_eq!(drive.answers(), ["restarted 2"]);
-    // If that is known to be impossible, it serves on.
+    // If the build is known to be impossible, it keeps serving.
     drive.take(restart());
     drive.take(Step::NotBuilt);
     assert_eq!(drive.answers(), ["restarted 2", "Failed"]);
     assert!(is_serving(&drive, 2));
-    // One that cannot be built though it seemed so is tried again.
+    // A build that fails although it seemed possible is tried again.
     drive.take(restart());
     drive.take(Step::Built);
     drive.take(Step::Deliver);
@@ -566,7 +566,7 @@ fn a_server_that_crashes_before_it_is_stopped_for_the_next_one_is_replaced() {
     drive.take(restart());
     drive.take(Step::Crash);
     drive.take(Step::Deliver);
-    // What was looked at is of no use any more.
+    // What the preparation found is of no use any more.
     drive.settle();
     assert_eq!(drive.answers(), ["restarted 2"]);
     drive.finish();
@@ -579,7 +579,7 @@ fn a_new_generation_serves_at_once_though_the_old_one_hangs() {
     drive.take(restart());
     drive.take(Step::Built);
     assert!(lock(&drive.world).is_target(2));
-    // What hangs of the old one is given up when it has overrun its deadline, and the restart is complete.
+    // Whatever hangs in the old one is given up when it overruns its deadline, and the restart completes.
     drive.wait(Duration::from_secs(10));
     drive.settle();
     assert_eq!(drive.answers(), ["restarted 2"], "{:?}", drive.state);
@@ -594,7 +594,7 @@ fn a_port_that_fails_for_good_ends_the_supervisor_and_no_restart_is_tried() {
     drive.take(Step::Deliver);
     assert_eq!(drive.answers(), ["Stopping"]);
     assert!(matches!(drive.state, Some(State::Draining(_))), "{:?}", drive.state);
-    // What was being built comes too late.
+    // The generation being built is too late.
     drive.settle();
     drive.take(Step::Disconnect);
     drive.wait(Duration::ZERO);
@@ -603,7 +603,7 @@ fn a_port_that_fails_for_good_ends_the_supervisor_and_no_restart_is_tried() {
     assert_eq!(error.to_string(), "the server ended: the listening socket failed");
 }
 
-/// The last that the client has heard which wanted the last pause.
+/// The last response to the client that asked for the last pause.
 fn last_of_pause(drive: &Drive) -> Option<Response> {
     drive.heard_of_pause().pop()
 }
@@ -646,7 +646,7 @@ fn a_pause_that_is_over_while_something_is_under_way_has_failed() {
     drive.wait(Duration::from_secs(1));
     let over = last_of_pause(&drive);
     assert!(matches!(over, Some(Response::Answer(Answer::Error(_)))), "{over:?}");
-    // What is heard of the last one is none of the next one's business.
+    // Reports about the last pause do not concern the next one.
     drive.take(Step::Pause { max_ms: None, holder: None });
     drive.take(Step::Deliver);
     assert_eq!(drive.heard_of_pause().len(), 1);

@@ -1,4 +1,4 @@
-//! Drives master control from one event to the next, and looks after each whether everything is as it has to be.
+//! Drives master control from event to event, and checks after each that everything is as it should be.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -25,7 +25,7 @@ pub(super) enum Step {
     Ask(Request),
     Stop(Trigger),
     Restart(Trigger),
-    /// A client wants a pause, which it holds if it has a number.
+    /// A client asks for a pause, and holds it if it has a number.
     Pause {
         max_ms: Option<u64>,
         holder: Option<u64>,
@@ -40,7 +40,7 @@ pub(super) enum Step {
     /// The next event of a generation arrives.
     Deliver,
     Crash,
-    /// The generation crashes that serves beside the current one.
+    /// The generation that serves beside the current one crashes.
     NextCrashes,
     Hang,
     /// The listening socket fails for good.
@@ -72,14 +72,14 @@ pub(super) struct Drive {
     pub(super) state: Option<State>,
     pub(super) end: Option<End>,
     pub(super) now: Instant,
-    /// How long what is built serves beside the one that it replaces.
+    /// How long a new generation serves beside the one that it replaces.
     pub(super) overlap: Duration,
     askers: Vec<Asker>,
-    /// What those hear who want a pause.
+    /// What the clients that asked for a pause hear.
     pauses: Vec<Receiver<Response>>,
-    /// The largest generation that a client has heard of.
+    /// The highest generation number that a client has heard of.
     generation: u64,
-    /// What the service manager was told, and what it knows by that.
+    /// What the service manager was told, and what it believes as a result.
     said: Receiver<String>,
     known: Known,
 }
@@ -230,7 +230,7 @@ impl Drive {
         }
     }
 
-    /// What was to be looked at beforehand, if there is something.
+    /// Delivers the result of a preparation, if one is under way.
     fn prepared(&mut self, prepared: Result<(), BuildError>) -> bool {
         let Some(build) = lock(&self.world).preparing.pop_front() else { return false };
         self.send(Event::Prepared { build, prepared });
@@ -255,7 +255,7 @@ impl Drive {
         self.look();
     }
 
-    /// Lets the time pass, with a tick whenever one is due.
+    /// Lets time pass, with a tick whenever one is due.
     pub(super) fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(at) = self.state.as_ref().and_then(|state| self.master.next_tick(state)).filter(|&at| at <= end)
@@ -272,7 +272,7 @@ impl Drive {
         lock(&self.world).settle(self.now);
     }
 
-    /// Builds what is to be built, and delivers what there is to say, until nothing happens any more.
+    /// Completes all builds and delivers all events, until nothing happens any more.
     pub(super) fn settle(&mut self) {
         for _ in 0..100 {
             self.take(Step::Built);
@@ -280,7 +280,7 @@ impl Drive {
         }
     }
 
-    /// What each client was answered, in short, in the order of their requests.
+    /// The answer to each client, in short, in the order of their requests.
     pub(super) fn answers(&self) -> Vec<String> {
         let text = |asker: &Asker| match &asker.answer {
             Some(Answer::Restarted { generation, .. }) => format!("restarted {generation}"),
@@ -291,12 +291,12 @@ impl Drive {
         self.askers.iter().map(text).collect()
     }
 
-    /// What the last one that wanted a pause has heard.
+    /// What the client that last asked for a pause has heard.
     pub(super) fn heard_of_pause(&self) -> Vec<Response> {
         self.pauses.last().map(|heard| heard.try_iter().collect()).unwrap_or_default()
     }
 
-    /// Looks whether everything is as it has to be.
+    /// Checks that everything is as it should be.
     fn look(&mut self) {
         self.look_at_the_world();
         self.hear_the_manager();
@@ -314,8 +314,8 @@ impl Drive {
         }
     }
 
-    /// Each client hears one answer, those that asked for a restart in their order, and only one restart at a time is
-    /// under way.
+    /// Checks that each client gets one answer, that restarts are answered in order, and that only one restart is under
+    /// way at a time.
     fn hear_the_askers(&mut self) {
         let (mut unanswered, mut under_way) = (false, 0);
         for asker in &mut self.askers {
@@ -344,7 +344,7 @@ impl Drive {
         assert!(under_way <= 1, "restarts overlap: {:?}", self.answers());
     }
 
-    /// Believes what the service manager is told, and looks whether that is how it is.
+    /// Believes what the service manager is told, and checks that it is true.
     fn hear_the_manager(&mut self) {
         let is_awaited = self.master.readiness.awaited_by_manager().is_some();
         for message in self.said.try_iter() {
@@ -378,13 +378,13 @@ impl Drive {
         assert_eq!(self.known, expected, "{:?}", self.state);
     }
 
-    /// Stops it, and sees to it that each client has been answered, and was answered what it asked for.
+    /// Stops it, and checks that each client was answered, and got the answer to its request.
     pub(super) fn finish(mut self) {
         self.ask(Request::Stop { grace_ms: Some(0), spread_ms: None, delay_ms: None, wait: true });
         for _ in 0..200 {
             self.take(Step::Deliver);
         }
-        // A generation that hangs in a stop is a matter of the watchdog.
+        // In a stop, the watchdog deals with a generation that hangs.
         for generation in &mut lock(&self.world).generations {
             generation.hangs = false;
         }
@@ -419,7 +419,7 @@ impl Drive {
     }
 }
 
-/// Looks whether what a status says fits together.
+/// Checks that a status is consistent.
 fn check(status: &Status) {
     let may_be_ready = [protocol::State::Serving, protocol::State::Restarting].contains(&status.state);
     assert!(!status.ready || may_be_ready && status.delay.is_none(), "{status:?}");

@@ -54,7 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What happens once at most.
+/// Steps that happen at most once.
 fn last_steps() -> impl Strategy<Value = Vec<Step>> {
     prop_oneof![
         3 => Just(Vec::new()),

@@ -1,4 +1,4 @@
-//! What is outside of master control: generations, builds, and the events that they are going to send.
+//! The world outside master control: generations, builds, and the events that they are going to send.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,7 +18,7 @@ pub(super) struct World {
     target: Option<u64>,
     /// Builds that have begun and are not done.
     pub(super) building: VecDeque<u64>,
-    /// The same of what is to be looked at beforehand.
+    /// Preparations that have begun and are not done.
     pub(super) preparing: VecDeque<u64>,
     pub(super) events: VecDeque<Event>,
     pub(super) paused: bool,
@@ -34,14 +34,14 @@ pub(super) struct Pretended {
     pub(super) build: u64,
     /// It has been the target.
     served: bool,
-    /// It has ended by itself before it served, and nobody may have heard of that.
+    /// It has ended by itself before it served, perhaps unnoticed.
     failed: bool,
-    /// Does nothing that it is asked for, until it is given up.
+    /// Ignores all requests until it is given up.
     pub(super) hangs: bool,
-    /// Its check has had no answer.
+    /// Its check was not answered.
     pub(super) unproved: bool,
     pub(super) clients: usize,
-    /// When its clients have to be gone. None: it has not been asked for that.
+    /// By when its clients must be gone. None: it has not been asked to let them go.
     pub(super) deadline: Option<Instant>,
     pub(super) finished: bool,
     /// Master control has dropped its handle.
@@ -63,7 +63,7 @@ impl World {
         self.target == Some(build)
     }
 
-    /// Each generation that has served drains, but for the target.
+    /// Whether each generation that has served drains, except for the target.
     pub(super) fn has_one_target(&self) -> bool {
         let serves = |generation: &&Pretended| generation.served && generation.deadline.is_none();
         self.generations.iter().filter(serves).map(|generation| generation.build).eq(self.target)
@@ -75,14 +75,14 @@ impl World {
         Some(self.generation(target))
     }
 
-    /// That one ends by itself, and drains.
+    /// The target ends by itself, and drains.
     pub(super) fn fail_target(&mut self, now: Instant) -> Option<u64> {
         let target = self.target.take()?;
         self.generation(target).deadline = Some(now + Duration::from_millis(500));
         Some(target)
     }
 
-    /// The generation that is to take its place ends by itself, and drains.
+    /// The generation that should replace the target ends by itself, and drains.
     pub(super) fn fail_next(&mut self, now: Instant) -> Option<u64> {
         let is_next =
             |generation: &&mut Pretended| !generation.served && generation.deadline.is_none() && !generation.dropped;
@@ -97,7 +97,7 @@ impl World {
         self.target.take_if(|target| *target == build);
     }
 
-    /// Those that are done report it.
+    /// Generations that are done report it.
     pub(super) fn settle(&mut self, now: Instant) {
         for generation in &mut self.generations {
             let over = generation.deadline.is_some_and(|deadline| generation.clients == 0 || deadline <= now);
@@ -156,7 +156,7 @@ impl Builder for PretendedBuilder {
     }
 }
 
-/// What master control has of a generation that only pretends.
+/// Master control's handle on a generation that only pretends.
 #[derive(Debug)]
 pub(super) struct PretendedHandle {
     world: Shared,
@@ -236,7 +236,7 @@ impl Generation for PretendedHandle {
         let mut world = lock(&self.world);
         let generation = world.generation(self.build);
         generation.hangs = false;
-        // The real one has a grace period of its own; the test's clock does not know it.
+        // The real one has its own grace period, which the test's clock does not know.
         generation.deadline.get_or_insert_with(Instant::now);
         world.target.take_if(|target| *target == self.build);
         let reason = why.to_owned();

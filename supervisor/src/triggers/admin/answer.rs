@@ -1,4 +1,4 @@
-//! Lines to a client, which may not take for ever to read them.
+//! Writes lines to a client, which has a limited time to read them.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ pub(super) fn write_answer(client: &Stream, line: &impl Serialize) -> io::Result
     protocol::write_response(&mut DeadlineWriter { stream: client, end: Instant::now() + PATIENCE }, line)
 }
 
-/// Says why a client gets nothing else.
+/// Tells a client why its request is refused.
 pub(super) fn refuse(client: &Stream, code: ErrorCode, message: String, end: Instant) -> io::Result<()> {
     protocol::write_line(&mut DeadlineWriter { stream: client, end }, &Answer::Error(Refusal { code, message }))
 }
 
-/// Ends the connection, whatever thread still reads from it. What was written before still reaches the client.
+/// Ends the connection, even if another thread still reads from it. The client still gets what was written before.
 #[cfg(unix)]
 pub(super) fn disconnect(client: &Stream) {
     use std::os::fd::{AsFd, AsRawFd};
@@ -30,10 +30,10 @@ pub(super) fn disconnect(client: &Stream) {
     use nix::sys::socket::{Shutdown, shutdown};
 
     let Stream::UdSocket(client) = client;
-    // A client that has gone away needs no end.
+    // This fails if the client has disconnected already.
     let _ = shutdown(client.as_fd().as_raw_fd(), Shutdown::Both);
 }
 
-/// Nothing wakes a read of a pipe on Windows. So the connection ends with the client's end.
+/// Nothing wakes a read from a pipe on Windows. So the connection ends when the client ends it.
 #[cfg(windows)]
 pub(super) fn disconnect(_client: &Stream) {}

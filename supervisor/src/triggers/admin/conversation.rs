@@ -1,4 +1,4 @@
-//! One client of the admin socket: who it is, its request, and the answers.
+//! One client of the admin socket: its identity, its request, and the answers.
 
 use std::io::{self, BufReader, Read};
 #[cfg(unix)]
@@ -21,11 +21,11 @@ use crate::log::Level;
 use crate::protocol::{self, ErrorCode, LineError, MAX_LINE, Refusal, Request, Response};
 use crate::text::Seconds;
 
-/// How long the client may take in all where the admin thread itself answers: others wait meanwhile, and so does the
-/// end of the supervisor, which takes a second at most.
+/// How long the client may take in total when the admin thread itself answers: meanwhile other clients wait, and so
+/// does the end of the supervisor, which takes a second at most.
 const HURRY: Duration = Duration::from_millis(800);
 
-/// How many clients have asked and are not answered yet.
+/// How many clients have made a request that is not answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     pending: Mutex<usize>,
@@ -45,17 +45,17 @@ impl Answers {
     }
 }
 
-/// How far a client's time reaches.
+/// How much time a client may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Time {
-    /// It has a thread of its own, which can wait for the end of what the client asks for.
+    /// It has its own thread, which can wait for the end of what the client asks for.
     Own,
-    /// It has that of the admin socket.
+    /// It uses the thread of the admin socket.
     Borrowed,
 }
 
 impl Time {
-    /// How long the client may take to send its request, and to hear that it is wrong.
+    /// How long the client may take to send its request, and to read why it is wrong.
     fn to_ask(self) -> Duration {
         match self {
             Time::Own => PATIENCE,
@@ -64,10 +64,11 @@ impl Time {
     }
 }
 
-/// One request and its answer. A client that goes away meanwhile, or does not read, ends only its own conversation.
+/// Handles one request and its answer. A client that disconnects in the meantime, or does not read, ends only its own
+/// conversation.
 ///
-/// `slot` is free again when the request has been read: a client that waits for the end of a stop keeps no other from
-/// asking.
+/// `slot` is released when the request has been read: a client that waits for the end of a stop does not keep others
+/// from making requests.
 pub(super) fn converse(
     client: &Arc<Stream>,
     slot: Option<ClientSlot>,
@@ -117,7 +118,7 @@ pub(super) fn converse(
     answers.add(-1);
 }
 
-/// Without an end for as long as it takes.
+/// Sends the request to master control, and the responses to the client. Without `end` this may take any time.
 fn ask_master_control(client: &Arc<Stream>, request: Request, by: Trigger, events: &EventSender, end: Option<Instant>) {
     let (reply, responses) = mpsc::channel();
     let event = match request {
@@ -130,13 +131,13 @@ fn ask_master_control(client: &Arc<Stream>, request: Request, by: Trigger, event
     let holder = if let Event::Pause { holder, .. } = &event { *holder } else { None };
     // If master control is gone, so is the other end of `responses`.
     let _ = events.send(event);
-    // Only now: master control hears of the end after the beginning.
+    // Only now, so that master control learns of the end after the beginning.
     if let Some(holder) = holder {
         watch_holder(client, holder, events);
     }
     let next = || match end {
         None => responses.recv().ok(),
-        // This is the admin thread. At its end, the supervisor waits for that one, and nothing answers any more.
+        // This is the admin thread. At its end the supervisor waits for this thread, and nothing answers any more.
         Some(end) => responses.recv_timeout(end.saturating_duration_since(Instant::now())).ok(),
     };
     while let Some(response) = next() {
@@ -146,7 +147,7 @@ fn ask_master_control(client: &Arc<Stream>, request: Request, by: Trigger, event
         }
     }
     if holder.is_some() {
-        // The thread that watches it has the connection, too.
+        // The watching thread has the connection open, too.
         disconnect(client);
     }
 }
@@ -157,16 +158,16 @@ fn next_holder() -> u64 {
     NUMBERS.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// Has master control hear when this client lets go what it holds, or is gone.
+/// Notifies master control when this client releases what it holds, or is gone.
 fn watch_holder(client: &Arc<Stream>, holder: u64, events: &EventSender) {
     let (client, theirs) = (client.clone(), events.clone());
     let thread = thread::Builder::new().name("admin-holder".into()).spawn(move || {
-        // Whatever comes, and the end, says the same.
+        // Input and end of file mean the same.
         let _ = DeadlineReader { stream: &*client, end: None }.read(&mut [0]);
         let _ = theirs.send(Event::HolderGone { holder });
     });
     if thread.is_err() {
-        // Nothing would say when it is gone.
+        // Without the thread, nothing would report that it is gone.
         let _ = events.send(Event::HolderGone { holder });
     }
 }
@@ -190,14 +191,14 @@ fn read_request(client: &Stream, end: Instant, time: Time) -> Result<Option<Requ
     }
 }
 
-/// Gives the client of a bad request the chance to read its answer: it would be lost with unread input.
+/// Gives the client of a bad request the chance to read its answer, which would be lost if input remained unread.
 fn discard_a_line(client: &Stream, end: Instant) {
     let mut rest = DeadlineReader { stream: client, end: Some(end) }.take(MAX_LINE as u64);
     let _ = io::copy(&mut rest, &mut io::sink());
 }
 
-/// Who asks. An error if that is neither this process's user nor root. The process is for the log alone: that of a
-/// client in another PID namespace has no number here.
+/// Identifies the client. It is an error if it belongs neither to this process's user nor to root. The process id is
+/// only for the log: a client in another PID namespace has no number here.
 #[cfg(unix)]
 fn identify(client: &Stream) -> Result<Trigger, String> {
     let Stream::UdSocket(client) = client;
@@ -210,7 +211,7 @@ fn identify(client: &Stream) -> Result<Trigger, String> {
     Ok(Trigger::Admin { user: Some(user), pid })
 }
 
-/// The user at the other end, and its process if the system tells.
+/// The user at the other end, and the process if the system names it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn peer(client: BorrowedFd<'_>) -> nix::Result<(u32, Option<u32>)> {
     let peer = nix::sys::socket::getsockopt(&client, nix::sys::socket::sockopt::PeerCredentials)?;
@@ -223,7 +224,7 @@ fn peer(client: BorrowedFd<'_>) -> nix::Result<(u32, Option<u32>)> {
     Ok((user.as_raw(), None))
 }
 
-/// Windows tells the process. Who may write to the pipe is in its access list.
+/// Windows names the process. The pipe's access list determines who may write to it.
 #[cfg(windows)]
 fn identify(client: &Stream) -> Result<Trigger, String> {
     use interprocess::local_socket::traits::StreamCommon as _;

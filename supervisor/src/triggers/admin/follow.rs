@@ -12,7 +12,7 @@ use crate::journal::{Journal, MAX_FOLLOWERS, Next, Reader};
 use crate::log::Level;
 use crate::protocol::{Answer, ErrorCode, Progress};
 
-/// Tells a client what has happened and, if it follows, what happens: at its own pace, and as long as it reads at all.
+/// Sends a client past events and, if it follows, new ones: at its own pace, and as long as it reads at all.
 pub(super) fn tell_events(client: &Stream, by: &Trigger, since: Option<u64>, follow: bool, log: &Journal) {
     let Some(reader) = (if follow { log.follow(since) } else { Some(log.read(since)) }) else {
         let message =
@@ -25,7 +25,7 @@ pub(super) fn tell_events(client: &Stream, by: &Trigger, since: Option<u64>, fol
             let message = format!("{by} does not read the events that it asked for, and was disconnected");
             log.line(Level::Warning, "reader_let_go", message, [("by", by.to_string().into())]);
         }
-        // It has gone away.
+        // The client has disconnected.
         Ok(()) | Err(_) => {}
     }
 }
@@ -48,19 +48,20 @@ fn write_events(client: &Stream, mut reader: Reader) -> io::Result<()> {
     }
 }
 
-/// Whether the client has gone away.
+/// Whether the client has disconnected.
 #[cfg(unix)]
 fn has_hung_up(client: &Stream) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::os::fd::AsFd;
 
     let Stream::UdSocket(client) = client;
-    // That it says nothing more is no reason to go. That both directions are closed is told unasked.
+    // A client that only stops sending has not disconnected. poll reports without being asked that both directions are
+    // closed.
     let mut client = [PollFd::new(client.as_fd(), PollFlags::empty())];
     poll(&mut client, PollTimeout::ZERO).is_ok_and(|closed| closed > 0)
 }
 
-/// Windows does not tell before the next write.
+/// Windows does not show this before the next write.
 #[cfg(windows)]
 fn has_hung_up(_client: &Stream) -> bool {
     false

@@ -1,4 +1,4 @@
-//! Sees on Linux when something of an instance vanishes.
+//! Notices on Linux when files of an instance vanish.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -9,10 +9,10 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::instance::InstancePaths;
 
-/// Sees when something in the directories of an instance is deleted or replaced, or one of these.
+/// Notices when something in the directories of an instance, or one of the directories, is deleted or replaced.
 pub(super) struct Watch(Option<Inotify>);
 
-/// What tells the socket's file from another one that was moved to its place.
+/// Distinguishes the socket's file from another one that was moved to its place.
 pub(super) type Identity = Option<(u64, u64)>;
 
 pub(super) fn identity_of(paths: &InstancePaths) -> Identity {
@@ -21,7 +21,7 @@ pub(super) fn identity_of(paths: &InstancePaths) -> Identity {
 }
 
 impl Watch {
-    /// To be made before the socket is: what happens to that from then on is seen.
+    /// To be created before the socket: it sees what happens to the socket from then on.
     pub(super) fn new(paths: &InstancePaths) -> io::Result<Watch> {
         paths.make_directories()?;
         let watch = Watch(Some(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?));
@@ -45,21 +45,21 @@ impl Watch {
         self.0.as_ref().map(Inotify::as_fd)
     }
 
-    /// Takes note of all that was seen.
+    /// Consumes all events. Returns whether there were any.
     pub(super) fn saw_something_go(&self) -> bool {
         self.0.as_ref().is_some_and(|inotify| inotify.read_events().is_ok_and(|events| !events.is_empty()))
     }
 }
 
 impl Drop for Watch {
-    /// To close the last descriptor of a watch takes a grace period of the kernel, up to some 20 ms, and so would the
-    /// end of the process. So that last one is neither ours nor that of any process: it is in a message that
-    /// no socket can receive any more. The kernel collects such messages, and closes it, in its own time.
+    /// Closing the last descriptor of a watch takes a grace period of the kernel, up to some 20 ms, and so would the
+    /// end of the process. So neither this process nor any other holds the last one: it is in a message that no socket
+    /// can receive any more. The kernel garbage-collects such messages, and closes the descriptor, in its own time.
     fn drop(&mut self) {
         if let Some(inotify) = self.0.take() {
-            // At worst this takes the time that it would take anyway.
+            // If this fails, closing takes the time that it would take anyway.
             let void = send_into_the_void(&inotify);
-            // Before the kernel collects anything, which begins when these sockets are closed.
+            // Before the kernel collects anything, which starts when these sockets are closed.
             drop(inotify);
             drop(void);
         }
@@ -93,7 +93,7 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         assert_eq!(ours.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(void);
-        // Its end comes when the last descriptor of the other one is closed. A process that another test is just
+        // End of file arrives when the last descriptor of the other end is closed. A process that another test is just
         // starting has all descriptors for a moment, and the kernel looks again only when some Unix socket is closed.
         let end = Instant::now() + Duration::from_secs(60);
         let read = loop {

@@ -1,4 +1,4 @@
-//! What makes an instance be found, and its name its own: the socket, a link to it, and the lock.
+//! What makes an instance reachable and its name exclusive: the socket, a link to it, and the lock.
 
 use std::io;
 
@@ -12,7 +12,8 @@ use super::windows;
 use crate::instance::Link;
 use crate::instance::{InstanceLock, InstancePaths};
 
-/// At the end these are dropped in this order: without the lock, what is removed may be another instance's.
+/// At the end the fields are dropped in this order: once the lock is released, the files that are removed might be
+/// another instance's.
 #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux looks at them again"))]
 pub(super) struct Place {
     pub(super) listener: Listener,
@@ -25,7 +26,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Listens in a place whose lock is held. Clients can connect when this returns.
+    /// Listens at a place whose lock is held. Clients can connect when this returns.
     pub(super) fn take(paths: InstancePaths, lock: InstanceLock) -> io::Result<Place> {
         #[cfg(unix)]
         let link = prepare(&paths)?;
@@ -41,7 +42,7 @@ impl Place {
     }
 }
 
-/// Removes what an instance that is gone has left there, and leads clients to the socket that will be there.
+/// Removes what a dead instance has left behind, and makes the link to the socket that will be created.
 #[cfg(unix)]
 pub(super) fn prepare(paths: &InstancePaths) -> io::Result<Option<Link>> {
     paths.remove_leftovers()?;

@@ -1,5 +1,5 @@
-//! Temp cleaners delete sockets of servers that run for weeks, and the directory that the system makes for a user's
-//! sockets goes when that user logs out. Then the place is made anew.
+//! Restores a place: temp cleaners delete sockets of servers that run for weeks, and the directory that the system
+//! creates for a user's sockets is removed when that user logs out.
 
 use std::io;
 
@@ -26,7 +26,7 @@ impl Place {
         self.identity.is_some() && identity_of(&self.paths) == self.identity
     }
 
-    /// Makes what is missing.
+    /// Recreates what is missing.
     pub(super) fn restore(&mut self, watch: &Watch) -> io::Result<()> {
         let paths = self.paths.now().map_err(io::Error::other)?;
         paths.make_directories()?;
@@ -37,7 +37,7 @@ impl Place {
             })?;
         }
         watch.look_at(&paths)?;
-        // It removes itself when it is dropped, so before there is another one.
+        // The old link removes its file on drop, so drop it before making another one.
         self.link = None;
         if paths == self.paths && self.socket_is_there() {
             self.link = paths.lead_to_socket()?;
@@ -46,18 +46,18 @@ impl Place {
         self.link = prepare(&paths)?;
         let listener = listen(&paths)?;
         if paths.socket == self.paths.socket {
-            // It would remove the new one, too.
+            // The old listener would remove the new socket, too.
             self.listener.do_not_reclaim_name_on_drop();
         }
         self.listener = listener;
         self.identity = identity_of(&paths);
         self.paths = paths;
-        // The directory may have been replaced by something else meanwhile, such as a link.
+        // In the meantime the directory may have been replaced by something else, such as a link.
         self.paths.make_directories()
     }
 }
 
-/// Elsewhere nothing tells that something is missing.
+/// On other systems nothing announces that something is missing.
 #[cfg(not(target_os = "linux"))]
 impl Place {
     pub(super) fn is_whole(&self) -> bool {

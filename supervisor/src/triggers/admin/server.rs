@@ -27,13 +27,13 @@ pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Admin {
     shutdown: ShutdownHandle,
-    /// Hears nothing but its end, when socket and name are free.
+    /// Receives nothing; it is disconnected when socket and name are free.
     gone: Receiver<Infallible>,
     answers: Arc<Answers>,
 }
 
 impl Admin {
-    /// Listens on the socket of a place that has been claimed. Clients can connect when this returns.
+    /// Listens on the socket of a claimed place. Clients can connect when this returns.
     pub(crate) fn start(
         paths: InstancePaths,
         lock: InstanceLock,
@@ -49,27 +49,27 @@ impl Admin {
         Ok(Admin { shutdown, gone, answers })
     }
 
-    /// Takes the socket away and frees the name. Clients that wait for an answer still get it.
+    /// Removes the socket and releases the name. Clients that wait for an answer still get it.
     pub(crate) fn close(self) -> LastAnswers {
         self.shutdown.close(&self.gone);
         LastAnswers(self.answers)
     }
 }
 
-/// Answers that are on their way to clients after the admin socket was closed.
+/// Answers still on their way to clients after the admin socket was closed.
 #[derive(Debug)]
 pub(crate) struct LastAnswers(Arc<Answers>);
 
 impl LastAnswers {
-    /// Waits until all have been written, but not long: a client that does not read is its own fault.
+    /// Waits until all have been written, but only briefly: a client that does not read loses its answer.
     pub(crate) fn wait(&self) {
         self.0.wait(LAST_ANSWERS);
     }
 }
 
-/// What the thread `admin` works with. At its end these are dropped in this order.
+/// The state of the thread `admin`. At its end the fields are dropped in this order.
 pub(super) struct Acceptor {
-    // Before the end of this is reported: the process may end then, and would wait for its watch.
+    // Dropped before the end is reported: the process may end then, and would have to wait for its watch to close.
     pub(super) signal: ShutdownSignal,
     pub(super) place: Place,
     // From here on socket and name are free.
@@ -77,7 +77,7 @@ pub(super) struct Acceptor {
     pub(super) server: AdminServer,
 }
 
-/// Attends to clients, each on a thread named `admin-client`.
+/// Handles clients, each on a thread named `admin-client`.
 pub(super) struct AdminServer {
     answers: Arc<Answers>,
     pub(super) slots: Slots,
@@ -87,7 +87,7 @@ pub(super) struct AdminServer {
 
 impl AdminServer {
     pub(super) fn handle_client(&self, client: Stream) {
-        // Shared with a thread that there may be none of.
+        // Shared with a thread that may fail to start.
         let client = Arc::new(client);
         let (answers, events, log) = (self.answers.clone(), self.events.clone(), self.log.clone());
         let (theirs, slot) = (client.clone(), self.slots.take(client.clone()));
@@ -95,8 +95,8 @@ impl AdminServer {
             converse(&theirs, Some(slot), &answers, &events, &log, Time::Own);
         });
         if thread.is_err() {
-            // A program that uses up the threads shall not lock out its administrator. But this thread has other
-            // clients to accept.
+            // A program that uses up all threads must not lock out its administrator. But this thread has other clients
+            // to accept.
             converse(&client, None, &self.answers, &self.events, &self.log, Time::Borrowed);
         }
     }

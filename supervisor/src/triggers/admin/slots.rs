@@ -1,5 +1,5 @@
 //! The clients of the admin socket that are about to send their request. There is room for [`MAX_CLIENTS`], or for
-//! fewer when descriptors run out (Unix); one more takes the place of the one that has been silent for longest.
+//! fewer when descriptors run out (Unix); a further client replaces the one that has been silent longest.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -11,11 +11,11 @@ use crate::sync::lock;
 /// How many clients can be about to send their request at the same time.
 const MAX_CLIENTS: usize = 64;
 
-/// The clients that have a slot, in the order in which they came.
+/// The clients that have a slot, in the order of their arrival.
 #[derive(Clone, Default)]
 pub(super) struct Slots(Arc<Mutex<VecDeque<Arc<Stream>>>>);
 
-/// The place of one client, free again when this is dropped.
+/// The slot of one client, released on drop.
 pub(super) struct ClientSlot {
     slots: Slots,
     client: Arc<Stream>,
@@ -33,7 +33,7 @@ impl Slots {
         ClientSlot { slots: self.clone(), client }
     }
 
-    /// Disconnects the one that has been silent for longest. Its thread then gives its descriptor back.
+    /// Disconnects the client that has been silent longest. Its thread then returns its descriptor.
     #[cfg(unix)]
     pub(super) fn make_room(&self) {
         let silent = lock(&self.0).pop_front();
@@ -49,7 +49,7 @@ impl Drop for ClientSlot {
     }
 }
 
-/// Its thread reads the end of it now.
+/// Disconnects a client; its thread reads end of file now.
 #[cfg(unix)]
 fn hang_up(client: &Stream, message: String) {
     use std::time::Instant;
@@ -57,11 +57,12 @@ fn hang_up(client: &Stream, message: String) {
     use super::answer::{disconnect, refuse};
     use crate::protocol::ErrorCode;
 
-    // Without waiting, and a client that has gone away needs neither.
+    // Without waiting. A client that has disconnected needs neither.
     let _ = refuse(client, ErrorCode::Busy, message, Instant::now());
     disconnect(client);
 }
 
-/// Nothing wakes a read of a pipe on Windows. So that thread stays until its client has gone, or has asked after all.
+/// Nothing wakes a read from a pipe on Windows. So that thread stays until its client has disconnected, or has made its
+/// request after all.
 #[cfg(windows)]
 fn hang_up(_client: &Stream, _message: String) {}

@@ -1,4 +1,4 @@
-//! What ends the admin thread on Unix, and wakes it.
+//! Wakes and ends the admin thread on Unix.
 
 use std::convert::Infallible;
 use std::io::{self, PipeReader, PipeWriter};
@@ -31,7 +31,7 @@ impl ShutdownHandle {
     }
 }
 
-/// Elsewhere nothing tells that the socket's file was deleted.
+/// On other systems nothing announces that the socket's file was deleted.
 #[cfg(not(target_os = "linux"))]
 pub(super) struct Watch;
 

@@ -15,11 +15,11 @@ use crate::log::Level;
 use crate::text::Reason;
 
 /// How long to wait before trying again when the system is out of descriptors. A client that is disconnected for that
-/// has mostly given its own back by then.
+/// reason has usually returned its descriptor by then.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(20);
 
-/// How long to wait before trying again to make what is missing: at first, when that is worth a line of the log, and at
-/// the longest. It doubles each time. While a directory is being deleted, the first tries fail.
+/// How long to wait before trying again to recreate what is missing: the first wait, the wait that is worth a line in
+/// the log, and the longest. The wait doubles each time. While a directory is being deleted, the first tries fail.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LOGGED_RETRY: Duration = Duration::from_millis(160);
 const LAST_RETRY: Duration = Duration::from_millis(5120);
@@ -30,7 +30,7 @@ fn as_fd(listener: &Listener) -> BorrowedFd<'_> {
     }
 }
 
-/// When to try again to make what is missing, and how long to wait after that.
+/// When to try again to recreate what is missing, and how long that wait is.
 #[derive(Debug, Clone, Copy)]
 struct Retry {
     at: Instant,
@@ -52,7 +52,7 @@ impl Acceptor {
             match polled {
                 Ok(_) if closed => return,
                 Ok(_) | Err(Errno::EINTR) => {}
-                // The system is out of memory, and nothing says when it has some.
+                // The system is out of memory, and nothing announces when it has some again.
                 Err(_) => {
                     thread::sleep(EXHAUSTED_WAIT);
                     continue;
@@ -65,7 +65,7 @@ impl Acceptor {
                         if is_exhaustion(&error) {
                             self.server.slots.make_room();
                         }
-                        // Nothing says when there will be a descriptor again.
+                        // Nothing announces when there is a descriptor again.
                         if self.is_closed_within(EXHAUSTED_WAIT) {
                             return;
                         }
@@ -84,7 +84,8 @@ impl Acceptor {
         poll(&mut closed, timeout_until(Instant::now() + limit)).is_ok_and(|ready| ready > 0)
     }
 
-    /// Makes what is missing. If that fails, it is tried again: a directory may come back, and so may descriptors.
+    /// Recreates what is missing. If that fails, it is tried again: a directory may reappear, and descriptors may
+    /// become free.
     fn look_after_place(&mut self, failed: Option<Retry>) -> Option<Retry> {
         if failed.is_none() && self.place.is_whole() {
             return None;
@@ -109,13 +110,13 @@ impl Acceptor {
     }
 }
 
-/// Whether there may be a descriptor or memory for one more when one of ours is given back.
+/// Whether there may be a descriptor or memory for one more client when one of ours is returned.
 fn is_exhaustion(error: &io::Error) -> bool {
     let number = error.raw_os_error().map(Errno::from_raw);
     matches!(number, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
 }
 
-/// Rounded up, so that the time has come then.
+/// A timeout that lasts at least until then: rounded up.
 fn timeout_until(end: Instant) -> PollTimeout {
     let left = end.saturating_duration_since(Instant::now());
     PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)

@@ -1,4 +1,4 @@
-//! What ends the admin thread on Windows, and who may use its pipe.
+//! Ends the admin thread on Windows, and defines who may use its pipe.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -13,19 +13,19 @@ use widestring::{U16CStr, u16cstr};
 
 use crate::instance::InstancePaths;
 
-/// How long to wait for the thread's end before waking it again, where that could not be done.
+/// How long to wait for the thread's end before trying to wake it again, if that failed.
 const WAKE_AGAIN: Duration = Duration::from_millis(10);
 
-/// Only its owner, administrators and the system may do anything with the pipe. The owner is the user; but what runs as
-/// an administrator belongs to all of these.
+/// The pipe's access list: full access for its owner, administrators and the system, none for others. The owner is the
+/// user; but what an administrator's process creates belongs to all administrators.
 const ACCESS: &U16CStr = u16cstr!("D:P(A;;GA;;;OW)(A;;GA;;;BA)(A;;GA;;;SY)");
 
 pub(super) fn for_its_owner() -> io::Result<SecurityDescriptor> {
     SecurityDescriptor::deserialize(ACCESS)
 }
 
-/// A pipe's first instance cannot be made where there is a pipe already. The name has been claimed, so that is none of
-/// our own.
+/// Turns the error into words. The first instance of a pipe cannot be created if the pipe exists already. The name has
+/// been claimed, so that pipe is not one of ours.
 pub(super) fn told_in_words(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::PermissionDenied => io::Error::new(
@@ -36,7 +36,7 @@ pub(super) fn told_in_words(error: io::Error) -> io::Error {
     }
 }
 
-/// Closing it ends the thread `admin`: a flag, and then a connection to the pipe that wakes its `accept`.
+/// Closing it ends the thread `admin`: it sets a flag, and then connects to the pipe to wake the thread's `accept`.
 #[derive(Debug)]
 pub(super) struct ShutdownHandle {
     closed: Arc<AtomicBool>,
@@ -54,13 +54,14 @@ impl ShutdownHandle {
     pub(super) fn close(self, gone: &Receiver<Infallible>) {
         self.closed.store(true, Ordering::SeqCst);
         loop {
-            // Without waiting for room in the pipe: once the thread has gone, there may be none until the clients that
-            // it has left behind are answered, and that is not before this ends.
+            // Without waiting for room in the pipe: once the thread has ended, there may be none until the clients that
+            // it has left behind are answered, and that happens only after this returns.
             let waker = self.paths.client_path().and_then(|path| File::options().read(true).write(true).open(path));
-            // A client that has left again when the thread comes to accept it does not wake it, so the waker stays.
+            // A client that has disconnected again before the thread accepts it does not wake the thread, so the waker
+            // stays connected.
             let over = match waker {
                 Ok(_waker) => gone.recv().map_err(|mpsc::RecvError| RecvTimeoutError::Disconnected),
-                // Another client has connected just now, and may have left again. Or the thread has gone.
+                // Another client has just connected, and may have disconnected again. Or the thread has ended.
                 Err(_) => gone.recv_timeout(WAKE_AGAIN),
             };
             match over {
@@ -116,7 +117,7 @@ mod tests {
                         .unwrap();
                 let crowd = || {
                     let mut clients = Vec::new();
-                    // As many as find room, until no room is made any more.
+                    // As many as fit, until no more instances of the pipe are created.
                     while clients.len() < 32 {
                         match File::options().read(true).write(true).open(paths.client_path().unwrap()) {
                             Ok(client) => {

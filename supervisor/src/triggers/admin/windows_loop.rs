@@ -1,4 +1,4 @@
-//! The admin thread on Windows: it waits for clients, and one of ours wakes it for its end.
+//! The admin thread on Windows: it waits for clients, and a client of our own wakes it when it has to end.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use interprocess::local_socket::traits::Listener as _;
 
 use super::server::Acceptor;
 
-/// How long to wait before accepting again when that failed.
+/// How long to wait before accepting again after a failure.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 
 impl Acceptor {
@@ -20,7 +20,7 @@ impl Acceptor {
             }
             match client {
                 Ok(client) => self.server.handle_client(client),
-                // Nothing says when the system has room again.
+                // Nothing announces when the system has room again.
                 Err(_) => std::thread::sleep(EXHAUSTED_WAIT),
             }
         }

@@ -1,4 +1,4 @@
-//! How many threads there are, and what they are doing: whether one more is needed, or one less.
+//! How many threads there are and what they are doing, to tell whether one more or one fewer is needed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,21 +11,21 @@ const SPARE: Duration = Duration::from_secs(1);
 /// The threads, and what they are doing.
 #[derive(Debug, Default)]
 pub(super) struct Crew {
-    /// How many shall be able to take events.
+    /// How many threads should be able to take events.
     pub(super) base: AtomicUsize,
     pub(super) threads: AtomicUsize,
     pub(super) made: AtomicUsize,
     /// Threads that wait for a client in a system call.
     pub(super) blocked: AtomicUsize,
-    /// Threads that the sentinel has added, as others wait for something else.
+    /// Threads that the sentinel has added because others wait for something else.
     pub(super) extra: AtomicUsize,
-    /// Threads that are not needed, and wait here.
+    /// Threads that are not needed and stand by.
     spares: Mutex<usize>,
     idle: AtomicUsize,
-    /// How many of them have been called back, and are on their way.
+    /// How many of them have been called back and are on their way.
     called: AtomicUsize,
     needed: Condvar,
-    /// Threads that wait for events, in the lowest 16 bits; above, how often any began to.
+    /// The lowest 16 bits count the threads that wait for events; the bits above count how often any began to.
     waits: AtomicU64,
     /// Whether the sentinel sleeps until no thread waits.
     asleep: AtomicBool,
@@ -41,7 +41,7 @@ impl Crew {
         self.threads.load(Ordering::Relaxed).saturating_sub(away)
     }
 
-    /// How many threads shall be able to take events. Those that wait in their own code count among them.
+    /// How many threads should be able to take events, including those that wait in their own code.
     pub(super) fn wanted(&self) -> usize {
         self.base.load(Ordering::Relaxed) + self.extra.load(Ordering::Relaxed)
     }
@@ -70,12 +70,12 @@ impl Crew {
         }
     }
 
-    /// Changes whenever a thread begins or ends to wait for events.
+    /// A value that changes whenever a thread begins or stops waiting for events.
     pub(super) fn waits(&self) -> u64 {
         self.waits.load(Ordering::SeqCst)
     }
 
-    /// Has the sentinel sleep until a thread wakes it, if no one is needed.
+    /// Has the sentinel sleep until a thread wakes it, if no thread is needed.
     pub(super) fn sleep_if(&self, needs_no_one: impl Fn() -> bool) {
         self.asleep.store(true, Ordering::SeqCst);
         if needs_no_one() && !self.closed.load(Ordering::SeqCst) {
@@ -92,7 +92,7 @@ impl Crew {
         }
     }
 
-    /// One thread fewer makes up for others.
+    /// One extra thread fewer is wanted.
     pub(super) fn give_up_extra(&self) {
         let _ = self.extra.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |extra| extra.checked_sub(1));
     }
@@ -108,7 +108,7 @@ impl Crew {
         has_one
     }
 
-    /// Ends the threads that are not needed, and the sentinel: it is closed.
+    /// Ends the spare threads and the sentinel, because the engine is closed.
     pub(super) fn dismiss(&self) {
         let _spares = lock(&self.spares);
         self.needed.notify_all();
@@ -117,7 +117,8 @@ impl Crew {
         }
     }
 
-    /// Waits until it is needed. False: it was not for a while, or the engine is closed, and it shall end.
+    /// Waits until this thread is needed. False: it was not for a while, or the engine is closed, so the thread should
+    /// end.
     pub(super) fn stand_by(&self) -> bool {
         let mut spares = lock(&self.spares);
         if self.closed.load(Ordering::SeqCst) {
@@ -127,7 +128,7 @@ impl Crew {
             return true;
         }
         if self.waiting() >= self.base.load(Ordering::Relaxed) {
-            // The blockage that the sentinel has made up for is over.
+            // The blockage that the sentinel compensated for is over.
             self.give_up_extra();
         }
         *spares += 1;

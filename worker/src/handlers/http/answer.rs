@@ -37,7 +37,7 @@ impl Answer {
         Answer::with_bytes(header, &[])
     }
 
-    /// What can be asked for: the same at each path.
+    /// The allowed methods, which are the same for each path.
     pub(super) fn methods(terms: Terms) -> Answer {
         let mut header = Header::new(Status::NoContent, terms);
         header.field("Allow", METHODS);
@@ -97,7 +97,7 @@ impl Answer {
         Ok(Answer { status, after, content: Content::File { header: header.end(), file, length } })
     }
 
-    /// The answer that was prepared when the file was read. It suits no terms but the usual ones.
+    /// The answer that was prepared when the file was read. It suits only the usual terms.
     pub(super) fn ready(file: Arc<SmallFile>, head_only: bool) -> Answer {
         let length = if head_only { file.header().len() } else { file.answer().len() };
         Answer { status: Status::Ok, after: SmallFile::AFTER, content: Content::Ready { file, length } }

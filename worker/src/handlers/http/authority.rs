@@ -5,8 +5,8 @@ use std::str;
 
 /// Whether this is a host with or without a port, and nothing else.
 ///
-/// RFC 3986 allows commas in the name of a host. They are refused here, since no such host exists, and a proxy may have
-/// joined two fields by one.
+/// RFC 3986 allows commas in the name of a host. They are refused here, because no such host exists, and a proxy may
+/// have joined two fields with one.
 pub(super) fn is_valid(authority: &[u8]) -> bool {
     if let Some(literal) = authority.strip_prefix(b"[") {
         let end = literal.iter().position(|&byte| byte == b']');
@@ -27,7 +27,7 @@ fn is_name(host: &[u8]) -> bool {
     !host.is_empty() && (host.iter().all(in_names) || host.iter().all(may_be_escaped) && has_valid_escapes(host))
 }
 
-/// The characters that a name may have. Each request is checked by this table.
+/// The characters that a name may have. Each request is checked against this table.
 const IN_NAMES: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0_u8;
@@ -40,7 +40,7 @@ const IN_NAMES: [bool; 256] = {
     table
 };
 
-/// Nothing, or a colon and a port. The port may be left out behind its colon.
+/// Nothing, or a colon and a port. The port may be missing after its colon.
 fn is_port(text: &[u8]) -> bool {
     let digit = |byte: u8| byte.is_ascii_digit().then(|| u16::from(byte - b'0'));
     let number = |digits: &[u8]| {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use httpdate::{HttpDate, parse_http_date};
 
-/// The time at which a request is answered, since 1970: the clock is read once for each.
+/// The time at which a request is answered, since 1970: the clock is read once per request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now(pub(super) Duration);
 

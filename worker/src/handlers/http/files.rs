@@ -1,7 +1,7 @@
 //! Files below one directory, and nothing else.
 //!
-//! The directory is the one that has this path *now*: each request looks it up, so it may be replaced, also by a
-//! symbolic link that is switched, or be missing for a while.
+//! Each request looks the directory up by its path, so it may be replaced, for example by switching a symbolic link, or
+//! be missing for a while.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
@@ -23,10 +23,10 @@ use super::target::{Target, as_path};
 use super::version::Version;
 use crate::socket::is_out_of_descriptors;
 
-/// A directory is served by the first of these files that it has.
+/// A directory is served as the first of these files that it contains.
 const INDEXES: [&str; 2] = ["index.html", "index.htm"];
 
-/// A directory whose files can be opened, but none outside of it.
+/// A directory whose files can be opened, but no files outside it.
 #[derive(Debug)]
 pub(super) struct Files {
     /// An absolute path.
@@ -42,7 +42,7 @@ pub(super) enum Found {
     Large(File, Version, MediaType),
     /// A directory without an index.
     Directory(Box<ReadDir>),
-    /// A directory, but its name was given without a slash at the end.
+    /// A directory whose name was given without a trailing slash.
     SlashMissing,
 }
 
@@ -67,7 +67,7 @@ impl Files {
         if let Some(file) = self.cache.get(target.path(), now) {
             return Ok(Found::Small(file));
         }
-        // The directory itself may be back in the next moment.
+        // The directory itself may be back a moment later.
         let root = Root::open(&self.directory).map_err(|_| Status::ServiceUnavailable)?;
         if !target.is_directory() {
             let relative = target.relative();
@@ -79,12 +79,12 @@ impl Files {
                 Opened::Directory => Ok(Found::SlashMissing),
             };
         }
-        // Most requests for directories end with an index, so the directory itself is not looked at before.
+        // Most requests for directories are answered with an index, so the directory itself is not looked at first.
         for index in INDEXES {
             let relative = target.below(index);
             match root.find(&relative) {
                 Ok(Opened::File(file, metadata)) => {
-                    // The second one counts only while there is no first one.
+                    // The second name counts only while the first one does not exist.
                     let key = (index == INDEXES[0]).then_some(target.path());
                     return self.read(file, &metadata, &relative, key, now);
                 }
@@ -165,9 +165,9 @@ impl<'files> Root<'files> {
     }
 }
 
-/// Opens a regular file, and nothing else: to open a FIFO and close it again ends the program that writes to it, and
-/// to open a device may do anything. So the file is found first, by a handle that cannot be read from. If it is a
-/// regular one, that very file is opened, by the link that the system has for each handle.
+/// Opens a regular file and nothing else: opening and closing a FIFO ends the program that writes to it, and opening a
+/// device may do anything. So the file is found first, by a handle that cannot be read from. If it is a regular file,
+/// that very file is opened, through the link that the system has for each handle.
 #[cfg(target_os = "linux")]
 fn open(root: &Dir, path: &Path) -> io::Result<Opened> {
     use cap_std::fs::OpenOptionsExt;
@@ -200,7 +200,7 @@ static HANDLES: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/self
 #[cfg(not(target_os = "linux"))]
 use open_if_regular as open;
 
-/// Opens a regular file. Whatever takes its place just before it is opened is opened, too, but without waiting.
+/// Opens a regular file. Whatever takes its place just before that is opened instead, but without waiting.
 fn open_if_regular(root: &Dir, path: &Path) -> io::Result<Opened> {
     let metadata = root.metadata(path)?;
     if metadata.is_dir() {
@@ -227,7 +227,7 @@ pub(super) fn status(error: &io::Error) -> Status {
     }
 }
 
-/// `cap-std` reports that with an error of its own, which has no number of the system.
+/// `cap-std` reports that with an error of its own, which has no system error number.
 fn leads_outside(error: &io::Error) -> bool {
     error.kind() == ErrorKind::PermissionDenied && error.raw_os_error().is_none()
 }
@@ -238,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    /// Both ways, also where the second one is not needed.
+    /// Tests both ways to open, even where the second one is not needed.
     #[test]
     #[cfg(unix)]
     fn only_what_is_a_regular_file_is_opened() {

@@ -55,7 +55,7 @@ impl Header {
     }
 
     pub(super) fn field(&mut self, name: &str, value: impl Display) {
-        // To write to memory does not fail.
+        // Writing to memory does not fail.
         let _ = write!(self.bytes, "{name}: {value}\r\n");
     }
 

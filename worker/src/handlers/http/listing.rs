@@ -10,15 +10,15 @@ use super::target::escape;
 
 /// What is listed of a file.
 struct Item {
-    /// As it is shown: what is not UTF-8 is replaced.
+    /// As it is shown: anything that is not UTF-8 is replaced.
     name: String,
     /// As it is linked, percent-encoded.
     link: String,
-    /// What is behind the name: a slash for directories, an `@` for symbolic links.
+    /// What follows the name: a slash for directories, an `@` for symbolic links.
     mark: &'static str,
 }
 
-/// Lists a directory in the order of its names, whatever their case. `path` is where it is below the served one.
+/// Lists a directory sorted by name, ignoring case. `path` is its path below the served directory.
 ///
 /// # Errors
 /// When the directory cannot be read to its end.

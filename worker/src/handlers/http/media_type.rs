@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str;
 
-/// Follows from the extension of the file's name. The text of a text is UTF-8.
+/// Derived from the extension of the file's name. Text is sent as UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MediaType(&'static str);
 

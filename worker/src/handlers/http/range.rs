@@ -14,7 +14,7 @@ pub(super) enum Range {
 }
 
 impl Range {
-    /// One range of bytes is understood: `bytes=0-9`, `bytes=10-`, `bytes=-10`.
+    /// Understands a single range of bytes: `bytes=0-9`, `bytes=10-`, `bytes=-10`.
     pub(super) fn parse(field: &[u8], length: u64) -> Range {
         Range::understood(field, length).unwrap_or(Range::Whole)
     }

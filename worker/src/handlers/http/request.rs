@@ -8,10 +8,10 @@ use httparse::{Error, Header, ParserConfig};
 use super::authority;
 use super::status::Status;
 
-/// The longest head that is taken, in bytes: the request line and all fields.
+/// The longest accepted head, in bytes: the request line and all fields.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 
-/// The most header fields that are taken.
+/// The most header fields that are accepted.
 pub(super) const MAX_FIELDS: usize = 100;
 
 /// Room for the header fields of one request, on the stack.
@@ -20,7 +20,7 @@ pub(super) type Fields<'bytes> = [MaybeUninit<Header<'bytes>>; MAX_FIELDS];
 /// A request up to and including its empty line.
 #[derive(Debug)]
 pub(super) struct Head<'fields, 'bytes> {
-    /// How many bytes of what was received it takes.
+    /// How many of the received bytes it takes.
     pub(super) length: usize,
     pub(super) method: Method,
     /// The request target as it was received.
@@ -42,7 +42,7 @@ pub(super) enum Method {
     Get,
     Head,
     Options,
-    /// A method that exists, but that files do not have.
+    /// A method that exists, but does not apply to files.
     Known,
     Unknown,
 }
@@ -50,7 +50,7 @@ pub(super) enum Method {
 /// What follows the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Body {
-    /// So many bytes, 0 for no body.
+    /// This many bytes, 0 for no body.
     Bytes(u64),
     Chunked,
 }
@@ -116,7 +116,7 @@ impl<'fields, 'bytes> Head<'fields, 'bytes> {
         self.fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
     }
 
-    /// The value of a field that may be there once. With more than one of them none counts.
+    /// The value of a field that may occur once. If it occurs more often, none of the values counts.
     pub(super) fn value(&self, name: &str) -> Option<&'bytes [u8]> {
         let mut values = self.values(name);
         values.next().filter(|_| values.next().is_none())
@@ -136,8 +136,8 @@ impl Method {
 }
 
 impl<'bytes> Framing<'bytes> {
-    /// Reads all fields once. Anything that has two interpretations is refused: a proxy in front of this server might
-    /// have chosen the other one.
+    /// Reads all fields once. Anything ambiguous is refused: a proxy in front of this server might have chosen the
+    /// other interpretation.
     fn read(fields: &[Header<'bytes>]) -> Result<Framing<'bytes>, Status> {
         let mut framing = Framing::default();
         for field in fields {
@@ -206,7 +206,7 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
     str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Which part of a head is too large: the request line, or all of it.
+/// Which part of a head is too large: the request line, or the whole head.
 fn too_large(received: &[u8]) -> Status {
     let start = &received[..received.len().min(MAX_HEAD)];
     if has_line_end(start) { Status::FieldsTooLarge } else { Status::UriTooLong }
@@ -217,8 +217,8 @@ fn has_line_end(received: &[u8]) -> bool {
     received.trim_ascii_start().contains(&b'\n')
 }
 
-/// The status for a request whose version is neither 1.0 nor 1.1: it may have another one, or none at all. As much of
-/// its line as has been received decides.
+/// The status for a request whose version is neither 1.0 nor 1.1: it may have another one, or none at all. The part of
+/// its line that has been received decides.
 fn unknown_version(received: &[u8]) -> Status {
     let mut parts = request_line(received).split(|&byte| byte == b' ').skip(1);
     let (Some([_, ..]), Some(version), None) = (parts.next(), parts.next(), parts.next()) else {
@@ -234,7 +234,7 @@ fn unknown_version(received: &[u8]) -> Status {
     }
 }
 
-/// The same request in HTTP/1.1, if it is in a later version of HTTP/1: that is how those are to be understood.
+/// The same request as HTTP/1.1, if it has a later version of HTTP/1: such requests must be understood as HTTP/1.1.
 pub(super) fn as_http_1_1(received: &[u8]) -> Option<Vec<u8>> {
     let start = received.len() - received.trim_ascii_start().len();
     let line = request_line(received);
@@ -246,7 +246,7 @@ pub(super) fn as_http_1_1(received: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// The first line that is not empty, without its end.
+/// The first line that is not empty, without its line ending.
 pub(super) fn request_line(received: &[u8]) -> &[u8] {
     let start = received.trim_ascii_start();
     start.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end()

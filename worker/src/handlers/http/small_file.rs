@@ -14,10 +14,11 @@ use super::version::Version;
 /// The longest file that is small, in bytes.
 pub(super) const SMALL: u64 = 64 * 1024;
 
-/// A change that follows another one so soon may leave the same times behind: FAT counts them in steps of two seconds.
+/// A change that follows another one within this time may leave the same times behind: FAT counts in steps of two
+/// seconds.
 const SETTLED: Duration = Duration::from_secs(3);
 
-/// A file that has been read, and the answer to a plain request for it, which bears the date of one second.
+/// A file that has been read, and the answer to a plain request for it, which carries the date of one second.
 #[derive(Debug)]
 pub(super) struct SmallFile {
     /// The absolute path at which it was found.
@@ -26,7 +27,7 @@ pub(super) struct SmallFile {
     depth: usize,
     /// None if the system does not reveal it.
     identity: Option<Identity>,
-    /// The second whose date the answer bears.
+    /// The second whose date the answer carries.
     pub(super) second: u64,
     pub(super) version: Version,
     pub(super) media_type: MediaType,
@@ -39,7 +40,7 @@ impl SmallFile {
     /// The answer suits a connection that stays open.
     pub(super) const AFTER: After = After::Keep { announce: false };
 
-    /// Reads a file whose `metadata` was read before: so the content is at least as new.
+    /// Reads a file. Its `metadata` was read before, so the content is at least as new.
     ///
     /// # Errors
     /// When it cannot be read, or is shorter than it was.
@@ -81,7 +82,7 @@ impl SmallFile {
         self.identity.is_some_and(|identity| now.0.checked_sub(identity.changed).is_some_and(|since| since >= SETTLED))
     }
 
-    /// Whether this very file is still there, unchanged, and no part of the way to it below the served directory is a
+    /// Whether this very file is still there, unchanged, and no part of its path below the served directory is a
     /// symbolic link.
     pub(super) fn is_unchanged(&self) -> bool {
         let is_directory = |path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
@@ -98,7 +99,7 @@ struct Identity {
     inode: u64,
     length: u64,
     modified: (i64, i64),
-    /// When its content or anything else about it was changed, since 1970. No program can set that time.
+    /// When its content or metadata was last changed, since 1970. No program can set that time.
     changed: Duration,
 }
 

@@ -1,6 +1,6 @@
 //! The status of an answer.
 
-/// Each one that is used here.
+/// The statuses that are used here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Ok = 200,
@@ -25,7 +25,7 @@ pub(super) enum Status {
 }
 
 impl Status {
-    /// The first line of an answer, with its end.
+    /// The first line of an answer, including its line ending.
     pub(super) fn line(self) -> &'static str {
         match self {
             Status::Ok => "HTTP/1.1 200 OK\r\n",

@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encod
 use super::authority::{self, has_valid_escapes};
 use super::status::Status;
 
-/// What is written as `%XX` in a path: all but the characters that mean nothing anywhere in a URI.
+/// What is written as `%XX` in a path: everything but the characters that have no special meaning anywhere in a URI.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What a request asks for.
@@ -53,25 +53,25 @@ impl<'request> Target<'request> {
         self.path.ends_with(b"/")
     }
 
-    /// The whole path, with its slashes. Two targets that have the same one ask for the same.
+    /// The whole path, with its slashes. Targets with the same path ask for the same thing.
     pub(super) fn path(&self) -> &[u8] {
         &self.path
     }
 
-    /// The path without a slash at its beginning and its end. Empty for the served directory itself.
+    /// The path without its leading and trailing slash. Empty for the served directory itself.
     pub(super) fn relative(&self) -> &[u8] {
         let path = self.path.strip_prefix(b"/").unwrap_or_default();
         path.strip_suffix(b"/").unwrap_or(path)
     }
 
-    /// The path of a file in this directory, without a slash at its beginning.
+    /// The path of a file in this directory, without a leading slash.
     pub(super) fn below(&self, name: &str) -> Vec<u8> {
         let directory = self.path.strip_prefix(b"/").unwrap_or_default();
         [directory, name.as_bytes()].concat()
     }
 
-    /// The same directory's URL as it should have been asked for. It begins with exactly one slash: with two, the rest
-    /// would name another host.
+    /// The directory's URL as it should have been requested. It begins with exactly one slash: with two, the rest would
+    /// name another host.
     pub(super) fn directory_url(&self) -> String {
         let mut url = String::from("/");
         for part in self.path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
@@ -104,7 +104,7 @@ pub(super) fn as_path(bytes: &[u8]) -> Option<&Path> {
     std::str::from_utf8(bytes).ok().map(Path::new)
 }
 
-/// Leaves out `http://host` if the target begins so. What remains begins with a slash, or has no path.
+/// Strips `http://host` if the target begins with it. The rest begins with a slash, or has no path.
 fn without_origin(target: &str) -> Option<&str> {
     if target.starts_with('/') {
         return Some(target);
@@ -117,14 +117,14 @@ fn without_origin(target: &str) -> Option<&str> {
     authority::is_valid(authority.as_bytes()).then_some(rest)
 }
 
-/// Whether [`normalize`] would change nothing. A name that begins with a dot counts as one that is changed.
+/// Whether [`normalize`] would change nothing. A name that begins with a dot counts as changed.
 fn is_normal(path: &[u8]) -> bool {
     path.first() == Some(&b'/')
         && !path.iter().any(|&byte| byte == b'%' || byte == b'\\' || byte == b':')
         && !path.windows(2).any(|pair| pair == b"//" || pair == b"/.")
 }
 
-/// Takes out `.`, `..` and empty parts. None: it leads outside, or no file can have such a name.
+/// Removes `.`, `..` and empty parts. None: it leads outside, or no file can have such a name.
 fn normalize(decoded: &[u8]) -> Option<Vec<u8>> {
     let mut path = Vec::with_capacity(decoded.len() + 1);
     let mut is_directory = false;

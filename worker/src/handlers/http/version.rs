@@ -1,4 +1,4 @@
-//! Which version of a file a client has already, or insists on.
+//! Which version of a file a client already has, or insists on.
 
 use std::fs::Metadata;
 use std::time::{Duration, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use super::request::Head;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Version {
     pub(super) length: u64,
-    /// Since 1970. None if it is not known, or before.
+    /// Since 1970. None if it is unknown, or before that.
     modified: Option<Duration>,
 }
 
@@ -36,8 +36,8 @@ impl Version {
         format!("\"{modified:x}-{length:x}\"")
     }
 
-    /// For the field `Last-Modified`, which counts in seconds, and is never later than the answer. None for what it
-    /// cannot express.
+    /// For the field `Last-Modified`, which counts in seconds, and is never later than the answer. None for times that
+    /// it cannot express.
     pub(super) fn last_modified(&self, now: Now) -> Option<HttpDate> {
         http_date(self.second()?.min(now.second()))
     }
@@ -92,7 +92,7 @@ impl Version {
         let mut lists = lists.peekable();
         lists.peek()?;
         let own = self.etag();
-        // Our own tags contain no comma, so a list may be taken apart at any.
+        // Our own tags contain no comma, so a list can be split at every comma.
         let mut tags = lists.flat_map(|list| list.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
         Some(tags.any(|tag| tag == b"*" || same(tag, own.as_bytes())))
     }

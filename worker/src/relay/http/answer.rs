@@ -14,7 +14,7 @@ const START: &[u8] = b"HTTP/1.";
 /// An answer whose head is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// How many bytes of what was received its head takes.
+    /// How many of the received bytes its head takes.
     pub(crate) head_length: usize,
     pub(crate) status: u16,
     pub(crate) kind: Kind,
@@ -42,8 +42,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Doubt;
 
-/// The answer that these bytes begin with. The bytes that are to be sent for its head are added to `head`; with `close`
-/// they tell the client that its connection ends. None: the head is not complete.
+/// The answer that these bytes begin with. The bytes to send for its head are added to `head`; with `close` they tell
+/// the client that its connection ends. None: the head is not complete.
 ///
 /// # Errors
 /// When its end is in doubt, in whatever pieces its bytes come.
@@ -98,7 +98,7 @@ fn kind(status: u16, is_old: bool, framing: Framing, request: &Request, close: b
         (Coding::Chunked, Length::Absent) if !is_old && !request.is_old => Body::Chunked,
         _ => return Err(Doubt),
     };
-    // A client of HTTP/1.0 that is not told of it waits for the end of its connection.
+    // A client of HTTP/1.0 that is not told that its connection is kept waits for its end.
     let options = framing.connection;
     let is_kept = !options.close && (options.keep_alive || !is_old && !request.is_old);
     let is_kept = is_kept && request.keeps_alive && body != Body::UntilClose;

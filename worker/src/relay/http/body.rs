@@ -11,8 +11,8 @@ const MAX_TRAILERS: u16 = 16 * 1024;
 /// The most digits of a chunk's length.
 const MAX_DIGITS: u8 = 16;
 
-/// Fields that no request may have behind its body: programs that take trailers for fields of the head would understand
-/// another request than the one that was passed on.
+/// Fields that no request may have after its body: a program that takes trailers for header fields would see a
+/// different request from the one that was passed on.
 const NEVER_IN_TRAILERS: [&[u8]; 6] =
     [b"content-length", b"transfer-encoding", b"host", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"];
 
@@ -24,15 +24,15 @@ const NAME: usize = 18;
 pub(crate) enum Body {
     /// Nothing: the next message.
     None,
-    /// So many bytes, at least one.
+    /// This many bytes, at least one.
     Length(u64),
     /// Chunks, and then trailers.
     Chunked,
-    /// All that comes until the program closes.
+    /// Everything until the program closes.
     UntilClose,
 }
 
-/// The bytes are not what a body has to be. Where it ends is not known.
+/// The bytes are not a valid body. Where it ends is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadBody;
 
@@ -47,7 +47,7 @@ pub(crate) struct BodyReader {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Done,
-    /// So many bytes are missing.
+    /// This many bytes are missing.
     Length(u64),
     UntilClose,
     Chunked(Place),
@@ -56,25 +56,25 @@ enum State {
 /// Where in a chunked body the next byte is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// In the length of a chunk, behind so many digits.
+    /// In the length of a chunk, after this many digits.
     Size { size: u64, digits: u8 },
-    /// In the extensions of a chunk, behind so many bytes of them.
+    /// In the extensions of a chunk, after this many bytes of them.
     Extension { size: u64, used: u16 },
-    /// Before the LF behind the length.
+    /// Before the LF after the length.
     SizeEnd { size: u64 },
-    /// In a chunk, of which so many bytes are missing.
+    /// In a chunk, with this many bytes missing.
     Data { missing: u64 },
-    /// Before the CR behind a chunk.
+    /// Before the CR after a chunk.
     DataCr,
-    /// Before the LF behind a chunk.
+    /// Before the LF after a chunk.
     DataLf,
-    /// Behind the last chunk, at the start of a line. All trailers have so many bytes up to here.
+    /// After the last chunk, at the start of a line. The trailers have this many bytes so far.
     Line { used: u16 },
     /// In the name of a trailer.
     Name { used: u16, name: [u8; NAME], length: u8 },
     /// In its value.
     Value { used: u16 },
-    /// Before the LF behind it.
+    /// Before the LF after the value.
     ValueLf { used: u16 },
     /// Before the last LF of the body.
     LastLf,
@@ -91,7 +91,7 @@ impl BodyReader {
         BodyReader { state: State::before(body), is_request: false }
     }
 
-    /// How many of these bytes, the next ones that have come, belong to the body. Where these are not all, it is done.
+    /// How many of these bytes, the next ones received, belong to the body. If not all of them do, the body is done.
     ///
     /// # Errors
     /// When this is not a body. Then none of these bytes may be passed on in a request, since they could complete it
@@ -161,8 +161,8 @@ impl State {
 }
 
 impl Place {
-    /// The place behind this byte, outside of a chunk's data. `Some(None)`: the body ends with it. None: the byte
-    /// cannot be here.
+    /// The place after this byte, outside a chunk's data. `Some(None)`: the body ends with it. None: the byte is not
+    /// allowed here.
     #[expect(clippy::option_option, reason = "the outer one is the error, which has no content")]
     fn after(self, byte: u8, is_request: bool) -> Option<Option<Place>> {
         let next = match self {
@@ -170,7 +170,7 @@ impl Place {
                 (_, Some(_)) if digits == MAX_DIGITS => return None,
                 (_, Some(digit)) => {
                     let size = size << 4 | u64::from(digit);
-                    // It fits into a signed number, too: a program must not see a negative one.
+                    // It has to fit into a signed number, too: a program must not see a negative one.
                     i64::try_from(size).ok()?;
                     Place::Size { size, digits: digits + 1 }
                 }
@@ -201,7 +201,7 @@ impl Place {
                 Place::Value { used: used + 1 }
             }
             Place::Name { used, mut name, length } if is_token(byte) && used < MAX_TRAILERS => {
-                // One that is longer fills all of it, and so is none of those.
+                // A longer name fills the whole array, and so is none of those.
                 let mut longer = length;
                 if let Some(next) = name.get_mut(usize::from(length)) {
                     *next = as_read(byte);

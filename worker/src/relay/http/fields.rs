@@ -1,14 +1,14 @@
-//! What heads of requests and of answers have in common: their end, their framing, and how one is rewritten.
+//! What the heads of requests and answers have in common: their end, their framing, and their rewriting.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use httparse::Header;
 
-/// The longest head that is taken, in bytes, with the empty lines before it.
+/// The longest accepted head, in bytes, including the empty lines before it.
 pub(crate) const MAX_HEAD: usize = 64 * 1024;
 
-/// The most fields that are taken.
+/// The most fields that are accepted.
 pub(super) const MAX_FIELDS: usize = 128;
 
 /// Room for the fields of one head, on the stack.
@@ -19,7 +19,7 @@ pub(super) type Fields<'bytes> = [MaybeUninit<Header<'bytes>>; MAX_FIELDS];
 pub(super) enum End {
     /// Its empty line has not been received.
     Missing,
-    /// Behind its empty line.
+    /// After its empty line.
     At(usize),
     /// It has a line that ends with LF alone. Some programs take that for the end of a line, others do not.
     Ambiguous,
@@ -30,7 +30,7 @@ pub(super) enum End {
 impl End {
     /// Looks for the end of the head that begins at `start`.
     ///
-    /// The first line that decides decides alone, so it does not matter in which pieces the head comes.
+    /// The first line that decides the result decides it alone, so it does not matter in which pieces the head arrives.
     pub(super) fn find(received: &[u8], start: usize) -> End {
         let bytes = &received[..received.len().min(MAX_HEAD)];
         let mut line = start;
@@ -72,7 +72,7 @@ pub(super) enum Length {
 pub(super) enum Coding {
     Absent,
     Chunked,
-    /// Others, and then chunks: the end of the body would be known, but few programs know the others.
+    /// Other codings, and then chunks: the end of the body would be known, but few programs know those codings.
     Unknown,
     /// There are several, or the last coding does not tell where the body ends.
     Bad,
@@ -113,7 +113,7 @@ impl Length {
     }
 }
 
-/// A number of decimal digits and nothing else, that a signed one of 64 bits can hold, too.
+/// A number of only decimal digits, which fits into a signed 64-bit integer, too.
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 19 {
         return None; // There are no more in the largest one.
@@ -165,14 +165,14 @@ impl<'bytes, 'head> Rewriting<'bytes, 'head> {
         Rewriting { source, copied: 0, head }
     }
 
-    /// Leaves out a field of the source. They are left out in their order.
+    /// Leaves out a field of the source. Fields have to be left out in their order.
     pub(super) fn leave_out(&mut self, field: &Header<'_>) {
         let line = self.line(field);
         self.head.extend_from_slice(&self.source[self.copied..line.start]);
         self.copied = line.end;
     }
 
-    /// Keeps those options of a field that are wanted, and leaves out the field if there is none.
+    /// Keeps the wanted options of a field, and leaves out the field if none is wanted.
     pub(super) fn keep_options(&mut self, field: &Header<'_>, is_wanted: impl Fn(&[u8]) -> bool) {
         self.leave_out(field);
         let mut wanted = options(field.value).filter(|option| !option.is_empty() && is_wanted(option));
@@ -187,15 +187,15 @@ impl<'bytes, 'head> Rewriting<'bytes, 'head> {
         self.head.extend_from_slice(b"\r\n");
     }
 
-    /// Copies what is left, and has further lines written behind it.
+    /// Copies the rest, and has further lines written after it.
     pub(super) fn finish(self, lines: impl FnOnce(&mut Vec<u8>)) {
         self.head.extend_from_slice(&self.source[self.copied..self.source.len() - 2]);
         lines(self.head);
         self.head.extend_from_slice(b"\r\n");
     }
 
-    /// The line of a field: from its name up to and including the end of the line. A line of a head that was parsed has
-    /// exactly one end, since folded ones are refused.
+    /// The line of a field: from its name up to and including the end of the line. A line of a parsed head has exactly
+    /// one end, because folded lines are refused.
     fn line(&self, field: &Header<'_>) -> Range<usize> {
         let start = field.name.as_ptr().addr() - self.source.as_ptr().addr();
         let length = self.source[start..].iter().position(|&byte| byte == b'\n');

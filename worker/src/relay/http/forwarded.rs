@@ -1,4 +1,4 @@
-//! The fields that say from where a request comes.
+//! The fields that say where a request comes from.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -7,13 +7,13 @@ use httparse::Header;
 
 use super::fields::{Rewriting, options};
 
-/// What becomes of the fields that say from where a request comes: `X-Forwarded-For` and `X-Forwarded-Proto`.
+/// What becomes of the fields that say where a request comes from: `X-Forwarded-For` and `X-Forwarded-Proto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarded {
-    /// The client's address is added to those that the request has, and `http` only if the request has no protocol:
-    /// what stands in front of this relay is trusted.
+    /// The client's address is added to those that the request has, and `http` only if the request names no protocol:
+    /// the proxy in front of this relay is trusted.
     Append,
-    /// What the request has is removed, a field `Forwarded` as well, and the client's address takes its place.
+    /// The request's own fields are removed, including `Forwarded`, and the client's address takes their place.
     Replace,
     /// They are left as they are.
     Off,
@@ -59,13 +59,13 @@ pub(super) fn rewrite(source: &[u8], fields: &[Header<'_>], peer: IpAddr, forwar
     });
 }
 
-/// Whether a program could take a field of this name for one that says from where a request comes.
+/// Whether a program could take a field of this name for one that says where a request comes from.
 fn is_ours(name: &[u8]) -> bool {
     [FOR, PROTO, STANDARD].iter().any(|ours| reads_as(name, ours))
 }
 
-/// Whether a program could take this name of a field for the other one, which is in lower case. Many programs know
-/// fields as variables (`HTTP_X_FORWARDED_FOR`), where case is lost, and which sign stood between two words.
+/// Whether a program could take this field name for the other one, which is in lower case. Many programs see fields as
+/// variables (`HTTP_X_FORWARDED_FOR`), where case and the separators between words are lost.
 pub(super) fn reads_as(name: &[u8], other: &[u8]) -> bool {
     name.len() == other.len() && name.iter().map(|&byte| as_read(byte)).eq(other.iter().copied())
 }

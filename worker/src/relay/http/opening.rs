@@ -9,19 +9,19 @@ const TLS_HANDSHAKE: &[u8] = &[0x16, 0x03];
 /// How connections of other protocols begin.
 const OTHERS: [(&[u8], &str); 2] = [(HTTP_2_PREFACE, "HTTP/2"), (TLS_HANDSHAKE, "TLS")];
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opening {
     /// It depends on the bytes that follow.
     Undecided,
-    /// HTTP/1, or nothing that is known.
+    /// HTTP/1, or an unknown protocol.
     Http,
-    /// Another protocol, of this name, in which nothing can be observed.
+    /// Another protocol, of this name, which cannot be observed.
     Other(&'static str),
 }
 
 impl Opening {
-    /// That of a connection that begins with these bytes.
+    /// The protocol of a connection that begins with these bytes.
     pub(crate) fn of(first: &[u8]) -> Opening {
         if let Some((_, name)) = OTHERS.iter().find(|(opening, _)| first.starts_with(opening)) {
             return Opening::Other(name);

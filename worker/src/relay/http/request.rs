@@ -13,7 +13,7 @@ use super::target;
 /// A request whose head is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Request {
-    /// How many bytes of what was received its head takes, with the empty lines before it.
+    /// How many of the received bytes its head takes, including the empty lines before it.
     pub(crate) head_length: usize,
     pub(crate) method: Method,
     pub(crate) body: Body,
@@ -32,9 +32,9 @@ pub(crate) enum Method {
     Head,
     /// After a 2xx the connection is a tunnel.
     Connect,
-    /// One that may be sent a second time, and whose body few programs look for: GET, OPTIONS, TRACE.
+    /// A method that may be sent a second time, and whose body few programs look for: GET, OPTIONS, TRACE.
     Safe,
-    /// One that may be sent a second time: PUT, DELETE.
+    /// A method that may be sent a second time: PUT, DELETE.
     Idempotent,
     Other,
 }
@@ -52,19 +52,19 @@ impl Method {
 }
 
 impl Request {
-    /// Whether it may be sent once more if the program has closed the connection instead of answering.
+    /// Whether it may be sent again if the program has closed the connection instead of answering.
     pub(crate) fn may_be_repeated(&self) -> bool {
         self.body == Body::None && matches!(self.method, Method::Head | Method::Safe | Method::Idempotent)
     }
 
     /// Whether the program may leave the body unread, and take its first byte for the start of another request: many
-    /// do, where a method has no body as a rule.
+    /// do, for methods that usually have no body.
     pub(super) fn has_unusual_body(&self) -> bool {
         self.body != Body::None && matches!(self.method, Method::Head | Method::Safe)
     }
 }
 
-/// A request that is not passed on. Where the next one would begin is not known: the connection ends with the answer.
+/// A request that is not passed on. It is unknown where the next one would begin: the connection ends with the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) status: u16,
@@ -72,14 +72,14 @@ pub(crate) struct Refused {
     pub(crate) reason: &'static str,
 }
 
-/// How many of these bytes are empty lines before a request, which some clients send behind a body. They can be thrown
-/// away while the connection is between two messages.
+/// How many of these bytes are empty lines before a request, which some clients send after a body. They can be
+/// discarded while the connection is between two messages.
 pub(crate) fn empty_lines(buffer: &[u8]) -> usize {
     buffer.chunks_exact(2).take_while(|line| *line == b"\r\n").count() * 2
 }
 
-/// The request that these bytes begin with. The bytes that are to be sent for its head are added to `head`. None: it is
-/// not complete.
+/// The request that these bytes begin with. The bytes to send for its head are added to `head`. None: it is not
+/// complete.
 ///
 /// # Errors
 /// What to answer instead. Bytes that are refused are refused in whatever pieces they come.

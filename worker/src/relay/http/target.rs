@@ -1,7 +1,7 @@
 //! The target of a request, and the host that it is meant for.
 
-/// Whether this is a target that the method may have. An absolute one has to name the host that the field `Host` names,
-/// as programs and what stands before them choose one or the other.
+/// Whether the method may have this target. An absolute target has to name the same host as the field `Host`, because
+/// programs and the proxies in front of them choose one or the other.
 pub(super) fn is_valid(is_options: bool, is_connect: bool, target: &str, host: Option<&[u8]>) -> bool {
     if is_connect {
         return target.rsplit_once(':').is_some_and(|(host, port)| {
@@ -29,8 +29,8 @@ pub(super) fn is_valid(is_options: bool, is_connect: bool, target: &str, host: O
     is_authority(authority) && host.is_none_or(is_named)
 }
 
-/// Whether these are the characters of a host with or without a port. Some of all that are allowed in names are
-/// missing, such as the comma: no host has them, but two fields that something has joined do.
+/// Whether these are the characters of a host with or without a port. Some characters that names may have are excluded,
+/// such as the comma: no host has them, but two joined fields do.
 pub(super) fn is_authority(text: &[u8]) -> bool {
     let is_allowed = |byte: &u8| {
         byte.is_ascii_alphanumeric()

@@ -26,7 +26,7 @@ struct Passed {
     request: Request,
     /// The bytes of its head, as the program gets them.
     head: Vec<u8>,
-    /// The bytes of its body, as far as they are there.
+    /// The bytes of its body, as far as they have arrived.
     body: Vec<u8>,
     is_whole: bool,
 }
@@ -44,7 +44,7 @@ enum Ending {
     Opaque,
 }
 
-/// Reads what has come of a body. Returns how many bytes that takes.
+/// Reads what has arrived of a body. Returns how many bytes it takes.
 fn read_body(reader: &mut BodyReader, received: &[u8], body: &mut Vec<u8>) -> Result<usize, BadBody> {
     let taken = reader.advance(received)?;
     body.extend_from_slice(&received[..taken]);
@@ -53,7 +53,7 @@ fn read_body(reader: &mut BodyReader, received: &[u8], body: &mut Vec<u8>) -> Re
 }
 
 /// What the relay does with the bytes of a client whose requests are answered one after the other. `cuts` are where
-/// reading paused: between two of them, only what has come is known.
+/// reading paused: until the next one, only the bytes that have arrived are known.
 fn pass_requests(bytes: &[u8], cuts: &[usize], forwarded: Forwarded) -> (Vec<Passed>, Ending) {
     let (mut passed, mut start, mut body) = (Vec::<Passed>::new(), 0, None::<BodyReader>);
     for &cut in cuts.iter().chain([&bytes.len()]) {

@@ -1,4 +1,4 @@
-//! All that is below a guardian: how it is asked to end, and killed.
+//! All processes below a guardian: how they are asked to end, and killed.
 
 use std::collections::HashSet;
 
@@ -10,37 +10,37 @@ use crate::child::guardian::proc;
 use crate::child::guardian::processes;
 use crate::server::program_end::ProgramEnd;
 
-/// The processes of the program, as far as something was done to them.
+/// The processes of the program that were signaled.
 #[derive(Debug, Default)]
 pub(super) struct Descendants {
-    /// Those whose end has not been seen.
+    /// Processes that were killed and have not been reaped yet.
     killed: HashSet<Pid>,
     /// How many had to be killed.
     pub(super) kills: usize,
-    /// What the program left behind and has been told to end: processes and groups.
+    /// Processes that the program left behind, and groups, that have received the current signal.
     told: HashSet<Pid>,
 }
 
 impl Descendants {
-    /// This one has ended.
+    /// Records that this process has ended.
     pub(super) fn reaped(&mut self, pid: Pid, end: ProgramEnd) {
         if self.killed.remove(&pid) && end == ProgramEnd::Signaled(Signal::KILL.as_raw()) {
             self.kills += 1;
         }
     }
 
-    /// This group has got the signal already.
+    /// Records that this group has received the signal already.
     pub(super) fn note_told(&mut self, group: Pid) {
         self.told.insert(group);
     }
 
-    /// There is another signal for them.
+    /// Has all of them get the next signal.
     pub(super) fn forget_told(&mut self) {
         self.told.clear();
     }
 
-    /// Sends the signal to each child that is left and has not got it, with its group if that is not the supervisor's
-    /// or ours. Returns whether there were any.
+    /// Sends the signal to each remaining child that has not received it, and to its group if that is the program's or
+    /// the child's own. Returns whether there were any.
     #[cfg(target_os = "linux")]
     pub(super) fn tell_leftovers(&mut self, program: &Program, signal: Signal) -> bool {
         let mut some = false;
@@ -51,7 +51,7 @@ impl Descendants {
             }
             some = true;
             match group {
-                // Its group exists as long as it has not been waited for, so this number is no one else's.
+                // The group exists as long as the child has not been reaped, so this number belongs to no other group.
                 Some(group) if group == program.pid || group == child => {
                     self.told.insert(group);
                     processes::ask_group(group, signal);
@@ -65,7 +65,7 @@ impl Descendants {
         some
     }
 
-    /// Kills all children. Theirs become ours when they end, and are next.
+    /// Kills all children. Their own children become ours when they end, and are killed next.
     #[cfg(target_os = "linux")]
     pub(super) fn kill(&mut self, program: &Program) {
         let mut children = proc::children();
@@ -80,7 +80,7 @@ impl Descendants {
         }
     }
 
-    /// Without orphans of its own, only the program's group is known.
+    /// A guardian that adopts no orphans knows only the program's group.
     #[cfg(not(target_os = "linux"))]
     pub(super) fn tell_leftovers(&mut self, program: &Program, signal: Signal) -> bool {
         let is_new = self.told.insert(program.pid);
@@ -96,7 +96,7 @@ impl Descendants {
         processes::tell_group(program.pid, Signal::KILL);
     }
 
-    /// All that is left are children.
+    /// On Linux, all remaining processes are children.
     #[cfg(target_os = "linux")]
     pub(super) fn is_group_gone(&self, _program: &Program) -> bool {
         true

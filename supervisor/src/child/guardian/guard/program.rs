@@ -16,13 +16,13 @@ use crate::child::guardian::stage::{self, Stage};
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) pid: Pid,
-    /// Its end has been seen, so another process may have its number.
+    /// It has been reaped, so another process may have its number.
     pub(super) ended: bool,
-    /// Where the launcher says that it could not become the program. None: that is known.
+    /// The socket on which the launcher says that it could not become the program. None: the outcome is known.
     pub(super) launcher: Option<UnixStream>,
-    /// Signals that came before it was known: the launcher would lose them.
+    /// Signals that arrived before the outcome was known: the launcher would lose them.
     pub(super) early: Vec<Signal>,
-    /// It could not.
+    /// The launcher could not become the program.
     pub(super) refused: bool,
 }
 
@@ -31,7 +31,7 @@ impl Program {
         let (launcher, its_end) = UnixStream::pair()?;
         let mut command = stage.command(OsStr::new(&stage::own()?), stage::LAUNCH);
         command.process_group(0).stdin(Stdio::from(OwnedFd::from(its_end)));
-        // It is waited for with all others.
+        // It is reaped together with all others.
         let pid = i32::try_from(command.spawn()?.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
         Ok(Program { pid, ended: false, launcher: Some(launcher), early: Vec::new(), refused: false })
@@ -42,11 +42,11 @@ impl Program {
     }
 }
 
-/// Why the launcher has not become the program. None: it has, or it was ended before. It has its end of this open only
-/// until then, so this does not wait.
+/// Why the launcher has not become the program. None: it has, or it was ended before. It keeps its end of this socket
+/// open only until then, so this does not block.
 pub(super) fn refusal(mut launcher: UnixStream) -> Option<Report> {
     let mut said = String::new();
-    // A line that cannot be read counts as none.
+    // An unreadable line counts as none.
     let _ = launcher.read_to_string(&mut said);
     let (code, message) = said.trim_end().split_once(' ')?;
     Some(Report::CannotStart { code: code.parse().ok()?, message: message.into() })

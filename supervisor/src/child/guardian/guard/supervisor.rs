@@ -1,4 +1,4 @@
-//! The supervisor, as its guardian knows it: what it orders, and what is reported to it.
+//! The supervisor, as its guardian knows it: its orders, and the reports to it.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -11,23 +11,23 @@ use crate::child::guardian::line::{Lines, Order, Report};
 pub(super) struct Supervisor {
     pub(super) socket: UnixStream,
     lines: Lines,
-    /// Its end has been seen.
+    /// It has closed its end.
     pub(super) gone: bool,
 }
 
 impl Supervisor {
-    /// Stdin is the socket to it.
+    /// The supervisor at the other end of stdin, which is a socket.
     pub(super) fn on_stdin() -> io::Result<Supervisor> {
         let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         Ok(Supervisor { socket, lines: Lines::default(), gone: false })
     }
 
     pub(super) fn tell(&mut self, report: &Report) {
-        // If it is gone, its end of the socket says so.
+        // If it is gone, reading the socket shows that.
         let _ = writeln!(self.socket, "{report}");
     }
 
-    /// Takes what is there.
+    /// Reads what has arrived.
     pub(super) fn listen(&mut self) {
         let mut piece = [0; 1024];
         match self.socket.read(&mut piece) {
@@ -37,9 +37,9 @@ impl Supervisor {
         }
     }
 
-    /// What it has said and has not been dealt with.
+    /// Takes the orders that have arrived.
     pub(super) fn requests(&mut self) -> Vec<Order> {
-        // It has the very same program, so it says nothing else.
+        // The supervisor runs the same executable, so it sends nothing else.
         self.lines.take().iter().filter_map(|line| Order::parse(line)).collect()
     }
 }

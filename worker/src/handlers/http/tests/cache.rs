@@ -1,4 +1,4 @@
-//! The cache holds what it should, and changes no answer. Elsewhere than on Unix nothing is kept.
+//! The cache keeps what it should, and changes no answer. Only on Unix is anything kept.
 
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::sync::Arc;
@@ -50,12 +50,12 @@ fn a_file_is_read_once_a_second() {
     for target in ["/a", "/b/c/d", "/", "/e%20f/"] {
         assert!(is_kept(&files, target, later(0)), "{target}");
     }
-    // However it is asked for.
+    // In whatever form it is requested.
     let kept = |target| small(&files, target, later(0)).unwrap();
     for same in ["/a?b", "//a", "/%61", "http://host/a", "/b/../a"] {
         assert!(Arc::ptr_eq(&kept(same), &kept("/a")), "{same}");
     }
-    // Its answer bears a date.
+    // The answer carries a date.
     assert!(!Arc::ptr_eq(&small(&files, "/a", later(1)).unwrap(), &small(&files, "/a", later(2)).unwrap()));
 }
 
@@ -101,7 +101,7 @@ fn a_file_behind_a_symlink_is_not_kept() {
         assert_eq!(seen(&files, target, later(0)), "x");
         assert!(!is_kept(&files, target, later(0)), "{target}");
     }
-    // That the served directory itself is one does not matter.
+    // The served directory itself may be a link.
     let link = directory.0.join("link");
     symlink("public", &link).unwrap();
     assert!(is_kept(&Files::new(&link).unwrap(), "/a/b", later(0)));
@@ -138,7 +138,7 @@ fn the_cache_has_a_limit() {
     assert!(held.iter().all(|file| Arc::strong_count(file) == 1));
 }
 
-/// Waits until the clock of the file system has moved on: that is so long before a file is kept.
+/// Waits until the file system's clock has advanced, which happens long before a file is kept.
 fn wait_for_another_time(base: &Path) {
     let probe = base.join("probe");
     let time = || {
@@ -152,21 +152,21 @@ fn wait_for_another_time(base: &Path) {
     }
 }
 
-/// When each file was last changed, if one asks only for that.
+/// The modification time that every file has, so that it shows no change.
 const TIME: std::time::SystemTime = std::time::UNIX_EPOCH;
 
 /// A change of the files `a` and `b/a`, the directory `b` and the served one.
 #[derive(Debug, Clone, Copy)]
 enum Change {
-    /// With another content of the same length, and the same time of the last change.
+    /// Writes other content of the same length, and keeps the modification time.
     Write(&'static str, &'static str),
-    /// By another file that takes its place.
+    /// Puts another file in its place.
     Replace(&'static str, &'static str),
     Remove(&'static str),
-    /// To somewhere outside of the served directory, with a link in its place.
+    /// Moves it out of the served directory, with a link in its place.
     MoveOutside(&'static str),
     MoveBack(&'static str),
-    /// To another one with the same files.
+    /// Switches the served link to another directory with the same files.
     Switch,
     RemoveAll,
 }
@@ -187,7 +187,7 @@ impl Change {
         ]
     }
 
-    /// Makes it happen, as far as it can.
+    /// Makes the change, as far as possible.
     fn make(self, base: &Path) {
         wait_for_another_time(base);
         let current = base.join("current");

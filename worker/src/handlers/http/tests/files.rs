@@ -1,4 +1,4 @@
-//! Files, and nothing but those of the directory.
+//! Files of the directory, and nothing else.
 
 use super::*;
 use proptest::prelude::*;
@@ -306,7 +306,7 @@ fn a_missing_directory_is_not_available() {
     assert!(Http::pages(|_| None).available().is_ok());
 }
 
-/// A FIFO in the served directory, at the path that was returned.
+/// Makes a FIFO in the served directory, and returns its path.
 #[cfg(unix)]
 fn fifo(directory: &Directory, name: &str) -> PathBuf {
     let path = directory.public().join(name);

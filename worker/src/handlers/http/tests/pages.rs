@@ -1,4 +1,4 @@
-//! Pages in the place of files.
+//! Pages instead of files.
 
 use super::*;
 

@@ -34,7 +34,7 @@ fn other_methods_are_refused_by_name() {
     client.send("DELETE / HTTP/1.1\r\nHost: a\r\n\r\n");
     let reply = client.reply();
     assert_eq!((reply.status(), reply.field("Allow")), (405, Some("GET, HEAD, OPTIONS")));
-    // Of one path or of all.
+    // For one path or for all.
     for target in ["/", "/none", "*"] {
         client.send(format!("OPTIONS {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
         let reply = client.reply_to_head();
@@ -155,7 +155,7 @@ fn a_request_does_not_depend_on_how_it_arrives() {
     }
 }
 
-/// A request of the corpus that was changed a little, or something else.
+/// A slightly changed request of the corpus, or something else.
 fn nearly_http() -> impl Strategy<Value = Vec<u8>> {
     let piece = || {
         prop_oneof![

@@ -1,6 +1,6 @@
 use super::*;
 
-/// How many bytes the body takes, and whether that is all of it.
+/// How many bytes the body takes, and whether it is complete.
 fn chunked(bytes: &[u8]) -> Result<(usize, bool), BadBody> {
     let mut reader = BodyReader::of_request(Body::Chunked);
     Ok((reader.advance(bytes)?, reader.is_done()))

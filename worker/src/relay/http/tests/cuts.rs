@@ -1,11 +1,11 @@
-//! Messages come in pieces, and it does not matter in which.
+//! Messages arrive in pieces, and it does not matter in which.
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::*;
 
-/// Parts of requests, of which some can be read in two ways.
+/// Parts of requests, some of which are ambiguous.
 pub(super) const PARTS: &[&str] = &[
     "GET /1 HTTP/1.1\r\n",
     "POST /2 HTTP/1.1\r\n",
@@ -111,7 +111,7 @@ pub(super) const ANSWER_PARTS: &[&str] = &[
     "0\r\nT: u\r\n\r\n",
 ];
 
-/// Nearly a stream of such messages: parts in any order, or whole messages of which some bytes are changed.
+/// Almost a stream of such messages: parts in any order, or whole messages with some bytes changed.
 pub(super) fn nearly(parts: &'static [&'static str], whole: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     let parts = prop::collection::vec(select(parts), 0..12).prop_map(|parts| parts.concat().into_bytes());
     let change = (any::<Index>(), select(b"\r\n\0\t :;,x05+-_".to_vec()), 0..3_u8);
@@ -157,7 +157,7 @@ pub(super) fn config() -> ProptestConfig {
     ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// What does not depend on the pieces: of the body that is bad, only the beginning may have been passed on before.
+/// What does not depend on the pieces: of a bad body, only the beginning may have been passed on before.
 fn in_common<T>((mut passed, ending): (Vec<T>, Ending)) -> (Vec<T>, Ending) {
     if ending == Ending::BadBody {
         passed.pop();
@@ -217,13 +217,13 @@ proptest! {
         prop_assert!(reader.advance(&bytes).is_ok_and(|taken| taken <= bytes.len()) || !reader.is_done());
     }
 
-    /// The program gets its own sentence about the client, and no other one, whatever else the client has sent.
+    /// The program gets the relay's own fields about the client, and no others, whatever else the client has sent.
     #[test]
     fn with_replace_nothing_forged_passes(bytes in nearly(PARTS, REQUESTS)) {
         for passed in pass_requests(&bytes, &[], Forwarded::Replace).0 {
             let head = String::from_utf8_lossy(&passed.head).to_ascii_lowercase();
             prop_assert_eq!(head.matches("\r\nx-forwarded-for: 192.0.2.1\r\n").count(), 1);
-            // Some programs take an underscore for a hyphen.
+            // Some programs read an underscore as a hyphen.
             let names = head.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.replace('_', "-"));
             let about_the_client = ["x-forwarded-for", "x-forwarded-proto", "forwarded"];
             prop_assert_eq!(names.filter(|name| about_the_client.contains(&name.as_str())).count(), 2);

@@ -2,7 +2,7 @@ use std::net::Ipv6Addr;
 
 use super::*;
 
-/// The lines that a program gets behind its request line and its host.
+/// The lines that a program gets after its request line and its host.
 fn sent(fields: &str, forwarded: Forwarded) -> String {
     let (passed, ending) = pass_requests(with(fields).as_bytes(), &[], forwarded);
     assert_eq!(ending, Ending::Open, "{fields:?}");

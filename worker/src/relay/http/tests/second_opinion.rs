@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use super::cuts::{ANSWER_PARTS, ANSWERS, PARTS, REQUESTS, asked, config, nearly};
 use super::*;
 
-/// The other end of a connection: it sends these bytes, and then its end. It reads all.
+/// The other end of a connection: it sends these bytes, then ends its side, and reads everything.
 struct Bytes {
     bytes: Vec<u8>,
     /// Whether it sends nothing before it has received something.
@@ -49,7 +49,7 @@ impl Write for Bytes {
     }
 }
 
-/// A body without a byte, of any kind that hyper may want to send.
+/// An empty body, of any kind that hyper may want to send.
 struct Empty;
 
 impl hyper::body::Body for Empty {
@@ -69,7 +69,7 @@ impl hyper::body::Body for Empty {
     }
 }
 
-/// The content of a body, as far as there is any, and whether that is all.
+/// The content of a body, as far as there is any, and whether it is complete.
 async fn content(mut body: Incoming) -> (Vec<u8>, bool) {
     let mut content = Vec::new();
     loop {
@@ -81,7 +81,7 @@ async fn content(mut body: Incoming) -> (Vec<u8>, bool) {
     }
 }
 
-/// Polls until it is ready, but not forever: all that it could wait for is there.
+/// Polls until it is ready, but not forever: everything that it could wait for has arrived.
 fn complete<T>(future: impl Future<Output = T>) -> Option<T> {
     let (mut future, mut context) = (pin!(future), Context::from_waker(Waker::noop()));
     (0..10_000).find_map(|_| match future.as_mut().poll(&mut context) {
@@ -90,7 +90,7 @@ fn complete<T>(future: impl Future<Output = T>) -> Option<T> {
     })
 }
 
-/// A request by its method, its target, its content, and whether that was whole.
+/// A request: its method, its target, its content, and whether the content was complete.
 type Seen = (String, String, Vec<u8>, bool);
 
 /// The requests that a server sees in these bytes, and whether it has refused the rest.
@@ -109,7 +109,7 @@ fn seen_by_hyper(bytes: &[u8]) -> (Vec<Seen>, bool) {
             let (content, is_whole) = content(body).await;
             let mut seen = seen.lock().unwrap();
             (seen[place].2, seen[place].3) = (content, is_whole);
-            // No 2xx: that would make a tunnel of a CONNECT.
+            // Not a 2xx, which would turn a CONNECT into a tunnel.
             Ok::<_, Infallible>(Response::builder().status(404).body(Empty).unwrap())
         }
     });
@@ -152,14 +152,14 @@ fn seen_by_us(passed: &[Passed]) -> Vec<Seen> {
 }
 
 /// Each request that is passed on is the one that hyper sees in its place, in what the client has sent and in what the
-/// program gets. hyper may refuse what we do not, and takes some things that we refuse.
+/// program gets. hyper may refuse what we accept, and accepts some things that we refuse.
 fn compare_requests(bytes: &[u8], forwarded: Forwarded) -> Result<usize, TestCaseError> {
     let (passed, ending) = pass_requests(bytes, &[], forwarded);
     let ours = seen_by_us(&passed);
     let sent = passed.iter().flat_map(|passed| [passed.head.as_slice(), &passed.body].concat()).collect::<Vec<_>>();
     for (is_sent, bytes) in [(false, bytes), (true, sent.as_slice())] {
         let (theirs, refused) = seen_by_hyper(bytes);
-        // Where a body is bad, how much of it was passed on before depends on its pieces.
+        // If a body is bad, how much of it was passed on before depends on its pieces.
         let decided = if ending == Ending::BadBody { ours.len() - 1 } else { ours.len() };
         for (ours, theirs) in ours[..decided].iter().zip(&theirs) {
             prop_assert_eq!(ours, theirs, "{}: {:?}", is_sent, bytes);
@@ -191,7 +191,7 @@ fn hyper_sees_the_same_requests_in_whatever_is_nearly_one() {
     });
 }
 
-/// An answer by its status, its content, and whether that was whole.
+/// An answer: its status, its content, and whether the content was complete.
 type Received = (u16, Vec<u8>, bool);
 
 /// The answer that a client receives to this request.
@@ -229,7 +229,7 @@ fn compare_answers(bytes: &[u8], requests: &[Request]) -> Result<usize, TestCase
         }
         let content = if body == Body::Chunked { without_chunks(&answered.body) } else { answered.body.clone() };
         let ours = (answered.answer.status, content, answered.is_whole || body == Body::UntilClose);
-        // hyper gets what follows, too, where that is another answer.
+        // hyper gets what follows, too, if that is another answer.
         let theirs = received_by_hyper(&bytes[from..], requests.next().unwrap());
         prop_assert_eq!(Some(ours), theirs, "{:?}", &bytes[from..]);
         compared += 1;

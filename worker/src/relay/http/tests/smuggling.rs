@@ -1,6 +1,6 @@
 use super::*;
 
-/// What would be taken for a request by a program that ends the one before it too early.
+/// A program that ends the request before this too early would take it for a request.
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[test]
