@@ -92,6 +92,7 @@ fn quoted(text: &str, quote: char) -> Result<(String, &str), &'static str> {
                 Some((_, escaped @ ('"' | '\\' | '$' | '`'))) => value.push(escaped),
                 // The value continues on the next line.
                 Some((_, '\n')) => {}
+                Some((at, '\r')) if text[at..].starts_with("\r\n") => drop(characters.next()),
                 Some((_, other)) => value.extend(['\\', other]),
                 None => {}
             },
@@ -131,6 +132,7 @@ mod tests {
             (r#"A="a \"b\" \\ \$c \n\x" # comment"#, &[("A", "a \"b\" \\ $c \n\\x")]),
             ("A='a \"b\" \\n $c'", &[("A", "a \"b\" \\n $c")]),
             ("KEY=\"-----BEGIN\nabc\n-----END\"\nB=$A", &[("KEY", "-----BEGIN\nabc\n-----END"), ("B", "$A")]),
+            ("A=\"one \\\ntwo\"\r\nB=\"one \\\r\ntwo\"", &[("A", "one two"), ("B", "one two")]),
             ("A=it's", &[("A", "it's")]),
             ("A= padded", &[("A", "padded")]),
             ("", &[]),
