@@ -76,18 +76,18 @@ fn say(done: Result<String, windows_service::ServiceError>) -> i32 {
 
 /// Runs the server until its triggers stop it. Returns the exit code.
 fn serve(invocation: &Invocation, passed: Result<Passed, PassedError>, journal: &Journal, triggers: Triggers) -> i32 {
-    let not_started = |error: &dyn Error| {
+    let not_started = |error: &dyn Error, exit: Exit| {
         journal.line(Level::Error, "not_started", error, []);
-        Exit::Failed as i32
+        exit as i32
     };
     let passed = match passed {
         Ok(passed) => passed,
-        Err(error) => return not_started(&error),
+        Err(error) => return not_started(&error, Exit::Failed),
     };
     let addresses = passed.addresses();
     let config = match invocation.read_with(&addresses) {
         Ok(config) => config,
-        Err(error) => return not_started(&error),
+        Err(error) => return not_started(&error, Exit::Usage),
     };
     let journal = journal.with(config.log);
     let first = config.clone();

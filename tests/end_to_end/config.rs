@@ -16,7 +16,7 @@ fn write(home: &Home, settings: &Value) -> String {
 /// The supervisor did not start, and said why in one line.
 #[track_caller]
 fn refused(home: &Home, arguments: &[&str]) -> Ended {
-    let ended = home.run(home.supervisor(arguments)).expect(1);
+    let ended = home.run(home.supervisor(arguments)).expect(2);
     assert_eq!(ended.err.lines().count(), 1, "{ended}");
     ended
 }
