@@ -120,6 +120,17 @@ impl Kept {
         self.listener
     }
 
+    /// Removes the file by which clients have found it: nothing will listen there any more.
+    #[cfg(unix)]
+    pub(crate) fn remove_file(&self) {
+        if let Some(Bound { address: Address::Unix(path), .. }) = &self.listener
+            && file_identity(path).is_some_and(|file| self.name == name_of_file(file))
+        {
+            // Otherwise the next supervisor that listens there removes it.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
     /// Why a server with these addresses cannot use it, in human-readable form.
     pub(crate) fn why_not(&self, wanted: &[Address]) -> String {
         match &self.listener {

@@ -45,6 +45,8 @@ impl Options {
             let why = kept.why_not(addresses);
             let message = format!("closed a listener that the service manager had kept: {why}");
             self.journal.line(Level::Info, "listener_closed", message, []);
+            #[cfg(unix)]
+            kept.remove_file();
             manager.forget(kept);
         }
         (found, if rest.is_empty() { Duration::ZERO } else { FORGOTTEN })
