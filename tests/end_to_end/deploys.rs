@@ -362,6 +362,16 @@ fn the_program_of_the_command_line_counts_more_than_that_of_the_file() {
     neither.says("PROGRAM");
 }
 
+/// As in a script that passes its own arguments on, and has none.
+#[test]
+fn the_program_of_the_file_runs_if_nothing_follows_the_hyphens_of_the_command_line() {
+    let home = Home::new();
+    let config = home.directory().join("app.json");
+    fs::write(&config, r#"{ "program": ["sh", "-c", "echo here; exec sleep 600"] }"#).unwrap();
+    let instance = home.exec(&["--config", config.to_str().unwrap()], &[]);
+    instance.out.wait_for("here");
+}
+
 #[test]
 fn a_restart_says_what_has_changed() {
     let home = Home::new();

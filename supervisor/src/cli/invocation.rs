@@ -76,8 +76,8 @@ pub struct Invocation {
     kind: &'static str,
     /// Whether the command line says which directory is served, which must not be said twice.
     has_dir: bool,
-    /// Whether the command line has addresses of a program, to which those of the file would be added.
-    has_listen: bool,
+    /// The options of the command line that can be repeated: they replace those of the file.
+    repeated: Vec<&'static str>,
     /// Whether it has a program, which takes precedence over that of the file.
     has_program: bool,
     log: Log,
@@ -92,7 +92,13 @@ impl Invocation {
 
     fn new(arguments: Vec<OsString>, server: ServerArgs) -> Invocation {
         let has_dir = matches!(server, ServerArgs::Http { dir: Some(_), .. });
-        let has_listen = matches!(&server, ServerArgs::Exec { listen, .. } if !listen.is_empty());
+        let repeated = match &server {
+            ServerArgs::Exec { listen, success_exit, .. } => {
+                let said = [("--listen=", !listen.is_empty()), ("--success-exit=", !success_exit.is_empty())];
+                said.into_iter().filter(|(_, said)| *said).map(|(option, _)| option).collect()
+            }
+            ServerArgs::Echo { .. } | ServerArgs::Command { .. } | ServerArgs::Http { .. } => Vec::new(),
+        };
         let has_program = matches!(&server, ServerArgs::Exec { program, .. } if !program.is_empty());
         let (kind, options) = match server {
             ServerArgs::Echo { options, .. } => ("echo", options),
@@ -102,7 +108,7 @@ impl Invocation {
         };
         let (directory, log) = (directory::of_the_start(), options.log());
         let file = options.config.map(|file| ConfigFile::new(&file, &directory));
-        Invocation { arguments, directory, kind, has_dir, has_listen, has_program, log, file }
+        Invocation { arguments, directory, kind, has_dir, repeated, has_program, log, file }
     }
 
     /// The file's name as given.
@@ -151,11 +157,12 @@ impl Invocation {
     fn read_in(&self, directory: &Path, passed: &[Address]) -> Result<Config, ConfigError> {
         let Some(file) = &self.file else { return Config::parse(&self.arguments, directory, passed) };
         let Arguments { mut options, mut program } = file.arguments(&ServerCli::command(), self.kind, self.has_dir)?;
-        if self.has_listen {
-            options.retain(|option| !option.as_encoded_bytes().starts_with(b"--listen="));
-        }
+        let is_said =
+            |option: &OsString| self.repeated.iter().any(|said| option.as_encoded_bytes().starts_with(said.as_bytes()));
+        options.retain(|option| !is_said(option));
         match (self.has_program, program.is_empty()) {
             (true, _) => program.clear(),
+            (false, false) if self.arguments.last().is_some_and(|last| last == "--") => {}
             (false, false) => program.insert(0, "--".into()),
             (false, true) if self.kind == "exec" => {
                 let problem = r#"it has no "program", and neither has the command line (supervisor exec ... PROGRAM)"#;

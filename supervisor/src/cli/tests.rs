@@ -206,6 +206,20 @@ fn the_command_line_wins_over_the_file() {
     assert_eq!(own(&config).handler, HandlerKind::Http { dir: of_the_start().join("here") });
 }
 
+#[cfg(unix)]
+#[test]
+fn of_an_option_that_can_be_repeated_the_command_line_replaces_all_of_the_file() {
+    let directory = Directory::new("repeated");
+    let file = r#"{"program": ["a"], "listen": [8001, 8002], "success-exit": [7, 8]}"#;
+    let read = |arguments: &[&str]| match directory.read(file, &[&["exec"], arguments].concat()).server {
+        Server::Exec { program, front: Front::Sockets(sockets) } => (sockets.len(), program.success),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(read(&[]), (2, vec![7, 8]));
+    assert_eq!(read(&["--success-exit", "9"]), (2, vec![9]));
+    assert_eq!(read(&["--listen", "8003"]), (1, vec![7, 8]));
+}
+
 #[test]
 fn what_the_command_line_overrules_is_looked_at_all_the_same() {
     let directory = Directory::new("overruled");
