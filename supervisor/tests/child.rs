@@ -834,6 +834,18 @@ fn a_program_is_ready_when_its_port_answers() {
 }
 
 #[test]
+fn the_queue_of_a_socket_of_ours_does_not_make_a_program_ready() {
+    let tcp = TcpListener::bind("0.0.0.0:0").unwrap();
+    let loopback = Address::Tcp(([127, 0, 0, 1], tcp.local_addr().unwrap().port()).into());
+    let ready = Ready::Probe(Probe::Connect(loopback));
+    let hangs = Program { ready, ready_within: Duration::from_secs(1), ..program("sleep", &["1000"]) };
+    let mut driven = driven(hangs, vec![Socket { name: String::new(), socket: tcp.into() }]);
+    driven.build(1);
+    let reason = built(&driven).unwrap_err();
+    assert!(reason.contains("since the supervisor holds that socket"), "{reason}");
+}
+
+#[test]
 fn a_program_is_ready_after_a_time() {
     let time = Duration::from_millis(200);
     let mut driven = driven(Program { ready: Ready::After(time), ..program("sleep", &["1000"]) }, Vec::new());

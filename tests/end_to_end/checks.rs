@@ -436,6 +436,9 @@ fn a_check_that_can_show_nothing_is_refused() {
     let connect = format!("connect={port}");
     for (options, reason) in [
         (&["--listen", &port, "--check", &connect][..], "the supervisor itself holds that socket"),
+        // Each of these takes the connections to that one.
+        (&["--listen", &format!("0.0.0.0:{port}"), "--ready", &connect], "the supervisor itself holds that socket"),
+        (&["--listen", &format!("[::]:{port}"), "--check", &connect], "the supervisor itself holds that socket"),
         (&["--check", "http=https://127.0.0.1/"], "TLS is not supported"),
         (&["--check", "https=127.0.0.1"], "say notify, connect=8000, http="),
         (&["--check", &connect, "--check-failures", "0"], "say 1 or more"),

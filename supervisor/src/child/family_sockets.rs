@@ -70,6 +70,11 @@ impl FamilySockets {
         false
     }
 
+    /// Whether a socket that the program got from us listens there, and none of its own. On this system it is not known.
+    pub(super) fn are_only_passed_at(&self, _address: &Address) -> bool {
+        false
+    }
+
     /// Whether the program listens there. None: that cannot be known.
     pub(super) fn listen_at(&self, _address: &Address) -> Option<bool> {
         None
@@ -115,6 +120,12 @@ mod linux {
         pub(in crate::child) fn is_passed_at(&self, address: &Address) -> bool {
             let all = listeners(std::process::id());
             all.iter().any(|(inode, listener)| self.passed.contains_key(inode) && listener.is_at(address))
+        }
+
+        /// Whether a socket that the program got from us listens there, and none of its own.
+        pub(in crate::child) fn are_only_passed_at(&self, address: &Address) -> bool {
+            let is_own = |inode: &u64, at: &Listener| !self.passed.contains_key(inode) && at.is_at(address);
+            self.is_passed_at(address) && self.find(is_own).is_none()
         }
 
         /// Whether the program listens there, on a socket of its own or of ours. None: unknown, because one of its

@@ -26,10 +26,7 @@ impl Listener {
     /// Whether it accepts connections to this address.
     pub(super) fn is_at(&self, address: &Address) -> bool {
         match (self, address) {
-            (Listener::Tcp(own), Address::Tcp(address)) => {
-                let ips = [own.ip().to_canonical(), address.ip().to_canonical()];
-                own.port() == address.port() && (ips[0] == ips[1] || ips.iter().any(|ip| ip.is_unspecified()))
-            }
+            (Listener::Tcp(own), Address::Tcp(_)) => Address::Tcp(*own).accepts(address),
             (Listener::Unix(own), Address::Unix(path)) => {
                 let own = Path::new(own);
                 // One file may have several paths.
@@ -131,19 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_takes_connections_to_its_address_or_to_any() {
-        for (own, address, is_there) in [
-            ("127.0.0.1:80", "127.0.0.1:80", true),
-            ("0.0.0.0:80", "127.0.0.1:80", true),
-            ("[::]:80", "127.0.0.1:80", true),
-            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
-            ("127.0.0.1:80", "0.0.0.0:80", true),
-            ("127.0.0.1:80", "127.0.0.2:80", false),
-            ("127.0.0.1:80", "127.0.0.1:81", false),
-        ] {
-            let (own, address) = (Listener::Tcp(own.parse().unwrap()), Address::Tcp(address.parse().unwrap()));
-            assert_eq!(own.is_at(&address), is_there, "{own} {address}");
-        }
+    fn a_listener_takes_connections_to_its_path() {
         let own = Listener::Unix("/run/a.sock".into());
         assert!(own.is_at(&Address::Unix("/run/a.sock".into())) && !own.is_at(&Address::Unix("/run/b.sock".into())));
     }

@@ -98,11 +98,12 @@ fn check_addresses(
         [("--ready", ready, "http=URL, --ready notify or a time"), ("--check", check, "http=URL or --check notify")]
     {
         if let Some(Probe::Connect(address)) = probe
-            && (listen.iter().any(|listen| listen.address == *address) || passed.contains(address))
+            && let Some(own) =
+                listen.iter().map(|listen| &listen.address).chain(passed).find(|own| own.accepts(address))
         {
             return Err(ConfigError(format!(
-                "{option} connect={address} cannot work with --listen {address}: the supervisor itself holds that \
-                 socket. Use {option} {instead}."
+                "{option} connect={address} cannot work with --listen {own}: the supervisor itself holds that socket. \
+                 Use {option} {instead}."
             )));
         }
     }

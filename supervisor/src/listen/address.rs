@@ -26,6 +26,22 @@ impl Address {
             Address::Unix(_) => None,
         }
     }
+
+    /// Whether a listener at this address takes connections to that one.
+    pub(crate) fn accepts(&self, address: &Address) -> bool {
+        match (self, address) {
+            (Address::Tcp(own), Address::Tcp(address)) => {
+                let (ip, to) = (own.ip().to_canonical(), address.ip().to_canonical());
+                // A listener on [::] has both families by default.
+                let is_on_all = ip.is_unspecified() && (ip.is_ipv6() || to.is_ipv4());
+                own.port() == address.port() && (ip == to || is_on_all || to.is_unspecified())
+            }
+            #[cfg(unix)]
+            (Address::Unix(own), Address::Unix(path)) => own == path,
+            #[cfg(unix)]
+            (Address::Tcp(_), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(_)) => false,
+        }
+    }
 }
 
 impl fmt::Display for Address {
@@ -80,4 +96,28 @@ impl fmt::Display for ProgramSocket {
 pub(crate) fn in_words(addresses: &[impl fmt::Display]) -> String {
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     listed(&addresses, "and")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_listener_on_all_addresses_accepts_the_clients_of_each_one() {
+        for (own, address, accepted) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("[::]:80", "[::1]:80", true),
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "0.0.0.0:80", true),
+        ] {
+            let [listener, client] = [own, address].map(|address| Address::Tcp(address.parse().unwrap()));
+            assert_eq!(listener.accepts(&client), accepted, "{own} {address}");
+        }
+    }
 }

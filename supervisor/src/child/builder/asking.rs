@@ -28,6 +28,13 @@ impl Children {
     /// Asks a program for an answer.
     #[cfg_attr(windows, allow(unused_variables))]
     pub(super) fn ask(&self, program: &Program, sockets: &FamilySockets, probe: &Probe, limit: Duration) -> Outcome {
+        if let Probe::Connect(address) = probe
+            && sockets.are_only_passed_at(address)
+        {
+            return Outcome::Failed(format!(
+                "the queue of {address} answers for it, since the supervisor holds that socket"
+            ));
+        }
         // If it is the only one, it need not be determined which generation has accepted a connection.
         let is_alone = self.sockets.last_ones().filter(|running| running.is_left()).count() <= 1;
         let sockets = &if is_alone { sockets.unshared() } else { sockets.clone() };
