@@ -45,9 +45,12 @@ fn clients_and_requests_wait_until_it_is_resumed_and_a_restart_goes_on_meanwhile
     instance.admin(&["status"]).expect(0).says("pause        paused for ");
     instance.admin(&["pause"]).expect(1).says("it is paused already, by admin client");
     instance.admin(&["restart"]).expect(0).says("generation 2 is serving");
+    instance.err.wait_for("generation 1 stopped in ");
     assert!(is_paused(&instance));
+    let mut newer = instance.client();
+    assert_waits(&mut newer);
     instance.admin(&["resume"]).expect(0).says("ready for new clients; the pause is over");
-    for mut client in [kept, new] {
+    for mut client in [kept, new, newer] {
         assert_eq!(client.answer().status, 200);
     }
     assert!(!is_paused(&instance));

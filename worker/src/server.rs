@@ -179,6 +179,8 @@ impl Stopper {
     ///
     /// If the server is already stopping, its deadline moves: earlier, later, or with [`Duration::ZERO`] to now, which
     /// closes the remaining connections by force.
+    ///
+    /// A [pause](Port::pause) ends, unless another server serves the port.
     pub fn stop(&self, grace: Duration) {
         self.stop_by(deadline_after(Instant::now(), grace));
     }
@@ -186,7 +188,9 @@ impl Stopper {
     /// The same as [`Stopper::stop`], with the end of the grace period as a point in time.
     pub fn stop_by(&self, deadline: Instant) {
         self.generation.stop(deadline);
-        self.port.resume();
+        if !self.port.has_successor(&self.generation) {
+            self.port.resume();
+        }
     }
 
     /// The same as [`Stopper::stop_by`], but clients are notified, or their connections closed, evenly over `spread`,

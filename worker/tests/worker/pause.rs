@@ -137,8 +137,11 @@ fn a_server_that_is_replaced_meanwhile_leaves_what_waits_to_the_next_one() {
     let new = Running::from(Server::new(answering(b'2', b'!')).build(&port).unwrap());
     new.serve();
     old.retire_by(Instant::now() + HUGE);
+    let stopper = old.stopper();
     // It does not wait for the end of the pause.
     old.join();
+    // The pause is that of the port, which the new one serves.
+    stopper.stop(Duration::ZERO);
     expect_silence(&mut kept);
     port.resume();
     kept.expect("2");
