@@ -6,9 +6,16 @@ const http = require('http');
 const net = require('net');
 
 let ending = false;
+// Connections without a request, as browsers open them in advance. Node does not count them as idle.
+const silent = new Set();
 const server = http.createServer((request, response) => {
+  silent.delete(request.socket);
   if (ending) response.setHeader('Connection', 'close');
   response.end('hello\n');
+});
+server.on('connection', (socket) => {
+  silent.add(socket);
+  socket.on('close', () => silent.delete(socket));
 });
 const { LISTEN_FDS, PORT = 3000 } = process.env;
 server.listen(LISTEN_FDS ? { fd: 3 } : { port: PORT, host: '127.0.0.1' });
@@ -18,5 +25,8 @@ server.listen(LISTEN_FDS ? { fd: 3 } : { port: PORT, host: '127.0.0.1' });
 process.on('SIGTERM', () => {
   ending = true;
   net.Server.prototype.close.call(server);
-  setTimeout(() => server.closeIdleConnections(), 1000);
+  setTimeout(() => {
+    server.closeIdleConnections();
+    for (const socket of silent) socket.destroy();
+  }, 1000);
 });

@@ -71,6 +71,19 @@ fn node_listens_on_descriptor_3_and_restarts_lose_no_request() {
     }
 }
 
+#[test]
+fn the_example_for_node_ends_although_a_client_has_sent_nothing() {
+    let Some(node) = find("node") else { return };
+    let home = Home::new();
+    let script = project().join("examples/server.js");
+    let options = ["--listen", &free_port().to_string(), "--grace", HUGE];
+    let instance = home.exec(&options, &[node.to_str().unwrap(), script.to_str().unwrap()]);
+    // It is accepted before the one that is answered.
+    let _silent = instance.client();
+    assert_eq!(instance.client().get("/").status, 200);
+    instance.admin(&["stop"]).expect(0).says("exited with code 0");
+}
+
 /// It resets connections that it has accepted but not read yet, so no more than this can be promised.
 #[test]
 fn uvicorn_takes_descriptor_3_and_restarts_refuse_no_connection() {
