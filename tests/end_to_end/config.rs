@@ -16,7 +16,12 @@ fn write(home: &Home, settings: &Value) -> String {
 /// The supervisor did not start, and said why in one line.
 #[track_caller]
 fn refused(home: &Home, arguments: &[&str]) -> Ended {
-    let ended = home.run(home.supervisor(arguments)).expect(2);
+    refused_with(2, home, arguments)
+}
+
+#[track_caller]
+fn refused_with(code: i32, home: &Home, arguments: &[&str]) -> Ended {
+    let ended = home.run(home.supervisor(arguments)).expect(code);
     assert_eq!(ended.err.lines().count(), 1, "{ended}");
     ended
 }
@@ -84,7 +89,8 @@ fn a_directory_that_a_file_names_and_that_is_missing_is_refused_by_name() {
     let home = Home::new();
     let file = write(&home, &json!({ "dir": "missing" }));
     let directory = home.directory().join("missing");
-    refused(&home, &["http", "--config", &file]).says(&format!("there is no directory {}", directory.display()));
+    let ended = refused_with(1, &home, &["http", "--config", &file]);
+    ended.says(&format!("there is no directory {}", directory.display()));
 }
 
 #[test]
@@ -105,7 +111,12 @@ fn check_says_for_which_servers_a_file_is_right() {
 #[test]
 fn check_says_what_a_start_would_say() {
     let home = Home::new();
-    for settings in [json!({ "grace": "soon" }), json!({ "verbose": 1 }), json!([]), json!({ "dir": "missing" })] {
+    for (settings, code) in [
+        (json!({ "grace": "soon" }), 2),
+        (json!({ "verbose": 1 }), 2),
+        (json!([]), 2),
+        (json!({ "dir": "missing" }), 1),
+    ] {
         let file = write(&home, &settings);
         let check = home.admin(&["check", &file, "--json"]).expect(1);
         let answer = check.json();
@@ -114,7 +125,7 @@ fn check_says_what_a_start_would_say() {
         assert_eq!(check.err.trim_end(), format!("admin-cli: {message}"));
         assert!(message.starts_with(&file), "{check}");
         let problem = message.strip_prefix(&format!("{file}: ")).unwrap();
-        refused(&home, &["http", "--config", &file]).says(problem);
+        refused_with(code, &home, &["http", "--config", &file]).says(problem);
     }
 }
 

@@ -352,25 +352,26 @@ fn of_two_supervisors_on_one_socket_either_can_be_stopped_and_the_other_one_serv
 #[test]
 fn sockets_that_cannot_be_served_on_are_refused_with_the_reason() {
     let home = Home::new();
-    let refused = |socket: OwnedFd, numbers: &[u32], arguments: &[&str], reason: &str| {
-        let ended = home.run(passing(&home, socket, numbers, arguments)).expect(1);
+    // What was passed is not right, or does not fit to the settings.
+    let refused = |code, socket: OwnedFd, numbers: &[u32], arguments: &[&str], reason: &str| {
+        let ended = home.run(passing(&home, socket, numbers, arguments)).expect(code);
         ended.says(reason);
         assert_eq!(ended.err.lines().count(), 1, "{ended}");
     };
     let which = "descriptor 3, which the service manager passed, is";
-    refused(listener().into(), &[3, 4], &["echo"], "the service manager passed 2 sockets (");
+    refused(2, listener().into(), &[3, 4], &["echo"], "the service manager passed 2 sockets (");
     let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap().into();
-    refused(datagrams, &[3], &["echo"], &format!("{which} a datagram socket"));
+    refused(1, datagrams, &[3], &["echo"], &format!("{which} a datagram socket"));
     let unix = UnixListener::bind(home.directory().join("unix")).unwrap().into();
-    refused(unix, &[3], &["echo"], "passed a Unix socket");
+    refused(2, unix, &[3], &["echo"], "passed a Unix socket");
     let listener = listener();
     let address = listener.local_addr().unwrap();
     let connection = TcpStream::connect(address).unwrap().into();
-    refused(connection, &[3], &["echo"], &format!("{which} a connection"));
-    refused(fs::File::open("/dev/null").unwrap().into(), &[3], &["echo"], &format!("{which} no TCP or Unix socket"));
+    refused(1, connection, &[3], &["echo"], &format!("{which} a connection"));
+    refused(1, fs::File::open("/dev/null").unwrap().into(), &[3], &["echo"], &format!("{which} no TCP or Unix socket"));
     let other = format!("127.0.0.1:{}", free_port());
     let reason = format!("\"listen\" is {other}, but the service manager passed a socket on {address}");
-    refused(listener.try_clone().unwrap().into(), &[3], &["echo", "--listen", &other], &reason);
+    refused(2, listener.try_clone().unwrap().into(), &[3], &["echo", "--listen", &other], &reason);
     // All that has left the listener unchanged.
     let same = address.to_string();
     let instance = home.start_by(passing(&home, listener, &[3], &["echo", "--listen", &same]));

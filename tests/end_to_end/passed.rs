@@ -152,8 +152,8 @@ fn a_relay_listens_on_the_socket_that_was_passed_and_its_queue_outlives_the_supe
 }
 
 /// The only line of a supervisor that does not start.
-fn refusal(home: &Home, command: Command) -> String {
-    let ended = home.run(command).expect(1);
+fn refusal(code: i32, home: &Home, command: Command) -> String {
+    let ended = home.run(command).expect(code);
     assert_eq!(ended.err.lines().count(), 1, "{ended}");
     ended.err
 }
@@ -167,7 +167,7 @@ fn what_does_not_fit_to_the_settings_is_refused_with_the_reason() {
     let refused = |sockets: &[&dyn Fn() -> OwnedFd], options: &[&str], reason: &str| {
         let exec = home.exec_command(options, &["true"]);
         let sockets = sockets.iter().map(|socket| ("it", socket())).collect();
-        let said = refusal(&home, passing(&home, &exec, sockets));
+        let said = refusal(2, &home, passing(&home, &exec, sockets));
         assert!(said.contains(reason), "{said}\nis not about\n{reason}");
     };
     let first = || OwnedFd::from(first.try_clone().unwrap());
@@ -207,7 +207,7 @@ fn what_is_no_listening_socket_is_refused_with_the_reason() {
     ] {
         let exec = home.exec_command(&[], &["true"]);
         let sockets = vec![("first", listener.try_clone().unwrap().into()), ("second", socket)];
-        let said = refusal(&home, passing(&home, &exec, sockets));
+        let said = refusal(1, &home, passing(&home, &exec, sockets));
         assert!(said.contains(&format!("{which} {reason}")), "{said}\nis not about\n{reason}");
     }
 }
@@ -223,12 +223,12 @@ fn what_is_said_of_sockets_and_makes_no_sense_is_refused_with_the_reason() {
         ("1", "passed a socket (LISTEN_FDS=1), but descriptor 3 is not open"),
         ("2", "passed 2 sockets (LISTEN_FDS=2), but descriptor 3 is not open"),
     ] {
-        let refused = refusal(&home, by_shell(&home, "exec 3<&- 4<&-;", &exec, said));
+        let refused = refusal(1, &home, by_shell(&home, "exec 3<&- 4<&-;", &exec, said));
         assert!(refused.contains(reason), "{refused}\nis not about\n{reason}");
     }
     let mut command = passing(&home, &exec, vec![("one", listener().into())]);
     command.env("LISTEN_FDNAMES", "one:two");
-    let refused = refusal(&home, command);
+    let refused = refusal(1, &home, command);
     assert!(refused.contains("LISTEN_FDNAMES has 2 names (one:two), and LISTEN_FDS is 1"), "{refused}");
 }
 

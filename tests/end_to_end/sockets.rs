@@ -277,7 +277,7 @@ fn a_unix_socket_is_said_by_its_path_alone_and_only_for_a_program() {
     let again = format!("{}//app.sock", home.directory().display());
     for twice in [[text(&path), &again], [&port, &format!("127.0.0.1:{port}")]] {
         let options = ["--listen", twice[0], "--listen", twice[1]];
-        home.run(home.exec_command(&options, &["true"])).expect(1).says("twice; keep one");
+        home.run(home.exec_command(&options, &["true"])).expect(2).says("twice; keep one");
     }
     assert_is_gone(&home);
 }
@@ -350,7 +350,7 @@ while True:
     assert!(instance.status().get("addresses").is_none());
     // The supervisor's own queue would answer before the program does.
     let options = ["--listen", text(&path), "--ready", &ready];
-    home.run(home.exec_command(&options, &["true"])).expect(1).says("the supervisor itself holds that socket");
+    home.run(home.exec_command(&options, &["true"])).expect(2).says("the supervisor itself holds that socket");
 }
 
 /// The socket names that a program with these settings reports.
@@ -401,6 +401,6 @@ fn our_own_server_does_not_take_a_unix_socket_that_is_passed_to_it() {
     let program = [SUPERVISOR, "echo", "--admin", "off"];
     let path = path(&home);
     let options = ["--listen", text(&path), "--restart", "never"];
-    home.run(home.exec_command(&options, &program)).expect(1).says("this server needs a TCP socket");
+    home.run(home.exec_command(&options, &program)).expect(2).says("this server needs a TCP socket");
     assert_is_gone(&home);
 }

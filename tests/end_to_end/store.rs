@@ -1,7 +1,7 @@
 //! Listeners that a service manager keeps for the next supervisor, with a small manager that does what systemd does.
 
 use std::fs;
-use std::io::IoSliceMut;
+use std::io::{ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -236,7 +236,8 @@ fn what_is_not_configured_any_more_is_closed_and_forgotten() {
         instance.err.wait_for(&format!("{line} {address}"));
     }
     keeper.wait_until_it_keeps(1);
-    assert!(UnixStream::connect(path).is_err(), "it is still there");
+    let error = UnixStream::connect(path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "nothing listens there, and its file is there");
     kill(&home, instance);
     let instance = exec(&[&one]);
     assert!(instance.err.so_far().contains(", socket kept by the service manager)"), "{}", instance.err.so_far());
