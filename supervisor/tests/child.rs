@@ -635,7 +635,7 @@ fn a_program_is_asked_to_end_before_it_is_killed_whyever_it_has_to() {
     let late = Program { ready: Ready::Notify, ready_within: Duration::from_secs(3), ..polite(&directory) };
     let mut driven = driven(late, Vec::new());
     driven.build(1);
-    assert_eq!(built(&driven).unwrap_err(), "it was not ready within 3 s");
+    assert_eq!(built(&driven).unwrap_err(), "it was not ready within 3 s: it did not send READY=1");
     assert_eq!(directory.lines("said", 2), ["up", "asked"]);
 }
 
@@ -799,7 +799,7 @@ fn a_program_that_is_not_ready_in_time_is_gone_and_its_last_words_are_told() {
     let slow = Program { ready: Ready::Notify, ready_within: Duration::from_secs(1), ..sh(&script) };
     let mut driven = driven(slow, Vec::new());
     driven.build(1);
-    assert_eq!(built(&driven).unwrap_err(), "it was not ready within 1 s");
+    assert_eq!(built(&driven).unwrap_err(), "it was not ready within 1 s: it did not send READY=1");
     assert!(!is_there(directory.pids("pid", 1)[0]));
 }
 

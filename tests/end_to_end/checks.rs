@@ -117,7 +117,7 @@ fn ready_exec_waits_until_a_command_succeeds() {
     // Longer than a shell needs to start on a busy machine.
     let options = ["--ready", "exec=echo no database >&2; exit 7", "--ready-within", "8"];
     let ended = home.run(home.exec_command(&options, &["sleep", "600"])).expect(1);
-    ended.says("it was not ready within 8 s: it exited with code 7").says("no database");
+    ended.says("it was not ready within 8 s: the command exited with code 7").says("no database");
     assert_leaves_nothing(&home);
 }
 
@@ -208,7 +208,7 @@ fn a_check_by_a_command_leaves_nothing_behind_when_it_hangs() {
     {
         let instance = home.exec(&[&options[..], &["--grace", HUGE]].concat(), &["sleep", "600"]);
         eventually("it is replaced", || {
-            log_says(&instance, "check exec=sleep 605 failed 2 times in a row: it did not end within 200 ms")
+            log_says(&instance, "check exec=sleep 605 failed 2 times in a row: the command did not end within 200 ms")
         });
         eventually("it runs again", || instance.status()["state"] == "serving");
         instance.admin(&["stop"]).expect(0);
@@ -235,7 +235,7 @@ fn a_new_version_that_fails_its_check_within_the_overlap_is_withdrawn() {
     // The old generation has the same check: it would be replaced if the next one did not exist already.
     file(&home, "config.json", r#"{"check-timeout": 5, "grace": 600}"#);
     let restart = instance.admin(&["restart"]).expect(1);
-    restart.says("generation 2 was withdrawn: check exec=").says("it exited with code 1");
+    restart.says("generation 2 was withdrawn: check exec=").says("the command exited with code 1");
     file(&home, "config.json", r#"{"check-timeout": 5, "grace": 600, "name": "healthy"}"#);
     // Until then it may still accept a client.
     instance.err.wait_for("generation 2 stopped in");

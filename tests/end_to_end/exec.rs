@@ -559,7 +559,7 @@ time.sleep(600)",
 fn a_program_that_never_gets_ready_at_the_start_is_exit_code_1_with_its_last_lines() {
     let home = Home::new();
     for (script, reason) in [
-        ("echo no database >&2; exec sleep 600", "it was not ready within 2 s"),
+        ("echo no database >&2; exec sleep 600", "it was not ready within 2 s: it did not send READY=1"),
         ("echo no database >&2; exit 7", "it exited with code 7 before it was ready"),
     ] {
         let options = ["--ready", "notify", "--ready-within", "2"];

@@ -175,6 +175,16 @@ fn a_program_that_ends_at_once_is_never_called_ready() {
 }
 
 #[test]
+fn a_program_that_binds_the_address_that_the_supervisor_holds_for_it_crashes_with_a_hint() {
+    let home = Home::new();
+    let port = free_port();
+    let script = LISTEN.replace("PORT", &port.to_string());
+    let options = ["--listen", &port.to_string(), "--restart", "never"];
+    let ended = home.run(home.exec_command(&options, &["python3", "-c", &script])).expect(1);
+    ended.says(&format!("the supervisor holds 127.0.0.1:{port} for the program: does it take passed sockets?"));
+}
+
+#[test]
 fn an_answer_of_another_process_does_not_make_a_program_ready() {
     let home = Home::new();
     let port = free_port();
@@ -329,7 +339,7 @@ fn a_stop_and_a_crash_within_the_overlap_leave_nothing_behind() {
 #[test]
 fn without_sockets_that_both_can_have_there_is_no_overlap() {
     let home = Home::new();
-    let ended = home.run(home.exec_command(&["--overlap", "1s"], &["sleep", "600"])).expect(1);
+    let ended = home.run(home.exec_command(&["--overlap", "1s"], &["sleep", "600"])).expect(2);
     ended.says("\"overlap\" needs \"listen\"");
 }
 
@@ -339,7 +349,9 @@ fn of_a_program_that_takes_no_passed_sockets_is_warned_when_a_client_waits() {
     let port = free_port().to_string();
     let instance = home.exec(&["--listen", &port, "--grace", HUGE], &["sleep", "600"]);
     let _waits = instance.client();
-    instance.err.wait_for(&format!("warning: no process accepts from {port}: does the program take passed sockets?"));
+    instance
+        .err
+        .wait_for(&format!("warning: no process accepts from port {port}: does the program take passed sockets?"));
     instance.admin(&["stop"]).expect(0);
     instance.assert_port_is_free();
 }

@@ -56,7 +56,11 @@ const EVENTS: &[(&str, &str)] = &[
     ("no_log", "A Windows service cannot write its log file."),
     ("no_restart", "Restarts that were waiting were cancelled, because the supervisor stops."),
     ("no_service_manager", "The service manager cannot be reached."),
-    ("not_accepted", "Clients wait on a socket of `--listen`, and the program accepts none."),
+    (
+        "not_accepted",
+        "Clients wait on a socket of `--listen`, and the program accepts none; or it tried to bind an address itself and \
+         crashed.",
+    ),
     ("not_asked", "Windows: the program could not be asked to stop, and is killed at the deadline."),
     ("not_http", "A client speaks TLS or HTTP/2 to `--relay http`. Logged once a generation."),
     (

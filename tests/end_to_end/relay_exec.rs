@@ -581,7 +581,7 @@ fn a_program_is_replaced_though_its_clients_could_take_all_descriptors() {
 fn what_a_relay_cannot_do_is_refused_at_the_start() {
     let home = Home::new();
     let refused = |options: &[&str], says: &str| {
-        home.run(home.exec_command(options, &["true"])).expect(1).says(says);
+        home.run(home.exec_command(options, &["true"])).expect(2).says(says);
     };
     refused(&["--relay", "tcp"], "\"relay\" needs \"listen\"");
     refused(&["--ready", "connect"], "\"ready\" has no address, and only \"relay\" gives the program a private port");

@@ -78,7 +78,7 @@ impl Queues {
             if !waiting.is_disjoint(&still) {
                 let port = address.port();
                 let message = format!(
-                    "no process accepts from {port}: does the program take passed sockets? If it binds a port itself, add \
+                    "no process accepts from port {port}: does the program take passed sockets? If it binds a port itself, add \
                      --relay http or --relay tcp, and let it bind the port in PORT"
                 );
                 let fields = [("address", address.to_string().into()), ("waiting", still.len().into())];

@@ -222,7 +222,12 @@ impl Started {
     }
 
     fn late(&self, program: &Program, failure: Option<String>) -> BuildError {
-        not_ready_in_time(program, self.obstacle(&program.ready).or(failure))
+        let silent = || match program.ready {
+            #[cfg(unix)]
+            Ready::Notify => Some("it did not send READY=1".to_owned()),
+            Ready::Auto | Ready::After(_) | Ready::Port(_) | Ready::Probe(_) => None,
+        };
+        not_ready_in_time(program, self.obstacle(&program.ready).or(failure).or_else(silent))
     }
 
     /// The other process that listens where the program should, if there is one.

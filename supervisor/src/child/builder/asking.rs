@@ -68,12 +68,14 @@ impl Children {
         let why = loop {
             match started.steps.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(Step::Ended(ProgramEnd::Exited(0))) => break None,
-                Ok(Step::Ended(end)) => break Some(end.to_string()),
+                Ok(Step::Ended(end)) => break Some(end.to_string().replacen("it ", "the command ", 1)),
                 Ok(Step::CannotStart(why)) => break Some(why.to_string()),
-                Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => break Some("it ended".into()),
+                Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => break Some("the command ended".into()),
                 Ok(Step::Stopping) => break Some("the server is being stopped".into()),
                 Ok(Step::Started | Step::Ready) => {}
-                Err(RecvTimeoutError::Timeout) => break Some(format!("it did not end within {}", Seconds(limit))),
+                Err(RecvTimeoutError::Timeout) => {
+                    break Some(format!("the command did not end within {}", Seconds(limit)));
+                }
             }
         };
         started.running.end();

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::child::{EndedEarly, last_output, was_started};
 use crate::error::Error;
+use crate::listen;
 use crate::log::Level;
 use crate::master::Master;
 use crate::master::live::Live;
@@ -153,6 +154,21 @@ impl Master {
         self.record.crashes += 1;
         self.record.ended(current.number, failure, now);
         self.drains.crash(current, failure, self.settings.grace, now);
+        self.hint_at_passed_sockets(failure);
+    }
+
+    /// The most likely reason why a program finds its address taken: the supervisor holds it.
+    fn hint_at_passed_sockets(&self, failure: &Failure) {
+        let finds_it_taken =
+            failure.wrote.iter().any(|line| line.to_ascii_lowercase().contains("address already in use"));
+        if finds_it_taken && !self.identity.has_clients && !self.identity.addresses.is_empty() {
+            let held = listen::in_words(&self.identity.addresses);
+            let message = format!(
+                "the supervisor holds {held} for the program: does it take passed sockets? If it binds a port itself, \
+                 add --relay http or --relay tcp, and let it bind the port in PORT; or leave out --listen"
+            );
+            self.identity.log.line(Level::Warning, "not_accepted", message, []);
+        }
     }
 
     /// No generation serves: the restart policy decides. `program` is how that ended, if no generation knows it.
