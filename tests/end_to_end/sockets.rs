@@ -66,6 +66,7 @@ fn a_program_serves_on_a_unix_socket_whose_path_is_gone_when_stop_returns() {
     let home = Home::new();
     let instance = server(&home, &[]);
     let pid = pid_that_answers(&path(&home));
+    instance.admin(&["connections"]).expect(1).says("those of Unix sockets cannot be seen");
     assert!(home.processes().iter().any(|(it, line)| it.to_string() == pid && line.contains("server.py")));
     instance.err.wait_for(&format!("listening on {} (pid {})", path(&home).display(), instance.pid));
     instance.admin(&["stop"]).expect(0).says("exited with code 0");

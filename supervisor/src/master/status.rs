@@ -149,6 +149,11 @@ impl<'a> Snapshot<'a> {
 
     /// Lists the connections that programs accept themselves. This takes a thread: the system may have very many.
     fn look_at_connections(self, reply: Reply) {
+        let addresses = &self.identity.addresses;
+        if !addresses.is_empty() && addresses.iter().all(|address| address.tcp().is_none()) {
+            let message = "connections are not available: those of Unix sockets cannot be seen".into();
+            return reply.refuse(ErrorCode::NoConnection, message);
+        }
         let looks: Vec<_> = self.live().map(|live| Some((live.number, live.generation.look()?))).collect();
         let Some(looks) = looks.into_iter().collect::<Option<Vec<_>>>() else {
             let message = "connections are not available: this system does not show those of the program".into();
