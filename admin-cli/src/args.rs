@@ -11,7 +11,7 @@ use load::Url;
 use mastercontrol::cli::generate::Generate;
 use mastercontrol::cli::{Hints, KINDS, parse_signal};
 use mastercontrol::instance::InstanceName;
-use mastercontrol::text::parse_seconds;
+use mastercontrol::text::{listed, parse_seconds};
 
 /// What is said about commands that other programs have.
 pub(crate) const HINTS: Hints = &[
@@ -56,9 +56,6 @@ pub(crate) struct Cli {
     /// Write the answer as JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// With --all, continue after one that fails
-    #[arg(long, global = true, requires = "all")]
-    pub(crate) keep_going: bool,
     #[command(flatten)]
     pub(crate) target: Target,
     #[command(subcommand)]
@@ -67,7 +64,6 @@ pub(crate) struct Cli {
 
 /// Which supervisor is meant. None of these: the only one that is running.
 #[derive(Debug, Args)]
-#[group(multiple = false)]
 #[command(next_help_heading = "Which supervisor (else the only one that is running)")]
 pub(crate) struct Target {
     /// The supervisor with this name
@@ -82,15 +78,35 @@ pub(crate) struct Target {
     /// All that are running, one after the other, until one fails
     #[arg(short, long, global = true)]
     pub(crate) all: bool,
-    /// For `--all`, which excludes the others; this one does not.
-    #[arg(skip)]
+    /// With --all, continue after one that fails
+    #[arg(long, global = true)]
     pub(crate) keep_going: bool,
 }
 
 impl Target {
     /// Whether any is named.
     pub(crate) fn is_given(&self) -> bool {
-        self.name.is_some() || self.socket.is_some() || self.port.is_some() || self.all
+        !self.given().is_empty()
+    }
+
+    /// Why these options do not go together. Clap would check global ones only where they stand before the command.
+    pub(crate) fn conflict(&self) -> Option<String> {
+        let given = self.given();
+        if given.len() > 1 {
+            return Some(format!(
+                "{} exclude each other: say only once which supervisor is meant",
+                listed(&given, "and")
+            ));
+        }
+        (self.keep_going && !self.all).then(|| "--keep-going is only for --all".into())
+    }
+
+    /// The options that name one.
+    fn given(&self) -> Vec<&'static str> {
+        let Target { name, socket, port, all, keep_going: _ } = self;
+        let options =
+            [("--name", name.is_some()), ("--socket", socket.is_some()), ("--port", port.is_some()), ("--all", *all)];
+        options.into_iter().filter_map(|(option, is_given)| is_given.then_some(option)).collect()
     }
 }
 

@@ -21,7 +21,7 @@ use mastercontrol::Exit;
 use mastercontrol::cli::hint;
 use mastercontrol::protocol::Request;
 
-use args::{Cli, Command, HINTS, Ports, Target};
+use args::{Cli, Command, HINTS, Ports};
 use completions::with_running;
 use failure::Failure;
 
@@ -32,8 +32,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    let Cli { target, json, keep_going, command } = cli;
-    let target = Target { keep_going, ..target };
+    let Cli { target, json, command } = cli;
+    if let Some(why) = target.conflict() {
+        return Err(Failure::new(Exit::Usage, why));
+    }
     if target.is_given()
         && let Some(why) = takes_no_target(&command)
     {

@@ -410,6 +410,42 @@ fn of_all_those_after_one_that_fails_are_asked_only_if_that_is_wanted() {
 }
 
 #[test]
+fn two_options_that_name_a_supervisor_are_refused_wherever_they_stand() {
+    let home = Home::new();
+    let [a, b] = ["a", "b"].map(|name| home.start(&["echo", "--name", &home.another(name)]));
+    let port = b.address.port().to_string();
+    let socket = home.sockets().join(format!("{}.sock", a.name)).display().to_string();
+    let (name, all): (&[&str], &[&str]) = (&["--name", &a.name], &["--all"]);
+    let (port, socket): (&[&str], &[&str]) = (&["--port", &port], &["--socket", &socket]);
+    for (one, other) in [(name, all), (name, port), (socket, name), (all, port), (socket, all), (port, socket)] {
+        for command in [&["ping"], &["stop"]] {
+            let lines = [
+                [one, other, command].concat(),
+                [one, command, other].concat(),
+                [other, command, one].concat(),
+                [command, one, other].concat(),
+            ];
+            for line in lines {
+                let ended = home.admin(&line).expect(2);
+                ended.says(one[0]).says(other[0]);
+                assert!(ended.out.is_empty(), "{line:?}: {ended}");
+            }
+        }
+    }
+    assert_eq!(home.admin(&[name, &["stop", "--all", "--json"]].concat()).expect(2).json()["code"], "usage");
+    for line in [["--keep-going", "stop"], ["stop", "--keep-going"], ["list", "--keep-going"]] {
+        home.admin(&line).expect(2).says("--keep-going is only for --all");
+    }
+    a.assert_serves();
+    b.assert_serves();
+    for line in
+        [["--keep-going", "ping", "--all"], ["--all", "ping", "--keep-going"], ["ping", "--all", "--keep-going"]]
+    {
+        assert_eq!(home.admin(&line).expect(0).out.lines().count(), 2);
+    }
+}
+
+#[test]
 fn stop_and_start_twenty_times_with_the_same_name_and_port() {
     let home = Home::new();
     let address = format!("127.0.0.1:{}", free_port());
