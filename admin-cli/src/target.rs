@@ -20,19 +20,33 @@ pub(crate) fn choose(target: &Target) -> Result<Chosen, Failure> {
             paths: InstancePaths::at(socket).map_err(|message| Failure::new(Exit::Usage, message))?,
             label: socket.display().to_string(),
         }),
-        (_, _, Some(port)) => {
-            let on_port = |status: &Status| status.has_port(port);
-            let all = find()?;
-            match all.iter().find(|found| found.status.as_ref().is_ok_and(on_port)) {
-                Some(found) => named(&found.name),
-                // A program may listen on a port of its own that its supervisor does not know.
-                None => match Held::by(port, &all)?.supervisors().first() {
-                    Some(supervisor) => named(&supervisor.name),
-                    None => Err(nobody_has(port, &all)),
-                },
-            }
-        }
+        (_, _, Some(port)) => with_port(port),
         (None, None, None) => only_one(),
+    }
+}
+
+/// The supervisor whose server has this port. If none has, the one whose health endpoint has it.
+fn with_port(port: u16) -> Result<Chosen, Failure> {
+    let all = find()?;
+    let those = |has: &dyn Fn(&Status) -> bool| -> Vec<&Found> {
+        all.iter().filter(|found| found.status.as_ref().is_ok_and(has)).collect()
+    };
+    let mut found = those(&|status| status.has_port(port));
+    if found.is_empty() {
+        found = those(&|status| status.has_health_port(port));
+    }
+    if found.is_empty() {
+        // A program may listen on a port of its own that its supervisor does not know.
+        let held = Held::by(port, &all)?.supervisors();
+        found = all.iter().filter(|found| held.iter().any(|ours| ours.name == found.name)).collect();
+    }
+    match found[..] {
+        [] => Err(nobody_has(port, &all)),
+        [one] => named(&one.name),
+        _ => {
+            let have = format!("several supervisors of yours have port {port}:");
+            named(&ask_which(&have, &found, "say which one is meant with --name")?.name)
+        }
     }
 }
 
@@ -82,19 +96,24 @@ fn only_one() -> Result<Chosen, Failure> {
     if let [one] = &instance::list().map_err(|error| Failure::system(&error))?[..] {
         return named(one);
     }
-    match &running()?[..] {
+    let running = running()?;
+    match &running.iter().collect::<Vec<_>>()[..] {
         [one] => named(&one.name),
-        several => named(&ask_which(several)?.name),
+        several => {
+            let unclear = "say which one is meant with --name or --port";
+            named(&ask_which("several supervisors are running:", several, unclear)?.name)
+        }
     }
 }
 
-fn ask_which(several: &[Found]) -> Result<&Found, Failure> {
-    output::message("several supervisors are running:");
-    for (number, line) in output::table(several.iter().map(Found::row).collect()).iter().enumerate() {
+/// `unclear` is the failure if there is no answer.
+fn ask_which<'a>(message: &str, several: &[&'a Found], unclear: &str) -> Result<&'a Found, Failure> {
+    output::message(message);
+    for (number, line) in output::table(several.iter().map(|found| found.row()).collect()).iter().enumerate() {
         output::message(&format!("  {}  {line}", number + 1));
     }
-    let unclear = || Failure::new(Exit::Usage, "say which one is meant with --name or --port");
+    let unclear = || Failure::new(Exit::Usage, unclear);
     let answer = output::ask("which one?").ok_or_else(unclear)?;
     let by_number = answer.parse::<usize>().ok().and_then(|number| several.get(number.checked_sub(1)?));
-    by_number.or_else(|| several.iter().find(|found| found.name.as_str() == answer)).ok_or_else(unclear)
+    by_number.or_else(|| several.iter().find(|found| found.name.as_str() == answer)).copied().ok_or_else(unclear)
 }

@@ -299,6 +299,32 @@ fn with_several_running_and_no_target_both_are_named_and_none_is_stopped() {
     assert_eq!(first.wait(), 0);
 }
 
+/// Only Linux has all these addresses.
+#[cfg(target_os = "linux")]
+#[test]
+fn of_several_with_one_port_those_with_a_server_there_are_meant_and_one_of_them_has_to_be_named() {
+    let home = Home::new();
+    let names = ["a", "b", "c", "d"].map(|name| home.another(name));
+    let [a, b, c, d] = &names;
+    let port = free_port().to_string();
+    let at = |host: &str| format!("{host}:{port}");
+    let health = home.start(&["echo", "--name", a, "--health", &at("127.0.0.2")]);
+    let ping = ["--port", &port, "ping"];
+    home.admin(&ping).expect(0).says(&format!("pid {}", health.pid));
+    let other_health = home.start(&["echo", "--name", d, "--health", &at("127.0.0.3")]);
+    let unclear = home.admin(&ping).expect(2);
+    unclear.says(&format!("several supervisors of yours have port {port}:")).says(a).says(d).says("with --name");
+    let server = home.start(&["echo", "--name", c, "--listen", &at("127.0.0.1")]);
+    home.admin(&ping).expect(0).says(&format!("pid {}", server.pid));
+    let other_server = home.start(&["echo", "--name", b, "--listen", &at("127.0.0.4")]);
+    let unclear = home.admin(&["--port", &port, "stop"]).expect(2);
+    unclear.says(b).says(c);
+    assert!(!unclear.err.contains(a) && !unclear.err.contains(d), "{unclear}");
+    for instance in [&health, &other_health, &server, &other_server] {
+        instance.assert_serves();
+    }
+}
+
 #[test]
 fn a_leftover_is_shown_as_dead_and_is_not_in_the_way() {
     let home = Home::new();

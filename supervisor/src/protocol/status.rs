@@ -128,10 +128,15 @@ impl Status {
         }
     }
 
-    /// Whether one of the addresses has this port, including that of the health endpoint.
+    /// Whether one of the server's addresses has this port.
     pub fn has_port(&self, port: u16) -> bool {
-        let addresses = self.all_addresses().into_iter().filter_map(|address| address.parse().ok());
-        addresses.chain(self.health).any(|address: SocketAddr| address.port() == port)
+        let mut addresses = self.all_addresses().into_iter().filter_map(|address| address.parse().ok());
+        addresses.any(|address: SocketAddr| address.port() == port)
+    }
+
+    /// Whether the health endpoint has this port.
+    pub fn has_health_port(&self, port: u16) -> bool {
+        self.health.is_some_and(|address| address.port() == port)
     }
 }
 

@@ -98,6 +98,8 @@ fn an_older_supervisor_has_one_address_and_a_newer_one_all_of_them() {
     let newer = status(r#""address":"127.0.0.1:8000","addresses":["/run/8002","127.0.0.1:8000","[::1]:8001"],"#);
     assert_eq!(newer.all_addresses(), ["/run/8002", "127.0.0.1:8000", "[::1]:8001"]);
     assert!(newer.has_port(8000) && newer.has_port(8001) && !newer.has_port(8002));
+    let health = status(r#""address":"127.0.0.1:8000","health":"127.0.0.1:9000","#);
+    assert!(health.has_health_port(9000) && !health.has_health_port(8000) && !health.has_port(9000));
     assert_eq!(status("").all_addresses(), Vec::<String>::new());
 }
 
