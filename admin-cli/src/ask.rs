@@ -92,11 +92,16 @@ pub(crate) fn ask_those(
                 exit
             }
         };
-        if whole == Exit::Done {
-            whole = exit;
-        }
+        whole = together(whole, exit);
     }
     Ok(whole)
+}
+
+/// The exit code for several supervisors, of which the first ones had the exit code `before`: that of the first failure.
+/// If all did what they were asked for, that of the first that says more than this.
+fn together(before: Exit, next: Exit) -> Exit {
+    let is_done = |exit| matches!(exit, Exit::Done | Exit::Forced | Exit::Overrun | Exit::Lost);
+    if before == Exit::Done || is_done(before) && !is_done(next) { next } else { before }
 }
 
 /// The answer, the text that `show` makes of it, and the exit code.
@@ -141,4 +146,20 @@ pub(crate) fn answer(
 /// An answer to another question.
 pub(crate) fn not_understood(chosen: &Chosen, answer: &Answer) -> Failure {
     Failure::asking(&chosen.label, &AskError::UnexpectedResponse(json!(answer).to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_exit_codes_the_first_failure_counts_and_then_the_first_that_is_not_plainly_done() {
+        let whole = |exits: &[Exit]| exits.iter().copied().fold(Exit::Done, together);
+        assert_eq!(whole(&[Exit::Done, Exit::Done]), Exit::Done);
+        assert_eq!(whole(&[Exit::Done, Exit::Overrun, Exit::Forced, Exit::Done]), Exit::Overrun);
+        for done in [Exit::Done, Exit::Forced, Exit::Overrun, Exit::Lost] {
+            assert_eq!(whole(&[done, Exit::NoAnswer, Exit::Failed, done]), Exit::NoAnswer);
+            assert_eq!(whole(&[Exit::GaveUp, done, Exit::Failed]), Exit::GaveUp);
+        }
+    }
 }

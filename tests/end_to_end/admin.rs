@@ -435,6 +435,21 @@ fn of_all_those_after_one_that_fails_are_asked_only_if_that_is_wanted() {
     assert_eq!(told, [(&a, restarted), (&b, &"error".into()), (&c, restarted)]);
 }
 
+#[cfg(unix)]
+#[test]
+fn of_all_one_that_fails_counts_for_more_than_one_that_was_stopped_by_force_before() {
+    use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
+    let home = Home::new();
+    let [a, b] = ["a", "b"].map(|name| home.start(&["echo", "--grace", HUGE, "--name", &home.another(name)]));
+    let mut client = a.client();
+    client.greet();
+    b.signal(SIGSTOP);
+    let stopped = home.admin(&["stop", "--all", "--keep-going", "--now"]).expect(6);
+    stopped.says("1 forced").says(&format!("{}: it does not answer", b.name));
+    b.signal(SIGCONT);
+    assert_eq!((a.wait(), b.wait()), (5, 0));
+}
+
 #[test]
 fn two_options_that_name_a_supervisor_are_refused_wherever_they_stand() {
     let home = Home::new();
