@@ -11,7 +11,7 @@ use load::Url;
 use mastercontrol::cli::generate::Generate;
 use mastercontrol::cli::{Hints, KINDS, parse_signal};
 use mastercontrol::instance::InstanceName;
-use mastercontrol::text::{listed, parse_seconds};
+use mastercontrol::text::{listed, milliseconds, parse_seconds};
 
 /// What is said about commands that other programs have.
 pub(crate) const HINTS: Hints = &[
@@ -337,7 +337,7 @@ pub(crate) struct Grace {
 #[derive(Debug, Args)]
 pub(crate) struct Pause {
     /// End the pause after this time [default: 30 s, or with a command as long as that runs]
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    #[arg(long, value_name = "TIME", value_parser = parse_pause)]
     pub(crate) max: Option<Duration>,
     /// Run this command meanwhile
     #[arg(last = true, value_name = "COMMAND")]
@@ -473,6 +473,11 @@ fn parse_connections(text: &str) -> Result<usize, String> {
     // Both kinds, and no more threads than any system gives.
     let connections = text.parse().ok().filter(|connections| (2..=1000).contains(connections));
     connections.ok_or_else(|| "a number of connections is from 2 to 1000".into())
+}
+
+fn parse_pause(text: &str) -> Result<Duration, String> {
+    let max = parse_seconds(text)?;
+    if milliseconds(max) > 0 { Ok(max) } else { Err("a pause takes some time: at least 1ms".into()) }
 }
 
 fn parse_port(text: &str) -> Result<u16, String> {

@@ -158,6 +158,25 @@ fn a_client_whose_pause_is_over_is_disconnected_as_any_other_is_that_has_its_ans
 }
 
 #[test]
+fn a_pause_of_no_time_is_refused_and_its_end_is_not_blamed_on_requests_that_there_were_not() {
+    let home = Home::new();
+    let instance = start(&home);
+    for max in ["0", "0s", "0.0001"] {
+        instance.admin(&["pause", "--max", max]).expect(2).says("--max").says("a pause takes some time");
+    }
+    // Other clients of the socket can ask for one. It may be over before master control hears that nothing is under way.
+    for _ in 0..100 {
+        let mut stream = UnixStream::connect(home.socket()).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        writeln!(stream, r#"{{"v":1,"request":"pause","max_ms":0,"hold":true}}"#).unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).unwrap();
+        assert!(heard.contains("its time was up") && !heard.contains("the requests that were under way"), "{heard}");
+    }
+    assert_eq!(instance.client().get("/a").status, 200);
+}
+
+#[test]
 fn a_stop_ends_a_pause_and_loses_nothing() {
     let home = Home::new();
     let instance = start(&home);

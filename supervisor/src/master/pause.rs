@@ -39,6 +39,8 @@ struct Pause {
     since: Instant,
     until: Option<Instant>,
     holder: Option<u64>,
+    /// How many requests were under way when it was asked for.
+    under_way: usize,
     /// No request is under way any more.
     is_quiet: bool,
     /// The client that hears when the pause begins and, if it holds the pause, when it ends.
@@ -74,7 +76,8 @@ impl Pausing {
         let fields = [("by", by.to_string().into()), ("max_ms", max.and_then(limit_ms).into())];
         log.line(Level::Info, "paused", message, fields);
         let until = max.map(|max| deadline_after(now, max));
-        let pause = Pause { by: by.to_string(), since: now, until, holder, is_quiet: false, reply: Some(reply) };
+        let (by, reply) = (by.to_string(), Some(reply));
+        let pause = Pause { by, since: now, until, holder, under_way, is_quiet: false, reply };
         pause.report(under_way, now);
         self.pause = Some(pause);
     }
@@ -101,7 +104,7 @@ impl Pausing {
 
     /// Ends the pause: whatever has waited is served. Returns whether there was one.
     pub(super) fn end(&mut self, over: &Over, builder: &dyn Builder, log: &Journal, now: Instant) -> bool {
-        let Some(Pause { since, holder, is_quiet, reply, .. }) = self.pause.take() else { return false };
+        let Some(Pause { since, holder, under_way, is_quiet, reply, .. }) = self.pause.take() else { return false };
         builder.resume();
         let took = now.saturating_duration_since(since);
         let (level, early) = match over {
@@ -120,7 +123,8 @@ impl Pausing {
             }
             (_, early) => {
                 let why = early.unwrap_or_else(|| "it was let go".into());
-                let message = format!("the pause was over before the requests that were under way: {why}");
+                let before = if under_way > 0 { "the requests that were under way" } else { "it had begun" };
+                let message = format!("the pause was over before {before}: {why}");
                 reply.refuse(ErrorCode::Failed, message);
             }
         }
