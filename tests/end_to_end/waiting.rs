@@ -21,6 +21,7 @@ fn ready_means_ready_for_clients() {
     let home = Home::new();
     let instance = home.start(&["echo", "--grace", HUGE]);
     instance.admin(&["wait", "--ready"]).expect(0).says("serving");
+    instance.admin(&["wait", "--ready", "--timeout", "0"]).expect(0).says("serving");
     instance.admin(&["drain"]).expect(0);
     instance.admin(&["wait", "--ready", "--timeout", "50ms"]).expect(7).says("timed out waiting");
     let wait = instance.admin_begins(&["wait", "--ready", "--json"]);

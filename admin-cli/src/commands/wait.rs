@@ -19,13 +19,16 @@ use crate::target::choose;
 /// The first and the longest wait between two looks. Nothing announces a supervisor that has not started yet.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
+/// How long a look may take at least, however little time is left: one that has no time sees nothing.
+const MOMENT: Duration = Duration::from_secs(1);
+
 pub(crate) fn wait(target: &Target, json: bool, wait: &WaitFor) -> Result<Exit, Failure> {
     let end = wait.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut pause = LOOKS.0;
     let mut seen = None;
     loop {
-        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-        let patience = Patience { whole: left, ..Patience::short() };
+        let left = || end.map(|end| end.saturating_duration_since(Instant::now()));
+        let patience = Patience { whole: left().map(|left| left.max(MOMENT)), ..Patience::short() };
         match look(target, &mut seen, patience)? {
             Seen::Running(status) if is_there(&wait.until, &status) => {
                 let text = if json { json!(Answer::Status(status)).to_string() } else { status_line(&status) };
@@ -41,6 +44,7 @@ pub(crate) fn wait(target: &Target, json: bool, wait: &WaitFor) -> Result<Exit, 
             }
             Seen::Running(_) | Seen::Gone | Seen::Unknown => {}
         }
+        let left = left();
         if left == Some(Duration::ZERO) {
             return Err(Failure::new(Exit::GaveUp, "timed out waiting"));
         }
