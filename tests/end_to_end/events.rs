@@ -152,7 +152,7 @@ fn what_is_no_number_of_an_event_is_exit_code_2() {
 
 #[cfg(unix)]
 mod on_unix {
-    use std::io::{BufRead, BufReader, Write};
+    use std::io::{BufRead, BufReader, Read, Write};
     use std::os::fd::OwnedFd;
     use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::process::Stdio;
@@ -254,6 +254,33 @@ mod on_unix {
         });
         instance.admin(&["stop"]).expect(0);
         one_more.end().expect(0).says("stopped in");
+    }
+
+    /// As a person does who reads the first page in `less`, for as long as the supervisor lives.
+    #[test]
+    fn past_events_are_complete_though_their_reader_makes_a_pause() {
+        let home = Home::new();
+        let mut command = home.supervisor(&["http", "--verbose"]);
+        command.current_dir(home.directory());
+        let instance = home.start_by(command);
+        let mut client = instance.client();
+        // Far more than a socket and a pipe hold.
+        let path = format!("/{}", "a".repeat(4000));
+        for _ in 0..900 {
+            client.get(&path);
+        }
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = home.admin_command(&["--name", home.name(), "events", "--json"]);
+        command.stdout(writer).stderr(Stdio::piped());
+        let events = home.spawn(command);
+        let mut reader = BufReader::new(reader);
+        let mut out = String::new();
+        reader.read_line(&mut out).unwrap();
+        instance.kill();
+        reader.read_to_string(&mut out).unwrap();
+        events.end().expect(0);
+        assert!(out.len() > 500_000, "{}", out.len());
+        assert_complete(&out, 1);
     }
 
     #[test]

@@ -20,16 +20,23 @@ pub(crate) fn events(target: &Target, json: bool, events: &Events) -> Result<Exi
     // No limit on how long it follows, or on how long the reader of its output takes.
     let patience = Patience { whole: None, ..Patience::short() };
     let mut last = events.since;
+    // A supervisor lets a client go that stops reading. So past events are all read before the first one is printed: the
+    // reader of the output may be a person with a pager.
+    let mut past = Vec::new();
     let heard = client::listen(&chosen.paths, request, patience, |response| {
         if let Response::Entry(entry) = &response {
             last = Some(entry.seq);
         }
-        match (show(&response, json, whom, events), response) {
-            (Err(error), _) => ControlFlow::Break(Err(error)),
-            (Ok(()), Response::Answer(answer)) => ControlFlow::Break(Ok(answer)),
-            (Ok(()), Response::Entry(_) | Response::Progress(_)) => ControlFlow::Continue(()),
+        let answer = if let Response::Answer(answer) = &response { Some(answer.clone()) } else { None };
+        if !events.follow {
+            past.push(response);
+        } else if let Err(error) = show(&response, json, whom, events) {
+            return ControlFlow::Break(Err(error));
         }
+        answer.map_or(ControlFlow::Continue(()), |answer| ControlFlow::Break(Ok(answer)))
     });
+    let shown = past.iter().try_for_each(|response| show(response, json, whom, events));
+    let heard = shown.map_or_else(|error| Ok(Err(error)), |()| heard);
     match (heard, last) {
         (Ok(Ok(Answer::Error(refusal))), _) => Err(Failure::refused(whom, &refusal)),
         // If the reader of its output has gone away, as `head` does, that is not a failure.
