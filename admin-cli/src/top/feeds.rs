@@ -143,7 +143,8 @@ fn unexpected(answer: Answer) -> AskError {
 
 /// Follows the events as long as they are needed, also across restarts of the supervisor.
 fn follow(paths: &InstancePaths, needed: &Weak<()>, mut send: impl FnMut(Input) -> bool) {
-    let mut last = None;
+    // The number of the last event, and when the journal began that it belongs to.
+    let (mut last, mut journal) = (None, None);
     while needed.strong_count() > 0 {
         let patience = Patience { whole: Some(ASK_AGAIN), ..Patience::short() };
         let heard = client::listen(paths, Request::Events { since: last, follow: true }, patience, |response| {
@@ -152,16 +153,29 @@ fn follow(paths: &InstancePaths, needed: &Weak<()>, mut send: impl FnMut(Input) 
                     last = Some(entry.seq);
                     Input::Happened(entry)
                 }
-                Response::Progress(Progress::Journal { began, .. }) => Input::Begun(began),
+                Response::Progress(Progress::Journal { began, .. }) => {
+                    let is_another = journal.replace(began.clone()).is_some_and(|before| before != began);
+                    // The number says nothing about this journal, whose first events may have been left out.
+                    if is_another && last.take().is_some() {
+                        return ControlFlow::Break(Next::AskAgain);
+                    }
+                    Input::Begun(began)
+                }
                 Response::Progress(_) => return ControlFlow::Continue(()),
-                Response::Answer(_) => return ControlFlow::Break(()),
+                Response::Answer(_) => return ControlFlow::Break(Next::Wait),
             };
-            if send(input) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if send(input) { ControlFlow::Continue(()) } else { ControlFlow::Break(Next::Wait) }
         });
-        if !matches!(heard, Err(AskError::GaveUp)) {
+        if !matches!(heard, Ok(Next::AskAgain) | Err(AskError::GaveUp)) {
             thread::sleep(EVERY);
         }
     }
+}
+
+/// What a follower does when it has heard enough.
+enum Next {
+    AskAgain,
+    Wait,
 }
 
 /// The result of a command, or why it was not carried out.
@@ -250,4 +264,62 @@ pub(super) fn signals(inputs: Inputs) -> io::Result<()> {
 #[cfg(windows)]
 pub(super) fn signals(_inputs: Inputs) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::net::UnixListener;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn the_first_events_of_a_supervisor_that_was_started_again_are_followed_however_many_it_has() {
+        let directory = std::env::temp_dir().join(format!("mastercontrol-top-{}", std::process::id()));
+        fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
+        let socket = directory.join("x.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let serve = move |began: &str, events: u64| {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            BufReader::new(&client).read_line(&mut request).unwrap();
+            let request: Value = serde_json::from_str(&request).unwrap();
+            let next = request["since"].as_u64().unwrap_or(0) + 1;
+            writeln!(client, "{}", json!({ "event": "journal", "began": began, "next": next, "missed": 0 })).unwrap();
+            for seq in next..=events {
+                let entry = json!({ "seq": seq, "time": began, "level": "info", "event": "x", "message": began });
+                // It may have heard enough.
+                let _ = writeln!(client, "{entry}");
+            }
+        };
+        let supervisors = thread::spawn(move || {
+            serve("first", 2);
+            serve("second", 4);
+            serve("second", 4);
+        });
+        let (mut alive, mut heard) = (Some(Arc::new(())), Vec::new());
+        let needed = Arc::downgrade(alive.as_ref().unwrap());
+        follow(&InstancePaths::at(&socket).unwrap(), &needed, |input| {
+            match input {
+                Input::Begun(began) => heard.push((began, 0)),
+                Input::Happened(entry) => heard.push((entry.message, entry.seq)),
+                other => panic!("{other:?}"),
+            }
+            let is_last = heard.last() == Some(&("second".into(), 4));
+            if is_last {
+                alive = None;
+            }
+            !is_last
+        });
+        let heard: Vec<_> = heard.iter().map(|(began, seq)| (began.as_str(), *seq)).collect();
+        let second = (0..=4).map(|seq| ("second", seq));
+        assert_eq!(heard, (0..=2).map(|seq| ("first", seq)).chain(second).collect::<Vec<_>>());
+        supervisors.join().unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+    }
 }
