@@ -13,7 +13,7 @@ use crate::farewell::Farewell;
 use crate::generation::{For, Generation};
 use crate::idle;
 use crate::port::{GivenUp, Shared};
-use crate::registry::{Applied, Held, New, Service};
+use crate::registry::{Held, New, Service};
 use crate::socket;
 
 /// How long to wait before trying again when the system is out of descriptors, memory or threads, unless a connection
@@ -103,7 +103,7 @@ fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, pe
         rest: Vec::new(),
         idle_timeout: generation.idle_timeout,
         write_timeout: None,
-        applied: Applied::default(),
+        applied_write_timeout: None,
         due: None,
         farewell: refused.then(|| Box::new(Farewell::refusal(&generation.refusal))),
         watch: Watch::default(),

@@ -251,7 +251,8 @@ impl Connection {
             };
             let limit =
                 if cfg!(windows) { Some(remaining.map_or(LOOK_UP, |limit| limit.min(LOOK_UP))) } else { remaining };
-            self.limit_read(limit)?;
+            // Set each time: the engine may have set another one since.
+            self.held.socket.set_read_timeout(limit)?;
             let (socket, room) = (self.held.socket.clone(), &mut self.buffer[self.end..]);
             let received = self.entry.while_blocked(&self.port.engine, || (&*socket).read(room));
             match received.ok_or(ErrorKind::ConnectionAborted)? {
@@ -340,9 +341,9 @@ impl Connection {
 
     /// Sends with a call that may wait for a client that does not read.
     fn send_waiting<T>(&mut self, call: impl FnOnce(&TcpStream) -> io::Result<T>) -> io::Result<T> {
-        if self.held.applied.write != self.held.write_timeout {
+        if self.held.applied_write_timeout != self.held.write_timeout {
             self.held.socket.set_write_timeout(self.held.write_timeout)?;
-            self.held.applied.write = self.held.write_timeout;
+            self.held.applied_write_timeout = self.held.write_timeout;
         }
         let socket = &self.held.socket;
         let sent = self.entry.while_blocked(&self.port.engine, || call(socket));
@@ -388,15 +389,6 @@ impl Connection {
                 self.buffer.resize(self.buffer.len() * 2, 0);
             }
         }
-    }
-
-    /// Sets the socket's read timeout, unless it is set to that already.
-    fn limit_read(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        if self.held.applied.read != limit {
-            self.held.socket.set_read_timeout(limit)?;
-            self.held.applied.read = limit;
-        }
-        Ok(())
     }
 }
 

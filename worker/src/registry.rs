@@ -53,8 +53,8 @@ pub(crate) struct Held {
     pub(crate) rest: Vec<u8>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) write_timeout: Option<Duration>,
-    /// The timeouts that the socket has now.
-    pub(crate) applied: Applied,
+    /// The write timeout that the socket has now.
+    pub(crate) applied_write_timeout: Option<Duration>,
     /// When it has been idle for too long.
     pub(crate) due: Option<Instant>,
     /// What is still to be done before it is closed.
@@ -69,13 +69,6 @@ pub(crate) enum Service {
     /// It has none.
     Stateless(Arc<dyn Handler>),
     Session(Box<dyn Session>),
-}
-
-/// The timeouts that a socket has now, so that they are set only when they change.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Applied {
-    pub(crate) read: Option<Duration>,
-    pub(crate) write: Option<Duration>,
 }
 
 impl std::fmt::Debug for Held {

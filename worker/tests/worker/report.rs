@@ -3,12 +3,12 @@
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mastercontrol_worker::handlers::{Commands, Echo};
 use mastercontrol_worker::{Activity, Connection, Event, Server, Session, Sessions};
 
-use crate::support::{Greet, HUGE, Log, Running, ServeAndTell, eventually};
+use crate::support::{Greet, HUGE, Log, Running, Serve, ServeAndTell, eventually};
 
 #[test]
 fn a_handler_that_panics_costs_its_own_connection_and_no_other() {
@@ -171,7 +171,7 @@ fn a_message_that_is_not_complete_by_its_deadline_is_an_error_of_its_connection(
     let log = Log::default();
     let handler = ServeAndTell(|client: &mut Connection| {
         while client.next_message() {
-            client.set_read_deadline(Some(std::time::Instant::now() + Duration::from_millis(50)));
+            client.set_read_deadline(Some(Instant::now() + Duration::from_millis(50)));
             client.read_exact(&mut [0; 2])?;
             client.write_all(b"two\n")?;
         }
@@ -182,6 +182,30 @@ fn a_message_that_is_not_complete_by_its_deadline_is_an_error_of_its_connection(
     client.send("a");
     client.expect_last("");
     eventually("it is said to be closed", || log.count("ended 1 Closed: ") == 1);
+    server.stop(HUGE);
+    server.join();
+}
+
+#[test]
+fn a_message_has_no_longer_than_its_deadline_also_if_it_is_not_the_first_one() {
+    let handler = Serve(|client: &mut Connection| {
+        while client.next_message() {
+            client.set_read_deadline(Some(Instant::now() + Duration::from_secs(1)));
+            client.read_exact(&mut [0; 2])?;
+            client.write_all(b"two\n")?;
+        }
+        Ok(())
+    });
+    let server = Running::start(handler);
+    let mut client = server.client();
+    client.send("a");
+    server.wait_for_message(1);
+    client.send("b");
+    client.expect("two\n");
+    let began = Instant::now();
+    client.send("a");
+    client.expect_last("");
+    assert!(began.elapsed() < Duration::from_secs(15), "it took {:?}", began.elapsed());
     server.stop(HUGE);
     server.join();
 }
