@@ -136,6 +136,16 @@ fn a_service_serves_is_stopped_by_the_service_manager_and_tells_its_clients() {
 }
 
 #[test]
+fn a_stop_that_the_service_manager_has_asked_for_cannot_be_cancelled_during_its_delay() {
+    let service = Service::install(&["--delay", "5"]);
+    service.start();
+    assert_eq!(service.stop().current_state, ServiceState::StopPending);
+    eventually("it is scheduled", || service.log().contains("not ready for new clients"));
+    service.admin(&["resume"]).expect(1).says("the service manager has asked for this stop");
+    service.await_state(ServiceState::Stopped);
+}
+
+#[test]
 fn the_commands_of_its_page_do_what_they_say() {
     let service = Service { home: Home::new(), address: ([127, 0, 0, 1], free_port()).into() };
     let name = service.home.name();

@@ -31,6 +31,8 @@ pub(super) struct ScheduledStop {
     since: Instant,
     at: Instant,
     by: Trigger,
+    /// Whether a service manager may wait for it.
+    is_awaited: bool,
     /// The end of the grace period.
     deadline: Deadline,
     /// The spread. None: as the settings say at that time.
@@ -71,14 +73,13 @@ impl Readiness {
 
     /// The deadline of a scheduled stop that a service manager may wait for. On Unix it requests a stop by signal.
     pub(super) fn awaited_by_manager(&self) -> Option<Instant> {
-        let is_awaited = |by: &Trigger| match by {
-            Trigger::ServiceManager(_) => true,
-            Trigger::Signal { .. } => cfg!(unix),
-            Trigger::Console | Trigger::ConsoleEvent(_) | Trigger::Admin { .. } | Trigger::Code | Trigger::Check => {
-                false
-            }
-        };
-        self.scheduled().filter(|stop| is_awaited(&stop.by)).map(|stop| stop.deadline.at())
+        self.scheduled().filter(|stop| stop.is_awaited).map(|stop| stop.deadline.at())
+    }
+
+    /// Whether a stop is scheduled that cannot be cancelled: the service manager of Windows has asked for it, and a
+    /// service that is stopping never runs again.
+    pub(super) fn is_bound_to_stop(&self) -> bool {
+        cfg!(windows) && self.awaited_by_manager().is_some()
     }
 
     /// The deadline of the scheduled stop.
@@ -130,7 +131,14 @@ impl Readiness {
         let asked = by.to_string();
         let at = deadline_after(now, delay);
         let (countdown, waiting) = (now + COUNTDOWN, Vec::new());
-        let stop = ScheduledStop { since: now, at, by, deadline, spread, countdown, waiting };
+        let is_awaited = match by {
+            Trigger::ServiceManager(_) => true,
+            Trigger::Signal { .. } => cfg!(unix),
+            Trigger::Console | Trigger::ConsoleEvent(_) | Trigger::Admin { .. } | Trigger::Code | Trigger::Check => {
+                false
+            }
+        };
+        let stop = ScheduledStop { since: now, at, by, is_awaited, deadline, spread, countdown, waiting };
         let mut stop = match std::mem::replace(self, Readiness::NotReady) {
             Readiness::Scheduled(other) => other.merge(stop),
             Readiness::Ready | Readiness::NotReady => stop,
@@ -188,7 +196,8 @@ impl ScheduledStop {
         let deadline = self.deadline.min(later.deadline);
         let waiting = std::mem::take(&mut self.waiting);
         let since = self.since;
+        let is_awaited = self.is_awaited || later.is_awaited;
         let earlier = if self.at <= later.at { self } else { later };
-        ScheduledStop { since, deadline, waiting, ..earlier }
+        ScheduledStop { since, is_awaited, deadline, waiting, ..earlier }
     }
 }

@@ -291,7 +291,7 @@ impl<'a> Snapshot<'a> {
         };
         // A stop that the manager asked for may be postponed, so the manager has to wait longer.
         let awaited = self.readiness.awaited_by_manager();
-        let phase = if cfg!(windows) && awaited.is_some() { Phase::Stopping } else { phase };
+        let phase = if self.readiness.is_bound_to_stop() { Phase::Stopping } else { phase };
         View { phase, status, deadline: deadline.max(awaited) }
     }
 

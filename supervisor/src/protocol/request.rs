@@ -50,7 +50,8 @@ pub enum Request {
     /// `{"v":1,"request":"drain"}`
     Drain {},
     /// Undoes a drain request, a pause and a scheduled stop, whichever is in force. Answered with
-    /// [`Answer::Readiness`], or with [`ErrorCode::Stopping`] when a stop has begun.
+    /// [`Answer::Readiness`], or with [`ErrorCode::Stopping`] when a stop has begun, or is scheduled because the service
+    /// manager of Windows has asked for it.
     ///
     /// `{"v":1,"request":"resume"}`
     Resume {},

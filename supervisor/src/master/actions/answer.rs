@@ -59,6 +59,14 @@ impl Master {
                 State::Draining(_) => {
                     reply.refuse(ErrorCode::Stopping, "the stop has begun already, and cannot be cancelled".into());
                 }
+                _ if self.readiness.is_bound_to_stop() => {
+                    let message = format!(
+                        "the service manager has asked for this stop, and Windows lets no service take that back: let it \
+                         stop (admin-cli stop --delay 0 does not wait), and start it again (net start {})",
+                        self.identity.name
+                    );
+                    reply.refuse(ErrorCode::Stopping, message);
+                }
                 state => {
                     let is_resumed = self.end_pause(&Over::Resumed(by.to_string()), now);
                     let restored = self.readiness.restore(by, &self.identity.log);

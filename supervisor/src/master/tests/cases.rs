@@ -116,6 +116,39 @@ fn a_scheduled_stop_begins_when_it_is_due_unless_it_is_cancelled() {
 }
 
 #[test]
+fn a_scheduled_stop_that_the_service_manager_of_windows_has_asked_for_cannot_be_cancelled() {
+    for by_client in [None, Some(stop(None, 3000))] {
+        let mut drive = Drive::new();
+        drive.take(Step::Connect);
+        drive.master.settings.delay = Duration::from_secs(5);
+        drive.take(Step::Stop(Trigger::ServiceManager(ServiceControl::Stop)));
+        // Also if another one has made it an earlier one.
+        drive.take(by_client.clone().unwrap_or(Step::Deliver));
+        drive.take(Step::Ask(Request::Resume {}));
+        let is_serving = matches!(drive.state, Some(State::Serving(_)));
+        assert!(is_serving, "{by_client:?}");
+        let answer = drive.answers().pop().unwrap();
+        drive.wait(Duration::from_secs(5));
+        let is_stopping = matches!(drive.state, Some(State::Draining(_)));
+        // On Unix none asks in this way.
+        let expected = if cfg!(windows) { "Stopping" } else { "Readiness { ready: true, undone: [Stop] }" };
+        assert_eq!((answer.as_str(), is_stopping), (expected, cfg!(windows)), "{by_client:?}");
+        drive.finish();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_service_manager_waits_for_its_stop_also_if_another_one_has_made_it_an_earlier_one() {
+    let mut drive = Drive::new();
+    drive.master.settings.delay = Duration::from_secs(5);
+    drive.take(Step::Stop(signal("SIGTERM")));
+    drive.take(stop(None, 3000));
+    assert!(drive.master.readiness.awaited_by_manager().is_some());
+    drive.finish();
+}
+
+#[test]
 fn what_is_due_happens_though_one_event_follows_the_other() {
     let mut drive = Drive::starting(None, true);
     drive.take(stop(None, 1));

@@ -362,6 +362,7 @@ impl Drive {
             }
         }
         let expected = match &self.state {
+            Some(_) if self.master.readiness.is_bound_to_stop() => Known::Stopping,
             Some(State::Starting(_)) => Known::Nothing,
             Some(State::Serving(_) | State::Waiting(_)) => Known::Ready,
             Some(State::Rebuilding(rebuilding)) if rebuilding.cause.restart().is_none() => Known::Ready,
