@@ -197,6 +197,16 @@ fn who_installs_a_service_hears_how_it_is_commanded() {
 }
 
 #[test]
+fn the_system_waits_at_a_shutdown_for_the_delay_and_for_the_clients() {
+    let service = Service::install(&["--grace", "20", "--delay", "10"]);
+    let mut reg = service.home.program("reg");
+    let key = format!(r"HKLM\SYSTEM\CurrentControlSet\Services\{}", service.home.name());
+    reg.args(["query", &key, "/v", "PreshutdownTimeout"]);
+    // 35 seconds.
+    service.home.run(reg).expect(0).says("0x88b8");
+}
+
+#[test]
 fn a_service_that_is_uninstalled_is_stopped_before() {
     let service = Service::install(&["--grace", HUGE]);
     service.start();

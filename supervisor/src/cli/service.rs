@@ -22,7 +22,8 @@ pub fn install(invocation: &Invocation) -> Result<String, ServiceError> {
     check(&config, invocation.file(), &program).map_err(ServiceError::new)?;
     let name = config.name.as_str();
     let line = windows_service::shown(invocation.arguments());
-    let not_taken = windows_service::install(name, program, invocation.arguments(), config.grace)?;
+    let not_taken =
+        windows_service::install(name, program, invocation.arguments(), config.delay.saturating_add(config.grace))?;
     let admin = match &config.socket {
         None => format!("admin-cli --name {name}"),
         Some(socket) => format!("admin-cli --socket {}", socket.display()),

@@ -108,8 +108,9 @@ impl fmt::Display for ServiceError {
 
 impl std::error::Error for ServiceError {}
 
-/// Installs a service that runs this program with these arguments from the next start of the system on. Returns the
-/// properties that the service manager did not accept, and why: the service works without them.
+/// Installs a service that runs this program with these arguments from the next start of the system on, and may take
+/// this long to stop. Returns the properties that the service manager did not accept, and why: the service works
+/// without them.
 ///
 /// # Errors
 /// When it cannot be installed.
@@ -117,7 +118,7 @@ pub fn install(
     name: &str,
     program: PathBuf,
     arguments: &[OsString],
-    grace: Duration,
+    stop: Duration,
 ) -> Result<Vec<(&'static str, String)>, ServiceError> {
     let failed = |error| ServiceError::system("install", name, error);
     let info = ServiceInfo {
@@ -135,7 +136,7 @@ pub fn install(
     let access = ServiceAccess::CHANGE_CONFIG | ServiceAccess::START;
     let manager = connect(ServiceManagerAccess::CREATE_SERVICE).map_err(failed)?;
     let service = manager.create_service(&info, access).map_err(failed)?;
-    let properties = properties(&service, &shown(arguments), grace).into_iter();
+    let properties = properties(&service, &shown(arguments), stop).into_iter();
     Ok(properties.filter_map(|(what, done)| Some((what, reason(&done.err()?)))).collect())
 }
 
@@ -145,7 +146,7 @@ pub(crate) fn shown(arguments: &[OsString]) -> String {
 }
 
 /// Sets the properties that a service can do without.
-fn properties(service: &Installed, line: &str, grace: Duration) -> [(&'static str, windows_service::Result<()>); 4] {
+fn properties(service: &Installed, line: &str, stop: Duration) -> [(&'static str, windows_service::Result<()>); 4] {
     let actions = START_AGAIN_AFTER.map(|delay| ServiceAction { action_type: ServiceActionType::Restart, delay });
     let failure_actions = ServiceFailureActions {
         reset_period: ServiceFailureResetPeriod::After(FORGET_FAILURES_AFTER),
@@ -162,7 +163,7 @@ fn properties(service: &Installed, line: &str, grace: Duration) -> [(&'static st
         ),
         (
             "how long it may take to stop when the system shuts down",
-            service.set_preshutdown_timeout(grace.saturating_add(MARGIN).min(LONGEST)),
+            service.set_preshutdown_timeout(stop.saturating_add(MARGIN).min(LONGEST)),
         ),
     ]
 }
