@@ -287,6 +287,7 @@ fn a_service_that_could_not_start_is_not_installed() {
     refused(&["http", r"C:\there\is\no\such\directory"], 1, "no directory");
     // The directory of a test is below the one for temporary files, which belongs to the user.
     refused(&["http", own], 1, "is in your own directory");
+    refused(&["http", &own.to_uppercase()], 1, "is in your own directory");
     refused(&["echo", "--config", "echo.json"], 1, "there is no such file");
     let program = |program| {
         let line = ["install", "exec", "--name", name, "--", program];
@@ -294,7 +295,24 @@ fn a_service_that_could_not_start_is_not_installed() {
     };
     program("cmd").says("as an absolute path");
     program(r"C:\no-such-program.exe").says("there is no program");
+    fs::write(home.directory().join("program.env"), "A=1").unwrap();
+    let cmd = cmd();
+    let mut relative = command(&home, &["install", "exec", "--name", name, "--env-file", "program.env", "--", &cmd]);
+    relative.current_dir(home.directory());
+    home.run(relative).expect(1).says("the file with variables program.env as an absolute path");
     home.run(command(&home, &["uninstall", name])).expect(1).says("there is no service");
+}
+
+#[test]
+fn a_program_may_be_named_without_its_exe() {
+    let home = Home::new();
+    home.run(command(&home, &["install", "exec", "--name", home.name(), "--", &cmd()])).expect(0);
+    home.run(command(&home, &["uninstall", home.name()])).expect(0);
+}
+
+/// A program that is there, without its `.exe`.
+fn cmd() -> String {
+    format!(r"{}\System32\cmd", std::env::var("SystemRoot").unwrap())
 }
 
 #[test]

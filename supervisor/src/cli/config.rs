@@ -31,6 +31,8 @@ pub struct Config {
     pub name_said: bool,
     /// What is served, and where.
     pub server: Server,
+    /// The file with the variables of a program.
+    pub env_file: Option<PathBuf>,
     /// The name by which `admin-cli` finds the instance.
     pub name: InstanceName,
     /// How long clients get to disconnect.
@@ -72,13 +74,12 @@ impl Config {
         let (listen_said, grace_said) = (is_said("listen"), is_said("grace"));
         let server = ServerCli::from_arg_matches(&said).map_err(wrong)?.server;
         conflicts::check_program(&server, passed, grace_said)?;
-        let (mut grace, mut environment) = (None, Vec::new());
-        if let ServerArgs::Exec { stop_signal, env_file, .. } = &server {
+        let (mut grace, mut env_file) = (None, None);
+        if let ServerArgs::Exec { stop_signal, env_file: file, .. } = &server {
             grace = stop_signal.as_ref().and_then(|signals| signals.whole);
-            if let Some(file) = env_file {
-                environment = env_file::variables(&directory::join(directory, file))?;
-            }
+            env_file = file.as_ref().map(|file| directory::join(directory, file));
         }
+        let environment = env_file.as_deref().map(env_file::variables).transpose()?.unwrap_or_default();
         let (mut server, options) = Server::new(server, listen_said, directory, passed);
         match &mut server {
             Server::Exec { program, .. } => program.environment = environment,
@@ -93,6 +94,7 @@ impl Config {
             name: options.name.clone().or_else(|| server.name().parse().ok()).unwrap_or_default(),
             log: options.log(),
             server,
+            env_file,
             grace,
             delay: options.delay,
             spread: options.spread,

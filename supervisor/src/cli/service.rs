@@ -1,7 +1,7 @@
 //! Whether a service of Windows can run the same server as this command line, and how that is installed.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use worker::handlers::Http;
 
@@ -44,6 +44,7 @@ pub fn install(invocation: &Invocation) -> Result<String, ServiceError> {
 fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), String> {
     let mut paths = vec![("this program", program)];
     paths.extend(file.map(|file| ("the file", file)));
+    paths.extend(config.env_file.as_deref().map(|file| ("the file with variables", file)));
     paths.extend(config.socket.as_deref().map(|socket| ("the admin socket", socket)));
     match &config.server {
         Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) => paths.push(("the directory", dir)),
@@ -64,7 +65,7 @@ fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), Str
                 whole.display()
             ));
         }
-        if own.as_ref().is_some_and(|own| path.starts_with(own)) {
+        if own.as_ref().is_some_and(|own| is_in(path, Path::new(own))) {
             return Err(format!(
                 "{what} {shown} is in your own directory, which {ACCOUNT} cannot read: put it somewhere else, such as \
                  below C:\\Program Files or C:\\ProgramData"
@@ -75,9 +76,20 @@ fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), Str
         Server::Own(OwnServer { handler: HandlerKind::Http { dir }, .. }) => {
             Http::new(dir).map(drop).map_err(|error| error.to_string())
         }
-        Server::Exec { program, front: _ } if !Path::new(&program.program).is_file() => {
+        Server::Exec { program, front: _ } if !is_program(Path::new(&program.program)) => {
             Err(format!("there is no program {}", program.program.display()))
         }
         Server::Exec { .. } | Server::Own(_) => Ok(()),
     }
+}
+
+/// Whether it is in this directory: for Windows capitals are the same as small letters.
+fn is_in(path: &Path, directory: &Path) -> bool {
+    let small = |path: &Path| PathBuf::from(path.to_string_lossy().to_lowercase());
+    small(path).starts_with(small(directory))
+}
+
+/// The system adds `.exe` if need be.
+fn is_program(path: &Path) -> bool {
+    path.is_file() || path.with_added_extension("exe").is_file()
 }
