@@ -371,7 +371,7 @@ impl Guardian {
         let mut kills = lock(&self.kills);
         // If there are more than can be listed, the rest ends with this process.
         for pid in self.host.others().unwrap_or_default() {
-            let process = self.host.open(pid).filter(|_| !kills.over && !kills.killed.contains(&pid));
+            let process = self.host.open(pid).filter(|_| !kills.over);
             // A process that cannot be killed has just ended.
             if process.is_some_and(|process| process.TerminateProcess(KILLED).is_ok()) {
                 kills.killed.insert(pid);
@@ -386,5 +386,38 @@ struct Group(u32);
 impl Interruptible for Group {
     fn pid(&mut self) -> io::Result<Option<u32>> {
         Ok(Some(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::log::Log;
+
+    /// What this test is when it runs again, in a process of its own: all that one starts is killed.
+    const ROLE: &str = "MASTERCONTROL_TEST_ROLE";
+
+    fn again(role: &str) -> Child {
+        let test = "child::windows::tests::a_process_is_killed_also_if_it_has_the_number_of_one_that_was_killed_before";
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", test]).env(ROLE, role).stdin(Stdio::null()).spawn().unwrap()
+    }
+
+    #[test]
+    fn a_process_is_killed_also_if_it_has_the_number_of_one_that_was_killed_before() {
+        match std::env::var(ROLE).as_deref() {
+            Ok("supervisor") => {
+                let host = Host::new().unwrap();
+                let mut program = again("program");
+                let kills = Arc::new(Mutex::new(Kills { killed: HashSet::from([program.id()]), over: false }));
+                let log = Journal::new(Log::silent());
+                Guardian { host, program: program.id(), log, kills: kills.clone() }.kill();
+                assert_eq!(program.wait().unwrap().code(), Some(KILLED.cast_signed()));
+                assert_eq!(lock(&kills).are_over(), 1);
+            }
+            Ok(_) => thread::sleep(Duration::from_secs(10)),
+            Err(_) => assert!(again("supervisor").wait().unwrap().success()),
+        }
     }
 }
