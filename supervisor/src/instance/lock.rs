@@ -18,7 +18,8 @@ pub(crate) enum InstanceLockError {
 /// The name of an instance, or the path of a socket, held as long as this lives.
 #[derive(Debug)]
 pub(crate) struct InstanceLock {
-    lock: File,
+    /// None: it is about to be removed.
+    lock: Option<File>,
     path: PathBuf,
 }
 
@@ -44,7 +45,7 @@ impl InstanceLock {
             if is_same_file(&lock, &path) {
                 // The file stays empty: removing a file waits until its data has been written to disk, and that would
                 // delay a stop.
-                return Ok(InstanceLock { lock, path });
+                return Ok(InstanceLock { lock: Some(lock), path });
             }
         }
     }
@@ -52,14 +53,19 @@ impl InstanceLock {
     /// Whether the lock is still where others look for it.
     #[cfg(target_os = "linux")]
     pub(crate) fn holds(&self) -> bool {
-        is_same_file(&self.lock, &self.path)
+        self.lock.as_ref().is_some_and(|lock| is_same_file(lock, &self.path))
     }
 }
 
 impl Drop for InstanceLock {
     fn drop(&mut self) {
         // Removed while the lock is held, so that only our own lock can be removed.
-        if is_same_file(&self.lock, &self.path) {
+        #[cfg(unix)]
+        let is_own = self.lock.as_ref().is_some_and(|lock| is_same_file(lock, &self.path));
+        // Windows removes no open file, be it ours or that of the next holder.
+        #[cfg(windows)]
+        let is_own = self.lock.take().is_some();
+        if is_own {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -73,6 +79,12 @@ fn open_lock(path: &Path) -> io::Result<File> {
         use std::os::unix::fs::OpenOptionsExt;
         // A link would never be the locked file itself.
         options.mode(0o600).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits());
+    }
+    #[cfg(windows)]
+    {
+        use std::os::windows::fs::OpenOptionsExt;
+        // Others may read and write, but neither remove nor rename it: `FILE_SHARE_READ | FILE_SHARE_WRITE`.
+        options.share_mode(1 | 2);
     }
     options.open(path)
 }
@@ -92,10 +104,11 @@ fn is_same_file(_file: &File, _path: &Path) -> bool {
     true
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::env;
+    #[cfg(unix)]
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -118,6 +131,25 @@ mod tests {
         fs::remove_dir_all(&directory).unwrap();
     }
 
+    #[cfg(windows)]
+    #[test]
+    fn a_lock_is_not_removed_when_the_next_one_has_opened_it() {
+        let directory = directory("next");
+        fs::create_dir(&directory).unwrap();
+        let path = directory.join("x.lock");
+        let lock = InstanceLock::of_file(path.clone()).unwrap();
+        let next = open_lock(&path).unwrap();
+        drop(lock);
+        next.try_lock().unwrap();
+        let third = InstanceLock::of_file(path.clone());
+        assert!(matches!(third, Err(InstanceLockError::Taken)), "{third:?}");
+        drop(next);
+        assert!(path.exists(), "it was removed");
+        drop(InstanceLock::of_file(path).unwrap());
+        fs::remove_dir(&directory).unwrap();
+    }
+
+    #[cfg(unix)]
     #[test]
     fn a_directory_that_others_may_enter_is_refused() {
         let directory = directory("open");
