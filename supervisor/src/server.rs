@@ -111,7 +111,7 @@ pub(crate) struct Built {
 pub(crate) type Closer = Box<dyn FnOnce(&Closed) + Send>;
 
 /// A callback for whether there is something to serve, or why not.
-pub(crate) type Availability = Box<dyn FnOnce(io::Result<()>) + Send>;
+pub(crate) type Availability = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 /// One run of the server. It reports what happens to it as events. If dropped before its end, it is stopped at once.
 pub(crate) trait Generation: fmt::Debug + Send {
@@ -186,6 +186,7 @@ pub(crate) trait Generation: fmt::Debug + Send {
     fn check(&self, limit: Duration);
 
     /// Begins to check whether it has something to serve, and tells `done`. This may ask a disk, so it may take long.
+    /// Those who ask at the same time may get the same result.
     fn available(&self, done: Availability);
 
     /// Whether clients should come to it: a program may be told.

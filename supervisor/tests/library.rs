@@ -402,7 +402,7 @@ fn what_hangs_when_it_is_looked_at_is_not_ready_and_the_supervisor_is_alive() {
             Ok(())
         }
     }
-    let (_over, until) = mpsc::channel();
+    let (over, until) = mpsc::channel();
     let looks = Arc::new(AtomicUsize::new(0));
     let hangs = Hangs { looks: looks.clone(), until: Mutex::new(until) };
     let running = Supervisor::new(hangs).health(anywhere()).start(Listen::Bind(anywhere())).unwrap();
@@ -410,7 +410,50 @@ fn what_hangs_when_it_is_looked_at_is_not_ready_and_the_supervisor_is_alive() {
     assert_eq!(ask_health(health, "/live"), "HTTP/1.1 200 OK");
     assert_eq!(looks.load(Ordering::SeqCst), 0, "it is no matter of what is served");
     let ready = ask_health_in_full(health, "/ready");
-    assert!(ready.starts_with("HTTP/1.1 503 ") && ready.ends_with(" could not be read within 1 s\n"), "{ready}");
+    let is_refused =
+        |ready: &str| ready.starts_with("HTTP/1.1 503 ") && ready.ends_with(" could not be read within 1 s\n");
+    assert!(is_refused(&ready), "{ready}");
+    thread::scope(|scope| {
+        let asking: Vec<_> = (0..30).map(|_| scope.spawn(|| ask_health_in_full(health, "/ready"))).collect();
+        for ready in asking.into_iter().map(|asked| asked.join().unwrap()) {
+            assert!(is_refused(&ready), "{ready}");
+        }
+    });
+    assert_eq!(looks.load(Ordering::SeqCst), 1, "each look that hangs takes a thread");
+    drop(over);
+    while ask_health(health, "/ready") != "HTTP/1.1 200 OK" {
+        thread::yield_now();
+    }
+    running.control().stop(HUGE);
+    wait(running).unwrap();
+}
+
+#[test]
+fn many_that_ask_at_the_same_time_whether_it_is_ready_share_one_look_and_are_told_that_it_is() {
+    #[derive(Default)]
+    struct Slow {
+        under_way: AtomicUsize,
+    }
+    impl Handler for Slow {
+        fn serve(&self, client: &mut Connection) -> io::Result<()> {
+            Echo.serve(client)
+        }
+
+        fn available(&self) -> io::Result<()> {
+            let others = self.under_way.fetch_add(1, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(50));
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
+            if others == 0 { Ok(()) } else { Err(io::Error::other("two looks at the same time")) }
+        }
+    }
+    let running = Supervisor::new(Slow::default()).health(anywhere()).start(Listen::Bind(anywhere())).unwrap();
+    let health = running.health().unwrap();
+    thread::scope(|scope| {
+        let asking: Vec<_> = (0..40).map(|_| scope.spawn(|| ask_health_in_full(health, "/ready"))).collect();
+        for ready in asking.into_iter().map(|asked| asked.join().unwrap()) {
+            assert!(ready.starts_with("HTTP/1.1 200 OK"), "{ready}");
+        }
+    });
     running.control().stop(HUGE);
     wait(running).unwrap();
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, TryLockError};
@@ -22,10 +23,7 @@ use crate::settings::Settings;
 use crate::sync::lock;
 use crate::text::{Reason, Seconds};
 
-/// How many availability checks can be under way: a disk that does not answer blocks each one.
-const MAX_LOOKS: usize = 16;
-
-/// How long an availability check may take. Those that ask do not wait much longer.
+/// How long a look at what is to be served may take. Those that ask do not wait much longer.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
 
 /// Makes the handler of a generation, and may change its settings.
@@ -86,7 +84,7 @@ impl HandlerBuilder {
             handle,
             unless_ended,
             events: self.events.clone(),
-            looks: Arc::default(),
+            look: Arc::default(),
         });
         Ok(Built { generation, settings, overlap: Duration::ZERO, program: None })
     }
@@ -145,8 +143,24 @@ struct HandlerGeneration {
     handle: Handle,
     unless_ended: StopOnDrop,
     events: EventSender,
-    /// One clone for each availability check, and this one.
-    looks: Arc<()>,
+    look: Arc<Mutex<Look>>,
+}
+
+/// The look at what is to be served. There is one at a time, so a disk that does not answer blocks no more threads.
+#[derive(Default)]
+enum Look {
+    #[default]
+    Over,
+    /// It is under way, and its result is for all who have asked meanwhile.
+    UnderWay(Vec<Availability>),
+    /// It has not ended in time.
+    Overdue,
+}
+
+impl fmt::Debug for Look {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Look").finish_non_exhaustive()
+    }
 }
 
 impl HandlerGeneration {
@@ -199,25 +213,21 @@ impl Generation for HandlerGeneration {
     }
 
     fn available(&self, done: Availability) {
-        let (stopper, look) = (self.stopper().clone(), self.looks.clone());
-        if Arc::strong_count(&look) > MAX_LOOKS {
-            return done(Err(io::Error::other(
-                "what is to be served cannot be read: earlier looks at it have not ended",
-            )));
-        }
-        // Shared with a thread that might not start.
-        let done = Arc::new(Mutex::new(Some(done)));
-        let tell = |done: &Mutex<Option<Availability>>, available| {
-            if let Some(done) = lock(done).take() {
-                done(available);
+        let mut look = lock(&self.look);
+        match &mut *look {
+            Look::Over => *look = Look::UnderWay(vec![done]),
+            Look::UnderWay(waiting) => return waiting.push(done),
+            Look::Overdue => {
+                drop(look);
+                return done(overdue());
             }
-        };
-        let theirs = done.clone();
-        let thread =
-            thread::Builder::new().name("check".into()).spawn(move || tell(&theirs, look_within_limit(stopper, look)));
+        }
+        drop(look);
+        let (stopper, look) = (self.stopper().clone(), self.look.clone());
+        let thread = thread::Builder::new().name("check".into()).spawn(move || look_within_limit(stopper, &look));
         if thread.is_err() {
             // Nothing is known, least of all that something is missing.
-            tell(&done, Ok(()));
+            end_look(&self.look, Look::Over, &Ok(()));
         }
     }
 
@@ -235,25 +245,38 @@ impl Generation for HandlerGeneration {
     }
 }
 
-/// Checks whether there is something to serve. A disk may not answer at all, and callers want to hear that, too.
-fn look_within_limit(stopper: Stopper, look: Arc<()>) -> io::Result<()> {
+/// Looks whether there is something to serve. A disk may not answer at all, and callers want to hear that, too.
+fn look_within_limit(stopper: Stopper, look: &Mutex<Look>) {
     let (tell, told) = mpsc::channel();
     let looks = move || {
         let available = panic::catch_unwind(AssertUnwindSafe(|| stopper.available()));
-        drop(look);
-        // The answer may be too late.
-        let _ = tell.send(available.unwrap_or_else(|panic| Err(io::Error::other(panic_message(&*panic)))));
+        let available = available.unwrap_or_else(|panic| Err(io::Error::other(panic_message(&*panic))));
+        let _ = tell.send(available.map_err(|error| error.to_string()));
     };
     // Without a thread, the sender is dropped.
     drop(thread::Builder::new().name("check".into()).spawn(looks));
     match told.recv_timeout(LOOK_LIMIT) {
-        Ok(available) => available,
+        Ok(available) => end_look(look, Look::Over, &available),
         Err(RecvTimeoutError::Timeout) => {
-            let message = format!("what is to be served could not be read within {}", Seconds(LOOK_LIMIT));
-            Err(io::Error::other(message))
+            end_look(look, Look::Overdue, &overdue());
+            // What it finds is too old, but the next look may begin then.
+            let _ = told.recv();
+            end_look(look, Look::Over, &Ok(()));
         }
         // Nothing is known, least of all that something is missing.
-        Err(RecvTimeoutError::Disconnected) => Ok(()),
+        Err(RecvTimeoutError::Disconnected) => end_look(look, Look::Over, &Ok(())),
+    }
+}
+
+fn overdue() -> Result<(), String> {
+    Err(format!("what is to be served could not be read within {}", Seconds(LOOK_LIMIT)))
+}
+
+/// Ends the wait for a look: whoever asks from now on does not get this result.
+fn end_look(look: &Mutex<Look>, now: Look, available: &Result<(), String>) {
+    let before = mem::replace(&mut *lock(look), now);
+    if let Look::UnderWay(waiting) = before {
+        waiting.into_iter().for_each(|done| done(available.clone()));
     }
 }
 

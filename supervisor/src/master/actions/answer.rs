@@ -82,8 +82,8 @@ impl Master {
         let mut status = Box::new(self.look(state, now).status());
         match state.current() {
             Some(current) if status.ready => current.generation.available(Box::new(move |available| {
-                if let Err(error) = available {
-                    (status.ready, status.unavailable) = (false, Some(error.to_string()));
+                if let Err(why) = available {
+                    (status.ready, status.unavailable) = (false, Some(why));
                 }
                 reply.answer(Answer::Status(status));
             })),
