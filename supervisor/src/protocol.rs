@@ -3,8 +3,8 @@
 //! A client connects to the admin socket (on Windows: the named pipe) and sends one request: one JSON object on one
 //! line, in UTF-8, at most 64 KiB long. The supervisor sends any number of event lines, then one result line, and
 //! closes the connection: one request per connection. Its lines are at most 64 KiB long, too: the long texts of one
-//! that would be longer are cut, and end in `…`. An event line with a `seq` is an [`Entry`] of the journal, sent only
-//! in answer to `events`; every other event line is [`Progress`].
+//! that would be longer are cut, and end in `…`, and its long lists are cut. An event line with a `seq` is an [`Entry`]
+//! of the journal, sent only in answer to `events`; every other event line is [`Progress`].
 //!
 //! ```text
 //! -> {"v":1,"request":"stop","grace_ms":5000}
@@ -30,7 +30,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Answer, Change, ErrorCode, Refusal, Undone};
+pub use answer::{Answer, Change, ErrorCode, MAX_CHANGES, Refusal, Undone};
 pub use connection::{Activity, Connection, ConnectionState, Drain, MAX_NAMED, Outcome, ProgramConnection, Report};
 pub use entry::{Entry, Level};
 pub(crate) use line::CUT;

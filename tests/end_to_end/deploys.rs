@@ -292,6 +292,18 @@ fn a_restart_reads_the_environment_file_again() {
 }
 
 #[test]
+fn a_restart_that_changes_thousands_of_variables_names_some_and_counts_the_rest() {
+    let home = Home::new();
+    let file = home.directory().join("app.env");
+    fs::write(&file, "KEY=one\n").unwrap();
+    let instance = home.exec(&["--env-file", file.to_str().unwrap()], &["sh", "-c", SAYS_KEY]);
+    fs::write(&file, (0..3000).fold(String::new(), |text, at| format!("{text}KEY_{at:04}=two\n"))).unwrap();
+    let restarted = instance.admin(&["restart"]).expect(0);
+    restarted.says("changed: variable KEY_0000 set (new)").says("changed: and 2951 more (not shown)");
+    instance.err.wait_for("variable KEY_0049 set (new), and 2951 more (not shown)\n");
+}
+
+#[test]
 fn an_environment_file_that_is_wrong_changes_nothing_and_its_line_is_named() {
     with_and_without_a_socket(|home, options| {
         let file = home.directory().join("app.env");

@@ -2,11 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use crate::protocol::Change;
+use crate::protocol::{Change, MAX_CHANGES};
 use crate::settings::Part;
 
-/// How the parts of one generation differ from those of the one before.
+/// How the parts of one generation differ from those of the one before: up to [`MAX_CHANGES`], and then how many more.
 pub(super) fn between(old: &[Part], new: &[Part]) -> Vec<Change> {
+    let mut changes = all_between(old, new);
+    if changes.len() > MAX_CHANGES {
+        let more = changes.len() - MAX_CHANGES;
+        changes.truncate(MAX_CHANGES);
+        changes.push(Change { name: format!("and {more} more"), from: None, to: None });
+    }
+    changes
+}
+
+fn all_between(old: &[Part], new: &[Part]) -> Vec<Change> {
     let find = |parts: &[Part], name: &str| parts.iter().find(|part| part.name == name).cloned();
     let mut seen = BTreeSet::new();
     let names = new.iter().chain(old).map(|part| part.name.as_str()).filter(|name| seen.insert(*name));
@@ -52,5 +62,14 @@ mod tests {
                 change("gone", Some("x"), None),
             ]
         );
+    }
+
+    #[test]
+    fn of_very_many_changes_the_rest_is_counted() {
+        let parts = |count: usize| (0..count).map(|at| part(&format!("KEY{at}"), "x", true)).collect::<Vec<_>>();
+        let named = |count: usize| (0..count).map(|at| change(&format!("KEY{at}"), None, Some("set")));
+        assert_eq!(between(&[], &parts(MAX_CHANGES)), named(MAX_CHANGES).collect::<Vec<_>>());
+        let rest = change("and 3 more", None, None);
+        assert_eq!(between(&[], &parts(MAX_CHANGES + 3)), named(MAX_CHANGES).chain([rest]).collect::<Vec<_>>());
     }
 }

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::connection::{Drain, Outcome, Report};
 use super::status::{Delay, Status};
 
+/// How many changes an answer or an event names.
+pub const MAX_CHANGES: usize = 50;
+
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
@@ -116,7 +119,8 @@ pub enum Answer {
         /// What became of that one's connections.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         report: Option<Report>,
-        /// What is different about it. Omitted: unknown.
+        /// What is different about it: up to [`MAX_CHANGES`], and if there are more, one named `and 1450 more` after them.
+        /// Omitted: unknown.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         changes: Option<Vec<Change>>,
         /// What proved that it is ready, if it is a program.

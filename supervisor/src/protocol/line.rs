@@ -24,6 +24,9 @@ pub const MAX_LINE: usize = 64 * 1024;
 /// How many characters remain of a text whose line would be longer than that.
 pub(crate) const CUT: usize = 1000;
 
+/// How many characters remain of it in any case: enough for an address, a time, or a word of the protocol.
+const LEAST_CUT: usize = 100;
+
 /// A line from the supervisor: any number of events, and then one result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -80,30 +83,38 @@ fn write_whole(output: &mut impl Write, mut line: Vec<u8>) -> io::Result<()> {
     output.flush()
 }
 
-/// Writes a response as one line. If it would be longer than [`MAX_LINE`], its long texts are cut.
+/// Writes a response as one line. If it would be longer than [`MAX_LINE`], its texts and lists are cut until it fits.
 ///
 /// # Errors
 /// What the socket says.
 pub fn write_response(output: &mut impl Write, response: &impl Serialize) -> io::Result<()> {
-    let line = serde_json::to_vec(response)?;
-    if line.len() < MAX_LINE {
-        return write_whole(output, line);
+    let mut line = serde_json::to_vec(response)?;
+    if line.len() >= MAX_LINE {
+        let mut response = serde_json::to_value(response)?;
+        let mut length = CUT;
+        while line.len() >= MAX_LINE && length > 0 {
+            cut(&mut response, length);
+            line = serde_json::to_vec(&response)?;
+            length /= 2;
+        }
     }
-    let mut response = serde_json::to_value(response)?;
-    cut_texts(&mut response);
-    write_line(output, &response)
+    write_whole(output, line)
 }
 
-fn cut_texts(value: &mut Value) {
+/// Leaves this many characters of each text, and this many elements of each list.
+fn cut(value: &mut Value, length: usize) {
     match value {
         Value::String(text) => {
-            if let Some((end, _)) = text.char_indices().nth(CUT) {
+            if let Some((end, _)) = text.char_indices().nth(length.max(LEAST_CUT)) {
                 text.truncate(end);
                 text.push('…');
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(cut_texts),
-        Value::Object(members) => members.values_mut().for_each(cut_texts),
+        Value::Array(values) => {
+            values.truncate(length);
+            values.iter_mut().for_each(|value| cut(value, length));
+        }
+        Value::Object(members) => members.values_mut().for_each(|value| cut(value, length)),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

@@ -59,7 +59,7 @@ fn a_line_is_read_up_to_the_limit_and_not_beyond() {
 }
 
 #[test]
-fn a_response_is_a_line_that_can_be_read_however_long_its_texts_are() {
+fn a_response_is_a_line_that_can_be_read_however_long_its_texts_and_lists_are() {
     let change = |value: String| Change { name: "arguments".into(), from: Some("é".into()), to: Some(value) };
     let restarted = |changes| Answer::Restarted {
         generation: 2,
@@ -78,6 +78,34 @@ fn a_response_is_a_line_that_can_be_read_however_long_its_texts_are() {
     assert_eq!(read(&short), Response::Answer(short));
     let (long, cut) = ("é".repeat(MAX_LINE), format!("{}…", "é".repeat(CUT)));
     assert_eq!(read(&restarted(vec![change(long)])), Response::Answer(restarted(vec![change(cut)])));
+    // Each of these characters takes six bytes.
+    let Response::Answer(Answer::Restarted { changes: Some(changes), .. }) =
+        read(&restarted(vec![change("\u{1}".repeat(CUT)); 1500]))
+    else {
+        panic!("another answer")
+    };
+    assert!(changes.len() >= 10, "{}", changes.len());
+    let connection = Connection {
+        id: u64::MAX,
+        peer: "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().unwrap(),
+        age_ms: u64::MAX,
+        activity: Activity::Draining,
+        received: u64::MAX,
+        sent: u64::MAX,
+        generation: Some(1),
+    };
+    let drain = Drain {
+        generation: Some(1),
+        by: "its failure".into(),
+        open: 100,
+        remaining_ms: None,
+        connections: vec![connection; MAX_NAMED],
+        program_connections: Vec::new(),
+    };
+    let Response::Answer(Answer::Moved { drains }) = read(&Answer::Moved { drains: vec![drain.clone(); 100] }) else {
+        panic!("another answer")
+    };
+    assert!(drains.len() >= 10 && drains[0].connections[0] == drain.connections[0], "{drains:?}");
 }
 
 #[test]
