@@ -177,6 +177,19 @@ fn a_pause_of_no_time_is_refused_and_its_end_is_not_blamed_on_requests_that_ther
 }
 
 #[test]
+fn a_client_that_releases_a_pause_together_with_its_request_has_released_it() {
+    let home = Home::new();
+    let instance = start(&home);
+    let mut stream = UnixStream::connect(home.socket()).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(b"{\"v\":1,\"request\":\"pause\",\"hold\":true}\n\n").unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).unwrap();
+    assert!(heard.contains(r#""result":"resumed""#), "{heard}");
+    assert!(!is_paused(&instance));
+}
+
+#[test]
 fn a_stop_ends_a_pause_and_loses_nothing() {
     let home = Home::new();
     let instance = start(&home);

@@ -45,6 +45,9 @@ impl Answers {
     }
 }
 
+/// What the client sends. One request may be read with more after it.
+type Input = BufReader<DeadlineReader<Arc<Stream>>>;
+
 /// How much time a client may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Time {
@@ -86,7 +89,8 @@ pub(super) fn converse(
             return;
         }
     };
-    let request = match read_request(client, end, time) {
+    let mut input = BufReader::new(DeadlineReader { stream: client.clone(), end: Some(end) });
+    let request = match read_request(&mut input, time) {
         Ok(Some(Request::Stop { grace_ms, spread_ms, delay_ms, .. })) if time == Time::Borrowed => {
             Request::Stop { grace_ms, spread_ms, delay_ms, wait: false }
         }
@@ -103,7 +107,7 @@ pub(super) fn converse(
         Err(Refusal { code, message }) => {
             drop(slot);
             let _ = refuse(client, code, message, end);
-            discard_a_line(client, end);
+            discard_a_line(input);
             return;
         }
     };
@@ -113,13 +117,20 @@ pub(super) fn converse(
         tell_events(client, &by, since, follow, log);
     } else {
         let end = (time == Time::Borrowed).then_some(end);
-        ask_master_control(client, request, by, events, end);
+        ask_master_control(client, input, request, by, events, end);
     }
     answers.add(-1);
 }
 
 /// Sends the request to master control, and the responses to the client. Without `end` this may take any time.
-fn ask_master_control(client: &Arc<Stream>, request: Request, by: Trigger, events: &EventSender, end: Option<Instant>) {
+fn ask_master_control(
+    client: &Arc<Stream>,
+    input: Input,
+    request: Request,
+    by: Trigger,
+    events: &EventSender,
+    end: Option<Instant>,
+) {
     let (reply, responses) = mpsc::channel();
     let event = match request {
         Request::Pause { max_ms, hold } => {
@@ -133,7 +144,7 @@ fn ask_master_control(client: &Arc<Stream>, request: Request, by: Trigger, event
     let _ = events.send(event);
     // Only now, so that master control learns of the end after the beginning.
     if let Some(holder) = holder {
-        watch_holder(client, holder, events);
+        watch_holder(input, holder, events);
     }
     let next = || match end {
         None => responses.recv().ok(),
@@ -159,11 +170,12 @@ fn next_holder() -> u64 {
 }
 
 /// Notifies master control when this client releases what it holds, or is gone.
-fn watch_holder(client: &Arc<Stream>, holder: u64, events: &EventSender) {
-    let (client, theirs) = (client.clone(), events.clone());
+fn watch_holder(mut input: Input, holder: u64, events: &EventSender) {
+    input.get_mut().end = None;
+    let theirs = events.clone();
     let thread = thread::Builder::new().name("admin-holder".into()).spawn(move || {
-        // Input and end of file mean the same.
-        let _ = DeadlineReader { stream: &*client, end: None }.read(&mut [0]);
+        // Input, also what came with the request, and end of file mean the same.
+        let _ = input.read(&mut [0]);
         let _ = theirs.send(Event::HolderGone { holder });
     });
     if thread.is_err() {
@@ -172,9 +184,8 @@ fn watch_holder(client: &Arc<Stream>, holder: u64, events: &EventSender) {
     }
 }
 
-fn read_request(client: &Stream, end: Instant, time: Time) -> Result<Option<Request>, Refusal> {
-    let mut input = BufReader::new(DeadlineReader { stream: client, end: Some(end) });
-    match protocol::read_line(&mut input) {
+fn read_request(input: &mut Input, time: Time) -> Result<Option<Request>, Refusal> {
+    match protocol::read_line(input) {
         Ok(line) => protocol::parse_request(&line).map(Some),
         Err(LineError::Closed) => Ok(None),
         Err(LineError::TooLong) => Err(Refusal {
@@ -192,9 +203,8 @@ fn read_request(client: &Stream, end: Instant, time: Time) -> Result<Option<Requ
 }
 
 /// Gives the client of a bad request the chance to read its answer, which would be lost if input remained unread.
-fn discard_a_line(client: &Stream, end: Instant) {
-    let mut rest = DeadlineReader { stream: client, end: Some(end) }.take(MAX_LINE as u64);
-    let _ = io::copy(&mut rest, &mut io::sink());
+fn discard_a_line(input: Input) {
+    let _ = io::copy(&mut input.take(MAX_LINE as u64), &mut io::sink());
 }
 
 /// Identifies the client. It is an error if it belongs neither to this process's user nor to root. The process id is
