@@ -22,16 +22,29 @@ pub(super) fn refuse(client: &Stream, code: ErrorCode, message: String, end: Ins
     protocol::write_line(&mut DeadlineWriter { stream: client, end }, &Answer::Error(Refusal { code, message }))
 }
 
+/// Shows the client that there are no more answers, although its input is still read.
+#[cfg(unix)]
+pub(super) fn end_answers(client: &Stream) {
+    shut_down(client, nix::sys::socket::Shutdown::Write);
+}
+
+/// A pipe of Windows has no end of one direction.
+#[cfg(windows)]
+pub(super) fn end_answers(_client: &Stream) {}
+
 /// Ends the connection, even if another thread still reads from it. The client still gets what was written before.
 #[cfg(unix)]
 pub(super) fn disconnect(client: &Stream) {
-    use std::os::fd::{AsFd, AsRawFd};
+    shut_down(client, nix::sys::socket::Shutdown::Both);
+}
 
-    use nix::sys::socket::{Shutdown, shutdown};
+#[cfg(unix)]
+fn shut_down(client: &Stream, how: nix::sys::socket::Shutdown) {
+    use std::os::fd::{AsFd, AsRawFd};
 
     let Stream::UdSocket(client) = client;
     // This fails if the client has disconnected already.
-    let _ = shutdown(client.as_fd().as_raw_fd(), Shutdown::Both);
+    let _ = nix::sys::socket::shutdown(client.as_fd().as_raw_fd(), how);
 }
 
 /// Nothing wakes a read from a pipe on Windows. So the connection ends when the client ends it.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use interprocess::local_socket::Stream;
 
-use super::answer::{PATIENCE, disconnect, refuse, write_answer};
+use super::answer::{PATIENCE, disconnect, end_answers, refuse, write_answer};
 use super::follow::tell_events;
 use super::slots::ClientSlot;
 use crate::deadline::DeadlineReader;
@@ -107,6 +107,7 @@ pub(super) fn converse(
         Err(Refusal { code, message }) => {
             drop(slot);
             let _ = refuse(client, code, message, end);
+            end_answers(client);
             discard_a_line(input);
             return;
         }
@@ -246,11 +247,29 @@ fn identify(client: &Stream) -> Result<Trigger, String> {
 #[cfg(all(test, unix))]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::io::Write;
     use std::os::unix::net::UnixStream;
 
     use super::*;
     use crate::log::Log;
     use crate::watchdog::OVERRUN;
+
+    #[test]
+    fn the_client_of_a_bad_request_sees_the_end_of_the_answers_although_it_could_send_more() {
+        let (mut client, theirs) = UnixStream::pair().unwrap();
+        client.write_all(b"{}\n").unwrap();
+        let conversation = thread::spawn(move || {
+            let (events, _received) = mpsc::channel();
+            let (client, log) = (Arc::new(Stream::UdSocket(theirs.into())), Journal::new(Log::silent()));
+            converse(&client, None, &Answers::default(), &EventSender::new(events, None), &log, Time::Own);
+        });
+        let mut answers = String::new();
+        client.read_to_string(&mut answers).unwrap();
+        assert!(answers.ends_with("}\n") && answers.contains("bad_request"), "{answers}");
+        client.write_all(b"more").expect("it is still read");
+        drop(client);
+        conversation.join().unwrap();
+    }
 
     #[test]
     fn a_client_that_says_nothing_does_not_keep_the_admin_thread_beyond_the_end_of_the_supervisor() {
