@@ -168,7 +168,8 @@ impl Master {
         self.builder.awaits_builds() && self.record.building > 0
     }
 
-    /// Interprets an event. Events of a build or a generation that is no longer current have no effect.
+    /// Interprets an event. One of a build or a generation that is no longer current begins nothing: a failure is logged,
+    /// and the end of an old generation ends its drain.
     fn on_event(&mut self, mut state: State, event: Event, now: Instant) -> State {
         let is_current = |build| state.current().is_some_and(|current| current.build == build);
         let input = match event {

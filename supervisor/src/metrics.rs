@@ -57,12 +57,13 @@ pub fn text(status: &Status) -> String {
 
 /// What a relay counts.
 fn relayed(metrics: &mut Metrics, relay: &Relay) {
-    metrics.gauge("relay_held", "Clients and requests that wait for a program.", relay.held);
+    metrics.gauge("relay_held", "Clients and requests that wait for a program, or for the end of a pause.", relay.held);
     let longest = Seconds(relay.longest_wait_ms);
     metrics.gauge("relay_longest_wait_seconds", "The longest wait since the last restart began.", longest);
     metrics.counter(
         "relay_upstream_failures",
-        "Connections to the program that could not be made, or that failed in the middle of an answer.",
+        "Connections to the program that could not be made, that ended without an answer or in the middle of one, or that \
+         brought none in time.",
         relay.upstream_failures,
     );
     metrics.counter("relay_given_up", "Clients without a request that no program served in time.", relay.given_up);

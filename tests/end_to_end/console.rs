@@ -83,7 +83,7 @@ fn the_end_of_stdin_is_not_enter() {
     assert!(!instance.err.so_far().contains("stopping"), "{}", instance.err.so_far());
 }
 
-/// Runs a script, in which `$supervisor` is one that ends when the script says so.
+/// Runs a script, in which `$supervisor` is one that ends by itself.
 fn script(home: &Home, script: &str) -> Command {
     let mut command = home.program("bash");
     let supervisor = format!("{SUPERVISOR} exec --name {} --restart never -- sleep 0.5", home.name());

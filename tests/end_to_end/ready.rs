@@ -211,7 +211,6 @@ fn an_answer_of_another_process_does_not_make_a_program_ready() {
     assert_eq!(evidence(&instance), format!("it answers on 127.0.0.1:{port}"));
 }
 
-/// By whatever path, and whichever of its processes it is.
 /// Only the program is at fault: the supervisor holds the socket for it.
 #[test]
 fn of_a_program_that_ends_before_it_serves_the_supervisor_is_not_named_as_what_is_in_its_way() {

@@ -309,7 +309,7 @@ fn conclude(port: &Arc<Shared>, entry: &Arc<Entry>, connection: Connection, serv
             return back;
         }
         (Course::Leaves, Ok(())) => notify_or_close(port, entry, held),
-        // An error is part of what is reported, though the client is waited for first.
+        // The client is waited for, and the end of that is what is reported, without an error of the handler.
         (Course::Abandoned, _) => {
             held.rest = Vec::new();
             held.farewell = Some(Box::new(Farewell::linger()));

@@ -47,7 +47,8 @@ impl Port {
     /// process and keeps it. A stop leaves the accept queue to them, and the listener as it is. If a listener is not
     /// shared, a stop takes the clients in its queue, to notify them.
     ///
-    /// All processes that share a listener share its mode: while a server serves there, it does not block.
+    /// All processes that share a listener share its mode: from here on it does not block on Linux with the feature `epoll`,
+    /// and blocks otherwise.
     ///
     /// # Errors
     /// When the listener has no address, or the system gives no thread.

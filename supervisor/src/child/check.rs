@@ -148,7 +148,7 @@ fn ask_again_and_again(
                 }
             }
         }
-        // Not later because of an answer that takes long; but never without a pause.
+        // Not later because of an answer that takes long: after one that takes longer than that, at once.
         next = asked + every;
     }
 }

@@ -28,7 +28,7 @@ use super::state::{
 };
 use super::stop::Why;
 
-/// What does not change as long as the supervisor lives.
+/// What does not change as long as the supervisor lives, except for the program.
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) name: String,

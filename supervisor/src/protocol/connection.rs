@@ -152,7 +152,7 @@ pub enum Activity {
     Draining,
     /// Closed by force, but the handler is still running.
     Stuck,
-    /// Waiting for a program, since none serves (with `--relay`).
+    /// Waiting for a program, since none serves, or for the end of a pause (with `--relay`).
     Held,
     /// A word of a newer version.
     #[serde(untagged)]

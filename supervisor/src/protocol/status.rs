@@ -181,11 +181,12 @@ pub struct Relay {
     /// Where the program listens that serves. Omitted: none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<SocketAddr>,
-    /// How many clients and requests wait for a program.
+    /// How many clients and requests wait for a program, or for the end of a pause.
     pub held: usize,
     /// How long the one that waited longest had to, since the last restart began, in milliseconds.
     pub longest_wait_ms: u64,
-    /// Connections to the program that could not be made, or that failed in the middle of an answer.
+    /// Connections to the program that could not be made, that ended without an answer or in the middle of one, or that
+    /// brought none in time.
     pub upstream_failures: u64,
     /// Clients without a request that were held, and that no program served in time.
     pub given_up: u64,
@@ -207,7 +208,7 @@ pub struct Requests {
     pub server_errors: u64,
     /// By the relay, because of what they are: 400, 408, 431, 501, 505.
     pub rejected: u64,
-    /// By the relay with 502: the program did not answer.
+    /// By the relay with 502: the program could not be reached, or did not answer.
     pub bad_gateway: u64,
     /// By the relay with 503: no program served in time, or there were too many clients.
     pub unavailable: u64,

@@ -33,7 +33,7 @@ pub struct Options {
 /// What became of the requests, and how many clients wait. Requests are counted with `http` only.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RelayCounts {
-    /// Clients and requests that are held now, since no generation serves.
+    /// Clients and requests that are held now, since no generation serves or in a pause.
     pub held: usize,
     /// The program's answers with a status of 200 to 299, or 101.
     pub succeeded: u64,
@@ -45,7 +45,7 @@ pub struct RelayCounts {
     pub server_errors: u64,
     /// Requests that were refused as invalid or not supported: 400, 431, 501, 505, or 408 for one that never ended.
     pub rejected: u64,
-    /// Requests that the program was given and did not answer: 502.
+    /// Requests for which the program could not be reached, or that it did not answer: 502.
     pub bad_gateway: u64,
     /// Requests that no generation served in time, or because there were too many clients: 503.
     pub unavailable: u64,
@@ -53,7 +53,8 @@ pub struct RelayCounts {
     pub gateway_timeout: u64,
     /// Clients without a request that were held and that no generation served in time.
     pub given_up: u64,
-    /// Connections to the program that could not be made, or that failed in the middle of an answer.
+    /// Connections to the program that could not be made, that ended without an answer or in the middle of one, or that
+    /// brought none in time.
     pub upstream_failures: u64,
     /// Requests that were sent again, because the program closed a connection that it had kept alive.
     pub retries: u64,

@@ -144,7 +144,7 @@ impl Master {
         State::Draining(draining)
     }
 
-    /// No generation serves any more, and none will.
+    /// No generation will serve any more: stops those that still do.
     pub(in crate::master) fn give_up(
         &mut self,
         serving: Vec<Live>,
