@@ -156,5 +156,5 @@ fn a_wrong_file_is_no_start_at_all() {
     configure(&file, &json!({ "dir": "one", "gracious": 5 }));
     let mut command = home.supervisor(&["http", "--config", file.to_str().unwrap()]);
     command.stdin(Stdio::null());
-    home.run(command).expect(1).says("server.json").says("gracious");
+    home.run(command).expect(2).says("server.json").says("gracious");
 }

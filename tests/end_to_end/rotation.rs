@@ -171,7 +171,7 @@ fn a_spread_beyond_the_grace_period_is_refused_with_both_numbers() {
     instance.admin(&["stop", "--grace", "30", "--spread", "40", "--no-wait"]).expect(1).says(both);
     assert_eq!(instance.status()["generation"], 1);
     instance.admin(&["restart", "--grace", "40", "--spread", "40"]).expect(0);
-    let said = home.run(home.supervisor(&["echo", "--listen", "0", "--grace", "1", "--spread", "2"])).expect(1);
+    let said = home.run(home.supervisor(&["echo", "--listen", "0", "--grace", "1", "--spread", "2"])).expect(2);
     said.says(r#""spread" is 2 s, and "grace" is 1 s: say at most 1 s, or give more"#);
 }
 
@@ -182,6 +182,6 @@ fn clients_that_only_a_program_knows_cannot_be_let_go_over_a_time() {
     let why = "without --relay only the program knows them";
     instance.admin(&["restart", "--spread", "1"]).expect(1).says(why);
     instance.admin(&["stop", "--spread", "1"]).expect(1).says(why);
-    let said = home.run(home.supervisor(&["exec", "--spread", "1", "sleep", "1000"])).expect(1);
+    let said = home.run(home.supervisor(&["exec", "--spread", "1", "sleep", "1000"])).expect(2);
     said.says(r#""spread" needs "relay": without it only the program knows its clients"#);
 }

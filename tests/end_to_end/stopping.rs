@@ -206,7 +206,7 @@ fn a_shorter_grace_period_is_for_the_later_signals_first() {
 fn the_times_of_the_signals_are_the_grace_period_and_there_is_only_one() {
     let home = Home::new();
     let options = ["--stop-signal", "QUIT:20s,TERM:5s", "--grace", "3"];
-    home.run(home.exec_command(&options, &["true"])).expect(1).says("leave out \"grace\" or the first time");
+    home.run(home.exec_command(&options, &["true"])).expect(2).says("leave out \"grace\" or the first time");
     let instance = home.exec(&["--stop-signal", "QUIT:20s,TERM:5s"], &["sleep", "600"]);
     instance.signal(SIGTERM);
     instance.err.wait_for("grace period 25 s");
