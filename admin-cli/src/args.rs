@@ -9,7 +9,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use load::Url;
 use mastercontrol::cli::generate::Generate;
-use mastercontrol::cli::{Hints, KINDS, parse_signal};
+use mastercontrol::cli::{Hints, KINDS, parse_number, parse_signal};
 use mastercontrol::instance::InstanceName;
 use mastercontrol::text::{listed, milliseconds, parse_seconds};
 
@@ -64,7 +64,7 @@ pub(crate) struct Cli {
 
 /// Which supervisor is meant. None of these: the only one that is running.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Which supervisor (else the only one that is running)")]
+#[command(next_help_heading = "Which supervisor (default: the only one that is running)")]
 pub(crate) struct Target {
     /// The supervisor with this name
     #[arg(short, long, global = true)]
@@ -186,7 +186,7 @@ with it, or with this program. For `supervisor exec` this needs --relay.")]
   admin-cli resume
   admin-cli --name web resume")]
     Resume,
-    /// Restart the server without refusing a connection; old clients drain
+    /// Replace the server by its next generation; old clients drain
     #[command(after_help = "Examples:
   admin-cli restart
   admin-cli --name web restart --grace 30s
@@ -294,6 +294,7 @@ pub(crate) struct List {
 #[derive(Debug, Args)]
 pub(crate) struct Close {
     /// The connection's number, as `connections` shows it
+    #[arg(value_parser = parse_number::<u64>)]
     pub(crate) id: u64,
     /// How long its client gets to disconnect [default: the supervisor's own]
     #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
@@ -414,7 +415,7 @@ pub(crate) struct Until {
     #[arg(long)]
     pub(crate) gone: bool,
     /// Until this generation, or a later one, is ready for clients
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_number::<u64>)]
     pub(crate) generation: Option<u64>,
 }
 
@@ -425,7 +426,7 @@ pub(crate) struct Events {
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// Begin after the event with this number [default: the last 1000]
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", value_parser = parse_number::<u64>)]
     pub(crate) since: Option<u64>,
 }
 

@@ -34,3 +34,4 @@ pub use hint::{Hints, hint};
 pub use invocation::{Asked, Checked, Invocation, check, command, known_settings};
 pub use server::{Front, HandlerKind, OwnServer, Server};
 pub use signals::parse_signal;
+pub use values::parse_number;

@@ -397,6 +397,7 @@ fn all_are_asked_in_the_order_of_their_names() {
     let lines = restarted.out.lines().filter(|line| line.contains(": restarted: generation 2 is serving"));
     assert_eq!(names(&lines.map(|line| format!("{line}\n")).collect::<String>()), "abc", "{restarted}");
     home.admin(&["close", "1", "--all"]).expect(2).says("close is for one supervisor");
+    home.admin(&["close", "one"]).expect(2).says("say a whole number");
     home.admin(&["metrics", "--all"]).expect(2).says("metrics is for one supervisor");
     assert_eq!(home.admin(&["metrics", "--all", "--json"]).expect(0).out.lines().count(), 3);
     let stopped = home.admin(&["stop", "--all", "--json"]).expect(0);

@@ -185,7 +185,8 @@ fn a_client_that_releases_a_pause_together_with_its_request_has_released_it() {
     stream.write_all(b"{\"v\":1,\"request\":\"pause\",\"hold\":true}\n\n").unwrap();
     let mut heard = String::new();
     stream.read_to_string(&mut heard).unwrap();
-    assert!(heard.contains(r#""result":"resumed""#), "{heard}");
+    // Master control may hear of the release before it hears that nothing is under way.
+    assert!(heard.contains(r#""result":"resumed""#) || heard.contains("it was released"), "{heard}");
     assert!(!is_paused(&instance));
 }
 

@@ -23,7 +23,7 @@ fn ready_means_ready_for_clients() {
     instance.admin(&["wait", "--ready"]).expect(0).says("serving");
     instance.admin(&["wait", "--ready", "--timeout", "0"]).expect(0).says("serving");
     instance.admin(&["drain"]).expect(0);
-    instance.admin(&["wait", "--ready", "--timeout", "50ms"]).expect(7).says("timed out waiting");
+    instance.admin(&["wait", "--ready", "--timeout", "50ms"]).expect(7).says("timed out waiting: ").says("not ready");
     let wait = instance.admin_begins(&["wait", "--ready", "--json"]);
     instance.admin(&["resume"]).expect(0);
     assert_eq!(wait.end().expect(0).json()["ready"], true);

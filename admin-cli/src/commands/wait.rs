@@ -29,7 +29,7 @@ pub(crate) fn wait(target: &Target, json: bool, wait: &WaitFor) -> Result<Exit, 
     loop {
         let left = || end.map(|end| end.saturating_duration_since(Instant::now()));
         let patience = Patience { whole: left().map(|left| left.max(MOMENT)), ..Patience::short() };
-        match look(target, &mut seen, patience)? {
+        let found = match look(target, &mut seen, patience)? {
             Seen::Running(status) if is_there(&wait.until, &status) => {
                 let text = if json { json!(Answer::Status(status)).to_string() } else { status_line(&status) };
                 output::data(&text)?;
@@ -42,11 +42,13 @@ pub(crate) fn wait(target: &Target, json: bool, wait: &WaitFor) -> Result<Exit, 
             Seen::Gone if seen.is_some() => {
                 return Err(Failure::new(Exit::NotRunning, "it has ended, and is not what was waited for"));
             }
-            Seen::Running(_) | Seen::Gone | Seen::Unknown => {}
-        }
+            Seen::Running(status) => status_line(&status),
+            Seen::Gone => "no supervisor is running there".into(),
+            Seen::Unknown => "it does not answer".into(),
+        };
         let left = left();
         if left == Some(Duration::ZERO) {
-            return Err(Failure::new(Exit::GaveUp, "timed out waiting"));
+            return Err(Failure::new(Exit::GaveUp, format!("timed out waiting: {found}")));
         }
         thread::sleep(left.map_or(pause, |left| pause.min(left)));
         pause = (pause * 2).min(LOOKS.1);

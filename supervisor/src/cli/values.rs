@@ -167,8 +167,11 @@ pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A whole number, with messages for people.
-pub(super) fn parse_number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, &'static str> {
+/// A whole number.
+///
+/// # Errors
+/// When the text is none, or it is too great, for people.
+pub fn parse_number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, &'static str> {
     text.parse().map_err(|error: ParseIntError| match error.kind() {
         IntErrorKind::PosOverflow => "that is too much",
         _ => "say a whole number (0, 5, 100)",

@@ -122,7 +122,7 @@ impl Pausing {
                 reply.answer(Answer::Resumed { took_ms: milliseconds(took), early });
             }
             (_, early) => {
-                let why = early.unwrap_or_else(|| "it was let go".into());
+                let why = early.unwrap_or_else(|| "it was released".into());
                 let before = if under_way > 0 { "the requests that were under way" } else { "it had begun" };
                 let message = format!("the pause was over before {before}: {why}");
                 reply.refuse(ErrorCode::Failed, message);
