@@ -33,6 +33,8 @@ pub(super) struct ScheduledStop {
     by: Trigger,
     /// Whether a service manager may wait for it.
     is_awaited: bool,
+    /// Whether a drain was requested, too.
+    is_drain: bool,
     /// The end of the grace period.
     deadline: Deadline,
     /// The spread. None: as the settings say at that time.
@@ -98,24 +100,28 @@ impl Readiness {
     pub(super) fn revoke(&mut self, by: &Trigger, log: &Journal) {
         let message = format!("{by}: not ready for new clients");
         log.line(Level::Info, "not_ready", message, [("by", by.to_string().into())]);
-        if self.is_ready() {
-            *self = Readiness::NotReady;
+        match self {
+            Readiness::Ready => *self = Readiness::NotReady,
+            Readiness::NotReady => {}
+            Readiness::Scheduled(stop) => stop.is_drain = true,
         }
     }
 
     /// Reports ready for new clients again, which cancels a scheduled stop. Returns what was undone.
-    pub(super) fn restore(&mut self, by: &Trigger, log: &Journal) -> Option<Undone> {
+    pub(super) fn restore(&mut self, by: &Trigger, log: &Journal) -> Vec<Undone> {
         let (undone, waiting) = match std::mem::replace(self, Readiness::Ready) {
-            Readiness::Ready => return None,
-            Readiness::NotReady => (Undone::Drain, Vec::new()),
-            Readiness::Scheduled(stop) => (Undone::Stop, stop.waiting),
+            Readiness::Ready => return Vec::new(),
+            Readiness::NotReady => (vec![Undone::Drain], Vec::new()),
+            Readiness::Scheduled(stop) if stop.is_drain => (vec![Undone::Stop, Undone::Drain], stop.waiting),
+            Readiness::Scheduled(stop) => (vec![Undone::Stop], stop.waiting),
         };
-        let message = format!("{by}: {}, ready for new clients again", text::undone(&undone));
+        let words: Vec<_> = undone.iter().map(text::undone).collect();
+        let message = format!("{by}: {}, ready for new clients again", text::listed(&words, "and"));
         log.line(Level::Info, "ready", message, [("by", by.to_string().into())]);
         for reply in waiting {
             reply.refuse(ErrorCode::Cancelled, format!("{by} cancelled the stop"));
         }
-        Some(undone)
+        undone
     }
 
     /// Schedules a stop with this deadline. Of several, the earliest begins, with the nearest deadline.
@@ -138,10 +144,12 @@ impl Readiness {
                 false
             }
         };
-        let stop = ScheduledStop { since: now, at, by, is_awaited, deadline, spread, countdown, waiting };
+        let stop =
+            ScheduledStop { since: now, at, by, is_awaited, is_drain: false, deadline, spread, countdown, waiting };
         let mut stop = match std::mem::replace(self, Readiness::NotReady) {
             Readiness::Scheduled(other) => other.merge(stop),
-            Readiness::Ready | Readiness::NotReady => stop,
+            Readiness::NotReady => ScheduledStop { is_drain: true, ..stop },
+            Readiness::Ready => stop,
         };
         // Possibly the delay of an earlier stop.
         let delay = stop.delay(now).remaining_ms;
@@ -195,9 +203,9 @@ impl ScheduledStop {
     fn merge(mut self, later: ScheduledStop) -> ScheduledStop {
         let deadline = self.deadline.min(later.deadline);
         let waiting = std::mem::take(&mut self.waiting);
-        let since = self.since;
+        let (since, is_drain) = (self.since, self.is_drain);
         let is_awaited = self.is_awaited || later.is_awaited;
         let earlier = if self.at <= later.at { self } else { later };
-        ScheduledStop { since, is_awaited, deadline, waiting, ..earlier }
+        ScheduledStop { since, is_awaited, is_drain, deadline, waiting, ..earlier }
     }
 }

@@ -98,6 +98,19 @@ fn a_stop_during_a_restart_wins() {
 }
 
 #[test]
+fn a_drain_beside_a_scheduled_stop_is_undone_with_it_and_named() {
+    let drain = || Step::Ask(Request::Drain {});
+    for steps in [[drain(), stop(None, 5000)], [stop(None, 5000), drain()]] {
+        let mut drive = Drive::new();
+        drive.take(Step::Connect);
+        steps.into_iter().for_each(|step| drive.take(step));
+        drive.take(Step::Ask(Request::Resume {}));
+        assert_eq!(drive.answers().pop().unwrap(), "Readiness { ready: true, undone: [Stop, Drain] }");
+        drive.finish();
+    }
+}
+
+#[test]
 fn a_scheduled_stop_begins_when_it_is_due_unless_it_is_cancelled() {
     let delayed = || stop(None, 5000);
     let mut drive = Drive::new();
