@@ -49,7 +49,7 @@ pub(super) struct EventLoop {
     listener: Option<Arc<TcpListener>>,
     listening: Listening,
     refusals: usize,
-    /// Something has been done for a connection.
+    /// Something has been done for a connection, or it has ended.
     has_worked: bool,
     has_quit: bool,
 }
@@ -124,6 +124,7 @@ impl EventLoop {
         for key in self.pairs.keys() {
             self.force(key);
         }
+        self.tools.hub.pausing.something_ended();
     }
 
     /// How long until something has to be done. None: until something happens.
@@ -212,6 +213,7 @@ impl EventLoop {
 
     /// The connection is over.
     fn end(&mut self, mut pair: Box<Pair>, outcome: Outcome) {
+        self.has_worked = true;
         let hub = self.tools.hub.clone();
         self.timers.forget(pair.key, &mut pair.scheduled);
         self.pairs.release(pair.key);

@@ -1,11 +1,13 @@
 //! Clients wait while no generation serves.
 
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
-use mastercontrol_worker::Activity;
 use mastercontrol_worker::relay::Protocol;
+use mastercontrol_worker::{Activity, Outcome};
 
-use crate::support::{Client, Front, Program, eventually, never, options};
+use crate::support::{Client, Front, LIMIT, Program, eventually, never, options, soon};
 
 #[test]
 fn clients_that_come_before_the_program_are_served_by_it() {
@@ -167,7 +169,7 @@ fn a_request_that_the_program_works_on_is_waited_for_in_a_pause() {
     eventually("it is there", || upstream.connections().first().is_some_and(|it| it.received > 0));
     let paused = front.relay.pause();
     assert_eq!(paused.under_way(), 1);
-    let waiting = std::thread::spawn(move || paused.wait());
+    let waiting = thread::spawn(move || paused.wait());
     server.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone");
     client.expect_answer("done");
     assert!(waiting.join().unwrap());
@@ -177,6 +179,45 @@ fn a_request_that_the_program_works_on_is_waited_for_in_a_pause() {
     upstream.stop_by(never());
     server.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlast");
     client.expect_answer("last");
+}
+
+#[test]
+fn a_pause_does_not_wait_for_a_request_that_was_closed_by_force() {
+    let (program, connections) = Program::by_hand();
+    let front = Front::http();
+    let upstream = front.serve(&program);
+    // With a request under way. The program keeps its end of the connection.
+    let begin = || {
+        let mut client = front.client();
+        client.get("/");
+        let mut server = connections.recv().unwrap();
+        server.expect("GET / HTTP/1.1\r\n");
+        let paused = front.relay.pause();
+        assert_eq!(paused.under_way(), 1);
+        let (say, is_quiet) = mpsc::channel();
+        thread::spawn(move || say.send(paused.wait()));
+        // It has most likely begun to wait.
+        thread::sleep(Duration::from_millis(50));
+        (client, server, is_quiet)
+    };
+    let (mut client, _server, is_quiet) = begin();
+    let id = upstream.connections()[0].id;
+    assert_eq!(upstream.close(id, Duration::ZERO).unwrap().outcome, Outcome::Forced);
+    assert!(is_quiet.recv_timeout(LIMIT).unwrap());
+    client.expect_reset();
+    front.relay.resume();
+    // The same at the deadline of a drain.
+    let (mut client, _server, is_quiet) = begin();
+    upstream.retire_by(soon());
+    assert!(is_quiet.recv_timeout(LIMIT).unwrap());
+    client.expect_reset();
+    front.relay.resume();
+    // The same when the relay ends.
+    upstream.serve();
+    let (mut client, _server, is_quiet) = begin();
+    drop(front);
+    assert!(is_quiet.recv_timeout(LIMIT).unwrap());
+    client.expect_reset();
 }
 
 #[test]
