@@ -333,6 +333,8 @@ impl Upstream {
 
     /// Ends one connection: between two messages, or by force when the grace period is over. Waits for the end. A
     /// connection that has moved to the generation that serves now is ended there. None: there is no such connection.
+    ///
+    /// A request that a pause holds stays held. If the pause ends within the grace period, it is answered first.
     pub fn close(&self, id: u64, grace: Duration) -> Option<Closed> {
         asked::close(&self.hub, Some(self.target.number), id, grace).or_else(|| {
             let serving = self.hub.door().0.serving.filter(|serving| serving.number != self.target.number)?;

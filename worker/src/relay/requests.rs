@@ -33,9 +33,8 @@ pub(super) fn next(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, N
     }
     pair.drop_spent_link();
     move_on(pair, tools);
-    if is_paused(pair, tools) {
-        let is_gone = pair.client.is_gone();
-        return if is_gone { ControlFlow::Break(Outcome::Disconnected) } else { ControlFlow::Continue(Next::Wait) };
+    if tools.hub.pausing.is_paused() {
+        return wait_in_pause(pair, tools);
     }
     pair.end_hold(tools);
     loop {
@@ -67,18 +66,23 @@ pub(super) fn next(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, N
     wait(pair, tools)
 }
 
-/// Whether no request may begin now: nothing is read, and a client that has sent something is held.
-fn is_paused(pair: &mut Pair, tools: &Tools) -> bool {
-    let Course::Messages(exchange) = &mut pair.course else { return false };
-    let is_paused = tools.hub.pausing.is_paused() && pair.leaving.is_none();
-    if is_paused && exchange.head_until.take().is_some() {
+/// No request may begin now: nothing is read, and a client that has sent something is held.
+fn wait_in_pause(pair: &mut Pair, tools: &Tools) -> ControlFlow<Outcome, Next> {
+    let Course::Messages(exchange) = &mut pair.course else { return ControlFlow::Continue(Next::Go) };
+    if exchange.head_until.take().is_some() {
         // The beginning of a head, which gets its full time after the pause.
         exchange.is_unseen = true;
     }
-    if is_paused && (pair.client.readable || exchange.is_unseen) {
+    if pair.client.is_gone() {
+        return ControlFlow::Break(Outcome::Disconnected);
+    }
+    if pair.leaving.is_some() && !exchange.is_unseen && !pair.client.has_input() {
+        return ControlFlow::Break(Outcome::Closed);
+    }
+    if exchange.is_unseen || pair.client.readable {
         pair.begin_hold(tools);
     }
-    is_paused
+    ControlFlow::Continue(Next::Wait)
 }
 
 /// No whole request has arrived.

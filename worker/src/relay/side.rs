@@ -103,6 +103,11 @@ impl Side {
         self.gone
     }
 
+    /// Whether bytes wait to be read. They are left there.
+    pub(super) fn has_input(&self) -> bool {
+        matches!(recv(&self.socket, &mut [0; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK), Ok((_, 1)))
+    }
+
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Read {
         let length = buffer.len();
         loop {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mastercontrol_worker::relay::Protocol;
 use mastercontrol_worker::{Activity, Outcome};
 
-use crate::support::{Client, Front, LIMIT, Program, eventually, never, options, soon};
+use crate::support::{Client, Front, HUGE, LIMIT, Program, eventually, never, options, soon};
 
 #[test]
 fn clients_that_come_before_the_program_are_served_by_it() {
@@ -218,6 +218,56 @@ fn a_pause_does_not_wait_for_a_request_that_was_closed_by_force() {
     drop(front);
     assert!(is_quiet.recv_timeout(LIMIT).unwrap());
     client.expect_reset();
+}
+
+#[test]
+fn a_held_request_of_a_client_that_has_to_leave_is_held_on() {
+    let front = Front::http();
+    let upstream = front.serve(&Program::http("a"));
+    // One after the other, because the threads of a relay accept at the same time.
+    let [mut first, mut second] = [(); 2].map(|()| {
+        let mut client = front.client();
+        client.get("/");
+        client.expect_answer("a / ");
+        client
+    });
+    assert!(front.relay.pause().wait());
+    first.get("/held");
+    second.get("/held");
+    eventually("both are held", || front.relay.counts().held == 2);
+    // Past the end of its grace period it is closed as any other.
+    let ids: Vec<_> = upstream.connections().into_iter().map(|it| it.id).collect();
+    let closed = upstream.close(ids[0], Duration::from_millis(100)).unwrap();
+    assert_eq!((closed.connection.activity, closed.outcome), (Activity::Held, Outcome::Forced));
+    let waiting = thread::spawn({
+        let upstream = upstream.clone();
+        move || upstream.close(ids[1], HUGE)
+    });
+    first.expect_reset();
+    second.expect_silence();
+    assert_eq!((front.relay.counts().succeeded, front.relay.counts().held), (2, 1));
+    front.relay.resume();
+    let (head, body) = second.answer();
+    assert!(head.contains("\r\nConnection: close\r\n") && body == "a /held ", "{head}{body}");
+    second.expect_last("");
+    assert_eq!(waiting.join().unwrap().unwrap().outcome, Outcome::Closed);
+}
+
+#[test]
+fn a_client_that_has_to_leave_and_has_sent_nothing_leaves_in_a_pause() {
+    let front = Front::http();
+    let upstream = front.serve(&Program::http("a"));
+    let mut idle = front.client();
+    idle.get("/");
+    idle.expect_answer("a / ");
+    assert!(front.relay.pause().wait());
+    let new = front.client();
+    eventually("both are connected", || upstream.connections().len() == 2);
+    for it in upstream.connections() {
+        assert_eq!(upstream.close(it.id, HUGE).unwrap().outcome, Outcome::Closed);
+    }
+    [idle, new].iter_mut().for_each(|client| client.expect_last(""));
+    assert_eq!(front.relay.counts().held, 0);
 }
 
 #[test]
