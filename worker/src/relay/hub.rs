@@ -37,6 +37,8 @@ pub(super) struct Hub {
     /// Whether clients should connect here.
     in_rotation: AtomicBool,
     pub(super) pausing: Arc<Pausing>,
+    /// When the last pause has ended.
+    resumed: Mutex<Option<Instant>>,
     door: Mutex<Door>,
     /// Clients that were accepted and not refused.
     pub(super) connections: AtomicUsize,
@@ -162,6 +164,7 @@ impl Hub {
             epoch: AtomicU64::new(0),
             in_rotation: AtomicBool::new(true),
             pausing: Arc::default(),
+            resumed: Mutex::default(),
             door: Mutex::new(Door { listener: Some(listener), ..Door::default() }),
             connections: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
@@ -195,9 +198,18 @@ impl Hub {
 
     /// Ends a pause, if there is one.
     pub(super) fn resume(&self) {
+        if self.pausing.is_paused() {
+            // First, so that what is looked at after the pause does not count it.
+            *lock(&self.resumed) = Some(Instant::now());
+        }
         if self.pausing.resume() {
             self.tell(|| Command::Look(None));
         }
+    }
+
+    /// Since when something that has been held since then waits for a generation: not before the end of a pause.
+    pub(super) fn waits_since(&self, held_since: Instant) -> Instant {
+        lock(&self.resumed).map_or(held_since, |resumed| resumed.max(held_since))
     }
 
     /// The door as it is now, and its epoch.

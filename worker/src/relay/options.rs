@@ -22,7 +22,7 @@ pub struct Options {
     /// How many clients may be connected at once, including held ones. Further clients are refused, unless an idle one
     /// can be closed instead.
     pub max_connections: usize,
-    /// How long a client is held while no generation serves.
+    /// How long a client is held while no generation serves. It begins anew when a pause ends.
     pub wait: Duration,
     /// How long the program may take to begin its answer to an HTTP request. None: as long as it wants.
     pub answer_within: Option<Duration>,

@@ -197,7 +197,7 @@ fn hold(pair: &mut Pair, tools: &mut Tools) -> Reached {
     if tools.hub.pausing.is_paused() {
         return Reached::Later;
     }
-    let until = since + tools.hub.options.wait;
+    let until = tools.hub.waits_since(since) + tools.hub.options.wait;
     if until <= tools.now {
         return Reached::Unserved;
     }

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use mastercontrol_worker::relay::Protocol;
+use mastercontrol_worker::relay::{Forwarded, Protocol};
 use mastercontrol_worker::{Activity, Outcome};
 
 use crate::support::{Client, Front, HUGE, LIMIT, Program, eventually, never, options, soon};
@@ -268,6 +268,53 @@ fn a_client_that_has_to_leave_and_has_sent_nothing_leaves_in_a_pause() {
     }
     [idle, new].iter_mut().for_each(|client| client.expect_last(""));
     assert_eq!(front.relay.counts().held, 0);
+}
+
+#[test]
+fn the_time_that_clients_may_wait_begins_anew_when_a_pause_ends() {
+    let wait = Duration::from_secs(2);
+    for protocol in [Protocol::Tcp, Protocol::Http(Forwarded::Off)] {
+        let mut options = options(protocol);
+        options.wait = wait;
+        let front = Front::start(options);
+        let program = if protocol == Protocol::Tcp { Program::named("GET") } else { Program::http("a") };
+        let expect_service = |client: &mut Client| match protocol {
+            Protocol::Tcp => client.expect("GET"),
+            Protocol::Http(_) => client.expect_answer("a / "),
+        };
+        // Held from before the pause, because nothing serves yet.
+        let mut before = front.client();
+        before.get("/");
+        eventually("it is held", || front.relay.counts().held == 1);
+        assert!(front.relay.pause().wait());
+        thread::sleep(wait);
+        front.relay.resume();
+        before.expect_silence();
+        let upstream = front.serve(&program);
+        expect_service(&mut before);
+        // Held by the pause; then the program ends.
+        assert!(front.relay.pause().wait());
+        let mut meanwhile = front.client();
+        meanwhile.get("/");
+        eventually("it is held", || front.relay.counts().held == 1);
+        thread::sleep(wait);
+        upstream.lost();
+        front.relay.resume();
+        meanwhile.expect_silence();
+        front.serve(&program);
+        expect_service(&mut meanwhile);
+        // The time is not unlimited.
+        front.relay.hold();
+        assert!(front.relay.pause().wait());
+        let mut last = front.client();
+        last.get("/");
+        eventually("it is held", || front.relay.counts().held == 1);
+        front.relay.resume();
+        match protocol {
+            Protocol::Tcp => last.expect_end(),
+            Protocol::Http(_) => last.expect_refusal(503),
+        }
+    }
 }
 
 #[test]
