@@ -140,7 +140,7 @@ impl Relay {
 
     /// From now on no new client, and with `http` no request, reaches a program: they are held for as long as the pause
     /// lasts. Requests under way are answered, and opaque bytes are passed on. A generation can be replaced meanwhile;
-    /// a [stop](Upstream::stop_by) ends the pause.
+    /// a [stop](Upstream::stop_by) of the one that serves ends the pause.
     pub fn pause(&self) -> Paused {
         self.hub.pausing.pause();
         let hub = self.hub.clone();
@@ -169,7 +169,7 @@ impl Relay {
 
     /// Stops accepting: closes the listener, and refuses the held clients and, unless the listener is shared, those in
     /// its queue (`http`: 503, `tcp`: closed). With `http`, a generation that serves still answers the clients in the
-    /// queue.
+    /// queue. In a pause, the clients that it would serve stay held.
     pub fn close(&self) {
         close(&self.hub);
     }
@@ -283,9 +283,13 @@ impl Upstream {
     /// The same as [`Upstream::stop_by`], but idle connections are closed evenly over `spread`, oldest first. Others
     /// are closed as by [`Upstream::retire_over`].
     pub fn stop_over(&self, spread: Duration, deadline: Instant) {
-        self.hub.resume();
         close(&self.hub);
         self.drain_over(spread, deadline, Target::stop);
+        // Only now: requests that a pause holds are the last ones of their clients. If another generation still serves,
+        // it gets them, so it has to be stopped first.
+        if self.hub.door().0.serving.is_none() {
+            self.hub.resume();
+        }
     }
 
     fn drain_over(&self, spread: Duration, deadline: Instant, begin: impl FnOnce(&Target, Instant)) {

@@ -190,7 +190,8 @@ fn hold(pair: &mut Pair, tools: &mut Tools) -> Reached {
     pair.attempts = None;
     pair.starve(false, tools);
     detach_if_moving(pair);
-    if tools.door().listener.is_none() {
+    // A stop closes the port before it ends a pause: the generation that stops then serves what is held.
+    if tools.door().listener.is_none() && !attach(pair, tools) {
         return Reached::Unserved;
     }
     let since = pair.begin_hold(tools);

@@ -318,6 +318,33 @@ fn the_time_that_clients_may_wait_begins_anew_when_a_pause_ends() {
 }
 
 #[test]
+fn all_requests_that_a_stop_finds_held_are_the_last_ones_of_their_clients() {
+    let front = Front::http();
+    // Those that are held before the pause, too, which have been read.
+    let mut clients: Vec<_> = (0..100).map(|_| front.client()).collect();
+    let (read, unread) = clients.split_at_mut(50);
+    read.iter_mut().for_each(|client| client.get("/"));
+    eventually("they are held", || front.relay.counts().held == 50);
+    assert!(front.relay.pause().wait());
+    unread.iter_mut().for_each(|client| client.get("/"));
+    eventually("all are held", || front.relay.counts().held == 100);
+    let retired = front.serve(&Program::http("old"));
+    let upstream = front.serve(&Program::http("a"));
+    retired.retire_by(never());
+    // The one that serves is the last to be stopped.
+    for stopped in [retired, upstream.clone()] {
+        stopped.stop_by(never());
+    }
+    for mut client in clients {
+        let (head, body) = client.answer();
+        assert!(head.contains("\r\nConnection: close\r\n") && body == "a / ", "{head}{body}");
+        client.expect_last("");
+    }
+    let report = upstream.wait();
+    assert_eq!((report.closed + report.disconnected, report.forced.len()), (100, 0));
+}
+
+#[test]
 fn in_a_pause_new_clients_of_tcp_are_held_and_others_are_served() {
     let front = Front::tcp();
     let upstream = front.serve(&Program::echo());
@@ -333,4 +360,11 @@ fn in_a_pause_new_clients_of_tcp_are_held_and_others_are_served() {
     assert_eq!(upstream.counts().total, 1);
     front.relay.resume();
     new.expect("hello");
+    // A stop ends a pause, and loses no client either.
+    assert!(front.relay.pause().wait());
+    let mut last = front.client();
+    last.send("hello");
+    eventually("it is held", || front.relay.counts().held == 1);
+    upstream.stop_by(never());
+    last.expect("hello");
 }
