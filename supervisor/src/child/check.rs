@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use worker::deadline_after;
+
 use super::probe::{Outcome, Probe};
 #[cfg(unix)]
 use crate::text::Seconds;
@@ -116,7 +118,7 @@ fn ask_again_and_again(
     let mut in_a_row = 0;
     let now = Instant::now();
     let (mut every, mut next) = if probation.is_zero() {
-        (check.every, now + check.every)
+        (check.every, deadline_after(now, check.every))
     } else {
         // The last failure has to happen before the end of the probation.
         ((probation / check.failures.saturating_add(1)).min(check.every), now)
@@ -149,7 +151,7 @@ fn ask_again_and_again(
             }
         }
         // Not later because of an answer that takes long: after one that takes longer than that, at once.
-        next = asked + every;
+        next = deadline_after(asked, every);
     }
 }
 
@@ -201,6 +203,19 @@ mod tests {
             assert_eq!(reasons(2, answers), vec![reason; times], "{answers:?}");
         }
         assert_eq!(reasons(1, &[fails()]), ["check http=http://a/ failed: it answers 503"]);
+    }
+
+    #[test]
+    fn a_check_without_a_limit_on_its_times_never_comes_and_is_no_panic() {
+        let check = Check {
+            how: CheckKind::Probe(Probe::Http("http://a/".parse().unwrap())),
+            every: Duration::MAX,
+            timeout: Duration::MAX,
+            failures: 1,
+        };
+        let (works, beats) = mpsc::channel();
+        drop(works);
+        ask_again_and_again(&check, Duration::ZERO, &beats, || panic!("it is asked"), |_| ());
     }
 
     /// When a program on probation was asked and the result, until it has been asked once for each answer.

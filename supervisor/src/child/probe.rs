@@ -12,6 +12,8 @@ use interprocess::ConnectWaitMode;
 #[cfg(unix)]
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName};
 
+use worker::deadline_after;
+
 use super::family_sockets::{AcceptedBy, FamilySockets};
 use crate::listen::Address;
 use crate::text::{Reason, Seconds};
@@ -192,7 +194,7 @@ fn wait_until_accepted(client: &TcpStream, program: &FamilySockets, end: Instant
 
 /// Whether the program answers a GET with a status of 2xx.
 pub(super) fn http(url: &Url, program: &FamilySockets, limit: Duration) -> Outcome {
-    let end = Instant::now() + limit;
+    let end = deadline_after(Instant::now(), limit);
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
             Outcome::Failed(format!("no answer within {}", Seconds(limit)))
@@ -269,7 +271,7 @@ fn request(
     }
     let answer = match accepted {
         // Its time starts here: on a machine with many connections, finding the process that has accepted takes long.
-        AcceptedBy::TheProgram => exchange(client, request, Instant::now() + limit)?,
+        AcceptedBy::TheProgram => exchange(client, request, deadline_after(Instant::now(), limit))?,
         AcceptedBy::Another | AcceptedBy::Unknown => {
             // Some servers do not survive a client that disconnects without sending anything. The answer does not
             // matter.

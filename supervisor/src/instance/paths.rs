@@ -92,7 +92,8 @@ impl InstancePaths {
     /// The directories that contain files of this instance.
     #[cfg(unix)]
     pub(crate) fn directories(&self) -> [&Path; 2] {
-        [&self.lock, &self.socket].map(|path| path.parent().unwrap_or(Path::new(".")))
+        let is_some = |directory: &&Path| !directory.as_os_str().is_empty();
+        [&self.lock, &self.socket].map(|path| path.parent().filter(is_some).unwrap_or(Path::new(".")))
     }
 
     /// Removes the socket and the lock that a dead instance has left behind. Returns whether it did: not if the
