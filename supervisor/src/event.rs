@@ -9,7 +9,7 @@ use crate::server::BuildError;
 use crate::server::Built;
 use crate::watchdog::Watchdog;
 
-/// Everything that master control is told. Triggers only enqueue one of these. Events of a server carry the number of
+/// Everything that master control receives. Triggers only enqueue one of these. Events of a server carry the number of
 /// the build that it came from.
 #[derive(Debug)]
 pub(crate) enum Event {

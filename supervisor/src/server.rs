@@ -215,7 +215,7 @@ pub(crate) trait Clients {
     /// The same list, for another thread.
     fn watcher(&self) -> Watcher;
 
-    /// Begins to end one of them: its client is notified, and has this long to disconnect. `done` is told the outcome.
+    /// Begins to end one of them: its client is notified, and has this long to disconnect. `done` gets the outcome.
     /// None: there is no such connection.
     ///
     /// # Errors
@@ -223,7 +223,7 @@ pub(crate) trait Clients {
     fn close(&self, id: u64, grace: Duration, done: Closer) -> io::Result<Option<ConnectionInfo>>;
 }
 
-/// Begins to end one of these connections by `close`, which waits for its end. `done` is told the outcome. None: there
+/// Begins to end one of these connections by `close`, which waits for its end. `done` gets the outcome. None: there
 /// is no such connection.
 ///
 /// # Errors

@@ -1,6 +1,9 @@
 //! Listeners that the service manager keeps for the next supervisor, see `FDSTORE=1` in sd_notify(3): clients waiting
 //! in their queues survive a restart of the service, a crash of this process, and its upgrade.
 
+#[cfg(unix)]
+use std::path::Path;
+
 use crate::listen::{Address, Bound};
 #[cfg(unix)]
 use crate::listen::{FileIdentity, file_identity};
@@ -108,9 +111,7 @@ impl Kept {
             }
             // The path may lead elsewhere by now. While the listener exists, no other file has its file's inode.
             #[cfg(unix)]
-            (Address::Unix(own), Address::Unix(wanted)) => {
-                own == wanted && file_identity(wanted).is_some_and(|file| self.name == name_of_file(file))
-            }
+            (Address::Unix(own), Address::Unix(wanted)) => own == wanted && self.is_file_at(wanted),
             #[cfg(unix)]
             (Address::Tcp(_), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(_)) => false,
         }
@@ -120,11 +121,17 @@ impl Kept {
         self.listener
     }
 
+    /// Whether the file of this Unix socket is at this path.
+    #[cfg(unix)]
+    fn is_file_at(&self, path: &Path) -> bool {
+        file_identity(path).is_some_and(|file| self.name == name_of_file(file))
+    }
+
     /// Removes the file by which clients have found it: nothing will listen there any more.
     #[cfg(unix)]
     pub(crate) fn remove_file(&self) {
         if let Some(Bound { address: Address::Unix(path), .. }) = &self.listener
-            && file_identity(path).is_some_and(|file| self.name == name_of_file(file))
+            && self.is_file_at(path)
         {
             // Otherwise the next supervisor that listens there removes it.
             let _ = std::fs::remove_file(path);

@@ -1,4 +1,4 @@
-//! The part of master control's state that a service manager is told.
+//! The part of master control's state that is reported to a service manager.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::watchdog::OVERRUN;
 /// How much longer than a deadline the service manager is asked to wait: the overrun, and time to clean up.
 pub(crate) const MARGIN: Duration = OVERRUN.saturating_add(Duration::from_secs(4));
 
-/// What the service manager is told.
+/// What is reported to the service manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct View {
     pub(crate) phase: Phase,

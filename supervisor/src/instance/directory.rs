@@ -36,6 +36,11 @@ pub(super) fn sockets() -> Result<PathBuf, String> {
     })
 }
 
+/// The directory that a path is in: the current one for a name alone.
+pub(super) fn of(path: &Path) -> &Path {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// The directory for temporary files. A `TMPDIR` that is empty or not an absolute path counts as unset: files below it
 /// would not be found from another directory.
 #[cfg(unix)]

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::directory::make_private;
+use super::directory::{self, make_private};
 
 /// Why something cannot be claimed.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct InstanceLock {
 impl InstanceLock {
     /// Locks a file in a directory that only this user may enter, and makes the directory if it does not exist.
     pub(crate) fn in_private(path: PathBuf) -> Result<InstanceLock, InstanceLockError> {
-        let directory = path.parent().unwrap_or(Path::new("."));
+        let directory = directory::of(&path);
         make_private(directory).map_err(|source| InstanceLockError::Unusable { path: directory.to_owned(), source })?;
         InstanceLock::of_file(path)
     }

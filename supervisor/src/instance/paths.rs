@@ -60,11 +60,7 @@ impl InstancePaths {
         if cfg!(windows) && socket.to_fs_name::<GenericFilePath>().is_err() {
             return Err(format!(r"{} is no path of a pipe: say \\.\pipe\web", socket.display()));
         }
-        let directory = if cfg!(windows) {
-            directory::locks()?
-        } else {
-            socket.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
-        };
+        let directory = if cfg!(windows) { directory::locks()? } else { directory::of(socket).to_owned() };
         // On Windows it is in one directory with the locks of named instances; no instance name begins with this
         // character.
         let mut lock = OsString::from(if cfg!(windows) { "@" } else { "" });
@@ -92,8 +88,7 @@ impl InstancePaths {
     /// The directories that contain files of this instance.
     #[cfg(unix)]
     pub(crate) fn directories(&self) -> [&Path; 2] {
-        let is_some = |directory: &&Path| !directory.as_os_str().is_empty();
-        [&self.lock, &self.socket].map(|path| path.parent().filter(is_some).unwrap_or(Path::new(".")))
+        [&self.lock, &self.socket].map(|path| directory::of(path))
     }
 
     /// Removes the socket and the lock that a dead instance has left behind. Returns whether it did: not if the

@@ -151,7 +151,7 @@ struct HandlerGeneration {
 enum Look {
     #[default]
     Over,
-    /// It is under way, and its result is for all who have asked meanwhile.
+    /// It is under way, and all callers that ask meanwhile get its result.
     UnderWay(Vec<Availability>),
     /// It has not ended in time.
     Overdue,
@@ -272,7 +272,7 @@ fn overdue() -> Result<(), String> {
     Err(format!("what is to be served could not be read within {}", Seconds(LOOK_LIMIT)))
 }
 
-/// Ends the wait for a look: whoever asks from now on does not get this result.
+/// Ends the wait for a look: later callers do not get this result.
 fn end_look(look: &Mutex<Look>, now: Look, available: &Result<(), String>) {
     let before = mem::replace(&mut *lock(look), now);
     if let Look::UnderWay(waiting) = before {
