@@ -16,9 +16,10 @@ use crate::spread::Turns;
 /// was accepted: that message is most likely on its way. Applies only without a [notice](crate::Handler::notice), and
 /// never beyond the stop's deadline.
 ///
-/// It is long enough for a lost packet of a nearby client, which systems send again after a fifth of a second, and
-/// short enough for a stop that waits in vain because some clients connect and then stay silent.
-pub const FIRST_MESSAGE_WAIT: Duration = Duration::from_millis(250);
+/// It is long enough for a lost packet, which systems send again after a fifth of a second and a round trip or two, and
+/// for a client on a machine that stalls for a moment. It is short enough for a stop that waits in vain because some
+/// clients connect and then stay silent.
+pub const FIRST_MESSAGE_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a stop waits for the next message of a client whose last one came within the second before: the next one
 /// may be on its way, and is answered as the client's last. Applies only without a [notice](crate::Handler::notice),
