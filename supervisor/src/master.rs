@@ -122,7 +122,10 @@ impl Master {
             }
             match next {
                 ControlFlow::Continue(next) => state = next,
-                ControlFlow::Break(end) => return end,
+                ControlFlow::Break(end) => {
+                    self.builder.end();
+                    return end;
+                }
             }
         }
     }

@@ -86,6 +86,9 @@ pub(crate) trait Builder: fmt::Debug + Send {
     /// first has to notify the clients in the accept queue, closes it itself. A build under way that must be waited for
     /// is handed over as it is, and must be gone by this deadline. A further call moves that.
     fn close(&mut self, deadline: Deadline);
+
+    /// Kills what is left besides the generations, all of which have ended, and waits for it. The last call.
+    fn end(&mut self) {}
 }
 
 /// Why a server could not be built.

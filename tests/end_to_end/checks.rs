@@ -223,6 +223,19 @@ fn a_check_by_a_command_leaves_nothing_behind_when_it_hangs() {
 }
 
 #[test]
+fn a_stop_leaves_no_command_of_a_check_behind() {
+    let home = Home::new();
+    // So many processes do not end in an instant.
+    let check = "exec=trap '' TERM; for _ in $(seq 200); do sleep 605 & done; sleep 606";
+    let options = ["--check", check, "--check-every", "0.1", "--check-timeout", HUGE, "--grace", HUGE];
+    let instance = home.exec(&options, &["sleep", "600"]);
+    eventually("it is asked", || below(&home, &instance).iter().any(|(_, line)| line == "sleep 606"));
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    assert_leaves_nothing(&home);
+}
+
+#[test]
 fn a_new_version_that_fails_its_check_within_the_overlap_is_withdrawn() {
     let home = Home::new();
     let (script, port) = (file(&home, "server.py", ANSWERS), free_port().to_string());

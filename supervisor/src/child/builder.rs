@@ -55,7 +55,8 @@ use crate::text::milliseconds;
 /// How long to wait for the end of what the last program has left behind: its guardian gives those processes a second.
 const LAST: Duration = Duration::from_secs(5);
 
-/// How long a command that probes the last program gets to end. Its answer no longer matters.
+/// How long a command that probes the last program gets to end, or to be gone once it is killed. Its answer no longer
+/// matters.
 const COMMAND: Duration = Duration::from_secs(1);
 
 /// Where the clients of programs come from.
@@ -397,6 +398,15 @@ impl Builder for Children {
         #[cfg(target_os = "linux")]
         if let Some(relaying) = &self.relaying {
             relaying.close();
+        }
+    }
+
+    /// A command may still ask a program that has ended meanwhile.
+    fn end(&mut self) {
+        let kill = Deadline::after(Instant::now(), Duration::ZERO);
+        self.sockets.last_ones().for_each(|running| running.stop_building(kill));
+        for command in self.sockets.last_ones().filter(|running| running.has_builder()) {
+            command.wait_until_gone(COMMAND);
         }
     }
 }

@@ -141,6 +141,10 @@ impl Observed {
         self.asked.is_some_and(|asked| asked <= deadline.at())
     }
 
+    pub(super) fn has_builder(&self) -> bool {
+        matches!(self.listener, Listener::Builder(_))
+    }
+
     pub(super) fn tell_builder(&self, step: Step) {
         if let Listener::Builder(steps) = &self.listener {
             // The builder may have given up already.

@@ -393,12 +393,17 @@ impl Running {
         self.control.stop(within);
     }
 
+    /// Whether it is not ready yet. A command never is.
+    pub(super) fn has_builder(&self) -> bool {
+        self.observed().has_builder()
+    }
+
     /// Asks it to end and releases its builder, if it is not ready yet: all programs have to end.
     pub(super) fn stop_building(&self, kill: Deadline) {
         let within = kill.remaining(Instant::now());
         {
             let mut observed = self.observed();
-            if !matches!(observed.listener, Listener::Builder(_)) {
+            if !observed.has_builder() {
                 return;
             }
             observed.tell_builder(Step::Stopping);
