@@ -66,14 +66,14 @@ impl Config {
     ) -> Result<Config, ConfigError> {
         let wrong = |error| ConfigError::clap(&error);
         let said = ServerCli::command().try_get_matches_from(arguments).map_err(wrong)?;
-        let is_said = |setting| {
+        let is_said = |setting: &str| {
             said.subcommand().is_some_and(|(_, said)| {
                 said.value_source(setting).is_some_and(|source| source != ValueSource::DefaultValue)
             })
         };
-        let (listen_said, grace_said) = (is_said("listen"), is_said("grace"));
+        let listen_said = is_said("listen");
         let server = ServerCli::from_arg_matches(&said).map_err(wrong)?.server;
-        conflicts::check_program(&server, passed, grace_said)?;
+        conflicts::check_program(&server, passed, &is_said)?;
         let (mut grace, mut env_file) = (None, None);
         if let ServerArgs::Exec { stop_signal, env_file: file, .. } = &server {
             grace = stop_signal.as_ref().and_then(|signals| signals.whole);

@@ -11,7 +11,11 @@ use crate::listen::{Address, ProgramSocket, in_words};
 use crate::text::Seconds;
 
 /// The options of a program that exclude each other, or need each other.
-pub(super) fn check_program(server: &ServerArgs, passed: &[Address], grace_said: bool) -> Result<(), ConfigError> {
+pub(super) fn check_program(
+    server: &ServerArgs,
+    passed: &[Address],
+    is_said: &dyn Fn(&str) -> bool,
+) -> Result<(), ConfigError> {
     let ServerArgs::Exec {
         listen,
         relay,
@@ -28,7 +32,7 @@ pub(super) fn check_program(server: &ServerArgs, passed: &[Address], grace_said:
     else {
         return Ok(());
     };
-    if grace_said && stop_signal.as_ref().is_some_and(|signals| signals.whole.is_some()) {
+    if is_said("grace") && stop_signal.as_ref().is_some_and(|signals| signals.whole.is_some()) {
         return Err(ConfigError(
             "the times of \"stop-signal\" say how long a stop takes, and so does \"grace\": leave out \"grace\" or the \
              first time"
@@ -37,6 +41,15 @@ pub(super) fn check_program(server: &ServerArgs, passed: &[Address], grace_said:
     }
     check_addresses(listen, passed, relay.is_some(), *socket_mode, ready.as_ref(), checks.check.as_ref())?;
     check_relay(*relay, relaying, listen, passed, ready.as_ref(), checks.check.as_ref())?;
+    let of_check =
+        [("check_every", "check-every"), ("check_timeout", "check-timeout"), ("check_failures", "check-failures")];
+    if checks.check.is_none()
+        && let Some((_, name)) = of_check.into_iter().find(|(id, _)| is_said(id))
+    {
+        return Err(ConfigError(format!(
+            "{name:?} needs \"check\": without it the program is not checked; say how, for example --check connect=8000"
+        )));
+    }
     if listen.is_empty() && passed.is_empty() && !overlap.is_zero() {
         return Err(ConfigError(
             "\"overlap\" needs \"listen\": without it the old program has to end before the new one starts".into(),

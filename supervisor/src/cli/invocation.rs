@@ -173,7 +173,12 @@ impl Invocation {
         // No argument is between the program and the kind of its server.
         let (before, after) = self.arguments.split_at(self.arguments.len().min(2));
         let together: Vec<_> = before.iter().chain(&options).chain(after).chain(&program).collect();
-        Config::parse(together, directory, passed)
+        let config = Config::parse(together, directory, passed);
+        // What the command line alone has wrong, too, is not about the file.
+        config.map_err(|problem| match Config::parse(&self.arguments, directory, passed) {
+            Err(same) if same == problem => problem,
+            Ok(_) | Err(_) => ConfigError(format!("{}: {problem}", file.named)),
+        })
     }
 }
 

@@ -705,3 +705,40 @@ fn a_program_can_hear_that_it_is_out_of_rotation_and_that_it_is_back() {
     assert!(program(&["--resume-signal=USR2"]).unwrap_err().contains(r#""resume-signal" needs "drain-signal""#));
     assert!(program(&["--drain-signal=12", "--resume-signal=USR2"]).unwrap_err().contains("the same signal"));
 }
+
+/// The message about a file for `exec`, as if `--config web.json` had named it, with this program.
+#[track_caller]
+fn says_of_a_program(text: &str, message: &str) {
+    says("exec", format!(r#"{{"program": ["./server"], {text}}}"#), message);
+}
+
+/// What is wrong with a command line alone.
+#[cfg(unix)]
+fn refusal(arguments: &[&str]) -> String {
+    let line = std::iter::once("supervisor").chain(arguments.iter().copied());
+    Config::parse(line, &of_the_start(), &[]).unwrap_err().to_string()
+}
+
+#[cfg(unix)]
+#[test]
+fn options_of_a_check_are_refused_without_one() {
+    for (option, value) in [("check-every", "5"), ("check-timeout", "2"), ("check-failures", "4")] {
+        let problem = format!(
+            "{option:?} needs \"check\": without it the program is not checked; say how, for example --check connect=8000"
+        );
+        assert_eq!(refusal(&["exec", &format!("--{option}"), value, "./server"]), problem);
+        says_of_a_program(&format!("{option:?}: {value}"), &format!("web.json: {problem}"));
+        line(&["exec", "--check=connect=8000", &format!("--{option}"), value, "./server"]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn settings_that_exclude_each_other_are_refused_with_the_name_of_the_file_that_has_one_of_them() {
+    let problem = "\"overlap\" needs \"listen\": without it the old program has to end before the new one starts";
+    says_of_a_program(r#""overlap": 5"#, &format!("web.json: {problem}"));
+    // The file has nothing to do with what the command line alone has wrong.
+    let directory = Directory::new("not-of-the-file");
+    let invocation = directory.invocation(r#"{"program": ["./server"]}"#, &["exec", "--overlap=5"]);
+    assert_eq!(invocation.read().unwrap_err().to_string(), problem);
+}
