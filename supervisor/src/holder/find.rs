@@ -161,13 +161,14 @@ impl Process {
 mod linux {
     use std::collections::HashSet;
     use std::fs;
+    use std::io;
     use std::iter;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::MetadataExt;
     use std::path::Path;
 
-    use procfs::ProcResult;
-    use procfs::net::UnixState;
-    use procfs::process::{self, FDInfo, FDTarget, StatFlags, all_processes};
+    use procfs::process::{self, FDInfo, FDTarget, StatFlags, Status, all_processes};
+    use procfs::{FromBufRead, ProcResult};
 
     use super::{Holder, Process, User};
     use crate::child::guardian::stage::{self, Above};
@@ -210,11 +211,18 @@ mod linux {
 
     /// The sockets that listen on a path.
     pub(super) fn listening_on(path: &Path) -> ProcResult<HashSet<u64>> {
-        // Connections show the path of their server, too, but they are connected.
-        let entries = procfs::net::unix()?.into_iter();
-        let listeners =
-            entries.filter(|entry| entry.state == UnixState::UNCONNECTED && entry.path.as_deref() == Some(path));
-        Ok(listeners.map(|entry| entry.inode).collect())
+        // `procfs` fails if any path is not UTF-8, and cuts paths at spaces.
+        let table = fs::read("/proc/net/unix")?;
+        Ok(table.split(|&byte| byte == b'\n').filter_map(|line| inode_at(line, path)).collect())
+    }
+
+    /// The inode in a line of proc_net_unix(5), `Num RefCount Protocol Flags Type St Inode Path`, if it has this path
+    /// and is not connected: connections show the path of their server, too.
+    fn inode_at(line: &[u8], path: &Path) -> Option<u64> {
+        let fields = line.strip_suffix(path.as_os_str().as_bytes())?.strip_suffix(b" ")?;
+        let fields: Vec<&str> = str::from_utf8(fields).ok()?.split_ascii_whitespace().collect();
+        let [_, _, _, _, _, "01", inode] = fields[..] else { return None };
+        inode.parse().ok()
     }
 
     fn socket_of(descriptor: &FDInfo) -> Option<u64> {
@@ -225,10 +233,19 @@ mod linux {
     }
 
     fn describe(process: &process::Process) -> ProcResult<Process> {
-        let status = process.status()?;
+        // `procfs` fails if the name or an argument is not UTF-8.
+        let status = fs::read(format!("/proc/{}/status", process.pid()))?;
+        let status = Status::from_buf_read(String::from_utf8_lossy(&status).as_bytes())?;
         let name = printable(&status.name);
-        let command = printable(&process.cmdline()?.join(" "));
+        let command = printable(&command_line(process.pid())?.join(" "));
         Ok(Process { pid: process.pid().unsigned_abs(), name, command, user: User(status.euid) })
+    }
+
+    /// A process's program and arguments, without empty ones. What is not UTF-8 is replaced.
+    fn command_line(pid: impl std::fmt::Display) -> io::Result<Vec<String>> {
+        let line = fs::read(format!("/proc/{pid}/cmdline"))?;
+        let words = line.split(|&byte| byte == 0).filter(|word| !word.is_empty());
+        Ok(words.map(|word| String::from_utf8_lossy(word).into_owned()).collect())
     }
 
     /// A program can choose its name freely, and must not be able to control a terminal with it.
@@ -272,7 +289,7 @@ mod linux {
     }
 
     fn above(pid: u32) -> Option<Above> {
-        stage::above(&find(pid)?.cmdline().ok()?)
+        stage::above(&command_line(pid).ok()?)
     }
 
     /// The identity of its executable file.
@@ -283,5 +300,40 @@ mod linux {
 
     fn find(pid: u32) -> Option<process::Process> {
         process::Process::new(pid.try_into().ok()?).ok()
+    }
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    mod tests {
+        use std::ffi::OsStr;
+        use std::os::fd::OwnedFd;
+        use std::os::unix::net::UnixListener;
+        use std::os::unix::process::CommandExt;
+        use std::process::Command;
+
+        use super::*;
+
+        #[test]
+        fn a_process_and_a_socket_with_bytes_that_are_no_text_are_found() {
+            let odd = OsStr::from_bytes(b"odd \xff");
+            let directory = std::env::temp_dir().join(format!("mastercontrol-find-{}", std::process::id()));
+            fs::create_dir(&directory).unwrap();
+            let (path, program) = (directory.join("socket \u{fc}").with_extension(odd), directory.join(odd));
+            std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
+            let listener = UnixListener::bind(&path).unwrap();
+            let sockets = listening_on(&path).unwrap();
+            let mut command = Command::new(&program);
+            command.arg0(odd).arg("600").stdin(OwnedFd::from(listener));
+            let mut child = command.spawn().unwrap();
+            drop(command);
+            fs::remove_dir_all(&directory).unwrap();
+            let found = who_has(&sockets);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let found = found.unwrap();
+            // A process that another test starts may have it, too, for a moment.
+            let (process, _) = found.iter().find(|(process, _)| process.pid == child.id()).unwrap();
+            assert_eq!(process.name, "odd \u{fffd}");
+            assert_eq!(process.command, "odd \u{fffd} 600");
+        }
     }
 }

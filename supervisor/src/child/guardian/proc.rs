@@ -75,8 +75,9 @@ pub(super) fn all() -> Vec<Process> {
 
 /// This process, if it still exists.
 pub(super) fn process(pid: Pid) -> io::Result<Process> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
-    parse(pid, &stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    // Its name need not be UTF-8.
+    let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
+    parse(pid, &String::from_utf8_lossy(&stat)).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Parses a line of proc_pid_stat(5). The second field is a name in parentheses and may contain any character.
