@@ -85,6 +85,9 @@ impl Config {
             Server::Exec { program, .. } => program.environment = environment,
             Server::Own(own) => own.listen_on(passed)?,
         }
+        if let Some(health) = options.health {
+            conflicts::check_health(health, &server, passed)?;
+        }
         let grace = grace.unwrap_or(options.grace);
         conflicts::check_spread(options.spread, grace, &server)?;
         Ok(Config {

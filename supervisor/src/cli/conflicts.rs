@@ -1,5 +1,6 @@
 //! Settings that exclude each other, or need each other.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::definition::{Relaying, ServerArgs};
@@ -25,13 +26,27 @@ pub(super) fn check_program(
         drain_signal,
         resume_signal,
         ready,
+        ready_within,
         overlap,
         checks,
+        program,
         ..
     } = server
     else {
         return Ok(());
     };
+    if program.first().is_some_and(|program| program.is_empty()) {
+        return Err(ConfigError("the name of the program is empty; say what to run: supervisor exec ./server".into()));
+    }
+    if let Some(Ready::After(time)) = ready
+        && is_said("ready_within")
+        && time > ready_within
+    {
+        let (time, within) = (Seconds(*time), Seconds(*ready_within));
+        return Err(ConfigError(format!(
+            "\"ready\" waits {time}, and \"ready-within\" allows {within}: say a shorter time, or allow more"
+        )));
+    }
     if is_said("grace") && stop_signal.as_ref().is_some_and(|signals| signals.whole.is_some()) {
         return Err(ConfigError(
             "the times of \"stop-signal\" say how long a stop takes, and so does \"grace\": leave out \"grace\" or the \
@@ -189,6 +204,23 @@ fn check_relay(
             refuse(format!("\"relay\" has TCP clients only, and \"listen\" is {socket}; say a port"))
         }
         [_, _, ..] => refuse("\"relay\" has one address, and \"listen\" has several; keep one".into()),
+    }
+}
+
+/// Whether the health endpoint has an address of its own.
+pub(super) fn check_health(health: SocketAddr, server: &Server, passed: &[Address]) -> Result<(), ConfigError> {
+    let listen = match server {
+        Server::Own(own) => vec![Address::Tcp(own.listen)],
+        Server::Exec { front: Front::Relay(listen, _), .. } => vec![Address::Tcp(*listen)],
+        Server::Exec { front: Front::Sockets(listen), .. } => {
+            listen.iter().map(|listen| listen.address.clone()).chain(passed.iter().cloned()).collect()
+        }
+    };
+    match listen.iter().find(|listen| listen.excludes(health)) {
+        None => Ok(()),
+        Some(listen) => Err(ConfigError(format!(
+            "\"health\" is {health}, and the server listens on {listen}: choose another port for \"health\""
+        ))),
     }
 }
 

@@ -148,6 +148,9 @@ pub(super) fn translate(
     let mut arguments = Arguments::default();
     for (name, value) in settings {
         let definition = definition(server, name).ok_or_else(|| unknown(name, cli, server))?;
+        if has_nul(value) {
+            return Err(format!("{} has a NUL character (\\u0000); leave it out", quoted(name)));
+        }
         if definition.is_trailing_var_arg_set() {
             arguments.program = program(name, value)?;
             continue;
@@ -179,9 +182,20 @@ fn program(name: &str, value: &Value) -> Result<Vec<OsString>, String> {
         Value::String(text) if !text.contains(char::is_whitespace) => Some(vec![text.into()]),
         _ => None,
     };
-    let words: Option<Vec<OsString>> =
-        words.filter(|words: &Vec<OsString>| words.first().is_some_and(|program| !program.is_empty()));
+    let words: Option<Vec<OsString>> = words.filter(|words: &Vec<OsString>| !words.is_empty());
+    if words.iter().flatten().next().is_some_and(|program| program.is_empty()) {
+        return Err(format!(r#"{} begins with an empty name; say what to run: ["./server"]"#, quoted(name)));
+    }
     words.ok_or_else(|| format!(r#"{} is {}; say a list: ["./server", "--fast"]"#, quoted(name), describe(value)))
+}
+
+/// No argument, variable or path can have one.
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(has_nul),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
+    }
 }
 
 /// Stands in for a program where the command line needs one and any will do.
@@ -281,6 +295,7 @@ fn advice(error: &clap::Error) -> String {
 /// A value as in the file, or what kind of value it is.
 fn describe(value: &Value) -> String {
     match value {
+        Value::Array(values) if values.is_empty() => "an empty list".into(),
         Value::Array(_) => "a list".into(),
         Value::Object(_) => "an object".into(),
         Value::String(text) => quoted(text),

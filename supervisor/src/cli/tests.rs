@@ -158,7 +158,7 @@ fn what_sighup_does_can_be_said_where_there_are_signals() {
 fn every_setting_but_config_can_be_said_in_a_file() {
     let directory = Directory::new("every");
     for name in names() {
-        let message = directory.message(format!(r#"{{"{name}": []}}"#), "http");
+        let message = directory.message(format!(r#"{{"{name}": [0]}}"#), "http");
         assert_eq!(message.contains("is a list"), name != "config", "{message}");
     }
 }
@@ -713,18 +713,18 @@ fn says_of_a_program(text: &str, message: &str) {
 }
 
 /// What is wrong with a command line alone.
-#[cfg(unix)]
+#[track_caller]
 fn refusal(arguments: &[&str]) -> String {
     let line = std::iter::once("supervisor").chain(arguments.iter().copied());
     Config::parse(line, &of_the_start(), &[]).unwrap_err().to_string()
 }
 
-#[cfg(unix)]
 #[test]
 fn options_of_a_check_are_refused_without_one() {
     for (option, value) in [("check-every", "5"), ("check-timeout", "2"), ("check-failures", "4")] {
         let problem = format!(
-            "{option:?} needs \"check\": without it the program is not checked; say how, for example --check connect=8000"
+            "{option:?} needs \"check\": without it the program is not checked; say how, for example \
+             --check connect=8000"
         );
         assert_eq!(refusal(&["exec", &format!("--{option}"), value, "./server"]), problem);
         says_of_a_program(&format!("{option:?}: {value}"), &format!("web.json: {problem}"));
@@ -741,4 +741,55 @@ fn settings_that_exclude_each_other_are_refused_with_the_name_of_the_file_that_h
     let directory = Directory::new("not-of-the-file");
     let invocation = directory.invocation(r#"{"program": ["./server"]}"#, &["exec", "--overlap=5"]);
     assert_eq!(invocation.read().unwrap_err().to_string(), problem);
+}
+
+#[test]
+fn a_health_endpoint_on_the_address_of_the_server_is_refused() {
+    let refused = |listen| {
+        format!(
+            "web.json: \"health\" is 127.0.0.1:7000, and the server listens on {listen}: choose another \
+             port for \"health\""
+        )
+    };
+    says("http", r#"{"listen": 7000, "health": 7000}"#, &refused("127.0.0.1:7000"));
+    says("http", r#"{"listen": "0.0.0.0:7000", "health": 7000}"#, &refused("0.0.0.0:7000"));
+    #[cfg(unix)]
+    says_of_a_program(r#""listen": [8000, 7000], "health": 7000"#, &refused("127.0.0.1:7000"));
+    #[cfg(target_os = "linux")]
+    says_of_a_program(r#""relay": "http", "listen": 7000, "health": 7000"#, &refused("127.0.0.1:7000"));
+    line(&["http", "--listen=7000", "--health=7001"]);
+    line(&["http", "--listen=127.0.0.2:7000", "--health=7000"]);
+}
+
+#[test]
+fn a_nul_character_is_refused_wherever_it_is_in_a_file() {
+    let problem = |name: &str| format!(r#"web.json: "{name}" has a NUL character (\u0000); leave it out"#);
+    says("exec", r#"{"program": ["./server", "a\u0000b"]}"#, &problem("program"));
+    says("exec", r#"{"program": "a\u0000b"}"#, &problem("program"));
+    says_of_a_program(r#""env-file": "a\u0000b""#, &problem("env-file"));
+    says_of_a_program(r#""listen": ["/run/a\u0000b"]"#, &problem("listen"));
+    says("http", r#"{"dir": "a\u0000b"}"#, &problem("dir"));
+}
+
+#[test]
+fn a_program_that_has_to_run_longer_than_it_may_take_to_be_ready_is_refused() {
+    let problem = r#"web.json: "ready" waits 2 s, and "ready-within" allows 1 s: say a shorter time, or allow more"#;
+    says_of_a_program(r#""ready": 2, "ready-within": 1"#, problem);
+    line(&["exec", "--ready=2", "--ready-within=2", "./server"]);
+    // The default is not a limit that anybody has set.
+    line(&["exec", "--ready=40", "./server"]);
+}
+
+#[test]
+fn a_program_without_a_name_is_refused_with_what_to_say() {
+    says("exec", r#"{"program": []}"#, r#"web.json: "program" is an empty list; say a list: ["./server", "--fast"]"#);
+    says(
+        "exec",
+        r#"{"program": ["", "x"]}"#,
+        r#"web.json: "program" begins with an empty name; say what to run: ["./server"]"#,
+    );
+    assert_eq!(
+        refusal(&["exec", "", "x"]),
+        "the name of the program is empty; say what to run: supervisor exec ./server"
+    );
 }

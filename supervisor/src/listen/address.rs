@@ -1,7 +1,7 @@
 //! Where a server listens.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 #[cfg(unix)]
 use std::path::PathBuf;
 
@@ -31,10 +31,7 @@ impl Address {
     pub(crate) fn accepts(&self, address: &Address) -> bool {
         match (self, address) {
             (Address::Tcp(own), Address::Tcp(address)) => {
-                let (ip, to) = (own.ip().to_canonical(), address.ip().to_canonical());
-                // A listener on [::] has both families by default.
-                let is_on_all = ip.is_unspecified() && (ip.is_ipv6() || to.is_ipv4());
-                own.port() == address.port() && (ip == to || is_on_all || to.is_unspecified())
+                own.port() == address.port() && (covers(own.ip(), address.ip()) || address.ip().is_unspecified())
             }
             #[cfg(unix)]
             (Address::Unix(own), Address::Unix(path)) => own == path,
@@ -42,6 +39,21 @@ impl Address {
             (Address::Tcp(_), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(_)) => false,
         }
     }
+
+    /// Whether listeners at both addresses get in each other's way. Any port (0) is always another one.
+    pub(crate) fn excludes(&self, other: SocketAddr) -> bool {
+        self.tcp().is_some_and(|own| {
+            let covered = covers(own.ip(), other.ip()) || covers(other.ip(), own.ip());
+            own.port() != 0 && own.port() == other.port() && covered
+        })
+    }
+}
+
+/// Whether a listener on this IP address is on that one, too.
+fn covers(own: IpAddr, other: IpAddr) -> bool {
+    let (own, other) = (own.to_canonical(), other.to_canonical());
+    // A listener on [::] has both families by default.
+    own == other || own.is_unspecified() && (own.is_ipv6() || other.is_ipv4())
 }
 
 impl fmt::Display for Address {
@@ -118,6 +130,24 @@ mod tests {
         ] {
             let [listener, client] = [own, address].map(|address| Address::Tcp(address.parse().unwrap()));
             assert_eq!(listener.accepts(&client), accepted, "{own} {address}");
+        }
+    }
+
+    #[test]
+    fn listeners_exclude_each_other_on_the_same_port_of_the_same_address_or_of_all() {
+        for (one, other, excluded) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::]:80", "0.0.0.0:80", true),
+        ] {
+            let [one, other] = [one, other].map(|address| address.parse::<SocketAddr>().unwrap());
+            assert_eq!(Address::Tcp(one).excludes(other), excluded, "{one} {other}");
+            assert_eq!(Address::Tcp(other).excludes(one), excluded, "{other} {one}");
         }
     }
 }
