@@ -35,6 +35,11 @@ impl From<ExitStatus> for ProgramEnd {
 }
 
 impl ProgramEnd {
+    /// Says it of this subject instead of "it".
+    pub(crate) fn of(self, of: &str) -> impl fmt::Display {
+        Said { of, end: self }
+    }
+
     /// Whether this counts as success: exit code 0, or one of these.
     pub fn is_success(self, codes: &[i32]) -> bool {
         self == ProgramEnd::Exited(0) || (self != ProgramEnd::Unguarded && codes.contains(&self.code()))
@@ -54,17 +59,30 @@ impl ProgramEnd {
 
 impl fmt::Display for ProgramEnd {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        self.of("it").fmt(formatter)
+    }
+}
+
+/// The end of something that has a name.
+struct Said<'a> {
+    of: &'a str,
+    end: ProgramEnd,
+}
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Said { of, end } = self;
+        match end {
             #[cfg(windows)]
-            ProgramEnd::Exited(CONSOLE_EVENT) => write!(formatter, "it was ended by a console event"),
+            ProgramEnd::Exited(CONSOLE_EVENT) => write!(formatter, "{of} was ended by a console event"),
             // In the form in which tables list these codes: a crash, for one.
             #[cfg(windows)]
-            ProgramEnd::Exited(code @ ..0) => write!(formatter, "it exited with code {code:#X}"),
-            ProgramEnd::Exited(code) => write!(formatter, "it exited with code {code}"),
-            ProgramEnd::Signaled(signal) => write!(formatter, "it was killed by {}", SignalName(*signal)),
-            ProgramEnd::Unguarded => write!(formatter, "it was killed along with its guardian"),
+            ProgramEnd::Exited(code @ ..0) => write!(formatter, "{of} exited with code {code:#X}"),
+            ProgramEnd::Exited(code) => write!(formatter, "{of} exited with code {code}"),
+            ProgramEnd::Signaled(signal) => write!(formatter, "{of} was killed by {}", SignalName(*signal)),
+            ProgramEnd::Unguarded => write!(formatter, "{of} was killed along with its guardian"),
             #[cfg(windows)]
-            ProgramEnd::Killed => write!(formatter, "it was killed"),
+            ProgramEnd::Killed => write!(formatter, "{of} was killed"),
         }
     }
 }
@@ -118,6 +136,7 @@ mod tests {
             ("it exited with code 3", 3)
         );
         assert_eq!(ProgramEnd::Signaled(99_999).to_string(), "it was killed by signal 99999");
+        assert_eq!(ProgramEnd::Exited(3).of("the command").to_string(), "the command exited with code 3");
         assert_eq!(ProgramEnd::Signaled(9).code(), 137);
         assert_eq!(ProgramEnd::Unguarded.code(), 137);
         #[cfg(unix)]

@@ -68,7 +68,7 @@ impl Children {
         let why = loop {
             match started.steps.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(Step::Ended(ProgramEnd::Exited(0))) => break None,
-                Ok(Step::Ended(end)) => break Some(end.to_string().replacen("it ", "the command ", 1)),
+                Ok(Step::Ended(end)) => break Some(end.of("the command").to_string()),
                 Ok(Step::CannotStart(why)) => break Some(why.to_string()),
                 Ok(Step::Gone) | Err(RecvTimeoutError::Disconnected) => break Some("the command ended".into()),
                 Ok(Step::Stopping) => break Some("the server is being stopped".into()),
