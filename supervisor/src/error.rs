@@ -9,7 +9,7 @@ use crate::exit::Exit;
 use crate::listen::Address;
 use crate::server::BuildError;
 use crate::server::program_end::ProgramEnd;
-use crate::text::{Reason, Seconds};
+use crate::text::{Count, Reason, Seconds};
 
 /// Why a supervisor did not start, or ended.
 #[derive(Debug)]
@@ -171,7 +171,8 @@ impl fmt::Display for Error {
             Error::Ended { reason, program: _ } => write!(formatter, "the server ended: {reason}"),
             Error::CrashedTooOften { times, max_restarts, period, reason } => write!(
                 formatter,
-                "giving up: {times} crashes within {} (--max-restarts {max_restarts}): {reason}",
+                "giving up: {} within {} (--max-restarts {max_restarts}): {reason}",
+                Count(*times, "crash"),
                 Seconds(*period)
             ),
         }
@@ -196,4 +197,16 @@ impl std::error::Error for Error {
 /// The error for a supervisor that could not be started for lack of something.
 pub(crate) fn lacking(what: &'static str) -> impl Fn(io::Error) -> Error + Copy {
     move |source| Error::Start { what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_crash_that_is_too_many_is_counted_in_the_singular() {
+        let period = Duration::from_secs(120);
+        let error = Error::CrashedTooOften { times: 1, max_restarts: 0, period, reason: "it ended".into() };
+        assert_eq!(error.to_string(), "giving up: 1 crash within 120 s (--max-restarts 0): it ended");
+    }
 }
