@@ -1,12 +1,14 @@
 //! The command line of `admin-cli`.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use load::Url;
 use mastercontrol::cli::generate::Generate;
 use mastercontrol::cli::{Hints, KINDS, parse_number, parse_signal};
@@ -62,24 +64,65 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// From these arguments, with the target that is given after the command.
+    ///
+    /// # Errors
+    /// What clap finds wrong, and `pause --`, which it takes for `pause`.
+    pub(crate) fn read(arguments: &[OsString]) -> Result<(Cli, Target), clap::Error> {
+        let mut program = program();
+        let matches = program.try_get_matches_from_mut(arguments)?;
+        let read = |matches: &ArgMatches| {
+            let after = matches.subcommand().map(|(_, matches)| Target::from_arg_matches(matches)).transpose()?;
+            Ok((Cli::from_arg_matches(matches)?, after.unwrap_or_default()))
+        };
+        let (cli, after) = read(&matches).map_err(|error: clap::Error| error.format(&mut program))?;
+        match &cli.command {
+            Command::Pause(pause) if pause.command.is_empty() && arguments.last().is_some_and(|last| last == "--") => {
+                let why =
+                    "there is no command after `--`: without `--`, `pause` lasts until `resume`, or at most --max";
+                Err(program.error(ErrorKind::TooFewValues, why))
+            }
+            _ => Ok((cli, after)),
+        }
+    }
+}
+
+/// The definition of the command line. The options of the target can stand before the command and after it. They are
+/// not global: clap would have the second value of one replace the first, and another supervisor would be stopped.
+pub(crate) fn program() -> clap::Command {
+    let target = Target::augment_args(clap::Command::new("target"));
+    Cli::command().mut_subcommands(|command| {
+        let hidden = WITHOUT_TARGET.contains(&command.get_name());
+        let options = target.get_arguments().map(|option| {
+            // Still known there, so that `takes_no_target` says why they are refused.
+            option.clone().hide(hidden)
+        });
+        command.args(options)
+    })
+}
+
+/// The commands that ask no supervisor, or all of them.
+const WITHOUT_TARGET: &[&str] = &["list", "check", "port", "free", "offer", "completions", "manual"];
+
 /// Which supervisor is meant. None of these: the only one that is running.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Which supervisor (default: the only one that is running)")]
 pub(crate) struct Target {
     /// The supervisor with this name
-    #[arg(short, long, global = true)]
+    #[arg(short, long)]
     pub(crate) name: Option<InstanceName>,
     /// The supervisor with this admin socket
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// The supervisor whose server listens on this port
-    #[arg(short, long, global = true, value_parser = parse_port)]
+    #[arg(short, long, value_parser = parse_port)]
     pub(crate) port: Option<u16>,
     /// All that are running, one after the other, until one fails
-    #[arg(short, long, global = true)]
+    #[arg(short, long)]
     pub(crate) all: bool,
     /// With --all, continue after one that fails
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub(crate) keep_going: bool,
 }
 
@@ -89,24 +132,46 @@ impl Target {
         !self.given().is_empty()
     }
 
-    /// Why these options do not go together. Clap would check global ones only where they stand before the command.
-    pub(crate) fn conflict(&self) -> Option<String> {
-        let given = self.given();
+    /// These, which stand before the command, and those `after` it: they have to agree.
+    ///
+    /// # Errors
+    /// Why they do not go together.
+    pub(crate) fn and(self, after: Target) -> Result<Target, String> {
+        let mut given = self.given();
+        given.extend(after.given().into_iter().filter(|option| !self.given().contains(option)));
+        let names: BTreeSet<_> = given.iter().map(|(option, _)| option).collect();
         if given.len() > 1 {
-            return Some(format!(
+            // The same option has two values.
+            let whole = |(option, value): &(&str, String)| {
+                if names.len() > 1 { (*option).to_owned() } else { format!("{option} {value}") }
+            };
+            let mut given: Vec<_> = given.iter().map(whole).collect();
+            given.dedup();
+            return Err(format!(
                 "{} exclude each other: say only once which supervisor is meant",
                 listed(&given, "and")
             ));
         }
-        (self.keep_going && !self.all).then(|| "--keep-going is only for --all".into())
+        let both = Target {
+            name: self.name.or(after.name),
+            socket: self.socket.or(after.socket),
+            port: self.port.or(after.port),
+            all: self.all || after.all,
+            keep_going: self.keep_going || after.keep_going,
+        };
+        if both.keep_going && !both.all { Err("--keep-going is only for --all".into()) } else { Ok(both) }
     }
 
-    /// The options that name one.
-    fn given(&self) -> Vec<&'static str> {
+    /// The options that name one, with their values.
+    fn given(&self) -> Vec<(&'static str, String)> {
         let Target { name, socket, port, all, keep_going: _ } = self;
-        let options =
-            [("--name", name.is_some()), ("--socket", socket.is_some()), ("--port", port.is_some()), ("--all", *all)];
-        options.into_iter().filter_map(|(option, is_given)| is_given.then_some(option)).collect()
+        let options = [
+            ("--name", name.as_ref().map(ToString::to_string)),
+            ("--socket", socket.as_ref().map(|socket| socket.display().to_string())),
+            ("--port", port.map(|port| port.to_string())),
+            ("--all", all.then(String::new)),
+        ];
+        options.into_iter().filter_map(|(option, value)| Some((option, value?))).collect()
     }
 }
 
@@ -490,13 +555,52 @@ fn parse_port(text: &str) -> Result<u16, String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use clap::CommandFactory;
-
     use super::*;
+
+    fn read(line: &str) -> Result<Target, String> {
+        let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+        let (cli, after) = Cli::read(&words).map_err(|error| error.to_string())?;
+        cli.target.and(after)
+    }
+
+    #[test]
+    fn two_values_of_a_target_option_are_refused_on_whichever_side_of_the_command_they_stand() {
+        for (option, one, two) in [("--name", "one", "two"), ("--port", "1", "2"), ("--socket", "/a", "/b")] {
+            let error = read(&format!("admin-cli {option} {one} stop {option} {two}")).unwrap_err();
+            assert!(error.starts_with(&format!("{option} {one} and {option} {two} exclude each other")), "{error}");
+            read(&format!("admin-cli {option} {one} stop {option} {one}")).unwrap();
+            read(&format!("admin-cli {option} {one} stop")).unwrap();
+            read(&format!("admin-cli stop {option} {one}")).unwrap();
+        }
+        let error = read("admin-cli --name one stop --port 1").unwrap_err();
+        assert!(error.starts_with("--name and --port exclude each other"), "{error}");
+        let error = read("admin-cli stop --keep-going").unwrap_err();
+        assert_eq!(error, "--keep-going is only for --all");
+        assert!(read("admin-cli --all stop --keep-going").unwrap().keep_going);
+    }
+
+    #[test]
+    fn a_pause_with_an_empty_command_is_refused() {
+        for line in ["admin-cli pause --", "admin-cli pause --max 5 --"] {
+            let error = read(line).unwrap_err();
+            assert!(error.contains("there is no command after `--`"), "{error}");
+        }
+        read("admin-cli pause -- true").unwrap();
+        read("admin-cli pause").unwrap();
+    }
+
+    #[test]
+    fn help_shows_target_options_only_where_they_are_taken() {
+        for command in program().get_subcommands_mut() {
+            let name = command.get_name().to_owned();
+            let shown = command.render_long_help().to_string().contains("--name");
+            assert_eq!(shown, !WITHOUT_TARGET.contains(&name.as_str()), "{name}");
+        }
+    }
 
     #[test]
     fn the_help_of_each_command_has_examples_and_all_of_them_are_taken() {
-        let program = Cli::command();
+        let program = program();
         program.clone().debug_assert();
         for command in program.get_subcommands().chain([&program]) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
@@ -508,7 +612,8 @@ mod tests {
                 if cfg!(windows) && command.get_name() == "signal" {
                     continue;
                 }
-                Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}\n{error}"));
+                let words: Vec<_> = words.map(OsString::from).collect();
+                Cli::read(&words).unwrap_or_else(|error| panic!("{line}\n{error}"));
             }
         }
     }

@@ -86,6 +86,11 @@ impl Failure {
         self.tell_with(json.then(|| self.json()))
     }
 
+    /// Reports it on stdout alone, as JSON: people have read it already.
+    pub(crate) fn tell_program(&self) {
+        let _ = output::data(&self.json().to_string()); // The message is on stderr in any case.
+    }
+
     /// The same when several are asked and this is the answer of the one with this name.
     pub(crate) fn tell_of(&self, name: &str, json: bool) -> Exit {
         self.tell_with(json.then(|| json!({ "name": name, "answer": self.json() })))

@@ -14,32 +14,48 @@ mod target;
 mod top;
 mod verify;
 
+use std::env;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
 use mastercontrol::Exit;
 use mastercontrol::cli::hint;
 use mastercontrol::protocol::Request;
 
-use args::{Cli, Command, HINTS, Ports};
+use args::{Cli, Command, HINTS, Ports, Target, program};
 use completions::with_running;
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|error| hint(error, HINTS).exit());
+    let arguments: Vec<OsString> = env::args_os().collect();
+    let (cli, after) = Cli::read(&arguments).unwrap_or_else(|error| refuse(&hint(error, HINTS), &arguments));
     let json = cli.json;
-    run(cli).unwrap_or_else(|failure| failure.tell(json).into())
+    run(cli, after).unwrap_or_else(|failure| failure.tell(json).into())
 }
 
-fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    let Cli { target, json, command } = cli;
-    if let Some(why) = target.conflict() {
-        return Err(Failure::new(Exit::Usage, why));
+/// Reports what is wrong with these arguments, or prints the help that they ask for, and ends.
+fn refuse(error: &clap::Error, arguments: &[OsString]) -> ! {
+    // With --json before the command of a pause, the reader is a program.
+    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    if json && error.use_stderr() {
+        let text = error.render().to_string();
+        // What follows is the usage.
+        let message = text.split("\n\n").next().unwrap_or_default();
+        Failure::new(Exit::Usage, message.strip_prefix("error: ").unwrap_or(message)).tell_program();
     }
+    error.exit()
+}
+
+fn run(cli: Cli, after: Target) -> Result<ExitCode, Failure> {
+    let Cli { target, json, command } = cli;
+    let target = target.and(after).map_err(|why| Failure::new(Exit::Usage, why))?;
     if target.is_given()
         && let Some(why) = takes_no_target(&command)
     {
         return Err(Failure::new(Exit::Usage, why));
+    }
+    if json && matches!(command, Command::Generate(_) | Command::Offer { .. }) {
+        return Err(Failure::new(Exit::Usage, "this has no JSON form: leave out --json"));
     }
     let done = match command {
         // The exit code of the command is passed on.
@@ -64,7 +80,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Free(free) => commands::free(json, &free),
         Command::Offer { what } => commands::offer(what),
         Command::Generate(wanted) => {
-            let done = wanted.write(Cli::command(), with_running).map(|()| Exit::Done);
+            let done = wanted.write(program(), with_running).map(|()| Exit::Done);
             done.map_err(|message| Failure::new(Exit::Failed, message))
         }
     };

@@ -561,3 +561,12 @@ fn the_socket_is_for_its_user_alone() {
     assert_eq!(mode(&home.socket()), 0o600);
     assert_eq!(mode(&home.sockets()), 0o700);
 }
+
+#[test]
+fn usage_errors_are_json_with_json() {
+    let home = Home::new();
+    for line in [&["--json", "stop", "--nonsense"][..], &["stop", "--nonsense", "--json"], &["--json"]] {
+        assert_eq!(home.admin(line).expect(2).json()["code"], "usage", "{line:?}");
+    }
+    home.admin(&["--json", "completions", "bash"]).expect(2).says("leave out --json");
+}
