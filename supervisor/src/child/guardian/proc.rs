@@ -110,6 +110,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_process_whose_name_is_not_utf_8_is_seen() {
+        use std::os::unix::ffi::OsStrExt;
+        let program = std::env::temp_dir().join(std::ffi::OsStr::from_bytes(b"proc-\xff"));
+        let program = program.with_extension(std::process::id().to_string());
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
+        let child = std::process::Command::new(&program).arg("600").spawn();
+        fs::remove_file(&program).unwrap();
+        let mut child = child.unwrap();
+        let seen = process(Pid::from_raw(child.id().try_into().unwrap()).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(seen.unwrap().parent, i32::try_from(std::process::id()).unwrap());
+    }
+
+    #[test]
     fn a_process_is_read_whatever_its_name() {
         let pid = Pid::from_raw(7).unwrap();
         for name in ["sh", "a b", ") S 1 1", "(()"] {
