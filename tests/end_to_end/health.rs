@@ -256,8 +256,8 @@ fn a_port_that_is_taken_is_no_start_and_nothing_is_left_behind() {
     }
     // Its own server has that port.
     for server in [port.clone(), format!("0.0.0.0:{port}")] {
-        let ended = home.run(home.supervisor(&["echo", "--listen", &server, "--health", &port])).expect(1);
-        ended.says(&format!("cannot start the health endpoint: port {port} is the server's own; choose another one"));
+        let ended = home.run(home.supervisor(&["echo", "--listen", &server, "--health", &port])).expect(2);
+        ended.says("choose another port for \"health\"");
     }
     home.admin(&["--name", home.name(), "ping"]).expect(3);
     drop(taken);
