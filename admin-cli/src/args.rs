@@ -1,6 +1,5 @@
 //! The command line of `admin-cli`.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -65,7 +64,7 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// From these arguments, with the target that is given after the command.
+    /// Reads these arguments. Returns the target that is given after the command separately.
     ///
     /// # Errors
     /// What clap finds wrong, and `pause --`, which it takes for `pause`.
@@ -95,7 +94,7 @@ pub(crate) fn program() -> clap::Command {
     Cli::command().mut_subcommands(|command| {
         let hidden = WITHOUT_TARGET.contains(&command.get_name());
         let options = target.get_arguments().map(|option| {
-            // Still known there, so that `takes_no_target` says why they are refused.
+            // A hidden one is still known, so that `takes_no_target` can say why it is refused.
             option.clone().hide(hidden)
         });
         command.args(options)
@@ -138,15 +137,9 @@ impl Target {
     /// Why they do not go together.
     pub(crate) fn and(self, after: Target) -> Result<Target, String> {
         let mut given = self.given();
-        given.extend(after.given().into_iter().filter(|option| !self.given().contains(option)));
-        let names: BTreeSet<_> = given.iter().map(|(option, _)| option).collect();
+        let more: Vec<_> = after.given().into_iter().filter(|option| !given.contains(option)).collect();
+        given.extend(more);
         if given.len() > 1 {
-            // The same option has two values.
-            let whole = |(option, value): &(&str, String)| {
-                if names.len() > 1 { (*option).to_owned() } else { format!("{option} {value}") }
-            };
-            let mut given: Vec<_> = given.iter().map(whole).collect();
-            given.dedup();
             return Err(format!(
                 "{} exclude each other: say only once which supervisor is meant",
                 listed(&given, "and")
@@ -163,15 +156,15 @@ impl Target {
     }
 
     /// The options that name one, with their values.
-    fn given(&self) -> Vec<(&'static str, String)> {
+    fn given(&self) -> Vec<String> {
         let Target { name, socket, port, all, keep_going: _ } = self;
         let options = [
-            ("--name", name.as_ref().map(ToString::to_string)),
-            ("--socket", socket.as_ref().map(|socket| socket.display().to_string())),
-            ("--port", port.map(|port| port.to_string())),
-            ("--all", all.then(String::new)),
+            name.as_ref().map(|name| format!("--name {name}")),
+            socket.as_ref().map(|socket| format!("--socket {}", socket.display())),
+            port.map(|port| format!("--port {port}")),
+            all.then(|| "--all".into()),
         ];
-        options.into_iter().filter_map(|(option, value)| Some((option, value?))).collect()
+        options.into_iter().flatten().collect()
     }
 }
 
@@ -573,7 +566,7 @@ mod tests {
             read(&format!("admin-cli stop {option} {one}")).unwrap();
         }
         let error = read("admin-cli --name one stop --port 1").unwrap_err();
-        assert!(error.starts_with("--name and --port exclude each other"), "{error}");
+        assert!(error.starts_with("--name one and --port 1 exclude each other"), "{error}");
         let error = read("admin-cli stop --keep-going").unwrap_err();
         assert_eq!(error, "--keep-going is only for --all");
         assert!(read("admin-cli --all stop --keep-going").unwrap().keep_going);

@@ -86,7 +86,7 @@ impl Failure {
         self.tell_with(json.then(|| self.json()))
     }
 
-    /// Reports it on stdout alone, as JSON: people have read it already.
+    /// Writes it on stdout alone, as JSON, when clap writes it for people.
     pub(crate) fn tell_program(&self) {
         let _ = output::data(&self.json().to_string()); // The message is on stderr in any case.
     }

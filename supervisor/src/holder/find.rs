@@ -301,6 +301,7 @@ mod linux {
     fn find(pid: u32) -> Option<process::Process> {
         process::Process::new(pid.try_into().ok()?).ok()
     }
+
     #[cfg(test)]
     #[allow(clippy::unwrap_used)]
     mod tests {
