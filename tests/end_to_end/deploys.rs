@@ -353,7 +353,7 @@ fn a_restart_takes_program_directory_and_variables_from_the_configuration() {
     restarted.says("changed: arguments -c echo").says("changed: variable KEY set (removed)");
     assert_eq!(instance.status()["program"], "sh -c echo $0 $KEY; exec ./server changed");
     for (text, problem) in [
-        (r#"{ "program": [] }"#, r#""program" is a list; say a list: ["./server", "--fast"]"#),
+        (r#"{ "program": [] }"#, r#""program" is an empty list; say a list: ["./server", "--fast"]"#),
         (r#"{ "program": "./server --fast" }"#, r#""program" is "./server --fast"; say a list"#),
         ("{}", r#"it has no "program", and neither has the command line"#),
         (r#"{ "program": "/no/such/program" }"#, "/no/such/program: not found"),
