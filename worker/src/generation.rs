@@ -21,8 +21,8 @@ use crate::spread::Turns;
 /// clients connect and then stay silent.
 pub const FIRST_MESSAGE_WAIT: Duration = Duration::from_secs(1);
 
-/// How long a stop waits for the next message of a client whose last one came within the second before: the next one
-/// may be on its way, and is answered as the client's last. Applies only without a [notice](crate::Handler::notice),
+/// How long a stop waits for the next message of a client whose last one was answered within the second before, or since
+/// then: the next one may be on its way, and is answered as the client's last. Applies only without a [notice](crate::Handler::notice),
 /// and never beyond the stop's deadline.
 pub const NEXT_MESSAGE_WAIT: Duration = Duration::from_millis(250);
 
@@ -247,7 +247,7 @@ impl Generation {
         let is_awaited = self.notice.is_none()
             && began.saturating_duration_since(active) < ACTIVE
             && !self.overdue.load(Ordering::SeqCst);
-        is_awaited.then(|| began + NEXT_MESSAGE_WAIT)
+        is_awaited.then(|| began.max(active) + NEXT_MESSAGE_WAIT)
     }
 
     /// Whether all connections have to leave.

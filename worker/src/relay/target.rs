@@ -163,7 +163,7 @@ impl Target {
         let began = self.lock().stopping?;
         let turn = self.turns.when(id, now).unwrap_or(began);
         let is_active = active.is_some_and(|active| turn.saturating_duration_since(active) < ACTIVE);
-        Some(if is_active { turn + NEXT_MESSAGE_WAIT } else { turn })
+        Some(active.filter(|_| is_active).map_or(turn, |active| turn.max(active) + NEXT_MESSAGE_WAIT))
     }
 
     /// When an opaque connection is closed by force, if not with all others at the deadline.

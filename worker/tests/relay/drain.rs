@@ -6,10 +6,10 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mastercontrol_worker::relay::{Forwarded, Protocol, Relay};
-use mastercontrol_worker::{Activity, Event, Outcome};
+use mastercontrol_worker::{Activity, Event, NEXT_MESSAGE_WAIT, Outcome};
 
 use crate::support::{Client, Front, HUGE, LIMIT, Program, eventually, never, options, soon};
 
@@ -236,6 +236,33 @@ fn the_next_message_of_an_active_client_is_answered_as_the_last_one_in_a_stop() 
     assert!(head.contains("Connection: close") && body == "program /next ", "{head}");
     client.expect_end();
     assert_eq!(upstream.wait().notified, 1);
+}
+
+#[test]
+fn the_next_message_of_a_client_whose_answer_a_stop_has_outlasted_is_answered_as_the_last_one() {
+    let (program, connections) = Program::by_hand();
+    let front = Front::http();
+    let upstream = front.serve(&program);
+    let mut client = front.client();
+    client.get("/");
+    let mut theirs = connections.recv().unwrap();
+    theirs.expect("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    theirs.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na");
+    client.expect("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na");
+    upstream.stop_by(never());
+    thread::sleep(NEXT_MESSAGE_WAIT * 2);
+    theirs.send("b");
+    client.expect("b");
+    // On a busy machine it may come too late, and says nothing then.
+    let read = Instant::now();
+    client.get("/next");
+    if read.elapsed() < NEXT_MESSAGE_WAIT / 2 {
+        theirs.expect("GET /next HTTP/1.1\r\nHost: a\r\n\r\n");
+        theirs.send("HTTP/1.1 204 No Content\r\n\r\n");
+        let (head, _) = client.answer();
+        assert!(head.starts_with("HTTP/1.1 204") && head.contains("Connection: close"), "{head}");
+    }
+    upstream.stop_by(soon());
 }
 
 #[test]

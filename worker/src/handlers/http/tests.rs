@@ -110,7 +110,12 @@ impl Client {
     }
 
     fn reply(&mut self) -> Reply {
-        let mut reply = self.reply_to_head();
+        let reply = self.reply_to_head();
+        self.rest_of(reply)
+    }
+
+    /// This reply, with its body.
+    fn rest_of(&mut self, mut reply: Reply) -> Reply {
         let length = reply.field("content-length").map_or(0, |length| length.parse().unwrap());
         reply.body.resize(length, 0);
         self.0.read_exact(&mut reply.body).unwrap();
