@@ -297,6 +297,18 @@ fn a_store_with_too_few_places_is_named_and_a_manager_without_one_is_asked_for_n
 }
 
 #[test]
+fn a_start_that_fails_leaves_no_file_of_a_socket_that_was_to_be_kept() {
+    let home = Home::new();
+    let keeper = Keeper::new(&home, 2);
+    let path = home.directory().join("app.sock");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let command = home.exec_command(&["--listen", path.to_str().unwrap(), "--listen", &taken], &["sleep", "600"]);
+    home.run(keeper.command(&command)).expect(1).says("is taken by");
+    assert!(!path.exists() && keeper.kept().is_empty());
+}
+
+#[test]
 fn a_manager_that_reads_nothing_keeps_nothing_until_it_reads_again_and_holds_up_nothing() {
     let home = Home::new();
     let manager = Manager::new(&home);

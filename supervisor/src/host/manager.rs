@@ -9,7 +9,7 @@ use super::store::{Errand, Kept};
 use super::systemd::Notify;
 use super::view::View;
 use crate::journal::Journal;
-use crate::listen::Bound;
+use crate::listen::{Bound, SocketFile};
 use crate::log::{Level, Log};
 use crate::text::Reason;
 
@@ -78,11 +78,17 @@ impl Manager {
     }
 
     /// Has the manager keep a listener for the next supervisor, unless it already does so because an earlier supervisor
-    /// has asked it to. Returns whether it is kept.
+    /// has asked it to. The file of a Unix socket is kept, too, as soon as the manager has been asked. Returns whether
+    /// the listener is kept.
     ///
     /// # Errors
     /// What there is to say when the listener cannot be given to it.
-    pub(crate) fn keep(&mut self, is_kept: bool, listener: impl FnOnce() -> io::Result<Bound>) -> io::Result<bool> {
+    pub(crate) fn keep(
+        &mut self,
+        is_kept: bool,
+        listener: impl FnOnce() -> io::Result<Bound>,
+        file: Option<&SocketFile>,
+    ) -> io::Result<bool> {
         let To::Notify(notify) = &mut self.to else { return Ok(is_kept) };
         let Some(store) = notify.store() else { return Ok(is_kept) };
         if let Err(message) = store.take_place() {
@@ -90,7 +96,7 @@ impl Manager {
             return Ok(is_kept);
         }
         if !is_kept {
-            notify.ask_later(Errand::keep(listener()?));
+            notify.ask_later(Errand::keep(listener()?, file.map(SocketFile::is_kept).unwrap_or_default()));
         }
         Ok(true)
     }

@@ -3,6 +3,8 @@
 
 #[cfg(unix)]
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::listen::{Address, Bound};
 #[cfg(unix)]
@@ -50,16 +52,24 @@ const PREFIX: &str = "mastercontrol-listener-";
 /// A request to the manager.
 #[derive(Debug)]
 pub(crate) enum Errand {
-    /// Keep a listener under this name.
-    Keep { name: String, listener: Bound },
+    /// Keep a listener under this name. `is_kept` is set when the manager has been asked.
+    Keep { name: String, listener: Bound, is_kept: Arc<AtomicBool> },
     /// Forget the listener with this name.
     Forget { name: String },
 }
 
 impl Errand {
-    /// A request to keep this listener.
-    pub(super) fn keep(listener: Bound) -> Errand {
-        Errand::Keep { name: name_of(&listener), listener }
+    /// A request to keep this listener. `is_kept` is set when the manager has been asked.
+    pub(super) fn keep(listener: Bound, is_kept: Arc<AtomicBool>) -> Errand {
+        Errand::Keep { name: name_of(&listener), listener, is_kept }
+    }
+
+    /// The manager has got this request.
+    pub(super) fn is_sent(&self) {
+        match self {
+            Errand::Keep { is_kept, .. } => is_kept.store(true, Ordering::SeqCst),
+            Errand::Forget { .. } => {}
+        }
     }
 
     pub(super) fn listener(&self) -> Option<&Bound> {

@@ -7,6 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mode_t};
@@ -56,8 +58,8 @@ impl Bound {
         if let Address::Unix(path) = &listen.address {
             let claim = claim(path)?;
             fchmodat(AT_FDCWD, path, mode_of(listen), FchmodatFlags::NoFollowSymlink)?;
-            bound.file =
-                Some(SocketFile { path: path.clone(), identity: file_identity(path), is_kept: true, _claim: claim });
+            let (identity, is_kept) = (file_identity(path), Arc::new(true.into()));
+            bound.file = Some(SocketFile { path: path.clone(), identity, is_kept, _claim: claim });
         }
         Ok(bound)
     }
@@ -91,21 +93,22 @@ pub(crate) struct SocketFile {
     path: PathBuf,
     identity: Option<FileIdentity>,
     /// The socket is kept for the next supervisor, whose clients find it through this file.
-    is_kept: bool,
+    is_kept: Arc<AtomicBool>,
     _claim: InstanceLock,
 }
 
 impl SocketFile {
-    /// Leaves the file in place on drop, because its socket is kept for the next supervisor.
-    pub(crate) fn keep(&mut self) {
-        self.is_kept = true;
+    /// To be set once its socket is kept for the next supervisor. The file then stays in place on drop.
+    pub(crate) fn is_kept(&self) -> Arc<AtomicBool> {
+        self.is_kept.clone()
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // A file that another process has put there in the meantime is not ours.
-        if !self.is_kept && self.identity.is_some() && file_identity(&self.path) == self.identity {
+        if !self.is_kept.load(Ordering::SeqCst) && self.identity.is_some() && file_identity(&self.path) == self.identity
+        {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -125,7 +128,8 @@ fn bind_unix(path: &Path, mode: Mode) -> io::Result<(UnixListener, SocketFile)> 
     remove_leftover_socket(path)?;
     let listener = UnixListener::bind(path)?;
     // From here on the file is removed if something fails.
-    let file = SocketFile { path: path.to_owned(), identity: file_identity(path), is_kept: false, _claim: claim };
+    let identity = file_identity(path);
+    let file = SocketFile { path: path.to_owned(), identity, is_kept: Arc::default(), _claim: claim };
     make_room(&listener)?;
     // Never through a link: another process may have put one there.
     fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?;

@@ -4,6 +4,8 @@
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::address::{Address, ProgramSocket};
 
@@ -12,7 +14,7 @@ use super::address::{Address, ProgramSocket};
 pub(crate) enum SocketFile {}
 
 impl SocketFile {
-    pub(crate) fn keep(&mut self) {
+    pub(crate) fn is_kept(&self) -> Arc<AtomicBool> {
         match *self {}
     }
 }

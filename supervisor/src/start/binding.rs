@@ -65,7 +65,8 @@ impl Options {
             Some(listener) => listener,
             None => bind(&Address::Tcp(address), patience, || listen::bind_tcp(address))?,
         };
-        let shared = manager.keep(is_kept, || listen::Bound::of_tcp(&listener)).map_err(lacking("the listener"))?;
+        let shared =
+            manager.keep(is_kept, || listen::Bound::of_tcp(&listener), None).map_err(lacking("the listener"))?;
         self.bound(listener, shared, whence(0, is_kept.into(), 1))
     }
 
@@ -81,11 +82,10 @@ impl Options {
         let (passed, kept) = (bound.len(), found.iter().flatten().count());
         for (socket, found) in sockets.iter().zip(&found) {
             let again = || found.as_ref().map_or_else(|| listen::Bound::new(socket), |found| found.again(socket));
-            let mut one = bind(&socket.address, patience, again)?;
-            let is_kept = manager.keep(found.is_some(), || one.try_clone()).map_err(lacking("a listening socket"))?;
-            if let Some(file) = one.file.as_mut().filter(|_| is_kept) {
-                file.keep();
-            }
+            let one = bind(&socket.address, patience, again)?;
+            manager
+                .keep(found.is_some(), || one.try_clone(), one.file.as_ref())
+                .map_err(lacking("a listening socket"))?;
             bound.push(one);
         }
         let names = listen::names(&bound);
