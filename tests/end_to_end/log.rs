@@ -54,6 +54,21 @@ fn a_program_whose_output_nobody_reads_is_restarted_and_stopped_as_any_other() {
 }
 
 #[test]
+fn a_stop_that_kills_a_program_whose_output_nobody_reads_does_not_hang() {
+    let home = Home::new();
+    let (reader, writer) = io::pipe().unwrap();
+    let deaf = format!("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{CHATTY}");
+    let mut command = home.exec_command(&["--ready", "0.1s"], &["python3", "-c", &deaf]);
+    command.stderr(writer.try_clone().unwrap());
+    let process = home.spawn(command);
+    let admin = |request: &[&str]| home.admin(&[&["--name", home.name()], request].concat());
+    eventually("the program serves, and has to wait", || admin(&["ping"]).code == 0 && is_full(&writer));
+    admin(&["stop", "--grace", "0.2"]).expect(5);
+    assert_eq!(process.wait(), 5);
+    drop(reader);
+}
+
+#[test]
 fn clients_are_served_and_commands_carried_out_long_before_a_slow_reader_has_read_of_that() {
     const CLIENTS: usize = 200;
     let home = Home::new();

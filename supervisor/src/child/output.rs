@@ -15,8 +15,9 @@ const KEPT: usize = 10;
 /// How many bytes of a line are kept. All lines together take at most about 4 KiB.
 const LONGEST: usize = 400;
 
-/// The longest wait for output still in transit from a program that has ended.
-const REST: Duration = Duration::from_secs(1);
+/// The longest wait for output still in transit from a program that has ended: less than `OVERRUN`, or a stop that
+/// kills a program while nobody reads the log would seem to hang.
+const REST: Duration = Duration::from_millis(500);
 
 /// Copies a program's stderr to our own, on a thread named `stderr`, and keeps the last lines.
 #[derive(Debug)]
