@@ -169,18 +169,14 @@ fn wait<L>(started: Result<Handle<L>, mastercontrol::Error>, config: &Config, jo
             Err(error)
         }
     };
-    let success: &[i32] = match &config.server {
-        Server::Exec { program, .. } => &program.success,
-        Server::Own(_) => &[],
-    };
-    ended.map_or_else(|error| code(&error, config.restart.mode, success), |report| report.exit() as i32)
+    ended.map_or_else(|error| code(&error, config.restart.mode), |report| report.exit() as i32)
 }
 
 /// The exit code for an error. If a program ended by itself or could not be started, its code is passed on as a shell
 /// would. If it ended before it was ready, that is a failure, unless the supervisor ends with its program in any case.
-fn code(error: &mastercontrol::Error, mode: RestartMode, success: &[i32]) -> i32 {
+fn code(error: &mastercontrol::Error, mode: RestartMode) -> i32 {
     match error {
-        mastercontrol::Error::Ended { program: Some(end), .. } if end.is_success(success) => Exit::Done as i32,
+        mastercontrol::Error::Ended { clean: true, .. } => Exit::Done as i32,
         mastercontrol::Error::Ended { program: Some(end), .. } => end.code(),
         mastercontrol::Error::Build { source, .. } => {
             let cannot = source.downcast_ref::<mastercontrol::child::CannotStart>().map(|cannot| cannot.code.into());

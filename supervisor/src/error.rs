@@ -63,7 +63,9 @@ pub enum Error {
     Ended {
         /// Why.
         reason: String,
-        /// How the program ended, if the server was one.
+        /// It was a program that ended with an exit code that is a success.
+        clean: bool,
+        /// How the program ended. None: the server was none, or it did not end by itself.
         program: Option<ProgramEnd>,
     },
     /// The server failed too often.
@@ -168,7 +170,7 @@ impl fmt::Display for Error {
             Error::Start { what, source } => write!(formatter, "cannot start {what}: {}", Reason(source)),
             Error::Build { program: Some(program), source } => write!(formatter, "{program} failed to start: {source}"),
             Error::Build { program: None, source } => write!(formatter, "{source}"),
-            Error::Ended { reason, program: _ } => write!(formatter, "the server ended: {reason}"),
+            Error::Ended { reason, clean: _, program: _ } => write!(formatter, "the server ended: {reason}"),
             Error::CrashedTooOften { times, max_restarts, period, reason } => write!(
                 formatter,
                 "giving up: {} within {} (--max-restarts {max_restarts}): {reason}",

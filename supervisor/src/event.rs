@@ -5,8 +5,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use crate::protocol::{Request, Response};
-use crate::server::BuildError;
-use crate::server::Built;
+use crate::server::{BuildError, Built, Failure};
 use crate::watchdog::Watchdog;
 
 /// Everything that master control receives. Triggers only enqueue one of these. Events of a server carry the number of
@@ -37,9 +36,8 @@ pub(crate) enum Event {
     Prepared { build: u64, prepared: Result<(), BuildError> },
     /// A server has been built, or could not be.
     Built { build: u64, built: Result<Built, BuildError> },
-    /// A server no longer accepts connections, although nothing asked it to end. It lets its clients go. `clean`: it
-    /// ended by itself without a failure, with exit status 0. `wrote`: if not, a program's last lines on stderr.
-    Exited { build: u64, reason: String, clean: bool, wrote: Vec<String> },
+    /// A server no longer accepts connections, although nothing asked it to end. It lets its clients go.
+    Exited { build: u64, failure: Failure },
     /// No generation can accept connections any more: the listening socket has failed for good.
     PortFailed { reason: String },
     /// A signal has arrived that asks nothing of the supervisor, and is for the program.

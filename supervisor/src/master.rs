@@ -233,20 +233,18 @@ impl Master {
                     Ok(_) | Err(_) => return state,
                 }
             }
-            Event::Exited { build, reason, clean, wrote } if is_current(build) => {
-                Input::Failed(Failure { reason, clean, wrote })
+            Event::Exited { build, failure } if is_current(build) => Input::Failed(failure),
+            Event::Exited { build, failure } if state.next().is_some_and(|next| next.build == build) => {
+                Input::NextFailed(failure)
             }
-            Event::Exited { build, reason, clean, wrote } if state.next().is_some_and(|next| next.build == build) => {
-                Input::NextFailed(Failure { reason, clean, wrote })
-            }
-            Event::Exited { reason, wrote, .. } => {
+            Event::Exited { failure: Failure { reason, wrote, .. }, .. } => {
                 let message = format!("a generation failed that was draining already: {reason}");
                 self.identity.log.line(Level::Warning, "old_failed", message, [("last_output", json!(wrote))]);
                 return state;
             }
             Event::Unhealthy { build, reason, .. } if is_current(build) => Input::Unhealthy(reason),
             Event::Unhealthy { build, reason, wrote } if state.next().is_some_and(|next| next.build == build) => {
-                Input::NextFailed(Failure { reason, clean: false, wrote })
+                Input::NextFailed(Failure::because(reason, wrote))
             }
             Event::Unhealthy { .. } => return state,
             Event::Checked { build, accepting } if is_current(build) => Input::Checked(accepting),

@@ -259,10 +259,19 @@ pub(crate) type Watcher = Box<dyn Fn() -> Vec<ConnectionInfo> + Send + Sync>;
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) reason: String,
-    /// It ended with exit status 0.
+    /// It ended by itself, with an exit code that is a success.
     pub(crate) clean: bool,
+    /// How its program ended. None: it has none, or the program did not end by itself.
+    pub(crate) program: Option<ProgramEnd>,
     /// The last lines that a program wrote to stderr.
     pub(crate) wrote: Vec<String>,
+}
+
+impl Failure {
+    /// Any failure that is not a program's own end.
+    pub(crate) fn because(reason: String, wrote: Vec<String>) -> Failure {
+        Failure { reason, clean: false, program: None, wrote }
+    }
 }
 
 /// What became of a server.

@@ -201,6 +201,28 @@ fn without_sockets_of_ours_a_program_that_fails_its_check_is_killed_and_started_
 }
 
 #[test]
+fn a_program_that_fails_its_check_has_failed_though_it_then_exits_with_0() {
+    let home = Home::new();
+    let sick = home.directory().join("sick");
+    let check = format!("exec=test ! -e {}", sick.display());
+    let options = ["--check", &check, "--check-every", "0.1", "--check-failures", "1", "--grace", HUGE];
+    let program = sh("trap 'exit 0' TERM; while :; do sleep 0.05; done");
+    let instance = home.exec(&options, &program);
+    fs::write(&sick, "").unwrap();
+    eventually("it is replaced", || log_says(&instance, "crashed: check exec="));
+    fs::remove_file(&sick).unwrap();
+    eventually("another one serves", || {
+        let status = instance.status();
+        status["state"] == "serving" && status["generation"].as_u64().unwrap() > 1
+    });
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
+    // The end of a program that did not end by itself says nothing.
+    fs::write(&sick, "").unwrap();
+    home.run(home.exec_command(&[&options[..], &["--restart", "never"]].concat(), &program)).expect(1);
+}
+
+#[test]
 fn a_check_by_a_command_leaves_nothing_behind_when_it_hangs() {
     let home = Home::new();
     let options =

@@ -242,6 +242,45 @@ fn an_exit_code_that_is_a_success_is_no_crash() {
     home.run(home.exec_command(&options, &sh("exit 4"))).expect(9).says("crashed");
 }
 
+#[test]
+fn an_exit_code_that_is_a_success_since_a_restart_is_one_for_the_supervisor_too() {
+    let home = Home::new();
+    let (config, end) = (home.directory().join("app.json"), home.directory().join("end"));
+    let configure = |more: &str| {
+        let script = format!("while [ ! -e {} ]; do sleep 0.05; done; exit 3", end.display());
+        fs::write(&config, format!(r#"{{ "program": ["sh", "-c", "{script}"]{more} }}"#)).unwrap();
+    };
+    configure("");
+    let instance = home.exec(&["--config", config.to_str().unwrap(), "--grace", HUGE], &[]);
+    configure(r#", "success-exit": "3""#);
+    instance.admin(&["restart"]).expect(0);
+    fs::write(&end, "").unwrap();
+    assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn the_exit_code_is_that_of_the_program_that_ended_by_itself_though_another_one_ends_later() {
+    let home = Home::new();
+    let place = |name| home.directory().join(name);
+    let awaits = |name| format!("while [ ! -e {} ]; do sleep 0.05; done", place(name).display());
+    let script = format!(
+        "if [ -e {} ]; then {}; exit 3; fi; trap '{}; exit 0' TERM; while :; do sleep 0.05; done",
+        place("second").display(),
+        awaits("crash"),
+        awaits("release")
+    );
+    let options = ["--listen", &free_port().to_string(), "--ready", "0.1", "--restart", "never", "--grace", HUGE];
+    let instance = home.exec(&options, &sh(&script));
+    fs::write(place("second"), "").unwrap();
+    let restart = instance.admin_begins(&["restart"]);
+    instance.err.wait_for("generation 1 draining");
+    fs::write(place("crash"), "").unwrap();
+    instance.err.wait_for("the server ended: it exited with code 3");
+    fs::write(place("release"), "").unwrap();
+    restart.end();
+    assert_eq!(instance.wait(), 3);
+}
+
 /// They arrive together at a process that could not receive them before.
 #[test]
 fn a_hangup_that_comes_with_a_signal_for_the_program_restarts_it() {

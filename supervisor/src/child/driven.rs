@@ -95,7 +95,7 @@ impl Driven {
             Event::Built { build, built } => {
                 Heard::Built(build, built.map(|built| One(built.generation)).map_err(|error| error.to_string()))
             }
-            Event::Exited { build, reason, .. } => Heard::Failed(build, reason),
+            Event::Exited { build, failure } => Heard::Failed(build, failure.reason),
             Event::Finished { build } => Heard::Finished(build),
             other => Heard::Other(format!("{other:?}")),
         })

@@ -78,7 +78,7 @@ impl Generation for Child {
     fn unproved(&self) -> Option<Failure> {
         let check = self.running.unproved()?;
         let reason = format!("check {check} has had no good answer from it");
-        Some(Failure { reason, clean: false, wrote: self.running.lines_so_far() })
+        Some(Failure::because(reason, self.running.lines_so_far()))
     }
 
     fn pid(&self) -> Option<u32> {

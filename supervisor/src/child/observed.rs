@@ -11,9 +11,9 @@ use super::program::{CannotStart, EndedEarly, Program};
 #[cfg(target_os = "linux")]
 use super::queue::Watch;
 use crate::event::{Event, EventSender};
-use crate::server::BuildError;
 use crate::server::deadline::Deadline;
 use crate::server::program_end::ProgramEnd;
+use crate::server::{BuildError, Failure};
 
 /// An event of a program, as its builder receives it.
 #[derive(Debug)]
@@ -166,9 +166,13 @@ impl Observed {
 
     fn fail(&mut self, build: u64, end: ProgramEnd, wrote: Vec<String>) {
         if self.asked.is_none() {
-            let reason = self.given_up.take().unwrap_or_else(|| end.to_string());
-            let clean = end.is_success(&self.success);
-            self.tell(Event::Exited { build, reason, clean, wrote });
+            let failure = match self.given_up.take() {
+                Some(reason) => Failure::because(reason, wrote),
+                None => {
+                    Failure { reason: end.to_string(), clean: end.is_success(&self.success), program: Some(end), wrote }
+                }
+            };
+            self.tell(Event::Exited { build, failure });
         }
     }
 

@@ -202,7 +202,6 @@ impl Draining {
                 let Ended { drain, program, killed, held_up_by } = ended;
                 Ok(Report { by, drain, program, killed, held_up_by })
             }
-            Why::Failed(Error::Ended { reason, program: None }) => Err(Error::Ended { reason, program: ended.program }),
             Why::Failed(error) => Err(error),
         };
         End { result, waiting: self.waiting }

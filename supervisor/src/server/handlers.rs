@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::{ConnectionInfo, Counts, Failure, Handle, Handler, Ids, Port, ServerError, Stopper, panic_message};
+use worker::{ConnectionInfo, Counts, Handle, Handler, Ids, Port, ServerError, Stopper, panic_message};
 
 use super::quiet::await_quiet;
 use super::{
-    Availability, BuildError, Builder, Built, Clients, Closer, Deadline, Ended, Generation, Watcher, close_on_a_thread,
-    lacking,
+    Availability, BuildError, Builder, Built, Clients, Closer, Deadline, Ended, Failure, Generation, Watcher,
+    close_on_a_thread, lacking,
 };
 use crate::event::{Event, EventSender};
 use crate::journal::Journal;
@@ -306,11 +306,11 @@ fn observe(log: &Journal, events: &EventSender, build: u64, event: &worker::Even
     let tell = |event| drop(events.send(event));
     match event {
         // Another generation could not accept either.
-        worker::Event::Failed { failure: failure @ Failure::Accept(_) } => {
+        worker::Event::Failed { failure: failure @ worker::Failure::Accept(_) } => {
             tell(Event::PortFailed { reason: failure.to_string() });
         }
         worker::Event::Failed { failure } => {
-            tell(Event::Exited { build, reason: failure.to_string(), clean: false, wrote: Vec::new() });
+            tell(Event::Exited { build, failure: Failure::because(failure.to_string(), Vec::new()) });
         }
         worker::Event::Finished => tell(Event::Finished { build }),
         event => log_event(log, event),

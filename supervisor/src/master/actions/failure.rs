@@ -14,7 +14,6 @@ use crate::master::restarts::Restart;
 use crate::master::state::{Cause, Preparing, Proving, Rebuilding, Replacing, State, Waiting};
 use crate::restart::{self, Decision, RestartPolicy};
 use crate::server::deadline::Deadline;
-use crate::server::program_end::ProgramEnd;
 use crate::server::{BuildError, Failure};
 use crate::text::{LastWords, Seconds, milliseconds};
 
@@ -44,7 +43,7 @@ impl Master {
     /// The next generation did not prove itself. The current one keeps serving.
     pub(in crate::master) fn withdraw(&mut self, proving: Proving, failure: Failure, now: Instant) -> State {
         let Proving { current, next, restart, settings: _, until: _ } = proving;
-        let Failure { reason, clean: _, wrote } = failure;
+        let Failure { reason, clean: _, program: _, wrote } = failure;
         let message = format!(
             "restart failed, generation {} keeps serving: generation {} was withdrawn: {reason}",
             current.number, next.number
@@ -71,13 +70,12 @@ impl Master {
         // A program that ended cleanly has done its work.
         let early = reason.downcast_ref::<EndedEarly>();
         let program = early.map(|early| early.end);
-        let clean = early.filter(|early| early.clean).map(|early| early.end);
-        let failure = match clean {
-            Some(end) => Failure { reason: end.to_string(), clean: true, wrote: Vec::new() },
+        let failure = match early.filter(|early| early.clean) {
+            Some(early) => Failure { reason: early.end.to_string(), clean: true, program, wrote: Vec::new() },
             None => {
                 let wrote = last_output(reason).to_vec();
                 self.identity.log.line(Level::Error, "restart_failed", &message, [("last_output", json!(wrote))]);
-                Failure { reason: format!("it could not be started: {reason}"), clean: false, wrote }
+                Failure { reason: format!("it could not be started: {reason}"), clean: false, program, wrote }
             }
         };
         let crash = |ran| restart::Ended { failed: !failure.clean, ran, crashed: true };
@@ -91,7 +89,7 @@ impl Master {
         let state = match ended {
             Ok(ended) => {
                 self.record.ended(self.record.generations + 1, &failure, now);
-                self.recover(failure, ended, program, now)
+                self.recover(failure, ended, now)
             }
             Err(until) => self.wait(until, now),
         };
@@ -113,7 +111,7 @@ impl Master {
         self.note_crash(current, &failure, now);
         let reason = format!("{}{}", failure.reason, LastWords(&failure.wrote));
         let ended = restart::Ended { failed: !failure.clean, ran, crashed: true };
-        let state = self.recover(failure, ended, None, now);
+        let state = self.recover(failure, ended, now);
         if let Some(restart) = restart {
             let nothing_runs = nothing_runs(&state, now);
             restart.failed(format!("restart failed, generation {generation} crashed, {nothing_runs}: {reason}"));
@@ -171,17 +169,17 @@ impl Master {
         }
     }
 
-    /// No generation serves: the restart policy decides. `program` is how that ended, if no generation knows it.
-    fn recover(&mut self, failure: Failure, ended: restart::Ended, program: Option<ProgramEnd>, now: Instant) -> State {
+    /// No generation serves: the restart policy decides.
+    fn recover(&mut self, failure: Failure, ended: restart::Ended, now: Instant) -> State {
         let decision = self.history.decide(&self.settings.restart, ended, now, restart::chance());
-        let clean = failure.clean;
+        let Failure { reason, clean, program, wrote: _ } = failure;
         let error = match decision {
             Decision::Wait(wait) => return self.wait(now + wait, now),
             Decision::GiveUp(times) => {
                 let RestartPolicy { max_restarts, period, .. } = self.settings.restart;
-                Error::CrashedTooOften { times, max_restarts, period, reason: failure.reason }
+                Error::CrashedTooOften { times, max_restarts, period, reason }
             }
-            Decision::End => Error::Ended { reason: failure.reason, program },
+            Decision::End => Error::Ended { reason, clean, program },
         };
         self.identity.log.line(if clean { Level::Info } else { Level::Error }, "gave_up", &error, []);
         self.give_up(Vec::new(), None, error, now)
@@ -189,7 +187,7 @@ impl Master {
 
     /// The port has failed, and no restart would help.
     pub(in crate::master) fn port_failed(&mut self, state: State, reason: String, now: Instant) -> State {
-        let error = Error::Ended { reason, program: None };
+        let error = Error::Ended { reason, clean: false, program: None };
         self.identity.log.line(Level::Error, "gave_up", &error, []);
         let (serving, restart) = state.dissolve();
         self.give_up(serving, restart, error, now)

@@ -219,7 +219,7 @@ impl Generation for PretendedHandle {
 
     fn unproved(&self) -> Option<Failure> {
         let reason = "its check has had no answer".into();
-        lock(&self.world).generation(self.build).unproved.then_some(Failure { reason, clean: false, wrote: Vec::new() })
+        lock(&self.world).generation(self.build).unproved.then_some(Failure::because(reason, Vec::new()))
     }
 
     fn check(&self, _limit: Duration) {
@@ -239,8 +239,9 @@ impl Generation for PretendedHandle {
         // The real one has its own grace period, which the test's clock does not know.
         generation.deadline.get_or_insert_with(Instant::now);
         world.target.take_if(|target| *target == self.build);
-        let reason = why.to_owned();
-        world.events.push_back(Event::Exited { build: self.build, reason, clean: false, wrote: Vec::new() });
+        world
+            .events
+            .push_back(Event::Exited { build: self.build, failure: Failure::because(why.to_owned(), Vec::new()) });
     }
 
     fn signal(&self, _signal: i32) {}
