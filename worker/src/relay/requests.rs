@@ -10,7 +10,7 @@ use super::pair::{Course, Link, Pair};
 use super::pending::Pending;
 use super::reach::{Reached, move_on, reach};
 use super::refusal::{Why, refuse};
-use super::side::Read;
+use super::side::{Peeked, Read};
 use super::tools::Tools;
 use crate::event::Event;
 use crate::generation::FIRST_MESSAGE_WAIT;
@@ -66,7 +66,8 @@ pub(super) fn next(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, N
     wait(pair, tools)
 }
 
-/// No request may begin now: nothing is read, and a client that has sent something is held.
+/// No request may begin now: nothing is read, and a client that has sent something is held. One that has hung up
+/// without sending anything ends, so that it takes no place until the pause is over.
 fn wait_in_pause(pair: &mut Pair, tools: &Tools) -> ControlFlow<Outcome, Next> {
     let Course::Messages(exchange) = &mut pair.course else { return ControlFlow::Continue(Next::Go) };
     if exchange.head_until.take().is_some() {
@@ -76,12 +77,19 @@ fn wait_in_pause(pair: &mut Pair, tools: &Tools) -> ControlFlow<Outcome, Next> {
     if pair.client.is_gone() {
         return ControlFlow::Break(Outcome::Disconnected);
     }
-    if pair.leaving.is_some() && !exchange.is_unseen && !pair.client.has_input() {
-        return ControlFlow::Break(Outcome::Closed);
+    if !exchange.is_unseen {
+        let is_leaving = pair.leaving.is_some();
+        if !is_leaving && !pair.client.readable {
+            return ControlFlow::Continue(Next::Wait);
+        }
+        match pair.client.peek() {
+            Peeked::Bytes => {}
+            Peeked::End => return ControlFlow::Break(Outcome::Disconnected),
+            Peeked::Nothing if is_leaving => return ControlFlow::Break(Outcome::Closed),
+            Peeked::Nothing => return ControlFlow::Continue(Next::Wait),
+        }
     }
-    if exchange.is_unseen || pair.client.readable {
-        pair.begin_hold(tools);
-    }
+    pair.begin_hold(tools);
     ControlFlow::Continue(Next::Wait)
 }
 

@@ -44,6 +44,15 @@ pub(super) enum Read {
     Broken,
 }
 
+/// What a read would find first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peeked {
+    Bytes,
+    Nothing,
+    /// The other side has closed its half, or the connection is broken.
+    End,
+}
+
 impl Side {
     /// A socket that does not block and is not registered.
     pub(super) fn new(socket: OwnedFd) -> Side {
@@ -103,9 +112,20 @@ impl Side {
         self.gone
     }
 
-    /// Whether bytes wait to be read. They are left there.
-    pub(super) fn has_input(&self) -> bool {
-        matches!(recv(&self.socket, &mut [0; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK), Ok((_, 1)))
+    /// What a read would find. It is left there.
+    pub(super) fn peek(&mut self) -> Peeked {
+        loop {
+            match recv(&self.socket, &mut [0; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+                Ok((_, 0)) => return Peeked::End,
+                Ok(_) => return Peeked::Bytes,
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    return Peeked::Nothing;
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => return Peeked::End,
+            }
+        }
     }
 
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Read {

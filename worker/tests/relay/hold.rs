@@ -271,6 +271,34 @@ fn a_client_that_has_to_leave_and_has_sent_nothing_leaves_in_a_pause() {
 }
 
 #[test]
+fn a_client_that_hangs_up_in_a_pause_is_held_no_longer_and_makes_room() {
+    let mut options = options(Protocol::Http(Forwarded::Off));
+    options.max_connections = 2;
+    let front = Front::start(options);
+    let upstream = front.serve(&Program::http("a"));
+    let mut kept = front.client();
+    kept.get("/");
+    kept.expect_answer("a / ");
+    assert!(front.relay.pause().wait());
+    let new = front.client();
+    eventually("both are connected", || upstream.connections().len() == 2);
+    // They have asked for nothing, so nothing is held for them.
+    assert_eq!(front.relay.counts().held, 0);
+    drop((kept, new));
+    eventually("both are gone", || upstream.connections().is_empty());
+    assert_eq!(front.said("Ended"), 2);
+    let mut clients = [front.client(), front.client()];
+    clients.iter_mut().for_each(|client| client.get("/later"));
+    eventually("both are held", || front.relay.counts().held == 2);
+    // What was requested before the end of a client's input is served.
+    clients[0].finish();
+    clients[0].expect_silence();
+    front.relay.resume();
+    clients.iter_mut().for_each(|client| client.expect_answer("a /later "));
+    assert_eq!(upstream.counts().refused, 0);
+}
+
+#[test]
 fn the_time_that_clients_may_wait_begins_anew_when_a_pause_ends() {
     let wait = Duration::from_secs(2);
     for protocol in [Protocol::Tcp, Protocol::Http(Forwarded::Off)] {
