@@ -74,10 +74,20 @@ impl Connections {
         self.running.has_drained(report);
     }
 
+    /// Gives the program the clients, unless its drain has begun: it may have ended just now, and master control is yet
+    /// to hear of that.
+    fn serve(&self) {
+        let course = self.course();
+        if *course == Course::Serving {
+            self.upstream.serve();
+        }
+    }
+
     /// Records that the program has ended. If it was still serving, its drain begins now.
     pub(super) fn program_has_ended(&self) {
-        self.upstream.lost();
+        // Under the lock from the beginning, so that nothing makes it serve in between.
         let mut course = self.course();
+        self.upstream.lost();
         if *course == Course::Serving {
             let deadline = Deadline::after(Instant::now(), self.grace);
             self.upstream.retire_by(deadline.at());
@@ -123,7 +133,7 @@ impl Relayed {
 
 impl Generation for Relayed {
     fn serve(&self) {
-        self.connections.upstream.serve();
+        self.connections.serve();
     }
 
     fn serve_on_trial(&self) {
@@ -236,5 +246,82 @@ impl Drop for Relayed {
             self.connections.upstream.retire_by(now);
             self.connections.begin_until(&mut course, Deadline::after(now, UNWANTED));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc;
+
+    use worker::relay::{Options, Protocol, Relay};
+
+    use super::super::output::Output;
+    use super::super::process::Control;
+    use super::super::program::Program;
+    use super::super::ready::Ready;
+    use super::super::rotation::RotationSignals;
+    use super::super::stop_signals::StopSignals;
+    use super::*;
+    use crate::journal::Journal;
+    use crate::log::Log;
+    use crate::writer::{Sink, Writer};
+
+    #[derive(Debug)]
+    struct Uncontrolled;
+
+    impl Control for Uncontrolled {
+        fn stop(&self, _within: Duration) {}
+
+        fn signal(&self, _signal: i32) {}
+    }
+
+    /// A program that nothing guards.
+    fn running() -> Arc<Running> {
+        let program = Program {
+            program: "server".into(),
+            args: Vec::new(),
+            directory: None,
+            environment: Vec::new(),
+            stop: StopSignals::one(15),
+            rotation: RotationSignals::default(),
+            success: Vec::new(),
+            ready: Ready::Auto,
+            ready_within: Duration::ZERO,
+            overlap: Duration::ZERO,
+            check: None,
+        };
+        let (output, _) = Output::new(Arc::new(Writer::new(Sink::stderr(), || {}))).unwrap();
+        let (steps, _) = mpsc::channel();
+        let log = Journal::new(Log::silent());
+        Running::start(1, &program, Box::new(Uncontrolled), log, output, steps, |_| {}).unwrap()
+    }
+
+    #[test]
+    fn a_program_that_has_just_ended_gets_no_clients_when_it_is_told_to_serve() {
+        let options = Options {
+            protocol: Protocol::Tcp,
+            max_connections: 1,
+            wait: Duration::from_secs(600),
+            answer_within: None,
+            ids: worker::Ids::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let relay = Relay::start(listener, options, |_| {}).unwrap();
+        // Its port is still there, so that a client could reach it.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstream = relay.upstream(port.local_addr().unwrap());
+        let connections = Connections::new(running(), upstream.clone(), Duration::ZERO).unwrap();
+        connections.program_has_ended();
+        // Master control is yet to hear of that end.
+        connections.serve();
+        let _client = TcpStream::connect(relay.address()).unwrap();
+        let limit = Instant::now() + Duration::from_secs(45);
+        while relay.counts().held == 0 && upstream.counts().total == 0 {
+            assert!(Instant::now() < limit, "the client is neither held nor served");
+            thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!((relay.counts().held, upstream.counts().total), (1, 0));
     }
 }
