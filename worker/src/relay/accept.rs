@@ -115,6 +115,7 @@ fn pair(accepted: Accepted, key: Key, id: u64, course: Course) -> Box<Pair> {
         scheduled: None,
         resets_client: false,
         again: false,
+        is_queued: false,
         leaving: None,
     })
 }

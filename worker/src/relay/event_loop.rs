@@ -111,11 +111,7 @@ impl EventLoop {
                     }
                 }
             }
-            for _ in 0..self.ready.len() {
-                if let Some(key) = self.ready.pop_front() {
-                    self.work_on(key, |_| {});
-                }
-            }
+            self.take_turns();
             self.look_at_clock();
             if std::mem::take(&mut self.has_worked) {
                 self.tools.hub.pausing.something_ended();
@@ -144,6 +140,15 @@ impl EventLoop {
         let wait = first.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         // A day is as good as for ever.
         Timespec::try_from(wait.min(Duration::from_secs(86_400))).ok()
+    }
+
+    /// Gives each connection that has more to do one turn.
+    fn take_turns(&mut self) {
+        for _ in 0..self.ready.len() {
+            if let Some(key) = self.ready.pop_front() {
+                self.work_on(key, |pair| pair.is_queued = false);
+            }
+        }
     }
 
     fn look_at_clock(&mut self) {
@@ -193,7 +198,8 @@ impl EventLoop {
                         self.tools.hub.tell(|| Command::MakeRoom);
                     }
                 }
-                if pair.again {
+                if pair.again && !pair.is_queued {
+                    pair.is_queued = true;
                     self.ready.push_back(key);
                 }
                 let due = pair.due;
@@ -432,5 +438,47 @@ impl Drop for EventLoop {
     fn drop(&mut self) {
         // Threads that wait for an answer are not left waiting.
         self.tools.hub.mailboxes[self.tools.number].close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::options::{Options, Protocol};
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpStream;
+
+    #[test]
+    fn a_connection_that_events_report_again_and_again_gets_no_more_turns_than_others() {
+        let options = Options {
+            protocol: Protocol::Tcp,
+            max_connections: 1,
+            wait: Duration::ZERO,
+            answer_within: None,
+            ids: crate::generation::Ids::default(),
+        };
+        let listener = Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
+        let hub = Hub::new(listener.clone(), false, options, Box::new(|_| {}), 1).unwrap();
+        let mut this = EventLoop::new(Arc::new(hub), 0).unwrap();
+        // So that a few bytes are too many for one turn.
+        this.tools.scratch = [0].into();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(&[7; 1000]).unwrap();
+        let Taken::Client(accepted) = accept::take(&listener) else { panic!("there is no client") };
+        while rustix::io::ioctl_fionread(&accepted.socket).unwrap() < 1000 {
+            std::thread::yield_now();
+        }
+        this.refuse(accepted);
+        let key = this.pairs.keys()[0];
+        for _ in 0..3 {
+            this.work_on(key, |pair| pair.client.hear(EventFlags::IN));
+            assert_eq!(this.ready, [key]);
+        }
+        // After its turn it waits for the next one.
+        for _ in 0..3 {
+            this.take_turns();
+            assert_eq!(this.ready, [key]);
+        }
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Pair {
     pub(super) resets_client: bool,
     /// There is more to do, but others get a turn first.
     pub(super) again: bool,
+    /// It is already in the queue for its next turn. Twice there, it would get more turns than others.
+    pub(super) is_queued: bool,
     /// It has been asked to end; these callers wait for that.
     pub(super) leaving: Option<Vec<Sender<Outcome>>>,
 }
