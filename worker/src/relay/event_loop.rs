@@ -16,7 +16,7 @@ use super::accept::{self, Taken};
 use super::connect;
 use super::course;
 use super::hub::{Accepted, Command, Hub};
-use super::pair::{Course, Link, Pair};
+use super::pair::{Course, Link, Pair, Parting};
 use super::slab::{Key, Slab};
 use super::timers::Timers;
 use super::tools::Tools;
@@ -118,7 +118,7 @@ impl EventLoop {
             }
         }
         for key in self.pairs.keys() {
-            self.force(key);
+            self.quit(key);
         }
         self.tools.hub.pausing.something_ended();
     }
@@ -215,6 +215,17 @@ impl EventLoop {
             pair.reset_link();
             self.end(pair, Outcome::Forced);
         }
+    }
+
+    /// The relay ends. A client that has been sent its last answer may not have received it yet, and a reset would
+    /// destroy it.
+    fn quit(&mut self, key: Key) {
+        let Some(pair) = self.pairs.take(key) else { return };
+        if let Course::Parting(Parting { outcome, until: Some(_) }) = pair.course {
+            return self.end(pair, outcome);
+        }
+        self.pairs.put(key, pair);
+        self.force(key);
     }
 
     /// The connection is over.

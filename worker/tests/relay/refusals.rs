@@ -165,6 +165,19 @@ fn a_request_that_no_generation_serves_in_time_gets_503() {
 }
 
 #[test]
+fn a_client_that_has_just_been_answered_is_not_reset_when_the_relay_ends() {
+    let front = Front::http();
+    let mut client = front.client();
+    client.get("/");
+    eventually("it is held", || front.relay.counts().held == 1);
+    drop(front);
+    client.expect_refusal(503);
+    // On a real network a reset overtakes an answer, which is then lost.
+    let error = client.0.take_error().unwrap();
+    assert!(error.is_none(), "{error:?}");
+}
+
+#[test]
 fn the_one_client_too_many_gets_503() {
     let (program, connections) = Program::by_hand();
     let mut options = options(Protocol::Http(Forwarded::Off));
