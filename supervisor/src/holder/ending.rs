@@ -89,7 +89,9 @@ mod linux {
             until: Instant,
         },
         /// It has got KILL.
-        Killed,
+        Killed {
+            at: Instant,
+        },
     }
 
     impl Ending {
@@ -122,8 +124,6 @@ mod linux {
         /// # Errors
         /// A message for people; `TimedOut` when one that was killed does not end.
         pub fn run(mut self, grace: Duration, show: Option<Show<'_>>) -> io::Result<Vec<Ended>> {
-            // The time of the first KILL.
-            let mut killing = None;
             loop {
                 let mut holding = self.look()?;
                 if self.learn(&holding)? {
@@ -134,13 +134,10 @@ mod linux {
                 if !self.ask(&holding, grace)? {
                     break;
                 }
-                if self.is_killing() {
-                    let killing = *killing.get_or_insert_with(Instant::now);
-                    self.wait(killing + KILLED, None)?;
-                    self.give_up_after(killing + KILLED)?;
-                } else if let Some(until) = self.deadline() {
-                    self.wait(until, show)?;
+                if let Some(until) = self.deadline() {
+                    self.wait(until, show.filter(|_| !self.is_killing()))?;
                 }
+                self.give_up()?;
             }
             Ok(self.known.into_iter().filter_map(Known::outcome).collect())
         }
@@ -232,9 +229,9 @@ mod linux {
                     Asked::ToEnd { until } if Instant::now() < until => {}
                     Asked::Nothing | Asked::ToEnd { .. } => {
                         known.send(Signal::KILL)?;
-                        known.asked = Asked::Killed;
+                        known.asked = Asked::Killed { at: Instant::now() };
                     }
-                    Asked::Killed => {}
+                    Asked::Killed { .. } => {}
                 }
                 asked = true;
             }
@@ -247,7 +244,7 @@ mod linux {
         fn wait(&mut self, until: Instant, show: Option<Show<'_>>) -> io::Result<()> {
             loop {
                 self.see_ends(Duration::ZERO)?;
-                let awaited = self.awaited();
+                let awaited: Vec<&Process> = self.awaited().map(|known| &known.process).collect();
                 let left = until.saturating_duration_since(Instant::now());
                 if awaited.is_empty() || left.is_zero() {
                     return Ok(());
@@ -266,26 +263,26 @@ mod linux {
         }
 
         fn is_killing(&self) -> bool {
-            self.living().any(|known| known.asked == Asked::Killed)
+            self.living().any(|known| matches!(known.asked, Asked::Killed { .. }))
         }
 
-        /// The earliest deadline of the processes that have been asked to end.
+        /// The earliest deadline of the processes that are awaited.
         fn deadline(&self) -> Option<Instant> {
             let until = |known: &Known| match known.asked {
+                Asked::Nothing => None,
                 Asked::ToEnd { until } => Some(until),
-                Asked::Nothing | Asked::Killed => None,
+                Asked::Killed { at } => Some(at + KILLED),
             };
-            self.living().filter_map(until).min()
+            self.awaited().filter_map(until).min()
         }
 
-        fn awaited(&self) -> Vec<&Process> {
+        fn awaited(&self) -> impl Iterator<Item = &Known> {
             let killing = self.is_killing();
-            let is_awaited = |known: &&Known| match known.asked {
+            self.living().filter(move |known| match known.asked {
                 Asked::Nothing => false,
                 Asked::ToEnd { .. } => !killing,
-                Asked::Killed => true,
-            };
-            self.living().filter(is_awaited).map(|known| &known.process).collect()
+                Asked::Killed { .. } => true,
+            })
         }
 
         /// Waits until one of them ends, for at most this time.
@@ -304,13 +301,15 @@ mod linux {
             Ok(())
         }
 
-        fn give_up_after(&self, end: Instant) -> io::Result<()> {
-            match self.living().find(|known| known.asked == Asked::Killed) {
-                Some(Known { process, .. }) if Instant::now() >= end => {
+        /// Fails if one that was killed has not ended in the time that it may take.
+        fn give_up(&self) -> io::Result<()> {
+            let is_kept = |known: &&Known| matches!(known.asked, Asked::Killed { at } if at.elapsed() >= KILLED);
+            match self.living().find(is_kept) {
+                Some(Known { process, .. }) => {
                     let message = format!("{process} was killed and does not end: the system keeps it");
                     Err(io::Error::new(ErrorKind::TimedOut, message))
                 }
-                Some(_) | None => Ok(()),
+                None => Ok(()),
             }
         }
     }
@@ -332,7 +331,7 @@ mod linux {
                 (_, Asked::Nothing) => return None,
                 (false, _) => End::LetGo,
                 (true, Asked::ToEnd { .. }) => End::Asked,
-                (true, Asked::Killed) => End::Killed,
+                (true, Asked::Killed { .. }) => End::Killed,
             };
             Some(Ended { process: self.process, end })
         }
@@ -361,22 +360,51 @@ mod linux {
     #[allow(clippy::unwrap_used)]
     mod tests {
         use std::os::unix::process::ExitStatusExt;
-        use std::process::Command;
+        use std::process::{Child, Command};
 
         use super::*;
+
+        fn sleeping() -> (Child, Process) {
+            let child = Command::new("sleep").arg("600").spawn().unwrap();
+            let user = User(geteuid().as_raw());
+            let process = Process { pid: child.id(), name: "sleep".into(), command: String::new(), user };
+            (child, process)
+        }
+
+        fn ending(rounds: u32, last: Option<Instant>) -> Ending {
+            Ending { port: 1, sockets: HashSet::new(), known: Vec::new(), rounds, last }
+        }
 
         #[test]
         fn who_is_found_late_is_asked_first_unless_others_were_found_twice_before() {
             for (rounds, ends_by) in [(0, Signal::TERM), (1, Signal::TERM), (2, Signal::KILL)] {
-                let mut child = Command::new("sleep").arg("600").spawn().unwrap();
-                let user = User(geteuid().as_raw());
-                let process = Process { pid: child.id(), name: "sleep".into(), command: String::new(), user };
-                let last = Some(Instant::now());
-                let mut ending = Ending { port: 1, sockets: HashSet::new(), known: Vec::new(), rounds, last };
+                let (mut child, process) = sleeping();
+                let mut ending = ending(rounds, Some(Instant::now()));
                 ending.learn(std::slice::from_ref(&process)).unwrap();
                 assert!(ending.ask(&[process], Duration::from_secs(600)).unwrap());
                 assert_eq!(child.wait().unwrap().signal(), Some(ends_by.as_raw()));
             }
+        }
+
+        #[test]
+        fn each_killed_process_has_the_whole_time_to_end_however_long_ago_another_one_was_killed() {
+            let mut ending = ending(0, None);
+            for _ in 0..2 {
+                let (mut child, process) = sleeping();
+                ending.learn(std::slice::from_ref(&process)).unwrap();
+                assert!(ending.ask(&[process], Duration::ZERO).unwrap());
+                ending.give_up().unwrap();
+                let until = ending.deadline().unwrap();
+                assert!(until > Instant::now());
+                ending.wait(until, None).unwrap();
+                ending.give_up().unwrap();
+                child.wait().unwrap();
+                let Some(Known { asked: Asked::Killed { at }, .. }) = ending.known.last_mut() else {
+                    panic!("{ending:?}")
+                };
+                *at -= KILLED;
+            }
+            assert!(ending.known.into_iter().all(|known| known.outcome().unwrap().end == End::Killed));
         }
     }
 }
