@@ -88,6 +88,8 @@ mod linux {
         ToEnd {
             until: Instant,
         },
+        /// It has got TERM, and has released the port in its time. It is not awaited any more.
+        LetGo,
         /// It has got KILL.
         Killed {
             at: Instant,
@@ -217,9 +219,12 @@ mod linux {
         fn ask(&mut self, holding: &[Process], grace: Duration) -> io::Result<bool> {
             let too_late = self.rounds > 1 && self.last.is_some_and(|last| last <= Instant::now());
             self.last.get_or_insert_with(|| deadline_after(Instant::now(), grace.saturating_mul(2)));
-            let holds = |known: &&mut Known| holding.iter().any(|process| process.pid == known.process.pid);
             let (mut asked, mut is_round) = (false, false);
-            for known in self.known.iter_mut().filter(|known| !known.ended).filter(holds) {
+            for known in self.known.iter_mut().filter(|known| !known.ended) {
+                if !holding.iter().any(|process| process.pid == known.process.pid) {
+                    known.let_go();
+                    continue;
+                }
                 match known.asked {
                     Asked::Nothing if !grace.is_zero() && !too_late => {
                         known.send(Signal::TERM)?;
@@ -227,7 +232,7 @@ mod linux {
                         known.asked = Asked::ToEnd { until: deadline_after(Instant::now(), grace) };
                     }
                     Asked::ToEnd { until } if Instant::now() < until => {}
-                    Asked::Nothing | Asked::ToEnd { .. } => {
+                    Asked::Nothing | Asked::ToEnd { .. } | Asked::LetGo => {
                         known.send(Signal::KILL)?;
                         known.asked = Asked::Killed { at: Instant::now() };
                     }
@@ -269,7 +274,7 @@ mod linux {
         /// The earliest deadline of the processes that are awaited.
         fn deadline(&self) -> Option<Instant> {
             let until = |known: &Known| match known.asked {
-                Asked::Nothing => None,
+                Asked::Nothing | Asked::LetGo => None,
                 Asked::ToEnd { until } => Some(until),
                 Asked::Killed { at } => Some(at + KILLED),
             };
@@ -279,7 +284,7 @@ mod linux {
         fn awaited(&self) -> impl Iterator<Item = &Known> {
             let killing = self.is_killing();
             self.living().filter(move |known| match known.asked {
-                Asked::Nothing => false,
+                Asked::Nothing | Asked::LetGo => false,
                 Asked::ToEnd { .. } => !killing,
                 Asked::Killed { .. } => true,
             })
@@ -326,11 +331,20 @@ mod linux {
             send(Signal::CONT)
         }
 
+        /// Notes that it holds no socket now. Until its time is over, it may still end, and the outcome says so.
+        fn let_go(&mut self) {
+            if let Asked::ToEnd { until } = self.asked
+                && until <= Instant::now()
+            {
+                self.asked = Asked::LetGo;
+            }
+        }
+
         fn outcome(self) -> Option<Ended> {
             let end = match (self.ended, self.asked) {
                 (_, Asked::Nothing) => return None,
                 (false, _) => End::LetGo,
-                (true, Asked::ToEnd { .. }) => End::Asked,
+                (true, Asked::ToEnd { .. } | Asked::LetGo) => End::Asked,
                 (true, Asked::Killed { .. }) => End::Killed,
             };
             Some(Ended { process: self.process, end })
@@ -359,6 +373,7 @@ mod linux {
     #[cfg(test)]
     #[allow(clippy::unwrap_used)]
     mod tests {
+        use std::cell::RefCell;
         use std::os::unix::process::ExitStatusExt;
         use std::process::{Child, Command};
 
@@ -384,6 +399,32 @@ mod linux {
                 assert!(ending.ask(&[process], Duration::from_secs(600)).unwrap());
                 assert_eq!(child.wait().unwrap().signal(), Some(ends_by.as_raw()));
             }
+        }
+
+        #[test]
+        fn a_process_that_has_let_go_in_its_time_is_not_awaited_while_another_one_is() {
+            let ((mut first, draining), (second, holding)) = (sleeping(), sleeping());
+            let mut ending = ending(1, None);
+            ending.learn(&[draining, holding.clone()]).unwrap();
+            let (over, until) = (Instant::now(), Instant::now() + Duration::from_secs(600));
+            for (known, until) in ending.known.iter_mut().zip([over, until]) {
+                known.asked = Asked::ToEnd { until };
+            }
+            assert!(ending.ask(std::slice::from_ref(&holding), Duration::from_secs(600)).unwrap());
+            let deadline = ending.deadline();
+            let (second, shown) = (RefCell::new(second), RefCell::new(Vec::new()));
+            let show = |awaited: &[&Process], _| {
+                shown.borrow_mut().push(awaited.iter().copied().cloned().collect::<Vec<_>>());
+                second.borrow_mut().kill().unwrap();
+            };
+            ending.wait(deadline.unwrap(), Some(&show)).unwrap();
+            for child in [&mut first, &mut second.into_inner()] {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+            assert_eq!(deadline, Some(until));
+            let shown = shown.into_inner();
+            assert!(!shown.is_empty() && shown.iter().all(|awaited| *awaited == [holding.clone()]), "{shown:?}");
         }
 
         #[test]
