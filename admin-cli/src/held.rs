@@ -1,7 +1,7 @@
 //! The processes that hold a port.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mastercontrol::holder::{self, Holder, Process};
 use mastercontrol::instance::InstanceName;
@@ -114,6 +114,26 @@ pub(crate) fn some(mut names: Vec<String>) -> String {
     listed(&names, "and")
 }
 
+/// The supervisor that says of itself that it listens at this address, as the system shows it.
+fn listening_at(address: SocketAddr, ours: &[Ours]) -> Option<&Ours> {
+    let find = |is_it: fn(IpAddr, IpAddr) -> bool| {
+        ours.iter().find(|supervisor| {
+            let mut own = supervisor.addresses.iter().filter(|own| own.port() == address.port());
+            own.any(|own| is_it(own.ip(), address.ip()))
+        })
+    };
+    let same = find(|own, shown| own == shown);
+    // Linux shows the address that a socket is bound to. Elsewhere it is one where a connection was accepted.
+    if cfg!(target_os = "linux") { same } else { same.or_else(|| find(covers)) }
+}
+
+/// Whether a listener on all addresses accepts connections on this one.
+fn covers(own: IpAddr, shown: IpAddr) -> bool {
+    // Except on Windows, a listener on [::] has both families by default.
+    let has_family = own.is_ipv6() == shown.is_ipv6() || own.is_ipv6() && !cfg!(windows);
+    own.is_unspecified() && has_family
+}
+
 impl By {
     fn new(holder: Holder, ours: &[Ours]) -> By {
         let supervisor = match &holder.process {
@@ -122,11 +142,8 @@ impl By {
                 process.keepers().iter().rev().find_map(|&pid| ours.iter().find(|supervisor| supervisor.pid == pid))
             }
             // Its process cannot be seen, but the supervisor itself says where it listens.
-            None => ours.iter().find(|supervisor| {
-                supervisor.addresses.iter().any(|own| {
-                    *own == holder.address || own.ip().is_unspecified() && own.port() == holder.address.port()
-                })
-            }),
+            None if holder.user.is_none_or(|user| !user.is_foreign()) => listening_at(holder.address, ours),
+            None => None,
         };
         By { address: holder.address, supervisor: supervisor.cloned(), holder: Some(holder) }
     }

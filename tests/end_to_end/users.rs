@@ -1,6 +1,7 @@
 //! Commands of another user. Only root can act as two users, so these tests need it.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -16,7 +17,9 @@ use crate::support::{
 const OTHER: u32 = 65534;
 
 /// Listens on an address and a port.
-const LISTEN: &str = "import signal, socket, sys; listener = socket.create_server((sys.argv[1], int(sys.argv[2]))); \
+const LISTEN: &str = "import signal, socket, sys; address = sys.argv[1]; \
+                      family = socket.AF_INET6 if ':' in address else socket.AF_INET; \
+                      listener = socket.create_server((address, int(sys.argv[2])), family=family); \
                       print('ready', flush=True); signal.pause()";
 
 /// Runs the rest of the command as another user.
@@ -234,6 +237,47 @@ fn of_a_port_that_two_users_hold_nobody_is_ended() {
     let others = lobby.listener(&AS_OTHER, "127.0.0.2", port);
     lobby.admin_as_other(&["free", &port.to_string(), "--now", "--yes"]).expect(4);
     assert!(roots.is_running() && others.is_running());
+}
+
+#[test]
+fn a_supervisor_is_not_taken_for_the_process_of_another_user_on_another_address_of_its_port() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return eprintln!("skipped: there is no IPv6 here");
+    }
+    assert_not_taken_for_the_process_of_root(&[], "::1");
+}
+
+#[test]
+fn a_supervisor_is_not_taken_for_the_process_of_another_user_on_its_address_in_another_network() {
+    if !can_run(&["unshare", "--net", "true"]) {
+        return;
+    }
+    assert_not_taken_for_the_process_of_root(&["unshare", "--net"], "0.0.0.0");
+}
+
+/// The other user has a supervisor on all addresses of IPv4, run by this command, and root a process on this address.
+#[track_caller]
+fn assert_not_taken_for_the_process_of_root(by: &[&str], address: &str) {
+    let Some(lobby) = Lobby::open() else { return };
+    chown(&lobby.directory, Some(OTHER), Some(OTHER)).unwrap();
+    let port = free_port();
+    let (number, supervisor) = (port.to_string(), lobby.directory.join("supervisor").display().to_string());
+    let line = [by, &AS_OTHER, &[&supervisor]].concat();
+    let mut command = lobby.home.program(line[0]);
+    let listen = format!("0.0.0.0:{port}");
+    command.args(&line[1..]).args(["echo", "--name", lobby.home.name(), "--listen", &listen]);
+    let instance = lobby.home.start_by(command);
+    let server = lobby.listener(&[], address, port);
+    let admin = |arguments: &[&str]| lobby.home.run(lobby.as_other("admin-cli", arguments));
+    admin(&["port", &number]).expect(0).says("a process of root that cannot be seen from here");
+    let answer = admin(&["port", &number, "--json"]).expect(0).json();
+    let shown = if address.contains(':') { format!("[{address}]:{port}") } else { listen };
+    let holder = answer["by"].as_array().unwrap().iter().find(|by| by["address"] == shown).unwrap();
+    assert_eq!((&holder["user"], &holder["pid"]), (&"root".into(), &serde_json::Value::Null));
+    assert_eq!(holder["supervisor"], serde_json::Value::Null);
+    admin(&["free", &number, "--yes"]).expect(4).says("run this as root");
+    assert!(instance.is_running() && server.is_running());
+    admin(&["ping"]).expect(0);
 }
 
 #[test]

@@ -109,7 +109,7 @@ mod linux {
                 let Some(process) = process else {
                     return Err(io::Error::new(ErrorKind::PermissionDenied, hidden(port, *user)));
                 };
-                if let Some(owner) = user.filter(|&owner| is_foreign(owner)) {
+                if let Some(owner) = user.filter(|owner| owner.is_foreign()) {
                     return Err(ending.refused(process, &format!(", on a socket of {owner}: run this as root")));
                 }
                 ending.sockets.insert(*socket);
@@ -190,7 +190,7 @@ mod linux {
             } else if process.pid == 1 || process.name == "systemd" {
                 // Everything else would end with it.
                 Err(self.refused(process, ", which manages others: use its own means to release the port"))
-            } else if is_foreign(process.user) {
+            } else if process.user.is_foreign() {
                 Err(self.refused(process, ": run this as root"))
             } else if let [_, .., supervisor] = process.keepers()[..] {
                 let why = format!(
@@ -363,11 +363,6 @@ mod linux {
             "it is another user's, has privileges, or is in another container; run this as root"
         };
         format!("port {port} is held by a process{whose} that cannot be seen from here: {advice}")
-    }
-
-    fn is_foreign(owner: User) -> bool {
-        let user = geteuid();
-        !user.is_root() && owner.0 != user.as_raw()
     }
 
     #[cfg(test)]

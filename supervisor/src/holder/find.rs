@@ -49,6 +49,19 @@ impl fmt::Display for Process {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct User(pub u32);
 
+impl User {
+    /// Whether this is another user, whose processes are not to be ended from here. To root nobody is.
+    pub fn is_foreign(self) -> bool {
+        #[cfg(unix)]
+        let own = nix::unistd::geteuid();
+        #[cfg(unix)]
+        return !own.is_root() && own.as_raw() != self.0;
+        // Other systems do not show users by number.
+        #[cfg(not(unix))]
+        false
+    }
+}
+
 /// The user's name, or `user 1000` if it has none.
 impl fmt::Display for User {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
