@@ -247,9 +247,11 @@ mod linux {
         /// Waits until all processes that have been asked have ended, or if any has been killed, all that have been
         /// killed; or until this time.
         fn wait(&mut self, until: Instant, show: Option<Show<'_>>) -> io::Result<()> {
+            // Once all that have been killed have ended, the others have their own deadlines.
+            let killing = self.is_killing();
             loop {
                 self.see_ends(Duration::ZERO)?;
-                let awaited: Vec<&Process> = self.awaited().map(|known| &known.process).collect();
+                let awaited: Vec<&Process> = self.awaited(killing).map(|known| &known.process).collect();
                 let left = until.saturating_duration_since(Instant::now());
                 if awaited.is_empty() || left.is_zero() {
                     return Ok(());
@@ -278,11 +280,10 @@ mod linux {
                 Asked::ToEnd { until } => Some(until),
                 Asked::Killed { at } => Some(at + KILLED),
             };
-            self.awaited().filter_map(until).min()
+            self.awaited(self.is_killing()).filter_map(until).min()
         }
 
-        fn awaited(&self) -> impl Iterator<Item = &Known> {
-            let killing = self.is_killing();
+        fn awaited(&self, killing: bool) -> impl Iterator<Item = &Known> {
             self.living().filter(move |known| match known.asked {
                 Asked::Nothing | Asked::LetGo => false,
                 Asked::ToEnd { .. } => !killing,
@@ -420,6 +421,23 @@ mod linux {
             assert_eq!(deadline, Some(until));
             let shown = shown.into_inner();
             assert!(!shown.is_empty() && shown.iter().all(|awaited| *awaited == [holding.clone()]), "{shown:?}");
+        }
+
+        #[test]
+        fn the_wait_for_killed_processes_is_over_when_they_have_ended_though_another_one_has_time_left() {
+            let ((mut first, killed), (mut second, asked)) = (sleeping(), sleeping());
+            let mut ending = ending(1, None);
+            ending.learn(&[killed.clone(), asked]).unwrap();
+            ending.known[1].asked = Asked::ToEnd { until: Instant::now() + Duration::from_secs(600) };
+            assert!(ending.ask(&[killed], Duration::ZERO).unwrap());
+            let until = ending.deadline().unwrap();
+            ending.wait(until, None).unwrap();
+            let is_in_time = Instant::now() < until;
+            for child in [&mut first, &mut second] {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+            assert!(is_in_time && ending.known[0].ended);
         }
 
         #[test]
