@@ -42,7 +42,10 @@ fn with_port(port: u16) -> Result<Chosen, Failure> {
     }
     match found[..] {
         [] => Err(nobody_has(port, &all)),
-        [one] => named(&one.name),
+        [one] => match silent(&all) {
+            Some((other, error)) if !is_only_holder(one, port, &all) => Err(unclear(port, one, other, error)),
+            _ => named(&one.name),
+        },
         _ => {
             let have = format!("several supervisors of yours have port {port}:");
             named(&ask_which(&have, &found, "say which one is meant with --name")?.name)
@@ -61,14 +64,34 @@ pub(crate) fn one_or_several(target: &Target) -> Result<Option<Chosen>, Failure>
     }
 }
 
+/// One of these that did not report its status, although it may be running.
+fn silent(found: &[Found]) -> Option<(&Found, &AskError)> {
+    found.iter().find_map(|found| match &found.status {
+        Ok(_) | Err(AskError::NotRunning) => None,
+        Err(error) => Some((found, error)),
+    })
+}
+
+/// Whether the system shows that nobody but this supervisor listens on the port. Only Linux shows that.
+fn is_only_holder(one: &Found, port: u16, all: &[Found]) -> bool {
+    let is_one = |held: Held| held.others().is_empty() && held.supervisors().iter().any(|ours| ours.name == one.name);
+    cfg!(target_os = "linux") && Held::by(port, all).is_ok_and(is_one)
+}
+
+/// The failure if `one` has the port, but `other`, which did not report its status, may have it, too.
+fn unclear(port: u16, one: &Found, other: &Found, error: &AskError) -> Failure {
+    let (one, other) = (&one.name, &other.name);
+    let Failure { exit, .. } = Failure::asking(other.as_str(), error);
+    let message =
+        format!("{one} has port {port}, but {other} may have it, too ({error}): say which one is meant with --name");
+    Failure::new(exit, message)
+}
+
 /// The failure if none of these says that it has the port.
 fn nobody_has(port: u16, found: &[Found]) -> Failure {
-    let unknown = found.iter().find_map(|Found { name, status }| match status {
-        Ok(_) | Err(AskError::NotRunning) => None,
-        Err(error) => Some(Failure::asking(name.as_str(), error)),
-    });
-    match unknown {
-        Some(Failure { exit, message, .. }) => {
+    match silent(found) {
+        Some((other, error)) => {
+            let Failure { exit, message, .. } = Failure::asking(other.name.as_str(), error);
             Failure::new(exit, format!("no other supervisor of yours has port {port}, and {message}"))
         }
         None => Failure::new(Exit::NotRunning, format!("no supervisor of yours has port {port}")),

@@ -220,6 +220,30 @@ fn while_a_supervisor_hangs_nobody_says_that_none_has_its_port() {
     instance.signal(SIGCONT);
 }
 
+/// Only Linux has all these addresses, and shows who listens on them.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_port_that_a_supervisor_that_hangs_may_have_is_not_taken_for_that_of_another_one() {
+    use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
+    let home = Home::new();
+    let names = ["a", "b", "c"].map(|name| home.another(name));
+    let start = |name: &str, listen: &str| home.start(&["echo", "--name", name, "--listen", listen]);
+    let unrelated = start(&names[2], "0");
+    let port = free_port().to_string();
+    let b = start(&names[1], &format!("127.0.0.2:{port}"));
+    // One that hangs elsewhere is not in the way.
+    unrelated.signal(SIGSTOP);
+    home.admin(&["--port", &port, "ping"]).expect(0).says(&format!("pid {}", b.pid));
+    unrelated.signal(SIGCONT);
+    let a = start(&names[0], &format!("127.0.0.1:{port}"));
+    a.signal(SIGSTOP);
+    let unclear = home.admin(&["--port", &port, "stop"]).expect(6);
+    unclear.says(&format!("{} has port {port}, but {} may have it, too (it does not answer", names[1], names[0]));
+    unclear.says("say which one is meant with --name");
+    b.assert_serves();
+    a.signal(SIGCONT);
+}
+
 #[cfg(unix)]
 #[test]
 fn an_answer_that_cannot_be_written_is_a_failure_unless_its_reader_has_gone() {
