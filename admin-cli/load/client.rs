@@ -1,6 +1,6 @@
 //! One connection of a load, and those that follow it.
 
-use std::io::{self, BufReader, ErrorKind, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -66,9 +66,52 @@ pub(crate) struct Client {
 }
 
 struct Connection {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Timed>,
     /// Whether it has carried a request before.
     used: bool,
+}
+
+/// A stream whose reads fail when the time for a whole answer is over, however many bytes keep arriving.
+struct Timed {
+    stream: TcpStream,
+    patience: Duration,
+    /// When the time for the answer is over.
+    deadline: Instant,
+    /// How long the system lets a read take. A system call for each read would make the load lighter, so this may be up
+    /// to a tenth of the patience longer than what is left.
+    timeout: Duration,
+}
+
+impl Timed {
+    fn new(stream: TcpStream, patience: Duration) -> io::Result<Timed> {
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        Ok(Timed { stream, patience, deadline: Instant::now() + patience, timeout: patience })
+    }
+
+    /// The time for an answer begins.
+    fn begin(&mut self) -> io::Result<()> {
+        self.deadline = Instant::now() + self.patience;
+        if self.timeout < self.patience { self.limit(self.patience) } else { Ok(()) }
+    }
+
+    fn limit(&mut self, timeout: Duration) -> io::Result<()> {
+        self.timeout = timeout;
+        self.stream.set_read_timeout(Some(timeout))
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        if self.timeout > left + self.patience / 10 {
+            self.limit(left)?;
+        }
+        self.stream.read(buffer)
+    }
 }
 
 /// The system has no port for one more connection.
@@ -189,15 +232,11 @@ fn fate(answer: Answer) -> Fate {
 }
 
 /// Connects to the first address that accepts.
-fn connect(plan: &Plan) -> io::Result<TcpStream> {
+fn connect(plan: &Plan) -> io::Result<Timed> {
     let mut failed = io::Error::from(ErrorKind::NotFound);
     for address in &plan.addresses {
         match TcpStream::connect_timeout(address, plan.patience) {
-            Ok(stream) => {
-                stream.set_read_timeout(Some(plan.patience))?;
-                stream.set_write_timeout(Some(plan.patience))?;
-                return Ok(stream);
-            }
+            Ok(stream) => return Timed::new(stream, plan.patience),
             Err(error) => failed = error,
         }
     }
@@ -207,7 +246,9 @@ fn connect(plan: &Plan) -> io::Result<TcpStream> {
 impl Connection {
     /// Sends a request, and waits for the first byte of its answer.
     fn send(&mut self, request: &[u8]) -> Result<(), Fate> {
-        self.stream.get_ref().write_all(request)?;
+        let timed = self.stream.get_mut();
+        timed.begin()?;
+        timed.stream.write_all(request)?;
         if answer::fill(&mut self.stream)?.is_empty() { Err(Fate::Empty) } else { Ok(()) }
     }
 
@@ -223,7 +264,7 @@ impl Connection {
 
     /// Whether the server has closed a connection on which no request is in progress.
     fn is_closed(&self) -> bool {
-        let stream = self.stream.get_ref();
+        let stream = &self.stream.get_ref().stream;
         let looked = stream.set_nonblocking(true).and_then(|()| {
             let looked = stream.peek(&mut [0]);
             stream.set_nonblocking(false)?;
@@ -247,7 +288,7 @@ impl Connection {
             Fate::Empty => {
                 let until = Instant::now() + RESET_WITHIN;
                 loop {
-                    match self.stream.get_ref().take_error() {
+                    match self.stream.get_ref().stream.take_error() {
                         Ok(None) if Instant::now() < until => thread::sleep(PAUSE),
                         Ok(error) => return error.is_some(),
                         Err(_) => return false,

@@ -142,6 +142,41 @@ fn an_answer_that_never_comes_counts_as_timed_out() {
 }
 
 #[test]
+fn an_answer_that_keeps_coming_counts_as_timed_out() {
+    let address = server(|mut stream| {
+        thread::spawn(move || {
+            request(&mut stream);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            while stream.write_all(b"data\n").is_ok() {
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+    });
+    let mut load = one(address, Mode::OnePerConnection);
+    load.0.expected = Expected::Any;
+    let patience = Duration::from_millis(100);
+    let report = load.patience(patience).run(2);
+    assert!(report.timed_out >= 2 && report.lost() == report.timed_out, "{report}");
+    assert!(report.slowest >= patience, "{report}");
+}
+
+#[test]
+fn a_kept_connection_has_the_whole_time_again_for_each_answer() {
+    let patience = Duration::from_secs(1);
+    let address = server(move |mut stream| {
+        stream.set_nodelay(true).unwrap();
+        while request(&mut stream) {
+            for (part, wait) in [(&ANSWER[..10], patience * 6 / 10), (&ANSWER[10..], Duration::from_millis(50))] {
+                thread::sleep(wait);
+                let _ = stream.write_all(part.as_bytes());
+            }
+        }
+    });
+    let report = one(address, Mode::KeptAlive).patience(patience).run(2);
+    assert!(report.lost() == 0 && report.connections == 1, "{report}");
+}
+
+#[test]
 fn a_kept_connection_is_used_until_the_server_says_that_it_ends() {
     let address = server(|mut stream| {
         for answer in [ANSWER, ANSWER, LAST] {
