@@ -82,17 +82,17 @@ fn another_one_that_hangs_does_not_end_a_wait_for_the_one_with_a_port() {
 }
 
 #[cfg(unix)]
-#[test]
-fn one_that_is_too_busy_to_answer_is_waited_for() {
+const BUSY: &str = r#"{"result":"error","code":"busy","message":"out of file descriptors, try again"}"#;
+
+#[cfg(unix)]
+const SERVING: &str =
+    r#"{"result":"status","name":"x","kind":"x","state":"serving","ready":true,"pid":1,"uptime_ms":1,"version":""}"#;
+
+/// Answers requests at this socket, each with the next of these answers.
+#[cfg(unix)]
+fn answer_at(socket: &std::path::Path, answers: &'static [&'static str]) {
     use std::io::{BufRead, BufReader, Write};
-    use std::os::unix::net::UnixListener;
-    let home = Home::new();
-    let socket = home.directory().join("busy.sock");
-    let listener = UnixListener::bind(&socket).unwrap();
-    let answers = [
-        r#"{"result":"error","code":"busy","message":"out of file descriptors, try again"}"#,
-        r#"{"result":"status","name":"x","kind":"x","state":"serving","ready":true,"pid":1,"uptime_ms":1,"version":""}"#,
-    ];
+    let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
     std::thread::spawn(move || {
         for answer in answers {
             let (mut client, _) = listener.accept().unwrap();
@@ -100,7 +100,36 @@ fn one_that_is_too_busy_to_answer_is_waited_for() {
             writeln!(client, "{answer}").unwrap();
         }
     });
+}
+
+#[cfg(unix)]
+#[test]
+fn one_that_is_too_busy_to_answer_is_waited_for() {
+    let home = Home::new();
+    let socket = home.directory().join("busy.sock");
+    answer_at(&socket, &[BUSY, SERVING]);
     home.admin(&["--socket", socket.to_str().unwrap(), "wait", "--ready"]).expect(0).says("serving");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_terminal_it_is_asked_only_once_which_one_is_waited_for() {
+    use crate::pty::{ENTER, Pty};
+    let home = Home::new();
+    let _other = home.start(&["echo", "--name", &home.another("other")]);
+    let busy = home.another("busy");
+    answer_at(&home.sockets().join(format!("{busy}.sock")), &[BUSY, BUSY, BUSY, SERVING]);
+    let (pty, terminal) = Pty::open();
+    let mut command = home.admin_command(&["wait", "--ready"]);
+    command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap()).stderr(terminal);
+    let wait = home.spawn(command);
+    let asked = || pty.screen().matches("which one?").count();
+    eventually("it asks", || asked() > 0);
+    pty.press(&busy);
+    pty.press(ENTER);
+    eventually("it has ended, or asks again", || !wait.is_running() || asked() > 1);
+    assert_eq!(asked(), 1, "{}", pty.screen());
+    assert_eq!(wait.wait(), 0);
 }
 
 #[test]

@@ -25,11 +25,11 @@ const MOMENT: Duration = Duration::from_secs(1);
 pub(crate) fn wait(target: &Target, json: bool, wait: &WaitFor) -> Result<Exit, Failure> {
     let end = wait.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut pause = LOOKS.0;
-    let mut seen = None;
+    let mut meant = Meant::default();
     loop {
         let left = || end.map(|end| end.saturating_duration_since(Instant::now()));
         let patience = Patience { whole: left().map(|left| left.max(MOMENT)), ..Patience::short() };
-        let found = match look(target, &mut seen, patience)? {
+        let found = match look(target, &mut meant, patience)? {
             Seen::Running(status) if is_there(&wait.until, &status) => {
                 let text = if json { json!(Answer::Status(status)).to_string() } else { status_line(&status) };
                 output::data(&text)?;
@@ -39,7 +39,7 @@ pub(crate) fn wait(target: &Target, json: bool, wait: &WaitFor) -> Result<Exit, 
                 output::data(&if json { json!({ "result": "gone" }).to_string() } else { "not running".into() })?;
                 return Ok(Exit::Done);
             }
-            Seen::Gone if seen.is_some() => {
+            Seen::Gone if meant.is_seen => {
                 return Err(Failure::new(Exit::NotRunning, "it has ended, and is not what was waited for"));
             }
             Seen::Running(status) => status_line(&status),
@@ -64,35 +64,43 @@ enum Seen {
     Unknown,
 }
 
-/// `seen` is the supervisor that was found, from the first answer on: another one that starts meanwhile is not meant.
-fn look(target: &Target, seen: &mut Option<Chosen>, patience: Patience) -> Result<Seen, Failure> {
-    let new = match seen {
-        Some(_) => None,
+/// The supervisor that is waited for.
+#[derive(Default)]
+struct Meant {
+    /// It is chosen once, because the user may have been asked, and again only if it has gone without an answer: the one
+    /// that starts next may have another name.
+    chosen: Option<Chosen>,
+    /// Whether it has answered. From then on, another one that starts meanwhile is not meant.
+    is_seen: bool,
+}
+
+fn look(target: &Target, meant: &mut Meant, patience: Patience) -> Result<Seen, Failure> {
+    let chosen = match meant.chosen.take() {
+        Some(chosen) => chosen,
         None => match choose(target) {
-            Ok(chosen) => Some(chosen),
+            Ok(chosen) => chosen,
             Err(failure) if failure.exit == Exit::NotRunning => return Ok(Seen::Gone),
             // This may or may not be the one that is meant.
             Err(failure) if failure.exit == Exit::NoAnswer => return Ok(Seen::Unknown),
             Err(failure) => return Err(failure),
         },
     };
-    let Some(chosen) = new.as_ref().or(seen.as_ref()) else { return Ok(Seen::Gone) };
-    match client::ask(&chosen.paths, Request::Status {}, patience, |_| {}) {
+    let seen = match client::ask(&chosen.paths, Request::Status {}, patience, |_| {}) {
         Ok(Answer::Status(status)) => {
-            if new.is_some() {
-                *seen = new;
-            }
-            Ok(Seen::Running(status))
+            meant.is_seen = true;
+            Seen::Running(status)
         }
-        Ok(Answer::Error(Refusal { code: ErrorCode::Busy, .. })) => Ok(Seen::Unknown),
-        Ok(Answer::Error(refusal)) => Err(Failure::refused(&chosen.label, &refusal)),
-        Ok(answer) => Err(not_understood(chosen, &answer)),
-        Err(AskError::NotRunning) => Ok(Seen::Gone),
+        Ok(Answer::Error(Refusal { code: ErrorCode::Busy, .. })) => Seen::Unknown,
+        Ok(Answer::Error(refusal)) => return Err(Failure::refused(&chosen.label, &refusal)),
+        Ok(answer) => return Err(not_understood(&chosen, &answer)),
+        Err(AskError::NotRunning) => return Ok(Seen::Gone),
         Err(AskError::NoResponse | AskError::Suspended { .. } | AskError::Disconnected | AskError::GaveUp) => {
-            Ok(Seen::Unknown)
+            Seen::Unknown
         }
-        Err(error) => Err(Failure::asking(&chosen.label, &error)),
-    }
+        Err(error) => return Err(Failure::asking(&chosen.label, &error)),
+    };
+    meant.chosen = Some(chosen);
+    Ok(seen)
 }
 
 /// Whether the awaited state has been reached.
