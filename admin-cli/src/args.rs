@@ -92,17 +92,32 @@ impl Cli {
 pub(crate) fn program() -> clap::Command {
     let target = Target::augment_args(clap::Command::new("target"));
     Cli::command().mut_subcommands(|command| {
-        let hidden = WITHOUT_TARGET.contains(&command.get_name());
+        let name = command.get_name();
         let options = target.get_arguments().map(|option| {
-            // A hidden one is still known, so that `takes_no_target` can say why it is refused.
-            option.clone().hide(hidden)
+            let is_for_all = ["all", "keep_going"].contains(&option.get_id().as_str());
+            // A hidden one is still known, so that it can be said why it is refused.
+            let hidden = WITHOUT_TARGET.contains(&name) || is_for_all && FOR_ONE.contains(&name);
+            let option = option.clone().hide(hidden);
+            match (option.get_id().as_str(), name) {
+                ("all", "metrics") => {
+                    option.help("With --json, all that are running, one after the other, until one fails")
+                }
+                ("all", "pause") => {
+                    option.help("All that are running, one after the other, until one fails; not with a command")
+                }
+                _ => option,
+            }
         });
+        let options: Vec<_> = options.collect();
         command.args(options)
     })
 }
 
 /// The commands that ask no supervisor, or all of them.
 const WITHOUT_TARGET: &[&str] = &["list", "check", "port", "free", "offer", "completions", "manual"];
+
+/// The commands that are for one supervisor, and never for all.
+const FOR_ONE: &[&str] = &["connections", "close", "top", "wait", "events"];
 
 /// Which supervisor is meant. None of these: the only one that is running.
 #[derive(Debug, Default, Args)]
@@ -586,8 +601,12 @@ mod tests {
     fn help_shows_target_options_only_where_they_are_taken() {
         for command in program().get_subcommands_mut() {
             let name = command.get_name().to_owned();
-            let shown = command.render_long_help().to_string().contains("--name");
-            assert_eq!(shown, !WITHOUT_TARGET.contains(&name.as_str()), "{name}");
+            let help = command.render_long_help().to_string();
+            let takes = !WITHOUT_TARGET.contains(&name.as_str());
+            let takes_all = takes && !FOR_ONE.contains(&name.as_str());
+            for (option, shown) in [("--name", takes), ("--all", takes_all), ("--keep-going", takes_all)] {
+                assert_eq!(help.contains(option), shown, "{name} {option}");
+            }
         }
     }
 

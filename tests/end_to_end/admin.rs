@@ -432,7 +432,16 @@ fn all_are_asked_in_the_order_of_their_names() {
     assert_eq!(told, [(&a, stopped), (&b, stopped), (&c, stopped)]);
     all.iter().for_each(|instance| assert_eq!(instance.wait(), 0));
     home.admin(&["stop", "--all"]).expect(3);
-    home.admin(&["connections", "--all"]).expect(2);
+}
+
+#[test]
+fn the_help_of_a_command_for_one_supervisor_does_not_offer_all() {
+    let home = Home::new();
+    for command in [&["connections"][..], &["events"], &["top"], &["wait", "--ready"], &["close", "1"]] {
+        home.admin(&[command, &["--all"]].concat()).expect(2).says("is for one supervisor");
+        let help = home.admin(&[command[0], "--help"]).expect(0);
+        assert!(help.out.contains("--name") && !help.out.contains("--all"), "{help}");
+    }
 }
 
 #[test]
