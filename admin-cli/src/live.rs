@@ -19,13 +19,15 @@ const BAR: usize = 10;
 #[derive(Debug)]
 pub(crate) struct LiveLine {
     terminal: bool,
+    /// Whether there is a line to clear.
+    is_said: Cell<bool>,
     /// The most clients and the most time, in milliseconds, that a drain was seen to have: its bars are full at these.
     most: Cell<(usize, u64)>,
 }
 
 impl LiveLine {
     pub(crate) fn new() -> LiveLine {
-        LiveLine { terminal: io::stderr().is_terminal(), most: Cell::default() }
+        LiveLine { terminal: io::stderr().is_terminal(), is_said: Cell::default(), most: Cell::default() }
     }
 
     /// Whether it is on a terminal.
@@ -88,14 +90,20 @@ impl LiveLine {
             // Cut off at the edge instead of wrapped, in case the terminal has become narrower.
             let shown = format!("\r\x1b[K\x1b[?7l{line}\x1b[?7h");
             let _ = io::stderr().write_all(shown.as_bytes());
+            self.is_said.set(true);
+        }
+    }
+
+    /// Clears the line, so that others can write there.
+    pub(crate) fn clear(&self) {
+        if self.is_said.take() {
+            let _ = write!(io::stderr().lock(), "\r\x1b[K");
         }
     }
 }
 
 impl Drop for LiveLine {
     fn drop(&mut self) {
-        if self.terminal {
-            let _ = write!(io::stderr().lock(), "\r\x1b[K");
-        }
+        self.clear();
     }
 }

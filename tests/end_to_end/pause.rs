@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use load::{Load, Mode};
 
+use crate::pty::Pty;
 use crate::rotation::behind_a_relay;
 use crate::support::{Client, Home, Instance, LIMIT, eventually, some_more};
 
@@ -79,6 +80,38 @@ fn a_message_that_is_under_way_is_answered_before_it_is_paused() {
 }
 
 #[test]
+fn a_command_in_a_pause_has_no_json() {
+    let home = Home::new();
+    let instance = start(&home);
+    let made = home.directory().join("made");
+    let refused = instance.admin(&["--json", "pause", "--", "touch", made.to_str().unwrap()]).expect(2);
+    refused.says("leave out --json");
+    assert!(!made.exists());
+}
+
+#[test]
+fn on_a_terminal_a_pause_with_a_command_shows_what_it_waits_for() {
+    let home = Home::new();
+    let instance = home.start(&["command"]);
+    let mut client = instance.client();
+    client.send("QUO");
+    eventually("it is busy", || {
+        let shown = instance.admin(&["connections", "--json"]).expect(0).json();
+        shown["connections"][0]["activity"] == "busy"
+    });
+    let (pty, terminal) = Pty::open();
+    let mut command = home.admin_command(&["pause", "--", "printf", "done"]);
+    command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap()).stderr(terminal);
+    let pause = home.spawn(command);
+    eventually("it says so", || pty.screen().contains("paused; waiting for 1 request"));
+    client.send("TE\n");
+    assert_eq!(pause.wait(), 0);
+    // The line is cleared before the command writes, and not again.
+    let screen = pty.screen();
+    assert!(screen.contains("\r\x1b[Kdone") && !screen.split("done").nth(1).unwrap().contains('\x1b'), "{screen:?}");
+}
+
+#[test]
 fn the_exit_code_is_that_of_the_command_and_the_pause_is_over_however_it_ends() {
     let home = Home::new();
     let instance = start(&home);
@@ -122,7 +155,7 @@ fn a_pause_is_over_by_itself_after_its_time() {
     assert_eq!(instance.client().get("/a").status, 200);
     instance.err.wait_for(": its time was up");
     let ended = instance.admin(&["pause", "--max", "0.1", "--", "sleep", "1"]).expect(0);
-    ended.says("before the command: its time was up");
+    ended.says("the pause ended after ").says("before the command finished: its time was up");
     // A message in progress does not end in time, so the command is not run.
     let mut busy = instance.client();
     busy.send("GET /a HTTP/1.1\r\n");

@@ -13,6 +13,7 @@ use mastercontrol::{Exit, ProgramEnd};
 use crate::args::{Pause, Target};
 use crate::ask::ask;
 use crate::failure::Failure;
+use crate::live::LiveLine;
 use crate::output;
 use crate::target::choose;
 
@@ -21,6 +22,9 @@ const MAX: Duration = Duration::from_secs(30);
 
 pub(crate) fn pause(target: &Target, json: bool, pause: &Pause) -> Result<ExitCode, Failure> {
     if !pause.command.is_empty() {
+        if json {
+            return Err(Failure::new(Exit::Usage, "the output is that of the command: leave out --json"));
+        }
         return pause_for(target, &pause.command, pause.max);
     }
     let max = pause.max.unwrap_or(MAX);
@@ -45,13 +49,19 @@ fn pause_for(target: &Target, command: &[OsString], max: Option<Duration>) -> Re
         ));
     }
     let chosen = choose(target)?;
-    let paused = client::pause(&chosen.paths, max, |_| {}, || run(command));
+    let live = LiveLine::new();
+    let during = || {
+        live.clear();
+        run(command)
+    };
+    let paused = client::pause(&chosen.paths, max, |progress| live.show(&progress), during);
+    drop(live);
     let (code, over) = paused.map_err(|error| Failure::asking(&chosen.label, &error))?;
     output::message(&match over {
         Ok(PauseOver { took, early: None }) => format!("admin-cli: {} was paused for {}", chosen.label, Seconds(took)),
         Ok(PauseOver { took, early: Some(why) }) => {
             let took = Seconds(took);
-            format!("admin-cli: {}: the pause was over after {took}, before the command: {why}", chosen.label)
+            format!("admin-cli: {}: the pause ended after {took}, before the command finished: {why}", chosen.label)
         }
         Err(error) => format!("admin-cli: {}: {error}", chosen.label),
     });
