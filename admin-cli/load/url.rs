@@ -46,7 +46,7 @@ impl FromStr for Url {
             None => return Err(format!("an http URL is needed, such as http://{}", text.trim_start_matches('/'))),
         };
         if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("a URL has no blanks and ASCII characters alone: percent-encode others".into());
+            return Err("a URL may contain only ASCII characters and no spaces: percent-encode others".into());
         }
         let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));

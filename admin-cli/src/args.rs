@@ -52,7 +52,7 @@ Exit codes:
   1  failed                6  no answer
   2  usage                 7  gave up waiting; the request is in progress
   3  not running           8  done, but a handler could not be ended
-  4  not permitted        11  done, but --verify has lost a request")]
+  4  not permitted        11  done, but --verify lost a request")]
 pub(crate) struct Cli {
     /// Write the answer as JSON
     #[arg(long, global = true)]
@@ -212,7 +212,8 @@ pub(crate) enum Command {
   admin-cli --name web top
 
 Keys: ? shows them all. k closes one connection, + and - move the deadline of a drain, r restarts
-the server, s stops it: each is asked about first. q quits, and the supervisor keeps running.")]
+the server, s stops it: each asks for confirmation first. q quits, and the supervisor keeps
+running.")]
     Top,
     /// Print metrics in the Prometheus text format
     #[command(after_help = "Examples:
@@ -227,11 +228,11 @@ the server, s stops it: each is asked about first. q quits, and the supervisor k
   admin-cli stop --grace 10m --timeout 5    wait five seconds at most
   admin-cli stop --delay 5 --verify http://balancer/
 
---verify is for a server behind a load balancer, whose URL it is. Half of the connections are kept
-alive, half are for one request each. A request is lost if it is refused, reset, not answered within
-30 s, or answered in part or with another status than before; then the exit code is 11. A request
-on a kept connection that the server closed without reading it is sent again, as HTTP clients do.
-If any is lost before the stop, nothing is stopped.")]
+Give --verify the URL of the load balancer in front of the server. Half of the connections are kept
+alive, the other half carry one request each. A request is lost if it is refused, reset, not
+answered within 30 s, or answered in part or with another status than before; then the exit code is
+11. A request on a kept connection that the server closed without reading it is sent again, as HTTP
+clients do. If any is lost before the stop, nothing is stopped.")]
     Stop(Stop),
     /// Move the deadline of the drain in progress: this long from now
     #[command(after_help = "Examples:
@@ -268,10 +269,10 @@ is refused, and the pause ends when the command or admin-cli ends. For `supervis
   admin-cli restart --no-wait               return at once
   admin-cli restart --verify http://localhost:8000/
 
---verify: half of the connections are kept alive, half are for one request each. A request is lost
-if it is refused, reset, not answered within 30 s, or answered in part or with another status than
-before; then the exit code is 11. A request on a kept connection that the server closed without
-reading it is sent again, as HTTP clients do. If any is lost before the restart, nothing is
+--verify: half of the connections are kept alive, the other half carry one request each. A request
+is lost if it is refused, reset, not answered within 30 s, or answered in part or with another
+status than before; then the exit code is 11. A request on a kept connection that the server closed
+without reading it is sent again, as HTTP clients do. If any is lost before the restart, nothing is
 restarted.")]
     Restart(Restart),
     /// Send a signal to the program of `supervisor exec`
@@ -279,7 +280,7 @@ restarted.")]
   admin-cli signal HUP                      have the program read its settings again
   admin-cli --name web signal USR1")]
     Signal(SendSignal),
-    /// Wait until it is ready, has restarted, or is gone; also for one that has not started yet
+    /// Wait until it is ready, has restarted, or is gone; works even before it has started
     #[command(after_help = "Examples:
   admin-cli --name web wait --ready
   admin-cli --name web wait --ready --timeout 30   give up after half a minute (exit code 7)
@@ -313,13 +314,10 @@ Exit code 0: it is held. 3: it is free, or one of several is.")]
     Port(Ports),
     #[cfg_attr(
         target_os = "linux",
-        doc = "End what holds TCP ports: a supervisor by its admin socket, anything else by TERM and, after the \
-               grace period, KILL"
+        doc = "Free TCP ports: stop the supervisor that holds them, or send any other process TERM and, after the grace \
+               period, KILL"
     )]
-    #[cfg_attr(
-        not(target_os = "linux"),
-        doc = "End what holds TCP ports, if it is a supervisor of this user: by its admin socket"
-    )]
+    #[cfg_attr(not(target_os = "linux"), doc = "Free TCP ports: stop the supervisor of this user that holds them")]
     #[command(after_help = "Examples:
   admin-cli free 8888                      asks first
   admin-cli free 8888 --grace 5 --yes
@@ -528,7 +526,7 @@ pub(crate) struct Ports {
 pub(crate) struct Free {
     #[command(flatten)]
     pub(crate) ports: Ports,
-    /// How long it gets to end [default: a supervisor's own, 5 s for anything else]
+    /// How long it has to exit [default: a supervisor's own, 5 s for anything else]
     #[arg(short, long, value_name = "TIME", value_parser = parse_seconds)]
     pub(crate) grace: Option<Duration>,
     /// End it by force at once: the same as --grace 0

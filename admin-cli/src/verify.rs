@@ -102,7 +102,7 @@ fn unanswered(url: &Url, what: &str, why: &str) -> Failure {
 
 fn describe(fate: Fate) -> String {
     match fate {
-        Fate::Answered | Fate::Wrong => "the answer is none of HTTP".into(),
+        Fate::Answered | Fate::Wrong => "the answer is not HTTP".into(),
         Fate::Empty => "it closed the connection without an answer".into(),
         Fate::Cut => "it closed the connection in the middle of its answer".into(),
         Fate::Failed(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {

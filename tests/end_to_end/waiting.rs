@@ -63,7 +63,7 @@ fn one_that_ends_before_it_is_ready_is_waited_for_no_longer() {
     let sleeps = format!("/proc/{}/wchan", wait.pid);
     eventually("it has been seen", || std::fs::read_to_string(&sleeps).is_ok_and(|it| it.contains("nanosleep")));
     instance.admin(&["stop"]).expect(0);
-    wait.end().expect(3).says("it has ended");
+    wait.end().expect(3).says("it ended before it was ready");
 }
 
 #[cfg(unix)]

@@ -40,7 +40,8 @@ pub(crate) fn wait(target: &Target, json: bool, wait: &WaitFor) -> Result<Exit, 
                 return Ok(Exit::Done);
             }
             Seen::Gone if meant.is_seen => {
-                return Err(Failure::new(Exit::NotRunning, "it has ended, and is not what was waited for"));
+                let what = wait.until.generation.map_or("it".into(), |generation| format!("generation {generation}"));
+                return Err(Failure::new(Exit::NotRunning, format!("it ended before {what} was ready")));
             }
             Seen::Running(status) => status_line(&status),
             Seen::Gone => "no supervisor is running there".into(),

@@ -32,7 +32,7 @@ const HELP: [&str; 15] = [
     "  + -              move the deadline of the drain by 10 s",
     "  r                restart the server",
     "  s                stop the supervisor",
-    "                   each is asked about first: y confirms",
+    "                   each asks for confirmation first: press y",
     "",
     "  Esc              back to the list, if there are several",
     "  q                quit; the supervisor keeps running",

@@ -24,9 +24,9 @@ pub enum Generate {
   admin-cli completions powershell | Out-String | Invoke-Expression
                                            in $PROFILE
 
-The same with `supervisor`, which has completions of its own.")]
+`supervisor` has its own completions; install them the same way.")]
     Completions {
-        /// The shell that is to complete this program's command lines
+        /// The shell to generate completions for
         shell: Shell,
     },
     /// Write the man pages, one for the program and one for each of its commands

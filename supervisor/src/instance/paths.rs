@@ -55,10 +55,10 @@ impl InstancePaths {
     /// A message for people when the path has no file name or its directory cannot be found.
     pub fn at(socket: &Path) -> Result<InstancePaths, String> {
         let Some(name) = socket.file_name() else {
-            return Err(format!("{} is no path of a socket", socket.display()));
+            return Err(format!("{} is not a socket path", socket.display()));
         };
         if cfg!(windows) && socket.to_fs_name::<GenericFilePath>().is_err() {
-            return Err(format!(r"{} is no path of a pipe: say \\.\pipe\web", socket.display()));
+            return Err(format!(r"{} is not a pipe path: say \\.\pipe\web", socket.display()));
         }
         let directory = if cfg!(windows) { directory::locks()? } else { directory::of(socket).to_owned() };
         // On Windows it is in one directory with the locks of named instances; no instance name begins with this
