@@ -314,8 +314,8 @@ Exit code 0: it is held. 3: it is free, or one of several is.")]
     Port(Ports),
     #[cfg_attr(
         target_os = "linux",
-        doc = "Free TCP ports: stop the supervisor that holds them, or send any other process TERM and, after the grace \
-               period, KILL"
+        doc = "Free TCP ports: stop the supervisor that holds them, or send any other process TERM and, after the \
+               grace period, KILL"
     )]
     #[cfg_attr(not(target_os = "linux"), doc = "Free TCP ports: stop the supervisor of this user that holds them")]
     #[command(after_help = "Examples:

@@ -68,8 +68,8 @@ enum Seen {
 /// The supervisor that is waited for.
 #[derive(Default)]
 struct Meant {
-    /// It is chosen once, because the user may have been asked, and again only if it has gone without an answer: the one
-    /// that starts next may have another name.
+    /// It is chosen once, because the user may have been asked, and again only if it has gone without an answer: the
+    /// one that starts next may have another name.
     chosen: Option<Chosen>,
     /// Whether it has answered. From then on, another one that starts meanwhile is not meant.
     is_seen: bool,
