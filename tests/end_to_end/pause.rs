@@ -165,7 +165,7 @@ fn a_pause_is_over_by_itself_after_its_time() {
     });
     let made = home.directory().join("made");
     let ended = instance.admin(&["pause", "--max", "0.1", "--", "touch", made.to_str().unwrap()]).expect(1);
-    ended.says("the pause was over before the requests that were under way: its time was up");
+    ended.says("the pause ended before the requests under way were answered: its time was up");
     assert!(!made.exists());
 }
 
@@ -204,7 +204,7 @@ fn a_pause_of_no_time_is_refused_and_its_end_is_not_blamed_on_requests_that_ther
         writeln!(stream, r#"{{"v":1,"request":"pause","max_ms":0,"hold":true}}"#).unwrap();
         let mut heard = String::new();
         stream.read_to_string(&mut heard).unwrap();
-        assert!(heard.contains("its time was up") && !heard.contains("the requests that were under way"), "{heard}");
+        assert!(heard.contains("its time was up") && !heard.contains("the requests under way"), "{heard}");
     }
     assert_eq!(instance.client().get("/a").status, 200);
 }

@@ -123,8 +123,8 @@ impl Pausing {
             }
             (_, early) => {
                 let why = early.unwrap_or_else(|| "it was released".into());
-                let before = if under_way > 0 { "the requests that were under way" } else { "it had begun" };
-                let message = format!("the pause was over before {before}: {why}");
+                let before = if under_way > 0 { "the requests under way were answered" } else { "it had begun" };
+                let message = format!("the pause ended before {before}: {why}");
                 reply.refuse(ErrorCode::Failed, message);
             }
         }
