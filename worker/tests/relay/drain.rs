@@ -213,7 +213,7 @@ fn bytes_of_which_nothing_is_known_are_cut_off_one_after_the_other_until_the_dea
     });
     // The first turn is the whole time before the deadline.
     let spread = 2 * HUGE;
-    upstream.retire_over(spread, std::time::Instant::now() + spread + Duration::from_millis(50));
+    upstream.retire_over(spread, Instant::now() + spread + Duration::from_millis(50));
     first.expect_end();
     second.send("again");
     second.expect("again");
