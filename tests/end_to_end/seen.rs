@@ -37,7 +37,15 @@ for client in clients:
 
 /// Clients that the program has accepted.
 fn three(instance: &Instance) -> Vec<Client> {
-    let mut clients: Vec<Client> = (0..3).map(|_| instance.client()).collect();
+    let connect = |_| {
+        let mut client = None;
+        eventually("it listens", || {
+            client = Client::try_connect(instance.address).ok();
+            client.is_some()
+        });
+        client.unwrap()
+    };
+    let mut clients: Vec<Client> = (0..3).map(connect).collect();
     clients.iter_mut().for_each(|client| client.expect("hello\n"));
     clients
 }

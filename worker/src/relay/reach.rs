@@ -11,16 +11,27 @@ use super::side::Side;
 use super::tally::Fate;
 use super::tools::Tools;
 
-/// How long to keep asking the program for a connection. A program that does not listen may have just ended, which
-/// others find out and report. A program whose queue is full gives no answer; the system would ask it again only after
-/// a second.
+/// How long to keep asking the program for a connection, at least. A program that does not listen may have just ended,
+/// which others find out and report.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The shortest time between two attempts.
-const PAUSE: Duration = Duration::from_millis(10);
+/// The shortest and the longest time between two attempts. A program whose queue is full gives no answer, and the system
+/// would ask it again only after a second, and then less and less often.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// The time between two attempts while the system is out of descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why an attempt has not led to a connection yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Obstacle {
+    /// The program does not listen.
+    Refused,
+    /// The program listens and has not answered: its queue is full.
+    Full,
+    /// The system is out of descriptors, ports or memory.
+    Exhausted,
+}
 
 /// Whether there is a connection to the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +72,7 @@ fn begin(pair: &mut Pair, tools: &mut Tools) -> Reached {
     match connect::begin(target.address, &tools.hub) {
         Ok(Asked::Made(socket)) => opened(pair, tools, link(socket, true)),
         Ok(Asked::UnderWay(socket)) => {
-            if !schedule(pair, tools, false) {
+            if !schedule(pair, tools, Obstacle::Full) {
                 return unreachable(pair, tools);
             }
             pair.link = Link::Connecting(link(socket, false));
@@ -113,11 +124,13 @@ fn failed(pair: &mut Pair, tools: &mut Tools, error: Errno) -> Reached {
     if is_exhausted {
         tools.hub.report_exhausted(&error.into());
     }
-    if schedule(pair, tools, is_exhausted) { Reached::Later } else { unreachable(pair, tools) }
+    let obstacle = if is_exhausted { Obstacle::Exhausted } else { Obstacle::Refused };
+    if schedule(pair, tools, obstacle) { Reached::Later } else { unreachable(pair, tools) }
 }
 
 /// Schedules the next attempt. Returns false if it has been tried for long enough.
-fn schedule(pair: &mut Pair, tools: &Tools, is_exhausted: bool) -> bool {
+fn schedule(pair: &mut Pair, tools: &Tools, obstacle: Obstacle) -> bool {
+    let is_exhausted = obstacle == Obstacle::Exhausted;
     if pair.is_starved != is_exhausted {
         pair.starve(is_exhausted, tools);
         // A different limit applies, and counts from now.
@@ -125,10 +138,12 @@ fn schedule(pair: &mut Pair, tools: &Tools, is_exhausted: bool) -> bool {
     }
     let since = pair.attempts.map_or(tools.now, |attempts| attempts.since);
     let tried = tools.now.saturating_duration_since(since);
-    let (limit, pause) = if is_exhausted {
-        (tools.hub.options.wait, EXHAUSTED_PAUSE)
-    } else {
-        (CONNECT_TIMEOUT, (tried / 4).max(PAUSE))
+    let (wait, next) = (tools.hub.options.wait, (tried / 4).clamp(PAUSES.0, PAUSES.1));
+    let (limit, pause) = match obstacle {
+        Obstacle::Refused => (CONNECT_TIMEOUT, next),
+        // It is busy, and others cannot find out that it has ended, because it has not.
+        Obstacle::Full => (wait.max(CONNECT_TIMEOUT), next),
+        Obstacle::Exhausted => (wait, EXHAUSTED_PAUSE),
     };
     if tried >= limit {
         return false;

@@ -1,9 +1,12 @@
 //! The relay's own answers, and when it ends a connection.
 
 use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use mastercontrol_worker::relay::{Forwarded, Protocol};
+use rustix::net::{AddressFamily, SocketType};
 
 use crate::support::{Client, Front, Program, eventually, options};
 
@@ -89,6 +92,29 @@ fn a_program_that_does_not_listen_gives_502() {
 }
 
 #[test]
+fn a_request_for_a_program_whose_queue_is_full_waits_as_long_as_clients_are_held() {
+    let listener = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let listener = TcpListener::from(listener);
+    let address = listener.local_addr().unwrap();
+    // One that is not accepted fills it.
+    let in_the_way = TcpStream::connect(address).unwrap();
+    let front = Front::http();
+    let upstream = front.relay.upstream(address);
+    upstream.serve();
+    let mut client = front.client();
+    client.get("/");
+    // Longer than one that does not listen is asked.
+    thread::sleep(Duration::from_secs(6));
+    drop((listener.accept().unwrap(), in_the_way));
+    let mut server = Client::to(listener.accept().unwrap().0);
+    server.expect("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    client.expect_answer("ok");
+}
+
+#[test]
 fn an_answer_that_is_cut_off_is_not_made_complete() {
     let (program, connections) = Program::by_hand();
     let front = Front::http();
@@ -137,11 +163,11 @@ fn an_answer_that_has_begun_may_take_its_time_and_so_may_a_request() {
     let mut client = front.client();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab");
     let mut server = connections.recv().unwrap();
-    std::thread::sleep(longer);
+    thread::sleep(longer);
     client.send("cd");
     server.expect("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabcd");
     server.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab");
-    std::thread::sleep(longer);
+    thread::sleep(longer);
     server.send("cd");
     client.expect("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabcd");
 }
