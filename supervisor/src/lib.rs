@@ -84,6 +84,8 @@ mod journal;
 mod listen;
 mod log;
 mod master;
+#[cfg(target_os = "linux")]
+mod proc_file;
 mod report;
 mod restart;
 mod server;

@@ -112,9 +112,9 @@ pub(super) fn supervisor(_stream: &Stream) -> Option<u32> {
 /// Whether a process is suspended: by Ctrl-Z, a signal or a debugger.
 #[cfg(target_os = "linux")]
 pub(super) fn is_suspended(pid: u32) -> bool {
-    // The state follows the name, which is in parentheses and may contain some itself, and need not be UTF-8.
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    String::from_utf8_lossy(&stat).rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 't']))
+    // The state follows the name, which is in parentheses and may contain some itself.
+    let stat = crate::proc_file::read(pid, "stat").unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 't']))
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -185,6 +185,7 @@ mod linux {
 
     use super::{Holder, Process, User};
     use crate::child::guardian::stage::{self, Above};
+    use crate::proc_file;
     use crate::tcp_sockets::{self, StateFlags, TcpSocket};
 
     pub(super) fn holders(port: u16) -> ProcResult<Vec<Holder>> {
@@ -247,18 +248,16 @@ mod linux {
 
     fn describe(process: &process::Process) -> ProcResult<Process> {
         // `procfs` fails if the name or an argument is not UTF-8.
-        let status = fs::read(format!("/proc/{}/status", process.pid()))?;
-        let status = Status::from_buf_read(String::from_utf8_lossy(&status).as_bytes())?;
+        let status = Status::from_buf_read(proc_file::read(process.pid(), "status")?.as_bytes())?;
         let name = printable(&status.name);
         let command = printable(&command_line(process.pid())?.join(" "));
         Ok(Process { pid: process.pid().unsigned_abs(), name, command, user: User(status.euid) })
     }
 
-    /// A process's program and arguments, without empty ones. What is not UTF-8 is replaced.
+    /// A process's program and arguments, without empty ones.
     fn command_line(pid: impl std::fmt::Display) -> io::Result<Vec<String>> {
-        let line = fs::read(format!("/proc/{pid}/cmdline"))?;
-        let words = line.split(|&byte| byte == 0).filter(|word| !word.is_empty());
-        Ok(words.map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+        let line = proc_file::read(pid, "cmdline")?;
+        Ok(line.split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect())
     }
 
     /// A program can choose its name freely, and must not be able to control a terminal with it.

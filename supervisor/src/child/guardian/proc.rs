@@ -6,6 +6,8 @@ use std::path::Path;
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use crate::proc_file;
+
 /// A process as proc(5) shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Process {
@@ -75,9 +77,8 @@ pub(super) fn all() -> Vec<Process> {
 
 /// This process, if it still exists.
 pub(super) fn process(pid: Pid) -> io::Result<Process> {
-    // Its name need not be UTF-8.
-    let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
-    parse(pid, &String::from_utf8_lossy(&stat)).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let stat = proc_file::read(pid.as_raw_nonzero(), "stat")?;
+    parse(pid, &stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Parses a line of proc_pid_stat(5). The second field is a name in parentheses and may contain any character.
