@@ -59,16 +59,22 @@ fn clients_and_requests_wait_until_it_is_resumed_and_a_restart_goes_on_meanwhile
     instance.err.wait_for("the pause is over after ");
 }
 
-#[test]
-fn a_message_that_is_under_way_is_answered_before_it_is_paused() {
-    let home = Home::new();
-    let instance = home.start(&["command"]);
+/// A client that has sent the first half of the command `QUOTE`.
+fn half_way(instance: &Instance) -> Client {
     let mut client = instance.client();
     client.send("QUO");
     eventually("it is busy", || {
         let shown = instance.admin(&["connections", "--json"]).expect(0).json();
         shown["connections"][0]["activity"] == "busy" && shown["connections"][0]["received"] == 3
     });
+    client
+}
+
+#[test]
+fn a_message_that_is_under_way_is_answered_before_it_is_paused() {
+    let home = Home::new();
+    let instance = home.start(&["command"]);
+    let mut client = half_way(&instance);
     let pause = instance.admin_begins(&["pause", "--max", "10m"]);
     eventually("it has begun", || is_paused(&instance));
     assert!(pause.is_running());
@@ -93,12 +99,7 @@ fn a_command_in_a_pause_has_no_json() {
 fn on_a_terminal_a_pause_with_a_command_shows_what_it_waits_for() {
     let home = Home::new();
     let instance = home.start(&["command"]);
-    let mut client = instance.client();
-    client.send("QUO");
-    eventually("it is busy", || {
-        let shown = instance.admin(&["connections", "--json"]).expect(0).json();
-        shown["connections"][0]["activity"] == "busy"
-    });
+    let mut client = half_way(&instance);
     let (pty, terminal) = Pty::open();
     let mut command = home.admin_command(&["pause", "--", "printf", "done"]);
     command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap()).stderr(terminal);

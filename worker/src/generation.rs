@@ -22,8 +22,8 @@ use crate::spread::Turns;
 pub const FIRST_MESSAGE_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a stop waits for the next message of a client whose last one was answered within the second before, or since
-/// then: the next one may be on its way, and is answered as the client's last. Applies only without a [notice](crate::Handler::notice),
-/// and never beyond the stop's deadline.
+/// then: the next one may be on its way, and is answered as the client's last. Applies only without a
+/// [notice](crate::Handler::notice), and never beyond the stop's deadline.
 pub const NEXT_MESSAGE_WAIT: Duration = Duration::from_millis(250);
 
 /// A client that has been idle for longer than this when a stop begins is not expected to send anything just then.

@@ -96,7 +96,7 @@ impl Manager {
             return Ok(is_kept);
         }
         if !is_kept {
-            notify.ask_later(Errand::keep(listener()?, file.map(SocketFile::is_kept).unwrap_or_default()));
+            notify.ask_later(Errand::keep(listener()?, file.map(SocketFile::kept_flag).unwrap_or_default()));
         }
         Ok(true)
     }

@@ -64,8 +64,8 @@ impl Errand {
         Errand::Keep { name: name_of(&listener), listener, is_kept }
     }
 
-    /// The manager has got this request.
-    pub(super) fn is_sent(&self) {
+    /// Notes that the manager has got this request.
+    pub(super) fn note_sent(&self) {
         match self {
             Errand::Keep { is_kept, .. } => is_kept.store(true, Ordering::SeqCst),
             Errand::Forget { .. } => {}

@@ -94,7 +94,7 @@ impl Notify {
     pub(super) fn ask(&mut self) -> io::Result<()> {
         while let Some(errand) = self.errands.front() {
             (self.line)(&errand.message(), errand.listener())?;
-            errand.is_sent();
+            errand.note_sent();
             self.errands.pop_front();
         }
         Ok(())

@@ -99,7 +99,7 @@ pub(crate) struct SocketFile {
 
 impl SocketFile {
     /// To be set once its socket is kept for the next supervisor. The file then stays in place on drop.
-    pub(crate) fn is_kept(&self) -> Arc<AtomicBool> {
+    pub(crate) fn kept_flag(&self) -> Arc<AtomicBool> {
         self.is_kept.clone()
     }
 }

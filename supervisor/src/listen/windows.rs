@@ -14,7 +14,7 @@ use super::address::{Address, ProgramSocket};
 pub(crate) enum SocketFile {}
 
 impl SocketFile {
-    pub(crate) fn is_kept(&self) -> Arc<AtomicBool> {
+    pub(crate) fn kept_flag(&self) -> Arc<AtomicBool> {
         match *self {}
     }
 }

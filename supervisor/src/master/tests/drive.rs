@@ -15,7 +15,7 @@ use crate::listen::{Address, Bound};
 use crate::log::Log;
 use crate::protocol::{self, Answer, Progress, Request, Response, Status};
 use crate::restart::{RestartMode, RestartPolicy};
-use crate::server::{BuildError, Built, Failure};
+use crate::server::{BuildError, Built};
 use crate::settings::Settings;
 
 /// What may happen from outside.
@@ -196,17 +196,13 @@ impl Drive {
             Step::Crash => {
                 let mut world = lock(&self.world);
                 if let Some(build) = world.fail_target(self.now) {
-                    world
-                        .events
-                        .push_back(Event::Exited { build, failure: Failure::because("crashed".into(), Vec::new()) });
+                    world.exits(build, "crashed");
                 }
             }
             Step::NextCrashes => {
                 let mut world = lock(&self.world);
                 if let Some(build) = world.fail_next(self.now) {
-                    world
-                        .events
-                        .push_back(Event::Exited { build, failure: Failure::because("crashed".into(), Vec::new()) });
+                    world.exits(build, "crashed");
                 }
             }
             Step::Hang => {

@@ -97,6 +97,11 @@ impl World {
         self.target.take_if(|target| *target == build);
     }
 
+    /// A generation reports that it has ended by itself.
+    pub(super) fn exits(&mut self, build: u64, reason: &str) {
+        self.events.push_back(Event::Exited { build, failure: Failure::because(reason.into(), Vec::new()) });
+    }
+
     /// Generations that are done report it.
     pub(super) fn settle(&mut self, now: Instant) {
         for generation in &mut self.generations {
@@ -239,9 +244,7 @@ impl Generation for PretendedHandle {
         // The real one has its own grace period, which the test's clock does not know.
         generation.deadline.get_or_insert_with(Instant::now);
         world.target.take_if(|target| *target == self.build);
-        world
-            .events
-            .push_back(Event::Exited { build: self.build, failure: Failure::because(why.to_owned(), Vec::new()) });
+        world.exits(self.build, why);
     }
 
     fn signal(&self, _signal: i32) {}
