@@ -62,7 +62,7 @@ impl FromStr for Url {
             Some(port) => port.parse().ok().filter(|&port| port > 0),
             None => None,
         };
-        let port = port.ok_or_else(|| format!("{authority} is no host with a port from 1 to 65535"))?;
+        let port = port.ok_or_else(|| format!("{authority} has no valid port: it must be from 1 to 65535"))?;
         if host.is_empty() {
             return Err("the URL has no host".into());
         }

@@ -12,7 +12,7 @@ use load::Url;
 use mastercontrol::cli::generate::Generate;
 use mastercontrol::cli::{Hints, KINDS, parse_number, parse_signal};
 use mastercontrol::instance::InstanceName;
-use mastercontrol::text::{listed, milliseconds, parse_seconds};
+use mastercontrol::text::{Seconds, listed, milliseconds, parse_seconds};
 
 /// What is said about commands that other programs have.
 pub(crate) const HINTS: Hints = &[
@@ -67,7 +67,7 @@ impl Cli {
     /// Reads these arguments. Returns the target that is given after the command separately.
     ///
     /// # Errors
-    /// What clap finds wrong, and `pause --`, which it takes for `pause`.
+    /// What clap finds wrong; `pause --`, which it takes for `pause`; a spread that is longer than the grace period.
     pub(crate) fn read(arguments: &[OsString]) -> Result<(Cli, Target), clap::Error> {
         let mut program = program();
         let matches = program.try_get_matches_from_mut(arguments)?;
@@ -81,6 +81,14 @@ impl Cli {
                 let why =
                     "there is no command after `--`: without `--`, `pause` lasts until `resume`, or at most --max";
                 Err(program.error(ErrorKind::TooFewValues, why))
+            }
+            Command::Stop(Stop { grace: Some(grace), spread: Some(spread), .. })
+            | Command::Restart(Restart { grace: Some(grace), spread: Some(spread), .. })
+                if spread > grace =>
+            {
+                let (spread, grace) = (Seconds(*spread), Seconds(*grace));
+                let why = format!("--spread is {spread}, and --grace is {grace}: say at most {grace}, or give more");
+                Err(program.error(ErrorKind::ValueValidation, why))
             }
             _ => Ok((cli, after)),
         }

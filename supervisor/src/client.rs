@@ -150,12 +150,13 @@ fn listen_once<T>(
     let began = Instant::now();
     let end = patience.whole.and_then(|limit| began.checked_add(limit)); // None: for ever, or longer than that.
     let first = deadline_after(began, patience.first);
+    let first = end.map_or(first, |end| end.min(first));
     let (mut asked, mut spoken) = (false, false);
     let mut supervisor = None;
     let heard = Conversation::begin(paths, &request, first).and_then(|mut conversation| {
         asked = true;
         supervisor = conversation.supervisor;
-        let mut response = conversation.next(Some(end.map_or(first, |end| end.min(first))))?;
+        let mut response = conversation.next(Some(first))?;
         loop {
             spoken = true;
             if let ControlFlow::Break(heard) = hear(response) {

@@ -235,7 +235,7 @@ fn a_manager_that_is_gone_or_cannot_be_reached_is_said_once_and_stops_nothing() 
         let home = Home::new();
         let notify = if place == "/gone" { Manager::place(&home).into_os_string() } else { place.into() };
         let instance = start_with(&home, notify, &["echo"]);
-        instance.err.wait_for("cannot report to the service manager");
+        instance.err.wait_for("cannot report to the service manager: NOTIFY_SOCKET ");
         instance.admin(&["restart"]).expect(0);
         instance.assert_serves();
         instance.admin(&["stop"]).expect(0);

@@ -168,7 +168,11 @@ fn a_spread_beyond_the_grace_period_is_refused_with_both_numbers() {
     let instance = home.start(&["echo", "--grace", "30"]);
     let both = "clients cannot be let go over 40 s within a grace period of 30 s: spread at most 30 s, or give more";
     instance.admin(&["restart", "--spread", "40"]).expect(1).says(both);
-    instance.admin(&["stop", "--grace", "30", "--spread", "40", "--no-wait"]).expect(1).says(both);
+    for command in ["stop", "restart"] {
+        let said = instance.admin(&[command, "--grace", "30", "--spread", "40", "--no-wait"]).expect(2);
+        said.says("--spread is 40 s, and --grace is 30 s: say at most 30 s, or give more");
+    }
+    instance.admin(&["stop", "--spread", "40", "--no-wait"]).expect(1).says(both);
     assert_eq!(instance.status()["generation"], 1);
     instance.admin(&["restart", "--grace", "40", "--spread", "40"]).expect(0);
     let said = home.run(home.supervisor(&["echo", "--listen", "0", "--grace", "1", "--spread", "2"])).expect(2);

@@ -211,7 +211,7 @@ impl Children {
         template: &Program,
         settings: &Settings,
         log: Journal,
-        relaying: &Relaying,
+        relaying: &Arc<Relaying>,
     ) -> Result<Made, BuildError> {
         let mut tries = 0;
         loop {
@@ -237,16 +237,15 @@ impl Children {
                         self.events.clone(),
                     ),
                     connections.clone(),
+                    relaying.clone(),
+                    log.clone(),
                 );
                 started.running.is_ready_with(move || connections.program_has_ended())?;
                 self.check(build, &program, &started)?;
                 Ok(generation)
             });
             let error = match ready {
-                Ok(generation) => {
-                    relaying.log_to(log);
-                    return Ok((Box::new(generation), started.running));
-                }
+                Ok(generation) => return Ok((Box::new(generation), started.running)),
                 Err(error) => error,
             };
             let (lost, early) = (error.is::<LostPort>(), error.is::<EndedEarly>());

@@ -10,6 +10,8 @@ use worker::{Closed, ConnectionInfo, Counts, ServerError};
 
 use super::generation::Child;
 use super::process::{Running, UNWANTED};
+use super::relaying::Relaying;
+use crate::journal::Journal;
 use crate::server::deadline::Deadline;
 use crate::server::{Availability, Clients, Closer, Ended, Failure, Generation, Watcher, close_on_a_thread};
 
@@ -21,6 +23,9 @@ pub(super) const KILLED_AFTER: Duration = Duration::from_secs(5);
 pub(super) struct Relayed {
     child: Child,
     connections: Arc<Connections>,
+    relaying: Arc<Relaying>,
+    /// Where the relay logs what happens to its clients.
+    log: Journal,
 }
 
 /// The connections of a program, from its readiness to the end of its drain. A thread named `drain` waits for that end.
@@ -126,13 +131,19 @@ impl Connections {
 }
 
 impl Relayed {
-    pub(super) fn new(child: Child, connections: Arc<Connections>) -> Relayed {
-        Relayed { child, connections }
+    pub(super) fn new(
+        child: Child,
+        connections: Arc<Connections>,
+        relaying: Arc<Relaying>,
+        log: Journal,
+    ) -> Relayed {
+        Relayed { child, connections, relaying, log }
     }
 }
 
 impl Generation for Relayed {
     fn serve(&self) {
+        self.relaying.log_to(self.log.clone());
         self.connections.serve();
     }
 
@@ -264,7 +275,6 @@ mod tests {
     use super::super::rotation::RotationSignals;
     use super::super::stop_signals::StopSignals;
     use super::*;
-    use crate::journal::Journal;
     use crate::log::Log;
     use crate::writer::{Sink, Writer};
 

@@ -70,7 +70,7 @@ impl Relaying {
         Ok(Relaying { relay, held, protocol, log })
     }
 
-    /// Logs the events of connections to this journal from now on: a restart may change the log level.
+    /// Logs the events of connections to this journal from now on: each generation has its own log level.
     pub(super) fn log_to(&self, log: Journal) {
         *self.log.write().unwrap_or_else(PoisonError::into_inner) = log;
     }

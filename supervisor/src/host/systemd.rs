@@ -178,8 +178,11 @@ mod system {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::UnixDatagram;
 
+    use crate::text::Reason;
+
     pub(super) fn line(socket: &OsStr) -> io::Result<Line> {
-        let address = address(socket)?;
+        let address = address(socket).map_err(|error| at(socket, &error))?;
+        let socket = socket.to_owned();
         let line = UnixDatagram::unbound()?;
         line.set_nonblocking(true)?;
         // Not connected: the manager may be restarted, with a new socket at the same path.
@@ -191,9 +194,14 @@ mod system {
                 passed.push(SendAncillaryMessage::ScmRights(descriptors));
             }
             let text = [IoSlice::new(message.as_bytes())];
-            sendmsg_addr(&line, &address, &text, &mut passed, SendFlags::empty())?;
-            Ok(())
+            let sent = sendmsg_addr(&line, &address, &text, &mut passed, SendFlags::empty());
+            sent.map(drop).map_err(|error| at(&socket, &error.into()))
         }))
+    }
+
+    /// This error, with the socket that it is about.
+    fn at(socket: &OsStr, error: &io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("NOTIFY_SOCKET {}: {}", socket.display(), Reason(error)))
     }
 
     fn address(socket: &OsStr) -> io::Result<SocketAddrUnix> {
@@ -201,7 +209,7 @@ mod system {
             #[cfg(target_os = "linux")]
             [b'@', name @ ..] => Ok(SocketAddrUnix::new_abstract_name(name)?),
             [b'/', ..] => Ok(SocketAddrUnix::new(socket)?),
-            _ => Err(io::Error::new(io::ErrorKind::Unsupported, format!("there is no socket at {}", socket.display()))),
+            _ => Err(io::Error::new(io::ErrorKind::Unsupported, "it is neither an absolute path nor an abstract name")),
         }
     }
 

@@ -123,7 +123,7 @@ impl Draining {
             drains.stop_by(self.deadline, spread);
         }
         if let Some(reply) = request.reply {
-            self.attend(reply, drains, now);
+            self.keep_informed(reply, drains, now);
         }
     }
 
@@ -164,7 +164,7 @@ impl Draining {
     }
 
     /// Reports progress to this client: now and, if it waits, until the end.
-    pub(super) fn attend(&mut self, reply: Reply, drains: &Drains, now: Instant) {
+    pub(super) fn keep_informed(&mut self, reply: Reply, drains: &Drains, now: Instant) {
         let drain = self.drain(drains, now);
         if !reply.wait {
             reply.answer(Answer::Stopping(drain));

@@ -118,7 +118,7 @@ impl EventLoop {
             }
         }
         for key in self.pairs.keys() {
-            self.quit(key);
+            self.cut_off(key);
         }
         self.tools.hub.pausing.something_ended();
     }
@@ -168,7 +168,7 @@ impl EventLoop {
                 }
             }
             for key in late {
-                self.force(key);
+                self.cut_off(key);
             }
         }
     }
@@ -217,9 +217,9 @@ impl EventLoop {
         }
     }
 
-    /// The relay ends. A client that has been sent its last answer may not have received it yet, and a reset would
+    /// Its time is over. A client that has been sent its last answer may not have received it yet, and a reset would
     /// destroy it.
-    fn quit(&mut self, key: Key) {
+    fn cut_off(&mut self, key: Key) {
         let Some(pair) = self.pairs.take(key) else { return };
         if let Course::Parting(Parting { outcome, until: Some(_) }) = pair.course {
             return self.end(pair, outcome);

@@ -3,12 +3,12 @@
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mastercontrol_worker::relay::{Forwarded, Protocol};
 use rustix::net::{AddressFamily, SocketType};
 
-use crate::support::{Client, Front, Program, eventually, options};
+use crate::support::{Client, Front, Program, eventually, never, options};
 
 #[test]
 fn what_is_no_request_is_refused_and_reaches_no_program() {
@@ -201,6 +201,26 @@ fn a_client_that_has_just_been_answered_is_not_reset_when_the_relay_ends() {
     // On a real network a reset overtakes an answer, which is then lost.
     let error = client.0.take_error().unwrap();
     assert!(error.is_none(), "{error:?}");
+}
+
+#[test]
+fn a_client_that_has_just_been_answered_is_not_reset_at_the_deadline() {
+    let (program, connections) = Program::by_hand();
+    let front = Front::http();
+    let upstream = front.serve(&program);
+    let mut client = front.client();
+    client.get("/");
+    let mut server = connections.recv().unwrap();
+    server.expect("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    upstream.stop_by(never());
+    // It is still sending when it gets its last answer.
+    client.send("GET /ahead HTTP/1.1\r\n");
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    client.expect_answer("ok");
+    client.expect_last("");
+    upstream.move_deadline(Instant::now());
+    let report = upstream.wait();
+    assert_eq!((report.closed, report.forced.len()), (1, 0));
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Master {
         let (serving, restart) = state.dissolve();
         let mut draining = self.begin_stop(serving, restart, Why::Requested(by), grace, spread, now);
         if let Some(reply) = reply {
-            draining.attend(reply, &self.drains, now);
+            draining.keep_informed(reply, &self.drains, now);
         }
         State::Draining(draining)
     }
@@ -89,7 +89,7 @@ impl Master {
         // Only now: a generation that stops notifies the clients in the accept queue.
         self.builder.close(draining.deadline);
         for reply in self.readiness.take_waiting() {
-            draining.attend(reply, &self.drains, now);
+            draining.keep_informed(reply, &self.drains, now);
         }
         draining
     }
