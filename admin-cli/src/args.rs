@@ -193,18 +193,18 @@ impl Target {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Ask whether it is running
+    /// Check whether the supervisor is running
     #[command(after_help = "Examples:
   admin-cli ping
   admin-cli --name web ping     exit code 0 if it is, 3 if not")]
     Ping,
-    /// Show what it is doing
+    /// Show what the supervisor is doing
     #[command(after_help = "Examples:
   admin-cli status
   admin-cli --port 8000 status --json
   admin-cli status --all --short            one line for each")]
     Status(Status),
-    /// Show its connections, those that would delay a drain first
+    /// List open connections, those that would delay a drain first
     #[command(after_help = "Examples:
   admin-cli connections
   admin-cli --name web connections --json")]
@@ -214,7 +214,7 @@ pub(crate) enum Command {
   admin-cli close 17                        the ID column of `connections`
   admin-cli close 17 --now")]
     Close(Close),
-    /// Watch its state, connections and events on the terminal, and control it with keys
+    /// Watch state, connections and events on the terminal, and control the supervisor with keys
     #[command(after_help = "Examples:
   admin-cli top                             a list first if there are several
   admin-cli --name web top
@@ -228,7 +228,7 @@ running.")]
   admin-cli metrics
   admin-cli --name web metrics              for node_exporter's textfile collector")]
     Metrics,
-    /// Stop it: every client is notified, and has the grace period to disconnect
+    /// Stop the server: clients are notified, and get the grace period to disconnect
     #[command(after_help = "Examples:
   admin-cli stop
   admin-cli stop --grace 1m30s              give clients a minute and a half
@@ -242,24 +242,24 @@ answered within 30 s, or answered in part or with another status than before; th
 11. A request on a kept connection that the server closed without reading it is sent again, as HTTP
 clients do. If any is lost before the stop, nothing is stopped.")]
     Stop(Stop),
-    /// Move the deadline of the drain in progress: this long from now
+    /// Set the deadline of the drain in progress to this long from now
     #[command(after_help = "Examples:
   admin-cli grace 30                        half a minute from now
   admin-cli grace 0                         close the remaining connections")]
     Grace(Grace),
-    /// Report that it is not ready for new clients; those that connect are still served
+    /// Report not ready, so that load balancers send no new clients; clients that connect are still served
     #[command(after_help = "Examples:
   admin-cli drain
   admin-cli drain --all")]
     Drain,
-    /// Let clients wait: no new connection and no request reaches the server until `resume`
+    /// Hold new connections and requests until `resume`
     #[command(after_help = "Examples:
   admin-cli pause --max 1m                  a minute at most
   admin-cli resume
   admin-cli pause -- ./migrate              until that has ended, however it ends
   admin-cli --name web pause --max 10s -- sh -c './migrate && admin-cli --name web restart'
 
-Requests that are under way are answered first; then it is paused. A restart prepares the next
+Requests that are under way are answered first; then the server is paused. A restart prepares the next
 generation meanwhile. With a command, the output and the exit code are those of the command, --json
 is refused, and the pause ends when the command or admin-cli ends. For `supervisor exec` this needs
 --relay.")]
@@ -269,7 +269,7 @@ is refused, and the pause ends when the command or admin-cli ends. For `supervis
   admin-cli resume
   admin-cli --name web resume")]
     Resume,
-    /// Replace the server by its next generation; old clients drain
+    /// Replace the server with its next generation; old clients drain
     #[command(after_help = "Examples:
   admin-cli restart
   admin-cli --name web restart --grace 30s
@@ -288,7 +288,7 @@ restarted.")]
   admin-cli signal HUP                      have the program read its settings again
   admin-cli --name web signal USR1")]
     Signal(SendSignal),
-    /// Wait until it is ready, has restarted, or is gone; works even before it has started
+    /// Wait until the supervisor is ready, has restarted, or has ended; works even before it has started
     #[command(after_help = "Examples:
   admin-cli --name web wait --ready
   admin-cli --name web wait --ready --timeout 30   give up after half a minute (exit code 7)

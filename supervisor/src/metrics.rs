@@ -19,7 +19,7 @@ pub fn text(status: &Status) -> String {
     metrics.sample("info", &about, 1);
     metrics.gauge("uptime_seconds", "For how long the supervisor has been running.", Seconds(status.uptime_ms));
     metrics.gauge("ready", "Whether it is ready for new clients.", u8::from(status.ready));
-    metrics.begin("state", "gauge", "What the supervisor is doing: 1 for that, 0 for what it could be doing instead.");
+    metrics.begin("state", "gauge", "What the supervisor is doing: 1 for the state in the label state, 0 for the others.");
     for state in STATES {
         metrics.sample("state", &[("state", &state.to_string())], u8::from(state == status.state));
     }
@@ -28,10 +28,10 @@ pub fn text(status: &Status) -> String {
     metrics.counter("restarts", "Restarts that were requested and have succeeded.", status.restarts);
     metrics.counter("crashes", "How many times the server has ended by itself.", status.crashes);
     let next_try = Seconds(status.next_try_ms.unwrap_or(0));
-    metrics.gauge("next_try_seconds", "Until a server that has ended by itself is started again.", next_try);
+    metrics.gauge("next_try_seconds", "Seconds until a server that has ended by itself is started again.", next_try);
     let remaining = status.drain.as_ref().map_or(Some(0), |drain| drain.remaining_ms);
     let remaining = remaining.map_or_else(|| "+Inf".to_owned(), |ms| Seconds(ms).to_string());
-    metrics.gauge("drain_remaining_seconds", "Until the end of a drain is forced: +Inf without a deadline.", remaining);
+    metrics.gauge("drain_remaining_seconds", "Seconds until the end of a drain is forced: +Inf without a deadline.", remaining);
     if let Some(counts) = status.connections {
         let draining = status.drain.as_ref().map_or(0, |drain| drain.open);
         metrics.gauge("drain_connections", "Open connections of a drain.", draining);
@@ -79,7 +79,7 @@ fn relayed(metrics: &mut Metrics, relay: &Relay) {
         gateway_timeout,
         retries,
     } = requests;
-    metrics.begin("requests_total", "counter", "Requests by who answered them, and how.");
+    metrics.begin("requests_total", "counter", "Requests by who answered (by: program, relay) and how (status: 2xx to 5xx; of the relay 4xx, 502, 503, 504).");
     for (by, class, number) in [
         ("program", "2xx", succeeded),
         ("program", "3xx", redirected),

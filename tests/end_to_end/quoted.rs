@@ -73,7 +73,7 @@ const ELSEWHERE: &[(&str, By)] = &[
     ),
     ("cargo test --workspace", File(".ci/run", "cargo test --workspace --locked")),
     ("cargo test -p examples", File(".ci/run", "cargo test --workspace --locked")),
-    ("cargo run -p examples --example 1-told-and-gone", File("examples/Cargo.toml", "1-told-and-gone")),
+    ("cargo run -p examples --example 1-notified-client", File("examples/Cargo.toml", "1-notified-client")),
     (
         "RUSTFLAGS=\"--cfg loom\" cargo test -p mastercontrol-worker --lib --release --target-dir target/loom model",
         File(".ci/run", "cargo test -p mastercontrol-worker --lib --release --locked --target-dir target/loom model"),

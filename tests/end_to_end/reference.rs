@@ -270,9 +270,10 @@ fn exit_codes() -> String {
         }
     }
     page + "
-Under `exec`, a supervisor whose program ended by itself and is not started again exits as the program did: with its code, \
-            or with 128 and the number of the signal that killed it. 126 means that the program could not be run, and 127 \
-            that it was not found.
+Under `exec` with `--restart never`, the supervisor exits as the program did: with its code, or with 128 plus the number of \
+            the signal that killed it. A code of `--success-exit` becomes 0. With `on-failure`, a success ends the \
+            supervisor with 0, and too many crashes end it with 9. If the first program cannot be run, the code is 126, or \
+            127 if it is not found.
 "
 }
 

@@ -100,7 +100,7 @@ pub(super) enum ServerArgs {
   supervisor echo --listen 7000
   supervisor echo --name lobby --grace 1m30s     give clients a minute and a half")]
     Echo {
-        /// Address to listen on: a port, or an address and a port
+        /// Address to listen on: a port (on 127.0.0.1), or an address and a port
         #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999", value_parser = parse_address)]
         listen: SocketAddr,
         #[command(flatten)]
@@ -114,7 +114,7 @@ pub(super) enum ServerArgs {
   supervisor command --listen 0.0.0.0:31310      for other machines, too
   supervisor command --max-connections 100 --verbose")]
     Command {
-        /// Address to listen on: a port, or an address and a port
+        /// Address to listen on: a port (on 127.0.0.1), or an address and a port
         #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:31310", value_parser = parse_address)]
         listen: SocketAddr,
         #[command(flatten)]
@@ -141,7 +141,7 @@ pub(super) enum ServerArgs {
     Http {
         /// Directory to serve [default: .]
         dir: Option<PathBuf>,
-        /// Address to listen on: a port, or an address and a port
+        /// Address to listen on: a port (on 127.0.0.1), or an address and a port
         #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:8000", value_parser = parse_address)]
         listen: SocketAddr,
         #[command(flatten)]
@@ -169,8 +169,9 @@ pub(super) enum ServerArgs {
   supervisor exec --name queue --restart always --grace 30s worker.exe --fast")
     )]
     Exec {
-        /// Address whose socket the program inherits, by the protocol of sd_listen_fds(3): a port, an address and a
-        /// port, or the path of a Unix socket (/run/app.sock), optionally with a name (web=8000); may be repeated
+        /// Address whose socket the program inherits, by the protocol of sd_listen_fds(3): a port (on 127.0.0.1), an
+        /// address and a port, or the path of a Unix socket (/run/app.sock), optionally with a name (web=8000); may be
+        /// repeated
         #[arg(short, long, value_name = "ADDR", value_parser = parse_passed, hide = cfg!(windows))]
         listen: Vec<ProgramSocket>,
         /// Keep the port, and pass its connections on to the program, which listens on a private port (PORT in its
@@ -203,23 +204,23 @@ pub(super) enum ServerArgs {
         success_exit: Vec<i32>,
         #[cfg_attr(
             unix,
-            doc = "When the program counts as ready: it says so (notify), it answers (connect=ADDR, http=URL), a command \
-                   succeeds (exec=COMMAND), or after a time (2s); with --relay, connect and http=/PATH mean its private port \
+            doc = "When the program counts as ready: when it says so (notify), answers (connect=ADDR, http=URL), a command \
+                   succeeds (exec=COMMAND), or this time has passed (2s); with --relay, connect and http=/PATH mean its private port \
                    [default: when it listens on a socket of its own (Linux), or after 1s; with --relay, when it listens on \
                    its private port]"
         )]
         #[cfg_attr(
             windows,
-            doc = "When the program counts as ready: it answers (connect=ADDR, http=URL), or after a time (2s) [default: \
-                   after 1s]"
+            doc = "When the program counts as ready: when it answers (connect=ADDR, http=URL), or this time has passed \
+                   (2s) [default: after 1s]"
         )]
         #[arg(long, value_name = "WHEN", value_parser = parse_ready)]
         ready: Option<Ready>,
         /// How long the program may take to become ready
         #[arg(long, value_name = "TIME", default_value = "30", value_parser = parse_interval)]
         ready_within: Duration,
-        /// How long a new program serves beside the old one before that is stopped; if the new one exits, fails its
-        /// check or never passes it meanwhile, it is withdrawn (with --listen)
+        /// How long a new program serves beside the old one before the old one is stopped; if the new one exits, fails
+        /// its check or never passes it in that time, it is withdrawn (with --listen)
         #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_seconds, hide = cfg!(windows))]
         overlap: Duration,
         #[command(flatten)]
@@ -263,8 +264,8 @@ pub(super) struct Relaying {
 pub(super) struct Checks {
     #[cfg_attr(
         unix,
-        doc = "Check the program while it serves, and replace it if it fails: it sends WATCHDOG=1 (notify), it answers \
-               (connect=ADDR, http=URL), or a command succeeds (exec=COMMAND)"
+        doc = "Check the program while it serves, and replace it if the check fails: it must send WATCHDOG=1 (notify), \
+               answer (connect=ADDR, http=URL), or a command must succeed (exec=COMMAND)"
     )]
     #[cfg_attr(
         windows,
@@ -335,10 +336,10 @@ pub(super) struct Options {
     #[cfg_attr(unix, arg(long, value_name = "ACTION", default_value = "stop"))]
     #[cfg_attr(windows, arg(long, default_value = "stop", value_parser = parse_on_hup, hide = true))]
     pub(super) on_hup: OnHup,
-    /// Where Enter is read: on stdin if that is a terminal, or on stdin whatever it is
+    /// When Enter stops the server: only if stdin is a terminal (terminal), or always (stdin)
     #[arg(long, value_name = "WHERE", default_value = "terminal")]
     pub(super) console: Console,
-    /// Admin socket: start without it if it is not available, require it, or turn it off
+    /// Admin socket: use it if it is available (try), refuse to start without it (require), or have none (off)
     #[arg(long, value_name = "MODE", default_value = "try")]
     pub(super) admin: AdminSocket,
     #[cfg_attr(
@@ -348,7 +349,7 @@ pub(super) struct Options {
     #[cfg_attr(windows, doc = r"Path of the admin pipe (\\.\pipe\web) [default: by the name]")]
     #[arg(long, value_name = "PATH")]
     pub(super) socket: Option<PathBuf>,
-    /// Address for GET /ready, /live and /metrics over HTTP: a port, or an address and a port
+    /// Address for GET /ready, /live and /metrics over HTTP: a port (on 127.0.0.1), or an address and a port
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub(super) health: Option<SocketAddr>,
     /// Format of the log on stderr
