@@ -1,4 +1,4 @@
-//! The admin protocol. This module is its specification.
+//! The admin protocol, as the programs implement it.
 //!
 //! A client connects to the admin socket (on Windows: the named pipe) and sends one request: one JSON object on one
 //! line, in UTF-8, at most 64 KiB long. The supervisor sends any number of event lines, then one result line, and

@@ -10,6 +10,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mastercontrol::protocol::{MAX_CHANGES, MAX_NAMED};
 use syn::visit::{self, Visit};
 
 use crate::readme::project;
@@ -338,7 +339,13 @@ fn protocol() -> String {
                     let word = snake(&variant.ident.to_string());
                     if !is_word {
                         let _ = write!(page, "\n### {}: {word}\n\n{}\n", item.ident, doc(&variant.attrs));
-                        fields(&variant.fields, &mut page);
+                        match &variant.fields {
+                            syn::Fields::Unnamed(inner) => {
+                                let of = json_type(&inner.unnamed[0].ty);
+                                let _ = write!(page, "\nIts members are those of {of}.\n");
+                            }
+                            named => fields(named, &mut page),
+                        }
                     } else if variant.ident != "Other" {
                         let _ = writeln!(page, "| `{word}` | {} |", doc(&variant.attrs).replace('\n', " "));
                     }
@@ -351,7 +358,7 @@ fn protocol() -> String {
             _ => {}
         }
     }
-    page
+    page.replace("`MAX_NAMED`", &MAX_NAMED.to_string()).replace("`MAX_CHANGES`", &MAX_CHANGES.to_string())
 }
 
 /// Calls of methods with these names, whose first arguments are literals.
@@ -450,7 +457,11 @@ fn events() -> String {
     let mut page = format!(
         "# Events\n\n{MARK}\n
 `admin-cli events --json` and `--log json` print one JSON object per line. Each has `seq`, `time`, `level`, `event` and \
-         `message`; `message` is the text for people, and further members depend on the event.
+         `message`; `message` is the text for people, and further members depend on the event:
+
+```text
+{{\"seq\":2,\"time\":\"…\",\"level\":\"info\",\"event\":\"stopping\",\"message\":\"…\",\"by\":\"SIGTERM\",\"grace_ms\":5000}}
+```
 
 | event | level | meaning |\n| --- | --- | --- |\n"
     );
