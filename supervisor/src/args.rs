@@ -87,7 +87,7 @@ fn serve(invocation: &Invocation, passed: Result<Passed, PassedError>, journal: 
     let addresses = passed.addresses();
     let config = match invocation.read_with(&addresses) {
         Ok(config) => config,
-        Err(error) => return not_started(&error, Exit::Usage),
+        Err(error) => return not_started(&error, error.exit()),
     };
     let journal = journal.with(config.log);
     let first = config.clone();

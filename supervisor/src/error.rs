@@ -147,7 +147,7 @@ impl fmt::Display for Error {
                             "there is no directory {directory} for the socket; make it or choose another path"
                         )
                     }
-                    io::ErrorKind::PermissionDenied => {
+                    io::ErrorKind::PermissionDenied if source.get_ref().is_none() => {
                         write!(
                             formatter,
                             "no permission to listen on {path}: choose a directory that is this user's own"

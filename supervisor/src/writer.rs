@@ -171,7 +171,8 @@ impl Shared {
         outlive_the_terminal();
         let mut queue = self.queue();
         loop {
-            let idle = |queue: &mut Queue| queue.waiting.is_empty() && !queue.over;
+            // What another thread is writing comes before the rest.
+            let idle = |queue: &mut Queue| queue.writing > 0 || queue.waiting.is_empty() && !queue.over;
             queue = self.filled.wait_while(queue, idle).unwrap_or_else(PoisonError::into_inner);
             if queue.waiting.is_empty() {
                 return;
@@ -227,6 +228,7 @@ impl Shared {
         // Otherwise lines would be lost for lack of room, and none would ever find out that writing works again.
         queue.full &= !queue.failing;
         self.emptied.notify_all();
+        self.filled.notify_all();
         queue
     }
 }

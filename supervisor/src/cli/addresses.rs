@@ -93,6 +93,11 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
         return Ok(([127, 0, 0, 1], port).into());
     }
     refuse_large_port(text)?;
-    let addresses = text.to_socket_addrs().map_err(|_| "say a port (8000) or an address and a port (0.0.0.0:8000)")?;
-    addresses.into_iter().next().ok_or_else(|| format!("{text} has no address"))
+    let unknown = |_| match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+            format!("the address of {host} is not known; say it in numbers (127.0.0.1:{port})")
+        }
+        Some(_) | None => "say a port (8000) or an address and a port (0.0.0.0:8000)".into(),
+    };
+    text.to_socket_addrs().map_err(unknown)?.next().ok_or_else(|| format!("{text} has no address"))
 }

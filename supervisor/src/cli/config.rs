@@ -125,7 +125,7 @@ impl Config {
         let mut settings = self.fixed().into_iter().zip(new.fixed());
         match settings.find(|(old, new)| old != new && is_kept(old.0)) {
             None => Ok(()),
-            Some(((setting, old), (_, new))) => Err(ConfigError(format!(
+            Some(((setting, old), (_, new))) => Err(ConfigError::Invalid(format!(
                 "a restart cannot change {setting:?} from {old} to {new}: that needs a stop and a start"
             ))),
         }

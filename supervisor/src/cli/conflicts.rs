@@ -36,19 +36,19 @@ pub(super) fn check_program(
         return Ok(());
     };
     if program.first().is_some_and(|program| program.is_empty()) {
-        return Err(ConfigError("the name of the program is empty; say what to run: supervisor exec ./server".into()));
+        return Err(ConfigError::Invalid("the name of the program is empty; say what to run: supervisor exec ./server".into()));
     }
     if let Some(Ready::After(time)) = ready
         && is_said("ready_within")
         && time > ready_within
     {
         let (time, within) = (Seconds(*time), Seconds(*ready_within));
-        return Err(ConfigError(format!(
+        return Err(ConfigError::Invalid(format!(
             "\"ready\" waits {time}, and \"ready-within\" allows {within}: say a shorter time, or allow more"
         )));
     }
     if is_said("grace") && stop_signal.as_ref().is_some_and(|signals| signals.whole.is_some()) {
-        return Err(ConfigError(
+        return Err(ConfigError::Invalid(
             "the times of \"stop-signal\" say how long a stop takes, and so does \"grace\": leave out \"grace\" or the \
              first time"
                 .into(),
@@ -61,22 +61,22 @@ pub(super) fn check_program(
     if checks.check.is_none()
         && let Some((_, name)) = of_check.into_iter().find(|(id, _)| is_said(id))
     {
-        return Err(ConfigError(format!(
+        return Err(ConfigError::Invalid(format!(
             "{name:?} needs \"check\": without it the program is not checked; say how, for example --check connect=8000"
         )));
     }
     if listen.is_empty() && passed.is_empty() && !overlap.is_zero() {
-        return Err(ConfigError(
+        return Err(ConfigError::Invalid(
             "\"overlap\" needs \"listen\": without it the old program has to end before the new one starts".into(),
         ));
     }
     match (drain_signal, resume_signal) {
-        (None, Some(_)) => Err(ConfigError(
+        (None, Some(_)) => Err(ConfigError::Invalid(
             "\"resume-signal\" needs \"drain-signal\": a program that does not hear that it is taken out of rotation \
              need not hear that it is back"
                 .into(),
         )),
-        (Some(drain), Some(resume)) if drain == resume => Err(ConfigError(
+        (Some(drain), Some(resume)) if drain == resume => Err(ConfigError::Invalid(
             "\"drain-signal\" and \"resume-signal\" are the same signal; choose another one for either".into(),
         )),
         (None | Some(_), None) | (Some(_), Some(_)) => Ok(()),
@@ -96,15 +96,15 @@ fn check_addresses(
     let mut rest = listen;
     while let [ProgramSocket { address, name, .. }, others @ ..] = rest {
         if others.iter().any(|other| other.address == *address) && !any_port(address) {
-            return Err(ConfigError(format!("\"listen\" has {address} twice; keep one")));
+            return Err(ConfigError::Invalid(format!("\"listen\" has {address} twice; keep one")));
         }
         if let Some(name) = name
             && others.iter().any(|other| other.name.as_ref() == Some(name))
         {
-            return Err(ConfigError(format!("\"listen\" has the name {name} twice; choose another one")));
+            return Err(ConfigError::Invalid(format!("\"listen\" has the name {name} twice; choose another one")));
         }
         if !relayed && passed.contains(address) {
-            return Err(ConfigError(format!(
+            return Err(ConfigError::Invalid(format!(
                 "\"listen\" has {address}, and the service manager passes a socket on it: leave it out of \"listen\", since \
                  the program gets the sockets that are passed in any case"
             )));
@@ -112,7 +112,7 @@ fn check_addresses(
         rest = others;
     }
     if mode.is_some() && listen.iter().all(|listen| listen.address.tcp().is_some()) {
-        return Err(ConfigError("\"socket-mode\" is for Unix sockets, and \"listen\" has none".into()));
+        return Err(ConfigError::Invalid("\"socket-mode\" is for Unix sockets, and \"listen\" has none".into()));
     }
     let ready = match ready {
         Some(Ready::Probe(probe)) => Some(probe),
@@ -129,7 +129,7 @@ fn check_addresses(
             && let Some(own) =
                 listen.iter().map(|listen| &listen.address).chain(passed).find(|own| own.accepts(address))
         {
-            return Err(ConfigError(format!(
+            return Err(ConfigError::Invalid(format!(
                 "{option} connect={address} cannot work with --listen {own}: the supervisor itself holds that socket. \
                  Use {option} {instead}."
             )));
@@ -147,7 +147,7 @@ fn check_relay(
     ready: Option<&Ready>,
     check: Option<&CheckKind>,
 ) -> Result<(), ConfigError> {
-    let refuse = |message: String| Err(ConfigError(message));
+    let refuse = |message: String| Err(ConfigError::Invalid(message));
     let Relaying { forwarded, wait, answer_within, max_connections } = relaying;
     let of_http = [("forwarded", forwarded.is_some()), ("answer-within", answer_within.is_some())];
     let of_all = [("wait", wait.is_some()), ("max-connections", max_connections.is_some())];
@@ -218,7 +218,7 @@ pub(super) fn check_health(health: SocketAddr, server: &Server, passed: &[Addres
     };
     match listen.iter().find(|listen| listen.excludes(health)) {
         None => Ok(()),
-        Some(listen) => Err(ConfigError(format!(
+        Some(listen) => Err(ConfigError::Invalid(format!(
             "\"health\" is {health}, and the server listens on {listen}: choose another port for \"health\""
         ))),
     }
@@ -227,11 +227,11 @@ pub(super) fn check_health(health: SocketAddr, server: &Server, passed: &[Addres
 /// Whether clients can be let go over this time.
 pub(super) fn check_spread(spread: Duration, grace: Duration, server: &Server) -> Result<(), ConfigError> {
     if !spread.is_zero() && matches!(server, Server::Exec { front: Front::Sockets(_), .. }) {
-        return Err(ConfigError("\"spread\" needs \"relay\": without it only the program knows its clients".into()));
+        return Err(ConfigError::Invalid("\"spread\" needs \"relay\": without it only the program knows its clients".into()));
     }
     if spread > grace {
         let (spread, grace) = (Seconds(spread), Seconds(grace));
-        return Err(ConfigError(format!(
+        return Err(ConfigError::Invalid(format!(
             "\"spread\" is {spread}, and \"grace\" is {grace}: say at most {grace}, or give more"
         )));
     }

@@ -10,8 +10,8 @@ type Variable = (String, String);
 
 /// The variables of a file, in its order. If one is there twice, the last value counts.
 pub(super) fn variables(path: &Path) -> Result<Vec<Variable>, ConfigError> {
-    let variables = read(path).and_then(|bytes| understand(&bytes));
-    variables.map_err(|problem| ConfigError(format!("{}: {problem}", path.display())))
+    let variables = read(path).and_then(|bytes| understand(&bytes).map_err(ConfigError::Invalid));
+    variables.map_err(|problem| problem.in_file(path.display()))
 }
 
 /// Parses the text of such a file. An error names the line.

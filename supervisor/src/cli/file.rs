@@ -41,28 +41,31 @@ impl ConfigFile {
     /// if the command line has one.
     pub(super) fn arguments(&self, cli: &Command, kind: &str, has_dir: bool) -> Result<Arguments, ConfigError> {
         let directory = self.path.parent().unwrap_or(&self.path);
+        let translated = |settings: Vec<_>| translate(&settings, directory, cli, kind, has_dir);
         let arguments = read(&self.path)
-            .and_then(|bytes| understand(&bytes))
-            .and_then(|settings| translate(&settings, directory, cli, kind, has_dir));
-        arguments.map_err(|problem| ConfigError(format!("{}: {problem}", self.named)))
+            .and_then(|bytes| understand(&bytes).and_then(translated).map_err(ConfigError::Invalid));
+        arguments.map_err(|problem| problem.in_file(&self.named))
     }
 
     /// How many of its settings are those of this kind of server, whatever their values are.
     pub(super) fn known_settings(&self, cli: &Command, kind: &str) -> usize {
-        let settings = read(&self.path).and_then(|bytes| understand(&bytes)).unwrap_or_default();
+        let settings = read(&self.path).ok().and_then(|bytes| understand(&bytes).ok()).unwrap_or_default();
         let server = cli.find_subcommand(kind);
         settings.iter().filter(|(name, _)| server.is_some_and(|server| definition(server, name).is_some())).count()
     }
 }
 
 /// The content of a regular file.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let problem = |error: io::Error| match error.kind() {
-        ErrorKind::NotFound => "there is no such file".into(),
-        ErrorKind::PermissionDenied => "no permission to read it".into(),
-        _ => format!("cannot read it: {}", Reason(&error)),
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let problem = |error: io::Error| {
+        ConfigError::Unreadable(match error.kind() {
+            ErrorKind::NotFound => "there is no such file".into(),
+            ErrorKind::PermissionDenied => "no permission to read it".into(),
+            _ => format!("cannot read it: {}", Reason(&error)),
+        })
     };
-    let is_directory = || -> Result<_, String> { Err("it is a directory; name a file in it".into()) };
+    let invalid = |message: &str| Err(ConfigError::Invalid(message.into()));
+    let is_directory = || invalid("it is a directory; name a file in it");
     let file = match open(path) {
         // Windows does not open directories.
         Err(_) if path.is_dir() => return is_directory(),
@@ -74,12 +77,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
         return is_directory();
     }
     if !metadata.is_file() {
-        return Err("it is no regular file, which could be read again at each restart".into());
+        return invalid("it is no regular file, which could be read again at each restart");
     }
     let mut bytes = Vec::new();
     file.take(MAX_LENGTH as u64 + 1).read_to_end(&mut bytes).map_err(problem)?;
     if bytes.len() > MAX_LENGTH {
-        return Err(format!("it is longer than {} KiB; is it the right file?", MAX_LENGTH / 1024));
+        return invalid(&format!("it is longer than {} KiB; is it the right file?", MAX_LENGTH / 1024));
     }
     Ok(bytes)
 }

@@ -166,7 +166,7 @@ impl Invocation {
             (false, false) => program.insert(0, "--".into()),
             (false, true) if self.kind == "exec" => {
                 let problem = r#"it has no "program", and neither has the command line (supervisor exec ... PROGRAM)"#;
-                return Err(ConfigError(format!("{}: {problem}", file.named)));
+                return Err(ConfigError::Invalid(format!("{}: {problem}", file.named)));
             }
             (false, true) => {}
         }
@@ -177,7 +177,7 @@ impl Invocation {
         // What the command line alone has wrong, too, is not about the file.
         config.map_err(|problem| match Config::parse(&self.arguments, directory, passed) {
             Err(same) if same == problem => problem,
-            Ok(_) | Err(_) => ConfigError(format!("{}: {problem}", file.named)),
+            Ok(_) | Err(_) => problem.in_file(&file.named),
         })
     }
 }

@@ -84,12 +84,12 @@ impl OwnServer {
                 Ok(())
             }
             #[cfg(unix)]
-            [Address::Unix(path)] => Err(ConfigError(format!(
+            [Address::Unix(path)] => Err(ConfigError::Invalid(format!(
                 "the service manager passed a Unix socket ({}), and this server needs a TCP socket; in a .socket unit write \
                  ListenStream= with a port",
                 path.display()
             ))),
-            [_, _, ..] => Err(ConfigError(format!(
+            [_, _, ..] => Err(ConfigError::Invalid(format!(
                 "the service manager passed {} sockets ({}), and one server has one",
                 passed.len(),
                 in_words(passed)
@@ -100,7 +100,7 @@ impl OwnServer {
 
 /// The error for a configured address that differs from that of the only socket.
 pub(super) fn another(listen: &dyn fmt::Display, passed: &SocketAddr) -> ConfigError {
-    ConfigError(format!(
+    ConfigError::Invalid(format!(
         "\"listen\" is {listen}, but the service manager passed a socket on {passed}: leave --listen out, or say the same \
          in both places"
     ))

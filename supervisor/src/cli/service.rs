@@ -16,7 +16,7 @@ use crate::text::Reason;
 /// # Errors
 /// When the settings are wrong, the service could not start with them, or it cannot be installed.
 pub fn install(invocation: &Invocation) -> Result<String, ServiceError> {
-    let config = invocation.as_said().map_err(|error| ServiceError::new(error.to_string()))?;
+    let config = invocation.as_said().map_err(|error| ServiceError::new(error.to_string()).exiting(error.exit()))?;
     let program = env::current_exe()
         .map_err(|error| ServiceError::new(format!("cannot tell where this program is: {}", Reason(&error))))?;
     check(&config, invocation.file(), &program).map_err(ServiceError::new)?;
@@ -78,6 +78,9 @@ fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), Str
         }
         Server::Exec { program, front: _ } if !is_program(Path::new(&program.program)) => {
             Err(format!("there is no program {}", program.program.display()))
+        }
+        Server::Exec { program, front: _ } if program.directory.as_ref().is_some_and(|it| !it.as_os_str().is_empty()) => {
+            program.check_directory().map_err(|error| error.to_string())
         }
         Server::Exec { .. } | Server::Own(_) => Ok(()),
     }

@@ -142,6 +142,9 @@ pub(super) fn default_max_relayed() -> usize {
 /// With as many connections as descriptors, no command could be carried out.
 pub(super) fn parse_connections(text: &str) -> Result<usize, String> {
     let (asked, most) = (parse_number::<usize>(text)?, descriptors_for_connections());
+    if asked == 0 {
+        return Err("say 1 or more; every client would be refused".into());
+    }
     if asked <= most {
         return Ok(asked);
     }

@@ -50,6 +50,8 @@ struct Inside {
     /// The last reported state, and its latest end.
     told: Option<(State, Option<Instant>)>,
     checkpoint: u32,
+    /// The service manager has asked for the stop.
+    is_obeying: bool,
 }
 
 /// Sends a report.
@@ -58,7 +60,7 @@ pub(crate) type Say = Box<dyn FnMut(Report) -> io::Result<()> + Send>;
 #[cfg_attr(all(unix, not(test)), allow(dead_code))]
 impl Reports {
     pub(crate) fn new(say: Say) -> Reports {
-        Reports(Arc::new(Mutex::new(Inside { say, told: None, checkpoint: 0 })))
+        Reports(Arc::new(Mutex::new(Inside { say, told: None, checkpoint: 0, is_obeying: false })))
     }
 
     /// Reports what has changed.
@@ -80,12 +82,17 @@ impl Reports {
     /// Reports at once that a stop requested by the service manager is under way; the manager then makes no other
     /// requests.
     pub(crate) fn obey(&self) -> io::Result<()> {
-        self.lock().report(State::Stopping, None, Instant::now())
+        let mut inside = self.lock();
+        inside.is_obeying = true;
+        inside.report(State::Stopping, None, Instant::now())
     }
 
-    /// Reports that the program has ended with this exit code.
+    /// Reports that the program has ended with this exit code. After a stop that the service manager asked for, any code
+    /// is a success: after a failure it would start the service again.
     pub(crate) fn end(&self, code: i32) -> io::Result<()> {
-        self.lock().report(State::ended(code), None, Instant::now())
+        let mut inside = self.lock();
+        let code = if inside.is_obeying { Exit::Done as i32 } else { code };
+        inside.report(State::ended(code), None, Instant::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
@@ -184,6 +191,8 @@ mod tests {
         reports.tell(&view(Phase::Stopping, deadline), now).unwrap();
         let expected = [(State::Running, 0, 0), (State::Stopping, 1, 5), (State::Stopping, 2, 10)];
         assert_eq!(heard(&said), expected);
+        reports.end(Exit::Overrun as i32).unwrap();
+        assert_eq!(heard(&said), [(State::Stopped { code: 0 }, 0, 0)]);
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl ServiceError {
         ServiceError { message: message.into(), exit: Exit::Failed }
     }
 
+    /// The same with another exit code.
+    pub(crate) fn exiting(self, exit: Exit) -> ServiceError {
+        ServiceError { exit, ..self }
+    }
+
     /// An error of the service manager, when `doing` this to the service with this name.
     fn system(doing: &str, name: &str, error: windows_service::Error) -> ServiceError {
         let error = match error {

@@ -41,7 +41,6 @@ impl Address {
     }
 
     /// Whether listeners at both addresses get in each other's way. Any port (0) is always another one.
-    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
     pub(crate) fn excludes(&self, other: SocketAddr) -> bool {
         self.tcp().is_some_and(|own| {
             let covered = covers(own.ip(), other.ip()) || covers(other.ip(), own.ip());

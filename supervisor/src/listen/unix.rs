@@ -143,6 +143,11 @@ fn claim(path: &Path) -> io::Result<InstanceLock> {
     lock.push(".mastercontrol.lock");
     InstanceLock::of_file(lock.into()).map_err(|error| match error {
         InstanceLockError::Taken => ErrorKind::AddrInUse.into(),
+        InstanceLockError::Unusable { path, source }
+            if source.kind() == ErrorKind::PermissionDenied && fs::symlink_metadata(&path).is_ok() =>
+        {
+            io::Error::new(source.kind(), format!("no permission to lock {}; remove that file", path.display()))
+        }
         InstanceLockError::Unusable { path, source } => {
             io::Error::new(source.kind(), format!("{}: {}", path.display(), Reason(&source)))
         }

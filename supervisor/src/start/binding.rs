@@ -82,7 +82,7 @@ impl Options {
         let (passed, kept) = (bound.len(), found.iter().flatten().count());
         for (socket, found) in sockets.iter().zip(&found) {
             let again = || found.as_ref().map_or_else(|| listen::Bound::new(socket), |found| found.again(socket));
-            let one = bind(&socket.address, patience, again)?;
+            let one = bind(&socket.address, patience, again).map_err(|error| not_beside(error, &bound))?;
             manager
                 .keep(found.is_some(), || one.try_clone(), one.file.as_ref())
                 .map_err(lacking("a listening socket"))?;
@@ -125,6 +125,19 @@ fn whence(passed: usize, kept: usize, all: usize) -> String {
         (number, all) => format!(", {number} of {all} sockets {how} by the service manager"),
     };
     some(passed, "passed") + &some(kept, "kept")
+}
+
+/// This error, unless the address is taken by one of the sockets that have just been bound: then it says that.
+fn not_beside(error: Error, bound: &[listen::Bound]) -> Error {
+    let Error::Bind { address, holder, source } = error else { return error };
+    let in_the_way = |one: &&listen::Bound| address.tcp().is_some_and(|address| one.address.excludes(address));
+    match bound.iter().find(in_the_way).filter(|_| source.kind() == io::ErrorKind::AddrInUse) {
+        Some(one) => {
+            let message = format!("{}, on which this supervisor listens, too, is in the way; keep one", one.address);
+            Error::Bind { address, holder: None, source: io::Error::other(message) }
+        }
+        None => Error::Bind { address, holder, source },
+    }
 }
 
 /// Binds the address of the health endpoint. The server has been bound to its own.
