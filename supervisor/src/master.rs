@@ -143,7 +143,7 @@ impl Master {
         self.record.note(&state, now);
         self.tell_manager(&state, now);
         match state {
-            State::Draining(draining) if self.drains.is_empty() && !self.awaits_build() => {
+            State::Draining(draining) if self.drains.is_empty() && !self.builder.awaits_builds() => {
                 let end = draining.end(now);
                 if let Ok(report) = &end.result {
                     gone::log_report(&self.identity.log, None, &report.wire());
@@ -164,11 +164,6 @@ impl Master {
         for live in state.serving() {
             live.generation.set_in_rotation(is_ready);
         }
-    }
-
-    /// Whether a build is under way that must finish before the supervisor ends.
-    fn awaits_build(&self) -> bool {
-        self.builder.awaits_builds() && self.record.building > 0
     }
 
     /// Interprets an event. One of a build or a generation that is no longer current begins nothing: a failure is logged,
@@ -223,7 +218,7 @@ impl Master {
             },
             Event::Prepared { .. } => return state,
             Event::Built { build, built } => {
-                self.record.building -= 1;
+                self.builder.is_built(build);
                 match built {
                     // One that is late is dropped, except in a stop: the supervisor must not end before it is gone.
                     Ok(built) if build == self.record.builds || matches!(state, State::Draining(_)) => {
@@ -362,9 +357,11 @@ impl Master {
                             Gone(gone)) => self.log_gone(s, gone),
 
             (Serving(s),    Unhealthy(reason)) => self.unhealthy(s, &reason, now),
-            (Retiring(s),   Unhealthy(reason)) => self.unhealthy_alone(s, &reason),
-            // A replacement is on its way, or serves already.
-            (s @ (Starting(_) | Replacing(_) | Preparing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Waiting(_) | Draining(_)),
+            (Retiring(s),   Unhealthy(reason)) => self.unhealthy_already(s, &reason, now),
+            // A replacement is on its way, and may fail.
+            (s @ (Replacing(_) | Preparing(_) | Proving(_)),
+                            Unhealthy(reason)) => self.note_unhealthy(s, reason),
+            (s @ (Starting(_) | Emptying(_) | Rebuilding(_) | Waiting(_) | Draining(_)),
                             Unhealthy(_)) => nothing(s),
 
             (Serving(s),    Checked(accepting)) => self.checked(s, accepting, now),

@@ -19,7 +19,11 @@ pub fn text(status: &Status) -> String {
     metrics.sample("info", &about, 1);
     metrics.gauge("uptime_seconds", "For how long the supervisor has been running.", Seconds(status.uptime_ms));
     metrics.gauge("ready", "Whether it is ready for new clients.", u8::from(status.ready));
-    metrics.begin("state", "gauge", "What the supervisor is doing: 1 for the state in the label state, 0 for the others.");
+    metrics.begin(
+        "state",
+        "gauge",
+        "What the supervisor is doing: 1 for the state in the label state, 0 for the others.",
+    );
     for state in STATES {
         metrics.sample("state", &[("state", &state.to_string())], u8::from(state == status.state));
     }
@@ -31,7 +35,11 @@ pub fn text(status: &Status) -> String {
     metrics.gauge("next_try_seconds", "Seconds until a server that has ended by itself is started again.", next_try);
     let remaining = status.drain.as_ref().map_or(Some(0), |drain| drain.remaining_ms);
     let remaining = remaining.map_or_else(|| "+Inf".to_owned(), |ms| Seconds(ms).to_string());
-    metrics.gauge("drain_remaining_seconds", "Seconds until the end of a drain is forced: +Inf without a deadline.", remaining);
+    metrics.gauge(
+        "drain_remaining_seconds",
+        "Seconds until the end of a drain is forced: +Inf without a deadline.",
+        remaining,
+    );
     if let Some(counts) = status.connections {
         let draining = status.drain.as_ref().map_or(0, |drain| drain.open);
         metrics.gauge("drain_connections", "Open connections of a drain.", draining);
@@ -79,7 +87,11 @@ fn relayed(metrics: &mut Metrics, relay: &Relay) {
         gateway_timeout,
         retries,
     } = requests;
-    metrics.begin("requests_total", "counter", "Requests by who answered (by: program, relay) and how (status: 2xx to 5xx; of the relay 4xx, 502, 503, 504).");
+    metrics.begin(
+        "requests_total",
+        "counter",
+        "Requests by who answered (by: program, relay) and how (status: 2xx to 5xx; of the relay 4xx, 502, 503, 504).",
+    );
     for (by, class, number) in [
         ("program", "2xx", succeeded),
         ("program", "3xx", redirected),

@@ -47,10 +47,13 @@ pub(crate) trait Builder: fmt::Debug + Send {
         BUILD_LIMIT
     }
 
-    /// Whether a build under way must finish before the supervisor ends.
+    /// Whether a build under way has begun something that must end before the supervisor does.
     fn awaits_builds(&self) -> bool {
         false
     }
+
+    /// The build with this number is over: its result has arrived.
+    fn is_built(&mut self, _build: u64) {}
 
     /// How long after the deadline of its drain a generation may take to end before it is overdue.
     fn after_deadline(&self) -> Duration {

@@ -262,7 +262,7 @@ impl Children {
 
     /// Starts a program. If no more programs may run, it has to end.
     fn start(&self, build: u64, program: &Program, log: Journal) -> Result<Started, BuildError> {
-        let sockets = self.sockets.try_clone()?;
+        let sockets = self.sockets.for_build(build)?;
         if !self.overlaps {
             // A command that still asks the last program would be waited for, too.
             let soon = Deadline::after(Instant::now(), COMMAND);
@@ -348,9 +348,13 @@ impl Builder for Children {
         Duration::from_millis(self.ready_within.load(Ordering::Relaxed)).saturating_add(BUILD_LIMIT)
     }
 
-    /// A program that is being built may have begun things that it has to finish.
+    /// A program that was started may have begun things that it has to finish.
     fn awaits_builds(&self) -> bool {
-        true
+        self.sockets.are_awaited()
+    }
+
+    fn is_built(&mut self, build: u64) {
+        self.sockets.is_built(build);
     }
 
     fn overlaps(&self) -> bool {

@@ -131,12 +131,7 @@ impl Connections {
 }
 
 impl Relayed {
-    pub(super) fn new(
-        child: Child,
-        connections: Arc<Connections>,
-        relaying: Arc<Relaying>,
-        log: Journal,
-    ) -> Relayed {
+    pub(super) fn new(child: Child, connections: Arc<Connections>, relaying: Arc<Relaying>, log: Journal) -> Relayed {
         Relayed { child, connections, relaying, log }
     }
 }

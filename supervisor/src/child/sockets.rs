@@ -24,6 +24,8 @@ pub(super) struct Sockets(Arc<Mutex<State>>);
 struct State {
     /// The sockets; once they are closed, when all programs have to be gone.
     sockets: Result<Vec<Socket>, Deadline>,
+    /// The builds that have begun to start a program, and whose results have not arrived yet.
+    starting: Vec<u64>,
     /// All programs that are not gone.
     programs: Vec<Weak<Running>>,
 }
@@ -36,18 +38,31 @@ impl State {
 
 impl Sockets {
     pub(super) fn new(sockets: Vec<Socket>) -> Sockets {
-        Sockets(Arc::new(Mutex::new(State { sockets: Ok(sockets), programs: Vec::new() })))
+        Sockets(Arc::new(Mutex::new(State { sockets: Ok(sockets), starting: Vec::new(), programs: Vec::new() })))
     }
 
-    /// The sockets for the next program.
+    /// The sockets for the program of this build, which counts as starting from now on.
     ///
     /// # Errors
     /// When they have been closed, or what the system says.
-    pub(super) fn try_clone(&self) -> Result<Vec<Socket>, BuildError> {
-        let state = self.state();
+    pub(super) fn for_build(&self, build: u64) -> Result<Vec<Socket>, BuildError> {
+        let mut state = self.state();
+        if state.sockets.is_ok() && !state.starting.contains(&build) {
+            state.starting.push(build);
+        }
         let sockets = state.sockets.as_deref().map_err(|_| "the server is being stopped")?;
         let sockets = sockets.iter().map(Socket::try_clone).collect::<io::Result<Vec<_>>>();
         sockets.map_err(|error| lacking("the listening sockets", &error))
+    }
+
+    /// Whether a build has begun to start a program, and its result has not arrived yet.
+    pub(super) fn are_awaited(&self) -> bool {
+        !self.state().starting.is_empty()
+    }
+
+    /// The result of this build has arrived.
+    pub(super) fn is_built(&self, build: u64) {
+        self.state().starting.retain(|&starting| starting != build);
     }
 
     /// Remembers a program that was started. If no more programs may run, it has to end.

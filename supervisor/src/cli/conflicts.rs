@@ -36,7 +36,9 @@ pub(super) fn check_program(
         return Ok(());
     };
     if program.first().is_some_and(|program| program.is_empty()) {
-        return Err(ConfigError::Invalid("the name of the program is empty; say what to run: supervisor exec ./server".into()));
+        return Err(ConfigError::Invalid(
+            "the name of the program is empty; say what to run: supervisor exec ./server".into(),
+        ));
     }
     if let Some(Ready::After(time)) = ready
         && is_said("ready_within")
@@ -227,7 +229,9 @@ pub(super) fn check_health(health: SocketAddr, server: &Server, passed: &[Addres
 /// Whether clients can be let go over this time.
 pub(super) fn check_spread(spread: Duration, grace: Duration, server: &Server) -> Result<(), ConfigError> {
     if !spread.is_zero() && matches!(server, Server::Exec { front: Front::Sockets(_), .. }) {
-        return Err(ConfigError::Invalid("\"spread\" needs \"relay\": without it only the program knows its clients".into()));
+        return Err(ConfigError::Invalid(
+            "\"spread\" needs \"relay\": without it only the program knows its clients".into(),
+        ));
     }
     if spread > grace {
         let (spread, grace) = (Seconds(spread), Seconds(grace));

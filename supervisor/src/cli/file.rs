@@ -42,8 +42,8 @@ impl ConfigFile {
     pub(super) fn arguments(&self, cli: &Command, kind: &str, has_dir: bool) -> Result<Arguments, ConfigError> {
         let directory = self.path.parent().unwrap_or(&self.path);
         let translated = |settings: Vec<_>| translate(&settings, directory, cli, kind, has_dir);
-        let arguments = read(&self.path)
-            .and_then(|bytes| understand(&bytes).and_then(translated).map_err(ConfigError::Invalid));
+        let arguments =
+            read(&self.path).and_then(|bytes| understand(&bytes).and_then(translated).map_err(ConfigError::Invalid));
         arguments.map_err(|problem| problem.in_file(&self.named))
     }
 

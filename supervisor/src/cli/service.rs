@@ -79,7 +79,9 @@ fn check(config: &Config, file: Option<&Path>, program: &Path) -> Result<(), Str
         Server::Exec { program, front: _ } if !is_program(Path::new(&program.program)) => {
             Err(format!("there is no program {}", program.program.display()))
         }
-        Server::Exec { program, front: _ } if program.directory.as_ref().is_some_and(|it| !it.as_os_str().is_empty()) => {
+        Server::Exec { program, front: _ }
+            if program.directory.as_ref().is_some_and(|it| !it.as_os_str().is_empty()) =>
+        {
             program.check_directory().map_err(|error| error.to_string())
         }
         Server::Exec { .. } | Server::Own(_) => Ok(()),

@@ -9,7 +9,7 @@ use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{Drain, MAX_NAMED};
-use crate::server::deadline::Deadline;
+use crate::server::deadline::{Deadline, LastMoment};
 use crate::server::{Ended, Failure, Watcher};
 use crate::text::{self, Count, Seconds, limit_ms};
 use crate::watchdog::OVERRUN;
@@ -27,6 +27,7 @@ pub(super) struct Old {
     began: Instant,
     pub(super) deadline: Instant,
     overrun: Overrun,
+    last_moment: LastMoment,
 }
 
 /// What is done about a generation that overruns its deadline.
@@ -82,7 +83,14 @@ impl Drains {
 
     /// Adds a generation that drains from now on.
     pub(super) fn push(&mut self, live: Live, by: String, deadline: Instant, now: Instant) {
-        self.old.push(Old { live, by, began: now, deadline, overrun: Overrun::GiveUp });
+        self.old.push(Old {
+            live,
+            by,
+            began: now,
+            deadline,
+            overrun: Overrun::GiveUp,
+            last_moment: LastMoment::default(),
+        });
     }
 
     /// Drains this generation, because another one replaces it.
@@ -108,7 +116,8 @@ impl Drains {
     /// Stops this generation, which was built too late: a stop is under way.
     pub(super) fn discard(&mut self, live: Live, by: String, deadline: Deadline, now: Instant) {
         live.generation.stop_by(deadline, Duration::ZERO);
-        self.old.push(Old { live, by, began: now, deadline: deadline.at(), overrun: Overrun::Watchdog });
+        let (deadline, last_moment) = (deadline.at(), LastMoment::default());
+        self.old.push(Old { live, by, began: now, deadline, overrun: Overrun::Watchdog, last_moment });
     }
 
     /// Drains this generation, which has failed.
@@ -209,6 +218,10 @@ impl Drains {
         let after_deadline = self.after_deadline;
         let is_overdue = |old: &Old| old.overdue_at(after_deadline).is_some_and(|at| at <= now);
         for old in self.old.iter_mut().filter(|old| old.overrun == Overrun::GiveUp && is_overdue(old)) {
+            if old.last_moment.instead_of(old.deadline + after_deadline + OVERRUN, now).is_some() {
+                old.deadline = now;
+                continue;
+            }
             old.live.generation.give_up("it has overrun its deadline");
             (old.overrun, old.deadline) = (Overrun::LeaveBehind, now);
         }

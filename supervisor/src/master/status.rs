@@ -52,8 +52,6 @@ pub(super) struct Record {
     pub(super) generations: u64,
     /// The number of the last build. Not each becomes a generation.
     pub(super) builds: u64,
-    /// How many of them are under way.
-    pub(super) building: usize,
     /// How many restarts that were requested have been completed.
     pub(super) restarts: usize,
     /// How many times the server has ended by itself.
@@ -75,7 +73,7 @@ struct LastEnd {
 impl Record {
     pub(super) fn new(now: Instant) -> Record {
         let doing = (protocol::State::Starting, now);
-        Record { generations: 0, builds: 0, building: 0, restarts: 0, crashes: 0, last_end: None, doing }
+        Record { generations: 0, builds: 0, restarts: 0, crashes: 0, last_end: None, doing }
     }
 
     /// This generation has ended by itself, or could not be started.

@@ -14,7 +14,7 @@ impl Master {
     pub(in crate::master) fn emptied(&mut self, emptying: Emptying, gone: Gone, now: Instant) -> State {
         let (replaced, report) = gone.log(&self.identity.log);
         let cause = Cause::Emptied { restart: emptying.restart, replaced, report };
-        self.build_prepared();
+        self.builder.build(self.record.builds);
         State::Rebuilding(Rebuilding { cause, since: now })
     }
 

@@ -55,13 +55,8 @@ impl Master {
     /// Begins to build the next generation. Returns the start time.
     pub(in crate::master) fn build(&mut self, now: Instant) -> Instant {
         self.record.builds += 1;
-        self.build_prepared();
-        now
-    }
-
-    pub(in crate::master) fn build_prepared(&mut self) {
-        self.record.building += 1;
         self.builder.build(self.record.builds);
+        now
     }
 
     pub(in crate::master) fn enqueue(&mut self, state: State, restart: Restart) -> State {
@@ -74,11 +69,12 @@ impl Master {
         State::Draining(draining)
     }
 
-    /// Begins the next restart, if one is queued.
-    pub(in crate::master) fn next(&mut self, current: Live, now: Instant) -> State {
-        match self.queue.pop() {
-            Some(restart) => self.restart(current, restart, now),
-            None => self.serving(current, now),
+    /// Begins the next restart, if one is queued or the current generation does not work.
+    pub(in crate::master) fn next(&mut self, mut current: Live, now: Instant) -> State {
+        match (self.queue.pop(), current.unhealthy.take()) {
+            (Some(restart), _) => self.restart(current, restart, now),
+            (None, Some(reason)) => self.renew(current, &reason, now),
+            (None, None) => self.serving(current, now),
         }
     }
 

@@ -699,3 +699,30 @@ fn a_pause_that_is_over_while_something_is_under_way_has_failed() {
     assert_eq!(drive.answers(), ["Readiness { ready: true, undone: [Pause] }"]);
     drive.finish();
 }
+
+#[test]
+fn a_generation_that_fails_its_check_while_the_one_before_it_drains_is_replaced_while_it_serves() {
+    let mut drive = with_a_client(600);
+    drive.take(restart());
+    drive.take(Step::Built);
+    assert_eq!(drive.answers(), ["nothing yet"], "the client of generation 1 is still there");
+    drive.take(Step::Unhealthy);
+    assert_eq!(drive.answers(), ["Failed"]);
+    assert!(lock(&drive.world).is_target(2));
+    drive.take(Step::Built);
+    assert!(lock(&drive.world).is_target(3));
+    drive.finish();
+}
+
+#[test]
+fn a_check_that_fails_during_a_restart_counts_if_that_restart_fails() {
+    let mut drive = Drive::new();
+    drive.settle();
+    drive.take(restart());
+    drive.take(Step::Unhealthy);
+    drive.take(Step::NotBuilt);
+    assert_eq!(drive.answers(), ["Failed"]);
+    drive.take(Step::Built);
+    assert!(lock(&drive.world).is_target(3), "{:?}", drive.state);
+    drive.finish();
+}

@@ -43,6 +43,8 @@ pub(super) enum Step {
     /// The generation that serves beside the current one crashes.
     NextCrashes,
     Hang,
+    /// The check of the current generation fails.
+    Unhealthy,
     /// The listening socket fails for good.
     PortFails,
     Wait {
@@ -208,6 +210,12 @@ impl Drive {
             Step::Hang => {
                 if let Some(generation) = lock(&self.world).target() {
                     generation.hangs = true;
+                }
+            }
+            Step::Unhealthy => {
+                let current = self.state.as_ref().and_then(State::current);
+                if let Some(build) = current.map(|current| current.build) {
+                    self.send(Event::Unhealthy { build, reason: "it does not answer".into(), wrote: Vec::new() });
                 }
             }
             Step::PortFails => {

@@ -49,6 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Crash),
         2 => Just(Step::NextCrashes),
         1 => Just(Step::Hang),
+        2 => Just(Step::Unhealthy),
         8 => (0..3000_u64).prop_map(|ms| Step::Wait { ms }),
         1 => (0..60_000_u64).prop_map(|ms| Step::Wait { ms }),
     ]
