@@ -280,6 +280,10 @@ fn a_unix_socket_is_said_by_its_path_alone_and_only_for_a_program() {
         let options = ["--listen", twice[0], "--listen", twice[1]];
         home.run(home.exec_command(&options, &["true"])).expect(2).says("twice; keep one");
     }
+    let all = format!("0.0.0.0:{port}");
+    let options = ["--listen", &all, "--listen", &port];
+    let said = home.run(home.exec_command(&options, &["true"])).expect(1);
+    said.says(&format!("{all}, on which this supervisor listens, too, is in the way; keep one"));
     assert_is_gone(&home);
 }
 

@@ -104,6 +104,18 @@ fn another_user_who_gets_to_the_socket_is_refused_and_logged() {
 }
 
 #[test]
+fn a_lock_that_another_user_has_left_is_named() {
+    let Some(lobby) = Lobby::open() else { return };
+    chown(&lobby.directory, Some(OTHER), Some(OTHER)).unwrap();
+    let socket = lobby.directory.join("app.sock").display().to_string();
+    let lock = format!("{socket}.mastercontrol.lock");
+    fs::write(&lock, "").unwrap();
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o600)).unwrap();
+    let start = lobby.as_other("supervisor", &["exec", "--admin", "off", "--listen", &socket, "true"]);
+    lobby.home.run(start).expect(4).says(&format!("no permission to lock {lock}; remove that file"));
+}
+
+#[test]
 fn root_may_command_the_supervisor_of_another_user() {
     let Some(lobby) = Lobby::open() else { return };
     chown(&lobby.directory, Some(OTHER), Some(OTHER)).unwrap();

@@ -109,3 +109,26 @@ impl Sockets {
         lock(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_a_build_that_starts_a_program_is_awaited_and_none_starts_one_after_the_end() {
+        let sockets = Sockets::new(Vec::new());
+        assert!(!sockets.are_awaited());
+        sockets.for_build(1).unwrap();
+        // It has tried another private port.
+        sockets.for_build(1).unwrap();
+        sockets.for_build(2).unwrap();
+        sockets.is_built(1);
+        assert!(sockets.are_awaited());
+        sockets.is_built(2);
+        assert!(!sockets.are_awaited());
+        sockets.close(Deadline::after(std::time::Instant::now(), std::time::Duration::ZERO));
+        assert_eq!(sockets.for_build(3).unwrap_err().to_string(), "the server is being stopped");
+        assert!(!sockets.are_awaited());
+    }
+}

@@ -57,8 +57,7 @@ pub(super) fn parse_any_address(text: &str) -> Result<Address, String> {
     if !is_for_a_unix_socket(text) {
         let words =
             "say a port (8000), an address and a port (0.0.0.0:8000) or the path of a Unix socket (/run/app.sock)";
-        refuse_large_port(text)?;
-        return parse_address(text).map(Address::Tcp).map_err(|_| words.into());
+        return parse_tcp(text, words).map(Address::Tcp);
     }
     if !text.starts_with('/') || text.ends_with('/') {
         return Err("say the absolute path of a Unix socket, and nothing before it: /run/app.sock".into());
@@ -89,6 +88,11 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     if is_for_a_unix_socket(text) {
         return Err("only exec has Unix sockets; say a port (8000) or an address and a port (0.0.0.0:8000)".into());
     }
+    parse_tcp(text, "say a port (8000) or an address and a port (0.0.0.0:8000)")
+}
+
+/// The same. `usage` says what can be written here.
+fn parse_tcp(text: &str, usage: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
         return Ok(([127, 0, 0, 1], port).into());
     }
@@ -97,7 +101,7 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
             format!("the address of {host} is not known; say it in numbers (127.0.0.1:{port})")
         }
-        Some(_) | None => "say a port (8000) or an address and a port (0.0.0.0:8000)".into(),
+        Some(_) | None => usage.into(),
     };
     text.to_socket_addrs().map_err(unknown)?.next().ok_or_else(|| format!("{text} has no address"))
 }

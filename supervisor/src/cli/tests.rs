@@ -297,6 +297,7 @@ fn a_value_that_cannot_be_is_shown_with_what_to_say() {
         (r#""dir": """#, r#""dir" is "": it cannot be empty"#.into()),
         (r#""max-restarts": 5000000000"#, r#""max-restarts" is 5000000000: that is too much"#.into()),
         (r#""max-connections": 1.5"#, r#""max-connections" is 1.5: say a whole number (0, 5, 100)"#.into()),
+        (r#""max-connections": 0"#, r#""max-connections" is 0: say 1 or more; every client would be refused"#.into()),
         (
             r#""listen": 99999"#,
             r#""listen" is 99999: there is no port 99999; the highest one is 65535"#.into(),
@@ -356,6 +357,11 @@ fn what_is_wrong_in_a_list_is_shown_alone() {
     let directory = Directory::new("in-a-list");
     for (listen, problem) in [
         (r#"[8000, "nowhere"]"#, format!(r#""listen" is "nowhere": {addresses}"#)),
+        (
+            r#"["no..host:80"]"#,
+            r#""listen" is "no..host:80": the address of no..host is not known; say it in numbers (127.0.0.1:80)"#
+                .into(),
+        ),
         (r#"["[::1]:80800"]"#, r#""listen" is "[::1]:80800": there is no port 80800; the highest one is 65535"#.into()),
         (r#"[8000, true]"#, format!(r#""listen" is true; {several}"#)),
         (r#"[8000, [8001]]"#, format!(r#""listen" is a list; {several}"#)),
