@@ -259,10 +259,10 @@ clients do. If any is lost before the stop, nothing is stopped.")]
   admin-cli pause -- ./migrate              until that has ended, however it ends
   admin-cli --name web pause --max 10s -- sh -c './migrate && admin-cli --name web restart'
 
-Requests that are under way are answered first; then the server is paused. A restart prepares the next
-generation meanwhile. With a command, the output and the exit code are those of the command, --json
-is refused, and the pause ends when the command or admin-cli ends. For `supervisor exec` this needs
---relay.")]
+Requests that are under way are answered first; then the server is paused. A restart prepares the
+next generation meanwhile. With a command, the output and the exit code are those of the command,
+--json is refused, and the pause ends when the command or admin-cli ends. For `supervisor exec` this
+needs --relay.")]
     Pause(Pause),
     /// Undo a drain, a pause or a scheduled stop, whichever is in force
     #[command(after_help = "Examples:

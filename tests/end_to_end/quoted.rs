@@ -150,7 +150,7 @@ fn every_block_with_commands_is_run_by_a_test_or_names_what_runs_it() {
                         problem("a `text` block is output alone: commands are in `sh` blocks, which are run");
                     }
                 }
-                "rust" | "rust,no_run" | "rust,ignore" | "js" | "json" | "yaml" | "toml" | "ini" => {}
+                "rust" | "rust,no_run" | "rust,ignore" | "js" | "json" | "yaml" | "toml" | "ini" | "dockerfile" => {}
                 _ => problem("what is in this block? Give it a language"),
             }
         }
