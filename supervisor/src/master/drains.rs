@@ -9,7 +9,7 @@ use crate::event::Trigger;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::protocol::{Drain, MAX_NAMED};
-use crate::server::deadline::{Deadline, LastMoment};
+use crate::server::deadline::Deadline;
 use crate::server::{Ended, Failure, Watcher};
 use crate::text::{self, Count, Seconds, limit_ms};
 use crate::watchdog::OVERRUN;
@@ -27,7 +27,6 @@ pub(super) struct Old {
     began: Instant,
     pub(super) deadline: Instant,
     overrun: Overrun,
-    last_moment: LastMoment,
 }
 
 /// What is done about a generation that overruns its deadline.
@@ -83,14 +82,7 @@ impl Drains {
 
     /// Adds a generation that drains from now on.
     pub(super) fn push(&mut self, live: Live, by: String, deadline: Instant, now: Instant) {
-        self.old.push(Old {
-            live,
-            by,
-            began: now,
-            deadline,
-            overrun: Overrun::GiveUp,
-            last_moment: LastMoment::default(),
-        });
+        self.old.push(Old { live, by, began: now, deadline, overrun: Overrun::GiveUp });
     }
 
     /// Drains this generation, because another one replaces it.
@@ -116,8 +108,7 @@ impl Drains {
     /// Stops this generation, which was built too late: a stop is under way.
     pub(super) fn discard(&mut self, live: Live, by: String, deadline: Deadline, now: Instant) {
         live.generation.stop_by(deadline, Duration::ZERO);
-        let (deadline, last_moment) = (deadline.at(), LastMoment::default());
-        self.old.push(Old { live, by, began: now, deadline, overrun: Overrun::Watchdog, last_moment });
+        self.old.push(Old { live, by, began: now, deadline: deadline.at(), overrun: Overrun::Watchdog });
     }
 
     /// Drains this generation, which has failed.
@@ -218,10 +209,6 @@ impl Drains {
         let after_deadline = self.after_deadline;
         let is_overdue = |old: &Old| old.overdue_at(after_deadline).is_some_and(|at| at <= now);
         for old in self.old.iter_mut().filter(|old| old.overrun == Overrun::GiveUp && is_overdue(old)) {
-            if old.last_moment.instead_of(old.deadline + after_deadline + OVERRUN, now).is_some() {
-                old.deadline = now;
-                continue;
-            }
             old.live.generation.give_up("it has overrun its deadline");
             (old.overrun, old.deadline) = (Overrun::LeaveBehind, now);
         }
