@@ -365,6 +365,71 @@ fn the_private_port_of_a_program_that_runs_as_another_user_is_found() {
     assert_eq!(process.wait(), 0, "{}", process.err.so_far());
 }
 
+/// Runs the rest of the command without the capability that root does not have in most containers.
+const IN_A_CONTAINER: [&str; 3] = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"];
+
+/// A program of the other user that this Python code is, with these arguments.
+fn python_as_other<'a>(code: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
+    [&AS_OTHER, &["/usr/bin/python3", "-c", code][..], arguments].concat()
+}
+
+#[test]
+fn in_a_container_a_program_of_another_user_is_seen_to_listen() {
+    let Some(lobby) = Lobby::open() else { return };
+    if !can_run(&[&IN_A_CONTAINER[..], &AS_OTHER, &["/usr/bin/python3", "--version"]].concat()) {
+        return;
+    }
+    let server = "import http.server, sys; http.server.test(http.server.SimpleHTTPRequestHandler, \
+                  port=int(sys.argv[1]), bind='127.0.0.1')";
+    let (port, own) = (free_port().to_string(), free_port().to_string());
+    let (connect, http) = (format!("connect={own}"), format!("http=http://127.0.0.1:{own}/"));
+    let relay = |how| vec!["--listen", &port, "--relay", how];
+    for (options, listens_at) in [
+        (relay("tcp"), "{port}"),
+        ([relay("http"), vec!["--ready", "connect"]].concat(), "{port}"),
+        (vec!["--ready", &connect], &own),
+        (vec!["--ready", &http], &own),
+    ] {
+        let program = python_as_other(server, &[listens_at]);
+        let arguments = [&["exec", "--name", lobby.home.name()], &options[..], &["--"], &program].concat();
+        let mut command = lobby.home.supervisor_by(&IN_A_CONTAINER, &arguments);
+        command.current_dir(&lobby.directory).stderr(Stdio::piped());
+        let process = lobby.home.spawn(command);
+        process.err.wait_for("is ready");
+        lobby.home.admin(&["restart"]).expect(0);
+        let at = if listens_at == "{port}" { &port } else { listens_at };
+        let mut client = Client::connect(([127, 0, 0, 1], at.parse().unwrap()).into());
+        client.send("GET / HTTP/1.0\r\n\r\n");
+        assert!(client.rest().starts_with("HTTP/1.0 200 "), "{options:?}: {}", process.err.so_far());
+        drop(client);
+        process.signal(SIGTERM);
+        assert_eq!(process.wait(), 0, "{}", process.err.so_far());
+    }
+}
+
+#[test]
+fn in_a_container_it_is_said_that_two_generations_of_another_user_cannot_be_told_apart() {
+    let Some(lobby) = Lobby::open() else { return };
+    if !can_run(&[&IN_A_CONTAINER[..], &AS_OTHER, &["/usr/bin/python3", "--version"]].concat()) {
+        return;
+    }
+    let server = "import http.server, socket; server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), \
+                  http.server.SimpleHTTPRequestHandler, False); server.socket = socket.socket(fileno=3); \
+                  server.serve_forever()";
+    let port = free_port().to_string();
+    let ready = format!("http=http://127.0.0.1:{port}/");
+    let options = ["exec", "--name", lobby.home.name(), "--listen", &port, "--ready", &ready, "--"];
+    let line = [&options[..], &python_as_other(server, &[])].concat();
+    let mut command = lobby.home.supervisor_by(&IN_A_CONTAINER, &line);
+    command.current_dir(&lobby.directory).stderr(Stdio::piped());
+    let process = lobby.home.spawn(command);
+    process.err.wait_for("is ready");
+    lobby.home.admin(&["restart", "--no-wait"]).expect(0);
+    process.err.wait_for("it cannot be determined which generation answers");
+    process.signal(SIGTERM);
+    assert_eq!(process.wait(), 0, "{}", process.err.so_far());
+}
+
 #[test]
 fn root_may_free_the_port_of_another_user() {
     let Some(lobby) = Lobby::open() else { return };

@@ -137,7 +137,7 @@ fn ask_again_and_again(
                 heard(Shown::Works);
             }
             // This says nothing about this program.
-            Outcome::OfAnother => {}
+            Outcome::OfAnother | Outcome::Unclear(_) => {}
             Outcome::Failed(reason) => {
                 in_a_row += 1;
                 if in_a_row >= check.failures {

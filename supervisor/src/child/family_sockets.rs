@@ -18,16 +18,20 @@ pub(super) struct FamilySockets {
     /// The sockets that the program got from us: their inodes, and their ports if they are for TCP.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     passed: HashMap<u64, Option<u16>>,
+    /// Whether another generation may have the same sockets.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    are_shared: bool,
 }
 
 impl FamilySockets {
     pub(super) fn new(root: u32, passed: HashMap<u64, Option<u16>>) -> FamilySockets {
-        FamilySockets { root, passed }
+        let are_shared = !passed.is_empty();
+        FamilySockets { root, passed, are_shared }
     }
 
     /// The same when no other generation shares the sockets: only this one can have accepted a connection.
     pub(super) fn unshared(&self) -> FamilySockets {
-        FamilySockets::new(self.root, HashMap::new())
+        FamilySockets { are_shared: false, ..self.clone() }
     }
 
     /// The process above all that the program has started.
@@ -54,6 +58,8 @@ pub(super) enum AcceptedBy {
     NoneYet,
     /// None before the client sends something (`TCP_DEFER_ACCEPT`).
     NoneBeforeData,
+    /// Perhaps this process of the program, which may not be inspected, and perhaps another generation.
+    Hidden(u32),
     /// The connection is closed again, so this can no longer be determined.
     Unknown,
 }
@@ -98,8 +104,7 @@ impl FamilySockets {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use std::fs;
-    use std::io;
+    use std::io::ErrorKind;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 
     use super::{AcceptedBy, FamilySockets};
@@ -134,11 +139,10 @@ mod linux {
             if self.find(|_, listener| listener.is_at(address)).is_some() {
                 return Some(true);
             }
-            let is_hidden = |pid| {
-                fs::read_dir(format!("/proc/{pid}/fd"))
-                    .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-            };
-            let is_known = !descendants(self.root).into_iter().any(is_hidden) || holder_of(address).is_some();
+            let is_hidden = |pid| sockets_of(pid).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
+            // A socket of ours is no evidence of another process.
+            let is_of_another = || !self.is_passed_at(address) && holder_of(address).is_some();
+            let is_known = !descendants(self.root).into_iter().any(is_hidden) || is_of_another();
             is_known.then_some(false)
         }
 
@@ -168,7 +172,7 @@ mod linux {
 
         /// Which process has accepted this connection. A program that got no sockets from us shares none.
         pub(in crate::child) fn accepted_by(&self, client: &TcpStream) -> AcceptedBy {
-            if self.passed.is_empty() {
+            if !self.are_shared {
                 return AcceptedBy::TheProgram;
             }
             let (Ok(here), Ok(there)) = (client.local_addr(), client.peer_addr()) else { return AcceptedBy::Unknown };
@@ -178,15 +182,23 @@ mod linux {
                 Some((0, TcpState::Established | TcpState::CloseWait)) => AcceptedBy::NoneYet,
                 Some((0, TcpState::SynRecv)) => AcceptedBy::NoneBeforeData,
                 None | Some((0, _)) => AcceptedBy::Unknown,
-                Some((accepted, _)) => {
-                    let has_it = |pid| sockets_of(pid).is_ok_and(|open| open.contains(&accepted));
-                    if descendants(self.root).into_iter().any(has_it) {
-                        AcceptedBy::TheProgram
-                    } else {
-                        AcceptedBy::Another
-                    }
+                Some((accepted, _)) => self.holder_of(accepted),
+            }
+        }
+
+        /// Which process has this accepted connection.
+        fn holder_of(&self, connection: u64) -> AcceptedBy {
+            let mut by = AcceptedBy::Another;
+            for pid in descendants(self.root) {
+                match sockets_of(pid) {
+                    Ok(open) if open.contains(&connection) => return AcceptedBy::TheProgram,
+                    // Not taken for the holder: the processes of the last generation are most likely hidden, too, and a
+                    // version that does not answer must not take over because the last one does.
+                    Err(error) if error.kind() == ErrorKind::PermissionDenied => by = AcceptedBy::Hidden(pid),
+                    Ok(_) | Err(_) => {}
                 }
             }
+            by
         }
 
         /// One of the sockets on which a process of the program listens.

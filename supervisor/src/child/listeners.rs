@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::listen::Address;
 use crate::tcp_sockets::{self, StateFlags, TcpSocket};
@@ -49,13 +49,31 @@ impl fmt::Display for Listener {
 }
 
 /// The sockets that a process has open.
+///
+/// # Errors
+/// Most likely, it has ended or may not be inspected.
 pub(super) fn sockets_of(pid: u32) -> io::Result<HashSet<u64>> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
-    let socket = |path: &Path| {
-        let target = fs::read_link(path).ok()?;
-        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-    };
-    Ok(entries.filter_map(|entry| socket(&entry.path())).collect())
+    sockets_in(&Path::new("/proc").join(pid.to_string()).join("fd"), |link| fs::read_link(link))
+}
+
+/// The sockets in this directory of links. Root without `CAP_SYS_PTRACE`, as in most containers, may list the links of
+/// another user's process, but not read them.
+fn sockets_in(directory: &Path, read_link: impl Fn(&Path) -> io::Result<PathBuf>) -> io::Result<HashSet<u64>> {
+    let mut sockets = HashSet::new();
+    for link in fs::read_dir(directory)?.flatten() {
+        match read_link(&link.path()) {
+            Ok(target) => sockets.extend(inode_in(&target)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            // It has been closed in the meantime.
+            Err(_) => {}
+        }
+    }
+    Ok(sockets)
+}
+
+/// The inode in the target of a link to a socket: `socket:[45]`.
+fn inode_in(target: &Path) -> Option<u64> {
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// Whether any process listens on this port, on any address.
@@ -125,6 +143,14 @@ mod tests {
             let listener = listener.map(|(inode, path): (u64, &str)| (inode, path.to_owned()));
             assert_eq!(listening_unix_socket(line), listener, "{line}");
         }
+    }
+
+    #[test]
+    fn a_process_whose_links_may_be_listed_and_not_read_is_not_taken_for_one_without_sockets() {
+        let own = Path::new("/proc/self/fd");
+        let unreadable = |error: io::ErrorKind| sockets_in(own, |_| Err(error.into())).map_err(|error| error.kind());
+        assert_eq!(unreadable(io::ErrorKind::PermissionDenied), Err(io::ErrorKind::PermissionDenied));
+        assert_eq!(unreadable(io::ErrorKind::NotFound), Ok(HashSet::new()));
     }
 
     #[test]

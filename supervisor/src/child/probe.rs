@@ -104,6 +104,8 @@ pub(super) enum Outcome {
     /// Another generation of the program has answered, on a socket that both have from us, or it is unknown which one
     /// has.
     OfAnother,
+    /// The same if it cannot be known which one has, for this reason.
+    Unclear(String),
 }
 
 /// An `http` URL: a host, with or without a port, and a path.
@@ -211,7 +213,7 @@ pub(super) fn http(url: &Url, program: &FamilySockets, limit: Duration) -> Outco
         });
         match answer.unwrap_or_else(failed) {
             // This generation may be faster next time.
-            Outcome::OfAnother if Instant::now() + AGAIN < end => thread::sleep(AGAIN),
+            Outcome::OfAnother | Outcome::Unclear(_) if Instant::now() + AGAIN < end => thread::sleep(AGAIN),
             outcome => return outcome,
         }
     }
@@ -272,11 +274,14 @@ fn request(
     let answer = match accepted {
         // Its time starts here: on a machine with many connections, finding the process that has accepted takes long.
         AcceptedBy::TheProgram => exchange(client, request, deadline_after(Instant::now(), limit))?,
-        AcceptedBy::Another | AcceptedBy::Unknown => {
+        AcceptedBy::Another | AcceptedBy::Unknown | AcceptedBy::Hidden(_) => {
             // Some servers do not survive a client that disconnects without sending anything. The answer does not
             // matter.
             let _ = exchange(client, request, end.min(Instant::now() + OF_ANOTHER));
-            return Ok(Outcome::OfAnother);
+            return Ok(match accepted {
+                AcceptedBy::Hidden(pid) => Outcome::Unclear(hidden(pid)),
+                _ => Outcome::OfAnother,
+            });
         }
         AcceptedBy::NoneYet | AcceptedBy::NoneBeforeData => return Err(io::ErrorKind::TimedOut.into()),
     };
@@ -286,6 +291,14 @@ fn request(
         None if answer.is_empty() => Outcome::Failed("it closed the connection without an answer".into()),
         None => Outcome::Failed("its answer is not HTTP".into()),
     })
+}
+
+/// Why it cannot be known whether the program has answered, if this process of it may not be inspected.
+fn hidden(pid: u32) -> String {
+    format!(
+        "it cannot be determined which generation answers, because process {pid} of the program may not be inspected \
+         (that needs CAP_SYS_PTRACE); use --relay or --ready notify"
+    )
 }
 
 /// Sends a request, and reads the complete answer: a server may complain about a client that does not.

@@ -159,7 +159,7 @@ impl Started {
                 };
                 match ask(probe, limit) {
                     Outcome::Answered(how) => Some(Ok(Evidence::Answered(how))),
-                    Outcome::Failed(reason) => Some(Err(reason)),
+                    Outcome::Failed(reason) | Outcome::Unclear(reason) => Some(Err(reason)),
                     Outcome::OfAnother => None,
                 }
             }
