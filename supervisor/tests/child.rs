@@ -640,6 +640,17 @@ fn a_program_is_asked_to_end_before_it_is_killed_whyever_it_has_to() {
 }
 
 #[test]
+fn a_program_that_has_to_run_for_long_to_be_ready_has_that_long() {
+    let directory = Directory::new();
+    let mut driven = driven(Program { ready: Ready::After(HUGE), ..polite(&directory) }, Vec::new());
+    driven.build(1);
+    directory.lines("said", 1);
+    assert!(driven.limit() > HUGE, "{:?}", driven.limit());
+    driven.close(HUGE);
+    assert_eq!(directory.lines("said", 2), ["up", "asked"]);
+}
+
+#[test]
 fn a_command_that_asks_a_program_is_asked_to_end_itself_before_it_is_killed() {
     let directory = Directory::new();
     let said = directory.path("said").display().to_string();

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use worker::panic_message;
+use worker::{deadline_after, panic_message};
 
 use super::check::{self, Shown};
 use super::generation::Child;
@@ -162,7 +162,7 @@ impl Children {
     pub(super) fn make(&self, build: u64) -> Result<(Built, Arc<Running>), BuildError> {
         let prepared = lock(&self.prepared).take().filter(|prepared| prepared.build == build);
         let Prepared { program, mut settings, build: _ } = prepared.map_or_else(|| self.look(build), Ok)?;
-        self.ready_within.store(milliseconds(program.ready_within), Ordering::Relaxed);
+        self.ready_within.store(milliseconds(program.longest_start()), Ordering::Relaxed);
         settings.parts.extend(program.parts());
         let (overlap, shown) = (program.overlap, Some(program.to_string()));
         let log = self.log.with(settings.log);
@@ -181,7 +181,8 @@ impl Children {
     fn make_unrelayed(&self, build: u64, program: &Program, log: Journal) -> Result<Made, BuildError> {
         let started = self.start(build, program, log.clone())?;
         let ask = |probe: &Probe, limit| self.ask(program, &started.sockets, probe, limit);
-        let ready = started.wait_until_ready(program, build, None, &log, ask).and_then(|evidence| {
+        let limit = deadline_after(Instant::now(), program.longest_start());
+        let ready = started.wait_until_ready(program, build, None, limit, &log, ask).and_then(|evidence| {
             started.running.is_ready(program.may_have_ended(build))?;
             self.check(build, program, &started)?;
             #[cfg(target_os = "linux")]
@@ -220,11 +221,12 @@ impl Children {
             let program = template.at_port(port);
             let started = self.start(build, &program, log.clone())?;
             let ask = |probe: &Probe, limit| self.ask(&program, &started.sockets, probe, limit);
-            let ready = started.wait_until_ready(&program, build, Some(port), &log, ask).and_then(|evidence| {
+            let limit = deadline_after(Instant::now(), program.longest_start());
+            let ready = started.wait_until_ready(&program, build, Some(port), limit, &log, ask).and_then(|evidence| {
                 let address = match evidence {
                     // It has ended, or has to end.
                     None => (Ipv4Addr::LOCALHOST, port).into(),
-                    Some(_) => started.wait_until_it_listens(&program, port)?,
+                    Some(_) => started.wait_until_it_listens(&program, port, limit)?,
                 };
                 let (running, upstream) = (started.running.clone(), relaying.upstream(address));
                 let connections = Connections::new(running, upstream, settings.grace);

@@ -74,6 +74,11 @@ impl Driven {
         Ok(One(built.generation))
     }
 
+    /// How long a build may take.
+    pub fn limit(&self) -> Duration {
+        self.children.limit()
+    }
+
     /// Whether the next program can start while the last one runs.
     pub fn overlaps(&self) -> bool {
         self.children.overlaps()

@@ -420,3 +420,56 @@ impl Running {
         self.observed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Programs that nothing guards, for tests.
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used)]
+pub(super) mod unguarded {
+    use super::super::ready::Ready;
+    use super::super::rotation::RotationSignals;
+    use super::super::stop_signals::StopSignals;
+    use super::*;
+    use crate::log::Log;
+    use crate::writer::{Sink, Writer};
+
+    /// Remembers the times of all requests to stop.
+    #[derive(Debug, Default, Clone)]
+    pub(in crate::child) struct Control(pub(in crate::child) Arc<Mutex<Vec<Duration>>>);
+
+    impl super::Control for Control {
+        fn stop(&self, within: Duration) {
+            self.0.lock().unwrap().push(within);
+        }
+
+        fn signal(&self, _signal: i32) {}
+    }
+
+    pub(in crate::child) fn program() -> Program {
+        Program {
+            program: "server".into(),
+            args: Vec::new(),
+            directory: None,
+            environment: Vec::new(),
+            stop: StopSignals::one(15),
+            rotation: RotationSignals::default(),
+            success: Vec::new(),
+            ready: Ready::Auto,
+            ready_within: Duration::ZERO,
+            overlap: Duration::ZERO,
+            check: None,
+        }
+    }
+
+    /// A program that is gone when the sender is dropped.
+    pub(in crate::child) fn running(control: Control) -> (Arc<Running>, Receiver<Step>, Sender<()>) {
+        let (output, _) = Output::new(Arc::new(Writer::new(Sink::stderr(), || {}))).unwrap();
+        let (steps, received) = mpsc::channel();
+        let (lives, ends) = mpsc::channel();
+        let log = Journal::new(Log::silent());
+        let guard = move |_: &Running| {
+            let _ = ends.recv();
+        };
+        let running = Running::start(1, &program(), Box::new(control), log, output, steps, guard).unwrap();
+        (running, received, lives)
+    }
+}

@@ -82,6 +82,11 @@ impl Program {
         }
     }
 
+    /// The longest time until it is ready. A time that it has to run may be longer than the default for all others.
+    pub(super) fn longest_start(&self) -> Duration {
+        self.ready_within.max(self.ready.enough().unwrap_or_default())
+    }
+
     /// Whether an exit before readiness is treated like one just after it. That is so for the first program, whose exit
     /// code is passed on, unless a readiness condition was given.
     pub(super) fn may_have_ended(&self, build: u64) -> bool {
@@ -199,6 +204,15 @@ mod tests {
     use super::*;
     use crate::child::check::CheckKind;
     use crate::child::probe::Probe;
+    use crate::child::process::unguarded;
+
+    #[test]
+    fn a_program_may_have_to_run_longer_than_others_may_take_to_become_ready() {
+        let [short, default, long] = [5, 30, 90].map(Duration::from_secs);
+        let limit = |ready| Program { ready, ready_within: default, ..unguarded::program() }.longest_start();
+        let all = [Ready::Notify, Ready::After(short), Ready::After(long)].map(limit);
+        assert_eq!(all, [default, default, long]);
+    }
 
     #[test]
     fn the_private_port_is_in_arguments_variables_and_conditions() {

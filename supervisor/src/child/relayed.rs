@@ -259,49 +259,11 @@ impl Drop for Relayed {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::net::{TcpListener, TcpStream};
-    use std::sync::mpsc;
 
     use worker::relay::{Options, Protocol, Relay};
 
-    use super::super::output::Output;
-    use super::super::process::Control;
-    use super::super::program::Program;
-    use super::super::ready::Ready;
-    use super::super::rotation::RotationSignals;
-    use super::super::stop_signals::StopSignals;
+    use super::super::process::unguarded;
     use super::*;
-    use crate::log::Log;
-    use crate::writer::{Sink, Writer};
-
-    #[derive(Debug)]
-    struct Uncontrolled;
-
-    impl Control for Uncontrolled {
-        fn stop(&self, _within: Duration) {}
-
-        fn signal(&self, _signal: i32) {}
-    }
-
-    /// A program that nothing guards.
-    fn running() -> Arc<Running> {
-        let program = Program {
-            program: "server".into(),
-            args: Vec::new(),
-            directory: None,
-            environment: Vec::new(),
-            stop: StopSignals::one(15),
-            rotation: RotationSignals::default(),
-            success: Vec::new(),
-            ready: Ready::Auto,
-            ready_within: Duration::ZERO,
-            overlap: Duration::ZERO,
-            check: None,
-        };
-        let (output, _) = Output::new(Arc::new(Writer::new(Sink::stderr(), || {}))).unwrap();
-        let (steps, _) = mpsc::channel();
-        let log = Journal::new(Log::silent());
-        Running::start(1, &program, Box::new(Uncontrolled), log, output, steps, |_| {}).unwrap()
-    }
 
     #[test]
     fn a_program_that_has_just_ended_gets_no_clients_when_it_is_told_to_serve() {
@@ -317,7 +279,8 @@ mod tests {
         // Its port is still there, so that a client could reach it.
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
         let upstream = relay.upstream(port.local_addr().unwrap());
-        let connections = Connections::new(running(), upstream.clone(), Duration::ZERO).unwrap();
+        let (running, _steps, _lives) = unguarded::running(unguarded::Control::default());
+        let connections = Connections::new(running, upstream.clone(), Duration::ZERO).unwrap();
         connections.program_has_ended();
         // Master control is yet to hear of that end.
         connections.serve();

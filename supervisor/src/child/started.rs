@@ -87,7 +87,7 @@ pub(super) struct Started {
 impl Started {
     /// Waits until it is ready, and returns the evidence. None: there is no evidence and nothing more to wait for,
     /// because it has ended already or has to end. `ask` probes it. It is given up when another process listens on its
-    /// private port.
+    /// private port, and at the limit.
     ///
     /// # Errors
     /// Why it is not.
@@ -96,10 +96,10 @@ impl Started {
         program: &Program,
         build: u64,
         private_port: Option<u16>,
+        limit: Instant,
         log: &Journal,
         ask: impl Fn(&Probe, Duration) -> Outcome,
     ) -> Result<Option<Evidence>, BuildError> {
-        let limit = deadline_after(Instant::now(), program.ready_within);
         let mut since: Option<Instant> = None;
         let mut looks = program.ready.looks().map(Looks::new);
         let mut failure = None;
@@ -173,14 +173,18 @@ impl Started {
         }
     }
 
-    /// Waits until it is seen to listen on its private port. Returns the address to connect to, even if it has to end
+    /// Waits until it is seen to listen on its private port, until the same limit as for all else. Returns the address to connect to, even if it has to end
     /// already.
     ///
     /// # Errors
     /// If it does not.
     #[cfg(target_os = "linux")]
-    pub(super) fn wait_until_it_listens(&self, program: &Program, port: u16) -> Result<SocketAddr, BuildError> {
-        let limit = deadline_after(Instant::now(), program.ready_within);
+    pub(super) fn wait_until_it_listens(
+        &self,
+        program: &Program,
+        port: u16,
+        limit: Instant,
+    ) -> Result<SocketAddr, BuildError> {
         let mut looks = Looks::new(LOOKS);
         loop {
             if let Some(address) = self.sockets.at_port(port) {
@@ -279,5 +283,26 @@ impl Started {
 }
 
 fn not_ready_in_time(program: &Program, why: Option<String>) -> BuildError {
-    format!("it was not ready within {}{}", Seconds(program.ready_within), Obstacle(&why)).into()
+    format!("it was not ready within {}{}", Seconds(program.longest_start()), Obstacle(&why)).into()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::HashMap;
+
+    use super::super::private_port;
+    use super::super::process::unguarded;
+    use super::*;
+
+    #[test]
+    fn the_time_to_become_ready_is_not_given_a_second_time_to_listen_on_the_private_port() {
+        let (running, steps, _lives) = unguarded::running(unguarded::Control::default());
+        let sockets = FamilySockets::new(std::process::id(), HashMap::new());
+        let started = Started { running, steps, sockets };
+        let program = Program { ready_within: Duration::from_secs(600), ..unguarded::program() };
+        let error = started.wait_until_it_listens(&program, private_port::choose().unwrap(), Instant::now());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("let it take the port from PORT"), "{error}");
+    }
 }
