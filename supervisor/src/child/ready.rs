@@ -56,6 +56,17 @@ impl Ready {
         }
     }
 
+    /// Whether `READY=1` shows it. If the user has said that something else shows it, the program has the socket only
+    /// for its check.
+    pub(super) fn is_announced(&self) -> bool {
+        match self {
+            Ready::Auto => true,
+            Ready::After(_) | Ready::Port(_) | Ready::Probe(_) => false,
+            #[cfg(unix)]
+            Ready::Notify => true,
+        }
+    }
+
     /// How long to wait before the first check, and the longest wait between two. None: there is nothing to check.
     pub(super) fn looks(&self) -> Option<(Duration, Duration)> {
         match self {

@@ -111,7 +111,8 @@ impl Started {
             match self.steps.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Step::Started) => since = Some(Instant::now()),
                 Ok(Step::Stopping) => return Ok(None),
-                Ok(Step::Ready) => return Ok(Some(Evidence::Notified)),
+                Ok(Step::Ready) if program.ready.is_announced() => return Ok(Some(Evidence::Notified)),
+                Ok(Step::Ready) => {}
                 Ok(Step::CannotStart(why)) => return Err(Box::new(why)),
                 Ok(Step::Ended(_)) if program.may_have_ended(build) => return Ok(None),
                 Ok(Step::Ended(end)) => return Err(EndedEarly::of(end)),
@@ -294,6 +295,31 @@ mod tests {
     use super::super::private_port;
     use super::super::process::unguarded;
     use super::*;
+
+    #[test]
+    fn ready_1_shows_nothing_if_something_else_has_to_show_that_the_program_is_ready() {
+        let http = || Ready::Probe(Probe::Http("http://a/".parse().unwrap()));
+        let answers = Evidence::Answered("it answers".into());
+        let (ran, soon) = (Evidence::Ran(Duration::ZERO), Duration::ZERO);
+        for (ready, evidence) in [
+            (Ready::Notify, Evidence::Notified),
+            (Ready::Auto, Evidence::Notified),
+            (http(), answers),
+            (Ready::After(soon), ran),
+        ] {
+            let (running, steps, _lives) = unguarded::running(unguarded::Control::default());
+            running.says_ready();
+            running.has_started(1);
+            let sockets = FamilySockets::new(std::process::id(), HashMap::new());
+            let started = Started { running, steps, sockets };
+            let program = Program { ready, ..unguarded::program() };
+            let limit = Instant::now() + Duration::from_secs(600);
+            let ask = |_: &Probe, _| Outcome::Answered("it answers".into());
+            let log = Journal::new(crate::log::Log::silent());
+            let shown = started.wait_until_ready(&program, 2, None, limit, &log, ask);
+            assert_eq!(shown.unwrap(), Some(evidence), "{:?}", program.ready);
+        }
+    }
 
     #[test]
     fn the_time_to_become_ready_is_not_given_a_second_time_to_listen_on_the_private_port() {
