@@ -20,7 +20,7 @@ use super::rotation::Rotation;
 use crate::event::EventSender;
 use crate::journal::Journal;
 use crate::log::Level;
-use crate::server::deadline::Deadline;
+use crate::server::deadline::{Deadline, MOMENT};
 use crate::server::program_end::ProgramEnd;
 use crate::server::{BuildError, Ended};
 use crate::text::{Seconds, milliseconds};
@@ -336,13 +336,14 @@ impl Running {
         self.end();
     }
 
-    /// Makes it fail for this reason. A program that has already been asked to end has had its time, and is killed.
+    /// Makes it fail for this reason. A program that has already been asked to end has had its time, and is killed: in a
+    /// moment, because its guardian may have given it that much after a standstill. One that is being killed stays so.
     pub(super) fn give_up(&self, why: &str) {
         {
             let mut observed = self.observed();
             if observed.asked.is_some() {
                 drop(observed);
-                return self.control.stop(Duration::ZERO);
+                return self.control.stop(MOMENT);
             }
             if observed.given_up.is_some() {
                 return;
@@ -418,6 +419,21 @@ impl Running {
     fn observed(&self) -> MutexGuard<'_, Observed> {
         // Each change is a few assignments that cannot panic.
         self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_program_that_overran_its_deadline_in_a_standstill_is_not_killed_without_a_moment() {
+        let control = unguarded::Control::default();
+        let (running, _steps, _lives) = unguarded::running(control.clone());
+        running.stop_by(Deadline::after(Instant::now(), MOMENT / 10));
+        running.give_up("it has overrun its deadline");
+        assert_eq!(control.0.lock().unwrap()[1..], [MOMENT]);
     }
 }
 
