@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::str::FromStr;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -82,7 +83,7 @@ impl Probe {
             Probe::Connect(address) => Some(address.clone()),
             Probe::PrivatePort => None,
             Probe::Port(port) => Some(Address::Tcp((Ipv4Addr::LOCALHOST, *port).into())),
-            Probe::Http(url) => url.addresses().ok()?.next().map(Address::Tcp),
+            Probe::Http(url) => url.addresses(RESOLVED).ok()?.first().copied().map(Address::Tcp),
             #[cfg(unix)]
             Probe::Exec(_) => None,
         }
@@ -142,10 +143,30 @@ impl FromStr for Url {
 }
 
 impl Url {
-    fn addresses(&self) -> io::Result<impl Iterator<Item = SocketAddr> + use<>> {
+    /// The addresses of its host, if they are found within this time.
+    fn addresses(&self, limit: Duration) -> io::Result<Vec<SocketAddr>> {
         let has_port = self.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        if has_port { self.authority.to_socket_addrs() } else { format!("{}:80", self.authority).to_socket_addrs() }
+        let host = if has_port { self.authority.clone() } else { format!("{}:80", self.authority) };
+        match host.parse() {
+            Ok(address) => Ok(vec![address]),
+            Err(_) => resolve_within(limit, &self.authority, move || host.to_socket_addrs().map(Iterator::collect)),
+        }
     }
+}
+
+/// The addresses that are found within this time. The system may take much longer to answer, and cannot be asked to
+/// stop: the thread named `resolver` is then left behind until it does.
+fn resolve_within(
+    limit: Duration,
+    authority: &str,
+    resolve: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
+) -> io::Result<Vec<SocketAddr>> {
+    let (found, addresses) = mpsc::channel();
+    // It may come too late.
+    thread::Builder::new().name("resolver".into()).spawn(move || drop(found.send(resolve())))?;
+    addresses.recv_timeout(limit).unwrap_or_else(|_| {
+        Err(io::Error::other(format!("the address of {authority} was not found within {}", Seconds(limit))))
+    })
 }
 
 impl fmt::Display for Url {
@@ -230,12 +251,15 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mi
 /// The longest wait for an answer of another generation, which may hang.
 const OF_ANOTHER: Duration = Duration::from_millis(100);
 
+/// How long to look for the address of a name when nothing is asked there. A stop has to wait for that.
+const RESOLVED: Duration = Duration::from_secs(1);
+
 /// The longest answer that is read completely.
 const LONGEST: usize = 64 * 1024;
 
 fn connect_http(url: &Url, end: Instant) -> io::Result<(TcpStream, SocketAddr)> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", url.authority));
-    for address in url.addresses()? {
+    for address in url.addresses(remaining(end)?)? {
         match TcpStream::connect_timeout(&address, remaining(end)?) {
             Ok(client) => return Ok((client, address)),
             Err(error) => failure = error,
@@ -376,6 +400,22 @@ mod tests {
         {
             assert!(text.parse::<Url>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_name_without_an_answer_holds_nothing_up() {
+        let (answers, never) = mpsc::channel::<()>();
+        let resolve = move || {
+            let _ = never.recv();
+            Ok(Vec::new())
+        };
+        let error = resolve_within(Duration::from_millis(1), "name:80", resolve).unwrap_err().to_string();
+        assert_eq!(error, "the address of name:80 was not found within 1 ms");
+        drop(answers);
+        let addresses = |url: &str| url.parse::<Url>().unwrap().addresses(Duration::from_secs(45)).unwrap();
+        assert_eq!(addresses("http://127.0.0.1/"), ["127.0.0.1:80".parse().unwrap()]);
+        assert_eq!(addresses("http://[::1]:8080/"), ["[::1]:8080".parse().unwrap()]);
+        assert!(addresses("http://localhost:8080/").iter().all(|address| address.port() == 8080));
     }
 
     /// The result of a probe of a server that gives this answer and then closes the connection.
