@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mastercontrol::worker::{Connection, Session, Sessions, handlers::Echo};
 use mastercontrol::{
@@ -220,7 +220,12 @@ fn a_server_that_crashes_is_started_again_and_serves_who_came_meanwhile_until_th
     let message =
         "giving up: 6 crashes within 120 s (--max-restarts 5): the handler panicked when a client came: on command";
     assert_eq!(error.to_string(), message);
-    TcpListener::bind(address).unwrap();
+    // A client of another test can have this port for a moment.
+    let end = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = TcpListener::bind(address) {
+        assert!(Instant::now() < end, "{address}: {error}");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
