@@ -237,10 +237,19 @@ fn connect(plan: &Plan) -> io::Result<Timed> {
     for address in &plan.addresses {
         match TcpStream::connect_timeout(address, plan.patience) {
             Ok(stream) => return Timed::new(stream, plan.patience),
-            Err(error) => failed = error,
+            Err(error) => failed = more_telling(failed, error),
         }
     }
     Err(failed)
+}
+
+/// Of two failures to connect, the one that is about the server rather than this machine: it may have no IPv6, for
+/// example, although `localhost` has such an address, too.
+pub(crate) fn more_telling(before: io::Error, next: io::Error) -> io::Error {
+    let is_about_server = |error: &io::Error| {
+        !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AddrNotAvailable | ErrorKind::NetworkUnreachable)
+    };
+    if is_about_server(&before) && !is_about_server(&next) { before } else { next }
 }
 
 impl Connection {

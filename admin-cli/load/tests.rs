@@ -43,6 +43,19 @@ fn answered_with(answer: &'static str) -> Report {
 }
 
 #[test]
+fn a_refused_connection_is_not_hidden_by_an_address_that_this_machine_does_not_have() {
+    use ErrorKind::{AddrNotAvailable, ConnectionRefused, NotFound};
+    for (before, next, told) in [
+        (NotFound, ConnectionRefused, ConnectionRefused),
+        (ConnectionRefused, AddrNotAvailable, ConnectionRefused),
+        (AddrNotAvailable, ConnectionRefused, ConnectionRefused),
+        (NotFound, AddrNotAvailable, AddrNotAvailable),
+    ] {
+        assert_eq!(client::more_telling(before.into(), next.into()).kind(), told);
+    }
+}
+
+#[test]
 fn whole_answers_count_as_answered_on_connections_of_their_own() {
     for answer in [
         ANSWER,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mastercontrol::Exit;
 use mastercontrol::client::{self, AskError, Patience};
 use mastercontrol::instance::{self, InstanceName, InstancePaths};
-use mastercontrol::protocol::{Answer, Request, Status};
+use mastercontrol::protocol::Status;
 use mastercontrol::text;
 
 use crate::failure::Failure;
@@ -29,6 +29,8 @@ pub(crate) struct Found {
     pub(crate) name: InstanceName,
     /// The status that it reported.
     pub(crate) status: Result<Status, AskError>,
+    /// Its process id. None: it did not report its status, or its process cannot be seen from here.
+    pub(crate) pid: Option<u32>,
 }
 
 /// All instances of this user that have a socket, in the order of their names.
@@ -46,15 +48,18 @@ pub(crate) fn find() -> Result<Vec<Found>, Failure> {
         Ok(thread) => thread.join().unwrap_or(Err(AskError::Disconnected)),
         Err(paths) => look(&paths),
     });
-    Ok(names.into_iter().zip(looked).map(|(name, status)| Found { name, status }).collect())
+    let found = names.into_iter().zip(looked).map(|(name, looked)| {
+        let (status, pid) = match looked {
+            Ok((status, pid)) => (Ok(status), pid),
+            Err(error) => (Err(error), None),
+        };
+        Found { name, status, pid }
+    });
+    Ok(found.collect())
 }
 
-fn look(paths: &InstancePaths) -> Result<Status, AskError> {
-    match client::ask(paths, Request::Status {}, LOOK, |_| {})? {
-        Answer::Status(status) => Ok(*status),
-        Answer::Error(refusal) => Err(AskError::Refused(refusal)),
-        other => Err(AskError::UnexpectedResponse(serde_json::json!(other).to_string())),
-    }
+fn look(paths: &InstancePaths) -> Result<(Status, Option<u32>), AskError> {
+    client::status(paths, LOOK)
 }
 
 pub(crate) fn named(name: &InstanceName) -> Result<Chosen, Failure> {

@@ -34,7 +34,8 @@ pub(crate) struct By {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Ours {
     pub(crate) name: InstanceName,
-    pub(crate) pid: u32,
+    /// None: its process cannot be seen from here.
+    pub(crate) pid: Option<u32>,
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
@@ -49,7 +50,7 @@ impl Held {
         let ours = found.iter().filter_map(|found| {
             let status = found.status.as_ref().ok()?;
             let own = status.all_addresses().into_iter().filter_map(|address| address.parse().ok());
-            Some(Ours { name: found.name.clone(), pid: status.pid, addresses: own.chain(status.health).collect() })
+            Some(Ours { name: found.name.clone(), pid: found.pid, addresses: own.chain(status.health).collect() })
         });
         let ours: Vec<Ours> = ours.collect();
         let mut by: Vec<By> = holders.into_iter().map(|holder| By::new(holder, &ours)).collect();
@@ -139,7 +140,8 @@ impl By {
         let supervisor = match &holder.process {
             // The outermost one, because it would start the others again.
             Some(process) => {
-                process.keepers().iter().rev().find_map(|&pid| ours.iter().find(|supervisor| supervisor.pid == pid))
+                let is = |pid| ours.iter().find(|supervisor| supervisor.pid == Some(pid));
+                process.keepers().iter().rev().find_map(|&pid| is(pid))
             }
             // Its process cannot be seen, but the supervisor itself says where it listens.
             None if holder.user.is_none_or(|user| !user.is_foreign()) => listening_at(holder.address, ours),
@@ -154,7 +156,7 @@ impl By {
 
     fn pid(&self) -> Option<u32> {
         let process = self.process().map(|process| process.pid);
-        process.or_else(|| self.supervisor.as_ref().map(|supervisor| supervisor.pid))
+        process.or_else(|| self.supervisor.as_ref()?.pid)
     }
 
     fn user(&self) -> Option<holder::User> {
@@ -192,7 +194,10 @@ impl By {
 impl fmt::Display for By {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.supervisor, self.process(), self.user()) {
-            (Some(Ours { name, pid, .. }), _, _) => write!(formatter, "{name}, a supervisor of yours (pid {pid})"),
+            (Some(Ours { name, pid: Some(pid), .. }), _, _) => {
+                write!(formatter, "{name}, a supervisor of yours (pid {pid})")
+            }
+            (Some(Ours { name, pid: None, .. }), _, _) => write!(formatter, "{name}, a supervisor of yours"),
             (None, Some(process), _) => write!(formatter, "{process}"),
             (None, None, Some(user)) => write!(formatter, "a process of {user} that cannot be seen from here"),
             (None, None, None) => write!(formatter, "a program that is no supervisor of yours"),

@@ -27,7 +27,7 @@ pub(crate) struct LiveLine {
 
 impl LiveLine {
     pub(crate) fn new() -> LiveLine {
-        LiveLine { terminal: io::stderr().is_terminal(), is_said: Cell::default(), most: Cell::default() }
+        LiveLine { terminal: is_on_terminal(), is_said: Cell::default(), most: Cell::default() }
     }
 
     /// Whether it is on a terminal.
@@ -100,6 +100,16 @@ impl LiveLine {
             let _ = write!(io::stderr().lock(), "\r\x1b[K");
         }
     }
+}
+
+/// Whether stderr is a terminal on which a line can be overwritten.
+fn is_on_terminal() -> bool {
+    // On Windows this asks the console to understand the escape sequences.
+    #[cfg(windows)]
+    if !ratatui::crossterm::ansi_support::supports_ansi() {
+        return false;
+    }
+    io::stderr().is_terminal()
 }
 
 impl Drop for LiveLine {

@@ -137,6 +137,9 @@ fn text(report: &Report, losses: Option<(Duration, Duration)>, what: &str) -> St
         text +=
             &format!("\n  {} sent again: the server closed a kept connection without reading them", report.sent_again);
     }
+    if report.no_port > 0 {
+        text += &format!("\n  {} not sent: this machine had no free port for a connection", report.no_port);
+    }
     text
 }
 
@@ -154,6 +157,7 @@ fn data(url: &Url, report: &Report, losses: Option<(Duration, Duration)>) -> Str
         "first_loss_ms": losses.map(|(first, _)| milliseconds(first)),
         "last_loss_ms": losses.map(|(_, last)| milliseconds(last)),
         "sent_again": report.sent_again,
+        "not_sent": report.no_port,
         "connections": report.connections,
         "p99_ms": milliseconds(report.percentile(99)),
         "longest_ms": milliseconds(report.slowest),

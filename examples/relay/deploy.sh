@@ -16,6 +16,8 @@ name=${1:?usage: deploy.sh NAME ROOT RELEASE}
 root=${2:?usage: deploy.sh NAME ROOT RELEASE}
 release=${3:?usage: deploy.sh NAME ROOT RELEASE}
 
+exec 9> "$root/.deploy"
+flock -n 9 || { echo "deploy: another deploy of $root is in progress" >&2; exit 1; }
 before=$(readlink "$root/current")
 # A link is replaced in one step only by a rename.
 switch() {
@@ -24,6 +26,8 @@ switch() {
 }
 
 [ -d "$root/releases/$release" ] || { echo "deploy: there is no $root/releases/$release" >&2; exit 1; }
+# From here on it is not interrupted, by Ctrl-C or by a connection that is lost: the link has to be right at the end.
+trap '' HUP INT TERM
 switch "releases/$release"
 code=0
 admin-cli --name "$name" restart || code=$?
@@ -31,6 +35,10 @@ case $code in
     0) ;;
     # The old program's clients did not disconnect in time, or it did not end. The new one serves.
     5 | 8) echo "deploy: $release serves, some clients of $before were closed by force" ;;
+    6 | 7)
+        echo "deploy: it is not known whether $release serves; ask: admin-cli --name $name status" >&2
+        exit "$code"
+        ;;
     *)
         # The next start, after a crash for example, is one of the release that works.
         switch "$before"

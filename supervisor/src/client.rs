@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use worker::deadline_after;
 
 use crate::instance::InstancePaths;
-use crate::protocol::{Answer, ErrorCode, Progress, Request, Response};
+use crate::protocol::{Answer, ErrorCode, Progress, Request, Response, Status};
 use crate::text::milliseconds;
 use crate::version::VERSION;
 
@@ -72,8 +72,38 @@ pub fn listen<T>(
     paths: &InstancePaths,
     request: Request,
     patience: Patience,
-    mut hear: impl FnMut(Response) -> ControlFlow<T>,
+    hear: impl FnMut(Response) -> ControlFlow<T>,
 ) -> Result<T, AskError> {
+    listen_to(paths, request, patience, hear).map(|(heard, _)| heard)
+}
+
+/// The status of a supervisor, and its process id here, which may be another one than it has in its container. None: it
+/// cannot be seen from here.
+///
+/// # Errors
+/// When there is no answer in time, or none that is understood.
+pub fn status(paths: &InstancePaths, patience: Patience) -> Result<(Status, Option<u32>), AskError> {
+    let (answer, pid) = listen_to(paths, Request::Status {}, patience, |response| match response {
+        Response::Answer(answer) => ControlFlow::Break(answer),
+        Response::Entry(_) | Response::Progress(_) => ControlFlow::Continue(()),
+    })?;
+    match answer {
+        Answer::Status(status) => {
+            let pid = if cfg!(target_os = "linux") { pid } else { Some(status.pid) };
+            Ok((*status, pid))
+        }
+        Answer::Error(refusal) => Err(AskError::Refused(refusal)),
+        other => Err(AskError::UnexpectedResponse(serde_json::json!(other).to_string())),
+    }
+}
+
+/// What is heard, and the process at the other end, where the system tells.
+fn listen_to<T>(
+    paths: &InstancePaths,
+    request: Request,
+    patience: Patience,
+    mut hear: impl FnMut(Response) -> ControlFlow<T>,
+) -> Result<(T, Option<u32>), AskError> {
     let mut is_understood = true;
     let heard = listen_once(paths, request, patience, |response| {
         if let Response::Answer(Answer::Error(refusal)) = &response {
@@ -89,7 +119,7 @@ pub fn listen<T>(
         Response::Answer(_) | Response::Entry(_) | Response::Progress(_) => ControlFlow::Break(None),
     });
     match version {
-        Ok(Some(version)) if version != VERSION => Err(AskError::OtherVersion(version)),
+        Ok((Some(version), _)) if version != VERSION => Err(AskError::OtherVersion(version)),
         Ok(_) | Err(_) => heard,
     }
 }
@@ -146,7 +176,7 @@ fn listen_once<T>(
     request: Request,
     patience: Patience,
     mut hear: impl FnMut(Response) -> ControlFlow<T>,
-) -> Result<T, AskError> {
+) -> Result<(T, Option<u32>), AskError> {
     let began = Instant::now();
     let end = patience.whole.and_then(|limit| began.checked_add(limit)); // None: for ever, or longer than that.
     let first = deadline_after(began, patience.first);
@@ -172,7 +202,7 @@ fn listen_once<T>(
             Err(AskError::Suspended { pid })
         }
         Err(AskError::NoResponse) if spoken || asked && patience.gives_up_first() => Err(AskError::GaveUp),
-        heard => heard,
+        heard => heard.map(|heard| (heard, supervisor)),
     }
 }
 

@@ -430,6 +430,8 @@ fn process_1_is_not_ended() {
     }
     let home = Home::new();
     let port = free_port();
+    // A supervisor that is process 1 of another container, with the same directory.
+    let other = home.start_by(home.supervisor_by(&ALONE, &["echo"]));
     let program = format!(
         "import subprocess\nlistener = listen()\nended = subprocess.run(['{}', 'free', str(port), '--yes'], \
          capture_output=True, text=True)\nprint(os.getpid(), ended.returncode, ended.stderr, flush=True); ready()\n\
@@ -440,6 +442,20 @@ fn process_1_is_not_ended() {
     server.out.wait_for("ready");
     assert!(server.out.so_far().starts_with("1 4 "), "{}", server.out.so_far());
     server.out.wait_for("which manages others");
+    other.assert_serves();
+}
+
+#[test]
+fn a_supervisor_in_a_container_is_found_by_the_number_that_its_process_has_here() {
+    if !has_namespaces() {
+        return;
+    }
+    let home = Home::new();
+    let instance = home.start_by(home.supervisor_by(&ALONE, &["echo"]));
+    assert_eq!(instance.status()["pid"], 1);
+    let holder = &home.admin(&["port", &instance.address.port().to_string(), "--json"]).expect(0).json()["holders"][0];
+    assert_eq!(holder["supervisor"], home.name());
+    assert_ne!(holder["pid"], 1);
 }
 
 /// `admin-cli free` on a terminal.

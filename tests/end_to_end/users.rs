@@ -88,6 +88,28 @@ fn another_user_does_not_get_to_the_socket() {
     instance.assert_serves();
 }
 
+/// A user who is neither root nor the other one.
+const THIRD: &str = "65533";
+
+#[test]
+fn a_socket_of_another_user_is_not_talked_to() {
+    const TAKES_THE_PLACE: &str = "import os, signal, socket, sys; listener = socket.socket(socket.AF_UNIX); \
+                                   listener.bind(sys.argv[1]); os.chmod(sys.argv[1], 0o777); listener.listen(); \
+                                   print('ready', flush=True); signal.pause()";
+    let Some(lobby) = Lobby::open() else { return };
+    fs::set_permissions(&lobby.directory, fs::Permissions::from_mode(0o777)).unwrap();
+    let socket = lobby.directory.join("other.sock").display().to_string();
+    let mut command = lobby.home.program("setpriv");
+    command.args(["--reuid", THIRD, "--regid", THIRD, "--clear-groups", "/usr/bin/env", "python3", "-c"]);
+    command.args([TAKES_THE_PLACE, &socket]).stdout(Stdio::piped());
+    let process = lobby.home.spawn(command);
+    process.out.wait_for("ready");
+    let why = format!("the process that listens on {socket} belongs to user {THIRD}, and not to you");
+    for command in ["ping", "stop"] {
+        lobby.home.run(lobby.as_other("admin-cli", &["--socket", &socket, command])).expect(4).says(&why);
+    }
+}
+
 #[test]
 fn another_user_who_gets_to_the_socket_is_refused_and_logged() {
     let Some(lobby) = Lobby::open() else { return };

@@ -95,6 +95,31 @@ fn connect_until(paths: &InstancePaths, end: Instant) -> io::Result<Stream> {
     }
 }
 
+/// Refuses to talk to the process of another user: it may have taken the place of a supervisor of ours. Root talks to
+/// all, and everybody to root.
+#[cfg(unix)]
+pub(super) fn check_user(stream: &Stream, paths: &InstancePaths) -> Result<(), AskError> {
+    let Stream::UdSocket(stream) = stream;
+    #[cfg(target_os = "linux")]
+    let user = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials).map(|peer| peer.uid());
+    #[cfg(not(target_os = "linux"))]
+    let user = nix::unistd::getpeereid(stream).map(|(user, _)| user.as_raw());
+    let (user, own) = (user.map_err(|error| AskError::Io(error.into()))?, nix::unistd::geteuid().as_raw());
+    if [own, 0].contains(&user) || own == 0 {
+        return Ok(());
+    }
+    let socket = paths.socket.display();
+    let message = format!("the process that listens on {socket} belongs to user {user}, and not to you");
+    Err(AskError::NotPermitted(io::Error::new(ErrorKind::PermissionDenied, message)))
+}
+
+/// A pipe does not tell the user at its other end. See [`connect_until`].
+#[cfg(windows)]
+#[allow(clippy::unnecessary_wraps, reason = "the other one fails")]
+pub(super) fn check_user(_stream: &Stream, _paths: &InstancePaths) -> Result<(), AskError> {
+    Ok(())
+}
+
 /// The process that listens there. None: it cannot be seen from here.
 #[cfg(target_os = "linux")]
 pub(super) fn supervisor(stream: &Stream) -> Option<u32> {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use interprocess::local_socket::Stream;
 
-use super::connect::{connect, supervisor};
+use super::connect::{check_user, connect, supervisor};
 use super::error::AskError;
 #[cfg(unix)]
 use crate::deadline::DeadlineReader;
@@ -36,6 +36,7 @@ impl Conversation {
     /// Connects, at most until `end`, and sends the request.
     pub(super) fn begin(paths: &InstancePaths, request: &Request, end: Instant) -> Result<Conversation, AskError> {
         let stream = Arc::new(connect(paths, end)?);
+        check_user(&stream, paths)?;
         let supervisor = supervisor(&stream);
         let unasked = protocol::write_request(&mut &*stream, request).err();
         let lines = Lines::of(stream.clone()).map_err(AskError::Io)?;
