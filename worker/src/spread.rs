@@ -8,6 +8,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::server::deadline_after;
+
 /// How late a turn may come. So the turns that come together are those of this period, or two.
 const LATE: Duration = Duration::from_millis(150);
 
@@ -41,10 +43,11 @@ impl Turns {
     /// Lets these connections go over this time from now. If they already have turns, the remaining turns are spread
     /// over that time at most.
     pub(crate) fn begin(&self, ids: impl FnOnce() -> Vec<u64>, over: Duration, now: Instant) {
+        let until = deadline_after(now, over);
         match &mut *self.lock() {
-            Some(spread) => spread.shorten(now + over, now),
+            Some(spread) => spread.shorten(until, now),
             None if over.is_zero() => {}
-            spread => *spread = Some(Spread::new(ids(), now + over, over)),
+            spread => *spread = Some(Spread::new(ids(), until, until - now)),
         }
     }
 
@@ -204,6 +207,25 @@ mod tests {
         assert!(times[0] < SECOND / 100 && times[49] < SECOND && all.of(49, half).is_none());
         all.begin(Vec::new, Duration::ZERO, half);
         assert!((0..100).all(|id| all.of(id, half).is_none()));
+    }
+
+    #[test]
+    fn connections_can_stay_until_the_deadline_however_far_away_that_is() {
+        let (all, cuts, now) = (Turns::default(), Turns::default(), Instant::now());
+        let end = deadline_after(now, Duration::MAX);
+        for _ in 0..2 {
+            all.begin(|| vec![1, 2], Duration::MAX, now);
+            cuts.begin_before(end, vec![1, 2], Duration::MAX, now);
+        }
+        assert_eq!((all.of(1, now), all.of(2, now).is_some()), (None, true));
+        assert_eq!((cuts.of(1, now), cuts.of(2, now).is_some()), (None, true));
+        let deadline = now + 10 * SECOND;
+        all.end_by(deadline, now);
+        cuts.end_at(deadline, now);
+        for turns in [all, cuts] {
+            let second = turns.of(2, now).map_or(Duration::ZERO, |turn| turn - now);
+            assert!((4999..=5001).contains(&second.as_millis()), "{second:?}");
+        }
     }
 
     #[test]
