@@ -13,6 +13,7 @@ use super::side::Read;
 use super::tally::Fate;
 use super::tools::Tools;
 use crate::report::Outcome;
+use crate::server::deadline_after;
 
 /// How often an answer is read before others get a turn.
 const ROUNDS: usize = 8;
@@ -87,7 +88,7 @@ fn await_answer(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, Next
     // A request that is not complete cannot be answered yet.
     let is_due = matches!(way.answer, Answering::Head(_)) && way.body.is_done();
     if let Some(limit) = limit.filter(|_| is_due) {
-        let until = *way.answer_until.get_or_insert(tools.now + limit);
+        let until = *way.answer_until.get_or_insert_with(|| deadline_after(tools.now, limit));
         if until <= tools.now {
             tools.count(Fate::UpstreamFailure);
             refuse(pair, tools, Why::AnswerTooLate);

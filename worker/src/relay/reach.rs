@@ -10,6 +10,7 @@ use super::pair::{Attempts, Link, Pair};
 use super::side::Side;
 use super::tally::Fate;
 use super::tools::Tools;
+use crate::server::deadline_after;
 
 /// How long to keep asking the program for a connection, at least. A program that does not listen may have just ended,
 /// which others find out and report.
@@ -213,7 +214,7 @@ fn hold(pair: &mut Pair, tools: &mut Tools) -> Reached {
     if tools.hub.pausing.is_paused() {
         return Reached::Later;
     }
-    let until = tools.hub.waits_since(since) + tools.hub.options.wait;
+    let until = deadline_after(tools.hub.waits_since(since), tools.hub.options.wait);
     if until <= tools.now {
         return Reached::Unserved;
     }

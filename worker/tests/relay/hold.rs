@@ -35,6 +35,19 @@ fn a_client_is_not_held_for_longer_than_it_may_wait() {
 }
 
 #[test]
+fn a_client_and_an_answer_may_be_waited_for_without_end() {
+    let mut options = options(Protocol::Http(Forwarded::Append));
+    (options.wait, options.answer_within) = (Duration::MAX, Some(Duration::MAX));
+    let front = Front::start(options);
+    let mut client = front.client();
+    client.get("/");
+    eventually("it is held", || front.relay.counts().held == 1);
+    let program = Program::http("a");
+    let _upstream = front.serve(&program);
+    client.expect_answer("a / ");
+}
+
+#[test]
 fn a_client_that_is_reset_is_held_no_longer() {
     let front = Front::tcp();
     let client = front.client();
