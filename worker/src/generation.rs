@@ -240,13 +240,16 @@ impl Generation {
         self.turns.of(id, Instant::now()).filter(|_| !self.overdue.load(Ordering::SeqCst))
     }
 
+    /// Whether a stop may wait for a message: clients get no notice, and the deadline has not come.
+    pub(crate) fn awaits_messages(&self) -> bool {
+        self.notice.is_none() && !self.overdue.load(Ordering::SeqCst)
+    }
+
     /// Until when a stop waits for the next message of a client that was active at `active`. None: it does not wait.
     pub(crate) fn awaits_next(&self, id: u64, active: Instant) -> Option<Instant> {
         let began = *self.stopping.get()?;
         let began = self.turns.when(id, Instant::now()).unwrap_or(began);
-        let is_awaited = self.notice.is_none()
-            && began.saturating_duration_since(active) < ACTIVE
-            && !self.overdue.load(Ordering::SeqCst);
+        let is_awaited = self.awaits_messages() && began.saturating_duration_since(active) < ACTIVE;
         is_awaited.then(|| began.max(active) + NEXT_MESSAGE_WAIT)
     }
 

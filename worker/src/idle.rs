@@ -9,7 +9,6 @@ use crate::handover;
 use crate::port::Shared;
 use crate::registry::{Entry, Held};
 use crate::report::Outcome;
-use crate::socket;
 
 /// The shortest time between two passes when connections leave one by one. Turns that fall in between share a pass.
 const STEP: Duration = Duration::from_millis(10);
@@ -60,16 +59,21 @@ pub(crate) fn release_one(port: &Arc<Shared>, generation: &Generation, entry: &A
     }
 }
 
-/// Closes a connection of a generation if it is idle and owed nothing. If a message has arrived, the connection is left
-/// to the engine, which reports it, so that the message is answered first. Returns whether the connection was closed.
+/// Closes a connection of a generation if it is idle and owed nothing. If a message has arrived, the engine looks at
+/// the connection once more, so that the message is answered first: what a pause or another turn has put off, no event
+/// announces again. Returns whether the connection was closed.
 pub(crate) fn close(port: &Shared, generation: &Generation, entry: &Entry) -> bool {
+    let mut has_message = false;
     let is_idle = |held: &mut Held| {
-        held.belongs_to(generation)
-            && held.farewell.is_none()
-            && held.generation.notice.is_none()
-            && !socket::has_input(&held.socket)
+        let may_end = held.belongs_to(generation) && held.farewell.is_none() && held.generation.notice.is_none();
+        has_message = may_end && held.has_message();
+        may_end && !has_message
     };
-    match entry.slot.take_if(is_idle) {
+    let idle = entry.slot.take_if(is_idle);
+    if has_message {
+        port.engine.again(entry.key);
+    }
+    match idle {
         Some(held) => {
             course::close(port, entry, held, Outcome::Closed, None);
             true

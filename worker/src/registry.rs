@@ -89,8 +89,12 @@ impl Held {
 
     /// Whether its client, its handler or the clock wants something.
     pub(crate) fn has_something_to_do(&self) -> bool {
-        let is_due = self.due().is_some_and(|due| due <= Instant::now());
-        is_due || self.speaks || !self.rest.is_empty() || socket::has_input(&self.socket)
+        self.due().is_some_and(|due| due <= Instant::now()) || self.has_message()
+    }
+
+    /// Whether its handler is owed a call: for a message, or for the first word.
+    pub(crate) fn has_message(&self) -> bool {
+        self.speaks || !self.rest.is_empty() || socket::has_input(&self.socket)
     }
 
     /// Since when it has been waiting for its client. None: unknown, because no clock is read without an idle timeout.
@@ -129,7 +133,7 @@ impl Entry {
     /// whatever it was about to send.
     pub(crate) fn awaits(&self, generation: &Generation, active: Option<Instant>) -> Option<Instant> {
         if self.received.load(Ordering::Relaxed) == 0 {
-            generation.notice.is_none().then(|| self.since + FIRST_MESSAGE_WAIT)
+            generation.awaits_messages().then(|| self.since + FIRST_MESSAGE_WAIT)
         } else {
             generation.awaits_next(self.id, active?)
         }

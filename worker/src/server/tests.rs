@@ -4,6 +4,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -144,6 +145,43 @@ fn a_connection_that_ends_before_it_is_asked_to_leave_is_not_waited_for() {
     let scene = Scene::new(Bytes);
     assert!(idle::close(scene.shared(), &scene.old, &scene.entry));
     assert!(drain::close_one(scene.shared(), &scene.old, &scene.entry, Duration::ZERO).is_none());
+}
+
+/// A message has been read, and the pause has put it off.
+fn read_ahead(scene: &mut Scene) {
+    scene.entry.slot.look(|held| held.rest.push(b'?')).expect("it waits");
+}
+
+/// A first message has arrived, and the engine has reported that in vain because of the pause.
+fn unread(scene: &mut Scene) {
+    scene.entry.received.store(0, Ordering::Relaxed);
+    scene.entry.slot.look(|held| held.has_session = true).expect("it waits");
+    scene.client.write_all(b"?").unwrap();
+    eventually(|| scene.entry.slot.look(|held| held.has_message()).expect("it waits"));
+}
+
+#[test]
+fn a_message_that_a_pause_has_put_off_is_answered_before_its_connection_is_closed() {
+    for put_off in [read_ahead, unread] {
+        for close in [
+            // The deadline of its generation, or a place that is needed.
+            (|scene| {
+                scene.old.leave_now();
+                assert!(!scene.moves() && !idle::close(scene.shared(), &scene.old, &scene.entry));
+            }) as fn(&Scene),
+            |scene| {
+                let closed = drain::close_one(scene.shared(), &scene.old, &scene.entry, LIMIT);
+                assert_eq!(closed.unwrap().outcome, Outcome::Closed);
+            },
+        ] {
+            let mut scene = Scene::new(Bytes);
+            scene.port.pause();
+            put_off(&mut scene);
+            close(&scene);
+            scene.client.read_exact(&mut [0]).expect("it is answered");
+            eventually(|| scene.old.counts().now == 0);
+        }
+    }
 }
 
 /// Its drop looks at the connections of the port, and panics.
