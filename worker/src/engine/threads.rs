@@ -43,16 +43,30 @@ struct Job {
 
 #[derive(Debug)]
 enum Task {
-    Wait(Arc<Job>),
+    /// Wait, with this number.
+    Wait(Arc<Job>, u64),
     Report(Key, Why),
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    has_thread: bool,
+    waiter: Waiter,
+    /// The number of the current waiter. An older one waits for too long, and ends when it returns.
+    number: u64,
     armed: bool,
     due: Option<Instant>,
     gone: bool,
+}
+
+/// The thread that waits for a connection's client.
+#[derive(Debug, Default)]
+enum Waiter {
+    #[default]
+    Absent,
+    /// It looks at what it waits for before it waits.
+    Awake,
+    /// It waits in a system call. None: without a limit.
+    Waits { until: Option<Instant> },
 }
 
 #[derive(Debug, Clone)]
@@ -116,10 +130,10 @@ impl Engine {
         let mut state = lock(&job.state);
         state.armed = true;
         state.due = due;
-        if !state.has_thread {
-            state.has_thread = true;
-            drop(state);
-            self.0.hand(Task::Wait(job.clone()));
+        let new = state.replace_waiter();
+        drop(state);
+        if let Some(number) = new {
+            self.0.hand(Task::Wait(job.clone(), number));
         }
         if watch.room {
             self.0.hand(Task::Report(key, Why::Room));
@@ -218,6 +232,41 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Waiting {
+    /// Returns the number of a new waiter, if there is none, or the present one would return too late.
+    fn replace_waiter(&mut self) -> Option<u64> {
+        let is_needed = match self.waiter {
+            Waiter::Absent => true,
+            Waiter::Awake => false,
+            Waiter::Waits { until } => self.due.is_some_and(|due| until.is_none_or(|until| due < until)),
+        };
+        is_needed.then(|| {
+            self.waiter = Waiter::Awake;
+            self.number += 1;
+            self.number
+        })
+    }
+
+    /// Whether this waiter has to wait, and until when. None: it has to end.
+    fn begin_to_wait(&mut self, number: u64) -> Option<Option<Instant>> {
+        if self.number != number {
+            return None;
+        }
+        let waits = std::mem::take(&mut self.armed) && !self.gone;
+        self.waiter = if waits { Waiter::Waits { until: self.due } } else { Waiter::Absent };
+        waits.then_some(self.due)
+    }
+
+    /// Whether this waiter, which has returned, reports the connection: it is the current one.
+    fn end_wait(&mut self, number: u64) -> bool {
+        let is_current = self.number == number;
+        if is_current {
+            self.waiter = Waiter::Awake;
+        }
+        is_current
+    }
+}
+
 impl Shared {
     fn events(&self) -> Option<Arc<dyn Events>> {
         self.events.get().and_then(Weak::upgrade)
@@ -274,7 +323,7 @@ impl Shared {
             drop(pool);
             if let Some(events) = self.events() {
                 match task {
-                    Task::Wait(job) => wait_and_serve(&job, &events),
+                    Task::Wait(job, number) => wait_and_serve(&job, number, &events),
                     Task::Report(key, why) => events.ready(key, why),
                 }
             }
@@ -389,20 +438,13 @@ impl std::fmt::Debug for Shared {
 }
 
 /// Waits for a client and serves it, again each time its connection waits again.
-fn wait_and_serve(job: &Job, events: &Arc<dyn Events>) {
+fn wait_and_serve(job: &Job, number: u64, events: &Arc<dyn Events>) {
     loop {
-        let (gone, armed, due) = {
-            let mut state = lock(&job.state);
-            let armed = std::mem::take(&mut state.armed);
-            if !armed || state.gone {
-                state.has_thread = false;
-            }
-            (state.gone, armed, state.due)
-        };
-        if gone || !armed {
+        let Some(due) = lock(&job.state).begin_to_wait(number) else { return };
+        let why = wait_for(job, due);
+        if !lock(&job.state).end_wait(number) {
             return;
         }
-        let why = wait_for(job, due);
         events.clone().ready(job.key, why);
     }
 }

@@ -101,6 +101,28 @@ fn a_client_that_is_idle_for_too_long_is_closed_also_if_its_last_message_took_lo
 }
 
 #[test]
+fn a_limit_that_is_set_while_others_had_a_turn_is_kept() {
+    let server = Running::start(Serve(|client: &mut Connection| {
+        while client.next_message() {
+            let mut byte = [0];
+            client.read_exact(&mut byte)?;
+            if byte == *b"!" {
+                client.set_idle_timeout(Some(Duration::from_millis(50)));
+            }
+            client.write_all(&byte)?;
+        }
+        Ok(())
+    }));
+    // More than a client's turn.
+    let burst = ".".repeat(100) + "!";
+    let mut clients: Vec<_> = (0..10).map(|_| server.client()).collect();
+    clients.iter_mut().for_each(|client| client.send(&burst));
+    clients.iter_mut().for_each(|client| client.expect_last(&burst));
+    server.stop(HUGE);
+    server.join();
+}
+
+#[test]
 fn a_refusal_survives_what_the_client_sends() {
     let server = Running::of(Server::new(Echo).max_connections(0));
     let mut client = server.client();
