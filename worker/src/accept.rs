@@ -104,7 +104,7 @@ fn admit(port: &Arc<Shared>, generation: &Arc<Generation>, stream: TcpStream, pe
         idle_timeout: generation.idle_timeout,
         write_timeout: None,
         applied_write_timeout: None,
-        due: None,
+        idle_since: None,
         farewell: refused.then(|| Box::new(Farewell::refusal(&generation.refusal))),
         watch: Watch::default(),
         service: Some(Service::Unasked(handler)),

@@ -151,7 +151,7 @@ impl Connection {
 
     fn must_leave(&self) -> bool {
         // A client that has just been served may be about to send its next message.
-        let active = if self.served > 0 { Some(Instant::now()) } else { self.held.idle_since() };
+        let active = if self.served > 0 { Some(Instant::now()) } else { self.held.idle_since };
         handover::must_leave(&self.port, &self.entry, &self.held, active)
     }
 

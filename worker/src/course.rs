@@ -73,7 +73,7 @@ fn is_due(port: &Shared, entry: &Entry) -> bool {
 /// Whether the next message of this connection has to wait because the port is paused. The connection is reported again
 /// when the pause ends.
 fn awaits_resume(port: &Shared, entry: &Entry, held: &Held) -> bool {
-    port.pausing.is_paused() && held.farewell.is_none() && !handover::must_leave(port, entry, held, held.idle_since())
+    port.pausing.is_paused() && held.farewell.is_none() && !handover::must_leave(port, entry, held, held.idle_since)
 }
 
 /// Serves a connection that this thread has taken, until it waits again or has ended.
@@ -82,7 +82,7 @@ fn attend(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, mut why: Why) 
         if held.farewell.is_some() {
             return take_leave(port, entry, held, why);
         }
-        if handover::must_leave(port, entry, &held, held.idle_since()) && held.generation.notice.is_some() {
+        if handover::must_leave(port, entry, &held, held.idle_since) && held.generation.notice.is_some() {
             return notify(port, entry, held);
         }
         if awaits_resume(port, entry, &held) {
@@ -100,10 +100,10 @@ fn attend(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, mut why: Why) 
                     // Nothing is there after all.
                     let waits = connection.put_away();
                     // A stop may have begun since that was checked above.
-                    if handover::must_leave(port, entry, &waits, waits.idle_since()) {
+                    if handover::must_leave(port, entry, &waits, waits.idle_since) {
                         return notify_or_close(port, entry, waits);
                     }
-                    let idle_for_too_long = why == Why::Due && waits.due.is_some();
+                    let idle_for_too_long = why == Why::Due && waits.due().is_some();
                     if idle_for_too_long {
                         return close(port, entry, waits, Outcome::Closed, None);
                     }
@@ -142,10 +142,10 @@ fn park_armed(
     arm: impl Fn(&mut Held),
 ) -> Option<Held> {
     held.watch.room = awaits == Awaits::Room;
-    held.due = held.idle_timeout.and_then(|limit| Instant::now().checked_add(limit));
+    held.idle_since = held.idle_timeout.map(|_| Instant::now());
     let leaves = |held: &Held| {
         held.farewell.is_none()
-            && (handover::must_leave(port, entry, held, held.idle_since()) || handover::can_move(port, entry, held))
+            && (handover::must_leave(port, entry, held, held.idle_since) || handover::can_move(port, entry, held))
     };
     loop {
         match entry.slot.park(held, leaves, &arm) {
@@ -160,7 +160,7 @@ fn park_armed(
             }
             Parked::Leaves(back) => {
                 held = back;
-                if handover::must_leave(port, entry, &held, held.idle_since())
+                if handover::must_leave(port, entry, &held, held.idle_since)
                     || !handover::move_on(port, entry, &mut held)
                 {
                     return Some(held);

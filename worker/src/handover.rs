@@ -35,9 +35,12 @@ pub(crate) fn move_on(port: &Shared, entry: &Entry, held: &mut Held) -> bool {
 
 /// Moves a waiting connection. Returns whether it moved.
 pub(crate) fn move_waiting(port: &Shared, entry: &Entry) -> bool {
-    let change = |held: &mut Held| match can_move(port, entry, held) {
-        true => change(port, entry, held),
-        false => (false, None),
+    let change = |held: &mut Held| {
+        let (moved, left) = if can_move(port, entry, held) { change(port, entry, held) } else { (false, None) };
+        if moved {
+            held.arm(&port.engine, entry.key); // It may be due earlier now.
+        }
+        (moved, left)
     };
     // Dropped only after the slot's lock has been released.
     let (moved, left) = entry.slot.look(change).unwrap_or_default();
@@ -56,6 +59,7 @@ fn change(port: &Shared, entry: &Entry, held: &mut Held) -> (bool, Left) {
         return (false, Some((next, Some(new))));
     }
     held.idle_timeout = next.idle_timeout;
+    held.idle_since = held.idle_since.or_else(|| held.idle_timeout.map(|_| Instant::now()));
     let service = held.service.replace(new);
     (true, Some((std::mem::replace(&mut held.generation, next), service)))
 }

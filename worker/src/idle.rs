@@ -36,7 +36,7 @@ pub(crate) fn release(port: &Arc<Shared>, generation: &Generation) -> Option<Ins
             continue;
         }
         // A busy connection counts as active now.
-        let active = entry.slot.look(|held| held.idle_since()).unwrap_or_else(|| Some(Instant::now()));
+        let active = entry.slot.look(|held| held.idle_since).unwrap_or_else(|| Some(Instant::now()));
         if entry.must_leave(generation, active) {
             release_one(port, generation, &entry);
         } else {
@@ -89,7 +89,7 @@ pub(crate) fn give_up_idlest(port: &Shared, generation: &Generation) -> bool {
         return false;
     }
     let idle_since = |entry: Arc<Entry>| {
-        let since = entry.slot.look(|held| held.idle_since())?;
+        let since = entry.slot.look(|held| held.idle_since)?;
         Some((since.unwrap_or(entry.since), entry))
     };
     let all = port.registry.all().into_iter();

@@ -55,8 +55,8 @@ pub(crate) struct Held {
     pub(crate) write_timeout: Option<Duration>,
     /// The write timeout that the socket has now.
     pub(crate) applied_write_timeout: Option<Duration>,
-    /// When it has been idle for too long.
-    pub(crate) due: Option<Instant>,
+    /// Since when it has been waiting for its client. None: unknown, because no clock is read without an idle timeout.
+    pub(crate) idle_since: Option<Instant>,
     /// What is still to be done before it is closed.
     pub(crate) farewell: Option<Box<Farewell>>,
     pub(crate) watch: Watch,
@@ -97,13 +97,12 @@ impl Held {
         self.speaks || !self.rest.is_empty() || socket::has_input(&self.socket)
     }
 
-    /// Since when it has been waiting for its client. None: unknown, because no clock is read without an idle timeout.
-    pub(crate) fn idle_since(&self) -> Option<Instant> {
-        self.due?.checked_sub(self.idle_timeout?)
-    }
-
+    /// When its time is up.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.farewell.as_ref().map_or(self.due, |farewell| farewell.until)
+        match &self.farewell {
+            Some(farewell) => farewell.until,
+            None => self.idle_since?.checked_add(self.idle_timeout?),
+        }
     }
 
     /// Has the engine report when something happens to it.

@@ -48,10 +48,14 @@ struct Scene {
 
 impl Scene {
     fn new(handler: impl Handler) -> Scene {
+        Scene::between(Server::new(handler), Server::new(Bytes))
+    }
+
+    fn between(old: Server, new: Server) -> Scene {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = Port::start(listener).unwrap();
-        let old = Arc::new(Generation::new(Server::new(handler).plan));
-        let new = Arc::new(Generation::new(Server::new(Bytes).plan));
+        let old = Arc::new(Generation::new(old.plan));
+        let new = Arc::new(Generation::new(new.plan));
         port.shared().serve_by(&old);
         let mut client = TcpStream::connect(port.address()).unwrap();
         client.set_read_timeout(Some(LIMIT)).unwrap();
@@ -145,6 +149,28 @@ fn a_connection_that_ends_before_it_is_asked_to_leave_is_not_waited_for() {
     let scene = Scene::new(Bytes);
     assert!(idle::close(scene.shared(), &scene.old, &scene.entry));
     assert!(drain::close_one(scene.shared(), &scene.old, &scene.entry, Duration::ZERO).is_none());
+}
+
+fn with_idle_timeout(limit: Option<Duration>) -> Server {
+    let mut server = Server::new(Bytes);
+    server.plan.idle_timeout = limit;
+    server
+}
+
+#[test]
+fn a_connection_that_moves_may_be_idle_for_as_long_as_its_new_server_allows() {
+    for before in [None, Some(LIMIT * 2)] {
+        let mut scene = Scene::between(with_idle_timeout(before), with_idle_timeout(Some(Duration::from_millis(50))));
+        assert!(scene.moves());
+        assert_eq!(scene.client.read(&mut [0]).expect("it is closed"), 0);
+    }
+    for after in [None, Some(LIMIT), Some(LIMIT * 3)] {
+        let scene = Scene::between(with_idle_timeout(Some(LIMIT * 2)), with_idle_timeout(after));
+        let look = || scene.entry.slot.look(|held| (held.idle_since, held.due())).expect("it waits");
+        let (since, _) = look();
+        assert!(since.is_some() && scene.moves());
+        assert_eq!(look(), (since, after.map(|limit| since.unwrap() + limit)));
+    }
 }
 
 /// A message has been read, and the pause has put it off.
