@@ -8,12 +8,36 @@ use httpdate::HttpDate;
 use super::date::{Now, http_date, second_of};
 use super::request::Head;
 
-/// One version of a file, told apart from others by its length and the time of its last change.
+/// One version of a file, told apart from others by its length, the time of its last change and its mark.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Version {
     pub(super) length: u64,
-    /// Since 1970. None if it is unknown, or before that.
+    /// Since 1970. None if it is unknown, or before that. Builds may set it to the same time for all files.
     modified: Option<Duration>,
+    /// None if the system does not reveal it.
+    mark: Option<Mark>,
+}
+
+/// What tells files apart although a program has set the same time for all.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    inode: u64,
+    /// When its content or metadata was last changed: seconds and nanoseconds. No program can set that time.
+    changed: (i64, i64),
+}
+
+impl Mark {
+    #[cfg(unix)]
+    #[allow(clippy::unnecessary_wraps, reason = "there is none elsewhere")]
+    fn of(metadata: &Metadata) -> Option<Mark> {
+        use std::os::unix::fs::MetadataExt;
+        Some(Mark { inode: metadata.ino(), changed: (metadata.ctime(), metadata.ctime_nsec()) })
+    }
+
+    #[cfg(not(unix))]
+    fn of(_: &Metadata) -> Option<Mark> {
+        None
+    }
 }
 
 /// The outcome of the conditions of a request.
@@ -27,13 +51,18 @@ pub(super) enum Verdict {
 impl Version {
     pub(super) fn of(metadata: &Metadata) -> Version {
         let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Version { length: metadata.len(), modified }
+        Version { length: metadata.len(), modified, mark: Mark::of(metadata) }
     }
 
     /// For the field `ETag`.
     pub(super) fn etag(&self) -> String {
         let (length, modified) = (self.length, self.modified.unwrap_or_default().as_nanos());
-        format!("\"{modified:x}-{length:x}\"")
+        match self.mark {
+            Some(Mark { inode, changed: (second, nanosecond) }) => {
+                format!("\"{modified:x}-{length:x}-{inode:x}-{second:x}-{nanosecond:x}\"")
+            }
+            None => format!("\"{modified:x}-{length:x}\""),
+        }
     }
 
     /// For the field `Last-Modified`, which counts in seconds, and is never later than the answer. None for times that
@@ -116,7 +145,11 @@ mod tests {
     use crate::handlers::http::request::{Fields, MAX_FIELDS};
 
     /// Changed on Sunday, 6 November 1994, half a second after 08:49:37.
-    const VERSION: Version = Version { length: 16, modified: Some(Duration::from_millis(784_111_777_500)) };
+    const VERSION: Version = Version {
+        length: 16,
+        modified: Some(Duration::from_millis(784_111_777_500)),
+        mark: Some(Mark { inode: 17, changed: (32, 33) }),
+    };
     const SECOND: u64 = 784_111_777;
     const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
@@ -137,8 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_named_by_time_and_length() {
-        assert_eq!(VERSION.etag(), format!("\"{:x}-10\"", 784_111_777_500_000_000_u64));
+    fn a_version_is_named_by_time_and_length_and_by_its_mark_if_it_has_one() {
+        let time_and_length = format!("{:x}-10", 784_111_777_500_000_000_u64);
+        assert_eq!(VERSION.etag(), format!("\"{time_and_length}-11-20-21\""));
+        assert_eq!(Version { mark: None, ..VERSION }.etag(), format!("\"{time_and_length}\""));
         assert_eq!(VERSION.last_modified(at(SECOND)).unwrap().to_string(), DATE);
     }
 

@@ -1,5 +1,8 @@
 //! Files of the directory, and nothing else.
 
+#[cfg(unix)]
+use std::time::SystemTime;
+
 use super::*;
 use proptest::prelude::*;
 
@@ -213,6 +216,33 @@ fn a_file_that_changes_gets_another_tag() {
     fs::write(site.directory.public().join("a.txt"), "goodbye").unwrap();
     let reply = site.get_with("/a.txt", &format!("If-None-Match: {old}\r\n"));
     assert_eq!((reply.status(), reply.text()), (200, "goodbye"));
+}
+
+/// As with a build that sets the time of all files.
+#[cfg(unix)]
+#[test]
+fn a_file_that_changes_gets_another_tag_even_if_it_keeps_its_time_and_length() {
+    let site = Directory::new().serve();
+    let (public, next) = (site.directory.public(), site.directory.public().join("next"));
+    let make = |path: &Path, content: &[u8]| {
+        fs::write(path, content).unwrap();
+        File::options().append(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    };
+    // A small one, and one that is not kept in memory.
+    for length in [5, 100_000] {
+        let (name, old, new) = (format!("{length}.txt"), vec![b'a'; length], vec![b'b'; length]);
+        let path = public.join(&name);
+        make(&path, &old);
+        let reply = site.get(&format!("/{name}"));
+        assert!(reply.body == old);
+        let etag = reply.field("ETag").unwrap().to_owned();
+        make(&next, &new);
+        fs::rename(&next, &path).unwrap();
+        for field in [format!("If-None-Match: {etag}\r\n"), format!("Range: bytes=2-\r\nIf-Range: {etag}\r\n")] {
+            let reply = site.get_with(&format!("/{name}"), &field);
+            assert_eq!((reply.status(), reply.body == new), (200, true), "{field}");
+        }
+    }
 }
 
 #[test]
