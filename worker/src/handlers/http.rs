@@ -112,6 +112,16 @@ pub struct Logged<'a> {
     pub took: Duration,
 }
 
+/// What [`Http::receive`] has received.
+enum Received {
+    /// A request of this length, and its answer.
+    Request(usize, Answer),
+    /// No request: some clients send an empty line after a body (RFC 9112, section 2.2).
+    EmptyLines,
+    /// The client has disconnected.
+    End,
+}
+
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
@@ -165,7 +175,11 @@ impl Http {
     /// Receives and answers one request. Returns whether another may follow on the same connection.
     fn exchange(&self, client: &mut Connection) -> io::Result<bool> {
         let began = self.log.is_some().then(Instant::now);
-        let Some((length, answer)) = self.receive(client)? else { return Ok(false) };
+        let (length, answer) = match self.receive(client)? {
+            Received::Request(length, answer) => (length, answer),
+            Received::EmptyLines => return Ok(true),
+            Received::End => return Ok(false),
+        };
         let (sent, outcome) = answer.send(client);
         if let (Some(log), Some(began)) = (&self.log, began) {
             let request = logged_line(client.buffered());
@@ -182,12 +196,16 @@ impl Http {
         Ok(false)
     }
 
-    /// Receives one request. Returns its length and its answer, or None if the client has disconnected.
-    fn receive(&self, client: &mut Connection) -> io::Result<Option<(usize, Answer)>> {
+    /// Receives one request.
+    fn receive(&self, client: &mut Connection) -> io::Result<Received> {
         let mut deadline = None;
         loop {
-            if let Some(answered) = self.answer_to(client.buffered(), client.is_last_answer()) {
-                return Ok(Some(answered));
+            client.consume(request::empty_lines(client.buffered()));
+            if client.buffered().is_empty() {
+                return Ok(Received::EmptyLines);
+            }
+            if let Some((length, answer)) = self.answer_to(client.buffered(), client.is_last_answer()) {
+                return Ok(Received::Request(length, answer));
             }
             if deadline.is_none() {
                 // Only for a request that does not arrive at once: a deadline costs a system call.
@@ -195,10 +213,10 @@ impl Http {
                 client.set_read_deadline(deadline);
             }
             match client.read_more() {
-                Ok(0) => return Ok(None),
+                Ok(0) => return Ok(Received::End),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
-                    return Ok(Some((client.buffered().len(), refusal(Status::RequestTimeout))));
+                    return Ok(Received::Request(client.buffered().len(), refusal(Status::RequestTimeout)));
                 }
                 Err(error) => return Err(error),
             }
@@ -228,7 +246,7 @@ impl Http {
             return None;
         }
         // Of requests that were sent together, only the last one announces the end of the connection.
-        let last = is_last && received.len() == length;
+        let last = is_last && length + request::empty_lines(&received[length..]) == received.len();
         let after = match () {
             // A client that did not ask to close may be sending its next request at this moment.
             () if !is_read || last && head.keep_alive => After::Abandon,

@@ -246,6 +246,15 @@ pub(super) fn as_http_1_1(received: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
+/// The length of the empty lines with which the received bytes begin.
+pub(super) fn empty_lines(received: &[u8]) -> usize {
+    let mut rest = received;
+    while let Some(next) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")) {
+        rest = next;
+    }
+    received.len() - rest.len()
+}
+
 /// The first line that is not empty, without its line ending.
 pub(super) fn request_line(received: &[u8]) -> &[u8] {
     let start = received.trim_ascii_start();

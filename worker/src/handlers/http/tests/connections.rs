@@ -1,6 +1,7 @@
 //! Connections: limits, drains, refusals.
 
 use super::*;
+use crate::report::Activity;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -42,6 +43,39 @@ fn a_client_that_sends_a_byte_now_and_then_does_not_hold_a_thread() {
         client.send("GET /a HT");
         client.send("TP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(client.reply().text(), "x");
+    }
+}
+
+#[test]
+fn a_client_that_sends_an_empty_line_after_its_request_is_idle() {
+    let site = Directory::new().file("a", "x").serve_with(|mut http| {
+        http.limits.request = PATIENCE * 2;
+        http
+    });
+    let stopper = site.server.as_ref().unwrap().stopper();
+    let is_idle = |sent: usize| {
+        let all = stopper.connections();
+        all.iter().any(|it| it.received == sent as u64 && it.activity == Activity::Idle)
+    };
+    for pieces in [&["\r\n"][..], &["\n\r\n\n"], &["\r", "\n"]] {
+        let (mut client, mut sent) = (site.connect(), 0);
+        let mut send = |client: &mut Client, bytes: &str| {
+            client.send(bytes);
+            sent += bytes.len();
+            sent
+        };
+        for request in
+            ["POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody", "\r\nGET /a HTTP/1.1\r\nHost: a\r\n\r\n"]
+        {
+            send(&mut client, request);
+            assert_eq!(client.reply().status(), if request.contains("POST") { 405 } else { 200 });
+            let sent = pieces.iter().map(|piece| send(&mut client, piece)).last().unwrap();
+            let began = Instant::now();
+            while !is_idle(sent) {
+                assert!(began.elapsed() < PATIENCE, "a request is awaited");
+                thread::yield_now();
+            }
+        }
     }
 }
 
@@ -111,9 +145,7 @@ fn a_request_under_way_is_answered_during_a_stop() {
     assert_eq!(client.reply().field("Connection"), None);
     client.send("GET /a HTTP/1.1\r\nHo");
     let server = site.server.take().unwrap();
-    wait_until(|| {
-        server.stopper().connections().iter().any(|connection| connection.activity == crate::report::Activity::Busy)
-    });
+    wait_until(|| server.stopper().connections().iter().any(|connection| connection.activity == Activity::Busy));
     server.stopper().stop(PATIENCE);
     client.send("st: a\r\n\r\n");
     let reply = client.reply();
@@ -237,7 +269,8 @@ fn of_requests_that_were_sent_together_the_last_one_announces_the_end() {
     let directory = Directory::new().file("a.txt", "a");
     let http = Http::new(directory.public()).unwrap();
     let one = b"GET /a.txt HTTP/1.1\r\nHost: a\r\n\r\n";
-    for (received, closes) in [([&one[..], one].concat(), false), (one.to_vec(), true)] {
+    let with_empty_line = [&one[..], b"\r\n"].concat();
+    for (received, closes) in [([&one[..], one].concat(), false), (one.to_vec(), true), (with_empty_line, true)] {
         let (length, answer) = http.answer_to(&received, true).unwrap();
         assert_eq!(length, one.len());
         assert_eq!(matches!(answer.after, After::Abandon), closes);
