@@ -1,12 +1,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, ErrorKind, Write};
+use std::time::{Duration, Instant};
 
 use crate::connection::Connection;
 use crate::handler::Handler;
 
 /// The longest accepted line, in bytes, without its line ending.
 const MAX_LINE: usize = 1024;
+
+/// How long a client may take to send the rest of a line, and to read anything at all of an answer. It has a thread to
+/// itself meanwhile, of which there may be few. Long enough for a person whose terminal sends each key.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const SONG: &str = "\
 Row the packet, row it far,
@@ -36,6 +41,9 @@ type Answer = dyn Fn(&str) -> String + Send + Sync;
 
 /// Answers one command per line, in upper or lower case, with text.
 ///
+/// A client that takes longer than a minute to send the rest of a line, or that reads nothing of an answer for so long,
+/// is disconnected.
+///
 /// `SONG`, `QUOTE`, `POEM`, `HAIKU`, `HELP` and `QUIT` are built in. Others are added in one line each:
 ///
 /// ```
@@ -46,12 +54,15 @@ type Answer = dyn Fn(&str) -> String + Send + Sync;
 ///     format!("{sum}\n")
 /// });
 /// ```
-pub struct Commands(BTreeMap<String, Box<Answer>>);
+pub struct Commands {
+    answers: BTreeMap<String, Box<Answer>>,
+    patience: Duration,
+}
 
 impl Commands {
     /// Creates a handler with the built-in commands.
     pub fn new() -> Commands {
-        let commands = Commands(BTreeMap::new());
+        let commands = Commands { answers: BTreeMap::new(), patience: PATIENCE };
         [("SONG", SONG), ("QUOTE", QUOTE), ("POEM", POEM), ("HAIKU", HAIKU)]
             .into_iter()
             .fold(commands, |commands, (name, text)| commands.command(name, |_| text.to_owned()))
@@ -60,7 +71,7 @@ impl Commands {
     /// Adds a command, or replaces one. `answer` gets the rest of the line after the command's name, and returns the
     /// text for the client, in whole lines. `HELP` and `QUIT` cannot be replaced.
     pub fn command(mut self, name: &str, answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Commands {
-        self.0.insert(name.to_ascii_uppercase(), Box::new(answer));
+        self.answers.insert(name.to_ascii_uppercase(), Box::new(answer));
         self
     }
 
@@ -72,10 +83,10 @@ impl Commands {
             "" => Some(String::new()),
             "QUIT" => None,
             "HELP" => {
-                let names: Vec<_> = self.0.keys().map(String::as_str).chain(["HELP", "QUIT"]).collect();
+                let names: Vec<_> = self.answers.keys().map(String::as_str).chain(["HELP", "QUIT"]).collect();
                 Some(format!("Commands: {}\n", names.join(" ")))
             }
-            known => Some(match self.0.get(known) {
+            known => Some(match self.answers.get(known) {
                 Some(answer) => answer(rest.trim_start()),
                 None => format!("Unknown command: {name}\n"),
             }),
@@ -91,17 +102,22 @@ impl Default for Commands {
 
 impl fmt::Debug for Commands {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_set().entries(self.0.keys()).finish()
+        formatter.debug_set().entries(self.answers.keys()).finish()
     }
 }
 
 impl Handler for Commands {
     fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        client.set_write_timeout(Some(self.patience))?;
         while client.next_message() {
-            let Some(line) = read_line(client)? else { return Ok(()) };
+            let Some(line) = read_line(client, self.patience)? else { return Ok(()) };
             let answer = match line {
                 Line::Whole(line) => self.answer(&String::from_utf8_lossy(&line)),
                 Line::TooLong => Some(format!("Line too long: at most {MAX_LINE} bytes\n")),
+                Line::TooSlow => {
+                    client.abandon_input();
+                    return client.write_all(b"Timed out waiting for the end of the line\n");
+                }
             };
             match answer {
                 Some(answer) => client.write_all(answer.as_bytes())?,
@@ -127,11 +143,14 @@ impl Handler for Commands {
 enum Line {
     Whole(Vec<u8>),
     TooLong,
+    /// Its end has not arrived in time.
+    TooSlow,
 }
 
 /// Reads up to the next line feed, and discards what exceeds the length limit. A last line without a line feed counts,
 /// too. None: the client has disconnected.
-fn read_line(client: &mut Connection) -> io::Result<Option<Line>> {
+fn read_line(client: &mut Connection, patience: Duration) -> io::Result<Option<Line>> {
+    let mut deadline = None;
     let mut line = Vec::new();
     let mut too_long = false;
     loop {
@@ -146,8 +165,14 @@ fn read_line(client: &mut Connection) -> io::Result<Option<Line>> {
             line.extend_from_slice(part);
         }
         client.consume(consumed);
-        if !whole && client.read_more()? > 0 {
-            continue;
+        if !whole {
+            client.set_read_deadline(Some(*deadline.get_or_insert_with(|| Instant::now() + patience)));
+            match client.read_more() {
+                Ok(0) => {}
+                Ok(_) => continue,
+                Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(Some(Line::TooSlow)),
+                Err(error) => return Err(error),
+            }
         }
         if !whole && line.is_empty() && !too_long {
             return Ok(None);
@@ -161,7 +186,26 @@ fn read_line(client: &mut Connection) -> io::Result<Option<Line>> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+    use crate::server::Server;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_client_that_never_ends_its_line_does_not_hold_a_thread() {
+        let commands = Commands { patience: Duration::from_millis(100), ..Commands::new() };
+        let server = Server::new(commands).start(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+        let mut client = TcpStream::connect(server.stopper().address()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        client.write_all(b"SO").unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("the thread is held");
+        assert_eq!(answer, "Timed out waiting for the end of the line\n");
+        server.stopper().stop(Duration::ZERO);
+        server.join().unwrap();
+    }
 
     fn answer(line: &str) -> Option<String> {
         Commands::new().answer(line)
