@@ -443,6 +443,8 @@ fn process_1_is_not_ended() {
     assert!(server.out.so_far().starts_with("1 4 "), "{}", server.out.so_far());
     server.out.wait_for("which manages others");
     other.assert_serves();
+    other.admin(&["stop"]).expect(0);
+    assert_eq!(other.wait(), 0);
 }
 
 #[test]
@@ -453,9 +455,11 @@ fn a_supervisor_in_a_container_is_found_by_the_number_that_its_process_has_here(
     let home = Home::new();
     let instance = home.start_by(home.supervisor_by(&ALONE, &["echo"]));
     assert_eq!(instance.status()["pid"], 1);
-    let holder = &home.admin(&["port", &instance.address.port().to_string(), "--json"]).expect(0).json()["holders"][0];
+    let holder = &home.admin(&["port", &instance.address.port().to_string(), "--json"]).expect(0).json()["by"][0];
     assert_eq!(holder["supervisor"], home.name());
     assert_ne!(holder["pid"], 1);
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
 }
 
 /// `admin-cli free` on a terminal.

@@ -77,6 +77,7 @@ mod accept;
 #[cfg_attr(windows, allow(clippy::missing_const_for_thread_local, reason = "it is const; the macro hides that there"))]
 mod connection;
 mod course;
+mod deadline;
 mod drain;
 mod engine;
 mod event;
@@ -98,13 +99,14 @@ mod socket;
 mod spread;
 
 pub use connection::Connection;
+pub use deadline::deadline_after;
 pub use event::{Event, Failure, ServerError, panic_message};
 pub use generation::{FIRST_MESSAGE_WAIT, Ids, NEXT_MESSAGE_WAIT};
 pub use handler::{Handler, Session, Sessions};
 pub use pausing::Paused;
 pub use port::Port;
 pub use report::{Activity, Closed, ConnectionInfo, Counts, DrainReport, Outcome};
-pub use server::{Handle, MAX_CONNECTIONS, Server, Stopper, deadline_after};
+pub use server::{Handle, MAX_CONNECTIONS, Server, Stopper};
 
 /// Checks that the code in the package's README compiles.
 #[cfg(doctest)]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::deadline::deadline_after;
 use crate::drain;
 use crate::event::{Event, Failure, ServerError, panic_message};
 use crate::generation::{Generation, Ids, Plan};
@@ -279,12 +280,6 @@ impl Stopper {
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         self.port.registry.of(&self.generation).iter().map(|entry| entry.info()).collect()
     }
-}
-
-/// The end of a grace period that begins at `now`.
-pub fn deadline_after(now: Instant, grace: Duration) -> Instant {
-    // A hundred years are as good as for ever, and well within the range of the clock.
-    now + grace.min(Duration::from_secs(u32::MAX.into()))
 }
 
 #[cfg(test)]

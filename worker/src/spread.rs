@@ -8,7 +8,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::server::deadline_after;
+use crate::deadline::deadline_after;
 
 /// How late a turn may come. So the turns that come together are those of this period, or two.
 const LATE: Duration = Duration::from_millis(150);

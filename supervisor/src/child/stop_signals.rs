@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::text::milliseconds;
+
 /// The signals that ask a program to end, one after the other, and their recipient. At the deadline, all remaining
 /// processes get KILL in any case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +59,6 @@ impl fmt::Display for StopSignals {
             StopTo::Group => "",
         };
         write!(formatter, "{to}{first}")?;
-        later.iter().try_for_each(|(signal, before)| write!(formatter, ",{signal}/{}", before.as_millis()))
+        later.iter().try_for_each(|(signal, before)| write!(formatter, ",{signal}/{}", milliseconds(*before)))
     }
 }

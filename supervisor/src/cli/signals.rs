@@ -9,6 +9,8 @@ use crate::child::StopTo;
 use crate::server::program_end::REAL_TIME;
 #[cfg(windows)]
 use crate::settings::OnHup;
+#[cfg(unix)]
+use crate::text::limit_ms;
 
 /// A file that is also meant for other systems may set what is done here anyway.
 #[cfg(windows)]
@@ -55,6 +57,9 @@ pub(super) fn parse_stop_signals(text: &str) -> Result<Signals, String> {
     let mut later = Vec::new();
     for &(signal, time) in steps.iter().skip(1).rev() {
         before = before.saturating_add(time.ok_or("say how long each further signal has: QUIT:20s,TERM:5s")?);
+        if limit_ms(before).is_none() {
+            return Err("only the first signal can have a time without end: QUIT:infinity,TERM:5s".into());
+        }
         later.push((signal, before));
     }
     later.reverse();
@@ -140,7 +145,8 @@ mod tests {
         );
         assert_eq!(parse_stop_signals("TERM").unwrap(), Signals { first: 15, later: Vec::new(), whole: None });
         assert_eq!(parse_stop_signals("QUIT,TERM:5s").unwrap().whole, None);
-        for text in ["", "QUIT:20s,TERM", "QUIT:0,TERM:5s", "QUIT:", ",TERM:5s", "QUIT:20s,"] {
+        for text in ["", "QUIT:20s,TERM:infinity", "QUIT:20s,TERM", "QUIT:0,TERM:5s", "QUIT:", ",TERM:5s", "QUIT:20s,"]
+        {
             assert!(parse_stop_signals(text).is_err(), "{text} was taken");
         }
     }

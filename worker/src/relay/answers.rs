@@ -12,8 +12,8 @@ use super::requests::{go_on, may_be_complete, pass_body};
 use super::side::Read;
 use super::tally::Fate;
 use super::tools::Tools;
+use crate::deadline::deadline_after;
 use crate::report::Outcome;
-use crate::server::deadline_after;
 
 /// How often an answer is read before others get a turn.
 const ROUNDS: usize = 8;

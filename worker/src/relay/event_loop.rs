@@ -455,15 +455,16 @@ impl Drop for EventLoop {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::http::Forwarded;
     use super::super::options::{Options, Protocol};
     use super::*;
     use std::io::Write;
     use std::net::TcpStream;
 
-    #[test]
-    fn a_connection_that_events_report_again_and_again_gets_no_more_turns_than_others() {
+    /// A loop, and a client that has sent this. A turn reads a few bytes of it.
+    fn with_client(protocol: Protocol, bytes: &[u8]) -> (EventLoop, Accepted, TcpStream) {
         let options = Options {
-            protocol: Protocol::Tcp,
+            protocol,
             max_connections: 1,
             wait: Duration::ZERO,
             answer_within: None,
@@ -472,14 +473,19 @@ mod tests {
         let listener = Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
         let hub = Hub::new(listener.clone(), false, options, Box::new(|_| {}), 1).unwrap();
         let mut this = EventLoop::new(Arc::new(hub), 0).unwrap();
-        // So that a few bytes are too many for one turn.
-        this.tools.scratch = [0].into();
+        this.tools.scratch = [0; 2].into();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        client.write_all(&[7; 1000]).unwrap();
+        client.write_all(bytes).unwrap();
         let Taken::Client(accepted) = accept::take(&listener) else { panic!("there is no client") };
-        while rustix::io::ioctl_fionread(&accepted.socket).unwrap() < 1000 {
+        while rustix::io::ioctl_fionread(&accepted.socket).unwrap() < bytes.len() as u64 {
             std::thread::yield_now();
         }
+        (this, accepted, client)
+    }
+
+    #[test]
+    fn a_connection_that_events_report_again_and_again_gets_no_more_turns_than_others() {
+        let (mut this, accepted, _client) = with_client(Protocol::Tcp, &[7; 1000]);
         this.refuse(accepted);
         let key = this.pairs.keys()[0];
         for _ in 0..3 {
@@ -490,6 +496,17 @@ mod tests {
         for _ in 0..3 {
             this.take_turns();
             assert_eq!(this.ready, [key]);
+        }
+    }
+
+    #[test]
+    fn a_client_that_sends_empty_lines_without_end_gets_no_more_turns_than_others() {
+        let (mut this, accepted, _client) = with_client(Protocol::Http(Forwarded::Off), &b"\r\n".repeat(500));
+        this.adopt(accepted);
+        let key = this.pairs.keys()[0];
+        for _ in 0..3 {
+            assert_eq!(this.ready, [key]);
+            this.take_turns();
         }
     }
 }

@@ -10,7 +10,7 @@ use super::pair::{Attempts, Link, Pair};
 use super::side::Side;
 use super::tally::Fate;
 use super::tools::Tools;
-use crate::server::deadline_after;
+use crate::deadline::deadline_after;
 
 /// How long to keep asking the program for a connection, at least. A program that does not listen may have just ended,
 /// which others find out and report.

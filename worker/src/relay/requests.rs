@@ -23,7 +23,7 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// by line, must not be parsed each time. A shorter one may be the beginning of another protocol.
 const SHORT: usize = 64;
 
-/// How often a body is read before others get a turn.
+/// How often a client is read before others get a turn.
 const ROUNDS: usize = 8;
 
 /// Between two messages: finds the next request, if it is there.
@@ -37,7 +37,7 @@ pub(super) fn next(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, N
         return wait_in_pause(pair, tools);
     }
     pair.end_hold(tools);
-    loop {
+    for _ in 0..ROUNDS {
         let Course::Messages(exchange) = &mut pair.course else { return ControlFlow::Continue(Next::Go) };
         if std::mem::take(&mut exchange.is_unseen) {
             let bytes = exchange.input.take();
@@ -47,7 +47,7 @@ pub(super) fn next(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, N
             continue;
         }
         if !pair.client.readable {
-            break;
+            return wait(pair, tools);
         }
         let mut scratch = std::mem::take(&mut tools.scratch);
         let begun = match pair.client.read(&mut scratch) {
@@ -63,7 +63,8 @@ pub(super) fn next(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, N
             return ControlFlow::Continue(next);
         }
     }
-    wait(pair, tools)
+    pair.again = true;
+    ControlFlow::Continue(Next::Wait)
 }
 
 /// No request may begin now: nothing is read, and a client that has sent something is held. One that has hung up
@@ -258,7 +259,14 @@ pub(super) fn pass_body(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outco
             return ControlFlow::Continue(Next::Wait);
         };
         let Stage::UnderWay(way) = &mut exchange.stage else { return ControlFlow::Continue(Next::Go) };
-        if !to_program.flush(link) || way.body.is_done() {
+        if !to_program.flush(link) {
+            return ControlFlow::Continue(Next::Wait);
+        }
+        if way.body.is_done() {
+            if client.has_closed_its_half() {
+                // The program sees that as it would without a relay: it may have nothing to do any more.
+                link.half_close();
+            }
             return ControlFlow::Continue(Next::Wait);
         }
         if client.heard_all {
