@@ -60,8 +60,8 @@ pub(crate) fn release_one(port: &Arc<Shared>, generation: &Generation, entry: &A
 }
 
 /// Closes a connection of a generation if it is idle and owed nothing. If a message has arrived, the engine looks at
-/// the connection once more, so that the message is answered first: what a pause or another turn has put off, no event
-/// announces again. Returns whether the connection was closed.
+/// the connection once more, so that the message is answered first: no event announces again what a pause or another
+/// turn has postponed. Returns whether the connection was closed.
 pub(crate) fn close(port: &Shared, generation: &Generation, entry: &Entry) -> bool {
     let mut has_message = false;
     let is_idle = |held: &mut Held| {

@@ -336,8 +336,8 @@ impl Running {
         self.end();
     }
 
-    /// Makes it fail for this reason. A program that has already been asked to end has had its time, and is killed: in a
-    /// moment, because its guardian may have given it that much after a standstill. One that is being killed stays so.
+    /// Makes it fail for this reason. A program that was already asked to end has had its time, and is killed after a
+    /// moment: its guardian may have given it that much after a standstill. One that is being killed already is unaffected.
     pub(super) fn give_up(&self, why: &str) {
         {
             let mut observed = self.observed();

@@ -174,8 +174,8 @@ impl Started {
         }
     }
 
-    /// Waits until it is seen to listen on its private port, until the same limit as for all else. Returns the address to connect to, even if it has to end
-    /// already.
+    /// Waits until the program is seen to listen on its private port, within the same limit as everything else. Returns
+    /// the address to connect to, even if the program has to end already.
     ///
     /// # Errors
     /// If it does not.

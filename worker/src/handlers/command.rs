@@ -9,8 +9,8 @@ use crate::handler::Handler;
 /// The longest accepted line, in bytes, without its line ending.
 const MAX_LINE: usize = 1024;
 
-/// How long a client may take to send the rest of a line, and to read anything at all of an answer. It has a thread to
-/// itself meanwhile, of which there may be few. Long enough for a person whose terminal sends each key.
+/// How long a client may take to send the rest of a line, and to read anything at all of an answer. Meanwhile it occupies
+/// a thread, and there may be few. Long enough for a person whose terminal sends each key separately.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const SONG: &str = "\
