@@ -3,7 +3,7 @@
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,11 +33,14 @@ pub(crate) struct Shared {
     pub(crate) plan: Plan,
     pub(crate) done: AtomicBool,
     pub(crate) began: Instant,
+    /// Which of the addresses has accepted a connection. `usize::MAX`: none yet.
+    reached: AtomicUsize,
 }
 
 impl Shared {
     pub(crate) fn new(plan: Plan) -> Shared {
-        Shared { plan, done: AtomicBool::new(false), began: Instant::now() }
+        let reached = AtomicUsize::new(usize::MAX);
+        Shared { plan, done: AtomicBool::new(false), began: Instant::now(), reached }
     }
 }
 
@@ -195,7 +198,7 @@ impl Client {
             self.connection = None;
         }
         if self.connection.is_none() {
-            match connect(&self.shared.plan) {
+            match connect(&self.shared) {
                 Err(error) if error.kind() == ErrorKind::AddrNotAvailable => return Err(NoPort),
                 Err(error) => return Ok(Attempt::Lost(error.into())),
                 Ok(stream) => self.connection = Some(Connection { stream: BufReader::new(stream), used: false }),
@@ -232,11 +235,19 @@ fn fate(answer: Answer) -> Fate {
 }
 
 /// Connects to the first address that accepts.
-fn connect(plan: &Plan) -> io::Result<Timed> {
+fn connect(shared: &Shared) -> io::Result<Timed> {
+    let Shared { plan, reached, .. } = shared;
     let mut failed = io::Error::from(ErrorKind::NotFound);
-    for address in &plan.addresses {
+    for (number, address) in plan.addresses.iter().enumerate() {
         match TcpStream::connect_timeout(address, plan.patience) {
-            Ok(stream) => return Timed::new(stream, plan.patience),
+            Ok(stream) => {
+                reached.store(number, Ordering::Relaxed);
+                return Timed::new(stream, plan.patience);
+            }
+            // This machine has the address, but no free port.
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable && reached.load(Ordering::Relaxed) == number => {
+                return Err(error);
+            }
             Err(error) => failed = more_telling(failed, error),
         }
     }

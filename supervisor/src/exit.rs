@@ -11,8 +11,8 @@ pub enum Exit {
     /// `admin-cli`: done. `supervisor`: stopped, and no client was closed by force.
     Done = 0,
     /// `admin-cli`: failed. After a failed restart the old server keeps serving, and after `free` the port is not free.
-    /// `supervisor`: did not start, because the port is taken, a directory or a file of settings is missing, …; or the server crashed, with
-    /// `--restart never`.
+    /// `supervisor`: did not start, because the port is taken, a directory or a file of settings is missing, …; or the
+    /// server crashed, with `--restart never`.
     Failed = 1,
     /// `admin-cli`: the arguments are invalid, or several supervisors are running and none was named. `supervisor`: the
     /// arguments or the settings are invalid.

@@ -358,10 +358,8 @@ impl Master {
 
             (Serving(s),    Unhealthy(reason)) => self.unhealthy(s, &reason, now),
             (Retiring(s),   Unhealthy(reason)) => self.unhealthy_already(s, &reason, now),
-            // A replacement is on its way, and may fail.
-            (s @ (Replacing(_) | Preparing(_) | Proving(_)),
-                            Unhealthy(reason)) => self.note_unhealthy(s, reason),
-            (s @ (Starting(_) | Emptying(_) | Rebuilding(_) | Waiting(_) | Draining(_)),
+            // A replacement is on its way, or serves already.
+            (s @ (Starting(_) | Replacing(_) | Preparing(_) | Proving(_) | Emptying(_) | Rebuilding(_) | Waiting(_) | Draining(_)),
                             Unhealthy(_)) => nothing(s),
 
             (Serving(s),    Checked(accepting)) => self.checked(s, accepting, now),

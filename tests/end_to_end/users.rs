@@ -134,7 +134,7 @@ fn a_lock_that_another_user_has_left_is_named() {
     fs::write(&lock, "").unwrap();
     fs::set_permissions(&lock, fs::Permissions::from_mode(0o600)).unwrap();
     let start = lobby.as_other("supervisor", &["exec", "--admin", "off", "--listen", &socket, "true"]);
-    lobby.home.run(start).expect(4).says(&format!("no permission to lock {lock}; remove that file"));
+    lobby.home.run(start).expect(4).says(&format!("no permission to lock {lock}, which belongs to another user"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::accept;
 use crate::course::close_by_force;
+use crate::deadline::deadline_after;
 use crate::event::{Event, ServerError};
 use crate::generation::{For, Generation, Live, Stop};
 use crate::handover;
@@ -24,7 +25,7 @@ pub(crate) fn run(port: &Arc<Shared>, generation: &Arc<Generation>) -> Result<Dr
     let failure = live.failure.take().filter(|_| live.stop.is_none());
     drop(live);
     if let Some(failure) = &failure {
-        generation.retire(Instant::now() + generation.grace_on_failure.min(Duration::from_secs(u32::MAX.into())));
+        generation.retire(deadline_after(Instant::now(), generation.grace_on_failure));
         generation.say(&Event::Failed { failure });
     }
     if generation.closes_port() {

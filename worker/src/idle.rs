@@ -70,7 +70,7 @@ pub(crate) fn close(port: &Shared, generation: &Generation, entry: &Entry) -> bo
         may_end && !has_message
     };
     let idle = entry.slot.take_if(is_idle);
-    if has_message {
+    if has_message && !port.pausing.is_paused() {
         port.engine.again(entry.key);
     }
     match idle {

@@ -7,8 +7,8 @@ use super::probe::Probe;
 /// What shows that a program is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ready {
-    /// One of its processes listens on a socket that is not from us (Linux), or it has run for a second, whichever
-    /// comes first.
+    /// One of its processes listens on a socket that is not from us (Linux), it sends `READY=1` on a socket that it has
+    /// for its check, or it has run for a second, whichever comes first.
     Auto,
     /// It has run for this long.
     After(Duration),

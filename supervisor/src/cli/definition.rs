@@ -205,9 +205,9 @@ pub(super) enum ServerArgs {
         #[cfg_attr(
             unix,
             doc = "When the program counts as ready: when it says so (notify), answers (connect=ADDR, http=URL), a command \
-                   succeeds (exec=COMMAND), or this time has passed (2s); with --relay, connect and http=/PATH mean its private port \
-                   [default: when it listens on a socket of its own (Linux), or after 1s; with --relay, when it listens on \
-                   its private port]"
+                   succeeds (exec=COMMAND), or this time has passed (2s); with --relay, connect and http=/PATH mean its \
+                   private port [default: when it listens on a socket of its own (Linux), or after 1s; with --relay, when \
+                   it listens on its private port]"
         )]
         #[cfg_attr(
             windows,

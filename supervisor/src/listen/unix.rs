@@ -146,7 +146,12 @@ fn claim(path: &Path) -> io::Result<InstanceLock> {
         InstanceLockError::Unusable { path, source }
             if source.kind() == ErrorKind::PermissionDenied && fs::symlink_metadata(&path).is_ok() =>
         {
-            io::Error::new(source.kind(), format!("no permission to lock {}; remove that file", path.display()))
+            let path = path.display();
+            let message = format!(
+                "no permission to lock {path}, which belongs to another user; if none of that user's supervisors listens \
+                 there, remove that file"
+            );
+            io::Error::new(source.kind(), message)
         }
         InstanceLockError::Unusable { path, source } => {
             io::Error::new(source.kind(), format!("{}: {}", path.display(), Reason(&source)))

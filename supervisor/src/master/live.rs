@@ -18,8 +18,6 @@ pub(super) struct Live {
     pub(super) since: Instant,
     /// How it differs from the generation before. None: unknown.
     pub(super) changes: Option<Vec<Change>>,
-    /// Why it does not work, if a check has failed while a replacement was on its way.
-    pub(super) unhealthy: Option<String>,
     /// The program that it runs, for people.
     pub(super) program: Option<String>,
 }

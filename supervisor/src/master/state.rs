@@ -195,20 +195,6 @@ impl State {
         }
     }
 
-    /// The same, to be changed.
-    pub(super) fn current_mut(&mut self) -> Option<&mut Live> {
-        match self {
-            State::Serving(Serving { current, .. })
-            | State::Replacing(Replacing { current, .. })
-            | State::Preparing(Preparing { current, .. })
-            | State::Proving(Proving { current, .. })
-            | State::Retiring(Retiring { current, .. }) => Some(current),
-            State::Starting(_) | State::Emptying(_) | State::Rebuilding(_) | State::Waiting(_) | State::Draining(_) => {
-                None
-            }
-        }
-    }
-
     /// The generation that serves beside the current one, and has to prove itself.
     pub(super) fn next(&self) -> Option<&Live> {
         match self {

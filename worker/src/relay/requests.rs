@@ -259,14 +259,7 @@ pub(super) fn pass_body(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outco
             return ControlFlow::Continue(Next::Wait);
         };
         let Stage::UnderWay(way) = &mut exchange.stage else { return ControlFlow::Continue(Next::Go) };
-        if !to_program.flush(link) {
-            return ControlFlow::Continue(Next::Wait);
-        }
-        if way.body.is_done() {
-            if client.has_closed_its_half() {
-                // The program sees that as it would without a relay: it may have nothing to do any more.
-                link.half_close();
-            }
+        if !to_program.flush(link) || way.body.is_done() {
             return ControlFlow::Continue(Next::Wait);
         }
         if client.heard_all {

@@ -112,11 +112,6 @@ impl Side {
         self.gone
     }
 
-    /// Whether the other side has closed its half, and everything before that was read.
-    pub(super) fn has_closed_its_half(&mut self) -> bool {
-        self.readable && self.thorough && !self.gone && self.peek() == Peeked::End
-    }
-
     /// What a read would find. It is left there.
     pub(super) fn peek(&mut self) -> Peeked {
         loop {

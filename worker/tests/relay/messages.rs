@@ -327,10 +327,10 @@ fn a_client_may_close_its_side_behind_its_request() {
     client.finish();
     let mut server = connections.recv().unwrap();
     server.expect("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    // A client that waits for nothing any more looks like that, too.
-    server.expect_last("");
+    server.expect_silence();
     server.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     client.expect_last("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    server.expect_last("");
     eventually("it is over", || upstream.counts().now == 0);
 }
 

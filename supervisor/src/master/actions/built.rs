@@ -90,8 +90,7 @@ impl Master {
         let is_known = self.record.generations > 0 && !settings.parts.is_empty();
         let changes = is_known.then(|| changes::between(&self.settings.parts, &settings.parts));
         self.record.generations += 1;
-        let live =
-            Live { build, number: self.record.generations, generation, since: now, changes, unhealthy: None, program };
+        let live = Live { build, number: self.record.generations, generation, since: now, changes, program };
         if let Some(evidence) = live.generation.evidence() {
             let message = format!("generation {} is ready: {evidence}{}", live.number, live.changed());
             let fields =
@@ -121,7 +120,7 @@ impl Master {
     pub(in crate::master) fn discard(&mut self, draining: Draining, build: u64, built: Built, now: Instant) -> State {
         let Built { generation, program, .. } = built;
         let number = self.record.generations + 1;
-        let live = Live { build, number, generation, since: now, changes: None, unhealthy: None, program };
+        let live = Live { build, number, generation, since: now, changes: None, program };
         self.drains.discard(live, draining.why.to_string(), draining.deadline, now);
         State::Draining(draining)
     }

@@ -28,45 +28,38 @@ impl Master {
         self.serving(current, now)
     }
 
-    /// The current generation does not work.
+    /// The current generation does not work. It is replaced by a new one, which starts beside it if possible.
     pub(in crate::master) fn unhealthy(&mut self, serving: Serving, reason: &str, now: Instant) -> State {
         self.log_unhealthy(&serving.current, reason);
-        self.renew(serving.current, reason, now)
-    }
-
-    /// The current generation does not work, and the one that it has replaced still drains.
-    pub(in crate::master) fn unhealthy_already(&mut self, retiring: Retiring, reason: &str, now: Instant) -> State {
-        let Retiring { current, replaced, restart, countdown: _ } = retiring;
-        self.log_unhealthy(&current, reason);
-        restart.failed(format!(
-            "generation {} has replaced generation {replaced}, and does not work, so it is being replaced as well: {reason}",
-            current.number
-        ));
-        self.renew(current, reason, now)
-    }
-
-    /// The current generation does not work, and a replacement is on its way. If that fails, it counts.
-    pub(in crate::master) fn note_unhealthy(&self, mut state: State, reason: String) -> State {
-        if let Some(current) = state.current_mut() {
-            self.log_unhealthy(current, &reason);
-            current.unhealthy = Some(reason);
-        }
-        state
-    }
-
-    fn log_unhealthy(&self, current: &Live, reason: &str) {
-        let message = format!("generation {} does not work: {reason}", current.number);
-        let fields = [("generation", current.number.into()), ("reason", reason.into())];
-        self.identity.log.line(Level::Error, "unhealthy", message, fields);
-    }
-
-    /// Replaces the current generation, which does not work for this reason. The next one starts beside it if possible.
-    pub(in crate::master) fn renew(&mut self, mut current: Live, reason: &str, now: Instant) -> State {
+        let mut current = serving.current;
         if self.builder.overlaps() {
             return self.restart(current, Restart::new(Trigger::Check, None, None), now);
         }
         // It reports its failure, and the rest follows from that.
         current.generation.give_up(reason);
         self.serving(current, now)
+    }
+
+    /// The current generation does not work, and the one that it has replaced still drains.
+    pub(in crate::master) fn unhealthy_already(&mut self, retiring: Retiring, reason: &str, now: Instant) -> State {
+        self.log_unhealthy(&retiring.current, reason);
+        // One that was to mend another one's failure has failed, too: the restart policy decides.
+        if retiring.restart.by == Trigger::Check || !self.builder.overlaps() {
+            let mut retiring = retiring;
+            retiring.current.generation.give_up(reason);
+            return State::Retiring(retiring);
+        }
+        let Retiring { current, replaced, restart, countdown: _ } = retiring;
+        restart.failed(format!(
+            "generation {} has replaced generation {replaced}, and does not work, so it is being replaced as well: {reason}",
+            current.number
+        ));
+        self.restart(current, Restart::new(Trigger::Check, None, None), now)
+    }
+
+    fn log_unhealthy(&self, current: &Live, reason: &str) {
+        let message = format!("generation {} does not work: {reason}", current.number);
+        let fields = [("generation", current.number.into()), ("reason", reason.into())];
+        self.identity.log.line(Level::Error, "unhealthy", message, fields);
     }
 }

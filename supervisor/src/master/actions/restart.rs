@@ -69,12 +69,11 @@ impl Master {
         State::Draining(draining)
     }
 
-    /// Begins the next restart, if one is queued or the current generation does not work.
-    pub(in crate::master) fn next(&mut self, mut current: Live, now: Instant) -> State {
-        match (self.queue.pop(), current.unhealthy.take()) {
-            (Some(restart), _) => self.restart(current, restart, now),
-            (None, Some(reason)) => self.renew(current, &reason, now),
-            (None, None) => self.serving(current, now),
+    /// Begins the next restart, if one is queued.
+    pub(in crate::master) fn next(&mut self, current: Live, now: Instant) -> State {
+        match self.queue.pop() {
+            Some(restart) => self.restart(current, restart, now),
+            None => self.serving(current, now),
         }
     }
 

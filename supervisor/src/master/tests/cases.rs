@@ -715,14 +715,14 @@ fn a_generation_that_fails_its_check_while_the_one_before_it_drains_is_replaced_
 }
 
 #[test]
-fn a_check_that_fails_during_a_restart_counts_if_that_restart_fails() {
-    let mut drive = Drive::new();
-    drive.settle();
-    drive.take(restart());
+fn a_replacement_for_a_generation_that_fails_its_check_fails_as_a_crash_if_it_does_not_work_either() {
+    let mut drive = with_a_client(600);
     drive.take(Step::Unhealthy);
-    drive.take(Step::NotBuilt);
-    assert_eq!(drive.answers(), ["Failed"]);
     drive.take(Step::Built);
-    assert!(lock(&drive.world).is_target(3), "{:?}", drive.state);
+    assert!(lock(&drive.world).is_target(2));
+    // Generation 1 still has its client.
+    drive.take(Step::Unhealthy);
+    drive.settle();
+    assert_eq!(drive.master.record.crashes, 1);
     drive.finish();
 }
