@@ -16,9 +16,10 @@ name=${1:?usage: deploy.sh NAME ROOT RELEASE}
 root=${2:?usage: deploy.sh NAME ROOT RELEASE}
 release=${3:?usage: deploy.sh NAME ROOT RELEASE}
 
-command -v flock > /dev/null || { echo "deploy: flock is missing (util-linux)" >&2; exit 1; }
 exec 9< "$root"
-flock -n 9 || { echo "deploy: another deploy of $root is in progress" >&2; exit 1; }
+code=0
+flock -n -E 75 9 2> /dev/null || code=$? # Some network file systems cannot lock a directory.
+[ "$code" != 75 ] || { echo "deploy: another deploy of $root is in progress" >&2; exit 1; }
 before=$(readlink "$root/current")
 # A link is replaced in one step only by a rename.
 switch() {

@@ -63,14 +63,15 @@ pub(crate) fn release_one(port: &Arc<Shared>, generation: &Generation, entry: &A
 /// the connection once more, so that the message is answered first: no event announces again what a pause or another
 /// turn has postponed. Returns whether the connection was closed.
 pub(crate) fn close(port: &Shared, generation: &Generation, entry: &Entry) -> bool {
-    let mut has_message = false;
+    let mut is_owed = false;
     let is_idle = |held: &mut Held| {
         let may_end = held.belongs_to(generation) && held.farewell.is_none() && held.generation.notice.is_none();
-        has_message = may_end && held.has_message();
+        let has_message = may_end && held.has_message();
+        is_owed = has_message && handover::must_leave(port, entry, held, held.idle_since);
         may_end && !has_message
     };
     let idle = entry.slot.take_if(is_idle);
-    if has_message && !port.pausing.is_paused() {
+    if is_owed && !port.pausing.is_paused() {
         port.engine.again(entry.key);
     }
     match idle {

@@ -77,14 +77,7 @@ fn acknowledge(pair: &Pair) {
 /// No more of the answer has arrived.
 fn await_answer(pair: &mut Pair, tools: &mut Tools) -> ControlFlow<Outcome, Next> {
     let limit = tools.hub.options.answer_within;
-    let Pair { link: Link::Open(link), to_program, course: Course::Messages(exchange), .. } = pair else {
-        return ControlFlow::Continue(Next::Go);
-    };
-    let Stage::UnderWay(way) = &mut exchange.stage else { return ControlFlow::Continue(Next::Go) };
-    if matches!(way.answer, Answering::UntilClose) && way.body.is_done() && to_program.is_empty() {
-        // The program gets no further request on this connection, so that it does not keep it.
-        link.half_close();
-    }
+    let Some(way) = pair.under_way() else { return ControlFlow::Continue(Next::Go) };
     // A request that is not complete cannot be answered yet.
     let is_due = matches!(way.answer, Answering::Head(_)) && way.body.is_done();
     if let Some(limit) = limit.filter(|_| is_due) {
