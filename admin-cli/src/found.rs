@@ -41,12 +41,12 @@ pub(crate) fn find() -> Result<Vec<Found>, Failure> {
     // uses up all threads must not lock out its administrator.
     let begin = |paths: InstancePaths| {
         let theirs = paths.clone();
-        thread::Builder::new().spawn(move || look(&theirs)).map_err(|_| paths)
+        thread::Builder::new().spawn(move || client::status(&theirs, LOOK)).map_err(|_| paths)
     };
     let looks: Vec<_> = places.into_iter().map(begin).collect();
     let looked = looks.into_iter().map(|begun| match begun {
         Ok(thread) => thread.join().unwrap_or(Err(AskError::Disconnected)),
-        Err(paths) => look(&paths),
+        Err(paths) => client::status(&paths, LOOK),
     });
     let found = names.into_iter().zip(looked).map(|(name, looked)| {
         let (status, pid) = match looked {
@@ -56,10 +56,6 @@ pub(crate) fn find() -> Result<Vec<Found>, Failure> {
         Found { name, status, pid }
     });
     Ok(found.collect())
-}
-
-fn look(paths: &InstancePaths) -> Result<(Status, Option<u32>), AskError> {
-    client::status(paths, LOOK)
 }
 
 pub(crate) fn named(name: &InstanceName) -> Result<Chosen, Failure> {

@@ -218,7 +218,7 @@ impl Master {
             },
             Event::Prepared { .. } => return state,
             Event::Built { build, built } => {
-                self.builder.is_built(build);
+                self.builder.note_built(build);
                 match built {
                     // One that is late is dropped, except in a stop: the supervisor must not end before it is gone.
                     Ok(built) if build == self.record.builds || matches!(state, State::Draining(_)) => {

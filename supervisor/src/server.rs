@@ -52,8 +52,8 @@ pub(crate) trait Builder: fmt::Debug + Send {
         false
     }
 
-    /// The build with this number is over: its result has arrived.
-    fn is_built(&mut self, _build: u64) {}
+    /// Notes that the build with this number is over: its result has arrived.
+    fn note_built(&mut self, _build: u64) {}
 
     /// How long after the deadline of its drain a generation may take to end before it is overdue.
     fn after_deadline(&self) -> Duration {

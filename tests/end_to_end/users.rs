@@ -88,7 +88,7 @@ fn another_user_does_not_get_to_the_socket() {
     instance.assert_serves();
 }
 
-/// A user who is neither root nor the other one.
+/// A third user, besides root and [`OTHER`].
 const THIRD: &str = "65533";
 
 #[test]

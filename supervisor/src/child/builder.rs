@@ -355,8 +355,8 @@ impl Builder for Children {
         self.sockets.are_awaited()
     }
 
-    fn is_built(&mut self, build: u64) {
-        self.sockets.is_built(build);
+    fn note_built(&mut self, build: u64) {
+        self.sockets.note_built(build);
     }
 
     fn overlaps(&self) -> bool {

@@ -60,8 +60,8 @@ impl Sockets {
         !self.state().starting.is_empty()
     }
 
-    /// The result of this build has arrived.
-    pub(super) fn is_built(&self, build: u64) {
+    /// Notes that the result of this build has arrived.
+    pub(super) fn note_built(&self, build: u64) {
         self.state().starting.retain(|&starting| starting != build);
     }
 
@@ -123,9 +123,9 @@ mod tests {
         // It has tried another private port.
         sockets.for_build(1).unwrap();
         sockets.for_build(2).unwrap();
-        sockets.is_built(1);
+        sockets.note_built(1);
         assert!(sockets.are_awaited());
-        sockets.is_built(2);
+        sockets.note_built(2);
         assert!(!sockets.are_awaited());
         sockets.close(Deadline::after(std::time::Instant::now(), std::time::Duration::ZERO));
         assert_eq!(sockets.for_build(3).unwrap_err().to_string(), "the server is being stopped");

@@ -10,20 +10,13 @@ use std::time::{Duration, Instant};
 use mastercontrol_worker::Outcome;
 use mastercontrol_worker::relay::{Forwarded, Protocol};
 
-use crate::support::{CONNECT_TIMEOUT, Client, Front, HUGE, Program, eventually, never, options, soon};
+use crate::support::{CONNECT_TIMEOUT, Client, Front, HUGE, Program, asks, eventually, never, options, soon};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Has a client send a request, which the program receives. Returns the program's end of the connection.
-fn asks(client: &mut Client, connections: &Receiver<Client>) -> Client {
-    client.get("/");
-    let mut server = connections.recv().unwrap();
-    server.expect(REQUEST);
-    server
-}
-
-/// The same, and the client gets an answer.
+/// Has a client send a request, which the program receives, and the client gets an answer. Returns the program's end of
+/// the connection.
 fn is_answered(client: &mut Client, connections: &Receiver<Client>) -> Client {
     let mut server = asks(client, connections);
     server.send(ANSWER);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mastercontrol_worker::relay::{Forwarded, Protocol};
 use rustix::net::{AddressFamily, SocketType};
 
-use crate::support::{Client, Front, Program, eventually, never, options};
+use crate::support::{Client, Front, Program, asks, eventually, never, options};
 
 #[test]
 fn what_is_no_request_is_refused_and_reaches_no_program() {
@@ -214,9 +214,7 @@ fn a_client_that_has_just_been_answered_is_not_reset_at_the_deadline() {
     let front = Front::http();
     let upstream = front.serve(&program);
     let mut client = front.client();
-    client.get("/");
-    let mut server = connections.recv().unwrap();
-    server.expect("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut server = asks(&mut client, &connections);
     upstream.stop_by(never());
     // It is still sending when it gets its last answer.
     client.send("GET /ahead HTTP/1.1\r\n");

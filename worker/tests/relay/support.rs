@@ -292,3 +292,11 @@ impl Client {
         rustix::net::sockopt::set_socket_linger(&self.0, Some(Duration::ZERO)).unwrap();
     }
 }
+
+/// Has a client send a request, which the program receives. Returns the program's end of the connection.
+pub fn asks(client: &mut Client, connections: &Receiver<Client>) -> Client {
+    client.get("/");
+    let mut server = connections.recv().unwrap();
+    server.expect("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    server
+}

@@ -41,11 +41,10 @@ impl Master {
     }
 
     /// The current generation does not work, and the one that it has replaced still drains.
-    pub(in crate::master) fn unhealthy_already(&mut self, retiring: Retiring, reason: &str, now: Instant) -> State {
+    pub(in crate::master) fn unhealthy_already(&mut self, mut retiring: Retiring, reason: &str, now: Instant) -> State {
         self.log_unhealthy(&retiring.current, reason);
         // One that was to mend another one's failure has failed, too: the restart policy decides.
-        if retiring.restart.by == Trigger::Check || !self.builder.overlaps() {
-            let mut retiring = retiring;
+        if retiring.restart.by == Trigger::Check {
             retiring.current.generation.give_up(reason);
             return State::Retiring(retiring);
         }

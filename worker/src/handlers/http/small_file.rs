@@ -9,7 +9,7 @@ use super::date::Now;
 use super::header::{After, Header, Terms};
 use super::media_type::MediaType;
 use super::status::Status;
-use super::version::Version;
+use super::version::{Identity, Version};
 
 /// The longest file that is small, in bytes.
 pub(super) const SMALL: u64 = 64 * 1024;
@@ -25,8 +25,6 @@ pub(super) struct SmallFile {
     path: PathBuf,
     /// The number of directories between the served one and the file.
     depth: usize,
-    /// None if the system does not reveal it.
-    identity: Option<Identity>,
     /// The second whose date the answer carries.
     pub(super) second: u64,
     pub(super) version: Version,
@@ -60,8 +58,7 @@ impl SmallFile {
         let header = answer.len();
         answer.resize(header + version.length as usize, 0); // A small one fits into memory.
         file.read_exact(&mut answer[header..])?;
-        let identity = Identity::of(metadata);
-        Ok(SmallFile { path, depth, identity, second: now.second(), version, media_type, header, answer })
+        Ok(SmallFile { path, depth, second: now.second(), version, media_type, header, answer })
     }
 
     pub(super) fn header(&self) -> &[u8] {
@@ -79,48 +76,17 @@ impl SmallFile {
 
     /// Whether a later change would show, see [`SmallFile::is_unchanged`].
     pub(super) fn is_settled(&self, now: Now) -> bool {
-        self.identity.is_some_and(|identity| now.0.checked_sub(identity.changed).is_some_and(|since| since >= SETTLED))
+        self.version
+            .identity
+            .is_some_and(|identity| now.0.checked_sub(identity.changed).is_some_and(|since| since >= SETTLED))
     }
 
     /// Whether this very file is still there, unchanged, and no part of its path below the served directory is a
     /// symbolic link.
     pub(super) fn is_unchanged(&self) -> bool {
         let is_directory = |path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
-        self.identity.is_some()
+        self.version.identity.is_some()
             && self.path.ancestors().skip(1).take(self.depth).all(is_directory)
-            && fs::symlink_metadata(&self.path).is_ok_and(|metadata| Identity::of(&metadata) == self.identity)
-    }
-}
-
-/// Which file it is, and in which state: each change of its content, its place or its permissions changes this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    /// When its content or metadata was last changed, since 1970. No program can set that time.
-    changed: Duration,
-}
-
-impl Identity {
-    #[cfg(unix)]
-    fn of(metadata: &Metadata) -> Option<Identity> {
-        use std::os::unix::fs::MetadataExt;
-        let seconds = u64::try_from(metadata.ctime()).ok()?;
-        let nanoseconds = u32::try_from(metadata.ctime_nsec()).ok()?;
-        Some(Identity {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: Duration::new(seconds, nanoseconds),
-        })
-    }
-
-    /// Elsewhere std does not identify a file.
-    #[cfg(not(unix))]
-    fn of(_: &Metadata) -> Option<Identity> {
-        None
+            && fs::symlink_metadata(&self.path).is_ok_and(|metadata| Identity::of(&metadata) == self.version.identity)
     }
 }

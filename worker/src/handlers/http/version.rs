@@ -8,34 +8,45 @@ use httpdate::HttpDate;
 use super::date::{Now, http_date, second_of};
 use super::request::Head;
 
-/// One version of a file, told apart from others by its length, the time of its last change and its mark.
+/// One version of a file, told apart from others by its length, the time of its last change and its identity.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Version {
     pub(super) length: u64,
     /// Since 1970. None if it is unknown, or before that. Builds may set it to the same time for all files.
     modified: Option<Duration>,
     /// None if the system does not reveal it.
-    mark: Option<Mark>,
+    pub(super) identity: Option<Identity>,
 }
 
-/// What tells files apart although a program has set the same time for all.
-#[derive(Debug, Clone, Copy)]
-struct Mark {
+/// Which file it is, and in which state: each change of its content, its place or its permissions changes this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
     inode: u64,
-    /// When its content or metadata was last changed: seconds and nanoseconds. No program can set that time.
-    changed: (i64, i64),
+    length: u64,
+    modified: (i64, i64),
+    /// When its content or metadata was last changed, since 1970. No program can set that time.
+    pub(super) changed: Duration,
 }
 
-impl Mark {
+impl Identity {
     #[cfg(unix)]
-    #[allow(clippy::unnecessary_wraps, reason = "there is none elsewhere")]
-    fn of(metadata: &Metadata) -> Option<Mark> {
+    pub(super) fn of(metadata: &Metadata) -> Option<Identity> {
         use std::os::unix::fs::MetadataExt;
-        Some(Mark { inode: metadata.ino(), changed: (metadata.ctime(), metadata.ctime_nsec()) })
+        let seconds = u64::try_from(metadata.ctime()).ok()?;
+        let nanoseconds = u32::try_from(metadata.ctime_nsec()).ok()?;
+        Some(Identity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: Duration::new(seconds, nanoseconds),
+        })
     }
 
+    /// Elsewhere std does not identify a file.
     #[cfg(not(unix))]
-    fn of(_: &Metadata) -> Option<Mark> {
+    pub(super) fn of(_: &Metadata) -> Option<Identity> {
         None
     }
 }
@@ -51,14 +62,15 @@ pub(super) enum Verdict {
 impl Version {
     pub(super) fn of(metadata: &Metadata) -> Version {
         let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Version { length: metadata.len(), modified, mark: Mark::of(metadata) }
+        Version { length: metadata.len(), modified, identity: Identity::of(metadata) }
     }
 
     /// For the field `ETag`.
     pub(super) fn etag(&self) -> String {
         let (length, modified) = (self.length, self.modified.unwrap_or_default().as_nanos());
-        match self.mark {
-            Some(Mark { inode, changed: (second, nanosecond) }) => {
+        match self.identity {
+            Some(Identity { inode, changed, .. }) => {
+                let (second, nanosecond) = (changed.as_secs(), changed.subsec_nanos());
                 format!("\"{modified:x}-{length:x}-{inode:x}-{second:x}-{nanosecond:x}\"")
             }
             None => format!("\"{modified:x}-{length:x}\""),
@@ -148,7 +160,13 @@ mod tests {
     const VERSION: Version = Version {
         length: 16,
         modified: Some(Duration::from_millis(784_111_777_500)),
-        mark: Some(Mark { inode: 17, changed: (32, 33) }),
+        identity: Some(Identity {
+            device: 1,
+            inode: 17,
+            length: 16,
+            modified: (784_111_777, 500_000_000),
+            changed: Duration::new(32, 33),
+        }),
     };
     const SECOND: u64 = 784_111_777;
     const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -170,10 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_named_by_time_and_length_and_by_its_mark_if_it_has_one() {
+    fn a_version_is_named_by_time_and_length_and_by_its_identity_if_it_has_one() {
         let time_and_length = format!("{:x}-10", 784_111_777_500_000_000_u64);
         assert_eq!(VERSION.etag(), format!("\"{time_and_length}-11-20-21\""));
-        assert_eq!(Version { mark: None, ..VERSION }.etag(), format!("\"{time_and_length}\""));
+        assert_eq!(Version { identity: None, ..VERSION }.etag(), format!("\"{time_and_length}\""));
         assert_eq!(VERSION.last_modified(at(SECOND)).unwrap().to_string(), DATE);
     }
 
