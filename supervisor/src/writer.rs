@@ -24,6 +24,10 @@ const PIECE: usize = 512;
 /// How long the end of the process waits in total for everything that is not written yet.
 pub(crate) const LAST_LINES: Duration = Duration::from_millis(200);
 
+/// How long a thread of a busy machine may take until it runs.
+#[cfg(windows)]
+const LATE: Duration = Duration::from_secs(5);
+
 /// Writes lines in the order in which they arrive, on a thread named `log`. The thread starts with the first line, and
 /// ends when the writer is dropped and everything is written.
 pub(crate) struct Writer(Arc<Shared>);
@@ -203,10 +207,18 @@ impl Shared {
         queue
     }
 
-    /// Windows does not tell whether there is room.
+    /// Waits for the thread, in case it is late, and then once more for its reader. Windows does not tell whether there
+    /// is room, so no other thread may write.
     #[cfg(windows)]
-    #[allow(clippy::unused_self, reason = "the other one uses it")]
-    fn write_at_once<'a>(&'a self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+    fn write_at_once<'a>(self: &'a Arc<Self>, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        let late = Instant::now() + LATE;
+        while queue.has_thread && queue.writing == 0 && !queue.waiting.is_empty() && Instant::now() < late {
+            queue = self.wait_for_progress(queue, Some(late));
+        }
+        let end = Instant::now() + LAST_LINES;
+        while queue.writing > 0 && Instant::now() < end {
+            queue = self.wait_for_progress(queue, Some(end));
+        }
         queue
     }
 
