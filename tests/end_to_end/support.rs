@@ -323,7 +323,7 @@ impl Home {
         let name = command.get_args().skip_while(|&argument| argument != "--name").nth(1);
         let name = name.map_or(self.name().to_owned(), |name| name.to_str().unwrap().to_owned());
         let process = self.spawn(command);
-        let line = process.err.wait_for("listening on ");
+        let line = process.wait_for("listening on ");
         let address = announced(&line).unwrap();
         Instance { address, process, name, home: self.clone(), released: false }
     }
@@ -346,7 +346,7 @@ impl Home {
     pub fn exec_by(&self, command: Command) -> Instance {
         let process = self.spawn(command);
         // The program writes to the same stderr, and may say there where it listens.
-        let line = process.err.wait_for(&format!(" (pid {}", process.pid));
+        let line = process.wait_for(&format!(" (pid {}", process.pid));
         let address = announced(&line).unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
         let name = self.name().to_owned();
         Instance { address, process, name, home: self.clone(), released: false }
@@ -479,14 +479,20 @@ impl Text {
         thread::spawn(move || {
             let mut part = [0; 4096];
             let mut source = source;
-            while let Some(length) = source.as_mut().and_then(|source| source.read(&mut part).ok()) {
-                if length == 0 {
-                    break;
+            while let Some(read) = source.as_mut().map(|source| source.read(&mut part)) {
+                match read {
+                    Ok(0) => break,
+                    Ok(length) => {
+                        if writer.reader() == Reader::Slow {
+                            thread::sleep(Duration::from_millis(10));
+                        }
+                        writer.change(|written| written.text.push_str(&String::from_utf8_lossy(&part[..length])));
+                    }
+                    Err(error) => {
+                        writer.change(|written| written.text.push_str(&format!("[cannot read the rest: {error}]")));
+                        break;
+                    }
                 }
-                if writer.reader() == Reader::Slow {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                writer.change(|written| written.text.push_str(&String::from_utf8_lossy(&part[..length])));
             }
             writer.change(|written| written.ended = true);
         });
@@ -512,15 +518,22 @@ impl Text {
 
     /// Waits until there is a whole line with this in it, and returns the first one.
     pub fn wait_for(&self, part: &str) -> String {
+        self.find(part).unwrap_or_else(|missing| panic!("{missing}"))
+    }
+
+    /// Like [`Text::wait_for`], but says what is missing.
+    fn find(&self, part: &str) -> Result<String, String> {
         let end = Instant::now() + LIMIT;
         let mut written = self.0.0.lock().unwrap();
         loop {
             let found = written.text.split_inclusive('\n').find(|line| line.ends_with('\n') && line.contains(part));
             if let Some(line) = found {
-                return line.trim_end().to_owned();
+                return Ok(line.trim_end().to_owned());
             }
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero() && !written.ended, "no line with {part:?} in:\n{}", written.text);
+            if left.is_zero() || written.ended {
+                return Err(format!("no line with {part:?} in:\n{}", written.text));
+            }
             written = self.0.1.wait_timeout(written, left).unwrap().0;
         }
     }
@@ -574,6 +587,14 @@ impl Process {
 
     fn status(&self) -> Option<ExitStatus> {
         lock(&self.child).try_wait().unwrap()
+    }
+
+    /// Waits until there is a whole line with this in it on stderr, and returns the first one.
+    fn wait_for(&self, part: &str) -> String {
+        self.err.find(part).unwrap_or_else(|missing| match self.status() {
+            Some(status) => panic!("{missing}\nit has ended with {}", code(status)),
+            None => panic!("{missing}\nit has not ended\n{}", what_hangs()),
+        })
     }
 
     /// Waits for the end and returns the exit code.
