@@ -2,9 +2,9 @@
 //!
 //! A client connects to the admin socket (on Windows: the named pipe) and sends one request: one JSON object on one
 //! line, in UTF-8, at most 64 KiB long. The supervisor sends any number of event lines, then one result line, and
-//! closes the connection: one request per connection. Its lines are at most 64 KiB long, too: the long texts of one
-//! that would be longer are cut, and end in `…`, and its long lists are cut. An event line with a `seq` is an [`Entry`]
-//! of the journal, sent only in answer to `events`; every other event line is [`Progress`].
+//! closes the connection: one request per connection. The supervisor's lines are at most 64 KiB long, too. To make a
+//! line fit, it cuts long texts, which then end in `…`, and long lists. An event line with a `seq` is an [`Entry`] of
+//! the journal, sent only in answer to `events`; every other event line is [`Progress`].
 //!
 //! ```text
 //! -> {"v":1,"request":"stop","grace_ms":5000}
