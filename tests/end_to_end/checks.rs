@@ -110,7 +110,8 @@ fn ready_exec_waits_until_a_command_succeeds() {
     assert_eq!(instance.status()["evidence"], format!("`{}` succeeded", &ready[5..]).as_str());
     assert!(fs::read_to_string(format!("{}.asked", up.display())).unwrap().lines().count() > 1);
     // Its errors are passed through; its stdout is not the program's.
-    assert!(log_says(&instance, "No such file") && instance.out.so_far().is_empty());
+    instance.err.wait_for("No such file");
+    assert!(instance.out.so_far().is_empty());
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
     assert_leaves_nothing(&home);

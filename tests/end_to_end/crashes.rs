@@ -36,6 +36,7 @@ fn a_crash_says_why_by_the_last_lines_that_the_program_wrote() {
     instance.admin(&["events"]).expect(0).says("it exited with code 3\n  | line 22\n  | line 23\n");
     instance.admin(&["status"]).expect(0).says("it exited with code 3\n").says("| line 22\n").says("| the end");
     // And all of it is passed through.
+    instance.err.wait_for("line 30");
     let log = instance.err.so_far();
     assert!((1..=30).all(|i| log.matches(&format!("line {i}\n")).count() == 1), "{log}");
 }

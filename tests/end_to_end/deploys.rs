@@ -242,6 +242,7 @@ fn a_restart_that_is_an_outage_says_so_before_it_begins() {
         let instance = releases.exec(options, &["./server"]);
         instance.out.wait_for(&releases.says("one"));
         instance.admin(&["restart"]).expect(0);
+        instance.err.wait_for("generation 1 draining");
         let log = instance.err.so_far();
         let outage = log.find("an outage begins: generation 1 has to end before the next one starts");
         match options {
@@ -405,8 +406,7 @@ fn a_restart_says_what_has_changed() {
         releases.path("two").display()
     ));
     restarted.says("changed: grace 5 -> 30");
-    let log = instance.err.so_far();
-    assert!(log.contains("; changed: grace 5 -> 30, program "), "{log}");
+    instance.err.wait_for("; changed: grace 5 -> 30, program ");
     let json = instance.admin(&["restart", "--json"]).expect(0).json();
     assert_eq!(json["changes"], serde_json::json!([]));
 }

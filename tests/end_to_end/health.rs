@@ -162,7 +162,7 @@ fn three_things_are_answered_and_nothing_else() {
     assert_eq!((&status["connections"]["total"], &status["state"]), (&0.into(), &"serving".into()));
     assert_eq!(status["health"], health.option());
     instance.admin(&["status"]).expect(0).says(&health.option());
-    assert!(instance.err.so_far().contains(&format!("health on {}", health.0)), "{}", instance.err.so_far());
+    instance.err.wait_for(&format!("health on {}", health.0));
 }
 
 #[test]

@@ -306,7 +306,7 @@ fn a_socket_that_was_passed_is_served_on_and_outlives_the_supervisor_with_its_qu
     let start = || home.start_by(passing(&home, listener.try_clone().unwrap(), &[3], &arguments));
     let instance = start();
     assert_eq!(instance.address, listener.local_addr().unwrap());
-    assert!(instance.err.so_far().contains(", socket passed by the service manager)"), "{}", instance.err.so_far());
+    instance.err.wait_for(", socket passed by the service manager)");
     assert_eq!(instance.client().get("/name").body, b"it");
     #[cfg(target_os = "linux")]
     crate::process::assert_nothing_leaks(&instance);

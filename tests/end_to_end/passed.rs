@@ -141,7 +141,7 @@ fn a_relay_listens_on_the_socket_that_was_passed_and_its_queue_outlives_the_supe
         waiting.send("GET /name HTTP/1.0\r\n\r\n");
         let instance = home.exec_by(passing(&home, &exec, vec![("front", listener.try_clone().unwrap().into())]));
         assert_eq!(instance.address, listener.local_addr().unwrap());
-        assert!(instance.err.so_far().contains(", socket passed by the service manager)"), "{}", instance.err.so_far());
+        instance.err.wait_for(", socket passed by the service manager)");
         assert_eq!(waiting.answer().body, b"it");
         drop(waiting);
         instance.admin(&["restart"]).expect(0);

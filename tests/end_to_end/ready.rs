@@ -308,6 +308,7 @@ fn a_new_version_serves_beside_the_old_one_for_the_overlap_and_then_alone() {
     }
     let (refused, lost) = clients.end();
     assert!(refused.is_empty() && lost.is_empty(), "{refused:?}, {lost:?}");
+    instance.err.wait_for("generation 1 draining");
     let log = instance.err.so_far();
     let beside = log.find("generation 2 serves beside generation 1 for 500 ms").unwrap();
     assert!(log.find("generation 1 draining").unwrap() > beside, "{log}");

@@ -143,8 +143,7 @@ fn the_report_of_a_stop_names_the_clients_that_held_it_up_until_the_program_was_
     instance.admin(&["grace", "0"]).expect(0);
     let report = &stop.end().expect(5).json()["report"];
     assert_eq!(peers(&report["held_up_by"]), addresses(&clients), "{report}");
-    let log = instance.err.so_far();
-    assert!(log.contains("the stop was held up by 127.0.0.1:"), "{log}");
+    instance.err.wait_for("the stop was held up by 127.0.0.1:");
     instance.wait();
 }
 

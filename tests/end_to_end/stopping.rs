@@ -86,7 +86,7 @@ fn a_stop_in_the_middle_of_a_restart_asks_both_programs_to_end() {
     instance.admin(&["restart", "--no-wait"]).expect(0);
     eventually("the next one is up", || so_many("up", 2));
     instance.admin(&["stop"]).expect(0);
-    assert!(so_many("saved", 2), "{}", instance.out.so_far());
+    eventually("both have said so", || so_many("saved", 2));
     assert_eq!(instance.wait(), 0);
     assert_nothing_runs(&home);
 }

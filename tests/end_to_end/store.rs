@@ -155,7 +155,7 @@ fn clients_that_wait_for_a_program_survive_kill_9_of_the_supervisor_and_a_stop()
     kill(&home, instance);
     // Still there, for a third one, which is not to be lost by a stop either.
     let instance = keeper.start(&idle);
-    assert!(instance.err.so_far().contains(", sockets kept by the service manager)"), "{}", instance.err.so_far());
+    instance.err.wait_for(", sockets kept by the service manager)");
     instance.admin(&["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
     let next = unix(&path);
@@ -186,7 +186,7 @@ fn clients_that_wait_for_a_server_of_ours_survive_kill_9_of_the_supervisor() {
     // It accepts any port, and so also this one.
     let instance = start(&command);
     assert_eq!(instance.address, address);
-    assert!(instance.err.so_far().contains(", socket kept by the service manager)"), "{}", instance.err.so_far());
+    instance.err.wait_for(", socket kept by the service manager)");
     crowd.assert_are_served();
     // A stop also leaves the queue to the next one.
     instance.admin(&["stop"]).expect(0);
@@ -210,7 +210,7 @@ fn the_port_of_a_relay_is_kept() {
     kill(&home, instance);
     let mut waiting = Client::connect(front);
     let instance = keeper.start(&command);
-    assert!(instance.err.so_far().contains(", socket kept by the service manager)"), "{}", instance.err.so_far());
+    instance.err.wait_for(", socket kept by the service manager)");
     waiting.greet();
 }
 
@@ -240,7 +240,7 @@ fn what_is_not_configured_any_more_is_closed_and_forgotten() {
     assert_eq!(error.kind(), ErrorKind::NotFound, "nothing listens there, and its file is there");
     kill(&home, instance);
     let instance = exec(&[&one]);
-    assert!(instance.err.so_far().contains(", socket kept by the service manager)"), "{}", instance.err.so_far());
+    instance.err.wait_for(", socket kept by the service manager)");
     instance.admin(&["stop"]).expect(0);
 }
 
