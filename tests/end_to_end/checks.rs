@@ -264,11 +264,11 @@ fn a_new_version_that_fails_its_check_within_the_overlap_is_withdrawn() {
     let (script, port) = (file(&home, "server.py", ANSWERS), free_port().to_string());
     let check = format!("exec=grep -q healthy {}", home.directory().join("config.json").display());
     let config = file(&home, "config.json", r#"{"check-timeout": 5, "grace": 600, "name": "healthy"}"#);
-    let options =
-        ["--listen", &port, "--overlap", HUGE, "--check-every", "0.2", "--config", &config, "--check", &check];
+    let checks = ["--check", &check, "--check-every", "0.2", "--check-failures", "30"];
+    let options = [&["--listen", &port, "--overlap", HUGE, "--config", &config], &checks[..]].concat();
     let instance = home.exec(&options, &["python3", &script]);
     let old = pid_that_answers(&instance);
-    // The old generation has the same check: it would be replaced if the next one did not exist already.
+    // The old generation has the same check: it would be replaced if the next one did not exist by then.
     file(&home, "config.json", r#"{"check-timeout": 5, "grace": 600}"#);
     let restart = instance.admin(&["restart"]).expect(1);
     restart.says("generation 2 was withdrawn: check exec=").says("the command exited with code 1");
@@ -301,7 +301,7 @@ fn a_new_version_of_which_no_check_has_had_an_answer_does_not_take_over() {
     ];
     let instance = home.exec(&options, &["python3", &script]);
     let old = pid_that_answers(&instance);
-    file(&home, "config.json", r#"{"overlap": 5}"#);
+    file(&home, "config.json", r#"{"overlap": 20}"#);
     file(&home, "server.py", "import sys, time; print('never accepts', file=sys.stderr); time.sleep(600)");
     let restart = instance.admin(&["restart"]).expect(1);
     restart
@@ -358,11 +358,11 @@ fn a_program_that_stops_is_checked_no_more_and_says_so() {
     let home = Home::new();
     let script = file(&home, "says.py", SAYS);
     let quiet = file(&home, "quiet", "");
-    let options = ["--ready", "notify", "--check", "notify", "--check-every", "0.1", "--check-failures", "1"];
+    let options = ["--ready", "notify", "--check", "notify", "--check-every", "2", "--check-failures", "1"];
     let program = ["python3", &script, &quiet, "STATUS=saving", "STOPPING=1"];
     let instance = home.exec(&[&options[..], &["--grace", HUGE]].concat(), &program);
     eventually("it has said so", || instance.status()["says"] == "stopping: saving");
-    eventually("a while has passed", || instance.status()["uptime_ms"].as_u64().unwrap() > 2000);
+    eventually("a while has passed", || instance.status()["uptime_ms"].as_u64().unwrap() > 6000);
     assert_eq!(instance.status()["generation"], 1);
 }
 

@@ -14,7 +14,7 @@ fn events(instance: &Instance, name: &str) -> Vec<Value> {
 /// The first program runs this script, which writes to stderr and fails. The next one keeps running.
 fn fails_once(home: &Home, script: &str) -> Instance {
     let first = home.directory().join("first");
-    let script = format!("[ -e {0} ] && exec sleep 600; : > {0}; sleep 0.2; {script}", first.display());
+    let script = format!("[ -e {0} ] && exec sleep 600; : > {0}; sleep 2; {script}", first.display());
     let instance = home.exec(&["--ready", "20ms", "--grace", HUGE], &sh(&script));
     eventually("the next one runs", || instance.status()["generation"] == 2);
     instance
@@ -54,7 +54,7 @@ fn a_crash_says_why_though_others_keep_its_stderr_open() {
 fn a_program_that_ends_well_has_no_last_words() {
     let home = Home::new();
     let done = home.directory().join("done");
-    let script = format!("[ -e {0} ] && exec sleep 600; : > {0}; sleep 0.2; echo bye >&2; exit 0", done.display());
+    let script = format!("[ -e {0} ] && exec sleep 600; : > {0}; sleep 2; echo bye >&2; exit 0", done.display());
     let instance = home.exec(&["--ready", "20ms", "--restart", "always"], &sh(&script));
     eventually("the next one runs", || instance.status()["generation"] == 2);
     let last_end = &instance.status()["last_end"];
@@ -69,7 +69,7 @@ fn after_a_crash_the_next_program_starts_when_nothing_of_the_last_one_is_left() 
     let script = format!(
         "[ -e {0} ] && {{ kill -0 $(cat {0}) && echo too early || echo alone; exec sleep 600; }}
          sh -c 'trap \"\" TERM; echo $$ > {0}; while :; do sleep 0.01; done' &
-         while [ ! -s {0} ]; do sleep 0.01; done; sleep 0.1; kill -KILL $$",
+         while [ ! -s {0} ]; do sleep 0.01; done; sleep 2; kill -KILL $$",
         child.display()
     );
     let instance = home.exec(&["--ready", "20ms", "--grace", HUGE], &sh(&script));

@@ -1,10 +1,9 @@
 //! What has to work on every system.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::process::Stdio;
 
-use crate::support::{Client, HUGE, Home, crowd};
+use crate::support::{Client, HUGE, Home, crowd, free_port};
 
 #[test]
 fn a_supervisor_starts_serves_and_is_stopped_by_admin_cli() {
@@ -272,11 +271,9 @@ fn after_a_kill_it_starts_again_with_the_same_name_and_port() {
 #[test]
 fn one_that_is_killed_in_the_middle_of_a_restart_or_a_stop_starts_again_with_the_same_name_and_port() {
     let home = Home::new();
-    let mut address = None;
+    let port = free_port().to_string();
     for middle in ["restart", "stop"] {
-        let listen = address.map_or("127.0.0.1:0".into(), |address: SocketAddr| address.to_string());
-        let instance = home.start(&["echo", "--grace", HUGE, "--listen", &listen]);
-        address = Some(instance.address);
+        let instance = home.start(&["echo", "--grace", HUGE, "--listen", &port]);
         let mut client = instance.client();
         client.greet();
         let waits = instance.admin_begins(&[middle]);
@@ -286,7 +283,7 @@ fn one_that_is_killed_in_the_middle_of_a_restart_or_a_stop_starts_again_with_the
         let ended = waits.end();
         assert!(matches!(ended.code, 3 | 6), "{ended}");
     }
-    let again = home.start(&["echo", "--listen", &address.unwrap().to_string()]);
+    let again = home.start(&["echo", "--listen", &port]);
     again.assert_serves();
     assert_eq!(again.status()["generation"], 1);
 }

@@ -193,8 +193,8 @@ fn a_program_that_ignores_the_signal_is_killed_at_the_deadline_and_that_is_said(
 #[test]
 fn of_a_program_that_ends_it_is_shown_how_long_it_has_and_nothing_of_clients() {
     let home = Home::new();
-    let instance = home.exec(&["--grace", HUGE], &sh("trap '' TERM; echo on >&2; while :; do sleep 0.1; done"));
-    instance.err.wait_for("on");
+    let instance = home.exec(&["--grace", HUGE], &sh("trap '' TERM; echo trapped >&2; while :; do sleep 0.1; done"));
+    instance.err.wait_for("trapped");
     let (pty, terminal) = Pty::open();
     let mut command = home.program("setsid");
     command.args(["--ctty", ADMIN_CLI, "stop"]);
@@ -828,7 +828,7 @@ print('stdin is', os.readlink('/proc/self/fd/0'), repr(sys.stdin.read()))
 os.write(2, b'to stderr\\n')
 if 'NOTIFY_SOCKET' in os.environ:
     socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])
-    import time; time.sleep(0.2)
+    import time; time.sleep(3)
 ";
         let mut command = home.exec_command(options, &["python3", "-c", script]);
         command.stdin(Stdio::piped());

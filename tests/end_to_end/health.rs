@@ -246,7 +246,7 @@ fn its_address_cannot_be_changed_by_a_restart() {
 #[test]
 fn a_port_that_is_taken_is_no_start_and_nothing_is_left_behind() {
     let home = Home::new();
-    let (taken, port) = (TcpListener::bind("127.0.0.1:0").unwrap(), free_port().to_string());
+    let (taken, port) = (TcpListener::bind(("127.0.0.1", free_port())).unwrap(), free_port().to_string());
     let address = taken.local_addr().unwrap();
     let ended = home.run(home.supervisor(&["echo", "--listen", &port, "--health", &address.to_string()])).expect(1);
     assert_eq!(ended.err.lines().count(), 1, "{ended}");

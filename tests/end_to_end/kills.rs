@@ -478,11 +478,17 @@ fn what_a_supervisor_leaves_that_is_killed_together_with_its_guardians_is_remove
     let lives = Lives::new(0);
     let left = || fs::read_dir(&lives.temporary).unwrap().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
     let instance = lives.start(false);
+    let below = |instance: &Instance| below(&lives.home, instance);
+    eventually("all that the program starts has been started", || {
+        let is_there_to_stay = |line: &str| line == SERVER || line == "sleep 600" || line.contains(" @");
+        let below = below(&instance);
+        below.iter().any(|it| it.1 == "sleep 600") && below.iter().all(|it| is_there_to_stay(&it.1))
+    });
     // It must not clean up after them.
     instance.signal(Signal::SIGSTOP);
     kill(deputy(&lives.home, &instance), Signal::SIGKILL).unwrap();
     kill(guardian(&lives.home, &instance), Signal::SIGKILL).unwrap();
-    eventually("the program has died with it", || !below(&lives.home, &instance).iter().any(|it| it.1 == SERVER));
+    eventually("the program has died with it", || !below(&instance).iter().any(|it| it.1 == SERVER));
     instance.kill();
     let leftover = left();
     assert_eq!(leftover.len(), 1, "there is no leftover, so this test does not test anything");

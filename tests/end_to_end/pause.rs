@@ -152,10 +152,10 @@ fn a_pause_is_over_with_the_admin_cli_that_holds_it() {
 fn a_pause_is_over_by_itself_after_its_time() {
     let home = Home::new();
     let instance = start(&home);
-    instance.admin(&["pause", "--max", "0.1"]).expect(0);
+    instance.admin(&["pause", "--max", "1"]).expect(0);
     assert_eq!(instance.client().get("/a").status, 200);
     instance.err.wait_for(": its time was up");
-    let ended = instance.admin(&["pause", "--max", "0.1", "--", "sleep", "1"]).expect(0);
+    let ended = instance.admin(&["pause", "--max", "1", "--", "sleep", "5"]).expect(0);
     ended.says("the pause ended after ").says("before the command finished: its time was up");
     // A message in progress does not end in time, so the command is not run.
     let mut busy = instance.client();
@@ -181,7 +181,7 @@ fn a_client_whose_pause_is_over_is_disconnected_as_any_other_is_that_has_its_ans
         stream
     };
     let mut heard = String::new();
-    pause(50).read_to_string(&mut heard).unwrap();
+    pause(1000).read_to_string(&mut heard).unwrap();
     assert!(heard.contains(r#""result":"resumed""#) && heard.contains("its time was up"), "{heard}");
     let _held = pause(600_000);
     eventually("it is paused", || is_paused(&instance));

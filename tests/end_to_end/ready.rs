@@ -270,7 +270,7 @@ fn overlapping(home: &Home, overlap: &str) -> Instance {
 const BROKEN: &str = "
 import os, socket, sys, time
 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])
-time.sleep(0.3)
+time.sleep(2)
 sys.exit('no database')
 ";
 

@@ -251,14 +251,14 @@ os.execvp("python3", ["python3", sys.argv[1], sys.argv[1]])
 fn a_program_that_listens_elsewhere_is_not_ready_and_the_message_says_where_it_does() {
     let home = Home::new();
     let (port, elsewhere) = (free_port().to_string(), free_port().to_string());
-    let options = ["--listen", &port, "--relay", "tcp", "--ready-within", "5"];
+    let options = ["--listen", &port, "--relay", "tcp", "--ready-within", "20"];
     let line = ["python3", "-m", "http.server", &elsewhere, "--bind", "127.0.0.1"];
     let ended = home.run(home.exec_command(&options, &line)).expect(1);
     ended.says("it does not listen on its private port ").says(&format!(", but on 127.0.0.1:{elsewhere};"));
     // Even if something else would show that it is ready.
     let options = [&options[..], &["--ready", "200ms"]].concat();
     let ended = home.run(home.exec_command(&options, &line)).expect(1);
-    ended.says("it was not ready within 5 s: it does not listen on its private port ");
+    ended.says("it was not ready within 20 s: it does not listen on its private port ");
     // Long before its time limit.
     let options = ["--listen", &port, "--relay", "tcp", "--ready-within", "1000"];
     let starting = home.spawn(home.exec_command(&options, &line));
@@ -270,11 +270,11 @@ fn a_program_that_listens_elsewhere_is_not_ready_and_the_message_says_where_it_d
 #[test]
 fn a_new_version_that_does_not_get_ready_leaves_the_old_one_serving() {
     let home = Home::new();
-    let instance = start(&home, "tcp", &["--ready", "http=/", "--ready-within", "10"]);
+    let instance = start(&home, "tcp", &["--ready", "http=/", "--ready-within", "20"]);
     let before = answer(&instance);
     write(&home, "text", "broken");
     instance.admin(&["restart"]).expect(1).says(
-        "generation 1 keeps serving: the new program failed to start: it was not ready within 10 s: it answers 503",
+        "generation 1 keeps serving: the new program failed to start: it was not ready within 20 s: it answers 503",
     );
     assert_eq!(answer(&instance), before);
     assert_stops(&home, &instance);

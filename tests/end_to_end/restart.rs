@@ -84,7 +84,10 @@ fn a_restart_replaces_the_generation_and_keeps_process_and_address() {
     let before = instance.status();
     assert_eq!(before["generation"], 1);
     drop(instance.client());
-    eventually("it was accepted", || instance.status()["connections"]["total"] == 1);
+    eventually("it has come and gone", || {
+        let connections = &instance.status()["connections"];
+        connections["total"] == 1 && connections["now"] == 0
+    });
     let restarted = instance.admin(&["restart"]).expect(0);
     let lines: Vec<&str> = restarted.out.lines().map(str::trim).collect();
     assert_eq!(

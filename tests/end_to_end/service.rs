@@ -137,7 +137,7 @@ fn a_service_serves_is_stopped_by_the_service_manager_and_tells_its_clients() {
 
 #[test]
 fn a_stop_that_the_service_manager_has_asked_for_cannot_be_cancelled_during_its_delay() {
-    let service = Service::install(&["--delay", "5"]);
+    let service = Service::install(&["--delay", "30"]);
     service.start();
     assert_eq!(service.stop().current_state, ServiceState::StopPending);
     eventually("it is scheduled", || service.log().contains("not ready for new clients"));

@@ -143,9 +143,8 @@ fn many_signals_at_once_do_no_harm() {
     client.greet();
     for _ in 0..50 {
         for signal in [SIGHUP, SIGINT, SIGTERM, SIGQUIT] {
-            if instance.is_running() {
-                instance.signal(signal);
-            }
+            // It may have ended: a later signal can close the client.
+            let _ = instance.try_signal(signal);
         }
     }
     // If they took longer than a decision does, it is closed by force.
@@ -198,7 +197,7 @@ fn signals_that_come_together_are_one_decision() {
 #[test]
 fn timeout_stops_a_supervisor_gracefully() {
     let home = Home::new();
-    let instance = home.start_by(home.supervisor_by(&["timeout", "1"], &["echo", "--grace", HUGE]));
+    let instance = home.start_by(home.supervisor_by(&["timeout", "10"], &["echo", "--grace", HUGE]));
     let mut client = instance.client();
     client.greet();
     client.assert_told();

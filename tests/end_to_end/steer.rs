@@ -125,7 +125,7 @@ fn sigterm_takes_the_server_out_of_rotation_first_and_the_stop_loses_no_request(
     fs::create_dir(&files).unwrap();
     fs::write(files.join("a"), "a").unwrap();
     let port = health.to_string();
-    let instance = home.start(&["http", files.to_str().unwrap(), "--delay", "3", "--health", &port]);
+    let instance = home.start(&["http", files.to_str().unwrap(), "--delay", "10", "--health", &port]);
     let load = Load::new(instance.address, "/a", "a", Mode::KeptAlive).connections(8).begin();
     some_more(&load, 100);
     instance.signal(nix::sys::signal::Signal::SIGTERM);
@@ -137,7 +137,7 @@ fn sigterm_takes_the_server_out_of_rotation_first_and_the_stop_loses_no_request(
     let report = load.end();
     assert!(report.lost() == 0 && report.notified > 0, "{report}");
     assert_eq!(instance.wait(), 0);
-    instance.err.wait_for(": stopping in 3 s, not ready for new clients");
+    instance.err.wait_for(": stopping in 10 s, not ready for new clients");
 }
 
 #[cfg(unix)]

@@ -290,6 +290,7 @@ fn a_store_with_too_few_places_is_named_and_a_manager_without_one_is_asked_for_n
         if places == 1 {
             instance.err.wait_for("keeps no more than 1 of the listeners");
         }
+        keeper.wait_until_it_keeps(places);
         instance.admin(&["stop"]).expect(0);
         assert_eq!((keeper.kept().len(), path.exists()), (places, false));
         fs::remove_file(Manager::place(&home)).unwrap();

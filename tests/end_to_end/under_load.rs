@@ -208,8 +208,8 @@ fn many_restarts_leave_threads_descriptors_and_memory_as_they_were() {
         }
         restart_with_clients(&instance);
     }
-    eventually("as many descriptors as before", || descriptors(instance.pid) == descriptors_before);
-    eventually("as many threads as before", || threads(instance.pid).len() == threads_before);
+    eventually("no more descriptors than before", || descriptors(instance.pid) <= descriptors_before);
+    eventually("no more threads than before", || threads(instance.pid).len() <= threads_before);
     let memory = memory(instance.pid);
     assert!(memory < memory_before + 8 * 1024, "{memory_before} kB have become {memory} kB");
     assert_eq!(instance.status()["generation"], restarts + 2);

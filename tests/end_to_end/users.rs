@@ -43,9 +43,20 @@ impl Lobby {
         let home = Home::new();
         let directory = home.directory().to_owned();
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(SUPERVISOR, directory.join("supervisor")).unwrap();
-        fs::copy(ADMIN_CLI, directory.join("admin-cli")).unwrap();
-        Some(Lobby { home, directory })
+        let lobby = Lobby { home, directory };
+        lobby.copy(SUPERVISOR, "supervisor");
+        lobby.copy(ADMIN_CLI, "admin-cli");
+        Some(lobby)
+    }
+
+    /// Copies a program, by a process of its own, as [`write_script`](crate::support::write_script) does. Returns where
+    /// it is.
+    fn copy(&self, from: &str, name: &str) -> PathBuf {
+        let to = self.directory.join(name);
+        let mut copy = self.home.program("cp");
+        copy.arg(from).arg(&to);
+        self.home.run(copy).expect(0);
+        to
     }
 
     /// One of the programs, run by the other user.
@@ -364,8 +375,7 @@ fn the_private_port_of_a_program_that_runs_as_another_user_is_found() {
     if !can_run(&["/usr/bin/python3", "--version"]) {
         return;
     }
-    let env = lobby.directory.join("env");
-    fs::copy("/usr/bin/env", &env).unwrap();
+    let env = lobby.copy("/usr/bin/env", "env");
     fs::set_permissions(&env, fs::Permissions::from_mode(0o4755)).unwrap();
     let sockets = lobby.directory.join("sockets-of-other");
     fs::create_dir(&sockets).unwrap();

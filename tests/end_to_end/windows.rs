@@ -136,9 +136,9 @@ fn a_program_that_is_not_ready_in_time_is_killed_and_its_last_lines_are_told() {
     let home = Home::new();
     let (address, other) = (address().to_string(), address().to_string());
     let ready = format!("connect={address}");
-    let options = ["--ready", &ready, "--ready-within", "3"];
+    let options = ["--ready", &ready, "--ready-within", "15"];
     let ended = home.run(home.exec_command(&options, &echo(&other))).expect(1);
-    ended.says(&format!("it was not ready within 3 s: it takes no connection on {address}\n"));
+    ended.says(&format!("it was not ready within 15 s: it takes no connection on {address}\n"));
     ended.says(&format!("listening on {other}"));
 }
 
