@@ -277,8 +277,12 @@ mod tests {
             // Reset, so that nothing of it remains.
             rustix::net::sockopt::set_socket_linger(&accepted, Some(Duration::ZERO)).unwrap();
             drop(accepted);
-            // The listener is still there.
-            assert_eq!(number(), None);
+            // The listener is still there. A process that another test starts has the connection for a moment, too.
+            let end = Instant::now() + Duration::from_secs(30);
+            while number().is_some() {
+                assert!(Instant::now() < end, "the connection is still there");
+                thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 }

@@ -442,12 +442,17 @@ fn a_program_that_is_suspended_is_logged_and_goes_on_when_it_is_continued() {
     assert_eq!(instance.log().matches("suspended").count(), 1, "{}", instance.log());
 }
 
+fn suspend(instance: &Instance) {
+    instance.signal(Signal::SIGSTOP);
+    eventually("it is suspended", || is_stopped(instance.pid));
+}
+
 #[test]
 fn a_supervisor_that_is_killed_together_with_its_guardian_leaves_nothing() {
     let lives = Lives::new(0);
     let instance = lives.start(false);
     // It must not clean up after its guardian.
-    instance.signal(Signal::SIGSTOP);
+    suspend(&instance);
     kill(guardian(&lives.home, &instance), Signal::SIGKILL).unwrap();
     instance.kill();
     eventually("all are gone", || lives.home.processes().is_empty());
@@ -485,7 +490,7 @@ fn what_a_supervisor_leaves_that_is_killed_together_with_its_guardians_is_remove
         below.iter().any(|it| it.1 == "sleep 600") && below.iter().all(|it| is_there_to_stay(&it.1))
     });
     // It must not clean up after them.
-    instance.signal(Signal::SIGSTOP);
+    suspend(&instance);
     kill(deputy(&lives.home, &instance), Signal::SIGKILL).unwrap();
     kill(guardian(&lives.home, &instance), Signal::SIGKILL).unwrap();
     eventually("the program has died with it", || !below(&instance).iter().any(|it| it.1 == SERVER));
@@ -493,8 +498,9 @@ fn what_a_supervisor_leaves_that_is_killed_together_with_its_guardians_is_remove
     let leftover = left();
     assert_eq!(leftover.len(), 1, "there is no leftover, so this test does not test anything");
     // A process that the program had started is an orphan now, and has the socket.
-    for (pid, line) in lives.home.processes() {
-        assert_eq!(line, "sleep 600");
+    let are_orphans = || lives.home.processes().iter().all(|(_, line)| line == "sleep 600");
+    eventually("only orphans are left", are_orphans);
+    for (pid, _) in lives.home.processes() {
         kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
     }
     eventually("the port is free", || TcpListener::bind(("127.0.0.1", lives.port.parse().unwrap())).is_ok());

@@ -259,6 +259,8 @@ fn a_held_request_of_a_client_that_has_to_leave_is_held_on() {
     first.expect_reset();
     second.expect_silence();
     assert_eq!((front.relay.counts().succeeded, front.relay.counts().held), (2, 1));
+    // Nothing shows that it has been asked to leave.
+    thread::sleep(Duration::from_millis(500));
     front.relay.resume();
     let (head, body) = second.answer();
     assert!(head.contains("\r\nConnection: close\r\n") && body == "a /held ", "{head}{body}");

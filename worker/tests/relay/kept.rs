@@ -1,6 +1,6 @@
 //! Connections that are kept through a replacement, a crash, a stop.
 
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -128,7 +128,8 @@ fn a_program_that_closes_between_messages_is_connected_again() {
     let mut client = front.client();
     for _ in 0..3 {
         let server = is_answered(&mut client, &connections);
-        drop(server);
+        // The thread that accepted it may still have it.
+        server.0.shutdown(Shutdown::Both).unwrap();
         client.expect_silence();
     }
     assert_eq!(upstream.counts().now, 1);

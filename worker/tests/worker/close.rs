@@ -60,7 +60,10 @@ fn a_client_that_nothing_is_owed_to_is_closed_at_once() {
 #[test]
 fn a_client_that_stays_is_closed_by_force_when_its_time_is_up() {
     let server = Running::start(Echo);
-    let client = server.idle_clients(1).remove(0);
+    let mut client = server.client();
+    client.send("?");
+    client.expect("?");
+    server.wait_for(1, Activity::Idle);
     let closed = server.close(1, Duration::from_millis(50)).unwrap();
     assert_eq!((closed.outcome, closed.stuck, closed.connection.activity), (Outcome::Forced, false, Activity::Idle));
     assert_eq!((server.counts().forced, server.counts().now), (1, 0));

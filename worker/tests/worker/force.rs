@@ -118,6 +118,12 @@ fn a_stop_without_grace_closes_idle_connections_without_a_notice_and_forces_none
 fn a_stop_without_grace_still_tells_idle_clients() {
     let server = Running::start(Echo);
     let mut clients = server.idle_clients(3);
+    // A new one is looked at once more when it waits already.
+    for client in &mut clients {
+        client.send("?");
+        client.expect("?");
+    }
+    server.wait_for(3, Activity::Idle);
     server.stop(Duration::ZERO);
     clients.iter_mut().for_each(|client| client.expect_last("SHUTDOWN\n"));
     let report = server.join();
