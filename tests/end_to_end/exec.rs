@@ -261,8 +261,7 @@ fn a_second_signal_kills_what_is_left() {
     instance.out.wait_for("up");
     instance.signal(Signal::SIGTERM);
     instance.out.wait_for("told");
-    // The first of these may still count as the same decision.
-    eventually("it is killed", || !instance.try_signal(Signal::SIGTERM));
+    instance.signal_until_it_ends(Signal::SIGTERM);
     assert_eq!(instance.wait(), 5);
     assert_nothing_runs(&home);
 }

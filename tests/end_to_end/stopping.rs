@@ -51,8 +51,7 @@ fn a_second_ctrl_c_kills_a_program_that_is_not_ready_yet() {
     let process = home.spawn(home.exec_command(&NEVER, &sh(script)));
     process.out.wait_for("up");
     process.signal(SIGINT);
-    // The first of these may still count as the same decision.
-    eventually("it is killed", || !process.try_signal(SIGINT));
+    process.signal_until_it_ends(SIGINT);
     assert_eq!(process.wait(), 5);
     assert_nothing_runs(&home);
 }
@@ -66,7 +65,7 @@ fn a_second_ctrl_c_kills_a_program_that_was_not_ready_in_time_and_is_ending() {
     process.err.wait_for("asking the program");
     process.signal(SIGINT);
     process.err.wait_for("stopping");
-    eventually("it is killed", || !process.try_signal(SIGINT));
+    process.signal_until_it_ends(SIGINT);
     assert_eq!(process.wait(), 5, "{}", process.err.so_far());
     assert_nothing_runs(&home);
 }

@@ -628,6 +628,20 @@ impl Process {
         assert!(self.try_signal(signal), "it has ended already");
     }
 
+    /// Sends a signal ten times a second. One that is a decision of its own, half a second after the first, closes the
+    /// remaining connections, or kills the program.
+    #[cfg(unix)]
+    pub fn signal_until_it_ends(&self, signal: nix::sys::signal::Signal) {
+        let end = Instant::now() + LIMIT;
+        while self.try_signal(signal) {
+            assert!(Instant::now() < end, "no {signal} ends it:\n{}", self.err.so_far());
+            let next = Instant::now() + Duration::from_millis(100);
+            while self.is_running() && Instant::now() < next {
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+
     /// Sends a signal. Returns false if the process has already ended.
     #[cfg(unix)]
     pub fn try_signal(&self, signal: nix::sys::signal::Signal) -> bool {
@@ -759,13 +773,7 @@ impl Instance {
     /// Stops it without waiting for its clients.
     #[cfg(unix)]
     fn stop(&self) {
-        // A signal that is a decision of its own, half a second later, closes the remaining connections.
-        while self.try_signal(nix::sys::signal::Signal::SIGTERM) {
-            let next = Instant::now() + Duration::from_millis(100);
-            while self.is_running() && Instant::now() < next {
-                thread::sleep(Duration::from_millis(2));
-            }
-        }
+        self.signal_until_it_ends(nix::sys::signal::Signal::SIGTERM);
     }
 
     #[cfg(windows)]
