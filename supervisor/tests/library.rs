@@ -142,11 +142,7 @@ fn a_taken_port_is_an_error_with_its_cause() {
     if cfg!(target_os = "linux") {
         let pid = format!("(pid {})", std::process::id());
         // A process that another test starts has the listener for a moment, too.
-        let end = Instant::now() + Duration::from_secs(60);
-        while !error().to_string().contains(&pid) {
-            assert!(Instant::now() < end, "{} does not name this process", error());
-            thread::sleep(Duration::from_millis(10));
-        }
+        eventually("the error names this process", || error().to_string().contains(&pid));
     }
 }
 
@@ -232,9 +228,13 @@ fn a_server_that_crashes_is_started_again_and_serves_who_came_meanwhile_until_th
 
 /// A client of another test can have the port for a moment, and a process that another test starts the listener.
 fn assert_is_free(address: SocketAddr) {
+    eventually(&format!("{address} is free"), || TcpListener::bind(address).is_ok());
+}
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
-    while let Err(error) = TcpListener::bind(address) {
-        assert!(Instant::now() < end, "{address}: {error}");
+    while !condition() {
+        assert!(Instant::now() < end, "never came true: {what}");
         thread::sleep(Duration::from_millis(10));
     }
 }

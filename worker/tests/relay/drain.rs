@@ -60,6 +60,11 @@ fn at_the_deadline_connections_are_closed_by_force() {
     server.expect_reset();
 }
 
+/// Sleeps until a deadline is clearly over.
+fn sleep_past(deadline: Instant) {
+    thread::sleep(deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(100));
+}
+
 #[test]
 fn a_deadline_can_be_moved_nearer_and_farther() {
     let program = Program::echo();
@@ -71,7 +76,7 @@ fn a_deadline_can_be_moved_nearer_and_farther() {
     let deadline = Instant::now() + Duration::from_secs(3);
     upstream.retire_by(deadline);
     assert!(upstream.move_deadline(never()));
-    thread::sleep(deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(100));
+    sleep_past(deadline);
     client.send("hello");
     client.expect("hello");
     assert!(upstream.move_deadline(soon()));
@@ -109,7 +114,7 @@ fn a_generation_can_serve_again_after_it_was_replaced() {
     upstream.serve();
     next.retire_by(never());
     assert_eq!(next.wait().forced.len(), 0);
-    thread::sleep(deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(100));
+    sleep_past(deadline);
     before.send("still there");
     before.expect("still there");
     front.client().expect("old");
