@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mastercontrol_worker::relay::Protocol;
 use proptest::prelude::*;
 
-use crate::support::{CONNECT_TIMEOUT, Front, Program, eventually, options};
+use crate::support::{CONNECT_TIMEOUT, Front, Program, crowd, eventually, options};
 
 #[test]
 fn bytes_arrive_as_they_were_sent_in_both_directions_at_once() {
@@ -120,24 +120,25 @@ fn a_side_that_does_not_read_stops_the_other_one() {
 
 #[test]
 fn many_clients_are_served_at_once() {
+    let (many, _guard) = crowd(300);
     let program = Program::echo();
     let (front, upstream) = Front::before(&program);
-    let mut clients: Vec<_> = (0..300).map(|_| front.client()).collect();
+    let mut clients: Vec<_> = (0..many).map(|_| front.client()).collect();
     for (number, client) in clients.iter_mut().enumerate() {
         client.send(&format!("message {number}"));
     }
     for (number, client) in clients.iter_mut().enumerate() {
         client.expect(&format!("message {number}"));
     }
-    assert_eq!((upstream.counts().now, upstream.counts().total), (300, 300));
+    assert_eq!((upstream.counts().now, upstream.counts().total), (many, many as u64));
     let connections = upstream.connections();
-    assert_eq!(connections.len(), 300);
+    assert_eq!(connections.len(), many);
     assert!(connections.is_sorted_by_key(|connection| connection.id));
     assert_eq!(connections[0].received, "message 0".len() as u64);
     assert_eq!(connections[0].sent, connections[0].received);
     drop(clients);
     eventually("all have ended", || upstream.counts().now == 0);
-    assert_eq!((front.said("Connected"), front.said("Ended")), (300, 300));
+    assert_eq!((front.said("Connected"), front.said("Ended")), (many, many));
 }
 
 #[test]
@@ -221,7 +222,7 @@ fn is_asked_again_and_again() -> bool {
         asked_from.extend(towards(address.port(), "02"));
         thread::sleep(Duration::from_millis(1));
     }
-    let _program = Program::on(listener, |stream| io::copy(&mut stream.try_clone()?, stream).map(drop));
+    let _program = Program::on(listener, |stream| io::copy(&mut &*stream, &mut &*stream).map(drop));
     let mut answer = [0; 5];
     let is_answered = client.0.read_exact(&mut answer).is_ok();
     if !is_answered && began.elapsed() > CONNECT_TIMEOUT {
@@ -246,7 +247,7 @@ fn a_client_is_connected_when_its_program_listens_again_a_moment_later() {
     client.send("hello");
     thread::sleep(Duration::from_millis(50));
     let _program =
-        Program::on(TcpListener::bind(address).unwrap(), |stream| io::copy(&mut stream.try_clone()?, stream).map(drop));
+        Program::on(TcpListener::bind(address).unwrap(), |stream| io::copy(&mut &*stream, &mut &*stream).map(drop));
     client.expect("hello");
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mastercontrol_worker::relay::{Forwarded, Protocol, Relay};
 use mastercontrol_worker::{Activity, Event, NEXT_MESSAGE_WAIT, Outcome};
 
-use crate::support::{Client, Front, HUGE, LIMIT, Program, eventually, never, options, soon};
+use crate::support::{Client, Front, HUGE, LIMIT, Program, crowd, eventually, never, options, soon};
 
 #[test]
 fn new_clients_get_the_new_generation_and_old_ones_keep_theirs() {
@@ -39,8 +39,9 @@ fn new_clients_get_the_new_generation_and_old_ones_keep_theirs() {
 
 #[test]
 fn a_generation_without_clients_is_gone_at_once() {
-    let (front, upstream) = Front::before(&Program::echo());
-    front.serve(&Program::echo());
+    let (old, new) = (Program::echo(), Program::echo());
+    let (front, upstream) = Front::before(&old);
+    front.serve(&new);
     upstream.retire_by(never());
     assert_eq!(upstream.wait().disconnected, 0);
 }
@@ -163,9 +164,9 @@ fn a_relay_that_is_dropped_ends_all_that_wait_for_it() {
 
 #[test]
 fn no_client_is_lost_while_generations_replace_each_other() {
-    let program = || Program::start(|stream| io::copy(&mut stream.try_clone()?, stream).map(drop));
+    let mut program = Program::echo();
     let front = Front::tcp();
-    let mut upstream = front.serve(&program());
+    let mut upstream = front.serve(&program);
     let address = front.relay.address();
     let clients: Vec<_> = (0..4)
         .map(|_| {
@@ -181,18 +182,20 @@ fn no_client_is_lost_while_generations_replace_each_other() {
         })
         .collect();
     while !clients.iter().all(thread::JoinHandle::is_finished) {
-        let program = program();
-        let next = front.serve(&program);
+        let new = Program::echo();
+        let next = front.serve(&new);
         upstream.retire_by(never());
         assert_eq!(std::mem::replace(&mut upstream, next).wait().forced.len(), 0);
+        drop(std::mem::replace(&mut program, new));
     }
     clients.into_iter().for_each(|client| client.join().unwrap());
 }
 
 #[test]
 fn idle_connections_are_closed_one_after_the_other_oldest_first() {
+    let program = Program::http("program");
     let front = Front::http();
-    let upstream = front.serve(&Program::http("program"));
+    let upstream = front.serve(&program);
     // One after the other, because the threads of a relay accept at the same time.
     let [mut first, mut second] = [(); 2].map(|()| {
         let mut client = front.client();
@@ -212,7 +215,8 @@ fn idle_connections_are_closed_one_after_the_other_oldest_first() {
 
 #[test]
 fn bytes_of_which_nothing_is_known_are_cut_off_one_after_the_other_until_the_deadline() {
-    let (front, upstream) = Front::before(&Program::echo());
+    let program = Program::echo();
+    let (front, upstream) = Front::before(&program);
     let [mut first, mut second] = [(); 2].map(|()| {
         let mut client = front.client();
         client.send("hello");
@@ -234,8 +238,9 @@ fn bytes_of_which_nothing_is_known_are_cut_off_one_after_the_other_until_the_dea
 fn the_next_message_of_an_active_client_is_answered_as_the_last_one_in_a_stop() {
     // On a busy machine the next request may come too late.
     eventually("it comes in time", || {
+        let program = Program::http("program");
         let front = Front::http();
-        let upstream = front.serve(&Program::http("program"));
+        let upstream = front.serve(&program);
         let mut client = front.client();
         client.get("/");
         client.expect_answer("program / ");
@@ -284,6 +289,7 @@ fn the_next_message_of_a_client_whose_answer_a_stop_has_outlasted_is_answered_as
 
 #[test]
 fn a_stop_leaves_the_queue_of_a_shared_listener_to_the_others() {
+    let (many, _guard) = crowd(20);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let connect = || Client::to(TcpStream::connect(address).unwrap());
@@ -311,7 +317,7 @@ fn a_stop_leaves_the_queue_of_a_shared_listener_to_the_others() {
             client
         })
         .collect();
-    let mut queued: Vec<_> = (0..20).map(|_| connect()).collect();
+    let mut queued: Vec<_> = (0..many).map(|_| connect()).collect();
     let stopping = thread::spawn({
         let upstream = upstream.clone();
         move || upstream.stop_by(never())
@@ -320,13 +326,14 @@ fn a_stop_leaves_the_queue_of_a_shared_listener_to_the_others() {
     drop(held_up);
     stopping.join().unwrap();
     accepted.iter_mut().for_each(|client| client.expect("one"));
+    let program = Program::named("other");
     let other = Front::sharing(&listener, Protocol::Tcp);
-    let _upstream = other.serve(&Program::named("other"));
+    let _upstream = other.serve(&program);
     for client in queued.iter_mut().chain([&mut connect()]) {
         client.expect("o");
     }
     let taken = connected.load(Ordering::SeqCst) - threads;
-    assert_eq!(other.said("Connected"), 21 - taken);
+    assert_eq!(other.said("Connected"), many + 1 - taken);
 }
 
 #[test]

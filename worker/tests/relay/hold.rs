@@ -7,18 +7,19 @@ use std::time::Duration;
 use mastercontrol_worker::relay::{Forwarded, Protocol};
 use mastercontrol_worker::{Activity, Outcome};
 
-use crate::support::{Client, Front, HUGE, LIMIT, Program, eventually, never, options, soon};
+use crate::support::{Client, Front, HUGE, LIMIT, Program, crowd, eventually, never, options, soon};
 
 #[test]
 fn clients_that_come_before_the_program_are_served_by_it() {
+    let (many, _guard) = crowd(20);
     let front = Front::tcp();
-    let mut clients: Vec<_> = (0..20).map(|_| front.client()).collect();
+    let mut clients: Vec<_> = (0..many).map(|_| front.client()).collect();
     clients.iter_mut().for_each(|client| client.send("hello"));
-    eventually("all are held", || front.relay.counts().held == 20);
+    eventually("all are held", || front.relay.counts().held == many);
     let program = Program::echo();
     let upstream = front.serve(&program);
     clients.iter_mut().for_each(|client| client.expect("hello"));
-    assert_eq!((front.relay.counts().held, upstream.counts().total), (0, 20));
+    assert_eq!((front.relay.counts().held, upstream.counts().total), (0, many as u64));
     assert!(front.relay.longest_wait() > Duration::ZERO);
     front.relay.reset_longest_wait();
     assert_eq!(front.relay.longest_wait(), Duration::ZERO);
@@ -112,8 +113,9 @@ fn a_closed_port_lets_go_what_is_held_and_what_waits_in_the_queue() {
 
 #[test]
 fn requests_of_a_pause_are_answered_after_it_by_the_generation_that_serves_then() {
+    let (old_program, new_program) = (Program::http("old"), Program::http("new"));
     let front = Front::http();
-    let old = front.serve(&Program::http("old"));
+    let old = front.serve(&old_program);
     let mut kept = front.client();
     kept.get("/");
     kept.expect_answer("old / ");
@@ -124,7 +126,7 @@ fn requests_of_a_pause_are_answered_after_it_by_the_generation_that_serves_then(
     new.get("/new");
     eventually("both are held", || front.relay.counts().held == 2);
     // Longer than the pause, and so than any limit of theirs.
-    let upstream = front.serve(&Program::http("new"));
+    let upstream = front.serve(&new_program);
     old.retire_by(never());
     assert_eq!(old.wait().forced.len(), 0);
     kept.expect_silence();
@@ -138,8 +140,9 @@ fn requests_of_a_pause_are_answered_after_it_by_the_generation_that_serves_then(
 
 #[test]
 fn a_request_that_has_come_only_in_part_when_a_pause_begins_is_answered_after_it() {
+    let program = Program::http("a");
     let front = Front::http();
-    let upstream = front.serve(&Program::http("a"));
+    let upstream = front.serve(&program);
     let mut kept = front.client();
     kept.get("/");
     kept.expect_answer("a / ");
@@ -164,7 +167,8 @@ fn a_request_that_is_held_already_when_a_pause_begins_is_answered_after_it() {
     eventually("it is held", || front.relay.counts().held == 1);
     let paused = front.relay.pause();
     assert!(paused.wait());
-    let upstream = front.serve(&Program::http("a"));
+    let program = Program::http("a");
+    let upstream = front.serve(&program);
     client.expect_silence();
     assert_eq!((paused.under_way(), upstream.counts().total), (0, 0));
     front.relay.resume();
@@ -235,8 +239,9 @@ fn a_pause_does_not_wait_for_a_request_that_was_closed_by_force() {
 
 #[test]
 fn a_held_request_of_a_client_that_has_to_leave_is_held_on() {
+    let program = Program::http("a");
     let front = Front::http();
-    let upstream = front.serve(&Program::http("a"));
+    let upstream = front.serve(&program);
     // One after the other, because the threads of a relay accept at the same time.
     let [mut first, mut second] = [(); 2].map(|()| {
         let mut client = front.client();
@@ -270,8 +275,9 @@ fn a_held_request_of_a_client_that_has_to_leave_is_held_on() {
 
 #[test]
 fn a_client_that_has_to_leave_and_has_sent_nothing_leaves_in_a_pause() {
+    let program = Program::http("a");
     let front = Front::http();
-    let upstream = front.serve(&Program::http("a"));
+    let upstream = front.serve(&program);
     let mut idle = front.client();
     idle.get("/");
     idle.expect_answer("a / ");
@@ -289,8 +295,9 @@ fn a_client_that_has_to_leave_and_has_sent_nothing_leaves_in_a_pause() {
 fn a_client_that_hangs_up_in_a_pause_is_held_no_longer_and_makes_room() {
     let mut options = options(Protocol::Http(Forwarded::Off));
     options.max_connections = 2;
+    let program = Program::http("a");
     let front = Front::start(options);
-    let upstream = front.serve(&Program::http("a"));
+    let upstream = front.serve(&program);
     let mut kept = front.client();
     kept.get("/");
     kept.expect_answer("a / ");
@@ -362,17 +369,19 @@ fn the_time_that_clients_may_wait_begins_anew_when_a_pause_ends() {
 
 #[test]
 fn all_requests_that_a_stop_finds_held_are_the_last_ones_of_their_clients() {
+    let (many, _guard) = crowd(100);
+    let (old, program) = (Program::http("old"), Program::http("a"));
     let front = Front::http();
     // Those that are held before the pause, too, which have been read.
-    let mut clients: Vec<_> = (0..100).map(|_| front.client()).collect();
-    let (read, unread) = clients.split_at_mut(50);
+    let mut clients: Vec<_> = (0..many).map(|_| front.client()).collect();
+    let (read, unread) = clients.split_at_mut(many / 2);
     read.iter_mut().for_each(|client| client.get("/"));
-    eventually("they are held", || front.relay.counts().held == 50);
+    eventually("they are held", || front.relay.counts().held == many / 2);
     assert!(front.relay.pause().wait());
     unread.iter_mut().for_each(|client| client.get("/"));
-    eventually("all are held", || front.relay.counts().held == 100);
-    let retired = front.serve(&Program::http("old"));
-    let upstream = front.serve(&Program::http("a"));
+    eventually("all are held", || front.relay.counts().held == many);
+    let retired = front.serve(&old);
+    let upstream = front.serve(&program);
     retired.retire_by(never());
     // The one that serves is the last to be stopped.
     for stopped in [retired, upstream.clone()] {
@@ -384,13 +393,14 @@ fn all_requests_that_a_stop_finds_held_are_the_last_ones_of_their_clients() {
         client.expect_last("");
     }
     let report = upstream.wait();
-    assert_eq!((report.closed + report.disconnected, report.forced.len()), (100, 0));
+    assert_eq!((report.closed + report.disconnected, report.forced.len()), (many, 0));
 }
 
 #[test]
 fn in_a_pause_new_clients_of_tcp_are_held_and_others_are_served() {
+    let program = Program::echo();
     let front = Front::tcp();
-    let upstream = front.serve(&Program::echo());
+    let upstream = front.serve(&program);
     let mut before = front.client();
     before.send("hello");
     before.expect("hello");

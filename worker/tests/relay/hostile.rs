@@ -170,14 +170,15 @@ fn a_replacement_at_any_byte_of_an_answer_costs_nothing() {
 
 #[test]
 fn a_client_that_sends_ahead_and_never_reads_is_stopped_and_forced_at_the_deadline() {
+    let (old, new) = (Program::http("a"), Program::http("b"));
     let front = Front::http();
-    let upstream = front.serve(&Program::http("a"));
+    let upstream = front.serve(&old);
     let client = front.client();
     client.0.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     let requests = REQUEST.repeat(1000);
     let sent: usize = (0..10_000).map_while(|_| (&client.0).write(requests.as_bytes()).ok()).sum();
     assert!(sent < 100_000_000, "{sent} bytes");
-    front.serve(&Program::http("b"));
+    front.serve(&new);
     upstream.retire_by(soon());
     let report = upstream.wait();
     // If it was between two messages at that moment, it has moved.

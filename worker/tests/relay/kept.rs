@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mastercontrol_worker::Outcome;
 use mastercontrol_worker::relay::{Forwarded, Protocol};
 
-use crate::support::{CONNECT_TIMEOUT, Client, Front, HUGE, Program, asks, eventually, never, options, soon};
+use crate::support::{CONNECT_TIMEOUT, Client, Front, HUGE, Program, asks, crowd, eventually, never, options, soon};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -26,20 +26,21 @@ fn is_answered(client: &mut Client, connections: &Receiver<Client>) -> Client {
 
 #[test]
 fn an_idle_connection_moves_to_the_new_generation() {
+    let (many, _guard) = crowd(20);
     let (old, new) = (Program::http("old"), Program::http("new"));
     let front = Front::http();
     let upstream = front.serve(&old);
-    let mut clients: Vec<_> = (0..20).map(|_| front.client()).collect();
-    for client in &mut clients[..10] {
+    let mut clients: Vec<_> = (0..many).map(|_| front.client()).collect();
+    for client in &mut clients[..many / 2] {
         client.get("/");
         client.expect_answer("old / ");
     }
-    eventually("all are there", || upstream.counts().now == 20);
+    eventually("all are there", || upstream.counts().now == many);
     let next = front.serve(&new);
     upstream.retire_by(never());
     let report = upstream.wait();
     assert_eq!((report.disconnected, report.closed, report.forced.len()), (0, 0, 0));
-    assert_eq!((next.counts().now, next.counts().total), (20, 0));
+    assert_eq!((next.counts().now, next.counts().total), (many, 0));
     for client in &mut clients {
         client.get("/");
         client.expect_answer("new / ");
@@ -102,6 +103,7 @@ fn half_a_head_moves_as_well() {
 #[test]
 fn an_upgraded_connection_stays_until_the_deadline() {
     let (old, connections) = Program::by_hand();
+    let new = Program::http("new");
     let front = Front::http();
     let upstream = front.serve(&old);
     let mut client = front.client();
@@ -110,7 +112,7 @@ fn an_upgraded_connection_stays_until_the_deadline() {
     let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
     server.send(answer);
     client.expect(answer);
-    front.serve(&Program::http("new"));
+    front.serve(&new);
     upstream.retire_by(never());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     server.expect("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n");
@@ -137,7 +139,7 @@ fn a_program_that_closes_between_messages_is_connected_again() {
 }
 
 /// Has a program close a kept-alive connection when it has received this request.
-fn close_at(request: &str) -> (Front, Client, Receiver<Client>) {
+fn close_at(request: &str) -> (Program, Front, Client, Receiver<Client>) {
     let (program, connections) = Program::by_hand();
     let front = Front::http();
     front.serve(&program);
@@ -146,12 +148,12 @@ fn close_at(request: &str) -> (Front, Client, Receiver<Client>) {
     client.send(request);
     server.expect(request);
     drop(server);
-    (front, client, connections)
+    (program, front, client, connections)
 }
 
 #[test]
 fn a_request_is_sent_once_more_if_a_kept_connection_is_closed_instead_of_an_answer() {
-    let (front, mut client, connections) = close_at("GET /again HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (_program, front, mut client, connections) = close_at("GET /again HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut server = connections.recv().unwrap();
     server.expect("GET /again HTTP/1.1\r\nHost: a\r\n\r\n");
     server.send(ANSWER);
@@ -161,7 +163,7 @@ fn a_request_is_sent_once_more_if_a_kept_connection_is_closed_instead_of_an_answ
 
 #[test]
 fn a_request_is_sent_no_more_than_twice() {
-    let (front, mut client, connections) = close_at("GET /again HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (_program, front, mut client, connections) = close_at("GET /again HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut server = connections.recv().unwrap();
     server.expect("GET /again HTTP/1.1\r\nHost: a\r\n\r\n");
     drop(server);
@@ -176,7 +178,7 @@ fn a_request_that_may_change_something_is_sent_once() {
         "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
         "PATCH / HTTP/1.1\r\nHost: a\r\n\r\n",
     ] {
-        let (front, mut client, connections) = close_at(request);
+        let (_program, front, mut client, connections) = close_at(request);
         client.expect_refusal(502);
         assert_eq!(front.relay.counts().retries, 0);
         assert!(connections.try_recv().is_err());

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use mastercontrol_worker::relay::{Forwarded, Protocol};
 use rustix::net::{AddressFamily, SocketType};
 
+use crate::crowd::{crowd, descriptors};
 use crate::support::{Client, Front, Program, options};
 
 const PROGRAM: &str = "RELAY_TEST_PROGRAM";
@@ -26,6 +27,8 @@ fn every_client_is_served_in_the_end_when_descriptors_run_out() {
     if let Ok(program) = std::env::var(PROGRAM) {
         return relay(program.parse().unwrap());
     }
+    // The relay has 100 descriptors, and needs two for each client.
+    let (many, _guard) = crowd(200, 1);
     let program = Program::http("a");
     let mut child = Command::new("sh")
         .arg("-c")
@@ -44,7 +47,7 @@ fn every_client_is_served_in_the_end_when_descriptors_run_out() {
         client.get("/");
         client
     };
-    let clients: Vec<_> = (0..200).map(connect).collect();
+    let clients: Vec<_> = (0..many).map(connect).collect();
     for mut client in clients {
         client.expect_answer("a / ");
     }
@@ -67,16 +70,18 @@ fn client_from(source: Ipv4Addr, to: SocketAddr) -> Client {
 #[test]
 fn every_client_is_served_when_the_ports_of_an_address_run_out() {
     if std::env::var_os(FEW_PORTS).is_some() {
+        // More than there are ports.
+        let many = (descriptors() / 8).clamp(11, 100) as u8;
         let program = Program::http("a");
         let front = Front::http();
         front.serve(&program);
-        let clients = (1..=100).map(|number| client_from(Ipv4Addr::new(127, 0, 1, number), front.relay.address()));
+        let clients = (1..=many).map(|number| client_from(Ipv4Addr::new(127, 0, 1, number), front.relay.address()));
         let mut clients: Vec<_> = clients.collect();
         for client in &mut clients {
             client.get("/");
             client.expect_answer("a / ");
         }
-        assert_eq!((program.connections(), front.said("Exhausted")), (100, 0));
+        assert_eq!((program.connections(), front.said("Exhausted")), (many.into(), 0));
         return;
     }
     let network = "ip link set lo up && echo 40000 40009 > /proc/sys/net/ipv4/ip_local_port_range";

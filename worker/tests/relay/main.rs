@@ -4,6 +4,8 @@
 #![cfg(target_os = "linux")]
 
 // Test support.
+#[path = "../worker/crowd.rs"]
+mod crowd;
 mod support;
 #[path = "../worker/watchdog.rs"]
 mod watchdog;

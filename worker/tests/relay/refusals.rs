@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mastercontrol_worker::relay::{Forwarded, Protocol};
 use rustix::net::{AddressFamily, SocketType};
 
-use crate::support::{Client, Front, Program, asks, eventually, never, options};
+use crate::support::{Client, Front, Program, asks, crowd, eventually, never, options};
 
 #[test]
 fn what_is_no_request_is_refused_and_reaches_no_program() {
@@ -246,12 +246,13 @@ fn the_one_client_too_many_gets_503() {
 
 #[test]
 fn an_idle_client_makes_room_for_one_that_wants_something() {
+    let (many, _guard) = crowd(20);
     let program = Program::http("a");
     let mut options = options(Protocol::Http(Forwarded::Off));
-    options.max_connections = 20;
+    options.max_connections = many;
     let front = Front::start(options);
     let upstream = front.serve(&program);
-    let mut clients: Vec<_> = (0..20).map(|_| front.client()).collect();
+    let mut clients: Vec<_> = (0..many).map(|_| front.client()).collect();
     for client in &mut clients {
         client.get("/");
         client.expect_answer("a / ");
@@ -259,7 +260,7 @@ fn an_idle_client_makes_room_for_one_that_wants_something() {
     let mut next = front.client();
     next.get("/");
     next.expect_answer("a / ");
-    assert_eq!((upstream.counts().now, upstream.counts().refused), (20, 0));
+    assert_eq!((upstream.counts().now, upstream.counts().refused), (many, 0));
     let is_closed = |client: &mut Client| {
         client.0.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
         client.0.read(&mut [0]).is_ok_and(|length| length == 0)

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,7 +89,14 @@ impl Front {
     }
 }
 
-/// A program that knows nothing of the relay: one thread per connection.
+/// As many clients of a relay as a test wants, or fewer. Each takes four descriptors: its own, two of the relay, and one
+/// of the program.
+pub fn crowd(wanted: usize) -> (usize, MutexGuard<'static, ()>) {
+    crate::crowd::crowd(wanted, 4)
+}
+
+/// A program that knows nothing of the relay: one thread per connection. When it is dropped, it stops listening, and its
+/// connections stay.
 pub struct Program {
     pub address: SocketAddr,
     listener: TcpListener,
@@ -131,25 +138,25 @@ impl Program {
 
     /// A program that returns what it receives.
     pub fn echo() -> Program {
-        Program::start(|stream| io::copy(&mut stream.try_clone()?, stream).map(drop))
+        Program::start(|stream| io::copy(&mut &*stream, &mut &*stream).map(drop))
     }
 
     /// A program that sends its name at once, and then returns what it receives.
     pub fn named(name: &'static str) -> Program {
         Program::start(move |stream| {
             stream.write_all(name.as_bytes())?;
-            io::copy(&mut stream.try_clone()?, stream).map(drop)
+            io::copy(&mut &*stream, &mut &*stream).map(drop)
         })
     }
 
     /// A program that keeps its connections alive, and answers with its name, the requested path and the body.
     pub fn http(name: &'static str) -> Program {
         Program::start(move |stream| {
-            let mut reader = BufReader::new(stream.try_clone()?);
+            let mut reader = BufReader::new(&*stream);
             while let Some((head, body)) = read_request(&mut reader)? {
                 let path = head.split(' ').nth(1).unwrap_or_default();
                 let text = format!("{name} {path} {}", String::from_utf8_lossy(&body));
-                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())?;
+                write!(&*stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())?;
             }
             Ok(())
         })
@@ -183,6 +190,13 @@ impl Program {
         rustix::net::bind(&reserved, &self.address).unwrap();
         eventually("it does not listen", || TcpStream::connect(self.address).is_err());
         reserved
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // This wakes the thread that accepts, which then ends. It fails after `close`, which has done the same.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
     }
 }
 

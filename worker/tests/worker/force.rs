@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mastercontrol_worker::handlers::{Commands, Echo};
 use mastercontrol_worker::{Activity, Connection, Handler, Server};
 
-use crate::support::{Gated, Greet, HUGE, LIMIT, Log, Running, Serve, ServeAndTell, answering, eventually};
+use crate::support::{Gated, Greet, HUGE, LIMIT, Log, Running, Serve, ServeAndTell, answering, crowd, eventually};
 
 #[test]
 fn a_client_that_was_told_and_stays_is_forced_at_the_deadline_and_named() {
@@ -101,8 +101,9 @@ fn a_stop_without_grace_during_the_drain_closes_by_force_at_once() {
 
 #[test]
 fn a_stop_without_grace_closes_idle_connections_without_a_notice_and_forces_none() {
+    let (many, _guard) = crowd(50);
     let server = Running::start(answering(b'1', b'x'));
-    let mut clients: Vec<_> = (0..50).map(|_| server.client()).collect();
+    let mut clients: Vec<_> = (0..many).map(|_| server.client()).collect();
     for client in &mut clients {
         client.send("?");
         client.expect("1");
@@ -111,7 +112,7 @@ fn a_stop_without_grace_closes_idle_connections_without_a_notice_and_forces_none
     server.stop(Duration::ZERO);
     clients.iter_mut().for_each(|client| client.expect_last(""));
     let report = server.join();
-    assert_eq!((report.closed, report.forced.len()), (50, 0));
+    assert_eq!((report.closed, report.forced.len()), (many, 0));
 }
 
 #[test]
@@ -189,22 +190,22 @@ fn silent(length: usize) -> (Weak<()>, impl Fn(&mut Connection) -> io::Result<()
 
 #[test]
 fn of_many_clients_that_stay_each_is_closed_once_and_no_thread_is_left_when_they_have_gone() {
-    const MANY: usize = 100;
+    let (many, _guard) = crowd(100);
     for has_notice in [true, false] {
         let log = Log::default();
         let (left, serve) = silent(1);
         let handler: Arc<dyn Handler> = if has_notice { Arc::new(ServeAndTell(serve)) } else { Arc::new(Serve(serve)) };
         let server = Running::of(log.observe(Server::new(handler)));
-        let mut clients: Vec<_> = (0..MANY).map(|_| server.client()).collect();
+        let mut clients: Vec<_> = (0..many).map(|_| server.client()).collect();
         clients.iter_mut().for_each(|client| client.send("!"));
         eventually("all have been heard", || {
             let connections = server.connections();
-            connections.len() == MANY && connections.iter().all(|connection| connection.received == 1)
+            connections.len() == many && connections.iter().all(|connection| connection.received == 1)
         });
-        server.wait_for(MANY, Activity::Idle);
+        server.wait_for(many, Activity::Idle);
         server.stop(Duration::from_millis(50));
         let report = server.join();
-        let (closed, forced) = if has_notice { (0, MANY) } else { (MANY, 0) };
+        let (closed, forced) = if has_notice { (0, many) } else { (many, 0) };
         assert_eq!(
             (report.disconnected, report.closed, report.forced.len(), report.stuck.len()),
             (0, closed, forced, 0)
@@ -214,7 +215,7 @@ fn of_many_clients_that_stay_each_is_closed_once_and_no_thread_is_left_when_they
         drop(clients);
         eventually("all threads have ended", || left.strong_count() == 0);
         let lines = log.lines();
-        assert_eq!(log.count("ended "), MANY, "{lines:?}");
+        assert_eq!(log.count("ended "), many, "{lines:?}");
         assert!(lines.last().is_some_and(|last| last.starts_with("finished")), "{lines:?}");
     }
 }

@@ -161,6 +161,7 @@ mod descriptors {
     use std::time::Duration;
 
     use super::*;
+    use crate::crowd::crowd;
     use crate::support::{Client, LIMIT, Watchdog, child};
 
     /// Prints every event to its standard output, and takes commands from its standard input.
@@ -266,10 +267,12 @@ mod descriptors {
         if std::env::var_os("WORKER_TEST_CHILD").is_some() {
             return server();
         }
+        // More than the server has descriptors for.
+        let (many, _guard) = crowd(60, 1);
         let mut server = Process::start(
             "limits::descriptors::out_of_descriptors_the_server_waits_without_spinning_and_goes_on_when_clients_leave",
         );
-        let mut clients: Vec<_> = (0..60).map(|_| Client::connect(server.address)).collect();
+        let mut clients: Vec<_> = (0..many).map(|_| Client::connect(server.address)).collect();
         server.wait_for("exhausted?", |times| times == 1);
         let room = server.wait_for("connections?", |now| now >= 20) as usize;
         assert!(room < 40, "the limit of descriptors does not hold: {room}");
@@ -302,17 +305,19 @@ mod descriptors {
         if std::env::var_os("WORKER_TEST_CHILD").is_some() {
             return server();
         }
+        // More than the server has descriptors for.
+        let (many, _guard) = crowd(60, 1);
         let mut server = Process::start(
             "limits::descriptors::out_of_descriptors_a_stop_tells_everybody_even_those_in_the_accept_queue",
         );
-        let clients: Vec<_> = (0..60).map(|_| Client::connect(server.address)).collect();
+        let clients: Vec<_> = (0..many).map(|_| Client::connect(server.address)).collect();
         server.wait_for("exhausted?", |times| times == 1);
         thread::scope(|scope| {
             // Each disconnects when it has been notified, and so makes room.
             for mut client in clients {
                 scope.spawn(move || client.expect_last("SHUTDOWN\n"));
             }
-            assert_eq!(server.say("stop"), "told 60 left 60 forced 0");
+            assert_eq!(server.say("stop"), format!("told {many} left {many} forced 0"));
         });
         assert!(server.child.wait().unwrap().success());
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 // Test support.
+mod crowd;
 mod support;
 mod watchdog;
 

@@ -15,7 +15,7 @@ use mastercontrol_worker::Event;
 use mastercontrol_worker::handlers::Echo;
 use mastercontrol_worker::{Activity, Connection, Handler, Port, Server};
 
-use crate::support::{Client, Fate, Gated, HUGE, Running, eventually};
+use crate::support::{Client, Fate, Gated, HUGE, Running, crowd, eventually};
 
 /// A handler that holds up the accepting thread with a client, which it does not admit.
 struct HoldsUp<H> {
@@ -75,8 +75,9 @@ pub fn held_up(handler: impl Handler, room: usize) -> (Running, Sender<()>) {
 
 #[test]
 fn clients_that_wait_in_the_accept_queue_are_told() {
-    let (server, open) = held_up(Echo, 50);
-    let mut clients: Vec<_> = (0..50).map(|_| server.client()).collect();
+    let (many, _guard) = crowd(50);
+    let (server, open) = held_up(Echo, many);
+    let mut clients: Vec<_> = (0..many).map(|_| server.client()).collect();
     clients.iter_mut().for_each(|client| client.send("hello?"));
     thread::scope(|scope| {
         scope.spawn(|| server.stop(HUGE));
@@ -86,7 +87,7 @@ fn clients_that_wait_in_the_accept_queue_are_told() {
     clients.iter_mut().for_each(|client| client.expect_last("SHUTDOWN\n"));
     drop(clients);
     let report = server.join();
-    assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (50, 50, 0, 0));
+    assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (many, many, 0, 0));
 }
 
 #[test]
@@ -128,6 +129,7 @@ fn fate_of_late(client: &mut Client) -> Fate {
 /// before the stop has to be notified.
 #[test]
 fn every_client_connected_before_the_stop_is_told_while_others_keep_connecting() {
+    let (many, _guard) = crowd(CLIENTS);
     let server = Running::start(Echo);
     let address = server.address();
     let connected = AtomicUsize::new(0);
@@ -137,7 +139,7 @@ fn every_client_connected_before_the_stop_is_told_while_others_keep_connecting()
             .map(|_| {
                 scope.spawn(|| {
                     let mut clients = Vec::new();
-                    while clients.len() < CLIENTS / 4 {
+                    while clients.len() < many / 4 {
                         let Ok(client) = Client::try_connect(address) else { break };
                         clients.push((stopping.load(Ordering::SeqCst), client));
                         connected.fetch_add(1, Ordering::SeqCst);
@@ -146,7 +148,7 @@ fn every_client_connected_before_the_stop_is_told_while_others_keep_connecting()
                 })
             })
             .collect();
-        eventually("some have connected", || connected.load(Ordering::SeqCst) >= 20);
+        eventually("some have connected", || connected.load(Ordering::SeqCst) >= many / 6);
         stopping.store(true, Ordering::SeqCst);
         server.stop(HUGE);
         clients.into_iter().flat_map(|clients| clients.join().unwrap()).partition(|(late, _)| !late)

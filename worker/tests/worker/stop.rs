@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mastercontrol_worker::handlers::{Commands, Echo};
 use mastercontrol_worker::{Connection, Event, Handler, Server, Stopper};
 
+use crate::crowd::descriptors;
 use crate::support::{Client, HUGE, Log, Running, ServeAndTell, Watchdog, eventually};
 
 #[test]
@@ -86,24 +87,26 @@ fn stop_does_not_wait_for_a_client_that_never_sent_a_byte_but_leaves_when_told()
 }
 
 #[test]
-fn a_thousand_idle_clients_are_told_and_none_is_forced() {
+fn a_crowd_of_idle_clients_is_told_and_none_is_forced() {
     let body = || {
+        // A thousand, if there are as many descriptors. Both ends of each connection are in this process.
+        let many = 1_000.min((descriptors() - 100) / 2);
         let server = Running::start(Echo);
-        let mut clients = server.idle_clients(1_000);
+        let mut clients = server.idle_clients(many);
         server.stop(Duration::from_secs(60));
         for client in &mut clients {
             client.expect_last("SHUTDOWN\n");
         }
         drop(clients);
         let report = server.join();
-        assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (1_000, 1_000, 0, 0));
-        let _ = writeln!(io::stdout(), "1,000 clients: {:?}", report.took);
+        assert_eq!((report.notified, report.disconnected, report.closed, report.forced.len()), (many, many, 0, 0));
+        let _ = writeln!(io::stdout(), "{many} clients: {:?}", report.took);
     };
-    // Both ends of each connection are in one process, which needs more descriptors than many systems allow by default.
+    // Many systems allow fewer descriptors by default, and some allow no more.
     #[cfg(unix)]
     crate::support::in_a_process_of_its_own(
-        "stop::a_thousand_idle_clients_are_told_and_none_is_forced",
-        "ulimit -S -n 2200",
+        "stop::a_crowd_of_idle_clients_is_told_and_none_is_forced",
+        "ulimit -S -n 2200 || ulimit -S -n $(ulimit -H -n)",
         body,
     );
     #[cfg(not(unix))]

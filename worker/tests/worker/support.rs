@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use mastercontrol_worker::{
@@ -11,6 +11,12 @@ use mastercontrol_worker::{
 };
 
 pub use crate::watchdog::{HUGE, LIMIT, Watchdog, eventually};
+
+/// As many clients of a server as a test wants, or fewer. Each takes two descriptors: its own and one of the
+/// server.
+pub fn crowd(wanted: usize) -> (usize, MutexGuard<'static, ()>) {
+    crate::crowd::crowd(wanted, 2)
+}
 
 /// A server that runs on a port of its own.
 pub struct Running {
