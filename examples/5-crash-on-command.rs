@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mastercontrol::worker::Connection;
-use mastercontrol::{AdminSocket, Console, Handler, Listen, Log, RestartPolicy, Supervisor};
+use mastercontrol::{AdminSocket, Console, Handler, Journal, Listen, Log, RestartPolicy, Supervisor};
 
 #[derive(Default)]
 struct Fragile {
@@ -52,8 +52,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let argument = |name: &str| std::env::args().skip_while(|argument| argument != name).nth(1);
     let address = argument("--listen").unwrap_or_else(|| "127.0.0.1:7777".into());
     let policy = RestartPolicy { max_restarts: 5, ..RestartPolicy::default() };
+    let journal = Journal::new(Log::text());
+    journal.record_panics();
     let mut supervisor = supervisor().kind("fragile").restart(policy);
-    supervisor = supervisor.console(Console::Terminal).signals().last_resort().log(Log::text());
+    supervisor = supervisor.console(Console::Terminal).signals().last_resort().journal(journal);
     if let Some(name) = argument("--name") {
         supervisor = supervisor.name(name.parse()?).admin(AdminSocket::Require);
     }

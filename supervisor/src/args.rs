@@ -19,6 +19,7 @@ pub(crate) fn run(asked: Asked, passed: Result<Passed, PassedError>) -> i32 {
     match asked {
         Asked::Serve(invocation) => {
             let journal = Journal::new(invocation.log());
+            journal.record_panics();
             let code = serve(&invocation, passed, &journal, Triggers::Terminal);
             journal.flush();
             code
@@ -50,6 +51,7 @@ fn run_service(invocation: Invocation) -> i32 {
     let journal = Journal::new(invocation.log());
     let program = move |service: windows_service::Service| {
         let journal = service.journal(invocation.log());
+        journal.record_panics();
         let code = serve(&invocation, Ok(Passed::default()), &journal, Triggers::Service(service));
         journal.flush();
         code

@@ -12,8 +12,10 @@ use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io;
 use std::mem;
+use std::panic::{self, PanicHookInfo};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value};
@@ -167,6 +169,21 @@ impl Journal {
         self.shared.announce(kept);
     }
 
+    /// Records each panic of this process from now on, in place of the message that a thread writes to stderr itself when
+    /// it panics: with that message the thread would wait for the reader of the log. This replaces the panic hook of the
+    /// process, so a program may call it, and a library may not.
+    pub fn record_panics(&self) {
+        let shared = self.shared.clone();
+        panic::set_hook(Box::new(move |panic| {
+            let draft = draft_of_panic(panic);
+            // Nothing that could panic runs under this lock.
+            let mut kept = lock(&shared.kept);
+            let log = kept.log;
+            shared.add(&mut kept, draft, log);
+            shared.announce(kept);
+        }));
+    }
+
     /// Waits until the log is written: for a fifth of a second at most, if its reader stalls. Call this at the end of a
     /// program, which otherwise loses its last lines.
     pub fn flush(&self) {
@@ -279,6 +296,14 @@ impl Kept {
         }
         (part, next)
     }
+}
+
+fn draft_of_panic(panic: &PanicHookInfo<'_>) -> Draft {
+    let thread = thread::current().name().unwrap_or("without a name").to_owned();
+    let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
+    let text = panic.payload_as_str().unwrap_or("(no message)");
+    let message = format!("thread {thread} panicked{place}: {text}");
+    Draft::new(Level::Error, "panicked", message, [("thread", thread.into())])
 }
 
 /// An entry as a line of JSON.

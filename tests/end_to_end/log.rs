@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal::SIGTERM;
 use serde_json::Value;
 
+use crate::recover::{FRAGILE, ask};
 use crate::support::{Client, HUGE, Home, eventually, free_port};
 
 /// A program that never stops complaining.
@@ -187,4 +188,28 @@ fn a_log_whose_reader_has_gone_away_does_not_keep_it_from_serving_and_stopping()
     eventually("it answers", || home.admin(&["--name", home.name(), "ping"]).code == 0);
     home.admin(&["--name", home.name(), "stop"]).expect(0);
     assert_eq!(process.wait(), 0);
+}
+
+#[test]
+fn a_server_that_panics_is_restarted_and_reported_though_nobody_reads_the_log() {
+    let home = Home::new();
+    let (reader, writer) = full_pipe();
+    let port = free_port();
+    let mut command = home.program(FRAGILE);
+    command.args(["--name", home.name(), "--listen", &format!("127.0.0.1:{port}")]).stderr(writer);
+    let process = home.spawn(command);
+    let admin = |request: &[&str]| home.admin(&[&["--name", home.name()], request].concat());
+    eventually("it answers", || admin(&["ping"]).code == 0);
+    let connect = || Client::connect(([127, 0, 0, 1], port).into());
+    let mut client = connect();
+    client.send("CRASH\n");
+    client.expect("CRASH\n");
+    let its_last = connect();
+    client.assert_told();
+    drop((client, its_last));
+    ask(&mut connect());
+    admin(&["events"]).expect(0).says(" panicked at ").says(": crashed on command");
+    admin(&["stop"]).expect(0);
+    assert_eq!(process.wait(), 0);
+    drop(reader);
 }

@@ -2,7 +2,7 @@
 
 use crate::support::{Client, Home, Instance, eventually, free_port};
 
-const FRAGILE: &str = env!("CARGO_BIN_EXE_crash-on-command");
+pub const FRAGILE: &str = env!("CARGO_BIN_EXE_crash-on-command");
 
 /// Starts a server that can be crashed.
 pub fn start_fragile(home: &Home) -> Instance {
