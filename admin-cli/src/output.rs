@@ -1,6 +1,13 @@
 //! Data goes to stdout, messages to stderr.
 
 use std::io::{self, IsTerminal, Write};
+#[cfg(unix)]
+use std::os::fd::AsFd;
+
+#[cfg(unix)]
+use nix::errno::Errno;
+#[cfg(unix)]
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// An answer could not be written.
 #[derive(Debug)]
@@ -16,12 +23,57 @@ pub(crate) fn data(line: &str) -> Result<(), Unwritten> {
 
 /// Writes a line of data that more will follow, as long as there is a reader.
 pub(crate) fn try_data(line: &str) -> io::Result<()> {
-    io::stdout().write_all(whole(line).as_bytes())
+    let mut stdout = Patient(io::stdout().lock());
+    stdout.write_all(whole(line).as_bytes())?;
+    stdout.flush()
 }
 
 /// Writes a line for people.
 pub(crate) fn message(line: &str) {
-    let _ = io::stderr().write_all(whole(line).as_bytes());
+    let _ = Patient(io::stderr().lock()).write_all(whole(line).as_bytes());
+}
+
+/// Waits for room in a pipe or a terminal that another process has made non-blocking: it is so for all that share it.
+struct Patient<W>(W);
+
+#[cfg(unix)]
+impl<W: Write + AsFd> Patient<W> {
+    fn when_there_is_room<T>(&mut self, mut write: impl FnMut(&mut W) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match write(&mut self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE) {
+                        Ok(_) | Err(Errno::EINTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                written => return written,
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+impl<W: Write + AsFd> Write for Patient<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.when_there_is_room(|output| output.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.when_there_is_room(W::flush)
+    }
+}
+
+/// Windows has no such pipes.
+#[cfg(windows)]
+impl<W: Write> Write for Patient<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// The line with its end, for a single write: output of other processes, such as the supervisor in the same terminal,

@@ -1,6 +1,9 @@
 //! Enter, Ctrl-C and Ctrl-Z on a real terminal.
 
+use std::io::{self, Write};
 use std::process::{Command, Stdio};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::process::threads;
 use crate::pty::{CTRL_C, CTRL_D, CTRL_Z, ENTER, Job, Shell, is_in_foreground, is_stopped, stat};
@@ -81,6 +84,21 @@ fn the_end_of_stdin_is_not_enter() {
     wait_for_end_of_console(instance.pid);
     instance.assert_serves();
     assert!(!instance.err.so_far().contains("stopping"), "{}", instance.err.so_far());
+}
+
+/// A file is non-blocking for all processes that share it, so another one can have made it so.
+#[test]
+fn a_non_blocking_stdin_is_listened_to_as_any_other() {
+    let home = Home::new();
+    let (reader, mut writer) = io::pipe().unwrap();
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let mut command = home.supervisor(&["echo", "--console", "stdin"]);
+    command.stdin(reader);
+    let instance = home.start_by(command);
+    eventually("it waits for input", || threads(instance.pid).contains(&("console".into(), "S".into())));
+    writer.write_all(b"\n").unwrap();
+    assert_eq!(instance.wait(), 0);
+    assert!(instance.log().contains("Enter: stopping"), "{}", instance.log());
 }
 
 /// Runs a script, in which `$supervisor` is one that ends by itself.

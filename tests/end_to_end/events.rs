@@ -155,9 +155,11 @@ mod on_unix {
     use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::process::Stdio;
 
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
     use nix::sys::signal::Signal::SIGTERM;
 
     use super::*;
+    use crate::log::is_full;
     use crate::support::{ADMIN_CLI, HUGE, LIMIT, eventually};
 
     /// A follower that has received the start of the journal.
@@ -279,6 +281,28 @@ mod on_unix {
         events.end().expect(0);
         assert!(out.len() > 500_000, "{}", out.len());
         assert_complete(&out, 1);
+    }
+
+    /// A pipe is non-blocking for all processes that share it, so another one can have made it so.
+    #[test]
+    fn past_events_are_complete_though_they_go_to_a_slow_reader_through_a_non_blocking_pipe() {
+        let home = Home::new();
+        let instance = home.start(&["echo", "--verbose"]);
+        // More than the smallest pipe holds.
+        happen(&instance);
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut command = home.admin_command(&["--name", home.name(), "events", "--json"]);
+        command.stdout(writer.try_clone().unwrap()).stderr(Stdio::piped());
+        let events = home.spawn(command);
+        eventually("the pipe is full", || is_full(&writer));
+        drop(writer);
+        let mut out = String::new();
+        reader.read_to_string(&mut out).unwrap();
+        events.end().expect(0);
+        let (begins, _) = ends(&out);
+        assert_complete(&out, begins["next"].as_u64().unwrap());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The log: nothing else waits for a reader that stalls, is slow, or has gone away.
 
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -29,10 +30,9 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// Whether a write to it would block.
-fn is_full(pipe: &PipeWriter) -> bool {
-    use std::os::fd::AsFd;
-    poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO) == Ok(0)
+/// Whether a write to this pipe or terminal would block.
+pub fn is_full(writer: impl AsFd) -> bool {
+    poll(&mut [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO) == Ok(0)
 }
 
 #[test]

@@ -38,14 +38,36 @@ fn is_in_foreground() -> bool {
 /// Calls `enter` for each line feed on stdin, until it returns false or stdin ends.
 fn listen(mut enter: impl FnMut() -> bool) -> io::Result<()> {
     let mut stdin = io::stdin().lock();
-    while let Some(lines) = lines(&mut stdin)? {
-        for _ in 0..lines {
-            if !enter() {
-                return Ok(());
+    loop {
+        match lines(&mut stdin) {
+            Ok(None) => return Ok(()),
+            Ok(Some(lines)) => {
+                for _ in 0..lines {
+                    if !enter() {
+                        return Ok(());
+                    }
+                }
             }
+            // Another process that shares stdin has made it non-blocking. This one waits for input.
+            #[cfg(unix)]
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for_input()?,
+            Err(error) => return Err(error),
         }
     }
-    Ok(())
+}
+
+/// Waits until there is something to read on stdin, or its end.
+#[cfg(unix)]
+fn wait_for_input() -> io::Result<()> {
+    use nix::errno::Errno;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+
+    let stdin = io::stdin();
+    match poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Reads once and counts the line feeds. None: end of file.
@@ -104,6 +126,8 @@ fn listen_to_terminal(mut enter: impl FnMut() -> bool) -> io::Result<()> {
                 }
                 // The process has just been moved to the background.
                 Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => break,
+                // Another process has read the line first, and stdin is non-blocking.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
