@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal::SIGTERM;
 use serde_json::Value;
 
+use crate::pty::{CTRL_S, Pty};
 use crate::recover::{FRAGILE, ask};
 use crate::support::{Client, HUGE, Home, eventually, free_port};
 
@@ -66,6 +67,48 @@ fn a_stop_that_kills_a_program_whose_output_nobody_reads_does_not_hang() {
     eventually("the program serves, and has to wait", || admin(&["ping"]).code == 0 && is_full(&writer));
     admin(&["stop", "--grace", "0.2"]).expect(5);
     assert_eq!(process.wait(), 5);
+    drop(reader);
+}
+
+#[test]
+fn on_a_terminal_that_ctrl_s_has_stopped_a_program_is_restarted_and_stopped_as_any_other() {
+    let home = Home::new();
+    let (pty, terminal) = Pty::open();
+    pty.press(CTRL_S);
+    eventually("the terminal is stopped", || is_full(&terminal));
+    let mut command = home.exec_command(&["--ready", "0.1s"], &["python3", "-c", CHATTY]);
+    command.stderr(terminal);
+    let process = home.spawn(command);
+    let admin = |request: &[&str]| home.admin(&[&["--name", home.name()], request].concat());
+    eventually("the program serves", || admin(&["ping"]).code == 0);
+    admin(&["restart"]).expect(0);
+    admin(&["stop"]).expect(0);
+    assert_eq!(process.wait(), 0);
+    assert_eq!(pty.screen(), "", "it was not stopped");
+}
+
+#[test]
+fn a_line_that_is_longer_than_the_room_in_the_pipe_does_not_keep_it_from_restarting_and_stopping() {
+    let home = Home::new();
+    let (reader, mut writer) = io::pipe().unwrap();
+    let size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(8192)).unwrap();
+    // There is room for the first lines, and less than the long one needs.
+    writer.write_all(&vec![b'x'; usize::try_from(size).unwrap() - 4096]).unwrap();
+    let variables = home.directory().join("variables");
+    std::fs::write(&variables, "").unwrap();
+    let options = ["--ready", "0.1s", "--log", "json", "--env-file", variables.to_str().unwrap()];
+    let mut command = home.exec_command(&options, &["sleep", "600"]);
+    command.stderr(writer);
+    let process = home.spawn(command);
+    let admin = |request: &[&str]| home.admin(&[&["--name", home.name()], request].concat());
+    eventually("it serves", || admin(&["status"]).out.contains("serving"));
+    std::fs::write(&variables, (0..300).fold(String::new(), |text, at| format!("{text}KEY_{at:0200}=new\n"))).unwrap();
+    admin(&["restart"]).expect(0);
+    let events = admin(&["events", "--json"]).expect(0).out;
+    assert!(events.lines().any(|line| line.len() > 4096), "{events}");
+    admin(&["restart"]).expect(0);
+    admin(&["stop"]).expect(0);
+    assert_eq!(process.wait(), 0);
     drop(reader);
 }
 

@@ -24,6 +24,7 @@ pub struct Pty {
 pub const ENTER: &str = "\r";
 pub const CTRL_C: &str = "\x03";
 pub const CTRL_D: &str = "\x04";
+pub const CTRL_S: &str = "\x13";
 pub const CTRL_Z: &str = "\x1a";
 
 impl Pty {
