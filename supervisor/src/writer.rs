@@ -38,6 +38,7 @@ struct Shared {
     filled: Condvar,
     /// Something was written, or cannot be.
     emptied: Condvar,
+    /// Locked only by a thread that counts as writing, or with the queue while there is none: so nobody waits for it.
     sink: Mutex<Sink>,
     on_room: Box<dyn Fn() + Send + Sync>,
 }
@@ -45,7 +46,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<u8>,
-    /// How many threads are still writing what they took out of the queue.
+    /// How many threads are still writing what they took out of the queue, or wait for room to do so.
     writing: usize,
     has_thread: bool,
     /// How many lines were lost since a line last reported how many.
@@ -190,12 +191,20 @@ impl Shared {
         }
     }
 
-    /// Writes a small part of the queue, if there is room for it within the limit.
-    fn write_within<'a>(&'a self, limit: Duration, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+    /// Writes a small part of the queue, if there is room for it within the limit. Meanwhile no other thread begins to
+    /// write: it would have the sink for as long as a reader stalls.
+    fn write_within<'a>(&'a self, limit: Duration, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        queue.writing += 1;
         drop(queue);
         let has_room = lock(&self.sink).has_room_within(limit);
-        let queue = self.queue();
-        if has_room { self.write(queue, PIECE) } else { queue }
+        let mut queue = self.queue();
+        queue.writing -= 1;
+        if has_room {
+            return self.write(queue, PIECE);
+        }
+        self.emptied.notify_all();
+        self.filled.notify_all();
+        queue
     }
 
     /// Writes the queue as far as there is room, in case the thread is late: on a busy machine that may take long.
@@ -259,8 +268,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::fs::File;
     use std::io::{BufRead, BufReader, Read};
+    use std::os::fd::AsFd;
     use std::path::{Path, PathBuf};
     use std::sync::mpsc;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
     use crate::journal::Journal;
@@ -413,22 +425,30 @@ mod tests {
         assert_eq!(pipe.lines().next().unwrap(), "why it has ended");
     }
 
-    /// Runs in a process of its own, which gets no threads: no system has that much room for a stack.
+    /// Whether this process gets no threads: no system has that much room for a stack. If it does, runs the test in a
+    /// process that gets none.
+    fn is_threadless() -> bool {
+        const CHILD: &str = "MASTERCONTROL_TEST_NO_THREADS";
+        if std::env::var_os(CHILD).is_some() {
+            // Ends the process if the test hangs.
+            nix::unistd::alarm::set(60);
+            return true;
+        }
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", thread::current().name().unwrap(), "--nocapture", "--test-threads", "1"])
+            .envs([(CHILD, "1"), ("RUST_MIN_STACK", "1000000000000000000")])
+            .output()
+            .unwrap();
+        let text = format!("{}{:?}", String::from_utf8_lossy(&output.stdout), output);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        false
+    }
+
     #[test]
     fn without_a_thread_the_end_writes_itself_and_does_not_wait_for_a_reader_that_has_stalled() {
-        const CHILD: &str = "MASTERCONTROL_TEST_NO_THREADS";
-        if std::env::var_os(CHILD).is_none() {
-            let output = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", thread::current().name().unwrap(), "--nocapture", "--test-threads", "1"])
-                .envs([(CHILD, "1"), ("RUST_MIN_STACK", "1000000000000000000")])
-                .output()
-                .unwrap();
-            let text = format!("{}{:?}", String::from_utf8_lossy(&output.stdout), output);
-            assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        if !is_threadless() {
             return;
         }
-        // Ends the process if the test hangs.
-        nix::unistd::alarm::set(60);
         let pipe = Pipe::new("threadless");
         let writer = writer(&pipe.path);
         let line = format!("{}\n", "x".repeat(10_000));
@@ -441,6 +461,36 @@ mod tests {
         writer.line(&line.repeat(100));
         writer.flush(Instant::now() + Duration::from_millis(50));
         assert!(writer.0.queue().stalled);
+    }
+
+    /// The threads of the test ask for a smaller stack.
+    #[test]
+    fn without_a_thread_no_other_thread_begins_to_write_while_the_end_waits_for_room() {
+        if !is_threadless() {
+            return;
+        }
+        let pipe = Pipe::new("alone");
+        let writer = Arc::new(writer(&pipe.path));
+        // More than the pipe holds, and so much that a program has to wait.
+        writer.line(&format!("{}\n", "x".repeat(ROOM - 1)));
+        let small = || thread::Builder::new().stack_size(1024 * 1024);
+        let (ending, program) = (writer.clone(), writer.clone());
+        let end = small().spawn(move || ending.flush(Instant::now() + Duration::from_secs(50))).unwrap();
+        // Until the pipe is full, it writes one part after the other.
+        let has_room = || poll(&mut [PollFd::new(pipe.reader.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO) != Ok(0);
+        while has_room() || writer.0.queue().writing == 0 {
+            assert!(!end.is_finished(), "no thread counted as writing");
+            thread::yield_now();
+        }
+        let program = small().spawn(move || program.pass_on(b"the program")).unwrap();
+        let mut read = vec![0; ROOM];
+        (&pipe.reader).read_exact(&mut read).unwrap();
+        end.join().unwrap();
+        program.join().unwrap();
+        writer.flush(Instant::now() + Duration::from_secs(50));
+        let mut read = [0; 11];
+        (&pipe.reader).read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"the program");
     }
 
     #[test]
