@@ -183,10 +183,13 @@ mod system {
     pub(super) fn line(socket: &OsStr) -> io::Result<Line> {
         let address = address(socket).map_err(|error| at(socket, &error))?;
         let socket = socket.to_owned();
-        let line = UnixDatagram::unbound()?;
-        line.set_nonblocking(true)?;
-        // Not connected: the manager may be restarted, with a new socket at the same path.
+        // Made with the first message, or with the next one if there is no descriptor for it then.
+        let mut line = None;
         Ok(Box::new(move |message, listener| {
+            let line = match &mut line {
+                Some(line) => line,
+                none => none.insert(unbound().map_err(|error| at(&socket, &error))?),
+            };
             let descriptors = listener.map(|listener| [listener.socket.as_fd()]);
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut passed = SendAncillaryBuffer::new(&mut space);
@@ -194,9 +197,16 @@ mod system {
                 passed.push(SendAncillaryMessage::ScmRights(descriptors));
             }
             let text = [IoSlice::new(message.as_bytes())];
-            let sent = sendmsg_addr(&line, &address, &text, &mut passed, SendFlags::empty());
+            let sent = sendmsg_addr(line, &address, &text, &mut passed, SendFlags::empty());
             sent.map(drop).map_err(|error| at(&socket, &error.into()))
         }))
+    }
+
+    /// Not connected: the manager may be restarted, with a new socket at the same path.
+    fn unbound() -> io::Result<UnixDatagram> {
+        let line = UnixDatagram::unbound()?;
+        line.set_nonblocking(true)?;
+        Ok(line)
     }
 
     /// This error, with the socket that it is about.

@@ -144,3 +144,38 @@ fn a_watchdog_that_is_meant_for_another_process_is_none_of_our_business() {
         assert_eq!(watchdog_limit(variable), expected.map(Duration::from_secs), "{pid:?} {limit:?}");
     }
 }
+
+/// Runs in a process of its own, whose limit of descriptors it changes.
+#[cfg(unix)]
+#[test]
+fn what_could_not_be_said_for_lack_of_a_descriptor_is_said_with_the_next_event() {
+    use std::os::unix::net::UnixDatagram;
+    use std::process::Command;
+
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    const CHILD: &str = "MASTERCONTROL_TEST_NO_DESCRIPTORS";
+    let path = std::env::temp_dir().join(format!("mastercontrol-{}-notify", std::process::id()));
+    if std::env::var_os(CHILD).is_none() {
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", std::thread::current().name().unwrap(), "--nocapture", "--test-threads", "1"])
+            .envs([(CHILD, "1".as_ref()), ("NOTIFY_SOCKET", path.as_os_str())])
+            .output()
+            .unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(child.status.success(), "{child:?}");
+        let mut said = [0; 100];
+        let length = socket.recv(&mut said).unwrap();
+        assert_eq!(&said[..length], b"READY=1\nSTATUS=one");
+        return;
+    }
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+    let now = Instant::now();
+    let mut manager = Manager::from_environment(Journal::new(Log::silent()));
+    manager.tell(view(Phase::Ready, "one", None), now);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    manager.tell(view(Phase::Ready, "one", None), now);
+}
