@@ -23,6 +23,7 @@ use crate::event::{Event, EventSender};
 use crate::handle::{Control, Course, Handle, Remains, Underway};
 use crate::health::Health;
 use crate::host::Manager;
+use crate::instance::InstanceLock;
 use crate::journal::Journal;
 use crate::listen::{Address, ProgramSocket};
 use crate::master::{Identity, Master};
@@ -249,6 +250,7 @@ fn run(
     }
     drop(files);
     let last_answers = triggers.admin.take().map(Admin::close);
+    drop(triggers.name.take());
     // Followers have heard of the whole stop.
     drop(ending);
     end.adopt(received);
@@ -269,6 +271,8 @@ struct Triggers {
     enter: bool,
     health: Option<Health>,
     admin: Option<Admin>,
+    /// The name, if there is no admin socket that holds it.
+    name: Option<Arc<InstanceLock>>,
     /// Where the admin socket is.
     socket: Option<PathBuf>,
 }
@@ -288,11 +292,15 @@ impl Triggers {
         let enter = enter.map_err(lacking("the console thread"))?.unwrap_or(false);
         let health = health.map(|listener| Health::start(listener, events.clone(), log.clone())).transpose();
         let health = health.map_err(lacking("the health endpoint"))?;
-        let mut triggers = Triggers { signals, enter, health, admin: None, socket: None };
+        let mut triggers = Triggers { signals, enter, health, admin: None, name: None, socket: None };
         if let Some((paths, lock)) = claimed {
-            match Admin::start(paths.clone(), lock, events.clone(), log.clone()) {
+            let lock = Arc::new(lock);
+            match Admin::start(paths.clone(), lock.clone(), events.clone(), log.clone()) {
                 Ok(admin) => (triggers.admin, triggers.socket) = (Some(admin), Some(paths.socket)),
-                Err(source) => without_admin(options.admin, log, Error::AdminSocket { path: paths.socket, source })?,
+                Err(source) => {
+                    without_admin(options.admin, log, Error::AdminSocket { path: paths.socket, source })?;
+                    triggers.name = Some(lock);
+                }
             }
         }
         Ok(triggers)

@@ -22,6 +22,10 @@ const MARK: &str = "<!-- Generated from the definitions by tests/end_to_end/refe
 const EVENTS: &[(&str, &str)] = &[
     ("admin_socket_lost", "The admin socket was deleted and cannot be created again yet."),
     ("admin_socket_restored", "The admin socket had been deleted and exists again."),
+    (
+        "admin_socket_unwatched",
+        "The system gives no inotify instance, so an admin socket that is deleted is restored after some seconds and not at once.",
+    ),
     ("closing_connection", "A client was asked to disconnect, by `admin-cli close`."),
     ("connected", "A client connected (with `--verbose`)."),
     ("connection_closed", "The connection of `admin-cli close` has ended."),

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal::SIGTERM;
 use serde_json::Value;
 
 use crate::process::{Hanging, descriptors, memory, threads};
-use crate::support::{HUGE, Home, Instance, LIMIT, command, eventually};
+use crate::support::{HUGE, Home, Instance, LIMIT, can_run, command, eventually};
 
 #[test]
 fn after_a_kill_it_starts_again_over_its_leftovers() {
@@ -164,6 +164,47 @@ fn an_admin_socket_that_cannot_be_made_again_at_once_is_made_as_soon_as_that_is_
         instance.admin(&["stop"]).expect(0);
         assert_eq!(instance.wait(), 0);
     }
+}
+
+#[test]
+fn while_the_admin_socket_is_lost_no_other_gets_the_name() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    limit_descriptors(&instance, "3:");
+    fs::remove_file(home.socket()).unwrap();
+    instance.err.wait_for("the admin socket is gone");
+    home.run(home.supervisor(&["command"])).expect(1).says(&format!("the name {} is taken", home.name()));
+    limit_descriptors(&instance, "200:");
+    assert_made_again(&home, &instance);
+}
+
+#[test]
+fn without_an_inotify_instance_the_admin_socket_works_and_is_made_again_when_it_was_deleted() {
+    let own_limits = ["unshare", "--user", "--map-root-user"];
+    let none = ["sh", "-c", "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$@\"", "sh"];
+    let by = [&own_limits[..], &none].concat();
+    if !can_run(&[&by[..], &["true"]].concat()) {
+        return;
+    }
+    let home = Home::new();
+    let instance = home.start_by(home.supervisor_by(&by, &["echo", "--grace", HUGE, "--admin", "require"]));
+    let watches = || {
+        let files = fs::read_dir(format!("/proc/{}/fd", instance.pid)).unwrap().flatten();
+        files.filter(|file| fs::read_link(file.path()).is_ok_and(|file| file.ends_with("anon_inode:inotify"))).count()
+    };
+    instance.admin(&["ping"]).expect(0);
+    instance.err.wait_for("cannot watch the admin socket");
+    assert_eq!(watches(), 0);
+    fs::remove_file(home.socket()).unwrap();
+    assert_made_again(&home, &instance);
+    let mut more = command("nsenter");
+    more.args(["--user", "--preserve-credentials", "--target", &instance.pid.to_string(), "sh", "-c"]);
+    assert!(more.arg("echo 8 > /proc/sys/user/max_inotify_instances").status().unwrap().success());
+    eventually("it watches", || watches() == 1);
+    fs::remove_file(home.socket()).unwrap();
+    assert_made_again(&home, &instance);
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
 }
 
 #[test]

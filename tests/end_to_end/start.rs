@@ -198,6 +198,20 @@ mod on_unix {
     }
 
     #[test]
+    fn without_its_admin_socket_it_keeps_its_name_as_long_as_it_runs() {
+        let home = Home::new();
+        fs::DirBuilder::new().mode(0o700).create(home.sockets()).unwrap();
+        fs::create_dir(home.socket()).unwrap();
+        let instance = home.start(&["echo"]);
+        instance.err.wait_for("starting without it");
+        home.run(home.supervisor(&["command"])).expect(1).says(&format!("the name {} is taken", home.name()));
+        instance.signal(SIGTERM);
+        assert_eq!(instance.process.wait(), 0);
+        fs::remove_dir(home.socket()).unwrap();
+        home.start(&["echo", "--admin", "require"]).assert_serves();
+    }
+
+    #[test]
     fn with_a_socket_path_that_is_too_long_it_says_how_long_it_may_be() {
         let home = Home::new();
         let directory = home.directory().join("x".repeat(100));

@@ -21,15 +21,29 @@ pub(super) fn identity_of(paths: &InstancePaths) -> Identity {
 }
 
 impl Watch {
-    /// To be created before the socket: it sees what happens to the socket from then on.
-    pub(super) fn new(paths: &InstancePaths) -> io::Result<Watch> {
-        paths.make_directories()?;
-        let watch = Watch(Some(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?));
-        watch.look_at(paths)?;
-        Ok(watch)
+    /// Sees nothing yet.
+    pub(super) fn new() -> Watch {
+        Watch(None)
     }
 
-    pub(super) fn look_at(&self, paths: &InstancePaths) -> io::Result<()> {
+    pub(super) fn sees_all(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Sees what happens in these directories from now on, or nothing: few watches exist per user, and other programs
+    /// may have them all.
+    pub(super) fn look_at(&mut self, paths: &InstancePaths) -> io::Result<()> {
+        let inotify = match self.0.take() {
+            Some(inotify) => inotify,
+            None => Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?,
+        };
+        let watch = Watch(Some(inotify));
+        watch.add(paths)?;
+        *self = watch;
+        Ok(())
+    }
+
+    fn add(&self, paths: &InstancePaths) -> io::Result<()> {
         let going = AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_MOVED_TO

@@ -1,6 +1,7 @@
 //! What makes an instance reachable and its name exclusive: the socket, a link to it, and the lock.
 
 use std::io;
+use std::sync::Arc;
 
 use interprocess::local_socket::{Listener, ListenerOptions};
 
@@ -19,7 +20,7 @@ pub(super) struct Place {
     pub(super) listener: Listener,
     #[cfg(unix)]
     pub(super) link: Option<Link>,
-    pub(super) lock: InstanceLock,
+    pub(super) lock: Arc<InstanceLock>,
     pub(super) paths: InstancePaths,
     #[cfg(target_os = "linux")]
     pub(super) identity: linux::Identity,
@@ -27,7 +28,7 @@ pub(super) struct Place {
 
 impl Place {
     /// Listens at a place whose lock is held. Clients can connect when this returns.
-    pub(super) fn take(paths: InstancePaths, lock: InstanceLock) -> io::Result<Place> {
+    pub(super) fn take(paths: InstancePaths, lock: Arc<InstanceLock>) -> io::Result<Place> {
         #[cfg(unix)]
         let link = prepare(&paths)?;
         Ok(Place {

@@ -26,17 +26,19 @@ impl Place {
         self.identity.is_some() && identity_of(&self.paths) == self.identity
     }
 
-    /// Recreates what is missing.
-    pub(super) fn restore(&mut self, watch: &Watch) -> io::Result<()> {
+    /// Recreates what is missing, and watches it if the system gives a watch.
+    pub(super) fn restore(&mut self, watch: &mut Watch) -> io::Result<()> {
         let paths = self.paths.now().map_err(io::Error::other)?;
         paths.make_directories()?;
         if !self.lock.holds() {
-            self.lock = paths.take_lock().map_err(|error| match error {
+            let lock = paths.take_lock().map_err(|error| match error {
                 InstanceLockError::Taken => io::Error::other("another supervisor has taken the name"),
                 InstanceLockError::Unusable { source, .. } => source,
             })?;
+            self.lock = lock.into();
         }
-        watch.look_at(&paths)?;
+        // Without a watch the admin thread looks from time to time.
+        let _ = watch.look_at(&paths);
         // The old link removes its file on drop, so drop it before making another one.
         self.link = None;
         if paths == self.paths && self.socket_is_there() {
@@ -64,7 +66,7 @@ impl Place {
         true
     }
 
-    pub(super) fn restore(&mut self, _watch: &Watch) -> io::Result<()> {
+    pub(super) fn restore(&mut self, _watch: &mut Watch) -> io::Result<()> {
         Ok(())
     }
 }

@@ -33,10 +33,11 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Listens on the socket of a claimed place. Clients can connect when this returns.
+    /// Listens on the socket of a claimed place. Clients can connect when this returns. If it fails, the caller still
+    /// has the lock, and with it the name.
     pub(crate) fn start(
         paths: InstancePaths,
-        lock: InstanceLock,
+        lock: Arc<InstanceLock>,
         events: EventSender,
         log: Journal,
     ) -> io::Result<Admin> {

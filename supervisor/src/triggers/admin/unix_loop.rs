@@ -30,23 +30,40 @@ fn as_fd(listener: &Listener) -> BorrowedFd<'_> {
     }
 }
 
-/// When to try again to recreate what is missing, and how long that wait is.
+/// When to try again to recreate what is missing, or to watch it, and how long that wait is.
 #[derive(Debug, Clone, Copy)]
 struct Retry {
     at: Instant,
     wait: Duration,
 }
 
+impl Retry {
+    fn after(failed: Option<Retry>) -> Retry {
+        let wait = failed.map_or(FIRST_RETRY, |failed| (failed.wait * 2).min(LAST_RETRY));
+        Retry { at: Instant::now() + wait, wait }
+    }
+
+    fn is_due(&self) -> bool {
+        self.at <= Instant::now()
+    }
+}
+
 impl Acceptor {
     /// Runs on the thread `admin`.
     pub(super) fn serve(mut self) {
-        let mut retry: Option<Retry> = None;
+        let mut unwatched = self.watch(None);
+        // Nothing has announced what happened before.
+        let mut retry = self.look_after_place(None);
         loop {
+            if !self.signal.watch.sees_all() {
+                unwatched.get_or_insert_with(|| Retry::after(None));
+            }
             let closed = PollFd::new(self.signal.closed.as_fd(), PollFlags::POLLIN);
             let client = PollFd::new(as_fd(&self.place.listener), PollFlags::POLLIN);
             let mut sources: Vec<_> = [closed, client].into();
             sources.extend(self.signal.watch.as_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-            let limit = retry.map_or(PollTimeout::NONE, |retry| timeout_until(retry.at));
+            let next = [retry, unwatched].into_iter().flatten().map(|retry| retry.at).min();
+            let limit = next.map_or(PollTimeout::NONE, timeout_until);
             let polled = poll(&mut sources, limit);
             let [closed, client, watch] = [0, 1, 2].map(|at| sources.get(at).and_then(PollFd::any) == Some(true));
             match polled {
@@ -73,10 +90,32 @@ impl Acceptor {
                 }
             }
             let seen = watch && self.signal.watch.saw_something_go();
-            if seen || retry.is_some_and(|retry| retry.at <= Instant::now()) {
+            let is_due = |retry: Option<Retry>| retry.is_some_and(|retry| retry.is_due());
+            if seen || is_due(retry) || is_due(unwatched) {
+                // First, so that nothing is deleted unseen between the look and the watch.
+                unwatched = self.watch(unwatched);
                 retry = self.look_after_place(retry);
             }
         }
+    }
+
+    /// Watches the place. If the system gives no watch, the place is looked at each time that this is tried again: only
+    /// that then shows that the socket was deleted.
+    fn watch(&mut self, failed: Option<Retry>) -> Option<Retry> {
+        if self.signal.watch.sees_all() {
+            return None;
+        }
+        let error = self.signal.watch.look_at(&self.place.paths).err()?;
+        let retry = Retry::after(failed);
+        if retry.wait == LOGGED_RETRY && self.place.is_whole() {
+            let message = format!(
+                "cannot watch the admin socket ({}): if it is deleted, it is restored after some seconds and not at \
+                 once; raise the limits in /proc/sys/fs/inotify",
+                Reason(&error)
+            );
+            self.server.log.line(Level::Warning, "admin_socket_unwatched", message, []);
+        }
+        Some(retry)
     }
 
     fn is_closed_within(&self, limit: Duration) -> bool {
@@ -90,7 +129,7 @@ impl Acceptor {
         if failed.is_none() && self.place.is_whole() {
             return None;
         }
-        match self.place.restore(&self.signal.watch) {
+        match self.place.restore(&mut self.signal.watch) {
             Ok(()) => {
                 let path = self.place.paths.socket.display();
                 let message = format!("the admin socket was deleted, and has been restored: {path}");
@@ -98,13 +137,13 @@ impl Acceptor {
                 None
             }
             Err(error) => {
-                let wait = failed.map_or(FIRST_RETRY, |failed| (failed.wait * 2).min(LAST_RETRY));
-                if wait == LOGGED_RETRY {
+                let retry = Retry::after(failed);
+                if retry.wait == LOGGED_RETRY {
                     let reason = Reason(&error);
                     let message = format!("the admin socket is gone ({reason}); trying again, signals still work");
                     self.server.log.line(Level::Error, "admin_socket_lost", message, []);
                 }
-                Some(Retry { at: Instant::now() + wait, wait })
+                Some(retry)
             }
         }
     }

@@ -92,7 +92,7 @@ mod tests {
         thread::spawn(move || {
             for _ in 0..200 {
                 let (events, _received) = mpsc::channel();
-                let lock = paths.take_lock().unwrap();
+                let lock = paths.take_lock().unwrap().into();
                 let admin =
                     Admin::start(paths.clone(), lock, EventSender::new(events, None), Journal::new(Log::silent()))
                         .unwrap();
@@ -111,7 +111,7 @@ mod tests {
                 let name = format!("closed-in-a-crowd-{}-{round}", std::process::id());
                 let paths = InstancePaths::of(&name.parse().unwrap()).unwrap();
                 let (events, unanswered) = mpsc::channel();
-                let lock = paths.take_lock().unwrap();
+                let lock = paths.take_lock().unwrap().into();
                 let admin =
                     Admin::start(paths.clone(), lock, EventSender::new(events, None), Journal::new(Log::silent()))
                         .unwrap();
