@@ -202,9 +202,9 @@ pub(crate) trait Generation: fmt::Debug + Send {
     /// program is asked to end before it is killed.
     fn give_up(&mut self, why: &str);
 
-    /// Passes on a signal that asks nothing of the supervisor.
+    /// Passes on a signal that asks nothing of the supervisor, without waiting. Returns whether the server gets it.
     #[cfg_attr(windows, allow(dead_code))]
-    fn signal(&self, signal: i32);
+    fn signal(&self, signal: i32) -> bool;
 
     /// What became of it. For use after it has reported that it is finished.
     fn end(self: Box<Self>) -> Result<Ended, ServerError>;

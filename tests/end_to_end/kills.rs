@@ -428,6 +428,24 @@ fn a_guardian_that_is_held_makes_a_stop_overrun_which_speaks_of_the_program() {
 }
 
 #[test]
+fn a_guardian_that_is_held_and_a_flood_of_signals_hold_up_no_command_and_the_stop_is_not_lost() {
+    let home = Home::new();
+    let instance = home.exec(&["--grace", HUGE], &["sleep", "600"]);
+    let held = Held::new(guardian(&home, &instance));
+    eventually("signals are dropped", || {
+        instance.signal(Signal::SIGWINCH);
+        instance.err.so_far().contains("SIGWINCH and further signals are not passed on")
+    });
+    assert_eq!(instance.status()["state"], "serving");
+    instance.admin(&["signal", "HUP"]).expect(1).says("the guardian of the program does not read");
+    instance.admin(&["stop", "--no-wait"]).expect(0);
+    held.end();
+    assert_eq!(instance.wait(), 0);
+    assert!(instance.log().contains("exited on SIGTERM"), "{}", instance.log());
+    assert_leaves_nothing(&home);
+}
+
+#[test]
 fn a_program_that_is_suspended_is_logged_and_goes_on_when_it_is_continued() {
     let home = Home::new();
     let instance = home.exec(&["--grace", HUGE], &sh("echo up $$; kill -TSTP $$; echo on; exec sleep 600"));

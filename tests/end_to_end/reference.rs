@@ -105,6 +105,7 @@ const EVENTS: &[(&str, &str)] = &[
     ("service", "The supervisor runs as a Windows service."),
     ("serving", "A new generation serves."),
     ("signaled", "The program was sent a signal, by `admin-cli signal`."),
+    ("signals_dropped", "Signals are not passed on to the program, because its guardian is held, as by a debugger."),
     ("stopped", "The server has stopped. The members count what became of its clients."),
     ("stopping", "A stop has begun."),
     ("suspended", "A process of the program is suspended."),

@@ -123,9 +123,9 @@ impl One {
         self.0.give_up(why);
     }
 
-    /// Passes on a signal.
-    pub fn signal(&self, signal: i32) {
-        self.0.signal(signal);
+    /// Passes on a signal. Returns whether the program gets it.
+    pub fn signal(&self, signal: i32) -> bool {
+        self.0.signal(signal)
     }
 
     /// How its program ended, and how many processes had to be killed.

@@ -107,8 +107,8 @@ impl Generation for Child {
         self.running.give_up(why);
     }
 
-    fn signal(&self, signal: i32) {
-        self.running.signal(signal);
+    fn signal(&self, signal: i32) -> bool {
+        self.running.signal(signal)
     }
 
     fn end(self: Box<Self>) -> Result<Ended, ServerError> {

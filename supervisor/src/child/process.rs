@@ -34,7 +34,8 @@ pub(super) trait Control: fmt::Debug + Send + Sync {
     /// Asks the program to end, and kills what is left of it after this time; with zero it kills at once, without
     /// asking. A further call only moves the deadline.
     fn stop(&self, within: Duration);
-    fn signal(&self, signal: i32);
+    /// Returns whether the program gets the signal.
+    fn signal(&self, signal: i32) -> bool;
 }
 
 /// The state of a program. A thread named `child` keeps it up to date until nothing of the program is left.
@@ -377,14 +378,14 @@ impl Running {
         self.observed().end.is_some()
     }
 
-    /// Sends a signal to it.
-    pub(super) fn signal(&self, signal: i32) {
-        self.control.signal(signal);
+    /// Sends a signal to it. Returns whether it gets the signal.
+    pub(super) fn signal(&self, signal: i32) -> bool {
+        self.control.signal(signal)
     }
 
     /// Takes it out of rotation, or puts it back.
     pub(super) fn set_in_rotation(&self, in_rotation: bool) {
-        self.rotation.set(in_rotation, |signal| self.signal(signal));
+        self.rotation.set(in_rotation, |signal| _ = self.signal(signal));
     }
 
     /// Asks it to end, and kills it at this time. That is not a failure.
@@ -457,7 +458,9 @@ pub(super) mod unguarded {
             self.0.lock().unwrap().push(within);
         }
 
-        fn signal(&self, _signal: i32) {}
+        fn signal(&self, _signal: i32) -> bool {
+            true
+        }
     }
 
     pub(in crate::child) fn program() -> Program {

@@ -212,8 +212,8 @@ impl Generation for Relayed {
         self.child.give_up(why);
     }
 
-    fn signal(&self, signal: i32) {
-        self.child.signal(signal);
+    fn signal(&self, signal: i32) -> bool {
+        self.child.signal(signal)
     }
 
     fn end(self: Box<Self>) -> Result<Ended, ServerError> {

@@ -171,7 +171,9 @@ impl process::Control for Control {
     }
 
     /// Windows has no signals to pass on.
-    fn signal(&self, _signal: i32) {}
+    fn signal(&self, _signal: i32) -> bool {
+        false
+    }
 }
 
 impl Host {

@@ -235,8 +235,9 @@ impl Generation for HandlerGeneration {
         self.stopper().give_up(why);
     }
 
-    fn signal(&self, _signal: i32) {
-        // This process got the signal, and a handler has no use for it.
+    /// This process got the signal, and a handler has no use for it.
+    fn signal(&self, _signal: i32) -> bool {
+        true
     }
 
     fn end(self: Box<Self>) -> Result<Ended, ServerError> {

@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
-use rustix::net::getsockname;
+use rustix::net::{SendFlags, getsockname, send};
 use serde_json::json;
 
 use super::family::Family;
@@ -40,9 +41,6 @@ use crate::server::{BuildError, lacking};
 
 /// The interval, in microseconds, at which a checked program has to say that it works; see `sd_watchdog_enabled(3)`.
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
-
-/// How long to wait until a guardian reads an order. It always does, unless it is suspended.
-const ORDER: Duration = Duration::from_millis(100);
 
 /// A listening socket for programs.
 #[derive(Debug)]
@@ -127,9 +125,8 @@ impl Host {
             command.env(WATCHDOG_USEC, check.every.as_micros().to_string());
         }
         let heard = "what it takes to hear of the program";
-        control.set_write_timeout(Some(ORDER)).map_err(lacking(heard))?;
         let socket = control.try_clone().map_err(lacking(heard))?;
-        let control = Box::new(Guardian { guardian: control, signals: program.stop.clone() });
+        let control = Box::new(Guardian::new(control, program.stop.clone(), log.clone()));
         let (steps, received) = mpsc::channel();
         let (spawned, guardian) = mpsc::channel::<Child>();
         let family = self.family.clone();
@@ -176,29 +173,53 @@ impl Host {
     }
 }
 
-/// Sends requests to a guardian.
+/// Sends requests to a guardian, without waiting. A guardian that is held, as by a debugger, reads none. The socket has
+/// room for some hundred.
 #[derive(Debug)]
 struct Guardian {
     guardian: UnixStream,
     signals: StopSignals,
+    log: Journal,
+    /// Whether the last signal was dropped, so the log says that already.
+    drops: AtomicBool,
 }
 
 impl Control for Guardian {
     fn stop(&self, within: Duration) {
         // The order has whole milliseconds: round up.
         let within = if within.is_zero() { within } else { within.saturating_add(Duration::from_micros(999)) };
-        self.order(Order::Stop { signals: self.signals.clone(), within });
+        self.order(&Order::Stop { signals: self.signals.clone(), within });
     }
 
-    fn signal(&self, signal: i32) {
-        self.order(Order::Signal(signal));
+    fn signal(&self, signal: i32) -> bool {
+        let sent = self.has_room_for_signals() && self.order(&Order::Signal(signal));
+        if !self.drops.swap(!sent, Ordering::Relaxed) && !sent {
+            let message = format!(
+                "{} and further signals are not passed on: the guardian of the program does not read; is it held by a \
+                 debugger?",
+                SignalName(signal)
+            );
+            self.log.line(Level::Warning, "signals_dropped", message, [("signal", signal.into())]);
+        }
+        sent
     }
 }
 
 impl Guardian {
-    fn order(&self, order: Order) {
-        // If the guardian is gone, there is nothing left to do.
-        let _ = (&self.guardian).write_all(format!("{order}\n").as_bytes());
+    fn new(guardian: UnixStream, signals: StopSignals, log: Journal) -> Guardian {
+        Guardian { guardian, signals, log, drops: AtomicBool::new(false) }
+    }
+
+    /// A socket is reported as writable while a good part of its buffer is free (on Linux three quarters). That part is
+    /// for stops: however many signals come, a stop finds room.
+    fn has_room_for_signals(&self) -> bool {
+        let mut room = [PollFd::new(self.guardian.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut room, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Returns whether the guardian will get it, or is gone: then there is nothing left to do.
+    fn order(&self, order: &Order) -> bool {
+        send(&self.guardian, format!("{order}\n").as_bytes(), SendFlags::DONTWAIT) != Err(rustix::io::Errno::AGAIN)
     }
 }
 
@@ -295,5 +316,46 @@ fn follow(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::thread;
+
+    use super::*;
+    use crate::journal::Next;
+    use crate::log::Log;
+
+    #[test]
+    fn a_guardian_that_does_not_read_holds_nothing_up_and_gets_each_stop_though_signals_are_dropped() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let log = Journal::new(Log::silent());
+        let guardian = Guardian::new(ours, StopSignals::one(15), log.clone());
+        let (done, over) = mpsc::channel();
+        thread::spawn(move || {
+            let sent = (0..10_000).filter(|_| guardian.signal(28)).count();
+            (1..=50).for_each(|seconds| guardian.stop(Duration::from_secs(seconds)));
+            done.send(sent).unwrap();
+        });
+        let sent = over.recv_timeout(Duration::from_secs(60)).expect("no order waits for the guardian");
+        let mut orders = String::new();
+        theirs.read_to_string(&mut orders).unwrap();
+        let orders: Vec<_> = orders.lines().map(|line| Order::parse(line).unwrap()).collect();
+        let (signals, stops) = orders.split_at(sent);
+        assert!((1..10_000).contains(&sent) && signals.iter().all(|order| *order == Order::Signal(28)), "{sent}");
+        let seconds = stops.iter().map(|order| match order {
+            Order::Stop { within, .. } => within.as_secs(),
+            Order::Signal(signal) => panic!("signal {signal}"),
+        });
+        assert!(seconds.eq(1..=50), "{stops:?}");
+        let mut reader = log.read(None);
+        let entries = std::iter::from_fn(|| match reader.next() {
+            Next::End { .. } => None,
+            Next::Entries(lines) => Some(lines),
+            Next::Position { .. } | Next::Look => Some(String::new()),
+        });
+        assert_eq!(entries.collect::<String>().matches("signals_dropped").count(), 1);
     }
 }

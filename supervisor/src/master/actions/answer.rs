@@ -102,7 +102,11 @@ impl Master {
         let Some(current) = state.current() else {
             return reply.refuse(ErrorCode::Failed, "no program is serving at the moment".into());
         };
-        current.generation.signal(signal);
+        if !current.generation.signal(signal) {
+            let message =
+                format!("cannot send {name}: the guardian of the program does not read; is it held by a debugger?");
+            return reply.refuse(ErrorCode::Failed, message);
+        }
         let message = format!("{by}: sent {name} to the program");
         let fields = [("by", by.to_string().into()), ("signal", signal.into())];
         self.identity.log.line(Level::Info, "signaled", message, fields);

@@ -247,7 +247,9 @@ impl Generation for PretendedHandle {
         world.exits(self.build, why);
     }
 
-    fn signal(&self, _signal: i32) {}
+    fn signal(&self, _signal: i32) -> bool {
+        true
+    }
 
     fn end(self: Box<Self>) -> Result<Ended, ServerError> {
         assert!(lock(&self.world).generation(self.build).finished, "it was asked for its end before that came");
