@@ -145,7 +145,7 @@ pub(crate) fn answer(
 
 /// An answer to another question.
 pub(crate) fn not_understood(chosen: &Chosen, answer: &Answer) -> Failure {
-    Failure::asking(&chosen.label, &AskError::UnexpectedResponse(json!(answer).to_string()))
+    Failure::asking(&chosen.label, &AskError::unexpected(answer))
 }
 
 #[cfg(test)]

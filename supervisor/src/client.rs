@@ -93,7 +93,7 @@ pub fn status(paths: &InstancePaths, patience: Patience) -> Result<(Status, Opti
             Ok((*status, pid))
         }
         Answer::Error(refusal) => Err(AskError::Refused(refusal)),
-        other => Err(AskError::UnexpectedResponse(serde_json::json!(other).to_string())),
+        other => Err(AskError::unexpected(&other)),
     }
 }
 
@@ -155,7 +155,7 @@ pub fn pause<T>(
             Response::Progress(event) => progress(event),
             Response::Entry(_) => {}
             Response::Answer(Answer::Error(refusal)) => return Err(AskError::Refused(refusal)),
-            Response::Answer(answer) => return Err(AskError::UnexpectedResponse(format!("{answer:?}"))),
+            Response::Answer(answer) => return Err(AskError::unexpected(&answer)),
         }
         next = conversation.next(None)?;
     }
@@ -166,7 +166,7 @@ pub fn pause<T>(
         Response::Answer(Answer::Resumed { took_ms, early }) => {
             Ok(PauseOver { took: Duration::from_millis(took_ms), early })
         }
-        other => Err(AskError::UnexpectedResponse(format!("{other:?}"))),
+        other => Err(AskError::unexpected(&other)),
     });
     Ok((result, over))
 }

@@ -12,6 +12,7 @@ use crate::exit::Exit;
 use crate::journal::Journal;
 use crate::log::Level;
 use crate::server::deadline::STOOD_STILL;
+use crate::text::Seconds;
 use crate::writer::LAST_LINES;
 
 /// How far a stop may overrun its deadline.
@@ -213,12 +214,14 @@ fn abort_process(log: Journal, why: Why) {
     match why {
         Why::Overrun(what_hangs) => log_and_exit(Exit::Overrun, log, move |log| {
             let hung = what_hangs();
-            let message = format!("the stop overran its deadline by {OVERRUN:?}, so the process ends: {hung}");
+            let message = format!("the stop overran its deadline by {}, so the process ends: {hung}", Seconds(OVERRUN));
             log.line(Level::Error, "overrun", message, [("hung", hung.into())]);
         }),
         Why::OutOfControl => log_and_exit(Exit::OutOfControl, log, move |log| {
             let message = format!(
-                "master control has been stuck for {HANG:?}, so the process ends, with all connections: it can no longer be controlled"
+                "master control has been stuck for {}, so the process ends, with all connections: it can no longer be \
+                 controlled",
+                Seconds(HANG)
             );
             log.line(Level::Error, "out_of_control", message, []);
         }),

@@ -115,6 +115,19 @@ fn one_that_refuses_and_one_that_answers_something_else_are_listed_with_what_the
 }
 
 #[test]
+fn an_unexpected_answer_to_a_pause_is_shown_as_it_was_sent() {
+    let closed = json!({ "result": "closed", "id": 7, "outcome": "closed" });
+    let quiet = json!({ "event": "paused", "by": "x", "under_way": 0, "is_quiet": true });
+    // With a command that has run, the exit code is that of the command.
+    for (answer, code) in [(vec![closed.clone()], 1), (vec![quiet, closed], 0)] {
+        let home = Home::new();
+        let socket = pretend(&home, mastercontrol::VERSION, &answer);
+        let ended = home.admin(&["--socket", &socket, "pause", "--", "true"]).expect(code);
+        ended.says(r#"unexpected response: {"id":7,"outcome":"closed","result":"closed"}"#);
+    }
+}
+
+#[test]
 fn why_a_newer_supervisor_refuses_is_told_though_the_code_is_unknown() {
     let home = Home::new();
     let refusal = json!({ "result": "error", "code": "eclipsed", "message": "the moon is in the way", "until_ms": 5 });

@@ -137,7 +137,7 @@ fn look(paths: &InstancePaths) -> Result<Look, AskError> {
 fn unexpected(answer: Answer) -> AskError {
     match answer {
         Answer::Error(refusal) => AskError::Refused(refusal),
-        answer => AskError::UnexpectedResponse(serde_json::json!(answer).to_string()),
+        answer => AskError::unexpected(&answer),
     }
 }
 

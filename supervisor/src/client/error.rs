@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use serde::Serialize;
+
 use crate::protocol::Refusal;
 use crate::text::Reason;
 use crate::version::VERSION;
@@ -33,6 +35,13 @@ pub enum AskError {
     OtherVersion(String),
     /// The connection failed.
     Io(io::Error),
+}
+
+impl AskError {
+    /// For a message of the protocol that does not answer the request: shows it as it was sent.
+    pub fn unexpected(response: &impl Serialize) -> AskError {
+        AskError::UnexpectedResponse(serde_json::json!(response).to_string())
+    }
 }
 
 impl fmt::Display for AskError {
