@@ -81,11 +81,13 @@ impl Write for DeadlineWriter<'_> {
 #[cfg(all(test, unix))]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::io::BufReader;
     use std::os::unix::net::UnixStream;
     use std::thread;
     use std::time::Duration;
 
     use super::*;
+    use crate::protocol::{self, LineError};
 
     #[test]
     fn the_time_of_a_write_is_not_renewed_by_a_client_that_reads_a_little_now_and_then() {
@@ -100,5 +102,27 @@ mod tests {
         let end = Instant::now() + Duration::from_millis(500);
         let written = DeadlineWriter { stream: &stream, end }.write_all(&vec![b'x'; 8 * 1024 * 1024]);
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn the_time_of_a_read_is_not_renewed_by_a_client_that_sends_a_little_now_and_then() {
+        let (client, ours) = UnixStream::pair().unwrap();
+        thread::spawn(move || {
+            // Each byte comes in time for any limit that counts from the last progress. After these the client is gone.
+            for _ in 0..1000 {
+                if (&client).write_all(b"x").is_err() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let end = Some(Instant::now() + Duration::from_millis(500));
+        let mut reader = BufReader::new(DeadlineReader { stream: Stream::UdSocket(ours.into()), end });
+        match protocol::read_line(&mut reader) {
+            Err(LineError::Io(error)) => {
+                assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::Signal::SIGTERM;
 use serde_json::Value;
@@ -458,4 +460,35 @@ fn an_admin_client_that_sends_half_a_request_gets_an_error_in_time() {
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!((&answer["result"], &answer["code"]), (&"error".into(), &"bad_request".into()));
     assert!(answer["message"].as_str().unwrap().contains("took longer than"), "{answer}");
+}
+
+/// Sends a byte every tenth of a second, which is in time for any limit that counts from the last one. After a minute,
+/// disconnects.
+fn trickle(socket: &Path) -> UnixStream {
+    let stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut sender = stream.try_clone().unwrap();
+    thread::spawn(move || {
+        let sent = (0..600).all(|_| {
+            thread::sleep(Duration::from_millis(100));
+            sender.write_all(b" ").is_ok()
+        });
+        if sent {
+            let _ = sender.shutdown(Shutdown::Both);
+        }
+    });
+    stream
+}
+
+#[test]
+fn an_admin_client_that_sends_its_request_byte_by_byte_is_dropped_and_keeps_no_other_from_stopping() {
+    let home = Home::new();
+    let instance = home.start(&["echo", "--grace", HUGE]);
+    let trickling = trickle(&home.socket());
+    let mut answer = String::new();
+    BufReader::new(trickling).read_line(&mut answer).unwrap();
+    assert!(answer.contains("the request took longer than 5 s"), "{answer:?}");
+    let _others: Vec<_> = (0..4).map(|_| trickle(&home.socket())).collect();
+    instance.admin(&["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -10,7 +11,8 @@ use nix::sys::signal::Signal::{SIGHUP, SIGTERM};
 use nix::unistd::{User, geteuid};
 
 use crate::support::{
-    ADMIN_CLI, Client, Ended, HUGE, Home, Process, SUPERVISOR, can_run, command, eventually, free_port, is_installed,
+    ADMIN_CLI, Client, Ended, HUGE, Home, Instance, Process, SUPERVISOR, can_run, command, eventually, free_port,
+    is_installed,
 };
 
 /// The user `nobody`, on most systems.
@@ -164,22 +166,42 @@ fn root_may_command_the_supervisor_of_another_user() {
     assert!(instance.log().contains("admin client (user 0, pid "), "{}", instance.log());
 }
 
-/// The limit on threads does not apply to root.
+impl Lobby {
+    /// A server with clients that has all threads that it may have, and its port. The limit on threads does not apply to
+    /// root. None: it cannot be started here.
+    fn start_without_threads(&self) -> Option<(Instance, String, Client)> {
+        if !is_installed("prlimit") {
+            return None;
+        }
+        chown(&self.directory, Some(OTHER), Some(OTHER)).unwrap();
+        let port = free_port().to_string();
+        let arguments = ["echo", "--name", self.home.name(), "--listen", &port, "--grace", HUGE];
+        let instance = self.home.start_by(self.as_other("supervisor", &arguments));
+        let mut client = instance.client();
+        client.greet();
+        let mut prlimit = command(AS_OTHER[0]);
+        prlimit.args(&AS_OTHER[1..]).arg("prlimit").arg(format!("--pid={}", instance.pid)).arg("--nproc=1:1");
+        self.home.run(prlimit).expect(0);
+        Some((instance, port, client))
+    }
+}
+
+#[test]
+fn without_threads_a_crowd_of_silent_admin_clients_keeps_no_other_from_stopping() {
+    let Some(lobby) = Lobby::open() else { return };
+    let Some((instance, _, mut client)) = lobby.start_without_threads() else { return };
+    let silent: Vec<_> = (0..20).map(|_| UnixStream::connect(lobby.home.socket()).unwrap()).collect();
+    instance.admin(&["stop", "--no-wait"]).expect(0);
+    client.assert_told();
+    drop(client);
+    assert_eq!(instance.wait(), 0);
+    drop(silent);
+}
+
 #[test]
 fn a_stop_that_continues_after_admin_cli_has_to_give_up_waiting_is_exit_code_7() {
     let Some(lobby) = Lobby::open() else { return };
-    if !is_installed("prlimit") {
-        return;
-    }
-    chown(&lobby.directory, Some(OTHER), Some(OTHER)).unwrap();
-    let port = free_port().to_string();
-    let arguments = ["echo", "--name", lobby.home.name(), "--listen", &port, "--grace", HUGE];
-    let instance = lobby.home.start_by(lobby.as_other("supervisor", &arguments));
-    let mut client = instance.client();
-    client.greet();
-    let mut prlimit = command(AS_OTHER[0]);
-    prlimit.args(&AS_OTHER[1..]).arg("prlimit").arg(format!("--pid={}", instance.pid)).arg("--nproc=1:1");
-    lobby.home.run(prlimit).expect(0);
+    let Some((instance, port, mut client)) = lobby.start_without_threads() else { return };
     lobby.home.admin(&["free", &port, "--yes"]).expect(7).says("is stopping").says("no thread");
     instance.admin(&["stop"]).expect(7).says("stopping").says("out of threads");
     let answer = instance.admin(&["stop", "--json"]).expect(7).json();

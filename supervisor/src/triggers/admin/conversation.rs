@@ -25,6 +25,10 @@ use crate::text::Seconds;
 /// does the end of the supervisor, which takes a second at most.
 const HURRY: Duration = Duration::from_millis(800);
 
+/// How long the next one may take to send its request, if one before it has sent none in its whole time. A client that
+/// has waited for that has sent its request meanwhile.
+const MOMENT: Duration = Duration::from_millis(20);
+
 /// How many clients have made a request that is not answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
@@ -53,18 +57,41 @@ type Input = BufReader<DeadlineReader<Arc<Stream>>>;
 pub(super) enum Time {
     /// It has its own thread, which can wait for the end of what the client asks for.
     Own,
-    /// It uses the thread of the admin socket.
-    Borrowed,
+    /// It uses the thread of the admin socket, and has this long to send its request.
+    Borrowed { to_ask: Duration },
 }
 
 impl Time {
-    /// How long the client may take to send its request, and to read why it is wrong.
+    /// For the next client that uses the thread of the admin socket. Many silent ones in a row, each with the whole time,
+    /// would keep the others waiting until those give up.
+    pub(super) fn borrowed(last: Option<Asked>) -> Time {
+        Time::Borrowed { to_ask: if last == Some(Asked::Late) { MOMENT } else { HURRY } }
+    }
+
+    fn is_borrowed(self) -> bool {
+        self != Time::Own
+    }
+
+    /// How long the client may take to send its request.
     fn to_ask(self) -> Duration {
         match self {
             Time::Own => PATIENCE,
-            Time::Borrowed => HURRY,
+            Time::Borrowed { to_ask } => to_ask,
         }
     }
+
+    /// How long the client may take to send its request and to read why it is wrong; if the time is borrowed, also to
+    /// read another answer.
+    fn in_total(self) -> Duration {
+        if self.is_borrowed() { HURRY } else { PATIENCE }
+    }
+}
+
+/// Whether a client has sent its request in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    InTime,
+    Late,
 }
 
 /// Handles one request and its answer. A client that disconnects in the meantime, or does not read, ends only its own
@@ -79,37 +106,39 @@ pub(super) fn converse(
     events: &EventSender,
     log: &Journal,
     time: Time,
-) {
-    let end = Instant::now() + time.to_ask();
+) -> Asked {
+    let now = Instant::now();
+    let (asked_by, end) = (now + time.to_ask(), now + time.in_total());
     let by = match identify(client) {
         Ok(by) => by,
         Err(message) => {
             log.line(Level::Warning, "not_permitted", format!("admin socket: {message}"), []);
             let _ = refuse(client, ErrorCode::NotPermitted, message, end);
-            return;
+            return Asked::InTime;
         }
     };
-    let mut input = BufReader::new(DeadlineReader { stream: client.clone(), end: Some(end) });
+    let mut input = BufReader::new(DeadlineReader { stream: client.clone(), end: Some(asked_by) });
     let request = match read_request(&mut input, time) {
-        Ok(Some(Request::Stop { grace_ms, spread_ms, delay_ms, .. })) if time == Time::Borrowed => {
+        Ok(Some(Request::Stop { grace_ms, spread_ms, delay_ms, .. })) if time.is_borrowed() => {
             Request::Stop { grace_ms, spread_ms, delay_ms, wait: false }
         }
-        Ok(Some(Request::Restart { grace_ms, spread_ms, .. })) if time == Time::Borrowed => {
+        Ok(Some(Request::Restart { grace_ms, spread_ms, .. })) if time.is_borrowed() => {
             Request::Restart { grace_ms, spread_ms, wait: false }
         }
-        Ok(Some(Request::Events { .. } | Request::Pause { .. })) if time == Time::Borrowed => {
+        Ok(Some(Request::Events { .. } | Request::Pause { .. })) if time.is_borrowed() => {
             let message = "the system gives no thread to a client that stays, try again".into();
             let _ = refuse(client, ErrorCode::Busy, message, end);
-            return;
+            return Asked::InTime;
         }
         Ok(Some(request)) => request,
-        Ok(None) => return,
+        Ok(None) => return Asked::InTime,
         Err(Refusal { code, message }) => {
             drop(slot);
+            let asked = if Instant::now() < asked_by { Asked::InTime } else { Asked::Late };
             let _ = refuse(client, code, message, end);
             end_answers(client);
             discard_a_line(input);
-            return;
+            return asked;
         }
     };
     drop(slot);
@@ -117,10 +146,11 @@ pub(super) fn converse(
     if let Request::Events { since, follow } = request {
         tell_events(client, &by, since, follow, log);
     } else {
-        let end = (time == Time::Borrowed).then_some(end);
+        let end = time.is_borrowed().then_some(end);
         ask_master_control(client, input, request, by, events, end);
     }
     answers.add(-1);
+    Asked::InTime
 }
 
 /// Sends the request to master control, and the responses to the client. Without `end` this may take any time.
@@ -283,7 +313,7 @@ mod tests {
             &answers,
             &events,
             &Journal::new(Log::silent()),
-            Time::Borrowed,
+            Time::borrowed(None),
         );
         let refusal = protocol::read_line(&mut BufReader::new(client)).unwrap();
         let refusal = String::from_utf8(refusal).unwrap();

@@ -1,5 +1,6 @@
 //! Accepts the clients of the admin socket, and has each of them answered.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use interprocess::local_socket::Stream;
 
-use super::conversation::{Answers, Time, converse};
+use super::conversation::{Answers, Asked, Time, converse};
 use super::place::Place;
 use super::slots::Slots;
 #[cfg(unix)]
@@ -43,7 +44,8 @@ impl Admin {
     ) -> io::Result<Admin> {
         let answers = Arc::new(Answers::default());
         let (shutdown, signal) = ShutdownHandle::new(&paths)?;
-        let server = AdminServer { answers: answers.clone(), slots: Slots::default(), events, log };
+        let server =
+            AdminServer { answers: answers.clone(), slots: Slots::default(), last_asked: Cell::new(None), events, log };
         let (going, gone) = mpsc::channel();
         let acceptor = Acceptor { signal, place: Place::take(paths, lock)?, _going: going, server };
         thread::Builder::new().name("admin".into()).spawn(move || acceptor.serve())?;
@@ -82,6 +84,8 @@ pub(super) struct Acceptor {
 pub(super) struct AdminServer {
     answers: Arc<Answers>,
     pub(super) slots: Slots,
+    /// The last client that had no thread.
+    last_asked: Cell<Option<Asked>>,
     events: EventSender,
     pub(super) log: Journal,
 }
@@ -98,7 +102,9 @@ impl AdminServer {
         if thread.is_err() {
             // A program that uses up all threads must not lock out its administrator. But this thread has other clients
             // to accept.
-            converse(&client, None, &self.answers, &self.events, &self.log, Time::Borrowed);
+            let time = Time::borrowed(self.last_asked.get());
+            let asked = converse(&client, None, &self.answers, &self.events, &self.log, time);
+            self.last_asked.set(Some(asked));
         }
     }
 }
