@@ -199,6 +199,17 @@ fn without_threads_a_crowd_of_silent_admin_clients_keeps_no_other_from_stopping(
 }
 
 #[test]
+fn without_threads_a_restart_is_reported_as_in_progress_and_not_as_done() {
+    let Some(lobby) = Lobby::open() else { return };
+    let Some((instance, _, mut client)) = lobby.start_without_threads() else { return };
+    instance.admin(&["restart"]).expect(7).says("restarting").says("out of threads");
+    instance.err.wait_for("restart failed");
+    assert_eq!(instance.admin(&["restart", "--json"]).expect(7).json()["result"], "restarting");
+    assert_eq!(instance.status()["generation"], 1);
+    client.greet();
+}
+
+#[test]
 fn a_stop_that_continues_after_admin_cli_has_to_give_up_waiting_is_exit_code_7() {
     let Some(lobby) = Lobby::open() else { return };
     let Some((instance, port, mut client)) = lobby.start_without_threads() else { return };
