@@ -1,7 +1,7 @@
 //! Where instances are found: by their user, whatever the environment says.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -112,6 +112,27 @@ fn in_the_runtime_directory_of_another_user_nothing_is_made() {
     admin(&home, &[("XDG_RUNTIME_DIR", &theirs)], &["stop"]).expect(0);
     assert_eq!(instance.wait(), 0);
     assert_eq!(fs::read_dir(&theirs).unwrap().count(), 0, "something was made there");
+}
+
+/// As with `sudo -E`, too.
+#[test]
+fn in_a_directory_of_another_user_root_does_not_make_the_directory_that_the_environment_names() {
+    if !geteuid().is_root() {
+        return eprintln!("skipped: only root can give a directory away");
+    }
+    let home = Home::new();
+    let theirs = directory(&home, "theirs");
+    chown(&theirs, Some(65534), Some(65534)).unwrap();
+    let own = theirs.join("mastercontrol");
+    let environment: Environment<'_> = &[("MASTERCONTROL_DIR", &own)];
+    let refused = home.run(supervisor(&home, environment)).expect(4);
+    refused.says(&own.display().to_string()).says("directory of user 65534").says("unset MASTERCONTROL_DIR");
+    assert_eq!(fs::read_dir(&theirs).unwrap().count(), 0, "something was made there");
+    // One that was made for this counts.
+    fs::DirBuilder::new().mode(0o700).create(&own).unwrap();
+    let instance = start(&home, environment);
+    admin(&home, environment, &["stop"]).expect(0);
+    assert_eq!(instance.wait(), 0);
 }
 
 #[test]

@@ -276,6 +276,25 @@ fn a_client_in_another_pid_namespace_is_served_since_its_user_decides() {
 }
 
 #[test]
+fn with_a_temporary_directory_that_is_of_no_use_the_socket_is_beside_the_lock() {
+    let Some(lobby) = Lobby::open() else { return };
+    let [missing, of_root, taken] = ["missing", "of-root", "taken"].map(|name| lobby.directory.join(name));
+    fs::create_dir(&of_root).unwrap();
+    fs::create_dir(&taken).unwrap();
+    fs::set_permissions(&taken, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::create_dir(taken.join(format!("mastercontrol-{OTHER}"))).unwrap();
+    for temporary in [missing, of_root, taken] {
+        let port = free_port().to_string();
+        let options = ["echo", "--name", lobby.home.name(), "--listen", &port, "--admin", "require"];
+        let mut command = lobby.as_other("supervisor", &options);
+        command.env_remove("MASTERCONTROL_DIR").env_remove("XDG_RUNTIME_DIR").env("TMPDIR", &temporary);
+        let instance = lobby.home.start_by(command);
+        lobby.admin_as_other(&["--name", lobby.home.name(), "stop"]).expect(0);
+        assert_eq!(instance.wait(), 0);
+    }
+}
+
+#[test]
 fn a_port_that_needs_a_privilege_is_exit_code_4() {
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or("1024".into());
     if first.trim().parse::<u16>().unwrap() <= 80 {

@@ -28,12 +28,18 @@ pub(super) fn locks() -> Result<PathBuf, String> {
 #[cfg(unix)]
 pub(super) fn sockets() -> Result<PathBuf, String> {
     let user = nix::unistd::geteuid();
-    Ok(match (own(), runtime()) {
-        (Some(directory), _) => directory,
-        (None, Some(runtime)) => runtime.join("mastercontrol"),
-        (None, None) if user.is_root() => "/run/mastercontrol".into(),
-        (None, None) => temporary().join(format!("mastercontrol-{user}")),
-    })
+    match (own(), runtime()) {
+        (None, Some(runtime)) => return Ok(runtime.join("mastercontrol")),
+        (None, None) if !user.is_root() => {
+            let directory = temporary().join(format!("mastercontrol-{user}"));
+            // The environment of another user, or one of long ago, may name a directory that is of no use here.
+            if can_be_private(&directory) {
+                return Ok(directory);
+            }
+        }
+        _ => {}
+    }
+    locks()
 }
 
 /// The directory that a path is in: the current one for a name alone.
@@ -82,12 +88,46 @@ pub(crate) fn log_file(service: &str) -> Result<PathBuf, String> {
 /// Makes the directory for this user alone, or checks that it is private.
 #[cfg(unix)]
 pub(super) fn make_private(directory: &Path) -> io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    match fs::DirBuilder::new().mode(0o700).create(directory) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error),
+    use std::os::unix::fs::DirBuilderExt;
+    if let Some(other) = whose_way_it_would_be_in(directory) {
+        let why = format!(
+            "root would make it in a directory of user {other}, and that user could not use it; make it with \
+             `mkdir -m 700`, or unset {OWN}"
+        );
+        return Err(io::Error::new(ErrorKind::PermissionDenied, why));
     }
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => check_private(directory),
+        made => made,
+    }
+}
+
+/// The user who would find a directory of root in the place of a directory for that user's own instances: `sudo -E`
+/// leaves the variable for it in the environment.
+#[cfg(unix)]
+fn whose_way_it_would_be_in(directory: &Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    if !nix::unistd::geteuid().is_root() || own().as_deref() != Some(directory) || directory.exists() {
+        return None;
+    }
+    let owner = fs::metadata(of(directory)).ok()?.uid();
+    (owner != 0).then_some(owner)
+}
+
+/// Whether the directory is private, or can be made.
+#[cfg(unix)]
+fn can_be_private(directory: &Path) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    match fs::symlink_metadata(directory) {
+        Ok(_) => check_private(directory).is_ok(),
+        Err(_) => accessat(CWD, of(directory), Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok(),
+    }
+}
+
+/// Checks that a directory is for this user alone.
+#[cfg(unix)]
+fn check_private(directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
     let metadata = fs::symlink_metadata(directory)?;
     let refuse = |why: String| Err(io::Error::new(ErrorKind::PermissionDenied, why));
     let user = nix::unistd::geteuid();
