@@ -518,6 +518,25 @@ fn its_connections_are_listed_closed_and_counted() {
 }
 
 #[test]
+fn a_client_that_is_closed_at_once_during_the_drain_of_a_relay_is_reported_as_forced() {
+    let home = Home::new();
+    for protocol in ["http", "tcp"] {
+        let instance = start(&home, protocol, &["--grace", HUGE]);
+        let mut held = instance.client();
+        held.send("GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+        wait_until_held(&home);
+        let stop = instance.admin_begins(&["stop"]);
+        instance.wait_for_countdown();
+        let listed = instance.admin(&["connections", "--json"]).expect(0).json();
+        let id = listed["connections"][0]["id"].to_string();
+        instance.admin(&["close", &id, "--now"]).expect(5).says("forced");
+        stop.end().expect(5).says("1 forced");
+        assert_eq!(instance.wait(), 5);
+        assert!(held.try_rest().unwrap_or_default().is_empty());
+    }
+}
+
+#[test]
 fn a_new_program_on_probation_gets_the_clients_and_gives_them_back_if_it_fails() {
     let home = Home::new();
     let instance = start(&home, "tcp", &["--overlap", HUGE]);
