@@ -162,19 +162,19 @@ mod descriptors {
 
     use super::*;
     use crate::crowd::crowd;
-    use crate::support::{Client, LIMIT, Watchdog, child};
+    use crate::support::{Client, LIMIT, ServeAndTell, Watchdog, child};
 
-    /// Prints every event to its standard output, and takes commands from its standard input.
-    fn server() {
+    /// Prints its address and its answers to its standard output, and takes commands from its standard input.
+    fn serve(server: Server) {
         // Not with `println!`, which the test harness may capture.
         let say = |line: &str| io::stdout().write_all(format!("\n@{line}\n").as_bytes()).unwrap();
         let log = Log::default();
-        let server = Server::new(Echo);
         let server = Running::of(log.observe(server));
         say(&server.address().to_string());
         for order in io::stdin().lock().lines() {
             match order.unwrap().as_str() {
                 "exhausted?" => say(&log.count("exhausted").to_string()),
+                "refused?" => say(&log.count("refused").to_string()),
                 "connections?" => say(&server.counts().now.to_string()),
                 "cpu?" => say(&cpu_ticks().to_string()),
                 "stop" => {
@@ -249,7 +249,7 @@ mod descriptors {
             self.answers.recv_timeout(LIMIT).unwrap()
         }
 
-        fn wait_for(&mut self, question: &str, condition: impl Fn(u64) -> bool) -> u64 {
+        fn wait_for(&mut self, question: &str, mut condition: impl FnMut(u64) -> bool) -> u64 {
             let end = std::time::Instant::now() + LIMIT;
             loop {
                 let answer = self.ask(question);
@@ -265,7 +265,7 @@ mod descriptors {
     #[test]
     fn out_of_descriptors_the_server_waits_without_spinning_and_goes_on_when_clients_leave() {
         if std::env::var_os("WORKER_TEST_CHILD").is_some() {
-            return server();
+            return serve(Server::new(Echo));
         }
         // More than the server has descriptors for.
         let (many, _guard) = crowd(60, 1);
@@ -303,7 +303,7 @@ mod descriptors {
     #[test]
     fn out_of_descriptors_a_stop_tells_everybody_even_those_in_the_accept_queue() {
         if std::env::var_os("WORKER_TEST_CHILD").is_some() {
-            return server();
+            return serve(Server::new(Echo));
         }
         // More than the server has descriptors for.
         let (many, _guard) = crowd(60, 1);
@@ -319,6 +319,45 @@ mod descriptors {
             }
             assert_eq!(server.say("stop"), format!("told {many} left {many} forced 0"));
         });
+        assert!(server.child.wait().unwrap().success());
+    }
+
+    /// Opens a file for each byte, and answers whether there was a descriptor for it.
+    fn open_for_each(client: &mut Connection) -> io::Result<()> {
+        while client.next_message() {
+            client.read_exact(&mut [0])?;
+            let opened = std::fs::File::open("/dev/null");
+            client.write_all(if opened.is_ok() { b"opened" } else { b"failed" })?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn clients_that_are_refused_leave_the_descriptors_to_those_that_are_served() {
+        if std::env::var_os("WORKER_TEST_CHILD").is_some() {
+            return serve(Server::new(ServeAndTell(open_for_each)).max_connections(4));
+        }
+        let (many, _guard) = crowd(60, 1);
+        let mut server = Process::start(
+            "limits::descriptors::clients_that_are_refused_leave_the_descriptors_to_those_that_are_served",
+        );
+        let mut served: Vec<_> = (0..4).map(|_| Client::connect(server.address)).collect();
+        let ask = |client: &mut Client| {
+            client.send("?");
+            client.expect("opened");
+        };
+        served.iter_mut().for_each(ask);
+        // They read nothing and stay.
+        let refused: Vec<_> = (0..many).map(|_| Client::connect(server.address)).collect();
+        server.wait_for("refused?", |number| {
+            served.iter_mut().for_each(ask);
+            number == many as u64
+        });
+        assert_eq!(server.ask("exhausted?"), 0);
+        served.iter_mut().for_each(ask);
+        drop((served, refused));
+        server.wait_for("connections?", |now| now == 0);
+        assert_eq!(server.say("stop"), "told 0 left 0 forced 0");
         assert!(server.child.wait().unwrap().success());
     }
 }
