@@ -33,9 +33,6 @@ const BATCH: usize = 32;
 /// How long to wait before trying again when the system is out of descriptors, unless a connection ends first.
 const EXHAUSTED_WAIT: Duration = Duration::from_secs(1);
 
-/// How many refused clients may stay to read the refusal, in each loop.
-const REFUSALS: usize = 8;
-
 /// Names of event sources that are not connections.
 const LISTENER: u64 = u64::MAX;
 const MAILBOX: u64 = u64::MAX - 1;
@@ -48,7 +45,6 @@ pub(super) struct EventLoop {
     ready: VecDeque<Key>,
     listener: Option<Arc<TcpListener>>,
     listening: Listening,
-    refusals: usize,
     /// Something has been done for a connection, or it has ended.
     has_worked: bool,
     has_quit: bool,
@@ -77,7 +73,6 @@ impl EventLoop {
             ready: VecDeque::new(),
             listener,
             listening: Listening::Closed,
-            refusals: 0,
             has_worked: false,
             has_quit: false,
         };
@@ -249,7 +244,7 @@ impl EventLoop {
         }
         drop(link);
         if is_refused {
-            self.refusals -= 1;
+            hub.end_refusal();
         } else {
             hub.connections.fetch_sub(1, Ordering::Relaxed);
             hub.mailboxes[self.tools.number].load.fetch_sub(1, Ordering::Relaxed);
@@ -383,8 +378,7 @@ impl EventLoop {
         self.tools.hub.say(&Event::Refused { peer });
         let key = self.pairs.reserve();
         let pair = accept::refused(accepted, key, &self.tools);
-        if self.refusals < REFUSALS {
-            self.refusals += 1;
+        if self.tools.hub.reserve_refusal() {
             self.pairs.put(key, pair);
             self.work_on(key, |_| {});
         } else {

@@ -24,6 +24,10 @@ use crate::report::{ConnectionInfo, Outcome};
 /// How many descriptors the relay leaves for others: the clients of an admin socket, and the program's next generation.
 const RESERVED: RawFd = 64;
 
+/// How many refused clients may stay to read the refusal, at most. They must not use up the descriptors of clients that
+/// are served.
+const REFUSALS: usize = 8;
+
 /// The shortest time between two reports while the system stays exhausted.
 const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
 
@@ -43,6 +47,8 @@ pub(super) struct Hub {
     /// Clients that were accepted and not refused.
     pub(super) connections: AtomicUsize,
     held: AtomicUsize,
+    /// Refused clients that stay to read the refusal.
+    refusals: AtomicUsize,
     /// Accepted clients for which there is no descriptor to reach the program. No others are accepted before these are
     /// served: they would take the next descriptors, and no client would ever be served.
     pub(super) starved: AtomicUsize,
@@ -168,6 +174,7 @@ impl Hub {
             door: Mutex::new(Door { listener: Some(listener), ..Door::default() }),
             connections: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
             starved: AtomicUsize::new(0),
             longest_wait: AtomicU64::new(0),
             mailboxes,
@@ -279,6 +286,17 @@ impl Hub {
             drop(said);
             self.say(&Event::Exhausted { error });
         }
+    }
+
+    /// Reserves one of the places for refused clients that stay to read the refusal. Returns false if all are taken. The
+    /// place is reserved until [`end_refusal`](Hub::end_refusal).
+    pub(super) fn reserve_refusal(&self) -> bool {
+        let reserve = |taken: usize| (taken < REFUSALS).then_some(taken + 1);
+        self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reserve).is_ok()
+    }
+
+    pub(super) fn end_refusal(&self) {
+        self.refusals.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn begin_hold(&self) {

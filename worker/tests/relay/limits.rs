@@ -1,49 +1,95 @@
 //! No descriptors or ports left: a relay in a process of its own, with few of them.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::fs;
+use std::io::{self, BufRead, BufReader, Lines, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
-use std::process::{Command, Stdio};
+use std::num::NonZero;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
 
-use mastercontrol_worker::relay::{Forwarded, Protocol};
+use mastercontrol_worker::relay::{Forwarded, Options, Protocol};
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::crowd::{crowd, descriptors};
-use crate::support::{Client, Front, Program, options};
+use crate::support::{Client, Front, Program, asks, options};
+use crate::watchdog::Watchdog;
 
 const PROGRAM: &str = "RELAY_TEST_PROGRAM";
 
-/// The clients and the program are in the test's process. Prints its address, and ends with its standard input.
-fn relay(program: SocketAddr) {
-    let front = Front::start(options(Protocol::Http(Forwarded::Off)));
-    front.relay.upstream(program).serve();
+/// Prints its address, and then the number of its open descriptors for each line of its standard input, with which it
+/// ends. The clients and the program are in the test's process.
+fn relay(program: &str, options: Options) -> Front {
     // Not with `println!`, which the test harness may capture.
-    io::stdout().write_all(format!("\n@{}\n", front.relay.address()).as_bytes()).unwrap();
-    io::stdin().read_to_end(&mut Vec::new()).unwrap();
-    assert_eq!(front.said("Exhausted"), 1, "it is reported once in a while");
+    let say = |line: String| io::stdout().write_all(format!("\n@{line}\n").as_bytes()).unwrap();
+    let front = Front::start(options);
+    front.relay.upstream(program.parse().unwrap()).serve();
+    say(front.relay.address().to_string());
+    for _ in io::stdin().lines() {
+        say(fs::read_dir("/proc/self/fd").unwrap().count().to_string());
+    }
+    front
+}
+
+/// A relay in a process of its own, with few descriptors.
+struct Process {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    address: SocketAddr,
+    _watchdog: Watchdog,
+}
+
+impl Process {
+    fn start(test: &str, program: &Program) -> Process {
+        // Each loop of a relay has two, and there is one for each core.
+        let limit = 96 + 2 * thread::available_parallelism().map_or(1, NonZero::get).max(2);
+        let mut child = Command::new("sh")
+            .arg("-c")
+            .arg(format!("ulimit -n {limit} && exec \"$0\" --exact \"$1\" --nocapture --test-threads 1"))
+            .arg(std::env::current_exe().unwrap())
+            .arg(test)
+            .env(PROGRAM, program.address.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = next(&mut lines).parse().unwrap();
+        Process { child, lines, address, _watchdog: Watchdog::start() }
+    }
+
+    fn client(&self) -> Client {
+        Client::to(TcpStream::connect(self.address).unwrap())
+    }
+
+    fn descriptors(&mut self) -> usize {
+        self.child.stdin.as_ref().unwrap().write_all(b"\n").unwrap();
+        next(&mut self.lines).parse().unwrap()
+    }
+
+    fn end(mut self) {
+        drop(self.child.stdin.take());
+        self.lines.map_while(Result::ok).for_each(drop);
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> String {
+    lines.map_while(Result::ok).find_map(|line| Some(line.strip_prefix('@')?.to_owned())).unwrap()
 }
 
 #[test]
 fn every_client_is_served_in_the_end_when_descriptors_run_out() {
     if let Ok(program) = std::env::var(PROGRAM) {
-        return relay(program.parse().unwrap());
+        let front = relay(&program, options(Protocol::Http(Forwarded::Off)));
+        assert_eq!(front.said("Exhausted"), 1, "it is reported once in a while");
+        return;
     }
-    // The relay has 100 descriptors, and needs two for each client.
+    // The relay has some 100 descriptors, and needs two for each client.
     let (many, _guard) = crowd(200, 1);
     let program = Program::http("a");
-    let mut child = Command::new("sh")
-        .arg("-c")
-        .arg("ulimit -n 100 && exec \"$0\" --exact \"$1\" --nocapture --test-threads 1")
-        .arg(std::env::current_exe().unwrap())
-        .arg("limits::every_client_is_served_in_the_end_when_descriptors_run_out")
-        .env(PROGRAM, program.address.to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let address = lines.by_ref().filter_map(|line| Some(line.strip_prefix('@')?.to_owned())).next().unwrap();
+    let relay = Process::start("limits::every_client_is_served_in_the_end_when_descriptors_run_out", &program);
     let connect = |_| {
-        let mut client = Client::to(TcpStream::connect(&address).unwrap());
+        let mut client = relay.client();
         client.get("/");
         client
     };
@@ -51,9 +97,39 @@ fn every_client_is_served_in_the_end_when_descriptors_run_out() {
     for mut client in clients {
         client.expect_answer("a / ");
     }
-    drop(child.stdin.take());
-    lines.for_each(drop);
-    assert!(child.wait().unwrap().success());
+    relay.end();
+}
+
+#[test]
+fn clients_that_are_refused_leave_the_descriptors_to_those_that_are_served() {
+    if let Ok(program) = std::env::var(PROGRAM) {
+        let options = Options { max_connections: 4, ..options(Protocol::Http(Forwarded::Off)) };
+        relay(&program, options);
+        return;
+    }
+    let (many, _guard) = crowd(60, 1);
+    let (program, connections) = Program::by_hand();
+    let mut relay =
+        Process::start("limits::clients_that_are_refused_leave_the_descriptors_to_those_that_are_served", &program);
+    let mut served: Vec<_> = (0..4).map(|_| relay.client()).collect();
+    let mut served: Vec<_> = served.iter_mut().map(|client| (asks(client, &connections), client)).collect();
+    let before = relay.descriptors();
+    // They stay after they have read the refusal.
+    let mut refused: Vec<_> = (0..many).map(|_| relay.client()).collect();
+    refused.iter_mut().for_each(|client| client.expect_refusal(503));
+    let after = relay.descriptors();
+    assert!(after <= before + 8, "{before} descriptors have become {after}");
+    for (server, client) in &mut served {
+        server.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        server.finish();
+        client.expect_answer("ok");
+        // Only a new connection to the program can take this.
+        *server = asks(client, &connections);
+        server.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmore");
+        client.expect_answer("more");
+    }
+    drop((served, refused));
+    relay.end();
 }
 
 const FEW_PORTS: &str = "RELAY_TEST_FEW_PORTS";
