@@ -1,6 +1,5 @@
 //! Files of the directory, and nothing else.
 
-#[cfg(unix)]
 use std::time::SystemTime;
 
 use super::*;
@@ -48,6 +47,31 @@ fn head_has_the_header_of_get_without_the_body() {
         let head = without_date(client.reply_to_head());
         client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert_eq!(head, without_date(client.reply()), "{target}");
+    }
+}
+
+/// As on a machine whose clock is ahead of ours.
+#[test]
+fn no_answer_says_that_its_file_was_modified_after_it() {
+    // One is read at once, one is sent piece by piece.
+    let site = Directory::new().file("small", "a").file("large", vec![b'a'; 3_000_000]).serve();
+    let future = SystemTime::now() + Duration::from_secs(3600);
+    let mut client = site.connect();
+    for name in ["small", "large"] {
+        File::options().write(true).open(site.directory.public().join(name)).unwrap().set_modified(future).unwrap();
+        let request = |method: &str, fields: &str| format!("{method} /{name} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        client.send(request("GET", ""));
+        let get = client.reply();
+        client.send(request("HEAD", ""));
+        let head = client.reply_to_head();
+        client.send(request("GET", &format!("If-None-Match: {}\r\n", get.field("ETag").unwrap())));
+        let unchanged = client.reply_to_head();
+        for (reply, status) in [(get, 200), (head, 200), (unchanged, 304)] {
+            assert_eq!(reply.status(), status, "{name}");
+            let [modified, date] =
+                ["Last-Modified", "Date"].map(|field| httpdate::parse_http_date(reply.field(field).unwrap()).unwrap());
+            assert!(modified <= date, "{name}: {}", reply.header);
+        }
     }
 }
 
