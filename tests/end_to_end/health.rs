@@ -293,6 +293,31 @@ fn clients_that_keep_their_connections_or_say_nothing_leave_room_for_those_that_
     eventually("clients ask in time", ask_among_many);
 }
 
+/// Connects twice as many clients with half a request as are served at the same time. Returns whether those that ask get
+/// their answers before the others are closed for that, for which a busy machine may be too slow.
+fn ask_among_slow() -> bool {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let home = Home::new();
+    let health = Health::new();
+    let _instance = health.start(&home, &["echo", "--grace", HUGE]);
+    let began = Instant::now();
+    let connect = |_| {
+        let mut client = health.client();
+        let _ = client.0.write_all(b"GET /live HT"); // It may have been closed already.
+        client
+    };
+    let _slow: Vec<_> = (0..128).map(connect).collect();
+    for _ in 0..20 {
+        eventually("there is room", || health.try_get("/live") == Some((200, "alive\n".into())));
+    }
+    began.elapsed() < PATIENCE
+}
+
+#[test]
+fn clients_with_half_a_request_leave_room_for_those_that_ask() {
+    eventually("clients ask in time", ask_among_slow);
+}
+
 #[test]
 fn silent_broken_and_huge_requests_do_not_hold_it_up() {
     let home = Home::new();

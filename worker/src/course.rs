@@ -233,6 +233,23 @@ pub(crate) fn close_by_force(port: &Shared, generation: &Generation, entry: &Ent
     }
 }
 
+/// Closes a connection of a generation whose client is awaited in the middle of a message, or after its last one.
+/// Returns false if there is none such.
+pub(crate) fn close_slow(port: &Shared, generation: &Generation, entry: &Entry) -> bool {
+    let lingers = |held: &mut Held| held.belongs_to(generation) && held.farewell.is_some();
+    if let Some(held) = entry.slot.take_if(lingers) {
+        close(port, entry, held, Outcome::Closed, None);
+        return true;
+    }
+    let is_ended = entry.slot.end_if_blocked(|| entry.belongs_to(generation));
+    if is_ended {
+        entry.shut();
+        let outcome = if entry.forced.load(Ordering::SeqCst) { Outcome::Forced } else { Outcome::Closed };
+        finish(port, generation, entry, None, outcome, None);
+    }
+    is_ended
+}
+
 /// A connection has ended: it leaves the registry, its socket is closed, and its generation is informed, in this order.
 fn finish(
     port: &Shared,

@@ -64,6 +64,14 @@ pub trait Handler: Send + Sync + 'static {
         None
     }
 
+    /// Whether a client may be closed in the middle of a message when [its place is
+    /// needed](crate::Server::max_connections): one that has not sent all of the message, does not read the answer, or
+    /// keeps its connection after the last one. False, the default, is for messages that must not be cut off. Without
+    /// effect if there is a notice. Called once, by [`Server::new`](crate::Server::new).
+    fn closes_slow(&self) -> bool {
+        false
+    }
+
     /// Whether the handler has something to serve at the moment. Clients are served in any case, but no new ones should
     /// be sent here while it has not. Called by [`Stopper::available`](crate::Stopper::available), on the calling
     /// thread.
@@ -218,6 +226,10 @@ impl<H: Handler + ?Sized> Handler for Arc<H> {
 
     fn idle_timeout(&self) -> Option<Duration> {
         (**self).idle_timeout()
+    }
+
+    fn closes_slow(&self) -> bool {
+        (**self).closes_slow()
     }
 
     fn available(&self) -> io::Result<()> {

@@ -84,19 +84,26 @@ pub(crate) fn close(port: &Shared, generation: &Generation, entry: &Entry) -> bo
 }
 
 /// Closes the connection that has been idle longest, to make room for a new one. Returns false if none may be closed:
-/// all are busy, or the protocol has a notice, so that its idle clients are meant to stay.
+/// all are busy, or the protocol has a notice, so that its idle clients are meant to stay. Where slow clients may be
+/// closed, too, their time counts from the connection, which nothing that they send renews.
 pub(crate) fn give_up_idlest(port: &Shared, generation: &Generation) -> bool {
     if generation.notice.is_some() {
         return false;
     }
     let idle_since = |entry: Arc<Entry>| {
-        let since = entry.slot.look(|held| held.idle_since)?;
+        let since = match entry.slot.look(|held| held.idle_since.filter(|_| held.farewell.is_none())) {
+            None if !generation.closes_slow => return None,
+            since => since.flatten(),
+        };
         Some((since.unwrap_or(entry.since), entry))
     };
     let all = port.registry.all().into_iter();
     let mut idle: Vec<_> = all.filter(|entry| entry.belongs_to(generation)).filter_map(idle_since).collect();
     idle.sort_unstable_by_key(|(since, entry)| (*since, entry.id));
-    idle.iter().any(|(_, entry)| close(port, generation, entry))
+    let may_close_slow = generation.closes_slow;
+    idle.iter().any(|(_, entry)| {
+        close(port, generation, entry) || may_close_slow && course::close_slow(port, generation, entry)
+    })
 }
 
 /// Whether a waiting connection has a message that is about to be served.

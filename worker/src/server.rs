@@ -36,6 +36,7 @@ impl Server {
                 refusal: handler.refusal().into(),
                 speaks_first: handler.speaks_first(),
                 idle_timeout: handler.idle_timeout(),
+                closes_slow: handler.closes_slow(),
                 handler: Arc::new(handler),
                 observer: Arc::new(|_| {}),
                 max_connections: MAX_CONNECTIONS,
@@ -48,7 +49,8 @@ impl Server {
     /// How many connections are served at once, 10,000 by default. Further clients get [`Handler::refusal`].
     ///
     /// If the handler has no notice, an idle client is owed nothing: the one that has been idle longest is closed
-    /// instead, if there is one.
+    /// instead, if there is one. If the handler [closes slow clients](Handler::closes_slow), they count as idle since
+    /// they connected.
     pub fn max_connections(mut self, limit: usize) -> Server {
         self.plan.max_connections = limit;
         self

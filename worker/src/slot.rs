@@ -124,6 +124,17 @@ impl<T> Slot<T> {
         }
     }
 
+    /// Ends the connection if its thread only waits for the client and the condition holds. The thread finds that out
+    /// when it returns from its system call.
+    pub(crate) fn end_if_blocked(&self, condition: impl FnOnce() -> bool) -> bool {
+        let mut state = self.lock();
+        let ends = matches!(*state, State::Busy { blocked: true, .. }) && condition();
+        if ends {
+            *state = State::Ended;
+        }
+        ends
+    }
+
     /// Ends the connection, which the caller has. Returns false if it was ended by force before.
     pub(crate) fn end(&self) -> bool {
         !matches!(std::mem::replace(&mut *self.lock(), State::Ended), State::Ended)
@@ -191,6 +202,14 @@ mod tests {
         assert!(!slot.set_blocked(false) && !slot.end());
         assert!(matches!(slot.park(7, |_| false, |_| {}), Parked::Ended(7)));
         assert!(matches!(slot.end_by_force(), Force::TooLate));
+    }
+
+    #[test]
+    fn only_a_blocked_connection_is_ended_while_a_thread_has_it() {
+        let slot = Slot::<i32>::new();
+        assert!(!slot.end_if_blocked(|| true));
+        assert!(slot.set_blocked(true) && !slot.end_if_blocked(|| false) && slot.end_if_blocked(|| true));
+        assert!(!slot.set_blocked(false) && !slot.end());
     }
 }
 

@@ -153,7 +153,8 @@ impl Http {
 
     /// Serves pages that are made for each request, and no files. `pages` is called with the path without its leading
     /// slash (`metrics`) and returns None if there is no such page. It runs on the thread of the connection, and the
-    /// client waits meanwhile.
+    /// client waits meanwhile. When there are too many connections, a client that is slow to send its request or to
+    /// read the answer is closed for a new one, as an idle one is.
     pub fn pages(pages: impl Fn(&str) -> Option<Page> + Send + Sync + 'static) -> Http {
         Http { source: Source::Pages(Box::new(pages)), limits: Limits::default(), log: None }
     }
@@ -387,6 +388,11 @@ impl Handler for Http {
 
     fn idle_timeout(&self) -> Option<Duration> {
         Some(self.limits.idle)
+    }
+
+    /// A page can be asked for again. A file may be large, and its client slow.
+    fn closes_slow(&self) -> bool {
+        matches!(self.source, Source::Pages(_))
     }
 
     fn refusal(&self) -> &[u8] {

@@ -1,6 +1,6 @@
 //! Too many connections, no descriptors left, waiting that costs nothing.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::thread;
 use std::time::Duration;
 
@@ -62,6 +62,80 @@ fn one_more_takes_the_place_of_the_client_that_has_been_idle_for_longest_if_that
     clients.iter_mut().for_each(ask);
     assert_eq!((server.counts().now, server.counts().refused), (3, 0));
     drop((clients, one_more));
+    server.stop(HUGE);
+    server.join();
+}
+
+/// Answers `.` with itself, `!` with more than a client's system receives for it unasked, and `x` for the last time.
+/// Other bytes only begin a message.
+struct ClosesSlow;
+
+impl Handler for ClosesSlow {
+    fn serve(&self, client: &mut Connection) -> io::Result<()> {
+        while client.next_message() {
+            let mut byte = [0];
+            while !b".!x".contains(&byte[0]) {
+                client.read_exact(&mut byte)?;
+            }
+            client.write_all(&byte.repeat(if byte == *b"!" { 64 << 20 } else { 1 }))?;
+            if byte == *b"x" {
+                client.abandon_input();
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn idle_timeout(&self) -> Option<Duration> {
+        Some(HUGE)
+    }
+
+    fn closes_slow(&self) -> bool {
+        true
+    }
+}
+
+/// Two clients are slow, and further ones come until one of them is served. Returns whether the older one has made room.
+/// The younger one does if the older one is not waited for yet.
+fn the_older_makes_room(slow: &str) -> bool {
+    let server = Running::of(Server::new(ClosesSlow).max_connections(2));
+    let mut clients: Vec<_> = (0..2).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.send(".");
+        client.expect(".");
+        client.send(slow);
+    }
+    eventually("there is room", || {
+        let mut client = server.client();
+        client.0.write_all(b".").and_then(|()| client.0.read(&mut [0])).is_ok_and(|length| length == 1)
+    });
+    let stays = |client: &Client| server.connections().iter().any(|it| it.peer == client.address());
+    let result = !stays(&clients[0]) && stays(&clients[1]);
+    drop(clients);
+    server.stop(HUGE);
+    server.join();
+    result
+}
+
+#[test]
+fn one_more_takes_the_place_of_the_oldest_slow_client_if_messages_may_be_cut_off() {
+    for slow in ["half a message", "!", "x"] {
+        eventually("the older one makes room", || the_older_makes_room(slow));
+    }
+}
+
+#[test]
+fn a_client_that_is_slow_keeps_its_place_if_messages_must_not_be_cut_off() {
+    let server = Running::of(Server::new(Serve(|client: &mut Connection| ClosesSlow.serve(client))).max_connections(1));
+    let mut client = server.client();
+    client.send("half");
+    server.wait_for_message(4);
+    for _ in 0..10 {
+        server.client().expect_last("");
+    }
+    client.send(".");
+    client.expect(".");
+    drop(client);
     server.stop(HUGE);
     server.join();
 }
