@@ -930,13 +930,21 @@ fn a_guardian_that_is_killed_before_the_program_is_ready_is_named() {
     let never = Program { ready: Ready::Notify, ready_within: HUGE, ..sh(&format!("echo $$ > {pid}; sleep 1000")) };
     let mut driven = driven(never, Vec::new());
     driven.build(1);
-    kill(parent(directory.pids("pid", 1)[0]), "KILL");
+    let guardian = parent(directory.pids("pid", 1)[0]);
+    // The start of the program has woken it. When it sleeps again, it has reported that.
+    eventually("the guardian sleeps", || stat(guardian)[0] == "S");
+    kill(guardian, "KILL");
     assert_eq!(built(&driven).unwrap_err(), "it was killed along with its guardian before it was ready");
 }
 
-fn parent(pid: u32) -> u32 {
+/// The fields of proc_pid_stat(5) after the name: the state, the parent, and others.
+fn stat(pid: u32) -> Vec<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
+    stat.rsplit_once(") ").unwrap().1.split(' ').map(str::to_owned).collect()
+}
+
+fn parent(pid: u32) -> u32 {
+    stat(pid)[1].parse().unwrap()
 }
 
 fn stat_parent_is_guardian(pid: u32) -> bool {
