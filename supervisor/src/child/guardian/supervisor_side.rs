@@ -219,7 +219,8 @@ impl Guardian {
 
     /// Returns whether the guardian will get it, or is gone: then there is nothing left to do.
     fn order(&self, order: &Order) -> bool {
-        send(&self.guardian, format!("{order}\n").as_bytes(), SendFlags::DONTWAIT) != Err(rustix::io::Errno::AGAIN)
+        send(&self.guardian, format!("{order}\n").as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+            != Err(rustix::io::Errno::AGAIN)
     }
 }
 
