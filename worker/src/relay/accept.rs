@@ -39,7 +39,7 @@ pub(super) enum Taken {
 pub(super) fn take(listener: &TcpListener) -> Taken {
     match acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
         Ok((socket, peer)) => match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
-            Some(peer) => Taken::Client(Accepted { socket, peer, target: None }),
+            Some(peer) => Taken::Client(Accepted { socket, peer, target: None, asked: 0 }),
             None => Taken::Vanished,
         },
         Err(Errno::AGAIN) => Taken::None,
@@ -91,7 +91,7 @@ pub(super) fn refused(accepted: Accepted, key: Key, tools: &Tools) -> Box<Pair> 
 }
 
 fn pair(accepted: Accepted, key: Key, id: u64, course: Course) -> Box<Pair> {
-    let Accepted { socket, peer, target } = accepted;
+    let Accepted { socket, peer, target, .. } = accepted;
     let now = Instant::now();
     Box::new(Pair {
         key,

@@ -16,6 +16,7 @@ use super::accept::{self, Taken};
 use super::connect;
 use super::course;
 use super::hub::{Accepted, Command, Hub};
+use super::options::Protocol;
 use super::pair::{Course, Link, Pair, Parting};
 use super::slab::{Key, Slab};
 use super::timers::Timers;
@@ -32,6 +33,13 @@ const BATCH: usize = 32;
 
 /// How long to wait before trying again when the system is out of descriptors, unless a connection ends first.
 const EXHAUSTED_WAIT: Duration = Duration::from_secs(1);
+
+/// How many clients may be on their way between loops before a loop accepts no more. They must not use up the descriptors
+/// of clients that are served.
+const PASSED_ON: usize = 8;
+
+/// How long a loop waits until these have arrived.
+const PASSED_ON_WAIT: Duration = Duration::from_millis(1);
 
 /// Names of event sources that are not connections.
 const LISTENER: u64 = u64::MAX;
@@ -53,7 +61,7 @@ pub(super) struct EventLoop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Listening {
     Yes,
-    /// The system was out of descriptors.
+    /// The system was out of descriptors, or too many clients were on their way between loops.
     Again(Instant),
     Closed,
 }
@@ -285,14 +293,17 @@ impl EventLoop {
             }
             let Some(listener) = &self.listener else { return };
             if self.tools.hub.starved.load(Ordering::Relaxed) > 0 {
-                return self.pause();
+                return self.pause(EXHAUSTED_WAIT);
+            }
+            if self.tools.hub.passed_on.load(Ordering::Relaxed) >= PASSED_ON {
+                return self.pause(PASSED_ON_WAIT);
             }
             match accept::take(listener) {
                 Taken::Client(accepted) => {
                     let is_in_reserve = self.tools.hub.is_in_reserve(&accepted.socket);
                     self.deal(accepted);
                     if is_in_reserve && !self.make_room() {
-                        return self.pause();
+                        return self.pause(EXHAUSTED_WAIT);
                     }
                 }
                 Taken::None => return,
@@ -302,7 +313,7 @@ impl EventLoop {
                         continue;
                     }
                     self.tools.hub.report_exhausted(&error.into());
-                    return self.pause();
+                    return self.pause(EXHAUSTED_WAIT);
                 }
                 Taken::ShutDown(error) => return self.tools.hub.fail(error),
             }
@@ -310,10 +321,10 @@ impl EventLoop {
     }
 
     /// Accepts nothing for a while.
-    fn pause(&mut self) {
+    fn pause(&mut self, wait: Duration) {
         if let Some(listener) = &self.listener {
             let _ = epoll::delete(&self.tools.epoll, &**listener);
-            self.listening = Listening::Again(self.tools.now + EXHAUSTED_WAIT);
+            self.listening = Listening::Again(self.tools.now + wait);
         }
     }
 
@@ -322,7 +333,7 @@ impl EventLoop {
         let hub = self.tools.hub.clone();
         let is_full = hub.connections.load(Ordering::Relaxed) >= hub.options.max_connections;
         if is_full && !self.give_up_idlest() {
-            return self.refuse(accepted);
+            return self.pass_on(accepted);
         }
         hub.connections.fetch_add(1, Ordering::Relaxed);
         match accept::least_loaded(&hub, self.tools.number) {
@@ -333,6 +344,19 @@ impl EventLoop {
                 other.send(Command::Adopt(Accepted { target, ..accepted }));
             }
         }
+    }
+
+    /// Has the other loops, one after the other, close an idle client for this one. Refuses it if none of them has any.
+    fn pass_on(&mut self, accepted: Accepted) {
+        let hub = self.tools.hub.clone();
+        let asked = accepted.asked + 1;
+        let has_idle = matches!(hub.options.protocol, Protocol::Http(_));
+        if !has_idle || asked == hub.mailboxes.len() {
+            return self.refuse(accepted);
+        }
+        hub.passed_on.fetch_add(1, Ordering::Relaxed);
+        let next = (self.tools.number + 1) % hub.mailboxes.len();
+        hub.mailboxes[next].send(Command::Replace(Accepted { asked, ..accepted }));
     }
 
     /// Frees a descriptor: that of an idle connection to the program, which its client does not notice, or else that of
@@ -391,6 +415,13 @@ impl EventLoop {
         for command in hub.mailboxes[self.tools.number].take() {
             match command {
                 Command::Adopt(accepted) => self.adopt(accepted),
+                Command::Replace(accepted) => {
+                    hub.passed_on.fetch_sub(1, Ordering::Relaxed);
+                    match self.tools.door().listener {
+                        Some(_) => self.deal(accepted),
+                        None => self.refuse(accepted),
+                    }
+                }
                 Command::Look(seen) => {
                     self.look();
                     drop(seen);
@@ -450,13 +481,13 @@ impl Drop for EventLoop {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::http::Forwarded;
-    use super::super::options::{Options, Protocol};
+    use super::super::options::Options;
     use super::*;
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::TcpStream;
 
-    /// A loop, and a client that has sent this. A turn reads a few bytes of it.
-    fn with_client(protocol: Protocol, bytes: &[u8]) -> (EventLoop, Accepted, TcpStream) {
+    /// The loops of a relay that serves one client. Their threads are the test's.
+    fn loops(protocol: Protocol, loops: usize) -> (Vec<EventLoop>, Arc<TcpListener>) {
         let options = Options {
             protocol,
             max_connections: 1,
@@ -465,16 +496,57 @@ mod tests {
             ids: crate::generation::Ids::default(),
         };
         let listener = Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
-        let hub = Hub::new(listener.clone(), false, options, Box::new(|_| {}), 1).unwrap();
-        let mut this = EventLoop::new(Arc::new(hub), 0).unwrap();
-        this.tools.scratch = [0; 2].into();
+        let hub = Hub::new(listener.clone(), false, options, Box::new(|_| {}), loops).unwrap();
+        let hub = Arc::new(hub);
+        let loops = (0..loops).map(|number| EventLoop::new(hub.clone(), number).unwrap()).collect();
+        (loops, listener)
+    }
+
+    /// A client that has sent this.
+    fn client(listener: &TcpListener, bytes: &[u8]) -> (Accepted, TcpStream) {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.write_all(bytes).unwrap();
-        let Taken::Client(accepted) = accept::take(&listener) else { panic!("there is no client") };
+        let Taken::Client(accepted) = accept::take(listener) else { panic!("there is no client") };
         while rustix::io::ioctl_fionread(&accepted.socket).unwrap() < bytes.len() as u64 {
             std::thread::yield_now();
         }
+        (accepted, client)
+    }
+
+    /// A loop, and a client that has sent this. A turn reads a few bytes of it.
+    fn with_client(protocol: Protocol, bytes: &[u8]) -> (EventLoop, Accepted, TcpStream) {
+        let (mut loops, listener) = loops(protocol, 1);
+        let mut this = loops.remove(0);
+        this.tools.scratch = [0; 2].into();
+        let (accepted, client) = client(&listener, bytes);
         (this, accepted, client)
+    }
+
+    #[test]
+    fn a_client_is_refused_only_if_no_loop_has_an_idle_one() {
+        let (mut loops, listener) = loops(Protocol::Http(Forwarded::Off), 3);
+        let number_of =
+            |this: &EventLoop, is_refused| this.pairs.iter().filter(|pair| pair.is_refused() == is_refused).count();
+        let (accepted, mut idle) = client(&listener, b"");
+        idle.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        loops[2].deal(accepted);
+        let key = loops[2].pairs.keys()[0];
+        // As if its last message had just ended.
+        loops[2].work_on(key, |pair| pair.idle_since += Duration::from_nanos(1));
+        let comes = |loops: &mut [EventLoop]| {
+            let (accepted, client) = client(&listener, b"GET");
+            loops[0].deal(accepted);
+            loops.iter_mut().for_each(EventLoop::obey);
+            client
+        };
+        let _next = comes(&mut loops);
+        assert_eq!(idle.read(&mut [0]).unwrap(), 0);
+        assert_eq!((number_of(&loops[2], false), number_of(&loops[2], true)), (1, 0));
+        // This one has begun its message.
+        let _one_too_many = comes(&mut loops);
+        assert_eq!((number_of(&loops[2], false), number_of(&loops[2], true)), (1, 1));
+        let hub = &loops[0].tools.hub;
+        assert_eq!((hub.connections.load(Ordering::Relaxed), hub.passed_on.load(Ordering::Relaxed)), (1, 0));
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(super) struct Hub {
     held: AtomicUsize,
     /// Refused clients that stay to read the refusal.
     refusals: AtomicUsize,
+    /// Clients on their way to another loop that may have an idle client to close for them.
+    pub(super) passed_on: AtomicUsize,
     /// Accepted clients for which there is no descriptor to reach the program. No others are accepted before these are
     /// served: they would take the next descriptors, and no client would ever be served.
     pub(super) starved: AtomicUsize,
@@ -76,6 +78,8 @@ pub(super) struct Door {
 pub(super) enum Command {
     /// Serve a client that another thread has accepted.
     Adopt(Accepted),
+    /// Serve a client in place of one that is idle here: the loops that were asked before have none.
+    Replace(Accepted),
     /// The door has changed. Dropping the sender reports that the loop has seen it.
     Look(Option<Sender<()>>),
     /// Describe all connections of this generation, or all that belong to none.
@@ -102,6 +106,8 @@ pub(super) struct Accepted {
     pub(super) peer: SocketAddr,
     /// The generation that has already taken it, in case the door closes.
     pub(super) target: Option<Arc<Target>>,
+    /// How many loops have found no idle client to close for it.
+    pub(super) asked: usize,
 }
 
 /// The way to reach a loop.
@@ -175,6 +181,7 @@ impl Hub {
             connections: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
+            passed_on: AtomicUsize::new(0),
             starved: AtomicUsize::new(0),
             longest_wait: AtomicU64::new(0),
             mailboxes,
