@@ -330,11 +330,10 @@ mod model {
         exactly_one_notifies(2);
     }
 
-    /// A thread waits for its client in a system call while the connection is closed by force, and kicked: exactly one
+    /// A thread waits for its client in a system call while the connection is ended from outside, and kicked: exactly one
     /// of the threads ends it.
-    #[test]
-    fn model_exactly_one_ends_a_connection_that_is_closed_by_force() {
-        loom::model(|| {
+    fn exactly_one_ends(ends: fn(&Slot<()>) -> bool) {
+        loom::model(move || {
             let (slot, ended) = (Arc::new(Slot::<()>::new()), Arc::new(AtomicUsize::new(0)));
             let serving = {
                 let (slot, ended) = (slot.clone(), ended.clone());
@@ -351,12 +350,22 @@ mod model {
                 let slot = slot.clone();
                 thread::spawn(move || assert!(slot.take().is_none()))
             };
-            if let Force::Ended(None) = slot.end_by_force() {
+            if ends(&slot) {
                 ended.fetch_add(1, Ordering::SeqCst);
             }
             serving.join().expect("no panic");
             kick.join().expect("no panic");
             assert_eq!(ended.load(Ordering::SeqCst), 1);
         });
+    }
+
+    #[test]
+    fn model_exactly_one_ends_a_connection_that_is_closed_by_force() {
+        exactly_one_ends(|slot| matches!(slot.end_by_force(), Force::Ended(None)));
+    }
+
+    #[test]
+    fn model_exactly_one_ends_a_connection_that_is_closed_because_its_client_is_slow() {
+        exactly_one_ends(|slot| slot.end_if_blocked(|| true));
     }
 }
