@@ -8,13 +8,14 @@
 #[cfg(test)]
 mod tests;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io;
 use std::mem;
 use std::panic::{self, PanicHookInfo};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -163,24 +164,25 @@ impl Journal {
         }
         // Before taking the lock: it is unknown how long displaying a message takes.
         let draft = Draft::new(level, event, message, fields);
-        let mut kept = lock(&self.shared.kept);
-        self.shared.add_what_was_lost(&mut kept);
-        self.shared.add(&mut kept, draft, self.log);
-        self.shared.announce(kept);
+        self.shared.record(lock(&self.shared.kept), draft, Some(self.log));
     }
 
     /// Records each panic of this process from now on, in place of the message that a thread writes to stderr itself when
-    /// it panics: with that message the thread would wait for the reader of the log. This replaces the panic hook of the
-    /// process, so a program may call it, and a library may not.
+    /// it panics: with that message the thread would wait for the reader of the log, however long it stalls. Here it
+    /// waits a fifth of a second at most, since the process may be about to end. If `RUST_BACKTRACE` is set, the event
+    /// has a field `backtrace`.
+    ///
+    /// This replaces the panic hook of the process, so a program may call it, and a library may not.
     pub fn record_panics(&self) {
         let shared = self.shared.clone();
-        panic::set_hook(Box::new(move |panic| {
-            let draft = draft_of_panic(panic);
-            // Nothing that could panic runs under this lock.
-            let mut kept = lock(&shared.kept);
-            let log = kept.log;
-            shared.add(&mut kept, draft, log);
-            shared.announce(kept);
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| match lock_soon(&shared.kept) {
+            Some(kept) => {
+                shared.record(kept, draft_of_panic(panic), None);
+                shared.writer.flush(Instant::now() + LAST_LINES);
+            }
+            // The thread has panicked while it was recording something.
+            None => usual(panic),
         }));
     }
 
@@ -228,6 +230,14 @@ impl Journal {
 }
 
 impl Shared {
+    /// Records an event, logged in this way or, with None, as the one before.
+    fn record(&self, mut kept: MutexGuard<'_, Kept>, draft: Draft, log: Option<Log>) {
+        self.add_what_was_lost(&mut kept);
+        let log = log.unwrap_or(kept.log);
+        self.add(&mut kept, draft, log);
+        self.announce(kept);
+    }
+
     fn add(&self, kept: &mut Kept, draft: Draft, log: Log) {
         let Draft { level, event, message, fields } = draft;
         let entry = Entry { seq: kept.last + 1, time: now(), level, event, message, fields };
@@ -298,12 +308,30 @@ impl Kept {
     }
 }
 
+/// The lock, unless it is held for so long that this thread may hold it itself.
+fn lock_soon<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    for _ in 0..100 {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    None
+}
+
 fn draft_of_panic(panic: &PanicHookInfo<'_>) -> Draft {
     let thread = thread::current().name().unwrap_or("without a name").to_owned();
     let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
-    let text = panic.payload_as_str().unwrap_or("(no message)");
+    // The message of an assertion has several lines, and an event has one.
+    let text = worker::panic_message(panic.payload()).replace('\n', " ");
     let message = format!("thread {thread} panicked{place}: {text}");
-    Draft::new(Level::Error, "panicked", message, [("thread", thread.into())])
+    let mut draft = Draft::new(Level::Error, "panicked", message, [("thread", thread.into())]);
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        draft.fields.insert("backtrace".into(), backtrace.to_string().into());
+    }
+    draft
 }
 
 /// An entry as a line of JSON.

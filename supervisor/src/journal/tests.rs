@@ -268,3 +268,12 @@ proptest! {
         prop_assert_eq!(client.heard + client.missed, client.last);
     }
 }
+
+#[test]
+fn a_thread_that_panics_while_it_has_the_lock_does_not_wait_for_it() {
+    let mutex = Mutex::new(());
+    let held = lock(&mutex);
+    assert!(lock_soon(&mutex).is_none());
+    drop(held);
+    assert!(lock_soon(&mutex).is_some());
+}
