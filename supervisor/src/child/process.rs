@@ -34,8 +34,10 @@ pub(super) trait Control: fmt::Debug + Send + Sync {
     /// Asks the program to end, and kills what is left of it after this time; with zero it kills at once, without
     /// asking. A further call only moves the deadline.
     fn stop(&self, within: Duration);
-    /// Returns whether the program gets the signal.
+    /// Passes a signal on, of which there may be a flood. Returns whether the program gets it.
     fn signal(&self, signal: i32) -> bool;
+    /// Sends a signal that must not get lost in a flood.
+    fn tell(&self, signal: i32);
 }
 
 /// The state of a program. A thread named `child` keeps it up to date until nothing of the program is left.
@@ -385,7 +387,7 @@ impl Running {
 
     /// Takes it out of rotation, or puts it back.
     pub(super) fn set_in_rotation(&self, in_rotation: bool) {
-        self.rotation.set(in_rotation, |signal| _ = self.signal(signal));
+        self.rotation.set(in_rotation, |signal| self.control.tell(signal));
     }
 
     /// Asks it to end, and kills it at this time. That is not a failure.
@@ -461,6 +463,8 @@ pub(super) mod unguarded {
         fn signal(&self, _signal: i32) -> bool {
             true
         }
+
+        fn tell(&self, _signal: i32) {}
     }
 
     pub(in crate::child) fn program() -> Program {

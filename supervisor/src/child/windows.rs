@@ -174,6 +174,8 @@ impl process::Control for Control {
     fn signal(&self, _signal: i32) -> bool {
         false
     }
+
+    fn tell(&self, _signal: i32) {}
 }
 
 impl Host {

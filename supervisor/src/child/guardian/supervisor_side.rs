@@ -16,6 +16,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
+use rustix::io::Errno as Io;
 use rustix::net::{SendFlags, getsockname, send};
 use serde_json::json;
 
@@ -41,6 +42,12 @@ use crate::server::{BuildError, lacking};
 
 /// The interval, in microseconds, at which a checked program has to say that it works; see `sd_watchdog_enabled(3)`.
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
+
+/// A guardian that is gone must not end this process by a SIGPIPE. On Apple's systems std sets an option of the socket.
+#[cfg(target_vendor = "apple")]
+const NO_SIGPIPE: SendFlags = SendFlags::empty();
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGPIPE: SendFlags = SendFlags::NOSIGNAL;
 
 /// A listening socket for programs.
 #[derive(Debug)]
@@ -173,8 +180,8 @@ impl Host {
     }
 }
 
-/// Sends requests to a guardian, without waiting. A guardian that is held, as by a debugger, reads none. The socket has
-/// room for some hundred.
+/// Sends orders to a guardian, without waiting. A guardian that is held, as by a debugger, reads none. The socket has room
+/// for a few hundred.
 #[derive(Debug)]
 struct Guardian {
     guardian: UnixStream,
@@ -203,6 +210,10 @@ impl Control for Guardian {
         }
         sent
     }
+
+    fn tell(&self, signal: i32) {
+        self.order(&Order::Signal(signal));
+    }
 }
 
 impl Guardian {
@@ -211,7 +222,7 @@ impl Guardian {
     }
 
     /// A socket is reported as writable while a good part of its buffer is free (on Linux three quarters). That part is
-    /// for stops: however many signals come, a stop finds room.
+    /// for other orders: however many signals come, a stop finds room.
     fn has_room_for_signals(&self) -> bool {
         let mut room = [PollFd::new(self.guardian.as_fd(), PollFlags::POLLOUT)];
         poll(&mut room, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
@@ -219,8 +230,8 @@ impl Guardian {
 
     /// Returns whether the guardian will get it, or is gone: then there is nothing left to do.
     fn order(&self, order: &Order) -> bool {
-        send(&self.guardian, format!("{order}\n").as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
-            != Err(rustix::io::Errno::AGAIN)
+        let sent = send(&self.guardian, format!("{order}\n").as_bytes(), SendFlags::DONTWAIT | NO_SIGPIPE);
+        matches!(sent, Ok(_) | Err(Io::PIPE | Io::CONNRESET))
     }
 }
 
@@ -330,13 +341,14 @@ mod tests {
     use crate::log::Log;
 
     #[test]
-    fn a_guardian_that_does_not_read_holds_nothing_up_and_gets_each_stop_though_signals_are_dropped() {
+    fn a_guardian_that_does_not_read_holds_nothing_up_and_gets_other_orders_though_signals_are_dropped() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let log = Journal::new(Log::silent());
         let guardian = Guardian::new(ours, StopSignals::one(15), log.clone());
         let (done, over) = mpsc::channel();
         thread::spawn(move || {
             let sent = (0..10_000).filter(|_| guardian.signal(28)).count();
+            guardian.tell(10);
             (1..=50).for_each(|seconds| guardian.stop(Duration::from_secs(seconds)));
             done.send(sent).unwrap();
         });
@@ -344,8 +356,10 @@ mod tests {
         let mut orders = String::new();
         theirs.read_to_string(&mut orders).unwrap();
         let orders: Vec<_> = orders.lines().map(|line| Order::parse(line).unwrap()).collect();
-        let (signals, stops) = orders.split_at(sent);
+        let (signals, others) = orders.split_at(sent);
         assert!((1..10_000).contains(&sent) && signals.iter().all(|order| *order == Order::Signal(28)), "{sent}");
+        let (told, stops) = others.split_first().unwrap();
+        assert_eq!(*told, Order::Signal(10));
         let seconds = stops.iter().map(|order| match order {
             Order::Stop { within, .. } => within.as_secs(),
             Order::Signal(signal) => panic!("signal {signal}"),
