@@ -89,9 +89,9 @@ pub(crate) fn log_file(service: &str) -> Result<PathBuf, String> {
 #[cfg(unix)]
 pub(super) fn make_private(directory: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    if let Some(other) = whose_way_it_would_be_in(directory) {
+    if let Some(owner) = owner_to_spare(directory) {
         let why = format!(
-            "root would make it in a directory of user {other}, and that user could not use it; make it with \
+            "root would make it in a directory of user {owner}, and that user could not use it; make it with \
              `mkdir -m 700`, or unset {OWN}"
         );
         return Err(io::Error::new(ErrorKind::PermissionDenied, why));
@@ -102,10 +102,9 @@ pub(super) fn make_private(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// The user who would find a directory of root in the place of a directory for that user's own instances: `sudo -E`
-/// leaves the variable for it in the environment.
+/// The other user in whose directory root would make this one. `sudo -E` leaves that user's variable in the environment.
 #[cfg(unix)]
-fn whose_way_it_would_be_in(directory: &Path) -> Option<u32> {
+fn owner_to_spare(directory: &Path) -> Option<u32> {
     use std::os::unix::fs::MetadataExt;
     if !nix::unistd::geteuid().is_root() || own().as_deref() != Some(directory) || directory.exists() {
         return None;

@@ -25,8 +25,8 @@ use crate::text::Seconds;
 /// does the end of the supervisor, which takes a second at most.
 const HURRY: Duration = Duration::from_millis(800);
 
-/// How long the next one may take to send its request, if one before it has sent none in its whole time. A client that
-/// has waited for that has sent its request meanwhile.
+/// How long a client may take to send its request if the one before it has sent none in time. A client that waited
+/// meanwhile has sent its request already.
 const MOMENT: Duration = Duration::from_millis(20);
 
 /// How many clients have made a request that is not answered yet.

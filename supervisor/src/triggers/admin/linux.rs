@@ -20,6 +20,15 @@ pub(super) fn identity_of(paths: &InstancePaths) -> Identity {
     std::fs::symlink_metadata(&paths.socket).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
+/// Something is deleted or replaced.
+fn going() -> AddWatchFlags {
+    AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF
+}
+
 impl Watch {
     /// Sees nothing yet.
     pub(super) fn new() -> Watch {
@@ -37,21 +46,12 @@ impl Watch {
             Some(inotify) => inotify,
             None => Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?,
         };
+        let watched =
+            paths.directories().into_iter().try_for_each(|directory| inotify.add_watch(directory, going()).map(drop));
+        // Closed as a watch is, if it does not see all.
         let watch = Watch(Some(inotify));
-        watch.add(paths)?;
+        watched?;
         *self = watch;
-        Ok(())
-    }
-
-    fn add(&self, paths: &InstancePaths) -> io::Result<()> {
-        let going = AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_MOVE_SELF;
-        for directory in paths.directories() {
-            self.0.as_ref().map(|inotify| inotify.add_watch(directory, going)).transpose()?;
-        }
         Ok(())
     }
 

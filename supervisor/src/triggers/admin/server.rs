@@ -84,7 +84,7 @@ pub(super) struct Acceptor {
 pub(super) struct AdminServer {
     answers: Arc<Answers>,
     pub(super) slots: Slots,
-    /// The last client that had no thread.
+    /// Whether the last client had no thread, and sent its request in time.
     last_asked: Cell<Option<Asked>>,
     events: EventSender,
     pub(super) log: Journal,
@@ -99,7 +99,9 @@ impl AdminServer {
         let thread = thread::Builder::new().name("admin-client".into()).spawn(move || {
             converse(&theirs, Some(slot), &answers, &events, &log, Time::Own);
         });
-        if thread.is_err() {
+        if thread.is_ok() {
+            self.last_asked.set(None);
+        } else {
             // A program that uses up all threads must not lock out its administrator. But this thread has other clients
             // to accept.
             let time = Time::borrowed(self.last_asked.get());

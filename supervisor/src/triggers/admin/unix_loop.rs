@@ -110,7 +110,7 @@ impl Acceptor {
         if retry.wait == LOGGED_RETRY && self.place.is_whole() {
             let message = format!(
                 "cannot watch the admin socket ({}): if it is deleted, it is restored after some seconds and not at \
-                 once; raise the limits in /proc/sys/fs/inotify",
+                 once; raise the limit on inotify instances or on descriptors",
                 Reason(&error)
             );
             self.server.log.line(Level::Warning, "admin_socket_unwatched", message, []);
