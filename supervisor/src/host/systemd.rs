@@ -183,12 +183,14 @@ mod system {
     pub(super) fn line(socket: &OsStr) -> io::Result<Line> {
         let address = address(socket).map_err(|error| at(socket, &error))?;
         let socket = socket.to_owned();
-        // Made with the first message, or with the next one if there is no descriptor for it then.
-        let mut line = None;
+        // If there is no descriptor for it now, it is made with a later message.
+        let mut line = unbound().ok();
         Ok(Box::new(move |message, listener| {
             let line = match &mut line {
                 Some(line) => line,
-                none => none.insert(unbound().map_err(|error| at(&socket, &error))?),
+                // To be tried again soon, as if the manager's queue were full.
+                none => none
+                    .insert(unbound().map_err(|error| io::Error::new(io::ErrorKind::WouldBlock, at(&socket, &error)))?),
             };
             let descriptors = listener.map(|listener| [listener.socket.as_fd()]);
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
