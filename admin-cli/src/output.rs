@@ -1,13 +1,8 @@
 //! Data goes to stdout, messages to stderr.
 
-use std::io::{self, IsTerminal, Write};
-#[cfg(unix)]
-use std::os::fd::AsFd;
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 
-#[cfg(unix)]
-use nix::errno::Errno;
-#[cfg(unix)]
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use mastercontrol::cli::Patient;
 
 /// An answer could not be written.
 #[derive(Debug)]
@@ -33,49 +28,6 @@ pub(crate) fn message(line: &str) {
     let _ = Patient(io::stderr().lock()).write_all(whole(line).as_bytes());
 }
 
-/// Waits for room in a pipe or a terminal that another process has made non-blocking: it is so for all that share it.
-struct Patient<W>(W);
-
-#[cfg(unix)]
-impl<W: Write + AsFd> Patient<W> {
-    fn when_there_is_room<T>(&mut self, mut write: impl FnMut(&mut W) -> io::Result<T>) -> io::Result<T> {
-        loop {
-            match write(&mut self.0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE) {
-                        Ok(_) | Err(Errno::EINTR) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                written => return written,
-            }
-        }
-    }
-}
-
-#[cfg(unix)]
-impl<W: Write + AsFd> Write for Patient<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.when_there_is_room(|output| output.write(bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.when_there_is_room(W::flush)
-    }
-}
-
-/// Windows has no such pipes.
-#[cfg(windows)]
-impl<W: Write> Write for Patient<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
 /// The line with its end, for a single write: output of other processes, such as the supervisor in the same terminal,
 /// must not end up in the middle.
 fn whole(line: &str) -> String {
@@ -87,9 +39,9 @@ pub(crate) fn ask(question: &str) -> Option<String> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return None;
     }
-    let _ = write!(io::stderr().lock(), "{question} ");
+    let _ = Patient(io::stderr().lock()).write_all(format!("{question} ").as_bytes());
     let mut answer = String::new();
-    let _ = io::stdin().read_line(&mut answer);
+    BufReader::new(Patient(io::stdin().lock())).read_line(&mut answer).ok()?;
     Some(answer.trim().to_owned())
 }
 

@@ -16,6 +16,7 @@ mod file;
 pub mod generate;
 mod hint;
 mod invocation;
+mod patient;
 mod probes;
 mod server;
 #[cfg(windows)]
@@ -32,6 +33,7 @@ pub use definition::KINDS;
 pub use error::ConfigError;
 pub use hint::{Hints, hint};
 pub use invocation::{Asked, Checked, Invocation, check, command, known_settings};
+pub use patient::Patient;
 pub use server::{Front, HandlerKind, OwnServer, Server};
 pub use signals::parse_signal;
 pub use values::parse_number;

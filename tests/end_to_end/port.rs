@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal::{SIGSTOP, SIGTERM};
 
 use crate::pty::{ENTER, Pty, is_stopped};
@@ -467,6 +468,8 @@ fn free_on_terminal(home: &Home, port: u16, options: &[&str]) -> (Process, Pty) 
     let (pty, terminal) = Pty::open();
     let mut command = home.program("setsid");
     command.args(["--ctty", ADMIN_CLI, "free", &port.to_string()]).args(options);
+    // A terminal is non-blocking for all processes that share it, so another one can have made it so.
+    fcntl(&terminal, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap()).stderr(terminal);
     (home.spawn(command), pty)
 }

@@ -10,6 +10,7 @@ pub use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
+use super::patient::Patient;
 use crate::text::Reason;
 use crate::version::version;
 
@@ -66,7 +67,7 @@ fn print_completions(shell: Shell, mut program: Command, complete: fn(Shell, Str
         script = String::from_utf8_lossy(&script).replace(&called, &looked_for).into_bytes();
     }
     let script = complete(shell, String::from_utf8_lossy(&script).into_owned());
-    let mut out = io::stdout().lock();
+    let mut out = Patient(io::stdout().lock());
     match out.write_all(script.as_bytes()).and_then(|()| out.flush()) {
         // The reader may stop early.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
