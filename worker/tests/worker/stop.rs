@@ -90,7 +90,7 @@ fn stop_does_not_wait_for_a_client_that_never_sent_a_byte_but_leaves_when_told()
 fn a_crowd_of_idle_clients_is_told_and_none_is_forced() {
     let body = || {
         // A thousand, if there are as many descriptors. Both ends of each connection are in this process.
-        let many = 1_000.min((descriptors() - 100) / 2);
+        let many = 1_000.min(descriptors().saturating_sub(100) / 2);
         let server = Running::start(Echo);
         let mut clients = server.idle_clients(many);
         server.stop(Duration::from_secs(60));
