@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How many refused clients may stay to read the refusal, at most. They must not use up the descriptors of clients that
 /// are served.
-const REFUSALS: usize = 8;
+pub(crate) const REFUSALS: usize = 8;
 
 /// A listening socket. It accepts clients for the [server](crate::Handle) that [serves](crate::Stopper::serve) there,
 /// and replacing that server with another is one assignment: nothing is refused meanwhile. While no server serves,

@@ -19,14 +19,11 @@ use super::tally::Tally;
 use super::target::Target;
 use crate::event::{Event, Failure, Observer};
 use crate::pausing::Pausing;
+use crate::port::REFUSALS;
 use crate::report::{ConnectionInfo, Outcome};
 
 /// How many descriptors the relay leaves for others: the clients of an admin socket, and the program's next generation.
 const RESERVED: RawFd = 64;
-
-/// How many refused clients may stay to read the refusal, at most. They must not use up the descriptors of clients that
-/// are served.
-const REFUSALS: usize = 8;
 
 /// The shortest time between two reports while the system stays exhausted.
 const EXHAUSTED_QUIET: Duration = Duration::from_secs(60);
