@@ -14,7 +14,8 @@ use crate::log::Level;
 use crate::protocol::{Answer, Request, Response};
 use crate::{metrics, text};
 
-/// How many clients are served at the same time. Further ones are rejected with a message.
+/// How many clients are served at the same time. One more takes the place of the one that has been idle
+/// or slow for longest; if there is none, it is rejected with a message.
 const MAX_CLIENTS: usize = 64;
 
 /// How long a client may take to begin a request, to send the rest of it, and to read the answer.

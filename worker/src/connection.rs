@@ -232,7 +232,7 @@ impl Connection {
     ///
     /// # Errors
     /// What the socket says, [`ErrorKind::TimedOut`] when the read deadline has passed, and
-    /// [`ErrorKind::ConnectionAborted`] when the connection was closed by force.
+    /// [`ErrorKind::ConnectionAborted`] when the connection was closed by force, or because its place was needed.
     pub fn read_more(&mut self) -> io::Result<usize> {
         if Engine::POLLS {
             if let Some(length) = self.receive_at_once()? {
@@ -301,7 +301,8 @@ impl Connection {
     /// shorter.
     ///
     /// # Errors
-    /// What the file or the socket says, and [`ErrorKind::ConnectionAborted`] when the connection was closed by force.
+    /// What the file or the socket says, and [`ErrorKind::ConnectionAborted`] when the connection was closed by force, or
+    /// because its place was needed.
     pub fn send_file(&mut self, mut start: &[u8], file: &File, length: u64) -> io::Result<u64> {
         while !start.is_empty() {
             let sent = self.send(start, true)?;

@@ -213,7 +213,7 @@ fn take_leave(port: &Arc<Shared>, entry: &Arc<Entry>, mut held: Held, why: Why) 
 /// Ends a connection that the caller has.
 pub(crate) fn close(port: &Shared, entry: &Entry, held: Held, outcome: Outcome, error: Option<&io::Error>) {
     if !entry.slot.end() {
-        return discard(port, entry, held); // It was ended by force.
+        return discard(port, entry, held); // It was ended from outside.
     }
     let generation = held.generation.clone();
     let outcome = if entry.forced.load(Ordering::SeqCst) { Outcome::Forced } else { outcome };

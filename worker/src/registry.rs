@@ -138,7 +138,7 @@ impl Entry {
         }
     }
 
-    /// Runs a call that may wait for the client. None: the connection was closed by force meanwhile.
+    /// Runs a call that may wait for the client. None: the connection was closed from outside meanwhile.
     pub(crate) fn while_blocked<T>(&self, engine: &Engine, call: impl FnOnce() -> T) -> Option<T> {
         if !self.slot.set_blocked(true) {
             return None;

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub enum Outcome {
     /// The client disconnected.
     Disconnected,
-    /// The server closed it, and owed its client nothing.
+    /// The server closed it: it owed its client nothing, or the place of a slow client was needed.
     Closed,
     /// The server closed it at the deadline of a drain, although it was still in use.
     Forced,

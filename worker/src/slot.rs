@@ -39,7 +39,7 @@ pub(crate) enum Parked<T> {
     Again(T),
     /// It has to leave at this boundary.
     Leaves(T),
-    /// It was ended by force while the thread had it.
+    /// It was ended from outside while the thread had it: by force, or because its place was needed.
     Ended(T),
 }
 
@@ -99,7 +99,7 @@ impl<T> Slot<T> {
     }
 
     /// Records whether the thread that has the connection may be waiting for its client in a system call. Returns false
-    /// if the connection has been ended by force.
+    /// if the connection has been ended from outside.
     pub(crate) fn set_blocked(&self, now: bool) -> bool {
         match &mut *self.lock() {
             State::Busy { blocked, .. } => {
@@ -135,7 +135,7 @@ impl<T> Slot<T> {
         ends
     }
 
-    /// Ends the connection, which the caller has. Returns false if it was ended by force before.
+    /// Ends the connection, which the caller has. Returns false if it was ended from outside before.
     pub(crate) fn end(&self) -> bool {
         !matches!(std::mem::replace(&mut *self.lock(), State::Ended), State::Ended)
     }
