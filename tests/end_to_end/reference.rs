@@ -87,7 +87,7 @@ const EVENTS: &[(&str, &str)] = &[
     ("outage_over", "The new program is ready. `down_ms` is how long the outage lasted at most."),
     ("overlapping", "The new program serves beside the old one (`--overlap`)."),
     ("overrun", "A stop overran its deadline. The process exits."),
-    ("panicked", "A thread of the supervisor panicked."),
+    ("panicked", "A thread of the supervisor panicked. If it served a client, `handler_panicked` follows."),
     ("paused", "Clients and requests wait, by `admin-cli pause`."),
     ("reader_let_go", "A client that followed the events read nothing, and was disconnected."),
     ("port_lost", "Another process took the private port of a program before the program could (with `--relay`)."),
