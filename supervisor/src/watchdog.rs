@@ -21,16 +21,19 @@ pub(crate) const OVERRUN: Duration = STOOD_STILL;
 /// How long master control may take for one event. It never waits, so it takes only milliseconds.
 const HANG: Duration = Duration::from_secs(10);
 
-/// The last part of each of these limits. If the whole process stood still meanwhile, by Ctrl-Z or with the whole
-/// machine, no thread had a chance before, so all get this part again.
-const LAST_CHANCE: Duration = Duration::from_millis(200);
+/// The last part of each of these limits.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
 
-/// A thread that wakes up this much too late has stood still.
-const LATE: Duration = Duration::from_millis(500);
+/// The watchdog counts the last part in steps of this length. A machine that is too busy to run it in time does not run
+/// the threads and processes that it waits for either, so the last part lasts longer there.
+const STEP: Duration = Duration::from_millis(2);
 
-/// Replaces [`LAST_CHANCE`] if the process had already stood still when the last part began: then a guardian first has
-/// to ask its program to end.
-const AFTER_A_STANDSTILL: Duration = OVERRUN;
+/// The longest time that the last part lasts.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// A step that takes this long was no step: the whole process stood still, by Ctrl-Z or with the whole machine. No thread
+/// had a chance before, so all get the whole last part again.
+const STANDSTILL: Duration = Duration::from_millis(500);
 
 /// Watches on a thread named `watchdog`, as long as a clone of it exists. The thread does not wake up while there is
 /// nothing to watch.
@@ -92,7 +95,8 @@ impl Watchdog {
         Ok(Watchdog(Arc::new(Hold(watch))))
     }
 
-    /// Ends the process one second after the deadline of a stop, with `what_hangs` as the reason.
+    /// Ends the process one second after the deadline of a stop, or later on a busy machine, with `what_hangs` as the
+    /// reason.
     pub(crate) fn watch_stop(&self, deadline: Instant, what_hangs: impl Fn() -> String + Send + Sync + 'static) {
         self.change(|watched| watched.stop = Some((last_chance(deadline, OVERRUN), Arc::new(what_hangs))));
     }
@@ -165,17 +169,32 @@ impl Watch {
                 watched = self.changed.wait_timeout(watched, end - now).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
-            let chance = if now > end + LAST_CHANCE { AFTER_A_STANDSTILL } else { LAST_CHANCE };
-            let unchanged = |watched: &mut Watched| !watched.over && watched.end() == Some(end);
-            let waited = self.changed.wait_timeout_while(watched, chance, unchanged);
-            watched = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if now.elapsed() < chance + LATE && unchanged(&mut watched) {
+            watched = self.last_chance(watched, end);
+            if !watched.over && watched.end() == Some(end) {
                 return Some(match &watched.stop {
                     Some((stop, what_hangs)) if *stop == end => Why::Overrun(what_hangs.clone()),
                     Some(_) | None => Why::OutOfControl,
                 });
             }
         }
+    }
+
+    /// Waits for the last part of the limit that ends then, or until something changes.
+    fn last_chance<'a>(&self, mut watched: MutexGuard<'a, Watched>, end: Instant) -> MutexGuard<'a, Watched> {
+        let unchanged = |watched: &mut Watched| !watched.over && watched.end() == Some(end);
+        let mut began = Instant::now();
+        let mut left = LAST_CHANCE;
+        while !left.is_zero() && began.elapsed() < LONGEST && unchanged(&mut watched) {
+            let step = Instant::now();
+            let waited = self.changed.wait_timeout_while(watched, STEP, unchanged);
+            watched = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if step.elapsed() < STANDSTILL {
+                left = left.saturating_sub(STEP);
+            } else {
+                (began, left) = (Instant::now(), LAST_CHANCE);
+            }
+        }
+        watched
     }
 
     fn change(&self, change: impl FnOnce(&mut Watched)) {
