@@ -179,7 +179,7 @@ impl Relay {
 fn close(hub: &Hub) {
     let Some((listener, serving)) = hub.take_listener() else { return };
     // Once no loop accepts any more, the queue is ours, or belongs to the processes that share it. A client that a loop
-    // accepts until then is served by the generation that still serves.
+    // accepts until then is served by the generation that still serves, or refused if it is one too many.
     hub.wait_until_seen();
     if hub.is_shared {
         return;

@@ -15,7 +15,7 @@ use rustix::event::epoll::{self, CreateFlags, Event as Reported, EventData, Even
 use super::accept::{self, Taken};
 use super::connect;
 use super::course;
-use super::hub::{Accepted, Command, Hub};
+use super::hub::{Accepted, Command, Hub, PassedOn};
 use super::options::Protocol;
 use super::pair::{Course, Link, Pair, Parting};
 use super::slab::{Key, Slab};
@@ -350,13 +350,12 @@ impl EventLoop {
     fn pass_on(&mut self, accepted: Accepted) {
         let hub = self.tools.hub.clone();
         let asked = accepted.asked + 1;
-        let has_idle = matches!(hub.options.protocol, Protocol::Http(_));
-        if !has_idle || asked == hub.mailboxes.len() {
+        let can_be_idle = matches!(hub.options.protocol, Protocol::Http(_));
+        if !can_be_idle || asked == hub.mailboxes.len() {
             return self.refuse(accepted);
         }
-        hub.passed_on.fetch_add(1, Ordering::Relaxed);
         let next = (self.tools.number + 1) % hub.mailboxes.len();
-        hub.mailboxes[next].send(Command::Replace(Accepted { asked, ..accepted }));
+        hub.mailboxes[next].send(Command::Replace(Accepted { asked, ..accepted }, PassedOn::new(&hub)));
     }
 
     /// Frees a descriptor: that of an idle connection to the program, which its client does not notice, or else that of
@@ -415,8 +414,8 @@ impl EventLoop {
         for command in hub.mailboxes[self.tools.number].take() {
             match command {
                 Command::Adopt(accepted) => self.adopt(accepted),
-                Command::Replace(accepted) => {
-                    hub.passed_on.fetch_sub(1, Ordering::Relaxed);
+                Command::Replace(accepted, passed_on) => {
+                    drop(passed_on);
                     match self.tools.door().listener {
                         Some(_) => self.deal(accepted),
                         None => self.refuse(accepted),

@@ -47,7 +47,7 @@ pub(super) struct Hub {
     /// Refused clients that stay to read the refusal.
     refusals: AtomicUsize,
     /// Clients on their way to another loop that may have an idle client to close for them.
-    pub(super) passed_on: AtomicUsize,
+    pub(super) passed_on: Arc<AtomicUsize>,
     /// Accepted clients for which there is no descriptor to reach the program. No others are accepted before these are
     /// served: they would take the next descriptors, and no client would ever be served.
     pub(super) starved: AtomicUsize,
@@ -76,7 +76,7 @@ pub(super) enum Command {
     /// Serve a client that another thread has accepted.
     Adopt(Accepted),
     /// Serve a client in place of one that is idle here: the loops that were asked before have none.
-    Replace(Accepted),
+    Replace(Accepted, PassedOn),
     /// The door has changed. Dropping the sender reports that the loop has seen it.
     Look(Option<Sender<()>>),
     /// Describe all connections of this generation, or all that belong to none.
@@ -105,6 +105,23 @@ pub(super) struct Accepted {
     pub(super) target: Option<Arc<Target>>,
     /// How many loops have found no idle client to close for it.
     pub(super) asked: usize,
+}
+
+/// Counts a client as on its way to another loop, which may have ended.
+#[derive(Debug)]
+pub(super) struct PassedOn(Arc<AtomicUsize>);
+
+impl PassedOn {
+    pub(super) fn new(hub: &Hub) -> PassedOn {
+        hub.passed_on.fetch_add(1, Ordering::Relaxed);
+        PassedOn(hub.passed_on.clone())
+    }
+}
+
+impl Drop for PassedOn {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The way to reach a loop.
@@ -178,7 +195,7 @@ impl Hub {
             connections: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
-            passed_on: AtomicUsize::new(0),
+            passed_on: Arc::default(),
             starved: AtomicUsize::new(0),
             longest_wait: AtomicU64::new(0),
             mailboxes,
