@@ -169,20 +169,24 @@ impl Journal {
 
     /// Records each panic of this process from now on, in place of the message that a thread writes to stderr itself when
     /// it panics: with that message the thread would wait for the reader of the log, however long it stalls. Here it
-    /// waits a fifth of a second at most, since the process may be about to end. If `RUST_BACKTRACE` is set, the event
-    /// has a field `backtrace`.
+    /// waits a fifth of a second at most (on Windows longer if the log's own thread is late), since the process may be about
+    /// to end. If `RUST_BACKTRACE` is set, the event has a field `backtrace`.
     ///
     /// This replaces the panic hook of the process, so a program may call it, and a library may not.
     pub fn record_panics(&self) {
         let shared = self.shared.clone();
         let usual = panic::take_hook();
-        panic::set_hook(Box::new(move |panic| match lock_soon(&shared.kept) {
-            Some(kept) => {
-                shared.record(kept, draft_of_panic(panic), None);
-                shared.writer.flush(Instant::now() + LAST_LINES);
+        panic::set_hook(Box::new(move |panic| {
+            // Before taking the lock: a backtrace takes time.
+            let draft = draft_of_panic(panic);
+            match lock_soon(&shared.kept) {
+                Some(kept) => {
+                    shared.record(kept, draft, None);
+                    shared.writer.flush(Instant::now() + LAST_LINES);
+                }
+                // The thread has panicked while it was recording something.
+                None => usual(panic),
             }
-            // The thread has panicked while it was recording something.
-            None => usual(panic),
         }));
     }
 

@@ -170,6 +170,7 @@ fn watchdog_limit(variable: impl Fn(&str) -> Option<String>) -> Option<Duration>
 mod system {
     use super::{Line, io};
     use nix::time::{ClockId, clock_gettime};
+    use rustix::io::Errno;
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr};
     use std::ffi::OsStr;
     use std::io::IoSlice;
@@ -188,9 +189,7 @@ mod system {
         Ok(Box::new(move |message, listener| {
             let line = match &mut line {
                 Some(line) => line,
-                // To be tried again soon, as if the manager's queue were full.
-                none => none
-                    .insert(unbound().map_err(|error| io::Error::new(io::ErrorKind::WouldBlock, at(&socket, &error)))?),
+                none => none.insert(unbound().map_err(|error| lacking(&socket, error))?),
             };
             let descriptors = listener.map(|listener| [listener.socket.as_fd()]);
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -202,6 +201,15 @@ mod system {
             let sent = sendmsg_addr(line, &address, &text, &mut passed, SendFlags::empty());
             sent.map(drop).map_err(|error| at(&socket, &error.into()))
         }))
+    }
+
+    /// Why there is no socket. What the system lacks now it may have soon, so the caller tries again then, as if the
+    /// manager's queue were full.
+    fn lacking(socket: &OsStr, error: io::Error) -> io::Error {
+        let passes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].map(Some);
+        let kind =
+            if passes.contains(&Errno::from_io_error(&error)) { io::ErrorKind::WouldBlock } else { error.kind() };
+        io::Error::new(kind, at(socket, &error))
     }
 
     /// Not connected: the manager may be restarted, with a new socket at the same path.

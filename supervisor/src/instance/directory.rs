@@ -89,7 +89,7 @@ pub(crate) fn log_file(service: &str) -> Result<PathBuf, String> {
 #[cfg(unix)]
 pub(super) fn make_private(directory: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    if let Some(owner) = owner_to_spare(directory) {
+    if let Some(owner) = foreign_owner(directory) {
         let why = format!(
             "root would make it in a directory of user {owner}, and that user could not use it; make it with \
              `mkdir -m 700`, or unset {OWN}"
@@ -104,7 +104,7 @@ pub(super) fn make_private(directory: &Path) -> io::Result<()> {
 
 /// The other user in whose directory root would make this one. `sudo -E` leaves that user's variable in the environment.
 #[cfg(unix)]
-fn owner_to_spare(directory: &Path) -> Option<u32> {
+fn foreign_owner(directory: &Path) -> Option<u32> {
     use std::os::unix::fs::MetadataExt;
     if !nix::unistd::geteuid().is_root() || own().as_deref() != Some(directory) || directory.exists() {
         return None;

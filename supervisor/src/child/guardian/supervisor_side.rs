@@ -43,7 +43,8 @@ use crate::server::{BuildError, lacking};
 /// The interval, in microseconds, at which a checked program has to say that it works; see `sd_watchdog_enabled(3)`.
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 
-/// A guardian that is gone must not end this process by a SIGPIPE. On Apple's systems std sets an option of the socket.
+/// A guardian that is gone must not end this process by a SIGPIPE. Apple's systems have no such flag; Rust programs ignore
+/// the signal.
 #[cfg(target_vendor = "apple")]
 const NO_SIGPIPE: SendFlags = SendFlags::empty();
 #[cfg(not(target_vendor = "apple"))]
