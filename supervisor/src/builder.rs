@@ -254,8 +254,9 @@ impl<S> Supervisor<S> {
         self
     }
 
-    /// Ends the whole process when a stop overruns its deadline by a second ([`crate::Exit::Overrun`]), or when master
-    /// control hangs or panics ([`crate::Exit::OutOfControl`]) and the process could no longer be controlled.
+    /// Ends the whole process when a stop overruns its deadline by a second, or by up to four on a busy machine
+    /// ([`crate::Exit::Overrun`]), or when master control hangs or panics ([`crate::Exit::OutOfControl`]) and the process
+    /// could no longer be controlled.
     pub fn last_resort(mut self) -> Supervisor<S> {
         self.options.last_resort = true;
         self

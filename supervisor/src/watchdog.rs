@@ -25,15 +25,19 @@ const HANG: Duration = Duration::from_secs(10);
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// The watchdog counts the last part in steps of this length. A machine that is too busy to run it in time does not run
-/// the threads and processes that it waits for either, so the last part lasts longer there.
-const STEP: Duration = Duration::from_millis(2);
+/// the threads and processes that it waits for either, so the last part lasts longer there. On Windows a wait ends with
+/// the system's clock, every 15.6 ms.
+const STEP: Duration = Duration::from_millis(if cfg!(windows) { 15 } else { 2 });
 
-/// The longest time that the last part lasts.
-const LONGEST: Duration = Duration::from_secs(10);
+/// How long the last part lasts at most, on a busy machine. Service managers are asked to wait longer.
+const LONGEST: Duration = Duration::from_secs(4);
 
-/// A step that takes this long was no step: the whole process stood still, by Ctrl-Z or with the whole machine. No thread
-/// had a chance before, so all get the whole last part again.
+/// A step that takes this long does not count: the whole process stood still, by Ctrl-Z or with the whole machine. No
+/// thread had a chance before, so all get the whole last part again.
 const STANDSTILL: Duration = Duration::from_millis(500);
+
+/// How often the last part begins again after a standstill.
+const STANDSTILLS: usize = 10;
 
 /// Watches on a thread named `watchdog`, as long as a clone of it exists. The thread does not wake up while there is
 /// nothing to watch.
@@ -182,16 +186,19 @@ impl Watch {
     /// Waits for the last part of the limit that ends then, or until something changes.
     fn last_chance<'a>(&self, mut watched: MutexGuard<'a, Watched>, end: Instant) -> MutexGuard<'a, Watched> {
         let unchanged = |watched: &mut Watched| !watched.over && watched.end() == Some(end);
-        let mut began = Instant::now();
-        let mut left = LAST_CHANCE;
-        while !left.is_zero() && began.elapsed() < LONGEST && unchanged(&mut watched) {
-            let step = Instant::now();
-            let waited = self.changed.wait_timeout_while(watched, STEP, unchanged);
-            watched = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if step.elapsed() < STANDSTILL {
+        for _ in 0..=STANDSTILLS {
+            let (began, mut left) = (Instant::now(), LAST_CHANCE);
+            loop {
+                if left.is_zero() || began.elapsed() > LONGEST || !unchanged(&mut watched) {
+                    return watched;
+                }
+                let step = Instant::now();
+                let waited = self.changed.wait_timeout_while(watched, STEP, unchanged);
+                watched = waited.unwrap_or_else(PoisonError::into_inner).0;
+                if step.elapsed() > STANDSTILL {
+                    break;
+                }
                 left = left.saturating_sub(STEP);
-            } else {
-                (began, left) = (Instant::now(), LAST_CHANCE);
             }
         }
         watched
@@ -233,12 +240,13 @@ fn abort_process(log: Journal, why: Why) {
     match why {
         Why::Overrun(what_hangs) => log_and_exit(Exit::Overrun, log, move |log| {
             let hung = what_hangs();
-            let message = format!("the stop overran its deadline by {}, so the process ends: {hung}", Seconds(OVERRUN));
+            let message =
+                format!("the stop overran its deadline by more than {}, so the process ends: {hung}", Seconds(OVERRUN));
             log.line(Level::Error, "overrun", message, [("hung", hung.into())]);
         }),
         Why::OutOfControl => log_and_exit(Exit::OutOfControl, log, move |log| {
             let message = format!(
-                "master control has been stuck for {}, so the process ends, with all connections: it can no longer be \
+                "master control has been stuck for more than {}, so the process ends, with all connections: it can no longer be \
                  controlled",
                 Seconds(HANG)
             );

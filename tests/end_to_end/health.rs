@@ -264,7 +264,7 @@ fn a_port_that_is_taken_is_no_start_and_nothing_is_left_behind() {
     home.start(&["echo", "--listen", &port, "--health", &address.to_string()]).assert_serves();
 }
 
-/// More clients than are served at the same time. Few systems give a process descriptors for many more.
+/// More clients than are served at the same time. Not many more: some systems give a process only 256 descriptors.
 const CROWD: usize = 64 + 16;
 
 /// Connects more clients than are served at the same time. Returns whether those that ask do so before they are closed for
