@@ -279,10 +279,15 @@ fn a_program_that_ignores_the_signal_is_killed_at_the_deadline() {
 #[test]
 fn after_a_standstill_the_program_has_a_moment_to_do_what_it_was_asked_to() {
     let directory = Directory::new();
-    let [said, go] = ["said", "go"].map(|name| directory.path(name).display().to_string());
+    let said = directory.path("said").display().to_string();
+    let go = directory.path("go");
+    assert!(Command::new("mkfifo").arg(&go).status().unwrap().success());
+    // Opened for both, so that neither end waits for the other.
+    let mut go = fs::File::options().read(true).write(true).open(&go).unwrap();
     let script = format!(
-        "trap 'echo asked >> {said}; until [ -e {go} ]; do sleep 0.01; done; exit 3' TERM
-         echo up >> {said}; while :; do sleep 0.01; done"
+        "exec 3<> {}; trap 'echo asked >> {said}; read go <&3; exit 3' TERM
+         echo up >> {said}; while :; do sleep 0.01; done",
+        directory.path("go").display()
     );
     let mut guardian = Guardian::sh(&script);
     let program = guardian.started();
@@ -293,13 +298,16 @@ fn after_a_standstill_the_program_has_a_moment_to_do_what_it_was_asked_to() {
     [guardian.process.id(), program].into_iter().for_each(|pid| kill(pid, "STOP"));
     // The deadline must have passed, by more than any other process would take.
     thread::sleep(Duration::from_millis(3500).saturating_sub(asked.elapsed()));
-    fs::write(&go, "").unwrap();
-    kill(guardian.process.id(), "CONT");
+    go.write_all(b"\n").unwrap();
+    // No other process does it, and the program needs none: it has half a second.
+    let proceed = |pid: u32| {
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    };
+    proceed(guardian.process.id());
     // The guardian would have killed the program by then.
     thread::sleep(Duration::from_millis(50));
-    // No other process does it: the program has half a second now.
-    let program = rustix::process::Pid::from_raw(program.cast_signed()).unwrap();
-    rustix::process::kill_process(program, rustix::process::Signal::CONT).unwrap();
+    proceed(program);
     let reports = guardian.rest();
     assert!(reports.contains(&"ended exit 3".into()), "{reports:?}");
 }
