@@ -22,6 +22,14 @@ fn alone() -> MutexGuard<'static, ()> {
     START.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Held while this process has handles of the service manager: Wine takes those of several threads for each other.
+static MANAGER: Mutex<()> = Mutex::new(());
+
+fn ask_manager<R>(ask: impl FnOnce() -> windows_service::Result<R>) -> windows_service::Result<R> {
+    let _alone = MANAGER.lock().unwrap_or_else(PoisonError::into_inner);
+    ask()
+}
+
 /// A service with an echo server and the test's name. It is removed after the test.
 struct Service {
     home: Home,
@@ -44,13 +52,24 @@ impl Service {
         self.home.run(command(&self.home, arguments))
     }
 
-    fn open(&self, access: ServiceAccess) -> windows_service::Result<Installed> {
-        ServiceManager::local_computer(None::<&str>, ServiceManagerAccess::CONNECT)?
-            .open_service(self.home.name(), access)
+    /// Asks the service manager about the service, or to do something with it.
+    fn ask<R>(
+        &self,
+        access: ServiceAccess,
+        ask: impl FnOnce(&Installed) -> windows_service::Result<R>,
+    ) -> windows_service::Result<R> {
+        ask_manager(|| {
+            let manager = ServiceManager::local_computer(None::<&str>, ServiceManagerAccess::CONNECT)?;
+            ask(&manager.open_service(self.home.name(), access)?)
+        })
+    }
+
+    fn try_status(&self) -> windows_service::Result<ServiceStatus> {
+        self.ask(ServiceAccess::QUERY_STATUS, Installed::query_status)
     }
 
     fn status(&self) -> ServiceStatus {
-        self.open(ServiceAccess::QUERY_STATUS).unwrap().query_status().unwrap()
+        self.try_status().unwrap()
     }
 
     fn start(&self) {
@@ -64,7 +83,7 @@ impl Service {
 
     /// Returns the status that the service reports at once.
     fn stop(&self) -> ServiceStatus {
-        self.open(ServiceAccess::STOP).unwrap().stop().unwrap()
+        self.ask(ServiceAccess::STOP, Installed::stop).unwrap()
     }
 
     fn await_state(&self, state: ServiceState) -> ServiceStatus {
@@ -177,7 +196,7 @@ fn the_commands_of_its_page_do_what_they_say() {
             service.await_state(ServiceState::Stopped);
         }
     }
-    assert!(service.open(ServiceAccess::QUERY_STATUS).is_err(), "it is still there");
+    assert!(service.try_status().is_err(), "it is still there");
     let log = service.log();
     assert!(log.contains("service manager: stopping"), "{log}");
     fs::remove_dir(&directory).unwrap();
@@ -218,7 +237,7 @@ fn a_service_that_is_uninstalled_is_stopped_before() {
     assert!(uninstall.is_running(), "it did not wait for the client");
     drop(client);
     uninstall.end().expect(0).says("uninstalled the service");
-    assert!(service.open(ServiceAccess::QUERY_STATUS).is_err(), "it is still there");
+    assert!(service.try_status().is_err(), "it is still there");
     service.supervisor(&["uninstall", service.home.name()]).expect(1).says("there is no service");
     TcpListener::bind(service.address).unwrap();
 }
@@ -228,7 +247,7 @@ fn a_service_that_cannot_start_says_so_to_the_service_manager_and_why_in_its_log
     let service = Service::install(&[]);
     let _taken = TcpListener::bind(service.address).unwrap();
     let _alone = alone();
-    service.open(ServiceAccess::START).unwrap().start::<&str>(&[]).unwrap();
+    service.ask(ServiceAccess::START, |installed| installed.start::<&str>(&[])).unwrap();
     eventually("it has failed", || service.status().exit_code == ServiceExitCode::ServiceSpecific(1));
     assert_eq!(service.status().current_state, ServiceState::Stopped);
     let log = service.log();
@@ -266,10 +285,13 @@ fn a_service_that_is_there_is_not_installed_again_and_one_that_is_not_ours_not_u
         account_password: None,
     };
     let access = ServiceManagerAccess::CONNECT | ServiceManagerAccess::CREATE_SERVICE;
-    let manager = ServiceManager::local_computer(None::<&str>, access).unwrap();
-    let installed = manager.create_service(&info, ServiceAccess::DELETE).unwrap();
-    let refused = service.supervisor(&["uninstall", &other]);
-    installed.delete().unwrap();
+    let refused = ask_manager(|| {
+        let manager = ServiceManager::local_computer(None::<&str>, access)?;
+        let installed = manager.create_service(&info, ServiceAccess::DELETE)?;
+        let refused = service.supervisor(&["uninstall", &other]);
+        installed.delete().map(|()| refused)
+    })
+    .unwrap();
     refused.expect(1).says("is none of a supervisor");
 }
 
