@@ -27,8 +27,19 @@ pub(super) fn children() -> Vec<Pid> {
     })
 }
 
+/// How often the list is read to see it twice the same.
+const MORE_READS: usize = 10;
+
 fn listed_children() -> io::Result<Vec<Pid>> {
-    let children = listed_children_of("self")?;
+    let mut children = listed_children_of("self")?;
+    // One that ends meanwhile can make the list omit others; see proc_tid_children(5).
+    for _ in 0..MORE_READS {
+        let again = listed_children_of("self")?;
+        if again == children {
+            break;
+        }
+        children = again;
+    }
     Ok(children.into_iter().filter_map(Pid::from_raw).collect())
 }
 
