@@ -16,7 +16,6 @@ mod file;
 pub mod generate;
 mod hint;
 mod invocation;
-mod patient;
 mod probes;
 mod server;
 #[cfg(windows)]
@@ -28,12 +27,12 @@ mod values;
 
 #[cfg(unix)]
 pub use crate::descriptors::raise_descriptor_limit;
+pub use crate::patient::Patient;
 pub use config::Config;
 pub use definition::KINDS;
 pub use error::ConfigError;
 pub use hint::{Hints, hint};
 pub use invocation::{Asked, Checked, Invocation, check, command, known_settings};
-pub use patient::Patient;
 pub use server::{Front, HandlerKind, OwnServer, Server};
 pub use signals::parse_signal;
 pub use values::parse_number;

@@ -84,6 +84,7 @@ mod journal;
 mod listen;
 mod log;
 mod master;
+mod patient;
 #[cfg(target_os = "linux")]
 mod proc_file;
 mod report;

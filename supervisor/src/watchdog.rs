@@ -173,7 +173,7 @@ impl Watch {
                 watched = self.changed.wait_timeout(watched, end - now).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
-            watched = self.last_chance(watched, end);
+            watched = self.wait_for_last_chance(watched, end);
             if !watched.over && watched.end() == Some(end) {
                 return Some(match &watched.stop {
                     Some((stop, what_hangs)) if *stop == end => Why::Overrun(what_hangs.clone()),
@@ -184,7 +184,7 @@ impl Watch {
     }
 
     /// Waits for the last part of the limit that ends then, or until something changes.
-    fn last_chance<'a>(&self, mut watched: MutexGuard<'a, Watched>, end: Instant) -> MutexGuard<'a, Watched> {
+    fn wait_for_last_chance<'a>(&self, mut watched: MutexGuard<'a, Watched>, end: Instant) -> MutexGuard<'a, Watched> {
         let unchanged = |watched: &mut Watched| !watched.over && watched.end() == Some(end);
         for _ in 0..=STANDSTILLS {
             let (began, mut left) = (Instant::now(), LAST_CHANCE);

@@ -10,7 +10,7 @@ pub use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
-use super::patient::Patient;
+use crate::patient::Patient;
 use crate::text::Reason;
 use crate::version::version;
 

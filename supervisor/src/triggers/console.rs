@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Read};
 use std::thread;
 
 use crate::event::{Event, EventSender, Trigger};
+use crate::patient::Patient;
 use crate::settings::Console;
 
 /// Listens to stdin on a thread named `console`, if stdin is meant for us. The thread is never joined: a read from
@@ -37,37 +38,15 @@ fn is_in_foreground() -> bool {
 
 /// Calls `enter` for each line feed on stdin, until it returns false or stdin ends.
 fn listen(mut enter: impl FnMut() -> bool) -> io::Result<()> {
-    let mut stdin = io::stdin().lock();
-    loop {
-        match lines(&mut stdin) {
-            Ok(None) => return Ok(()),
-            Ok(Some(lines)) => {
-                for _ in 0..lines {
-                    if !enter() {
-                        return Ok(());
-                    }
-                }
+    let mut stdin = Patient(io::stdin().lock());
+    while let Some(lines) = lines(&mut stdin)? {
+        for _ in 0..lines {
+            if !enter() {
+                return Ok(());
             }
-            // Another process that shares stdin has made it non-blocking. This one waits for input.
-            #[cfg(unix)]
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for_input()?,
-            Err(error) => return Err(error),
         }
     }
-}
-
-/// Waits until there is something to read on stdin, or its end.
-#[cfg(unix)]
-fn wait_for_input() -> io::Result<()> {
-    use nix::errno::Errno;
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
-
-    let stdin = io::stdin();
-    match poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    Ok(())
 }
 
 /// Reads once and counts the line feeds. None: end of file.
