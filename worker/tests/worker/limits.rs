@@ -77,7 +77,12 @@ impl Handler for ClosesSlow {
             while !b".!x".contains(&byte[0]) {
                 client.read_exact(&mut byte)?;
             }
-            client.write_all(&byte.repeat(if byte == *b"!" { 64 << 20 } else { 1 }))?;
+            // In pieces: Wine does not end the write of a large one whose client goes before it blocks.
+            let (count, length) = if byte == *b"!" { (1024, 64 * 1024) } else { (1, 1) };
+            let piece = byte.repeat(length);
+            for _ in 0..count {
+                client.write_all(&piece)?;
+            }
             if byte == *b"x" {
                 client.abandon_input();
                 return Ok(());
