@@ -465,9 +465,10 @@ fn without_a_grace_period_all_ends_at_once() {
     let instance = start(&home, "tcp", &["--grace", HUGE]);
     let mut client = instance.client();
     body(&mut client, "/");
-    instance.admin_begins(&["stop"]);
+    let first = instance.admin_begins(&["stop"]);
     instance.err.wait_for("stopping, 1 client, ");
     let stopped = instance.admin(&["stop", "--now", "--json"]).expect(5).json();
+    first.end().expect(5);
     assert_eq!(stopped["report"]["forced"], 1, "{stopped}");
     assert_eq!(instance.wait(), 5);
     assert_nothing_runs(&home);

@@ -727,6 +727,7 @@ impl Instance {
     }
 
     /// Starts `admin-cli` for this instance, and does not wait for it.
+    #[must_use = "it still runs, which others may not expect"]
     pub fn admin_begins(&self, arguments: &[&str]) -> Process {
         let mut command = self.admin_command(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
