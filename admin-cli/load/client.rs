@@ -14,6 +14,9 @@ use crate::{Expected, Mode, PAUSE};
 /// How long after the end of a connection a reset may arrive for the request sent on it: longer than most round trips.
 const RESET_WITHIN: Duration = Duration::from_millis(200);
 
+/// A new connection whose first request has not been sent by then is idle, so its server may close it.
+pub(crate) const IDLE_AFTER: Duration = Duration::from_secs(1);
+
 /// What a load does.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -70,6 +73,7 @@ pub(crate) struct Client {
 
 struct Connection {
     stream: BufReader<Timed>,
+    began: Instant,
     /// Whether it has carried a request before.
     used: bool,
 }
@@ -124,7 +128,7 @@ struct NoPort;
 enum Attempt {
     Answered(Answer),
     Lost(Fate),
-    /// It was sent on a kept connection, which the server closed without reading it.
+    /// It was sent on an idle connection, which the server closed without reading it.
     Unread(Fate),
 }
 
@@ -148,7 +152,8 @@ impl Client {
             let began = Instant::now();
             let fate = match self.request() {
                 Ok(Attempt::Answered(answer)) => fate(answer),
-                Ok(Attempt::Lost(fate) | Attempt::Unread(fate)) => fate,
+                Ok(Attempt::Lost(fate)) => fate,
+                Ok(Attempt::Unread(_)) => break, // The load is over.
                 Err(NoPort) => {
                     self.report.no_port += 1;
                     thread::sleep(PAUSE);
@@ -182,14 +187,14 @@ impl Client {
     }
 
     fn request(&mut self) -> Result<Attempt, NoPort> {
-        let attempt = self.attempt()?;
-        if !matches!(attempt, Attempt::Unread(_)) {
-            return Ok(attempt);
+        let mut attempt = self.attempt()?;
+        // The next connection is a new one: it is idle only if this machine is too busy to send the request at once.
+        while matches!(attempt, Attempt::Unread(_)) && !self.shared.done.load(Ordering::Relaxed) {
+            self.report.sent_again += 1;
+            self.connection = None;
+            attempt = self.attempt()?;
         }
-        self.report.sent_again += 1;
-        // The new connection is not a used one, so there is no third attempt.
-        self.connection = None;
-        self.attempt()
+        Ok(attempt)
     }
 
     fn attempt(&mut self) -> Result<Attempt, NoPort> {
@@ -198,10 +203,13 @@ impl Client {
             self.connection = None;
         }
         if self.connection.is_none() {
+            let began = Instant::now();
             match connect(&self.shared) {
                 Err(error) if error.kind() == ErrorKind::AddrNotAvailable => return Err(NoPort),
                 Err(error) => return Ok(Attempt::Lost(error.into())),
-                Ok(stream) => self.connection = Some(Connection { stream: BufReader::new(stream), used: false }),
+                Ok(stream) => {
+                    self.connection = Some(Connection { stream: BufReader::new(stream), began, used: false });
+                }
             }
             self.report.connections += 1;
             if !self.shared.plan.hesitation.is_zero() {
@@ -211,8 +219,10 @@ impl Client {
         let plan = &self.shared.plan;
         let Some(connection) = &mut self.connection else { return Ok(Attempt::Lost(Fate::Empty)) };
         let was_used = std::mem::replace(&mut connection.used, true);
-        if let Err(fate) = connection.send(&plan.request) {
-            let unread = plan.resend && was_used && connection.is_unread(fate);
+        let sent = connection.send(&plan.request);
+        let was_idle = if was_used { plan.resend } else { connection.began.elapsed() >= IDLE_AFTER };
+        if let Err(fate) = sent.and_then(|()| connection.await_answer()) {
+            let unread = was_idle && connection.is_unread(fate);
             return Ok(if unread { Attempt::Unread(fate) } else { Attempt::Lost(fate) });
         }
         Ok(match connection.receive(plan, &mut self.buffer) {
@@ -264,11 +274,14 @@ pub(crate) fn more_telling(before: io::Error, next: io::Error) -> io::Error {
 }
 
 impl Connection {
-    /// Sends a request, and waits for the first byte of its answer.
     fn send(&mut self, request: &[u8]) -> Result<(), Fate> {
         let timed = self.stream.get_mut();
         timed.begin()?;
-        timed.stream.write_all(request)?;
+        Ok(timed.stream.write_all(request)?)
+    }
+
+    /// Waits for the first byte of an answer.
+    fn await_answer(&mut self) -> Result<(), Fate> {
         if answer::fill(&mut self.stream)?.is_empty() { Err(Fate::Empty) } else { Ok(()) }
     }
 

@@ -2,8 +2,8 @@
 //! it, and so do the tests and the benchmarks of this project.
 //!
 //! Each connection has a thread, with one request in progress at a time. A request that got no whole answer is lost,
-//! and is counted by how it was lost. No request is repeated, unless [`Load::resend`] permits it for the one case in
-//! which HTTP clients do.
+//! and is counted by how it was lost. No request is repeated, except where HTTP clients do that and nothing else
+//! is possible: see [`Load::resend`].
 
 mod answer;
 mod client;
@@ -111,10 +111,12 @@ impl Load {
         self
     }
 
-    /// Sends a request again, once and on a new connection, if the server closed a kept connection without reading it:
-    /// a server may close an idle connection at any time, and every HTTP client does this with a request that may be
-    /// repeated. The evidence is a reset without a byte of an answer. An end without a reset is no such evidence: a
-    /// server that drops a request after reading it closes the connection in the same way.
+    /// Sends a request again, on a new connection, if the server closed a kept connection without reading it: a server
+    /// may close an idle connection at any time, and every HTTP client does this with a request that may be repeated.
+    /// The evidence is a reset without a byte of an answer. An end without a reset is no such evidence: a server that
+    /// drops a request after reading it closes the connection in the same way.
+    ///
+    /// Without this, too, the first request of a connection is sent again if this machine took a second to send it.
     pub fn resend(mut self) -> Load {
         self.0.resend = true;
         self

@@ -33,7 +33,7 @@ pub struct Report {
     pub notified: u64,
     /// Kept connections that were found closed before a request was sent: nothing was lost.
     pub found_closed: u64,
-    /// Requests that were sent again because the server had closed a kept connection without reading them. Each is also
+    /// Requests that were sent again because the server had closed an idle connection without reading them. Each is also
     /// counted by its fate after that.
     pub sent_again: u64,
     /// How often the system had no port for a connection, so that it was tried again. No request had begun, so none is

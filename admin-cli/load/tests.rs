@@ -298,6 +298,26 @@ fn a_request_that_the_server_has_read_and_dropped_is_lost_though_its_connection_
     assert!(report.empty >= 10 && report.lost() == report.empty && report.sent_again == 0, "{report}");
 }
 
+#[cfg(unix)]
+#[test]
+fn the_first_request_of_a_connection_is_sent_again_if_it_was_late_and_is_lost_otherwise() {
+    let closes_first = |hesitation| {
+        let mut connections = 0;
+        let address = server(move |mut stream| {
+            connections += 1;
+            if connections > 1 && request(&mut stream) {
+                let _ = stream.write_all(ANSWER.as_bytes());
+            }
+        });
+        one(address, Mode::OnePerConnection).hesitation(hesitation).run(1)
+    };
+    let late = closes_first(client::IDLE_AFTER);
+    assert!(late.sent_again == 1 && late.lost() == 0, "{late}");
+    // A busy machine may be late here, too.
+    let early = closes_first(client::IDLE_AFTER / 100);
+    assert_eq!(early.lost() + early.sent_again, 1, "{early}");
+}
+
 #[test]
 fn a_url_has_a_host_a_port_and_a_path() {
     for (text, authority, host, port, path) in [

@@ -239,7 +239,7 @@ running.")]
 Give --verify the URL of the load balancer in front of the server. Half of the connections are kept
 alive, the other half carry one request each. A request is lost if it is refused, reset, not
 answered within 30 s, or answered in part or with another status than before; then the exit code is
-11. A request on a kept connection that the server closed without reading it is sent again, as HTTP
+11. A request on an idle connection that the server closed without reading it is sent again, as HTTP
 clients do. If any is lost before the stop, nothing is stopped.")]
     Stop(Stop),
     /// Set the deadline of the drain in progress to this long from now
@@ -279,7 +279,7 @@ needs --relay.")]
 
 --verify: half of the connections are kept alive, the other half carry one request each. A request
 is lost if it is refused, reset, not answered within 30 s, or answered in part or with another
-status than before; then the exit code is 11. A request on a kept connection that the server closed
+status than before; then the exit code is 11. A request on an idle connection that the server closed
 without reading it is sent again, as HTTP clients do. If any is lost before the restart, nothing is
 restarted.")]
     Restart(Restart),

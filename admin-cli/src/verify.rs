@@ -135,7 +135,7 @@ fn text(report: &Report, losses: Option<(Duration, Duration)>, what: &str) -> St
     text += &format!("\n  99 % took at most {most} ms, the longest {longest} ms");
     if report.sent_again > 0 {
         text +=
-            &format!("\n  {} sent again: the server closed a kept connection without reading them", report.sent_again);
+            &format!("\n  {} sent again: the server closed an idle connection without reading them", report.sent_again);
     }
     if report.no_port > 0 {
         text += &format!("\n  {} not sent: this machine had no free port for a connection", report.no_port);
