@@ -73,6 +73,7 @@ pub(crate) struct Client {
 
 struct Connection {
     stream: BufReader<Timed>,
+    /// Before it was made.
     began: Instant,
     /// Whether it has carried a request before.
     used: bool,

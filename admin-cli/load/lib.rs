@@ -2,8 +2,8 @@
 //! it, and so do the tests and the benchmarks of this project.
 //!
 //! Each connection has a thread, with one request in progress at a time. A request that got no whole answer is lost,
-//! and is counted by how it was lost. No request is repeated, except where HTTP clients do that and nothing else
-//! is possible: see [`Load::resend`].
+//! and is counted by how it was lost. No request is repeated, except where the server has closed an idle
+//! connection without reading it: see [`Load::resend`].
 
 mod answer;
 mod client;
