@@ -15,7 +15,11 @@ use crate::{Expected, Mode, PAUSE};
 const RESET_WITHIN: Duration = Duration::from_millis(200);
 
 /// A new connection whose first request has not been sent by then is idle, so its server may close it.
-pub(crate) const IDLE_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const IDLE_AFTER: Duration = mastercontrol::worker::FIRST_MESSAGE_WAIT;
+
+/// How often a request is attempted that is not read. The second connection is a new one: it is idle only if this machine
+/// is too busy to send the request at once.
+const ATTEMPTS: usize = 5;
 
 /// What a load does.
 #[derive(Debug, Clone)]
@@ -153,8 +157,7 @@ impl Client {
             let began = Instant::now();
             let fate = match self.request() {
                 Ok(Attempt::Answered(answer)) => fate(answer),
-                Ok(Attempt::Lost(fate)) => fate,
-                Ok(Attempt::Unread(_)) => break, // The load is over.
+                Ok(Attempt::Lost(fate) | Attempt::Unread(fate)) => fate,
                 Err(NoPort) => {
                     self.report.no_port += 1;
                     thread::sleep(PAUSE);
@@ -188,14 +191,15 @@ impl Client {
     }
 
     fn request(&mut self) -> Result<Attempt, NoPort> {
-        let mut attempt = self.attempt()?;
-        // The next connection is a new one: it is idle only if this machine is too busy to send the request at once.
-        while matches!(attempt, Attempt::Unread(_)) && !self.shared.done.load(Ordering::Relaxed) {
+        for _ in 1..ATTEMPTS {
+            let attempt = self.attempt()?;
+            if !matches!(attempt, Attempt::Unread(_)) {
+                return Ok(attempt);
+            }
             self.report.sent_again += 1;
             self.connection = None;
-            attempt = self.attempt()?;
         }
-        Ok(attempt)
+        self.attempt()
     }
 
     fn attempt(&mut self) -> Result<Attempt, NoPort> {

@@ -318,6 +318,15 @@ fn the_first_request_of_a_connection_is_sent_again_if_it_was_late_and_is_lost_ot
     assert_eq!(early.lost() + early.sent_again, 1, "{early}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_late_request_that_is_closed_unread_each_time_is_lost() {
+    let address = server(drop);
+    let report = one(address, Mode::OnePerConnection).hesitation(client::IDLE_AFTER).run(1);
+    assert!(report.sent_again >= 1 && report.answered == 0, "{report}");
+    assert!(report.lost() >= 1 && report.connections == report.lost() + report.sent_again, "{report}");
+}
+
 #[test]
 fn a_url_has_a_host_a_port_and_a_path() {
     for (text, authority, host, port, path) in [
