@@ -1,6 +1,6 @@
 //! The deadline: moved, forced, stuck.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use mastercontrol_worker::handlers::{Commands, Echo};
 use mastercontrol_worker::{Activity, Connection, Handler, Server};
 
-use crate::support::{Gated, Greet, HUGE, LIMIT, Log, Running, Serve, ServeAndTell, answering, crowd, eventually};
+use crate::support::{
+    Gated, Greet, HUGE, LIMIT, Log, Running, Serve, ServeAndTell, answering, crowd, eventually, send_much,
+};
 
 #[test]
 fn a_client_that_was_told_and_stays_is_forced_at_the_deadline_and_named() {
@@ -236,13 +238,10 @@ fn a_client_that_is_closed_in_the_middle_of_a_message_keeps_no_thread_when_it_ha
 
 #[test]
 fn a_client_that_never_reads_is_closed_by_force_and_keeps_no_thread_when_it_has_gone() {
-    // More than any socket has room for, in pieces: Wine does not end the write of a large one whose client goes before
-    // it blocks.
-    const PIECES: usize = 1024;
     let (began, begun) = mpsc::channel();
     let server = Running::start(Greet(move |client: &mut Connection| {
         began.send(()).unwrap();
-        (0..PIECES).try_for_each(|_| client.write_all(&[0; 64 * 1024]))
+        send_much(client, 0)
     }));
     let client = server.client();
     begun.recv().unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mastercontrol_worker::handlers::Echo;
 use mastercontrol_worker::{Activity, Connection, Handler, Server};
 
-use crate::support::{Client, HUGE, Log, Running, Serve, eventually};
+use crate::support::{Client, HUGE, Log, Running, Serve, eventually, send_much};
 
 const REFUSAL: &str = "Too many connections, try again later\n";
 
@@ -77,11 +77,10 @@ impl Handler for ClosesSlow {
             while !b".!x".contains(&byte[0]) {
                 client.read_exact(&mut byte)?;
             }
-            // In pieces: Wine does not end the write of a large one whose client goes before it blocks.
-            let (count, length) = if byte == *b"!" { (1024, 64 * 1024) } else { (1, 1) };
-            let piece = byte.repeat(length);
-            for _ in 0..count {
-                client.write_all(&piece)?;
+            if byte == *b"!" {
+                send_much(client, b'!')?;
+            } else {
+                client.write_all(&byte)?;
             }
             if byte == *b"x" {
                 client.abandon_input();

@@ -12,12 +12,9 @@ use std::time::Duration;
 use mastercontrol_worker::handlers::{Commands, Echo};
 use mastercontrol_worker::{Activity, Connection, Handler};
 
-use crate::support::{Gated, HUGE, Running, ServeAndTell, answering, eventually};
+use crate::support::{Gated, HUGE, Running, ServeAndTell, answering, eventually, send_much};
 
 const NOTICE: Option<&[u8]> = Some(b"SHUTDOWN\n");
-
-/// More than the buffers of a connection hold.
-const A_LOT: usize = 64 * 1024 * 1024;
 
 /// Sends much more than fits to a client that says `much`, and echoes everything else.
 fn much(client: &mut Connection) -> std::io::Result<()> {
@@ -25,9 +22,7 @@ fn much(client: &mut Connection) -> std::io::Result<()> {
         let mut line = String::new();
         client.read_line(&mut line)?;
         if line == "much\n" {
-            for _ in 0..A_LOT / 65_536 {
-                client.write_all(&[b'x'; 65_536])?;
-            }
+            send_much(client, b'x')?;
         } else {
             client.write_all(line.as_bytes())?;
         }

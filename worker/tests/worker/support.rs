@@ -279,6 +279,12 @@ pub fn answering(first: u8, last: u8) -> impl Handler {
     })
 }
 
+/// Sends more than the buffers of a connection hold. In pieces: Wine does not end the write of a large one whose client
+/// goes before it blocks.
+pub fn send_much(client: &mut Connection, byte: u8) -> io::Result<()> {
+    (0..1024).try_for_each(|_| client.write_all(&[byte; 64 * 1024]))
+}
+
 /// Runs the body of a test in a process of its own, after these shell commands: limits apply to whole processes, and
 /// other tests would interfere.
 #[cfg(unix)]
